@@ -1,0 +1,24 @@
+"""Whether a file already has a head, and how that is known."""
+
+from __future__ import annotations
+
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import MOVE, Step, steps
+
+EMBEDDING = "sentence_embedding"
+POOLING = "add-pooling"
+
+
+def head_steps(model: Model) -> list[Step]:
+    """The edits that the file records, oldest first, but for moves of its weights."""
+    return [step for step in steps(model.proto) if step.edit != MOVE]
+
+
+def why_pooled(model: Model) -> str | None:
+    """How it is known that the file already pools, or None where it does not."""
+    for step in head_steps(model):
+        if step.edit == POOLING:
+            return f"its metadata record {step.edit} with {step.parameters.get('mode')} pooling"
+    if model.interface.output(EMBEDDING) is not None:
+        return f"it has an output named {EMBEDDING!r}"
+    return None

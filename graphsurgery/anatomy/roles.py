@@ -1,0 +1,53 @@
+"""Which input of an encoder is what: token ids, attention mask, token types, positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from graphsurgery.interface import Interface, Value
+from graphsurgery.model.dtypes import INTEGERS
+
+IDS_NAMES = ("input_ids", "input", "ids", "tokens")
+MASK_NAMES = ("attention_mask", "input_mask", "mask", "attn_mask", "attention_masks")
+TYPE_NAMES = ("token_type_ids", "segment_ids", "token_types", "type_ids")
+POSITION_NAMES = ("position_ids", "positions")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The inputs that feeds are drawn for; None where the encoder has no such input."""
+
+    ids: Value | None
+    mask: Value | None
+    types: Value | None
+    positions: Value | None
+    others: tuple[Value, ...]
+
+
+def roles_of(interface: Interface, ids: str | None = None, mask: str | None = None) -> Roles:
+    """Tell the inputs' roles by name; ``ids`` and ``mask`` name inputs that are known already."""
+    found = {
+        "ids": _pick(interface, (ids,) if ids else IDS_NAMES),
+        "mask": _pick(interface, (mask,) if mask else MASK_NAMES),
+        "types": _pick(interface, TYPE_NAMES),
+        "positions": _pick(interface, POSITION_NAMES),
+    }
+    known = {value.name for value in found.values() if value is not None}
+    return Roles(**found, others=tuple(value for value in interface.inputs if value.name not in known))
+
+
+def is_ids_like(value: Value) -> bool:
+    """Whether a value can be token ids: integers of rank 2."""
+    return value.dtype in INTEGERS and value.rank == 2
+
+
+def is_mask_like(value: Value) -> bool:
+    """Whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or of unknown rank)."""
+    numeric = value.dtype not in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
+    return numeric and value.rank in (2, None)
+
+
+def _pick(interface: Interface, names: tuple[str, ...]) -> Value | None:
+    return next((value for name in names if (value := interface.input(name)) is not None), None)

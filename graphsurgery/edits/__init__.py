@@ -1,0 +1,1 @@
+"""The edits: one file, one verb, one folder of golden cases each."""

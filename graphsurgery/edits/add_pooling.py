@@ -1,0 +1,141 @@
+"""add-pooling: from token embeddings to one vector per text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx
+
+from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
+from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
+from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.normalize_graph import l2_normalize
+from graphsurgery.edits.operators import FLOAT, Operators
+from graphsurgery.edits.outputs import kept_outputs, set_outputs
+from graphsurgery.edits.pooling_graph import MODES, pool
+from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
+from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.probe import measured_width
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class AddPooling(GraphEdit):
+    """Append pooling, and L2 normalisation where asked: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
+
+    The mathematics are those of sentence-transformers' Pooling module (see `pooling_graph`), but for rows without any token, which
+    give zeros, and padded positions, which never contribute. The head computes in float32 whatever the encoder's type.
+    """
+
+    verb: ClassVar[str] = POOLING
+    step: ClassVar[str] = "pooled"
+    summary: ClassVar[str] = "append pooling: from token embeddings to one vector per text"
+
+    mode: str = parameter(
+        f"{', '.join(MODES)}; several, separated by commas, are concatenated; auto reads the folder's 1_Pooling/config.json", AUTO
+    )
+    normalize: bool = parameter("append L2 normalisation as well", False)
+    hidden_state: str | None = parameter("the value to pool, where it is not found by itself", None, "NAME")
+    mask: str | None = parameter("the mask: an input's name, 'ones', or 'pad:ID' to read it from the ids", None, "NAME|ones|pad:ID")
+    ids: str | None = parameter("the input with the token ids, where it is not called input_ids", None, "NAME")
+    output_name: str = parameter("what the embedding is called", EMBEDDING, "NAME")
+    keep_output: tuple[str, ...] = parameter("an output of the encoder to keep; may be repeated", (), "NAME")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The pooling modes, in the order in which they are concatenated."""
+        return tuple(part.strip() for part in self.mode.split(","))
+
+    def resolve(self, model: Model) -> tuple[AddPooling, tuple[str, ...]]:
+        """Settle mode, hidden state, mask and ids.
+
+        Raises AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError (opset, width), and
+        RequestError for an unknown mode.
+        """
+        require_opset(model, self.verb)
+        reason = why_pooled(model)
+        if reason is not None:
+            raise AlreadyPooledError(
+                f"the model already pools: {reason}",
+                "take its head off with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
+            )
+        config = find_pooling_config(model.path) if model.path is not None else None
+        modes = _settled_modes(self.modes, config)
+        hidden = find_hidden_state(model, self.hidden_state, self.ids)
+        choice = choose_mask(model, self.mask, self.ids)
+        _check_output_name(model, self.output_name, self.keep_output)
+        kept, dropped = kept_outputs(model, self.keep_output)
+        resolved = replace(
+            self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept
+        )
+        notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}"]
+        notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
+        notes += _contradiction(modes, config, asked=self.mode != AUTO)
+        return resolved, tuple(notes)
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.hidden_state is not None
+        hidden = find_hidden_state(model, self.hidden_state, self.ids)
+        width = _width(model, hidden)
+        ops = Operators(draft, "graphsurgery/pooling")
+        x = draft.tensor(self.hidden_state)
+        if hidden.dtype != onnx.TensorProto.FLOAT:
+            x = ops.cast(x, FLOAT, "float32")
+        m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
+        pooled = pool(ops, x, m, width, self.modes)
+        if self.normalize:
+            pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
+        pooled.name = self.output_name
+        pooled.dtype = np.float32
+        pooled.shape = [hidden.batch if hidden.batch is not None else "batch", width * len(self.modes)]
+        set_outputs(draft, [pooled], self.keep_output)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert after.outputs[0].name == self.output_name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
+        kept = tuple(value for value in before.outputs if value.name in self.keep_output)
+        assert after.outputs[1:] == kept, "add-pooling changed an output that it keeps"
+
+
+def _settled_modes(asked: tuple[str, ...], config: PoolingConfig | None) -> tuple[str, ...]:
+    if asked == (AUTO,):
+        if config is None:
+            raise RequestError(
+                "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
+                "give the mode that the model was trained with: --mode mean or --mode cls for most encoders, lasttoken for decoders",
+            )
+        return config.modes
+    for mode in asked:
+        if mode not in MODES:
+            raise RequestError(f"there is no pooling mode {mode!r}", f"choose from {', '.join(MODES)}, or auto")
+    return asked
+
+
+def _contradiction(modes: tuple[str, ...], config: PoolingConfig | None, asked: bool) -> list[str]:
+    if config is None or not asked or modes == config.modes:
+        return []
+    return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(modes)} was asked for: vectors will differ"]
+
+
+def _check_output_name(model: Model, name: str, kept: tuple[str, ...]) -> None:
+    draft_names = {output for node in model.proto.graph.node for output in node.output}
+    taken = draft_names | {value.name for value in model.proto.graph.input} | set(model.initializers)
+    if not name or name in taken:
+        raise RequestError(f"the name {name!r} is taken in this graph", "choose another with --output-name")
+    if name in kept:
+        raise RequestError(f"{name!r} is both the new output and an output to keep", "choose another with --output-name")
+
+
+def _width(model: Model, hidden: HiddenState) -> int:
+    """The hidden size, from the weights or from a run, never from the declaration."""
+    width = hidden.width if hidden.width is not None else measured_width(model, hidden)
+    if width < 1:
+        raise UnsupportedModelError(f"{hidden.name} is {width} wide", "name another value with --hidden-state")
+    return width

@@ -1,0 +1,89 @@
+"""What an edit is: a frozen dataclass whose fields are its parameters, and the one way in which every edit is applied.
+
+``resolve`` (the precondition: what was found, what is needed, how to get there) -> ``change`` -> ``ensure`` (the postcondition).
+The constructor, the command line's options, the recorded parameters and the printed form all come from the one declaration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import recorded
+from graphsurgery.model.records import Document, weights_fingerprint
+
+OLDEST_OPSET = 11
+
+
+def parameter(help: str, default: Any, metavar: str = "") -> Any:
+    """A parameter of an edit, with the sentence that the command line and the documentation show for it."""
+    return field(default=default, metadata={"help": help, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class Edit(ABC):
+    """Changes what a model computes or offers."""
+
+    verb: ClassVar[str]
+    """Its name, on the command line and in recipes."""
+    step: ClassVar[str]
+    """What an output is called after it: ``model.<step>.onnx``."""
+    summary: ClassVar[str]
+    restores: ClassVar[bool] = False
+    """Whether it gives back an earlier file, so that its proof is that file's fingerprint."""
+
+    def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
+        """``model`` after this edit; ``model`` itself is untouched. Raises what `resolve` raises."""
+        edit, notes = self.resolve(model)
+        document = edit.document(model, weights=weights_fingerprint(model.document.chunks()) if hash_weights else None)
+        after = replace(model, document=document, notes=model.notes + notes)
+        edit.ensure(model.interface, after.interface)
+        return after
+
+    @abstractmethod
+    def resolve(self, model: Model) -> tuple[Self, tuple[str, ...]]:
+        """This edit with every parameter settled for ``model``, and notes for the user; a RequestError where it cannot be done."""
+
+    @abstractmethod
+    def document(self, model: Model, weights: str | None) -> Document:
+        """The edited document of a resolved edit, with the edit recorded in it."""
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        """Raise AssertionError unless the interface changed as declared and in no other way: a bug, not the user's fault."""
+        assert before.inputs == after.inputs, f"{self.verb} changed the inputs"
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters, as recorded in the file."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def declared(cls) -> tuple[Field[Any], ...]:
+        """The declared parameters."""
+        return fields(cls)
+
+
+class GraphEdit(Edit):
+    """An edit of the graph, recorded in the file's metadata."""
+
+    @abstractmethod
+    def change(self, draft: Draft, model: Model) -> None:
+        """Change the draft's graph."""
+
+    def document(self, model: Model, weights: str | None) -> Document:
+        draft = Draft(model)
+        self.change(draft, model)
+        return recorded(model.document, draft.finish(), self.verb, self.parameters(), weights)
+
+
+def require_opset(model: Model, verb: str) -> None:
+    """UnsupportedModelError below the oldest supported opset."""
+    if model.opset < OLDEST_OPSET:
+        raise UnsupportedModelError(
+            f"the model is of ai.onnx opset {model.opset}; {verb} needs {OLDEST_OPSET} or newer",
+            "convert it first with onnx.version_converter.convert_version(model, 17), or export it again",
+        )

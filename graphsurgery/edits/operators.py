@@ -1,0 +1,55 @@
+"""ONNX operators as functions on a draft, each in the form that the model's own opset has.
+
+Axes became an input at opset 13 (ReduceSum, Squeeze, Unsqueeze) and at 18 (ReduceMax). Only operators that ONNX Runtime's symbolic shape
+inference understands are used: it gives up on ReduceL2 and on a bare ReduceMax, and the encoder is then not fused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphsurgery.model.draft import Draft
+
+FLOAT, BOOL, INT32, INT64 = (getattr(onnx.TensorProto, name) for name in ("FLOAT", "BOOL", "INT32", "INT64"))
+
+
+class Operators:
+    """Appends nodes named ``<scope>/<name>`` to a draft."""
+
+    def __init__(self, draft: Draft, scope: str) -> None:
+        self.draft = draft
+        self.scope = scope
+
+    def within(self, scope: str) -> Operators:
+        """The same draft, one scope deeper."""
+        return Operators(self.draft, f"{self.scope}/{scope}")
+
+    def node(self, op: str, *inputs: gs.Tensor, name: str, output: str | None = None, **attrs: Any) -> gs.Variable:
+        return self.draft.add(op, inputs, f"{self.scope}/{name}", attrs, output)
+
+    def constant(self, value: Any, dtype: type[np.generic], name: str) -> gs.Variable:
+        return self.draft.constant(np.asarray(value, dtype=dtype), f"{self.scope}/{name}")
+
+    def cast(self, x: gs.Tensor, to: int, name: str) -> gs.Variable:
+        return self.node("Cast", x, name=name, to=int(to))
+
+    def reduce_sum(self, x: gs.Tensor, axis: int, name: str, keepdims: bool = False) -> gs.Variable:
+        return self._over_axis("ReduceSum", x, axis, name, since=13, keepdims=int(keepdims))
+
+    def reduce_max(self, x: gs.Tensor, axis: int, name: str, keepdims: bool = False) -> gs.Variable:
+        return self._over_axis("ReduceMax", x, axis, name, since=18, keepdims=int(keepdims))
+
+    def unsqueeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
+        return self._over_axis("Unsqueeze", x, axis, name, since=13)
+
+    def squeeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
+        return self._over_axis("Squeeze", x, axis, name, since=13)
+
+    def _over_axis(self, op: str, x: gs.Tensor, axis: int, name: str, since: int, **attrs: Any) -> gs.Variable:
+        if self.draft.opset < since:
+            return self.node(op, x, name=name, axes=[axis], **attrs)
+        return self.node(op, x, self.constant([axis], np.int64, f"{name}/axes"), name=name, **attrs)

@@ -1,0 +1,125 @@
+"""Pooling as ONNX operators.
+
+``x [batch, seq, dim]`` float32 token embeddings, ``m [batch, seq]`` bool, true at tokens; every mode gives ``[batch, dim]``. Padded
+positions are excluded with Where, never by multiplying (NaN * 0 is NaN), and a row without tokens gives zeros. The modes are those of
+sentence-transformers' ``Pooling`` module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.operators import FLOAT, INT32, Operators
+
+SMALLEST_COUNT = 1e-9
+"""Least divisor of a mean, as in sentence-transformers."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is pooled, and what the modes share."""
+
+    x: gs.Tensor
+    """``[batch, seq, dim]`` float32"""
+    m: gs.Tensor
+    """``[batch, seq]`` bool"""
+    masked: gs.Tensor
+    """x with zeros at padding"""
+    count: gs.Tensor
+    """n = sum m, ``[batch, 1]`` float32"""
+    zero: gs.Tensor
+    width: int
+
+
+def tokens_of(ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int) -> Tokens:
+    """Append what every mode needs of ``x`` and ``m``."""
+    zero = ops.constant(0.0, np.float32, "zero")
+    masked = ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, zero, name="masked")
+    count = ops.reduce_sum(ops.cast(m, FLOAT, "mask_float"), 1, "count", keepdims=True)
+    return Tokens(x, m, masked, count, zero, width)
+
+
+def cls(ops: Operators, t: Tokens) -> gs.Variable:
+    """x at the first position with m = 1."""
+    first = ops.node("ArgMax", ops.cast(t.m, INT32, "mask_int"), name="first", axis=1, keepdims=1)
+    return _at(ops, t, first)
+
+
+def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
+    """x at the last position with m = 1: the first position at which the running count of tokens is largest."""
+    running = ops.node("CumSum", ops.cast(t.m, INT32, "mask_int"), ops.constant(1, np.int64, "axis"), name="running_count")
+    last = ops.node("ArgMax", running, name="last", axis=1, keepdims=1)
+    return _at(ops, t, last)
+
+
+def mean(ops: Operators, t: Tokens) -> gs.Variable:
+    """sum(x m) / max(n, 1e-9)"""
+    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _at_least(ops, t.count), name="mean")
+
+
+def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
+    """sum(x m) / sqrt(max(n, 1e-9))"""
+    root = ops.node("Sqrt", _at_least(ops, t.count), name="root")
+    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), root, name="mean_sqrt")
+
+
+def max(ops: Operators, t: Tokens) -> gs.Variable:
+    """max over positions with m = 1. The Reshape states the rank to symbolic shape inference, which ReduceMax defeats."""
+    lowest = ops.constant(-np.inf, np.float32, "lowest")
+    at_tokens = ops.node("Where", ops.unsqueeze(t.m, 2, "mask_3d"), t.x, lowest, name="at_tokens")
+    largest = ops.node(
+        "Reshape", ops.reduce_max(at_tokens, 1, "largest"), ops.constant([-1, t.width], np.int64, "shape"), name="rows"
+    )
+    return _zero_without_tokens(ops, t, largest)
+
+
+def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
+    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq"""
+    one = gs.Constant("one", np.ones(1, dtype=np.float32))
+    ones = ops.node("ConstantOfShape", ops.node("Shape", t.m, name="shape"), name="ones", value=one)
+    positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
+    weights = ops.node("Where", t.m, positions, t.zero, name="weights")
+    weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
+    total = ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
+    return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _at_least(ops, total), name="weightedmean")
+
+
+MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
+    "cls": cls,
+    "mean": mean,
+    "max": max,
+    "mean_sqrt_len_tokens": mean_sqrt_len_tokens,
+    "weightedmean": weightedmean,
+    "lasttoken": lasttoken,
+}
+"""Every pooling mode by its sentence-transformers name."""
+
+
+def pool(ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...]) -> gs.Variable:
+    """``[batch, len(modes) * dim]``: the modes' values side by side, in order."""
+    tokens = tokens_of(ops, x, m, width)
+    pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
+    return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
+
+
+def _at(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
+    """x at ``position [batch, 1]``: ``[batch, dim]``."""
+    zeros = gs.Constant("zeros", np.zeros(1, dtype=np.int64))
+    along_dim = ops.node("ConstantOfShape", ops.constant([1, 1, t.width], np.int64, "dims"), name="along_dim", value=zeros)
+    index = ops.node("Add", ops.unsqueeze(position, 2, "position_3d"), along_dim, name="index")
+    token = ops.squeeze(ops.node("GatherElements", t.x, index, name="token_3d", axis=1), 1, "token")
+    return _zero_without_tokens(ops, t, token)
+
+
+def _zero_without_tokens(ops: Operators, t: Tokens, y: gs.Tensor) -> gs.Variable:
+    """y, with zeros in rows that have no token."""
+    has_token = ops.node("Greater", t.count, t.zero, name="has_token")
+    return ops.node("Where", has_token, y, t.zero, name="or_zero")
+
+
+def _at_least(ops: Operators, count: gs.Tensor) -> gs.Variable:
+    return ops.node("Max", count, ops.constant(SMALLEST_COUNT, np.float32, "smallest"), name="divisor")

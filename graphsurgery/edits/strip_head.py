@@ -1,0 +1,60 @@
+"""strip-head: back to the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.edits.edit import Edit
+from graphsurgery.errors import NoHeadError
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import MOVE, steps, undone
+from graphsurgery.model.records import Document
+from graphsurgery.model.relocate import moved
+
+
+@dataclass(frozen=True)
+class StripHead(Edit):
+    """Take off every edit that the file records, newest first: what is left is the source file, byte for byte.
+
+    External data that were copied into another folder stay where they are now; then all but their location is as it was.
+    """
+
+    verb: ClassVar[str] = "strip-head"
+    step: ClassVar[str] = "encoder"
+    summary: ClassVar[str] = "take the recorded head off again: back to the encoder, byte for byte"
+    restores: ClassVar[bool] = True
+
+    def resolve(self, model: Model) -> tuple[StripHead, tuple[str, ...]]:
+        """Raises NoHeadError when the file records no edit."""
+        found = head_steps(model)
+        if not found:
+            raise NoHeadError(
+                "the file records no head that graphsurgery appended, so there is nothing to take off",
+                "only heads made by graphsurgery can be taken off; otherwise export the encoder again",
+            )
+        return self, (f"takes off {', '.join(step.edit for step in reversed(found))}",)
+
+    def document(self, model: Model, weights: str | None) -> Document:
+        document = undone_to_source(model)
+        for step in steps(model.proto):
+            if step.edit == MOVE:
+                document = moved(document, step.parameters["data"], step.parameters["bases"])
+        return document
+
+
+def undone_to_source(model: Model) -> Document:
+    """The document that the file's first recorded edit was applied to, each step of the way checked against its fingerprint.
+
+    Raises NoHeadError when another program changed the file since.
+    """
+    document = model.document
+    for step in reversed(steps(model.proto)):
+        document = undone(document, step)
+        if document.fingerprint != step.source:
+            raise NoHeadError(
+                f"without {step.edit} the file is not what it was made from: another program changed it since",
+                "take the original encoder file instead",
+            )
+    return document

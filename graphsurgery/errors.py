@@ -1,0 +1,116 @@
+"""Every error that graphsurgery raises on purpose.
+
+The tree (each error is also the natural builtin named in brackets):
+
+    GraphSurgeryError [Exception]
+    ├── ModelError [ValueError]                the file itself is wrong
+    │   ├── MalformedModelError                not a protobuf, truncated, nested too deep, no graph
+    │   ├── TensorDataError                    a tensor's bytes disagree with its dims or its dtype
+    │   ├── ExternalDataError                  external data that is there but wrong
+    │   │   ├── UnsafeLocationError            a location that leaves the model's folder
+    │   │   └── MissingDataError               external data that is absent, where the bytes are needed
+    │   └── SourceChangedError                 a file changed between loading and saving
+    ├── RequestError [ValueError]              the request does not fit this model
+    │   ├── NameNotFoundError                  a value, input or output name that the graph does not have
+    │   ├── NothingToPoolError                 no hidden state was found, or more than one
+    │   ├── MaskError                          no usable attention mask
+    │   ├── AlreadyPooledError                 the file already has a head
+    │   ├── NoHeadError                        nothing that strip-head could take off
+    │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
+    │   └── OutputExistsError [FileExistsError]
+    ├── SurroundingsError [OSError]            no space, no permission, a file that is not there
+    ├── MissingPackageError [ImportError]      an optional package is needed
+    └── VerificationFailed [AssertionError]    `run` was asked to prove its work and could not
+
+A message says what was found and what is needed; ``advice`` says how to get there.
+"""
+
+from __future__ import annotations
+
+
+class GraphSurgeryError(Exception):
+    """Base of all errors raised on purpose. ``str(error)`` is the message, ``error.advice`` the way out."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ModelError(GraphSurgeryError, ValueError):
+    """The model file itself is wrong."""
+
+
+class MalformedModelError(ModelError):
+    """The bytes are not a readable ONNX protobuf."""
+
+
+class TensorDataError(ModelError):
+    """A tensor's bytes disagree with its dims or its dtype."""
+
+
+class ExternalDataError(ModelError):
+    """External data that is there but wrong: short, over-long, overlapping, with unknown keys."""
+
+
+class UnsafeLocationError(ExternalDataError):
+    """An external data location that leaves the model's folder or names something that is not a plain file."""
+
+
+class MissingDataError(ExternalDataError):
+    """External data that is absent, raised by whatever needs its bytes."""
+
+
+class SourceChangedError(ModelError):
+    """A file that a loaded model refers to was changed since it was loaded."""
+
+
+class RequestError(GraphSurgeryError, ValueError):
+    """The request does not fit this model."""
+
+
+class NameNotFoundError(RequestError):
+    """A value, input or output name that the graph does not have."""
+
+
+class NothingToPoolError(RequestError):
+    """No hidden state was found, or more than one candidate."""
+
+
+class MaskError(RequestError):
+    """No usable attention mask was found."""
+
+
+class AlreadyPooledError(RequestError):
+    """The file already carries a head."""
+
+
+class NoHeadError(RequestError):
+    """The file carries nothing that strip-head could take off."""
+
+
+class UnsupportedModelError(RequestError):
+    """An opset, dtype or graph structure outside what the edit supports."""
+
+
+class OutputExistsError(RequestError, FileExistsError):
+    """The output exists already, or is one of the input's own files."""
+
+
+class SurroundingsError(GraphSurgeryError, OSError):
+    """No space, no permission, a file or folder that is not there."""
+
+
+class MissingPackageError(GraphSurgeryError, ImportError):
+    """An optional package is needed for what was asked."""
+
+
+class VerificationFailed(GraphSurgeryError, AssertionError):
+    """`run` was asked to prove its work and the verdict was not PASSED; ``outcome`` holds the report."""
+
+    def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:
+        super().__init__(message, advice)
+        self.outcome = outcome

@@ -1,0 +1,153 @@
+"""What a file is: its interface, encoder, head, precision, who can read it, and what to beware of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from graphsurgery.anatomy.head import head_steps, why_pooled
+from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state, hidden_candidates
+from graphsurgery.anatomy.roles import roles_of
+from graphsurgery.anatomy.tables import Tables, tables_of
+from graphsurgery.anatomy.wiring import all_nodes
+from graphsurgery.consumers import Reading, readings
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.folders.pooling_config import find_pooling_config
+from graphsurgery.interface import Interface, type_name
+from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.loading import Loadable, load
+from graphsurgery.model.model import Model
+
+ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything `inspect` found. ``hidden`` is None where nothing can be pooled; ``why_not`` says why."""
+
+    path: str | None
+    interface: Interface
+    file_bytes: int
+    weight_bytes: int
+    data_files: tuple[str, ...]
+    ir_version: int
+    opsets: dict[str, int]
+    producer: str
+    nodes: int
+    layers: int
+    hidden: HiddenState | None
+    why_not: str | None
+    candidates: tuple[str, ...]
+    tables: Tables
+    head: tuple[dict[str, Any], ...]
+    pools: str | None
+    precision: dict[str, int]
+    """Bytes of initializers by element type."""
+    pooling_config: str | None
+    warnings: tuple[str, ...]
+    consumers: tuple[Reading, ...]
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The inspection as JSON-ready data."""
+        hidden = self.hidden and {"name": self.hidden.name, "dtype": type_name(self.hidden.dtype), "width": self.hidden.width}
+        tables = {"vocabulary": self.tables.vocabulary, "types": self.tables.types, "positions": self.tables.positions}
+        return {
+            "path": self.path, "interface": self.interface.to_json(), "file_bytes": self.file_bytes,
+            "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
+            "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
+            "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
+            "embedding_tables": tables, "head": list(self.head), "pools": self.pools, "precision": self.precision,
+            "pooling_config": self.pooling_config, "warnings": list(self.warnings),
+            "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+
+def inspect(source: Loadable) -> Inspection:
+    """Look at a model without running it or reading its weights. Raises what `load` raises."""
+    model = load(source)
+    proto = model.proto
+    hidden, why_not = _hidden(model)
+    pooling, complaint = _pooling_config(model)
+    return Inspection(
+        path=str(model.path) if model.path is not None else None,
+        interface=model.interface,
+        file_bytes=model.document.size,
+        weight_bytes=model.weight_bytes,
+        data_files=tuple(model.files),
+        ir_version=proto.ir_version,
+        opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        nodes=len(proto.graph.node),
+        layers=_attention_layers(proto.graph),
+        hidden=hidden,
+        why_not=why_not,
+        candidates=() if hidden else tuple(hidden_candidates(model)),
+        tables=tables_of(model, roles_of(model.interface)),
+        head=tuple(step.to_json() for step in head_steps(model)),
+        pools=why_pooled(model),
+        precision=_precision(model),
+        pooling_config=pooling,
+        warnings=(*model.notes, *complaint, *_warnings(model, hidden)),
+        consumers=readings(model.interface),
+        fingerprint=model.fingerprint,
+    )
+
+
+def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
+    try:
+        return find_hidden_state(model), None
+    except GraphSurgeryError as error:
+        return None, str(error)
+
+
+def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
+    try:
+        found = find_pooling_config(model.path) if model.path is not None else None
+    except GraphSurgeryError as error:
+        return None, [str(error)]
+    return (",".join(found.modes) if found else None), []
+
+
+def _attention_layers(graph: onnx.GraphProto) -> int:
+    """Fused attention operators, or else Softmax nodes: one per layer in every export seen."""
+    kinds = Counter(node.op_type for node in all_nodes(graph))
+    return sum(kinds[kind] for kind in ATTENTIONS) or kinds["Softmax"]
+
+
+def _precision(model: Model) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for tensor in model.initializers.values():
+        sizes[type_name(tensor.data_type)] += payload_size(tensor.data_type, tensor.dims) or 0
+    return dict(sizes.most_common())
+
+
+def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
+    graph = model.proto.graph
+    found = []
+    imported = {entry.domain or "ai.onnx" for entry in model.proto.opset_import}
+    missing = {node.domain or "ai.onnx" for node in all_nodes(graph)} - imported
+    found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
+    if not _sorted(graph):
+        found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")
+    if hidden is not None and hidden.width is not None:
+        declared = model.interface.output(hidden.name)
+        last = declared.dims[-1] if declared is not None and declared.dims else None
+        if isinstance(last, int) and last != hidden.width:
+            found.append(f"{hidden.name} is declared {last} wide, but its weights make it {hidden.width}")
+    if hidden is not None and roles_of(model.interface).mask is None:
+        found.append("there is no attention mask input: pooling will ask for --mask ones or --mask pad:ID")
+    return found
+
+
+def _sorted(graph: onnx.GraphProto) -> bool:
+    known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
+    known |= {sparse.values.name for sparse in graph.sparse_initializer}
+    for node in graph.node:
+        if any(name not in known for name in node.input):
+            return False
+        known.update(node.output)
+    return True

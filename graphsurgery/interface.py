@@ -1,0 +1,83 @@
+"""The interface of a model as a value: names, element types and dims of what goes in and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+Dim = int | str | None
+"""A literal size, a symbolic name, or unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output: ``dtype`` is an onnx.TensorProto element type (0: undeclared), ``dims`` None when the rank is unknown."""
+
+    name: str
+    dtype: int
+    dims: tuple[Dim, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.dims is None else len(self.dims)
+
+    def __str__(self) -> str:
+        dims = "?" if self.dims is None else ", ".join("?" if dim is None else str(dim) for dim in self.dims)
+        return f"{self.name}: {type_name(self.dtype)}[{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What a model takes (initializers that are listed as inputs too are not counted) and gives."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    def input(self, name: str) -> Value | None:
+        return _named(self.inputs, name)
+
+    def output(self, name: str) -> Value | None:
+        return _named(self.outputs, name)
+
+    def to_json(self) -> dict[str, object]:
+        """``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
+        return {"inputs": [_json(value) for value in self.inputs], "outputs": [_json(value) for value in self.outputs]}
+
+
+def interface_of(graph: onnx.GraphProto) -> Interface:
+    """The interface that a graph declares."""
+    held = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
+    inputs = [value_of(info) for info in graph.input if info.name not in held]
+    return Interface(tuple(inputs), tuple(value_of(info) for info in graph.output))
+
+
+def value_of(info: onnx.ValueInfoProto) -> Value:
+    """A ValueInfoProto as a value; sequences, maps and optionals count as undeclared."""
+    if not info.type.HasField("tensor_type"):
+        return Value(info.name, onnx.TensorProto.UNDEFINED, None)
+    tensor = info.type.tensor_type
+    dims = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+    return Value(info.name, tensor.elem_type, dims)
+
+
+def type_name(dtype: int) -> str:
+    """numpy's spelling of an ONNX element type: ``float32``, ``int64``, ``bfloat16``; ``undeclared`` for 0."""
+    name = onnx.TensorProto.DataType.Name(dtype) if dtype in onnx.TensorProto.DataType.values() else f"type{dtype}"
+    return {"UNDEFINED": "undeclared", "FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
+
+
+def _named(values: Iterable[Value], name: str) -> Value | None:
+    return next((value for value in values if value.name == name), None)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param or None
+
+
+def _json(value: Value) -> dict[str, object]:
+    dims = None if value.dims is None else list(value.dims)
+    return {"name": value.name, "dtype": type_name(value.dtype), "dims": dims}

@@ -1,0 +1,1 @@
+"""Models as they are: reading and writing .onnx files without touching what an edit leaves alone."""

@@ -1,0 +1,115 @@
+"""Files that appear whole or not at all. Standard library only.
+
+A file is written under a name nobody uses, made durable with fsync, and gets its real name by a rename, which is the one moment at
+which it exists. Untouched bytes are copied by the kernel (``copy_file_range``, which shares blocks where the file system can),
+with plain reads and writes where it cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+BLOCK = 64 << 20
+PLAIN_BLOCK = 1 << 20
+CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+
+class FileRange(NamedTuple):
+    """``length`` bytes at ``offset`` of an open file."""
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+Piece = bytes | FileRange
+Progress = Callable[[int], None]
+"""Called with the number of bytes just written."""
+
+
+def no_progress(_: int) -> None:
+    """Tell nobody."""
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody uses."""
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+
+
+def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progress: Progress = no_progress) -> None:
+    """Create ``path`` with ``size`` bytes, each piece at its offset, durable when this returns; on any failure it is gone again.
+
+    Raises FileExistsError when ``path`` exists, OSError for whatever the system refuses.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        try:
+            for offset, piece in pieces:
+                if isinstance(piece, bytes):
+                    write_at(descriptor, piece, offset)
+                    progress(len(piece))
+                else:
+                    copy_range(piece, descriptor, offset, progress)
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def copy_range(source: FileRange, target: int, offset: int, progress: Progress = no_progress) -> None:
+    """Copy a range of one file to ``offset`` of another, by the kernel where it can. OSError(EIO) when the source is too short."""
+    start, left = source.offset, source.length
+    by_kernel = hasattr(os, "copy_file_range")
+    while left:
+        try:
+            moved = _copy_block(source.descriptor, target, min(left, BLOCK), start, offset, by_kernel)
+        except OSError as error:
+            if not (by_kernel and error.errno in CANNOT_COPY):
+                raise
+            by_kernel = False
+            continue
+        if moved == 0:
+            raise OSError(errno.EIO, "the source file ended early")
+        start, offset, left = start + moved, offset + moved, left - moved
+        progress(moved)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that the names in it survive a crash; where the system cannot, the names exist all the same."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ours if it is there; what cannot be removed must not hide the error that is being handled."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _copy_block(source: int, target: int, length: int, start: int, offset: int, by_kernel: bool) -> int:
+    if by_kernel:
+        return os.copy_file_range(source, target, length, start, offset)
+    data = os.pread(source, min(length, PLAIN_BLOCK), start)
+    write_at(target, data, offset)
+    return len(data)

@@ -1,0 +1,250 @@
+"""What a loaded file must satisfy before anything else looks at it: tensors as long as they say, shapes that can exist."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx
+
+from graphsurgery.errors import ExternalDataError, MalformedModelError, TensorDataError
+from graphsurgery.interface import type_name
+from graphsurgery.model.dtypes import BITS, NAMES, element_count, payload_size
+from graphsurgery.model.parsing import shown
+from graphsurgery.model.records import Payloads, Span
+from graphsurgery.model.schema import RAW_DATA, TENSOR
+
+LARGEST_DECLARED = 1 << 36
+"""Elements that a tensor, a declared value or a node with a constant shape may have at most: 256 GiB of float32."""
+MOST_DIMS = 64
+"""The rank of numpy's arrays; products of thousands of dims take long to compute and longer to print."""
+MOST_COUNTED = 16 << 20
+"""Bytes of packed varints that are counted in one load; beyond, their number is only held to be possible."""
+TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+PACKED_BYTES = {"float_data": 4, "double_data": 8}
+VARINT_CONTINUES = bytes(range(0x80, 0x100))
+SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
+SHAPED = frozenset({*SHAPE_INPUT, "Range", "RandomNormal", "RandomUniform"})
+
+Scope = onnx.GraphProto | onnx.FunctionProto
+Constants = ChainMap[str, list[int]]
+
+
+def check_shape(tensor: onnx.TensorProto, name: str) -> None:
+    """The dims can exist and the element type is known; TensorDataError otherwise."""
+    check_dims(tensor.dims, f"tensor {name!r}")
+    if tensor.data_type not in NAMES or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise TensorDataError(
+            f"tensor {name!r} has the unknown element type {tensor.data_type}", "a newer onnx package may know it"
+        )
+    if tensor.HasField("segment"):
+        raise TensorDataError(f"tensor {name!r} comes in segments, which nothing reads", "export the model again")
+
+
+def check_rank(rank: int, what: str) -> None:
+    if rank > MOST_DIMS:
+        raise TensorDataError(f"{what} has {rank} dims", f"no runtime takes more than {MOST_DIMS}")
+
+
+def check_dims(dims: Sequence[int], what: str) -> None:
+    """No more than `MOST_DIMS` dims, none negative, and no more elements than `LARGEST_DECLARED` even where a dim is 0."""
+    check_rank(len(dims), what)
+    if any(dim < 0 for dim in dims):
+        raise TensorDataError(f"{what} has a negative dim: {list(dims)}", "export the model again")
+    count = element_count([dim for dim in dims if dim])
+    if count > LARGEST_DECLARED:
+        raise TensorDataError(f"{what} asks for {count} elements: dims {list(dims)}", "export the model again")
+
+
+def check_tensor(tensor: onnx.TensorProto, name: str, payloads: Payloads, may_read: int = MOST_COUNTED) -> int:
+    """The data inside the file must be exactly what dims and element type call for; TensorDataError otherwise.
+
+    Returns how many bytes of its payload were read for it, at most ``may_read``: those of packed varints, to count them.
+    """
+    check_shape(tensor, name)
+    span = payloads.find(tensor)
+    field = _data_field(tensor, name, span)
+    if field == "raw_data":
+        _check_size(tensor, name, span.length if span is not None else len(tensor.raw_data))
+    elif span is None:
+        _check_typed_elements(tensor, name)
+    elif field in PACKED_BYTES:
+        if span.length != _typed_count(tensor) * PACKED_BYTES[field]:
+            raise _wrong_size(tensor, name, f"{span.length} bytes of {field}")
+    else:
+        return _check_varints(tensor, name, span, may_read)
+    return 0
+
+
+def check_nothing_inside(tensor: onnx.TensorProto, name: str) -> None:
+    """A tensor whose data lie outside must hold none: readers would not agree on which are its data."""
+    held = [field for field in ("raw_data", *TYPED_FIELDS) if len(getattr(tensor, field))]
+    if held:
+        raise ExternalDataError(
+            f"tensor {name!r} has external data and holds data of its own in {' and '.join(held)}", "export the model again"
+        )
+
+
+def check_inputs(graph: onnx.GraphProto) -> None:
+    """No two inputs of one name: no runtime could tell them apart."""
+    repeated = _repeated(info.name for info in graph.input)
+    if repeated:
+        raise MalformedModelError(f"two inputs are named {shown(repeated[0])!r}", "rename one and write the file again")
+
+
+def repeated_initializers(graph: onnx.GraphProto) -> list[str]:
+    """Names that more than one initializer bears. ONNX Runtime warns and uses the last, and so does `Model.initializers`."""
+    return _repeated(tensor.name for tensor in graph.initializer if tensor.name)
+
+
+def check_declared_shapes(model: onnx.ModelProto) -> None:
+    """Nothing declared, and no node with a constant shape, may ask for more than `LARGEST_DECLARED` elements.
+
+    Looks at inputs, outputs, value_info, sparse tensors, and ConstantOfShape, Expand, Tile, Range, RandomNormal and RandomUniform
+    whose shape is a constant, in the graph, its subgraphs and functions. Shapes that are computed, or lie in external data, are not seen.
+    """
+    graphs = [model.graph]
+    graphs += [graph for training in model.training_info for graph in (training.initialization, training.algorithm)]
+    for scope in (*graphs, *model.functions):
+        _check_scope(scope, ChainMap())
+
+
+def _check_scope(scope: Scope, outer: Constants) -> None:
+    constants = outer.new_child(dict(_constants(scope)))
+    infos = list(scope.value_info)
+    if isinstance(scope, onnx.GraphProto):
+        infos += [*scope.input, *scope.output]
+        for sparse in scope.sparse_initializer:
+            check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r}")
+    for info in infos:
+        _check_declared(info)
+    for node in scope.node:
+        if node.op_type in SHAPED:
+            check_dims(_asked_shape(node, constants), f"node {shown(node.name or ', '.join(node.output))!r} ({node.op_type})")
+        for attribute in node.attribute:
+            _check_attribute(attribute, node, constants)
+
+
+def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, constants: Constants) -> None:
+    """The subgraphs and sparse tensors that one attribute holds, whatever type it says it is of."""
+    sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    for sparse in (*sparse_tensors, *attribute.sparse_tensors):
+        check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r} of node {shown(node.name)!r} ({shown(node.op_type)})")
+    graphs = [attribute.g] if attribute.HasField("g") else []
+    for graph in (*graphs, *attribute.graphs):
+        _check_scope(graph, constants)
+
+
+def _check_declared(info: onnx.ValueInfoProto) -> None:
+    """The literal dims of a value; exporters write symbolic and unknown ones in many ways, 0 and -1 among them."""
+    dims = info.type.tensor_type.shape.dim
+    what = f"value {shown(info.name)!r}"
+    check_rank(len(dims), what)
+    check_dims([dim.dim_value for dim in dims if dim.dim_value > 0], what)
+
+
+def _asked_shape(node: onnx.NodeProto, constants: Constants) -> list[int]:
+    """The shape that a node's constant inputs or attributes ask for; nothing where they are not constant."""
+    if node.op_type in ("RandomNormal", "RandomUniform"):
+        return [dim for attribute in node.attribute if attribute.name == "shape" for dim in attribute.ints if dim > 0]
+    if node.op_type == "Range":
+        start, limit, delta = (constants.get(name, [])[:1] for name in (*node.input[:3], "", "", "")[:3])
+        return [max((limit[0] - start[0]) // delta[0], 0)] if start and limit and delta and delta[0] else []
+    shape = node.input[SHAPE_INPUT[node.op_type]] if len(node.input) > SHAPE_INPUT[node.op_type] else ""
+    return [dim for dim in constants.get(shape, []) if dim > 0]
+
+
+def _constants(scope: Scope) -> Iterator[tuple[str, list[int]]]:
+    """Short vectors and scalars of integers that the scope holds as initializers or Constant nodes."""
+    for tensor in scope.initializer if isinstance(scope, onnx.GraphProto) else ():
+        if _is_short(tensor):
+            yield tensor.name, _integers(tensor)
+    for node in scope.node:
+        if node.op_type == "Constant" and node.output:
+            for attribute in node.attribute:
+                if attribute.name == "value" and _is_short(attribute.t):
+                    yield node.output[0], _integers(attribute.t)
+                elif attribute.name in ("value_ints", "value_int"):
+                    yield node.output[0], [*attribute.ints] or [attribute.i]
+
+
+def _is_short(tensor: onnx.TensorProto) -> bool:
+    integer = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    inside = tensor.data_location != onnx.TensorProto.EXTERNAL
+    return integer and inside and len(tensor.dims) <= 1 and element_count(tensor.dims) <= MOST_DIMS
+
+
+def _integers(tensor: onnx.TensorProto) -> list[int]:
+    return [int(value) for value in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            again[name] = None
+        seen.add(name)
+    return list(again)
+
+
+def _data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> str:
+    """The one field that holds the tensor's data; TensorDataError where it is not the one for its element type."""
+    typed = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    held = [field for field in TYPED_FIELDS if len(getattr(tensor, field))]
+    if tensor.HasField("raw_data"):
+        held.append(TENSOR.fields_by_number[RAW_DATA if span is None else span.wire_field].name)
+    if len(held) > 1:
+        raise TensorDataError(f"tensor {name!r} has its data twice, in {' and '.join(held)}", "export the model again")
+    field = held[0] if held else typed
+    if field != typed and (field != "raw_data" or tensor.data_type == onnx.TensorProto.STRING):
+        raise TensorDataError(
+            f"tensor {name!r}: {field} cannot hold elements of type {type_name(tensor.data_type)}", f"they belong in {typed}"
+        )
+    return field
+
+
+def _check_varints(tensor: onnx.TensorProto, name: str, span: Span, may_read: int) -> int:
+    """Packed varints, 1 to 10 bytes each: counted where ``may_read`` allows. The last byte of each is below 0x80."""
+    needed = _typed_count(tensor)
+    if span.length > may_read:
+        if not needed <= span.length <= 10 * needed:
+            raise _wrong_size(tensor, name, f"{span.length} bytes of varints")
+        return 0
+    data = span.read()
+    held = len(data.translate(None, VARINT_CONTINUES))
+    if held != needed or data[-1] >= 0x80:
+        raise _wrong_size(tensor, name, f"{held} elements")
+    return span.length
+
+
+def _check_typed_elements(tensor: onnx.TensorProto, name: str) -> None:
+    held = sum(len(getattr(tensor, field)) for field in TYPED_FIELDS)
+    if held != _typed_count(tensor):
+        raise _wrong_size(tensor, name, f"{held} elements")
+
+
+def _typed_count(tensor: onnx.TensorProto) -> int:
+    """How many entries the typed field holds: complex numbers take two, types below a byte share one."""
+    count = element_count(tensor.dims)
+    kind = NAMES[tensor.data_type]
+    if kind.startswith("COMPLEX"):
+        return 2 * count
+    bits = BITS.get(kind, 8)
+    return (count * bits + 7) // 8 if bits < 8 else count
+
+
+def _check_size(tensor: onnx.TensorProto, name: str, held: int) -> None:
+    size = payload_size(tensor.data_type, tensor.dims)
+    if size != held:
+        raise _wrong_size(tensor, name, f"{held} bytes of raw data")
+
+
+def _wrong_size(tensor: onnx.TensorProto, name: str, held: str) -> TensorDataError:
+    needed = payload_size(tensor.data_type, tensor.dims)
+    in_bytes = needed is not None and "bytes" in held
+    return TensorDataError(
+        f"tensor {name!r}, {type_name(tensor.data_type)} of dims {list(tensor.dims)}: {held} where "
+        f"{needed if in_bytes else _typed_count(tensor)} {'bytes' if in_bytes else 'elements'} are needed",
+        "the file is truncated or was written wrongly: download or export it again",
+    )

@@ -1,0 +1,163 @@
+"""A model being edited: an onnx-graphsurgeon graph and, beside it, what that graph cannot hold.
+
+onnx-graphsurgeon is what edits match and change, never what writes the file: each of its nodes is traced to the node it was
+imported from, and `finish` writes an unchanged node back from its source bytes. Everything else of the source (initializers,
+inputs, value_info, functions, metadata, every unknown field) stays unless the draft says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.model import Model
+from graphsurgery.model.namer import Namer
+from graphsurgery.model.records import Document, Record
+from graphsurgery.model.scan import record_of
+from graphsurgery.model.schema import GRAPH
+from graphsurgery.model.signature import attribute_signature, node_signature
+from graphsurgery.model.splice import spliced
+
+NODE, INITIALIZER, OUTPUT = (GRAPH.fields_by_name[name].number for name in ("node", "initializer", "output"))
+LOST_BY_IMPORT = ("doc_string", "overload", "metadata_props", "device_configurations")
+
+
+class Draft:
+    """One edit's workspace. ``graph`` is an onnx-graphsurgeon graph; change its nodes and outputs, then `finish`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.namer = Namer.of(model.proto)
+        self.graph = _imported(model.proto)
+        self._imported_nodes = list(self.graph.nodes)
+        self._imported_outputs = list(self.graph.outputs)
+        self._signatures = [node_signature(node) for node in self._imported_nodes]
+        self._attributes = [dict(_attribute_signatures(node)) for node in self._imported_nodes]
+
+    @property
+    def opset(self) -> int:
+        """The model's ai.onnx opset."""
+        return self.model.opset
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """The graph's tensor of that name; KeyError when there is none."""
+        found = self.graph.tensors().get(name)
+        if found is None:
+            found = next(tensor for tensor in (*self.graph.inputs, *self.graph.outputs) if tensor.name == name)
+        return found
+
+    def add(
+        self, op: str, inputs: Sequence[gs.Tensor], name: str, attrs: dict[str, Any] | None = None, output: str | None = None
+    ) -> gs.Variable:
+        """Append a node with one output, named after the node unless ``output`` says otherwise. Returns that output."""
+        node_name = self.namer.new(name)
+        value = gs.Variable(output if output is not None else self.namer.new(f"{name}:0"))
+        self.graph.nodes.append(gs.Node(op, node_name, attrs or {}, list(inputs), [value]))
+        return value
+
+    def constant(self, values: np.ndarray, name: str) -> gs.Variable:
+        """Append a Constant node: unlike an initializer it is part of the head at every IR version."""
+        return self.add("Constant", [], name, {"value": gs.Constant(name, values)})
+
+    def rename(self, old: str, new: str) -> gs.Tensor:
+        """Give a value another name, wherever it is produced and used."""
+        tensor = self.tensor(old)
+        tensor.name = new
+        return tensor
+
+    def finish(self) -> Document:
+        """The edited document."""
+        source = self.model.document
+        graph = spliced(source.graph, NODE, self._nodes())
+        graph = spliced(graph, OUTPUT, self._outputs())
+        return Document(source.model, graph, source.payloads)
+
+    def _nodes(self) -> list[Record]:
+        index_of = {id(node): index for index, node in enumerate(self._imported_nodes)}
+        records = [record for record in self.model.document.graph if record.field == NODE]
+        return [self._node(node, index_of.get(id(node)), records) for node in self.graph.nodes]
+
+    def _node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
+        if index is not None and node_signature(node) == self._signatures[index]:
+            return records[index]
+        proto = OnnxExporter.export_node(node)
+        if index is not None:
+            self._carry_over(node, proto, index)
+        return record_of(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, self.model.document.payloads)
+
+    def _carry_over(self, node: gs.Node, proto: onnx.NodeProto, index: int) -> None:
+        """Give a changed node what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""
+        source = self.model.proto.graph.node[index]
+        changed = {key for key, signature in _attribute_signatures(node) if self._attributes[index].get(key) != signature}
+        if any(isinstance(node.attrs[key], gs.Graph) for key in changed):
+            raise UnsupportedModelError(
+                f"the edit would change node {node.name!r} ({node.op}) through its subgraph", "this is not supported yet"
+            )
+        removed = set(self._attributes[index]) - set(node.attrs)
+        kept = [attribute for attribute in source.attribute if attribute.name not in changed | removed]
+        new = [attribute for attribute in proto.attribute if attribute.name in changed]
+        del proto.attribute[:]
+        proto.attribute.extend([*kept, *new])
+        only = onnx.NodeProto()
+        only.CopyFrom(source)
+        for name in [field.name for field, _ in only.ListFields() if field.name not in LOST_BY_IMPORT]:
+            only.ClearField(name)
+        proto.MergeFrom(only)
+
+    def _outputs(self) -> list[Record]:
+        payloads = self.model.document.payloads
+        records = [record for record in self.model.document.graph if record.field == OUTPUT]
+        imported = {id(tensor): place for place, tensor in enumerate(self._imported_outputs)}
+        wanted = []
+        for tensor in self.graph.outputs:
+            place = imported.get(id(tensor))
+            if place is not None and tensor.name == self.model.proto.graph.output[place].name:
+                wanted.append(records[place])
+            else:
+                info = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+                wanted.append(record_of(OUTPUT, info.SerializeToString(), info.DESCRIPTOR, payloads))
+        return wanted
+
+
+def _attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
+    return [(name, attribute_signature(value)) for name, value in node.attrs.items()]
+
+
+def _imported(proto: onnx.ModelProto) -> gs.Graph:
+    """``proto`` as an onnx-graphsurgeon graph, imported from a copy, its complaints kept off the terminal."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    _drop_undecodable(copy.graph)
+    try:
+        with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
+            return gs.import_onnx(copy)
+    except Exception as error:  # onnx-graphsurgeon raises whatever the helper under it raised
+        raise UnsupportedModelError(
+            f"onnx-graphsurgeon cannot import this graph, so it cannot be edited: {error}", "inspect and verify still work"
+        ) from error
+
+
+def _drop_undecodable(graph: onnx.GraphProto) -> None:
+    """Take attributes whose strings are not UTF-8 off the copy; their nodes are written back from the source anyway."""
+    for node in graph.node:
+        for index in reversed(range(len(node.attribute))):
+            if not all(map(_is_utf8, [node.attribute[index].s, *node.attribute[index].strings])):
+                del node.attribute[index]
+        for attribute in node.attribute:
+            for subgraph in [attribute.g, *attribute.graphs]:
+                _drop_undecodable(subgraph)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Make a `Model` of a path, a ModelProto or an onnx-graphsurgeon graph."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphsurgery.errors import ExternalDataError, MalformedModelError, RequestError, SurroundingsError
+from graphsurgery.model import external
+from graphsurgery.model.checks import (
+    MOST_COUNTED,
+    check_declared_shapes,
+    check_inputs,
+    check_nothing_inside,
+    check_shape,
+    check_tensor,
+    repeated_initializers,
+)
+from graphsurgery.model.external import ExternalFile, ExternalTensor
+from graphsurgery.model.model import Model
+from graphsurgery.model.parsing import shown
+from graphsurgery.model.records import Document
+from graphsurgery.model.scan import scan
+from graphsurgery.model.schema import tensors
+from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
+
+MOST_DATA_FILES = 1 << 13
+"""Data files of one model at most: each is looked at when the model is loaded. Exports with one file per tensor have hundreds."""
+
+Loadable = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
+
+
+def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> Model:
+    """Load a model without reading its weights.
+
+    Args:
+        source: a path, a ModelProto, an onnx_graphsurgeon.Graph, or a Model (given back as it is).
+        folder: where external data lie, for models from memory; a path's own folder otherwise.
+
+    Raises:
+        MalformedModelError, TensorDataError, UnsafeLocationError, ExternalDataError: the file is broken or hostile; the message names
+            the tensor. External data that are absent are no error here: see `Model.missing_data`.
+        SurroundingsError: the file cannot be opened.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, gs.Graph):
+        source = _exported(source)
+    if isinstance(source, onnx.ModelProto):
+        return _checked(MemoryBytes(_serialised(source)), None, None if folder is None else Path(folder))
+    if not isinstance(source, str | os.PathLike):
+        raise RequestError(f"cannot load a model from a {type(source).__name__}", "give a path, a ModelProto or a gs.Graph")
+    path = Path(source)
+    if path.is_dir():
+        raise SurroundingsError(f"{path} is a folder", "give the path of the .onnx file in it")
+    return _checked(FileBytes(path), path, path.parent)
+
+
+def _checked(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
+    document = scan(source)
+    files = _checked_tensors(document, path, folder)
+    check_inputs(document.proto.graph)
+    check_declared_shapes(document.proto)
+    missing = [location for location, file in files.items() if file.identity is None]
+    notes = [f"external data {location!r} are not there: only the graph can be worked on" for location in missing]
+    for name in repeated_initializers(document.proto.graph):
+        notes.append(f"more than one initializer is named {shown(name)!r}: the last counts, as in ONNX Runtime")
+    return Model(document, path, folder, files, tuple(notes), loaded=document)
+
+
+def _checked_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:
+    """Check every tensor of the model; the data files that they name, by location."""
+    files: dict[str, ExternalFile] = {}
+    placed = []
+    may_read = MOST_COUNTED
+    for where, tensor in tensors(document.proto):
+        name = shown(tensor.name or where)
+        if not external.is_external(tensor):
+            may_read -= check_tensor(tensor, name, document.payloads, may_read)
+            continue
+        check_shape(tensor, name)
+        check_nothing_inside(tensor, name)
+        location, offset, length = external.place(tensor, name)
+        if location not in files:
+            if len(files) == MOST_DATA_FILES:
+                raise ExternalDataError(
+                    f"tensor {name!r}: the model names more than {MOST_DATA_FILES} data files", "save its data into one file"
+                )
+            files[location] = external.locate(location, path, folder or Path(), name)
+        placed.append(ExternalTensor(name, files[location], offset, length))
+    external.check_ranges(placed)
+    return files
+
+
+def _serialised(proto: onnx.ModelProto) -> bytes:
+    try:
+        return proto.SerializeToString()
+    except Exception as error:  # protobuf raises different types by version and by implementation
+        raise MalformedModelError(
+            f"the ModelProto cannot be serialised: {error}", "above 2 GiB keep its weights in external data and load the path"
+        ) from error
+
+
+def _exported(graph: gs.Graph) -> onnx.ModelProto:
+    try:
+        return gs.export_onnx(graph, do_type_check=False)
+    except Exception as error:  # onnx-graphsurgeon raises whatever the helper under it raised
+        raise MalformedModelError(f"onnx-graphsurgeon cannot export this graph: {error}", "check its values and attributes") from error

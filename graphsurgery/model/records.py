@@ -1,0 +1,184 @@
+"""How a model file is held: every field of the file as it is, with large tensor payloads left where they are.
+
+A *chunk* is literal bytes or a `Span` (bytes that lie elsewhere). A *record* is one field of the ModelProto or of its graph: its
+exact bytes as chunks, and its *skeleton*, the same field with each payload replaced by a short mark, which protobuf can parse.
+A *document* is the records of a whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import onnx
+
+from graphsurgery.model import wire
+from graphsurgery.model.parsing import parse
+from graphsurgery.model.schema import MODEL
+from graphsurgery.model.sources import ByteSource
+
+GRAPH_FIELD = MODEL.fields_by_name["graph"].number
+MARK_INDEX_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A tensor's payload: ``length`` bytes at ``offset`` of ``source``, of the ONNX element type ``data_type``."""
+
+    source: ByteSource
+    offset: int
+    length: int
+    data_type: int = 0
+    wire_field: int = 0
+    """The TensorProto field that the payload is the value of (raw_data, float_data, ...)."""
+
+    def read(self) -> bytes:
+        self.source.check_unchanged()
+        return self.source.read(self.offset, self.length)
+
+
+Chunk = bytes | Span
+
+
+def chunk_size(chunk: Chunk) -> int:
+    return len(chunk) if isinstance(chunk, bytes) else chunk.length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One field of a message, compared by identity: an edit that keeps a field keeps the very record."""
+
+    field: int
+    chunks: tuple[Chunk, ...]
+    skeleton: bytes
+
+    @property
+    def size(self) -> int:
+        return sum(map(chunk_size, self.chunks))
+
+    @property
+    def has_payload(self) -> bool:
+        return any(isinstance(chunk, Span) for chunk in self.chunks)
+
+    @property
+    def content(self) -> bytes:
+        """The skeleton of the field's value, without tag and length."""
+        _, used = wire.decode_varint(self.skeleton)
+        _, used = wire.decode_varint(self.skeleton, used)
+        return self.skeleton[used:]
+
+    @classmethod
+    def literal(cls, number: int, content: bytes) -> Record:
+        """A new length-delimited field."""
+        data = wire.header(number, len(content)) + content
+        return cls(number, (data,), data)
+
+
+class Payloads:
+    """The payloads that marks in a skeleton stand for.
+
+    A mark is 16 random bytes, drawn anew for every load so that no file can forge one, and the payload's index.
+    """
+
+    def __init__(self) -> None:
+        self.token = secrets.token_bytes(16)
+        self._spans: list[Span] = []
+
+    def mark(self, span: Span) -> bytes:
+        self._spans.append(span)
+        return self.token + (len(self._spans) - 1).to_bytes(MARK_INDEX_BYTES, "little")
+
+    def replace_last(self, span: Span) -> None:
+        """Let the newest mark stand for ``span``: the same payload, better known."""
+        self._spans[-1] = span
+
+    def find(self, tensor: onnx.TensorProto) -> Span | None:
+        """The payload that ``tensor``'s raw_data is a mark of, or None where it holds its own bytes."""
+        return self.span(tensor.raw_data) if tensor.HasField("raw_data") else None
+
+    def span(self, raw: bytes) -> Span | None:
+        """The payload that ``raw`` is the mark of, or None."""
+        size = len(self.token) + MARK_INDEX_BYTES
+        if len(raw) != size or not raw.startswith(self.token):
+            return None
+        return self._spans[int.from_bytes(raw[-MARK_INDEX_BYTES:], "little")]
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A whole model file: the ModelProto's records in file order, the graph's own records beside them.
+
+    Among ``model`` the graph is a place holder without chunks whose skeleton is the graph field's original tag and length.
+    """
+
+    model: tuple[Record, ...]
+    graph: tuple[Record, ...]
+    payloads: Payloads = field(default_factory=Payloads)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The file's bytes, in order."""
+        for record in self.model:
+            if record.field == GRAPH_FIELD:
+                yield _graph_header(record, sum(child.size for child in self.graph))
+                for child in self.graph:
+                    yield from child.chunks
+            else:
+                yield from record.chunks
+
+    @cached_property
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return sum(map(chunk_size, self.chunks()))
+
+    @cached_property
+    def payload_bytes(self) -> int:
+        """How many of the file's bytes are payloads."""
+        return sum(chunk.length for chunk in self.chunks() if isinstance(chunk, Span))
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The file as a ModelProto in which large payloads are marks (see `Payloads`). Not to be changed."""
+        graph = b"".join(record.skeleton for record in self.graph)
+        parts = [
+            wire.header(GRAPH_FIELD, len(graph)) + graph if record.field == GRAPH_FIELD else record.skeleton
+            for record in self.model
+        ]
+        return parse(onnx.ModelProto, b"".join(parts))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the skeleton: every byte but the payloads, and of each payload its place, length and element type."""
+        return fingerprint(self.chunks())
+
+
+def fingerprint(chunks: Iterable[Chunk]) -> str:
+    """sha256 over literal bytes, each payload replaced by ``\\0payload:<place>:<length>:<element type>\\0``."""
+    digest = hashlib.sha256()
+    place = 0
+    for chunk in chunks:
+        if isinstance(chunk, bytes):
+            digest.update(chunk)
+        else:
+            digest.update(b"\0payload:%d:%d:%d\0" % (place, chunk.length, chunk.data_type))
+        place += chunk_size(chunk)
+    return digest.hexdigest()
+
+
+def weights_fingerprint(chunks: Iterable[Chunk]) -> str:
+    """sha256 of the payloads' bytes, in order. Reads every weight."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        if isinstance(chunk, Span):
+            for start in range(0, chunk.length, 1 << 24):
+                digest.update(chunk.source.read(chunk.offset + start, min(1 << 24, chunk.length - start)))
+    return digest.hexdigest()
+
+
+def _graph_header(placeholder: Record, length: int) -> bytes:
+    """The graph field's tag and length: as they were written where the length is what it was, else the shortest form."""
+    _, used = wire.decode_varint(placeholder.skeleton)
+    claimed, _ = wire.decode_varint(placeholder.skeleton, used)
+    return placeholder.skeleton if claimed == length else wire.header(GRAPH_FIELD, length)

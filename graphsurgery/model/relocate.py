@@ -1,0 +1,100 @@
+"""Change where tensors' bytes lie, and nothing else about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import onnx
+from google.protobuf.message_factory import GetMessageClass
+
+from graphsurgery.model.external import ExternalFile, is_external
+from graphsurgery.model.parsing import parse
+from graphsurgery.model.records import Document, Record, Span
+from graphsurgery.model.scan import record_of
+from graphsurgery.model.schema import GRAPH, MODEL, RAW_DATA, tensor_holders, tensors
+
+Change = Callable[[onnx.TensorProto], bool]
+"""Changes a tensor in place and says whether it did."""
+INITIALIZER = GRAPH.fields_by_name["initializer"].number
+LITTLE_ENDIAN_FIELDS = {RAW_DATA} | {
+    onnx.TensorProto.DESCRIPTOR.fields_by_name[name].number for name in ("float_data", "double_data")
+}
+"""Payload fields whose bytes are the same as raw_data's."""
+
+
+def moved(document: Document, name: str, bases: dict[str, int]) -> Document:
+    """Every external tensor at ``location`` now lies in the file ``name``, ``bases[location]`` bytes further in."""
+
+    def change(tensor: onnx.TensorProto) -> bool:
+        if not is_external(tensor):
+            return False
+        location = next(entry.value for entry in tensor.external_data if entry.key == "location")
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+            elif entry.key == "offset" and bases[location]:
+                entry.value = str(int(entry.value) + bases[location])
+        if bases[location] and not any(entry.key == "offset" for entry in tensor.external_data):
+            tensor.external_data.add(key="offset", value=str(bases[location]))
+        return True
+
+    return _changed(document, change, lambda record: b"location" in record.skeleton)
+
+
+def moved_back(document: Document, name: str, bases: dict[str, int]) -> Document:
+    """What `moved` did, undone: each tensor in ``name`` goes back to the location with the highest base below its offset."""
+    descending = sorted(bases.items(), key=lambda pair: pair[1], reverse=True)
+
+    def change(tensor: onnx.TensorProto) -> bool:
+        entries = {entry.key: entry for entry in tensor.external_data}
+        if not is_external(tensor) or entries["location"].value != name:
+            return False
+        offset = int(entries["offset"].value) if "offset" in entries else 0
+        location, base = next(pair for pair in descending if pair[1] <= offset)
+        entries["location"].value = location
+        if base:
+            entries["offset"].value = str(offset - base)
+        return True
+
+    return _changed(document, change, lambda record: b"location" in record.skeleton)
+
+
+def externalised(document: Document, name: str, place: Callable[[Span], int]) -> Document:
+    """Initializers whose payload lies in the file now refer to ``name``, at the offset that ``place`` gives their payload."""
+
+    def change(tensor: onnx.TensorProto) -> bool:
+        span = document.payloads.find(tensor)
+        if span is None or span.wire_field not in LITTLE_ENDIAN_FIELDS:
+            return False
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", str(place(span))), ("length", str(span.length))):
+            tensor.external_data.add(key=key, value=value)
+        return True
+
+    return _changed(document, change, lambda record: record.field == INITIALIZER and record.has_payload)
+
+
+def referenced(files: dict[str, ExternalFile], document: Document) -> list[str]:
+    """Locations that the document's tensors name, in order of first use."""
+    found = {}
+    for _, tensor in tensors(document.proto):
+        if is_external(tensor):
+            found[next(entry.value for entry in tensor.external_data if entry.key == "location")] = True
+    return [location for location in found if location in files]
+
+
+def _changed(document: Document, change: Change, concerns: Callable[[Record], bool]) -> Document:
+    def renew(record: Record, message: Any) -> Record:
+        inner = tensor_holders(message).get(record.field)
+        if inner is None or not record.chunks or not concerns(record):
+            return record
+        value = parse(GetMessageClass(inner), record.content)
+        if not any([change(tensor) for _, tensor in tensors(value)]):
+            return record
+        return record_of(record.field, value.SerializeToString(), inner, document.payloads)
+
+    model = tuple(renew(record, MODEL) for record in document.model)
+    return replace(document, model=model, graph=tuple(renew(record, GRAPH) for record in document.graph))

@@ -1,0 +1,196 @@
+"""Walk a model file's protobuf without reading its weights.
+
+Only fields of `SMALLEST_PAYLOAD` bytes and more are looked into: a smaller one cannot hold a payload and is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import onnx
+
+from graphsurgery.errors import MalformedModelError
+from graphsurgery.model import wire
+from graphsurgery.model.parsing import check_weight, parse, shown, too_deep
+from graphsurgery.model.records import GRAPH_FIELD, Chunk, Document, Payloads, Record, Span, chunk_size
+from graphsurgery.model.schema import (
+    DEEPEST_MESSAGE,
+    GRAPH,
+    MODEL,
+    PAYLOAD_FIELDS,
+    RAW_DATA,
+    TENSOR,
+    holder_names,
+    tensor_holders,
+)
+from graphsurgery.model.sources import ByteSource, MemoryBytes
+
+SMALLEST_PAYLOAD = 1024
+"""Tensor data of fewer bytes (shapes, axes, scalars) count as graph: they stay in the skeleton and its fingerprint."""
+LARGEST_SKELETON = 40 << 20
+"""Bytes beside tensor data at most. The largest exports with a stack trace per node have about a third of it; five copies of the
+skeleton exist at the height of a load."""
+LIGHT = 1 << 20
+"""Skeletons of fewer bytes need no weighing: a byte of them takes at most a hundred once parsed."""
+MOST_RECORDS = 1 << 18
+"""Fields walked at most, each about two microseconds and 200 bytes. Ten times what the largest embedding models have."""
+
+
+def scan(source: ByteSource) -> Document:
+    """The document that ``source`` holds. Cost follows the graph, not the weights.
+
+    Raises MalformedModelError when the bytes are no protobuf, hold no graph or more than one, nest deeper than
+    `DEEPEST_MESSAGE`, or hold more than `LARGEST_SKELETON` bytes beside tensor payloads.
+    """
+    if source.size == 0:
+        raise MalformedModelError("the file is empty", "download or export it again")
+    scanner = _Scanner(source, Payloads())
+    model: list[Record] = []
+    graph: list[Record] | None = None
+    for field in scanner.fields(0, source.size):
+        if field.number != GRAPH_FIELD:
+            model.append(scanner.record(field, MODEL))
+        elif graph is not None or field.wire_type != wire.LENGTH_DELIMITED:
+            raise MalformedModelError("the model holds more than one graph field", "write it again with onnx.save")
+        else:
+            graph = [scanner.record(child, GRAPH) for child in scanner.fields(field.value, field.end)]
+            model.append(Record(GRAPH_FIELD, (), scanner.literal(field.start, field.value)))
+    if graph is None:
+        raise MalformedModelError("the file holds no graph", "give an ONNX model (.onnx), not a tensor or another protobuf")
+    if scanner.kept > LIGHT:
+        parts = ((MODEL, record.skeleton) for record in model if record.field != GRAPH_FIELD)
+        check_weight(chain(parts, ((GRAPH, record.skeleton) for record in graph)))
+    return Document(tuple(model), tuple(graph), scanner.payloads)
+
+
+def expand(skeleton: bytes, message: Any, payloads: Payloads) -> tuple[Chunk, ...]:
+    """The chunks of a message whose large payloads are marks: what `scan` did, undone."""
+    if payloads.token not in skeleton:
+        return (skeleton,)
+    return tuple(_expand(MemoryBytes(skeleton), 0, len(skeleton), message, payloads))
+
+
+def record_of(number: int, content: bytes, message: Any, payloads: Payloads) -> Record:
+    """A new record whose value is ``content``, a serialised ``message`` in which payloads may be marks."""
+    chunks = expand(content, message, payloads)
+    head = wire.header(number, sum(map(chunk_size, chunks)))
+    return Record(number, _joined([head, *chunks]), wire.header(number, len(content)) + content)
+
+
+class _Scanner:
+    """One walk over one source; counts what it keeps in memory."""
+
+    def __init__(self, source: ByteSource, payloads: Payloads) -> None:
+        self.source = source
+        self.payloads = payloads
+        self.kept = 0
+        self.records = 0
+
+    def fields(self, start: int, end: int) -> Any:
+        for field in wire.fields(self.source, start, end):
+            self.records += 1
+            if self.records > MOST_RECORDS:
+                raise MalformedModelError(f"the model has more than {MOST_RECORDS} parts", "no exporter writes such a file")
+            yield field
+
+    def literal(self, start: int, end: int) -> bytes:
+        self.kept += end - start
+        if self.kept > LARGEST_SKELETON:
+            raise MalformedModelError(
+                f"the file holds more than {LARGEST_SKELETON >> 20} MiB beside tensor data",
+                "look for oversized strings or metadata in it",
+            )
+        return self.source.read(start, end - start)
+
+    def record(self, field: wire.Field, message: Any) -> Record:
+        chunks, skeleton = self._field(field, message, depth=2)
+        if skeleton is chunks:
+            data = b"".join(skeleton)
+            return Record(field.number, (data,), data)
+        return Record(field.number, _joined(chunks), b"".join(skeleton))
+
+    def _field(self, field: wire.Field, message: Any, depth: int) -> tuple[Sequence[Chunk], Sequence[bytes]]:
+        """Chunks and skeleton of one field of ``message``, header included; one and the same list where no payload is in it."""
+        if field.length >= SMALLEST_PAYLOAD and field.wire_type == wire.LENGTH_DELIMITED:
+            if message is TENSOR and field.number in PAYLOAD_FIELDS:
+                return self._payload(field)
+            inner = tensor_holders(message).get(field.number)
+            if inner is not None:
+                return self._nested(field, inner, depth + 1)
+        literal = [self.literal(field.start, field.end)]
+        return literal, literal
+
+    def _nested(self, field: wire.Field, message: Any, depth: int) -> tuple[Sequence[Chunk], Sequence[bytes]]:
+        if depth > DEEPEST_MESSAGE:
+            raise too_deep()
+        chunks: list[Chunk] = [self.literal(field.start, field.value)]
+        skeleton: list[bytes] = []
+        seen: list[int] = []
+        for child in self.fields(field.value, field.end):
+            child_chunks, child_skeleton = self._field(child, message, depth)
+            chunks += child_chunks
+            skeleton += child_skeleton
+            seen.append(child.number)
+        _check_told_once(message, seen)
+        literals = [chunk for chunk in chunks if isinstance(chunk, bytes)]
+        if len(literals) == len(chunks):
+            return literals, literals
+        if message is TENSOR:
+            self._type_payload(chunks, parse(onnx.TensorProto, b"".join(skeleton)), seen)
+        return chunks, [wire.header(field.number, sum(map(len, skeleton))), *skeleton]
+
+    def _payload(self, field: wire.Field) -> tuple[Sequence[Chunk], Sequence[bytes]]:
+        span = Span(self.source, field.value, field.length, wire_field=field.number)
+        mark = self.payloads.mark(span)
+        return [self.literal(field.start, field.value), span], [wire.header(RAW_DATA, len(mark)) + mark]
+
+    def _type_payload(self, chunks: list[Chunk], tensor: onnx.TensorProto, seen: list[int]) -> None:
+        """Give a tensor's payload its element type, known only when the whole tensor has been walked."""
+        pieces = sum(number in PAYLOAD_FIELDS for number in seen)
+        if pieces > 1:
+            raise MalformedModelError(f"tensor {shown(tensor.name)!r}: its data come in {pieces} pieces", "write the file again")
+        index, span = next((index, chunk) for index, chunk in enumerate(chunks) if isinstance(chunk, Span))
+        typed = replace(span, data_type=tensor.data_type)
+        chunks[index] = typed
+        self.payloads.replace_last(typed)
+
+
+def _check_told_once(message: Any, seen: list[int]) -> None:
+    """A message field that is not repeated must come once: protobuf merges two of them, a mark and other data perhaps."""
+    for name, repeated, _ in holder_names(message):
+        if not repeated and seen.count(message.fields_by_name[name].number) > 1:
+            raise MalformedModelError(f"{message.name}.{name} is there more than once", "write the file again with onnx.save")
+
+
+def _expand(source: MemoryBytes, start: int, end: int, message: Any, payloads: Payloads) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    for field in wire.fields(source, start, end):
+        data = source.read(field.start, field.end - field.start)
+        inner = tensor_holders(message).get(field.number)
+        if message is TENSOR and field.number == RAW_DATA:
+            span = payloads.span(source.read(field.value, field.length))
+            chunks += [data] if span is None else [wire.header(span.wire_field, span.length), span]
+        elif inner is not None and payloads.token in data:
+            nested = _expand(source, field.value, field.end, inner, payloads)
+            chunks += [wire.header(field.number, sum(map(chunk_size, nested))), *nested]
+        else:
+            chunks.append(data)
+    return chunks
+
+
+def _joined(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
+    """Neighbouring literals as one."""
+    out: list[Chunk] = []
+    literals: list[bytes] = []
+    for chunk in chunks:
+        if isinstance(chunk, bytes):
+            literals.append(chunk)
+            continue
+        if literals:
+            out.append(b"".join(literals))
+            literals = []
+        out.append(chunk)
+    return (*out, b"".join(literals)) if literals else tuple(out)

@@ -1,0 +1,113 @@
+"""Where bytes come from: an open file or a buffer in memory, read at positions and never mapped.
+
+Positioned reads, not ``mmap``: pages of a mapped file count as resident memory of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from graphsurgery.errors import MalformedModelError, SourceChangedError, SurroundingsError
+
+WINDOW = 16 * 1024
+
+
+class ByteSource(Protocol):
+    """Bytes that can be read at a position. ``descriptor`` is a file descriptor, or None for a buffer."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def descriptor(self) -> int | None: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def check_unchanged(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one state of one file from another."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class MemoryBytes:
+    """A buffer."""
+
+    descriptor = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+    def check_unchanged(self) -> None:
+        """A buffer of immutable bytes cannot change."""
+
+
+class FileBytes:
+    """A regular file, open for reading as long as something refers to it."""
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        try:
+            _require_regular(path, os.stat(path))  # before opening: to open a device can already do something
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0) | flags)
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            if isinstance(error, SurroundingsError):
+                raise
+            what = f"cannot open {path}: {getattr(error, 'strerror', error)}"
+            raise SurroundingsError(what, "check the path and its permissions") from error
+        weakref.finalize(self, os.close, self.descriptor)
+        status = os.fstat(self.descriptor)
+        _require_regular(path, status)
+        self.path = path
+        self.size = status.st_size
+        self.identity = Identity.of(status)
+        self._window_start = 0
+        self._window = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset``; small reads come from a window of the file's neighbouring bytes."""
+        if length > WINDOW:
+            return self._pread(offset, length)
+        skip = offset - self._window_start
+        if skip < 0 or skip + length > len(self._window):
+            self._window_start, skip = offset, 0
+            self._window = self._pread(offset, min(WINDOW, max(self.size - offset, 0)))
+        return self._window[skip : skip + length]
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        pieces = []
+        while length > 0:
+            piece = os.pread(self.descriptor, length, offset)
+            if not piece:
+                raise MalformedModelError(f"{self.path} ends at byte {offset} while it was read", "the file is being written")
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def check_unchanged(self) -> None:
+        """Raises SourceChangedError when the file was written to since it was opened."""
+        if Identity.of(os.fstat(self.descriptor)) != self.identity:
+            raise SourceChangedError(f"{self.path} was changed since it was loaded", "load it again")
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SurroundingsError(f"{path} is not a regular file", "give the path of an .onnx file")

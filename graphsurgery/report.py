@@ -1,0 +1,127 @@
+"""Verdicts and reports as data. A verdict cannot be vacuous: what compared nothing is NOT CHECKED, never PASSED."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Verdict(Enum):
+    """What a check came to."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    NOT_CHECKED = "NOT CHECKED"
+
+
+def combined(verdicts: Iterable[Verdict]) -> Verdict:
+    """FAILED if any failed, else PASSED if any passed, else (nothing at all, too) NOT CHECKED."""
+    found = set(verdicts)
+    for verdict in (Verdict.FAILED, Verdict.PASSED):
+        if verdict in found:
+            return verdict
+    return Verdict.NOT_CHECKED
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One kind of feed: how many cases (rows) were compared and how far they were apart.
+
+    ``worst`` is the largest absolute difference, ``margin`` the largest difference in units of its tolerance (passed: at most 1),
+    ``cosine`` the smallest cosine between a vector and its reference (None where neither has a length), ``not_finite`` the number
+    of NaN and infinite values that the reference does not have.
+    """
+
+    kind: str
+    cases: int
+    worst: float
+    margin: float
+    cosine: float | None
+    not_finite: int = 0
+    least_cosine: float | None = None
+    """The smallest cosine asked for; None: only the differences count."""
+    skipped: int = 0
+    """Rows that could not be compared because the source itself is not finite there."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.not_finite or not self.margin <= 1:
+            return Verdict.FAILED
+        if self.least_cosine is not None and self.cosine is not None and not self.cosine >= self.least_cosine:
+            return Verdict.FAILED
+        return Verdict.PASSED if self.cases > 0 else Verdict.NOT_CHECKED
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind, "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
+            "margin": _number(self.margin), "min_cosine": None if self.cosine is None else _number(self.cosine),
+            "not_finite": self.not_finite, "skipped": self.skipped,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question put to a model. Structural checks have a ``verdict`` of their own, numerical ones that of their comparisons."""
+
+    name: str
+    detail: str
+    comparisons: tuple[Comparison, ...] = ()
+    stated: Verdict | None = None
+    conclusive: bool = False
+    """Whether its stated verdict settles the matter without any numbers: every byte was compared."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.stated if self.stated is not None else combined(one.verdict for one in self.comparisons)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "verdict": self.verdict.value, "detail": self.detail,
+            "comparisons": [one.to_json() for one in self.comparisons],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compared, on how many cases, what came of it, and what was not checked. Truthy when it PASSED."""
+
+    checks: tuple[Check, ...]
+    observations: tuple[str, ...] = ()
+    """Findings that are no fault of the edit: batch-neighbour and padding dependence, NaN of the encoder's own."""
+    not_checked: tuple[str, ...] = field(default=())
+    """What was left out, and why."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAILED if any check failed, PASSED if the numbers (or every byte) of at least one were compared and agreed."""
+        verdict = combined(check.verdict for check in self.checks)
+        compared = any(check.conclusive or any(one.cases for one in check.comparisons) for check in self.checks)
+        return verdict if compared or verdict is Verdict.FAILED else Verdict.NOT_CHECKED
+
+    def __bool__(self) -> bool:
+        return self.verdict is Verdict.PASSED
+
+    @property
+    def cases(self) -> int:
+        """Rows compared in all."""
+        return sum(one.cases for check in self.checks for one in check.comparisons)
+
+    @property
+    def worst(self) -> float:
+        """The largest absolute difference of all."""
+        return max((one.worst for check in self.checks for one in check.comparisons), default=math.nan)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data; NaN and infinities as strings."""
+        return {
+            "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
+            "checks": [check.to_json() for check in self.checks], "observations": list(self.observations),
+            "not_checked": list(self.not_checked),
+        }  # fmt: skip
+
+
+def _number(value: float) -> float | str:
+    return float(value) if math.isfinite(value) else str(value)

@@ -1,0 +1,159 @@
+"""Run edits under the contract: apply, write under a temporary name, prove that file, give it its name, report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.consumers import Reading, readings
+from graphsurgery.edits.edit import Edit
+from graphsurgery.errors import RequestError, VerificationFailed
+from graphsurgery.interface import Interface
+from graphsurgery.model.loading import Loadable, load
+from graphsurgery.model.model import Model
+from graphsurgery.model.saving import Saved, plan_output, staged
+from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.snippet import snippet
+from graphsurgery.verify.verify import verify as verify_model
+
+STEP_NAMES = ("pooled", "normalized", "encoder")
+"""What outputs are called after; taken off again before the next one is put on."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` did. ``steps`` are the edits that the output records. ``report`` is None where no proof was asked for; ``saved`` is None for a dry run and a failed proof."""
+
+    model: Model
+    source: Model
+    output: Path
+    steps: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    report: Report | None
+    saved: Saved | None
+    snippet: str
+    consumers: tuple[Reading, ...]
+
+    @property
+    def interface(self) -> Interface:
+        """What the output takes and gives."""
+        return self.model.interface
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON-ready data."""
+        return {
+            "source": str(self.source.path) if self.source.path else None,
+            "output": str(self.output) if self.saved else None,
+            "data": str(self.saved.data) if self.saved and self.saved.data else None,
+            "steps": list(self.steps),
+            "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
+            "notes": list(self.notes),
+            "report": self.report.to_json() if self.report else None,
+            "snippet": self.snippet,
+            "consumers": [reading.to_json() for reading in self.consumers],
+        }
+
+
+def run(
+    steps: Sequence[Edit],
+    source: Loadable,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    full: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    keep_failed: bool = False,
+    hash_weights: bool = False,
+    progress: Progress = lambda _: None,
+) -> Outcome:
+    """Apply ``steps`` to ``source`` in order, prove the result and save it.
+
+    Args:
+        output: where to; beside the source with the last step in its name when None.
+        verify: prove the written file before it gets its name.
+        full: the whole proof and every byte of the weights, at any size.
+        force: replace an existing output; never the input.
+        dry_run: do everything but write; the proof is the head proof alone.
+        keep_failed: keep an output whose proof failed.
+        hash_weights: record a sha256 of the weights inside the file as well.
+
+    Raises:
+        VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and `save` raise.
+    """
+    before = load(source)
+    if not steps:
+        raise RequestError("there is no step to run", "give at least one edit")
+    target = Path(output) if output is not None else default_output(before, steps[-1])
+    progress("editing the graph")
+    base, after = _applied(steps, before, hash_weights)
+    plan = plan_output(after, target, force=force)
+    described = Outcome(
+        after, before, target, tuple(step.to_json() for step in head_steps(after)),
+        (*after.notes, *plan.notes), None, None, snippet(target, after.interface, before.path), readings(after.interface),
+    )  # fmt: skip
+    if dry_run:
+        report = _proof(steps, base, after, after, full=False, head_only=True, progress=progress) if verify else None
+        return _judged(replace(described, report=report))
+    progress("writing")
+    with staged(after, target, force=force) as stage:
+        if verify:
+            written = load(stage.path)
+            report = _proof(steps, base, after, written, full=full, head_only=False, progress=progress)
+            described = replace(described, report=report)
+            if not report and not keep_failed:
+                return _judged(described)
+        return _judged(replace(described, saved=stage.commit()))
+
+
+def default_output(model: Model, last: Edit) -> Path:
+    """Beside the source, named after the last step: ``model.onnx`` -> ``model.pooled.onnx``."""
+    if model.path is None:
+        raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
+    stem = model.path.name.removesuffix(".onnx")
+    for name in STEP_NAMES:
+        stem = stem.removesuffix(f".{name}")
+    return model.path.with_name(f"{stem}.{last.step}.onnx")
+
+
+def _applied(steps: Sequence[Edit], source: Model, hash_weights: bool) -> tuple[Model, Model]:
+    """(the model that the proof starts from, the edited model)."""
+    base = current = source
+    for step in steps:
+        current = step.apply(current, hash_weights=hash_weights)
+        if step.restores:
+            base = current
+    return base, current
+
+
+def _proof(
+    steps: Sequence[Edit], base: Model, wanted: Model, written: Model, *, full: bool, head_only: bool, progress: Progress
+) -> Report:
+    if steps[-1].restores:
+        return _restored(wanted, written)
+    return verify_model(written, against=base, full=full, head_only=head_only, progress=progress)
+
+
+def _restored(wanted: Model, written: Model) -> Report:
+    """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
+    moved = bool(wanted.files) and written.fingerprint != wanted.fingerprint
+    same = written.fingerprint == wanted.fingerprint or (moved and written.interface == wanted.interface)
+    detail = "the output's fingerprint is that of the source that the file records"
+    check = Check("source restored", detail, stated=Verdict.PASSED if same else Verdict.FAILED, conclusive=not moved)
+    return Report((check,), (), ("the place of external data: it was copied",) if moved else ())
+
+
+def _judged(outcome: Outcome) -> Outcome:
+    if outcome.report is None or outcome.report:
+        return outcome
+    kept = f"it was kept as {outcome.output}" if outcome.saved else "the output was not left behind"
+    raise VerificationFailed(
+        f"the proof of {outcome.output.name} came to {outcome.report.verdict.value}; {kept}",
+        "see the report; --keep-failed keeps such an output for a look, --no-verify leaves the proof out",
+        outcome,
+    )

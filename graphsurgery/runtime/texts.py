@@ -1,0 +1,90 @@
+"""Real text for feeds: a few sentences of our own, tokenised with the tokenizer that lies beside a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError
+
+SENTENCES = (
+    "The kettle has been boiling for ten minutes.",
+    "Nobody turned off the stove, so the water is almost gone.",
+    "Wie lange dauert die Fahrt mit dem Zug nach Hamburg?",
+    "¿Dónde puedo cambiar mi contraseña?",
+    "昨日は一日中雨が降っていました。",
+    "SELECT name FROM users WHERE last_login < '2024-01-01';",
+    "Hi",
+    "A vector of length one keeps only its direction; whatever the norm once said about how sure the model was, or how long "
+    "the text, is gone, and that is exactly what cosine similarity wants, though not always what its user wanted.",
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    types: np.ndarray
+
+
+def find_tokenizer(model: Path | None) -> Path | None:
+    """The tokenizer.json beside a model or one folder above it, or None."""
+    if model is None:
+        return None
+    return next((path for folder in (model.parent, model.parent.parent) if (path := folder / "tokenizer.json").is_file()), None)
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The non-empty lines of a UTF-8 file; RequestError when there is none, SurroundingsError when it cannot be read."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise SurroundingsError(f"cannot read {path}: {error.strerror}", "give a text file with one text a line") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8: {error}", "give a text file with one text a line") from error
+    texts = [line for line in lines if line]
+    if not texts:
+        raise RequestError(f"{path} holds no text", "give a text file with one text a line")
+    return texts
+
+
+def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
+    """Tokenise with padding to the longest text, on the side the folder says; at most ``longest`` tokens each.
+
+    MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingPackageError("real text needs the tokenizers package", "pip install tokenizers") from error
+    try:
+        loaded = Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the Rust side raises plain Exception
+        raise RequestError(f"{tokenizer} cannot be read: {error}", "replace it with the model's own tokenizer.json") from error
+    side, token = _padding(tokenizer, loaded)
+    loaded.enable_truncation(max_length=longest)
+    loaded.enable_padding(direction=side, pad_id=loaded.token_to_id(token) or 0, pad_token=token)
+    encodings = loaded.encode_batch(list(texts))
+    ids, mask, types = (np.array([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask", "type_ids"))
+    return Encoded(ids, mask.astype(np.bool_), types)
+
+
+def _padding(path: Path, loaded: object) -> tuple[str, str]:
+    """(side, pad token) as tokenizer.json or tokenizer_config.json give them."""
+    padding = getattr(loaded, "padding", None) or {}
+    config = {}
+    beside = path.with_name("tokenizer_config.json")
+    if beside.is_file():
+        try:
+            config = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError:
+            config = {}
+    token = config.get("pad_token") or padding.get("pad_token") or "[PAD]"
+    token = token.get("content", "[PAD]") if isinstance(token, dict) else token
+    return config.get("padding_side") or padding.get("direction") or "right", token

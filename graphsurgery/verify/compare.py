@@ -1,0 +1,74 @@
+"""Compare arrays so that nothing can pass by accident: no empty, missing, misshapen or not-a-number agreement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphsurgery.report import Comparison
+
+Array = np.ndarray
+
+
+@dataclass
+class Tally:
+    """Gathers the cases of one kind of feed into a `Comparison`."""
+
+    kind: str
+    least_cosine: float | None = None
+    _worst: float = 0.0
+    _margin: float = 0.0
+    _cosines: list[float] = field(default_factory=list)
+    _cases: int = 0
+    _not_finite: int = 0
+    _skipped: int = 0
+
+    def add(self, found: Array, expected: Array, tolerance: Array) -> None:
+        """Compare the rows of ``found`` with those of ``expected``; each element may differ by ``tolerance``, which broadcasts.
+
+        Rows whose expected values are not finite themselves are counted as skipped: NaN never agrees with NaN.
+        """
+        found64, expected64 = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        if found64.shape != expected64.shape or found64.ndim == 0:
+            self._cases += len(expected64) if expected64.ndim else 1
+            self._margin = self._worst = np.inf
+            return
+        limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64), expected64.shape)
+        for row, (got, want) in enumerate(zip(found64, expected64, strict=True)):
+            if not want.size or not np.isfinite(want).all():
+                self._skipped += 1
+                continue
+            self._add_row(got, want, limits[row])
+
+    def _add_row(self, got: Array, want: Array, limit: Array) -> None:
+        self._cases += 1
+        broken = int(np.sum(~np.isfinite(got)))
+        self._not_finite += broken
+        if broken:
+            self._worst = self._margin = np.inf
+            return
+        difference = np.abs(got - want)
+        self._worst = max(self._worst, float(difference.max()))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            margin = np.where(difference == 0, 0.0, difference / limit)
+        self._margin = max(self._margin, float(margin.max()))
+        cosine = cosine_of(got.ravel(), want.ravel())
+        if cosine is not None:
+            self._cosines.append(cosine)
+
+    def result(self) -> Comparison:
+        return Comparison(
+            self.kind, self._cases, self._worst, self._margin, min(self._cosines, default=None),
+            self._not_finite, self.least_cosine, self._skipped,
+        )  # fmt: skip
+
+
+def cosine_of(one: Array, other: Array) -> float | None:
+    """The cosine between two vectors; None when both are zero (they agree, at no angle), 0 when only one is."""
+    first, second = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+    if first == 0 and second == 0:
+        return None
+    if first == 0 or second == 0:
+        return 0.0
+    return float(np.clip(np.dot(one / first, other / second), -1, 1))

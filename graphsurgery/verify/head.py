@@ -1,0 +1,65 @@
+"""The appended subgraph as a model of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from graphsurgery.anatomy.hidden_state import inferred
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Value
+from graphsurgery.model.model import Model
+from graphsurgery.verify.difference import Difference
+
+
+@dataclass(frozen=True)
+class Head:
+    """``proto`` computes ``outputs`` from ``inputs``, which are inputs or inner values of the whole model, weights left behind."""
+
+    proto: onnx.ModelProto
+    inputs: tuple[Value, ...]
+    outputs: tuple[str, ...]
+
+
+def extract_head(output: Model, changed: Difference) -> Head:
+    """What was added to ``output``, alone. UnsupportedModelError when nothing was, or when it leads to no output."""
+    names = [value.name for value in output.interface.outputs if value.name in changed.made]
+    if not names:
+        raise UnsupportedModelError("no output is computed by nodes that were added", "compare the outputs themselves")
+    inputs = [_typed(output, name) for name in changed.taken if name not in output.initializers]
+    weights = [_complete(output, output.initializers[name]) for name in changed.taken if name in output.initializers]
+    graph = onnx.helper.make_graph(
+        _complete_nodes(output, changed.added),
+        "head",
+        [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in inputs],
+        [info for info in output.proto.graph.output if info.name in names],
+        weights,
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=output.proto.opset_import, ir_version=max(output.proto.ir_version, 4))
+    return Head(proto, tuple(inputs), tuple(names))
+
+
+def _typed(model: Model, name: str) -> Value:
+    """The type of a value that the head takes: an input's, an output's, or what type inference says; float32 where nothing does."""
+    found = model.interface.input(name) or model.interface.output(name)
+    if found is None or found.dtype == onnx.TensorProto.UNDEFINED:
+        found = inferred(model).output(name)
+    return found if found is not None and found.dtype else Value(name, onnx.TensorProto.FLOAT, None)
+
+
+def _complete(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
+
+
+def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
+    """The nodes with the large tensors in their attributes read in."""
+    done = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for attribute in copy.attribute:
+            if attribute.HasField("t") and model.document.payloads.find(attribute.t) is not None:
+                attribute.t.CopyFrom(_complete(model, attribute.t))
+        done.append(copy)
+    return done

@@ -1,0 +1,63 @@
+"""Two models with the same inputs, compared output by output."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.model.model import Model
+from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.texts import Encoded
+from graphsurgery.verify.compare import Tally
+from graphsurgery.verify.whole_proof import whole_cases
+
+RELATIVE = 1e-5
+NAME = "same outputs"
+
+
+def plain_comparison(
+    source: Model, output: Model, drawer: Drawer, texts: Encoded | None,
+    atol: float | None, min_cosine: float | None, why_no_text: str | None,
+) -> Report:  # fmt: skip
+    """Run both models on the same feeds and compare the outputs that have the same name.
+
+    Tolerance: ``atol``, else (with ``min_cosine``) only the cosine, else 1e-5 * max(1, max|x|).
+    """
+    not_checked = [why_no_text] if why_no_text else []
+    shared = [value.name for value in output.interface.outputs if source.interface.output(value.name) is not None]
+    only = [value.name for value in output.interface.outputs if value.name not in shared]
+    not_checked += [f"output {name}: the source has none of that name" for name in only]
+    if not shared:
+        return Report((Check(NAME, "the two models have no output in common", stated=Verdict.NOT_CHECKED),), (), tuple(not_checked))
+    try:
+        check = _compare(open_session(source), open_session(output), shared, drawer, texts, atol, min_cosine)
+    except GraphSurgeryError as error:
+        return Report((Check(NAME, str(error), stated=Verdict.NOT_CHECKED),), (), (*not_checked, f"{NAME}: {error}"))
+    skipped = [f"the source itself is not finite in {one.skipped} row(s) of {one.kind!r}" for one in check.comparisons if one.skipped]
+    return Report((check,), tuple(skipped), tuple(not_checked))
+
+
+def _compare(
+    source: Session, output: Session, names: list[str], drawer: Drawer, texts: Encoded | None,
+    atol: float | None, min_cosine: float | None,
+) -> Check:  # fmt: skip
+    comparisons = []
+    for kind, feeds in whole_cases(drawer, texts):
+        tally = Tally(kind, min_cosine)
+        for feed in feeds:
+            expected, found = source.run(feed, names), output.run(feed, names)
+            for name in names:
+                tally.add(found[name], expected[name], _tolerance(expected[name], atol, min_cosine))
+        comparisons.append(tally.result())
+    return Check(NAME, f"{', '.join(names)} of both models, on the same feeds", tuple(comparisons))
+
+
+def _tolerance(values: np.ndarray, atol: float | None, min_cosine: float | None) -> np.ndarray:
+    if atol is not None:
+        return np.array(atol)
+    if min_cosine is not None:
+        return np.array(np.inf)
+    finite = values[np.isfinite(values)] if np.issubdtype(values.dtype, np.floating) else values
+    return np.array(RELATIVE * max(1.0, float(np.max(np.abs(finite.astype(np.float64)), initial=0.0))))

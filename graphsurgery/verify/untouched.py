@@ -1,0 +1,89 @@
+"""The proof that an edit left the encoder alone: the same fields, and the same weights at their new places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.model import external
+from graphsurgery.model.model import Model, open_data
+from graphsurgery.model.records import Span
+from graphsurgery.model.schema import tensors
+from graphsurgery.report import Check, Verdict
+from graphsurgery.verify.difference import Difference
+
+SAMPLE = 64
+BLOCK = 1 << 24
+NAME = "encoder untouched"
+
+
+def untouched(source: Model, output: Model, changed: Difference, *, every_byte: bool) -> tuple[Check, tuple[str, ...]]:
+    """Whether ``output`` still has all of ``source``; the check, and what of it was not checked.
+
+    Weights are compared by name, type, dims and length, and by bytes: the first and last `SAMPLE` bytes of each, or all of them.
+    """
+    wrong = [f"node {node.name or node.output[0]!r} is gone or changed" for node in changed.removed] + list(changed.others)
+    unchecked: tuple[str, ...] = ()
+    compared = 0
+    try:
+        for name, one, other in _payload_pairs(source, output, changed.renamed):
+            compared += 1
+            if not _same_bytes(one, other, every_byte):
+                wrong.append(f"the weights of {name} differ")
+    except GraphSurgeryError as error:
+        unchecked = (f"the weights' bytes: {error}",)
+    if not every_byte and compared:
+        unchecked += (f"the weights' bytes but for the first and last {SAMPLE} of each of {compared} tensors",)
+    if wrong:
+        return Check(NAME, "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""), stated=Verdict.FAILED), unchecked
+    how = "all bytes" if every_byte else "first and last bytes"
+    renamed = f", {len(changed.renamed)} value(s) renamed" if changed.renamed else ""
+    detail = f"all {len(source.proto.graph.node)} nodes and every other field kept{renamed}; {compared} large tensors compared ({how})"
+    return Check(NAME, detail, stated=Verdict.PASSED), unchecked
+
+
+def _payload_pairs(source: Model, output: Model, renamed: dict[str, str]) -> Iterator[tuple[str, Span, Span | None]]:
+    """The bytes of every large tensor of the source, and of the output's tensor of the same name (None where it has none)."""
+    others = dict(_named_tensors(output, {}))
+    for name, tensor in _named_tensors(source, renamed):
+        one = _payload(source, tensor)
+        if one is not None:
+            yield name, one, _payload(output, others[name]) if name in others else None
+
+
+def _named_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every tensor: initializers by their names, those within nodes by what the node makes, others by their place."""
+    yield from model.initializers.items()
+    for node in model.proto.graph.node:
+        made = renamed.get(node.output[0], node.output[0]) if node.output else node.name
+        for path, tensor in tensors(node):
+            yield f"{made} {path}", tensor
+    for index, function in enumerate(model.proto.functions):
+        for path, tensor in tensors(function):
+            yield f"functions[{index}] {path}", tensor
+    for index, sparse in enumerate(model.proto.graph.sparse_initializer):
+        for path, tensor in tensors(sparse):
+            yield f"sparse_initializer[{index}] {path}", tensor
+
+
+def _payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
+    if not external.is_external(tensor):
+        return model.document.payloads.find(tensor)
+    location, offset, length = external.place(tensor, tensor.name)
+    model.require_data("comparing weights")
+    return Span(open_data(model.files[location]), offset, length)
+
+
+def _same_bytes(one: Span, other: Span | None, every_byte: bool) -> bool:
+    if other is None or one.length != other.length:
+        return False
+    if every_byte:
+        starts = [(start, min(BLOCK, one.length - start)) for start in range(0, one.length, BLOCK)]
+    else:
+        size = min(SAMPLE, one.length)
+        starts = [(0, size), (one.length - size, size)]
+    return all(
+        one.source.read(one.offset + start, size) == other.source.read(other.offset + start, size) for start, size in starts
+    )

@@ -1,0 +1,186 @@
+"""Prove a file against the one it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from graphsurgery.anatomy.hidden_state import find_hidden_state
+from graphsurgery.anatomy.roles import Roles, roles_of
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.model.loading import Loadable, load
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import MOVE, Step, steps
+from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
+from graphsurgery.verify.difference import Difference, difference
+from graphsurgery.verify.head import extract_head
+from graphsurgery.verify.head_proof import head_proof
+from graphsurgery.verify.plain import plain_comparison
+from graphsurgery.verify.untouched import untouched
+from graphsurgery.verify.whole_proof import dependence, open_whole, whole_cases, whole_proof
+
+WHOLE_BY_DEFAULT = 2 << 30
+"""Bytes of weights up to which the whole proof runs without being asked for."""
+Progress = Callable[[str], None]
+"""Called with what is about to be done."""
+
+
+def verify(
+    model: Loadable,
+    *,
+    against: Loadable,
+    texts: str | os.PathLike[str] | None = None,
+    atol: float | None = None,
+    min_cosine: float | None = None,
+    full: bool = False,
+    head_only: bool = False,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Prove that ``model`` computes what the edits it records mean, applied to ``against``; or, where it records none beyond that
+    file's own, that both give the same outputs.
+
+    Args:
+        texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
+        atol: allowed absolute difference where outputs are compared with outputs (default 1e-5 * max(1, max|x|)).
+        min_cosine: smallest allowed cosine there, instead of the absolute difference unless ``atol`` is given too.
+        full: run the whole proof and compare every byte of the weights however large they are.
+        head_only: leave the whole proof out.
+
+    Returns:
+        a Report, truthy when it PASSED.
+
+    Raises:
+        what `load` raises; RequestError when ``texts`` cannot be used.
+    """
+    output, source = load(model), load(against)
+    chain = _steps_beyond(source, output)
+    roles = _roles(source, chain)
+    drawer = Drawer.of(source, roles, _pad_id(chain))
+    encoded, why_no_text = _texts(source, output, drawer, texts)
+    if not chain:
+        progress("comparing outputs")
+        return plain_comparison(source, output, drawer, encoded, atol, min_cosine, why_no_text)
+    return _proofs(source, output, chain, drawer, encoded, why_no_text, full=full, head_only=head_only, progress=progress)
+
+
+def _proofs(
+    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
+    why_no_text: str | None, *, full: bool, head_only: bool, progress: Progress,
+) -> Report:  # fmt: skip
+    changed = difference(source, output)
+    whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
+    progress("comparing the encoder with the source's")
+    check, unchecked = untouched(source, output, changed, every_byte=full)
+    checks, observations, not_checked = [check], [], list(unchecked)
+    if chain[0].source != source.fingerprint:
+        observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
+    for name, prove in (
+        ("head proof", lambda: _head(source, output, chain, drawer, changed)),
+        ("whole proof", lambda: _whole(source, output, chain, drawer, texts, observations)),
+    ):
+        if name == "whole proof" and head_only:
+            not_checked.append("whole proof: it runs on the written file")
+            continue
+        if name == "whole proof" and not whole:
+            size = source.weight_bytes / 2**30
+            not_checked.append(f"whole proof: {size:.1f} GiB of weights are beyond the 2 GiB that are run by default; ask with --full")
+            continue
+        progress(name)
+        try:
+            checks.append(prove())
+        except GraphSurgeryError as error:
+            checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
+            not_checked.append(f"{name}: {error}")
+    not_checked += [why_no_text] if why_no_text else []
+    skipped = [(one.kind, one.skipped) for check in checks for one in check.comparisons if one.skipped]
+    observations += [f"the source itself is not finite in {count} row(s) of {kind!r}: not compared" for kind, count in skipped]
+    return Report(tuple(checks), tuple(observations), tuple(not_checked))
+
+
+def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference) -> Check:
+    return head_proof(extract_head(output, changed), chain, drawer, _width(source, output, chain), changed.renamed)
+
+
+def _whole(
+    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None, observations: list[str]
+) -> Check:
+    whole = open_whole(source, output, chain)
+    check = whole_proof(whole, whole_cases(drawer, texts))
+    right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
+    observations += dependence(whole, drawer, right[0])
+    return check
+
+
+def _steps_beyond(source: Model, output: Model) -> list[Step]:
+    """The edits that the output records and the source does not."""
+    before = [step for step in steps(source.proto) if step.edit != MOVE]
+    after = [step for step in steps(output.proto) if step.edit != MOVE]
+    common = 0
+    while common < min(len(before), len(after)) and _same(before[common], after[common]):
+        common += 1
+    return after[common:] if common == len(before) else []
+
+
+def _same(one: Step, other: Step) -> bool:
+    return (one.edit, one.parameters, one.source) == (other.edit, other.parameters, other.source)
+
+
+def _roles(source: Model, chain: Sequence[Step]) -> Roles:
+    """The source's inputs, ids and mask as the pooling step names them."""
+    for step in chain:
+        mask, ids = step.parameters.get("mask"), step.parameters.get("ids")
+        if isinstance(mask, str) or isinstance(ids, str):
+            named = mask if isinstance(mask, str) and source.interface.input(mask) is not None else None
+            return roles_of(source.interface, ids=ids if isinstance(ids, str) else None, mask=named)
+    return roles_of(source.interface)
+
+
+def _pad_id(chain: Sequence[Step]) -> int | None:
+    for step in chain:
+        mask = step.parameters.get("mask")
+        if isinstance(mask, str) and mask.startswith("pad:"):
+            return int(mask.removeprefix("pad:"))
+    return None
+
+
+def _width(source: Model, output: Model, chain: Sequence[Step]) -> int:
+    """How wide the values are that the head starts from: the pooled dim, or the normalised output's declared one, else 16."""
+    first = chain[0].parameters
+    if "hidden_state" in first:
+        found = find_hidden_state(source, first["hidden_state"], first.get("ids"))
+        declared = output.interface.output(first["output_name"])
+        last = declared.dims[-1] if declared is not None and declared.dims else None
+        return found.width or (int(last) // len(first["mode"].split(",")) if isinstance(last, int) else 16)
+    declared = output.interface.output(first.get("target", ""))
+    last = declared.dims[-1] if declared is not None and declared.dims else None
+    return last if isinstance(last, int) else 16
+
+
+def _texts(
+    source: Model, output: Model, drawer: Drawer, path: str | os.PathLike[str] | None
+) -> tuple[Encoded | None, str | None]:
+    """Tokenised texts, or None and why there are none. What the user asked for fails; what was only tried is reported."""
+    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
+    if tokenizer is None:
+        if path is not None:
+            read_texts(path)
+            return None, f"the texts of {path}: there is no tokenizer.json beside the model or above it"
+        return None, "real text: there is no tokenizer.json beside the model or above it"
+    if drawer.roles.ids is None:
+        return None, "real text: the model has no input of token ids"
+    try:
+        encoded = tokenize(tokenizer, read_texts(path) if path is not None else SENTENCES, drawer.longest_text)
+    except GraphSurgeryError as error:
+        if path is not None:
+            raise
+        return None, f"real text: {error}"
+    vocabulary = drawer.tables.vocabulary
+    if vocabulary is not None and int(np.max(encoded.ids)) >= vocabulary:
+        return None, f"real text: {tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table"
+    return encoded, None
+
+
