@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphsurgery.anatomy.roles import roles_of
+import onnx
+
+from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer
+
+TEXT = "How are you?"
 
 
 def snippet(path: Path, interface: Interface, beside: Path | None = None) -> str:
@@ -15,33 +19,36 @@ def snippet(path: Path, interface: Interface, beside: Path | None = None) -> str
     ``beside``), or with made-up ids where there is none."""
     tokenizer = find_tokenizer(path) or find_tokenizer(beside)
     roles = roles_of(interface)
-    texts = tokenizer is not None and roles.ids is not None
-    sources = {
-        role.name: text if texts else made_up
-        for role, text, made_up in (
-            (roles.ids, "e.ids", "[101, 7592, 102]"),
-            (roles.mask, "e.attention_mask", "[1, 1, 1]"),
-            (roles.types, "e.type_ids", "[0, 0, 0]"),
-            (roles.positions, "range(len(e.ids))", "[0, 1, 2]"),
-        )
-        if role is not None
-    }
-    feeds = ", ".join(f'"{value.name}": {_array(value, sources.get(value.name))}' for value in interface.inputs)
-    output = interface.outputs[0].name if interface.outputs else ""
-    encode = f"e = tokenizers.Tokenizer.from_file({str(tokenizer)!r}).encode('How are you?'); " if texts else ""
-    imports = "import numpy as np, onnxruntime, tokenizers" if texts else "import numpy as np, onnxruntime"
-    return "\n".join(
-        [
-            f"{imports}; session = onnxruntime.InferenceSession({str(path)!r})",
-            f"{encode}feeds = {{{feeds}}}",
-            f"embedding = session.run([{output!r}], feeds)[0]",
-        ]
+    if tokenizer is None or roles.ids is None:
+        imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _made_up(roles)
+    else:
+        imports = "import numpy as np, onnxruntime, tokenizers"
+        encode = f"e = tokenizers.Tokenizer.from_file({str(tokenizer)!r}).encode({TEXT!r})"
+        sources = _encoded(roles)
+    feeds = ", ".join(f"{value.name!r}: {_array(value, sources.get(value.name))}" for value in interface.inputs)
+    outputs = [value.name for value in interface.outputs[:1]]
+    return f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({str(path)!r}).run({outputs}, {{{feeds}}})[0]"
+
+
+def _encoded(roles: Roles) -> dict[str, str]:
+    found = (
+        (roles.ids, "e.ids"),
+        (roles.mask, "e.attention_mask"),
+        (roles.types, "e.type_ids"),
+        (roles.positions, "range(len(e.ids))"),
     )
+    return {role.name: source for role, source in found if role is not None}
+
+
+def _made_up(roles: Roles) -> dict[str, str]:
+    found = ((roles.ids, "range(n)"), (roles.mask, "[1] * n"), (roles.types, "[0] * n"), (roles.positions, "range(n)"))
+    return {role.name: source for role, source in found if role is not None}
 
 
 def _array(value: Value, source: str | None) -> str:
-    dtype = f"np.{numpy_dtype(value.dtype).name}" if value.dtype else "np.float32"
+    """A numpy array for one input; lists of int are int64 by themselves."""
+    dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{numpy_dtype(value.dtype or 1).name}"
     if source is not None:
-        return f"np.array([{source}], {dtype})"
+        return f"np.array([{source}]{dtype})"
     shape = tuple(dim if isinstance(dim, int) else 1 for dim in value.dims or ())
-    return f"np.ones({shape}, {dtype})"
+    return f"np.ones({shape}{dtype})"

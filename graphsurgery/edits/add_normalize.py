@@ -31,7 +31,7 @@ class AddNormalize(GraphEdit):
     step: ClassVar[str] = "normalized"
     summary: ClassVar[str] = "append L2 normalisation: embeddings of length one"
 
-    target: str | None = parameter("the output to normalise, where it is not sentence_embedding", None, "NAME")
+    target: str | None = parameter("The output to normalise, where it is not sentence_embedding.", None, "NAME")
 
     def resolve(self, model: Model) -> tuple[AddNormalize, tuple[str, ...]]:
         """Settle the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.

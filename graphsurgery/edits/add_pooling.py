@@ -39,14 +39,21 @@ class AddPooling(GraphEdit):
     summary: ClassVar[str] = "append pooling: from token embeddings to one vector per text"
 
     mode: str = parameter(
-        f"{', '.join(MODES)}; several, separated by commas, are concatenated; auto reads the folder's 1_Pooling/config.json", AUTO
+        f"Pooling mode: {', '.join(MODES)}, or auto (read the folder's 1_Pooling/config.json). Several, separated by commas, "
+        "are concatenated.",
+        AUTO,
+        "MODE[,MODE...]",
     )
-    normalize: bool = parameter("append L2 normalisation as well", False)
-    hidden_state: str | None = parameter("the value to pool, where it is not found by itself", None, "NAME")
-    mask: str | None = parameter("the mask: an input's name, 'ones', or 'pad:ID' to read it from the ids", None, "NAME|ones|pad:ID")
-    ids: str | None = parameter("the input with the token ids, where it is not called input_ids", None, "NAME")
-    output_name: str = parameter("what the embedding is called", EMBEDDING, "NAME")
-    keep_output: tuple[str, ...] = parameter("an output of the encoder to keep; may be repeated", (), "NAME")
+    normalize: bool = parameter("Append L2 normalisation as well.", False)
+    hidden_state: str | None = parameter("The value to pool, where it is not found by itself.", None, "NAME")
+    mask: str | None = parameter(
+        "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
+        None,
+        "NAME|ones|pad:ID",
+    )
+    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
+    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,37 +22,52 @@ SMALLEST_COUNT = 1e-9
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is pooled, and what the modes share."""
+    """What is pooled, ``x [batch, seq, dim]`` float32 and ``m [batch, seq]`` bool, and what modes share, appended at its first use."""
 
+    ops: Operators
     x: gs.Tensor
-    """``[batch, seq, dim]`` float32"""
     m: gs.Tensor
-    """``[batch, seq]`` bool"""
-    masked: gs.Tensor
-    """x with zeros at padding"""
-    count: gs.Tensor
-    """n = sum m, ``[batch, 1]`` float32"""
-    zero: gs.Tensor
     width: int
 
+    @cached_property
+    def zero(self) -> gs.Variable:
+        return self.ops.constant(0.0, np.float32, "zero")
 
-def tokens_of(ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int) -> Tokens:
-    """Append what every mode needs of ``x`` and ``m``."""
-    zero = ops.constant(0.0, np.float32, "zero")
-    masked = ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, zero, name="masked")
-    count = ops.reduce_sum(ops.cast(m, FLOAT, "mask_float"), 1, "count", keepdims=True)
-    return Tokens(x, m, masked, count, zero, width)
+    @cached_property
+    def mask_3d(self) -> gs.Variable:
+        """``[batch, seq, 1]`` bool"""
+        return self.ops.unsqueeze(self.m, 2, "mask_3d")
+
+    @cached_property
+    def mask_int(self) -> gs.Variable:
+        """``[batch, seq]`` int32: ArgMax over int64 is missing in some runtimes."""
+        return self.ops.cast(self.m, INT32, "mask_int")
+
+    @cached_property
+    def masked(self) -> gs.Variable:
+        """x with zeros at padding"""
+        return self.ops.node("Where", self.mask_3d, self.x, self.zero, name="masked")
+
+    @cached_property
+    def count(self) -> gs.Variable:
+        """n = sum m, ``[batch, 1]`` float32"""
+        return self.ops.reduce_sum(self.ops.cast(self.m, FLOAT, "mask_float"), 1, "count", keepdims=True)
+
+    @cached_property
+    def has_token(self) -> gs.Variable:
+        """``[batch, 1]`` bool"""
+        return self.ops.node("Greater", self.count, self.zero, name="has_token")
 
 
 def cls(ops: Operators, t: Tokens) -> gs.Variable:
     """x at the first position with m = 1."""
-    first = ops.node("ArgMax", ops.cast(t.m, INT32, "mask_int"), name="first", axis=1, keepdims=1)
+    first = ops.node("ArgMax", t.mask_int, name="first", axis=1, keepdims=1)
     return _at(ops, t, first)
 
 
 def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
     """x at the last position with m = 1: the first position at which the running count of tokens is largest."""
-    running = ops.node("CumSum", ops.cast(t.m, INT32, "mask_int"), ops.constant(1, np.int64, "axis"), name="running_count")
+    running = ops.node("CumSum", t.mask_int, ops.constant(1, np.int64, "axis"), name="running_count")
     last = ops.node("ArgMax", running, name="last", axis=1, keepdims=1)
     return _at(ops, t, last)
 
@@ -68,13 +84,15 @@ def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def max(ops: Operators, t: Tokens) -> gs.Variable:
-    """max over positions with m = 1. The Reshape states the rank to symbolic shape inference, which ReduceMax defeats."""
+    """max over positions with m = 1.
+
+    keepdims keeps the rank known to symbolic shape inference, which cannot read ReduceMax's axes; Reshape states the width.
+    """
     lowest = ops.constant(-np.inf, np.float32, "lowest")
-    at_tokens = ops.node("Where", ops.unsqueeze(t.m, 2, "mask_3d"), t.x, lowest, name="at_tokens")
-    largest = ops.node(
-        "Reshape", ops.reduce_max(at_tokens, 1, "largest"), ops.constant([-1, t.width], np.int64, "shape"), name="rows"
-    )
-    return _zero_without_tokens(ops, t, largest)
+    at_tokens = ops.node("Where", t.mask_3d, t.x, lowest, name="at_tokens")
+    largest = ops.reduce_max(at_tokens, 1, "largest", keepdims=True)
+    rows = ops.node("Reshape", largest, ops.constant([0, t.width], np.int64, "shape"), name="rows")
+    return _zero_without_tokens(ops, t, rows)
 
 
 def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
@@ -101,7 +119,7 @@ MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
 
 def pool(ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...]) -> gs.Variable:
     """``[batch, len(modes) * dim]``: the modes' values side by side, in order."""
-    tokens = tokens_of(ops, x, m, width)
+    tokens = Tokens(ops, x, m, width)
     pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
 
@@ -117,8 +135,7 @@ def _at(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
 
 def _zero_without_tokens(ops: Operators, t: Tokens, y: gs.Tensor) -> gs.Variable:
     """y, with zeros in rows that have no token."""
-    has_token = ops.node("Greater", t.count, t.zero, name="has_token")
-    return ops.node("Where", has_token, y, t.zero, name="or_zero")
+    return ops.node("Where", t.has_token, y, t.zero, name="or_zero")
 
 
 def _at_least(ops: Operators, count: gs.Tensor) -> gs.Variable:

@@ -85,8 +85,12 @@ def check_nothing_inside(tensor: onnx.TensorProto, name: str) -> None:
         )
 
 
-def check_inputs(graph: onnx.GraphProto) -> None:
-    """No two inputs of one name: no runtime could tell them apart."""
+def check_names(graph: onnx.GraphProto) -> None:
+    """Names that a user can give are text (protobuf hands out bytes where they are not UTF-8), and no two inputs share one."""
+    for kind, named in (("input", graph.input), ("output", graph.output), ("initializer", graph.initializer)):
+        for one in named:
+            if isinstance(one.name, bytes):
+                raise MalformedModelError(f"{kind} name {shown(one.name)!r} is not UTF-8", "rename it and write the file again")
     repeated = _repeated(info.name for info in graph.input)
     if repeated:
         raise MalformedModelError(f"two inputs are named {shown(repeated[0])!r}", "rename one and write the file again")
@@ -100,8 +104,8 @@ def repeated_initializers(graph: onnx.GraphProto) -> list[str]:
 def check_declared_shapes(model: onnx.ModelProto) -> None:
     """Nothing declared, and no node with a constant shape, may ask for more than `LARGEST_DECLARED` elements.
 
-    Looks at inputs, outputs, value_info, sparse tensors, and ConstantOfShape, Expand, Tile, Range, RandomNormal and RandomUniform
-    whose shape is a constant, in the graph, its subgraphs and functions. Shapes that are computed, or lie in external data, are not seen.
+    Looks at inputs, outputs, value_info, sparse tensors and the nodes of `SHAPED` whose shape is a constant, in the graph, its
+    subgraphs and functions. A shape that is computed, or lies in external data, is not seen.
     """
     graphs = [model.graph]
     graphs += [graph for training in model.training_info for graph in (training.initialization, training.algorithm)]
@@ -129,7 +133,7 @@ def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, const
     """The subgraphs and sparse tensors that one attribute holds, whatever type it says it is of."""
     sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for sparse in (*sparse_tensors, *attribute.sparse_tensors):
-        check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r} of node {shown(node.name)!r} ({shown(node.op_type)})")
+        check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r} of node {shown(node.name)!r}")
     graphs = [attribute.g] if attribute.HasField("g") else []
     for graph in (*graphs, *attribute.graphs):
         _check_scope(graph, constants)
@@ -225,13 +229,13 @@ def _check_typed_elements(tensor: onnx.TensorProto, name: str) -> None:
 
 
 def _typed_count(tensor: onnx.TensorProto) -> int:
-    """How many entries the typed field holds: complex numbers take two, types below a byte share one."""
+    """How many entries the typed field holds: complex numbers take two, elements of 2 and 4 bits share one (of 6 do not)."""
     count = element_count(tensor.dims)
     kind = NAMES[tensor.data_type]
     if kind.startswith("COMPLEX"):
         return 2 * count
     bits = BITS.get(kind, 8)
-    return (count * bits + 7) // 8 if bits < 8 else count
+    return (count * bits + 7) // 8 if bits in (2, 4) else count
 
 
 def _check_size(tensor: onnx.TensorProto, name: str, held: int) -> None:

@@ -1,7 +1,7 @@
 """External data: where a tensor's bytes lie beside the .onnx file, and whether they may be read there.
 
-Nothing is opened here: paths are resolved and files looked at with ``lstat`` and ``stat`` only. The rules follow what current onnx
-refuses (path traversal, symlinks, hard links, unknown keys) and the Hugging Face cache layout that it must allow.
+Nothing is opened here: paths are resolved and files looked at with ``lstat`` and ``stat`` only. The rules follow what current
+onnx refuses (path traversal, symlinks, hard links, unknown keys) and the Hugging Face cache layout that it must allow.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -56,7 +57,8 @@ def entries(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
         if isinstance(entry.key, bytes) or isinstance(entry.value, bytes):
             raise ExternalDataError(f"tensor {name!r}: external_data is not UTF-8", "export the model again")
         if entry.key in found:
-            raise ExternalDataError(f"tensor {name!r}: external_data names {shown(entry.key)!r} twice", "export the model again")
+            what = f"tensor {name!r}: external_data names {shown(entry.key)!r} twice"
+            raise ExternalDataError(what, "export the model again")
         if entry.key not in KNOWN_KEYS and not entry.key.startswith("prepacked_"):
             raise ExternalDataError(
                 f"tensor {name!r}: external_data has the unknown key {shown(entry.key)!r}",
@@ -89,34 +91,42 @@ def place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
 def locate(location: str, model: Path | None, folder: Path, name: str) -> ExternalFile:
     """The data file that ``location`` means for a model in ``folder``.
 
-    Raises UnsafeLocationError when it is empty, absolute, climbs with ``..``, is a memory address, is the model itself, is no plain
-    file, is a hard link, or reaches outside the folder through a symlink (but for the Hugging Face cache's own links).
+    Raises UnsafeLocationError when it is empty, absolute, climbs with ``..``, is a memory address, is the model itself, is no
+    plain file, is a hard link, or reaches outside the folder through a symlink (but for the Hugging Face cache's own links).
     """
     _check_spelling(location, name)
     path = folder / location
+    found = _status(path, folder, location, name)
+    if found is None:
+        return ExternalFile(location, path, None)
+    if not stat.S_ISREG(found.st_mode):
+        raise _unsafe(name, location, "is not a plain file")
+    if found.st_nlink > 1:
+        raise _unsafe(name, location, f"is a hard link (the file has {found.st_nlink} names)")
+    if model is not None and model.exists() and model.samefile(path):
+        raise _unsafe(name, location, "is the model file itself")
+    return ExternalFile(location, path, Identity.of(found))
+
+
+def _status(path: Path, folder: Path, location: str, name: str) -> os.stat_result | None:
+    """What ``path`` is, or what the symlink there leads to inside the folder; None where there is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
-        return ExternalFile(location, path, None)
+        return None
     except (OSError, ValueError) as error:
         raise _unsafe(name, location, f"cannot be looked at: {getattr(error, 'strerror', error)}") from error
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(os.path.realpath(folder)) and not _in_hub_cache(folder, target):
         raise _unsafe(name, location, "leads out of the model's folder through a symlink")
-    if stat.S_ISLNK(found.st_mode):
-        try:
-            found = target.lstat()
-        except FileNotFoundError:
-            return ExternalFile(location, path, None)
-        except OSError as error:
-            raise _unsafe(name, location, f"is a symlink that leads nowhere: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise _unsafe(name, location, "is not a plain file")
-    if found.st_nlink > 1:
-        raise _unsafe(name, location, f"is a hard link (the file has {found.st_nlink} names)")
-    if model is not None and model.exists() and os.path.samefile(model, target):
-        raise _unsafe(name, location, "is the model file itself")
-    return ExternalFile(location, path, Identity.of(found))
+    if not stat.S_ISLNK(found.st_mode):
+        return found
+    try:
+        return target.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unsafe(name, location, f"is a symlink that leads nowhere: {error.strerror}") from error
 
 
 def check_ranges(tensors: list[ExternalTensor]) -> None:
@@ -130,7 +140,7 @@ def check_ranges(tensors: list[ExternalTensor]) -> None:
                 "the data file is truncated or belongs to another model: download or export it again",
             )
     filled = [one for one in ordered if one.length]
-    for first, second in zip(filled, filled[1:], strict=False):
+    for first, second in pairwise(filled):
         same = (first.offset, first.length) == (second.offset, second.length)
         one_file = _file_key(first.file) == _file_key(second.file)
         if one_file and second.offset < first.offset + first.length and not same:
@@ -147,16 +157,15 @@ def _file_key(file: ExternalFile) -> tuple[int, int, str]:
 
 
 def _check_spelling(location: str, name: str) -> None:
-    if not location:
-        raise _unsafe(name, location, "is empty")
-    if len(location) > LONGEST_LOCATION:
-        raise _unsafe(name, location, f"has {len(location)} characters, more than a path can have")
-    if MEMORY_ADDRESS_MARK in location:
-        raise _unsafe(name, location, "is a memory address of another process")
-    if "\0" in location:
-        raise _unsafe(name, location, "holds a NUL byte")
-    if location.endswith(("/", "\\")):
-        raise _unsafe(name, location, "names a folder")
+    wrong = {
+        "is empty": not location,
+        f"has {len(location)} characters, more than a path can have": len(location) > LONGEST_LOCATION,
+        "is a memory address of another process": MEMORY_ADDRESS_MARK in location,
+        "holds a NUL byte": "\0" in location,
+        "names a folder": location.endswith(("/", "\\")),
+    }
+    for why in (why for why, found in wrong.items() if found):
+        raise _unsafe(name, location, why)
     for flavour in (PurePosixPath(location), PureWindowsPath(location)):
         if flavour.is_absolute() or flavour.drive or flavour.root:
             raise _unsafe(name, location, "is an absolute path")

@@ -13,7 +13,7 @@ from graphsurgery.model import external
 from graphsurgery.model.checks import (
     MOST_COUNTED,
     check_declared_shapes,
-    check_inputs,
+    check_names,
     check_nothing_inside,
     check_shape,
     check_tensor,
@@ -28,7 +28,7 @@ from graphsurgery.model.schema import tensors
 from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
 
 MOST_DATA_FILES = 1 << 13
-"""Data files of one model at most: each is looked at when the model is loaded. Exports with one file per tensor have hundreds."""
+"""Data files of one model at most, for each is looked at. Exports with one file per tensor have hundreds."""
 
 Loadable = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
 
@@ -41,8 +41,8 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
         folder: where external data lie, for models from memory; a path's own folder otherwise.
 
     Raises:
-        MalformedModelError, TensorDataError, UnsafeLocationError, ExternalDataError: the file is broken or hostile; the message names
-            the tensor. External data that are absent are no error here: see `Model.missing_data`.
+        MalformedModelError, TensorDataError, UnsafeLocationError, ExternalDataError: the file is broken or hostile; the message
+            names the tensor. External data that are absent are no error here: see `Model.missing_data`.
         SurroundingsError: the file cannot be opened.
     """
     if isinstance(source, Model):
@@ -62,7 +62,7 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
 def _checked(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
     document = scan(source)
     files = _checked_tensors(document, path, folder)
-    check_inputs(document.proto.graph)
+    check_names(document.proto.graph)
     check_declared_shapes(document.proto)
     missing = [location for location, file in files.items() if file.identity is None]
     notes = [f"external data {location!r} are not there: only the graph can be worked on" for location in missing]
@@ -108,4 +108,6 @@ def _exported(graph: gs.Graph) -> onnx.ModelProto:
     try:
         return gs.export_onnx(graph, do_type_check=False)
     except Exception as error:  # onnx-graphsurgeon raises whatever the helper under it raised
-        raise MalformedModelError(f"onnx-graphsurgeon cannot export this graph: {error}", "check its values and attributes") from error
+        raise MalformedModelError(
+            f"onnx-graphsurgeon cannot export this graph: {error}", "check its values and attributes"
+        ) from error

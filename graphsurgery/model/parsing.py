@@ -17,8 +17,9 @@ M = TypeVar("M", bound=Message)
 MOST_FIELDS_LOOKED_AT = 200_000
 HEAVIEST = 200 << 20
 """Bytes of memory that the graph of a model may take, as far as `check_weight` can tell."""
-COPIES, FIELD_WEIGHT, PACKED_WEIGHT = 5, 96, 16
+COPIES, FIELD_WEIGHT, PACKED_WEIGHT = 5, 112, 16
 """How often a skeleton is held while a model is loaded; what a field takes at most; what a byte of packed varints takes."""
+NOTHING_MORE = (None, 0, 0)
 LONGEST_SHOWN = 120
 
 
@@ -44,8 +45,8 @@ def shown(name: str | bytes) -> str:
 def check_weight(parts: Iterable[tuple[Any, bytes]]) -> None:
     """Refuse messages, each given with its type, that together would take more than about `HEAVIEST` bytes once parsed.
 
-    Found by walking their fields: what a parsed message takes follows from how many fields its type has, set or not, so that two
-    bytes can become two hundred.
+    Found by walking their fields: what a parsed message takes follows from how many fields its type has, set or not, so that
+    two bytes can become two hundred.
     """
     weight = 0
     for message, data in parts:
@@ -58,16 +59,16 @@ def _weigh(message: Any, data: bytes, weight: int) -> int:
     walks = [(_weights(message), wire.fields(source, 0, len(data)))]
     while walks:
         kinds, walk = walks[-1]
-        for field in walk:
-            inner, own, per_byte = kinds.get(field.number, (None, 0, 0))
-            weight += FIELD_WEIGHT + own + per_byte * field.length
+        for number, wire_type, _, start, end in walk:
+            inner, own, per_byte = kinds.get(number, NOTHING_MORE)
+            weight += FIELD_WEIGHT + own + per_byte * (end - start)
             if weight > HEAVIEST:
                 raise MalformedModelError(
                     f"the model's graph would take more than {HEAVIEST >> 20} MiB of memory, without its weights",
                     "look for oversized strings, metadata or lists in it",
                 )
-            if inner is not None and field.length and field.wire_type == wire.LENGTH_DELIMITED:
-                walks.append((_weights(inner), wire.fields(source, field.value, field.end)))
+            if inner is not None and end > start and wire_type == wire.LENGTH_DELIMITED:
+                walks.append((_weights(inner), wire.fields(source, start, end)))
                 break
         else:
             walks.pop()
@@ -78,7 +79,7 @@ def _weigh(message: Any, data: bytes, weight: int) -> int:
 
 @cache
 def _weights(message: Any) -> dict[int, tuple[Any, int, int]]:
-    """Of each field of ``message`` by number: the message type to look into, what it weighs by itself and for each of its bytes."""
+    """Of each field of ``message`` by number: the message type to look into, its own weight and the weight of a byte of it."""
     found: dict[int, tuple[Any, int, int]] = {}
     for field in message.fields:
         inner = field.message_type

@@ -31,8 +31,8 @@ from graphsurgery.model.sources import ByteSource, MemoryBytes
 SMALLEST_PAYLOAD = 1024
 """Tensor data of fewer bytes (shapes, axes, scalars) count as graph: they stay in the skeleton and its fingerprint."""
 LARGEST_SKELETON = 40 << 20
-"""Bytes beside tensor data at most. The largest exports with a stack trace per node have about a third of it; five copies of the
-skeleton exist at the height of a load."""
+"""Bytes beside tensor data at most: exports with a stack trace for each of 15,000 nodes. Up to five copies of the skeleton
+exist while a model is loaded."""
 LIGHT = 1 << 20
 """Skeletons of fewer bytes need no weighing: a byte of them takes at most a hundred once parsed."""
 MOST_RECORDS = 1 << 18
@@ -151,7 +151,8 @@ class _Scanner:
         """Give a tensor's payload its element type, known only when the whole tensor has been walked."""
         pieces = sum(number in PAYLOAD_FIELDS for number in seen)
         if pieces > 1:
-            raise MalformedModelError(f"tensor {shown(tensor.name)!r}: its data come in {pieces} pieces", "write the file again")
+            name = shown(tensor.name)
+            raise MalformedModelError(f"tensor {name!r}: its data come in {pieces} pieces", "write the file again")
         index, span = next((index, chunk) for index, chunk in enumerate(chunks) if isinstance(chunk, Span))
         typed = replace(span, data_type=tensor.data_type)
         chunks[index] = typed

@@ -66,7 +66,7 @@ class FileBytes:
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         try:
-            _require_regular(path, os.stat(path))  # before opening: to open a device can already do something
+            _require_regular(path, path.stat())  # before opening: to open a device can already do something
             self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0) | flags)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             if isinstance(error, SurroundingsError):

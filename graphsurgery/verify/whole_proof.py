@@ -101,21 +101,25 @@ def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
 
     Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
     """
+    unmeasured = "batch-neighbour and padding dependence: not measured,"
     if drawer.fixed_batch is not None or drawer.fixed_sequence is not None:
-        return ["batch-neighbour and padding dependence: not measured, the model's batch or sequence size is fixed"]
+        return [f"{unmeasured} the model's batch or sequence size is fixed"]
+    runs = (whole.output.run, lambda feed: _plain(whole.reference(feed)))
     batch = drawer.feed(mask, seed=0)
-    output, reference = _embedding(whole.output.run(batch)), _embedding(_plain(whole.reference(batch)))
+    full = [_embedding(run(batch)) for run in runs]
+    if any(len(array) != len(mask) for array in full):
+        return [f"{unmeasured} the first output has no row per text"]
     neighbours, padding = [0.0, 0.0], [0.0, 0.0]
     for row in range(len(mask)):
         alone = {name: array[row : row + 1] for name, array in batch.items()}
         trimmed = {name: array[:, : int(mask[row].sum())] if array.ndim > 1 else array for name, array in alone.items()}
-        for index, (run, full) in enumerate(((whole.output.run, output), (lambda feed: _plain(whole.reference(feed)), reference))):
-            one = _embedding(run(alone))
-            neighbours[index] = max(neighbours[index], _apart(one[0], full[row]))
-            padding[index] = max(padding[index], _apart(_embedding(run(trimmed))[0], one[0]))
+        for index, run in enumerate(runs):
+            one = _embedding(run(alone))[0]
+            neighbours[index] = max(neighbours[index], _apart(one, full[index][row]))
+            padding[index] = max(padding[index], _apart(_embedding(run(trimmed))[0], one))
     return [
-        f"a row's vector differs by at most {neighbours[0]:.1e} with its neighbours in the batch (source: {neighbours[1]:.1e})",
-        f"a row's vector differs by at most {padding[0]:.1e} with the padding after it (source: {padding[1]:.1e})",
+        f"a row's vector changes by at most {most[0]:.1e} with {what} (the source's by {most[1]:.1e})"
+        for what, most in (("its neighbours in the batch", neighbours), ("the padding after it", padding))
     ]
 
 

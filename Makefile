@@ -1,0 +1,62 @@
+# Every target sets up what it needs by itself. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+PIP := -m pip install --quiet --disable-pip-version-check
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## inspect, pool, normalise and verify a fixture export, then embed sentences with it (no torch)
+	$(VENV)/bin/python demo/demo.py
+
+demo-minilm: $(PEERS)/.peers ## the same from the real all-MiniLM-L6-v2, Optimum export included (installs torch)
+	$(PEERS)/bin/python demo/demo_minilm.py
+
+test: $(VENV)/.test ## the torch-free test suite
+	$(VENV)/bin/python -m pytest -q -n 2
+
+test-peers: $(PEERS)/.peers ## reference tests against PyTorch, Optimum and sentence-transformers
+	$(PEERS)/bin/python -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/peers
+
+lint: $(VENV)/.test ## ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.test ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(VENV)/.test ## mypy, strict
+	$(VENV)/bin/mypy
+
+fixtures: $(PEERS)/.peers ## make the committed fixtures again
+	$(PEERS)/bin/python fixtures/make_fixtures.py
+
+bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and onnx-ir
+	$(PEERS)/bin/python benchmarks/surgery_cost.py
+
+clean: ## remove environments, caches and demo output
+	rm -rf $(VENV) $(PEERS) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+# An unpinned torch pulls gigabytes of CUDA packages, so the pinned one goes in first.
+$(PEERS)/.peers: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) torch==2.13.0
+	$(PEERS)/bin/python $(PIP) -e '.[peers]'
+	@touch $@

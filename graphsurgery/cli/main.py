@@ -1,0 +1,134 @@
+"""The ``graphsurgery`` command: finds the verb's command and turns errors into messages and exit codes.
+
+Exit codes: 0 done, and what was asked to be checked passed; 1 a verdict failed or nothing could be checked; 2 the request, the file or the
+surroundings are wrong; 3 a bug; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+
+from graphsurgery.version import __version__
+
+OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Verb(NamedTuple):
+    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for it."""
+
+    command: str
+    summary: str
+
+
+VERBS = {
+    "inspect": Verb("graphsurgery.cli.inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"),
+    "add-pooling": Verb(
+        "graphsurgery.cli.writing:writing_command", "append pooling: from token embeddings to one vector per text"
+    ),
+    "add-normalize": Verb("graphsurgery.cli.writing:writing_command", "append L2 normalisation: embeddings of length one"),
+    "strip-head": Verb(
+        "graphsurgery.cli.writing:writing_command", "take the recorded head off again: back to the encoder, byte for byte"
+    ),
+    "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a verb's command when it is asked for, so that ``--help`` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, function = VERBS[cmd_name].command.split(":")
+        command: click.Command = getattr(importlib.import_module(module), function)(cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`graphsurgery VERB --help` shows a verb's options. Every verb takes --json and --quiet.",
+)
+@click.version_option(__version__, prog_name="graphsurgery")
+def cli() -> None:
+    """ONNX graph surgery for embedding models: from a transformer-only file to one whose output is the embedding, proven."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; its exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = cli.main(args=list(arguments), prog_name="graphsurgery", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return WRONG
+    except click.ClickException as error:
+        return _wrong_usage(error, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing was left behind", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _failed(error, as_json)
+    return code if isinstance(code, int) else OK
+
+
+def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
+    if as_json:
+        _print_error(type(error).__name__, error.format_message(), "see graphsurgery --help")
+    else:
+        error.show()
+    return WRONG
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    """A known error: its message and exit code. An unknown one: a bug, with its traceback."""
+    from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # noqa: PLC0415 -- not before a verb has run
+
+    if not isinstance(error, GraphSurgeryError):
+        traceback.print_exception(error)
+        advice = "this is a bug in graphsurgery: please report it with the traceback and, if you can, the file"
+        if as_json:
+            _print_error(type(error).__name__, str(error), advice)
+        else:
+            click.echo(advice, err=True)
+        return BUG
+    if as_json:
+        _print_error(type(error).__name__, error.message, error.advice)
+    else:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+        if error.advice:
+            click.echo(f"{click.style('what to do:', bold=True)} {error.advice}", err=True)
+    return VERDICT if isinstance(error, VerificationFailed) else WRONG
+
+
+def _print_error(kind: str, message: str, advice: str) -> None:
+    click.echo(json.dumps({"error": {"type": kind, "message": message, "advice": advice}}, indent=2))

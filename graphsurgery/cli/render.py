@@ -1,0 +1,127 @@
+"""Reports, outcomes and inspections in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from graphsurgery.consumers import Reading
+from graphsurgery.interface import Interface
+from graphsurgery.report import Check, Comparison, Report, Verdict
+from graphsurgery.runner import Outcome
+
+STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
+WARNING = "warning: "
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """What a writing verb did: the new interface, the proof, how to run the file, who can read it."""
+    where = "" if outcome.saved else "  (not written)"
+    source = outcome.source.path.name if outcome.source.path else "model"
+    console.print(Text.assemble((source, "bold"), " -> ", (str(outcome.output), "bold"), where))
+    console.print(bullets(outcome.notes))
+    console.print(section("Interface", interface_table(outcome.interface)))
+    if outcome.report is not None:
+        console.print(section("Proof", report_summary(outcome.report)))
+    else:
+        console.print(section("Proof", Text("left out (--no-verify)", style="yellow")))
+    if outcome.saved:
+        console.print(section("Run it", Syntax(outcome.snippet, "python", theme="ansi_dark", word_wrap=True)))
+    console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
+
+
+def interface_table(interface: Interface) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for label, values in (("in", interface.inputs), ("out", interface.outputs)):
+        for value in values:
+            name, _, kind = str(value).partition(": ")
+            table.add_row(Text(label, style="dim"), Text(name, style="cyan"), Text(kind))
+    return table
+
+
+def report_summary(report: Report) -> RenderableType:
+    """One line per check, then what was observed and what was not checked."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for check in report.checks:
+        table.add_row(_verdict(check.verdict), Text(check.name), Text(_figures(check), style="dim"))
+    return Group(table, *_remarks(report))
+
+
+def report_details(report: Report) -> RenderableType:
+    """Every kind of feed of every check."""
+    parts: list[RenderableType] = []
+    for check in report.checks:
+        parts.append(Text.assemble(_verdict(check.verdict), "  ", (check.name, "bold"), "  ", (check.detail, "dim")))
+        if check.comparisons:
+            parts.append(Padding(_comparison_table(check.comparisons), (0, 0, 1, 2)))
+    return Group(*parts, *_remarks(report))
+
+
+def consumer_table(readings: Sequence[Reading]) -> RenderableType:
+    """Who can read the file and what they have to set; then who cannot, in one line."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for reading in readings:
+        if reading.reads:
+            table.add_row(Text(reading.consumer), Text(reading.detail, style="dim"))
+    others = ", ".join(reading.consumer for reading in readings if not reading.reads)
+    return Group(table, *([Text(f"not {others}", style="dim")] if others else []))
+
+
+def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
+    """Names and what they are, side by side."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in facts:
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def section(title: str, body: RenderableType) -> RenderableType:
+    """A titled, indented part of the output."""
+    return Group(Text(f"\n{title}", style="bold"), Padding(body, (0, 0, 0, 2)))
+
+
+def bullets(lines: Iterable[str]) -> RenderableType:
+    """One paragraph each; warnings stand out."""
+    return Padding(Group(*(Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)), (0, 0, 0, 2))
+
+
+def _verdict(verdict: Verdict) -> Text:
+    return Text(verdict.value, style=STYLES[verdict])
+
+
+def _figures(check: Check) -> str:
+    if not check.comparisons:
+        return check.detail
+    cases = sum(one.cases for one in check.comparisons)
+    worst = max(one.worst for one in check.comparisons)
+    margin = max(one.margin for one in check.comparisons)
+    failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
+    text = f"{cases} cases of {len(check.comparisons)} kinds, worst difference {worst:.1e} ({_share(margin)} of what is allowed)"
+    return text + (f"; failed: {', '.join(failed)}" if failed else "")
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("feeds", no_wrap=True)
+    for name in ("cases", "max diff", "of allowed", "min cosine"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for one in comparisons:
+        cosine = "-" if one.cosine is None else f"{one.cosine:.7f}"
+        verdict = _verdict(one.verdict) + Text(f" {one.not_finite} NaN/Inf" if one.not_finite else "")
+        table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", _share(one.margin), cosine, verdict)
+    return table
+
+
+def _share(margin: float) -> str:
+    return f"{margin:.1%}" if margin < 10 else f"{margin:.3g} times"
+
+
+def _remarks(report: Report) -> list[RenderableType]:
+    observed = [Text(f"observed: {line}") for line in report.observations]
+    return [*observed, *(Text(f"not checked: {line}", style="yellow") for line in report.not_checked)]

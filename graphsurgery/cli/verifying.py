@@ -1,0 +1,41 @@
+"""verify: prove a file against the one it was made from."""
+
+from __future__ import annotations
+
+import click
+
+from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.main import OK, VERDICT
+from graphsurgery.cli.options import MODEL, SHOWN, with_options
+from graphsurgery.verify.verify import verify
+
+OPTIONS = (
+    click.option("--against", required=True, type=click.Path(), metavar="SOURCE", help="The file before the edit, or any file with the same inputs."),
+    click.option("--texts", type=click.Path(), help="A UTF-8 file of texts, one a line, to compare on as well."),
+    click.option("--atol", type=float, help="Allowed absolute difference between outputs of the same name."),
+    click.option("--min-cosine", type=float, help="Smallest allowed cosine between outputs of the same name."),
+    click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
+)  # fmt: skip
+
+
+def verify_command(verb: str) -> click.Command:
+    def callback(
+        model: str, against: str, texts: str | None, atol: float | None, min_cosine: float | None, full: bool,
+        as_json: bool, quiet: bool,
+    ) -> int:  # fmt: skip
+        """Prove that MODEL computes what the edits it records mean, applied to SOURCE; or, where it records none, that both files give
+        the same outputs. Exit code 0 when the verdict is PASSED, 1 when it is FAILED or nothing could be checked."""
+        with progress(quiet or as_json) as tell:
+            report = verify(model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, full=full, progress=tell)
+        if as_json:
+            print_json({"model": model, "against": against, "report": report.to_json()})
+        elif not quiet:
+            from rich.text import Text  # noqa: PLC0415 -- rich is not needed for --json
+
+            from graphsurgery.cli.render import STYLES, report_details  # noqa: PLC0415
+
+            out.print(report_details(report))
+            out.print(Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {report.cases} cases compared"))
+        return OK if report else VERDICT
+
+    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, SHOWN))

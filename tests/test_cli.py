@@ -1,0 +1,210 @@
+"""The command line: what it prints, what it returns, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import ROOT, corpus_params, fixture_names
+
+import graphsurgery
+from graphsurgery.cli import writing
+from graphsurgery.cli.main import BUG, INTERRUPTED, OK, VERBS, VERDICT, WRONG, main, run
+
+WRITERS = ("add-pooling", "add-normalize", "strip-head")
+
+
+def call(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of one command line."""
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def as_json(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict]:
+    code, out, _ = call(*arguments, "--json", capsys=capsys)
+    return code, json.loads(out)
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_the_main_job(name: str, fixture_copy, capsys) -> None:
+    """inspect, add-pooling --mode auto, verify, strip-head on every fixture; the snippet runs the output."""
+    model = fixture_copy(name)
+    assert as_json("inspect", model, capsys=capsys)[1]["hidden_state"]["name"] == "last_hidden_state"
+    code, done = as_json("add-pooling", model, "--normalize", capsys=capsys)
+    assert code == OK and done["report"]["verdict"] == "PASSED"
+    assert done["report"]["cases"] > 100
+    output = Path(done["output"])
+    assert output.name == "model.pooled.onnx"
+    scope: dict = {}
+    exec(done["snippet"], scope)
+    assert len(done["snippet"].splitlines()) == 3
+    assert np.linalg.norm(scope["embedding"], axis=1) == pytest.approx(1, abs=1e-6)
+    code, report = as_json("verify", output, "--against", model, capsys=capsys)
+    assert code == OK and {check["name"] for check in report["report"]["checks"]} == {
+        "encoder untouched", "head proof", "whole proof",
+    }  # fmt: skip
+    assert call("strip-head", output, "-q", capsys=capsys) == (OK, "", "")
+    assert (model.parent / "model.encoder.onnx").read_bytes() == model.read_bytes()
+
+
+def test_output_names(fixture_copy, capsys) -> None:
+    model = fixture_copy("bert")
+    assert call("add-pooling", model, "--mode", "mean", "-q", capsys=capsys)[0] == OK
+    assert call("add-normalize", model.parent / "model.pooled.onnx", "-q", capsys=capsys)[0] == OK
+    assert (model.parent / "model.normalized.onnx").exists()
+    assert call("add-pooling", model, "--mode", "mean", capsys=capsys)[0] == WRONG
+    assert call("add-pooling", model, "--mode", "cls", "--force", "-q", capsys=capsys)[0] == OK
+    assert call("add-pooling", model, "--mode", "cls", "--force", "-o", model, capsys=capsys)[0] == WRONG
+
+
+def test_dry_run_writes_nothing(fixture_copy, capsys) -> None:
+    model = fixture_copy("bert")
+    before = sorted(model.parent.rglob("*"))
+    code, done = as_json("add-pooling", model, "--mode", "max", "--dry-run", capsys=capsys)
+    assert (code, done["output"], done["report"]["verdict"]) == (OK, None, "PASSED")
+    assert done["interface"]["after"]["outputs"][0]["dims"] == ["batch_size", 32]
+    assert sorted(model.parent.rglob("*")) == before
+
+
+def test_contradicting_the_folder_is_warned_about(fixture_copy, capsys) -> None:
+    model = fixture_copy("xlmr")
+    _, done = as_json("add-pooling", model, "--mode", "mean", capsys=capsys)
+    assert any(note.startswith("warning: ") and "cls" in note for note in done["notes"])
+    _, done = as_json("add-pooling", model, "--mode", "cls", "--force", capsys=capsys)
+    assert not any(note.startswith("warning: ") for note in done["notes"])
+
+
+def test_what_is_shown_after_success(fixture_copy, capsys) -> None:
+    code, out, _ = call("add-pooling", fixture_copy("bert"), "--mode", "mean", capsys=capsys)
+    assert code == OK
+    for part in ("sentence_embedding", "PASSED", "onnxruntime.InferenceSession", "text-embeddings-inference", "batch_size"):
+        assert part in out
+
+
+def test_a_failed_proof_leaves_nothing_behind(fixture_copy, capsys, monkeypatch) -> None:
+    """A head that is wrong: exit code 1, no output; with --keep-failed the output stays; with --no-verify nobody notices."""
+    from graphsurgery.edits import pooling_graph
+
+    monkeypatch.setitem(pooling_graph.MODES, "mean", pooling_graph.MODES["max"])
+    model = fixture_copy("bert")
+    before = sorted(path.name for path in model.parent.iterdir())
+    code, failure = as_json("add-pooling", model, "--mode", "mean", capsys=capsys)
+    assert (code, failure["error"]["type"]) == (VERDICT, "VerificationFailed")
+    assert sorted(path.name for path in model.parent.iterdir()) == before
+    assert call("add-pooling", model, "--mode", "mean", "--keep-failed", capsys=capsys)[0] == VERDICT
+    assert (model.parent / "model.pooled.onnx").exists()
+    assert call("add-pooling", model, "--mode", "mean", "--no-verify", "--force", capsys=capsys)[0] == OK
+    assert call("verify", model.parent / "model.pooled.onnx", "--against", model, capsys=capsys)[0] == VERDICT
+
+
+def test_nothing_to_check_is_no_success(fixture_copy, capsys) -> None:
+    """Two files without an output in common: exit code 1."""
+    model = fixture_copy("bert")
+    call("add-pooling", model, "--mode", "mean", "--no-verify", "-q", capsys=capsys)
+    pooled = model.parent / "model.pooled.onnx"
+    code, done = as_json("verify", model, "--against", pooled, capsys=capsys)
+    assert (code, done["report"]["verdict"]) == (VERDICT, "NOT CHECKED")
+
+
+def test_same_file_agrees_with_itself(fixture_copy, capsys) -> None:
+    model = fixture_copy("t5")
+    code, done = as_json("verify", model, "--against", model, "--atol", "1e-7", capsys=capsys)
+    assert (code, done["report"]["verdict"]) == (OK, "PASSED")
+
+
+def test_verify_with_texts(fixture_copy, capsys, tmp_path) -> None:
+    model = fixture_copy("bert")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one text\nanother one\n\n", encoding="utf-8")
+    call("add-pooling", model, "--mode", "mean", "-q", capsys=capsys)
+    _, done = as_json("verify", model.parent / "model.pooled.onnx", "--against", model, "--texts", texts, capsys=capsys)
+    whole = next(check for check in done["report"]["checks"] if check["name"] == "whole proof")
+    assert next(one["cases"] for one in whole["comparisons"] if one["kind"] == "real text") == 2
+    texts.write_text("", encoding="utf-8")
+    assert call("verify", model, "--against", model, "--texts", texts, capsys=capsys)[0] == WRONG
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add-pooling"], ["add-pooling", "no-such.onnx"], ["no-such-verb", "x"], ["inspect", "."], ["verify", "x.onnx"],
+        ["add-pooling", "x.onnx", "--no-such-option"], ["inspect", "no-such.onnx"], ["strip-head", "no-such.onnx"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_requests(arguments: list[str], capsys) -> None:
+    """A message and exit code 2, no traceback; with --json the error as JSON on stdout."""
+    code, out, err = call(*arguments, capsys=capsys)
+    assert code == WRONG and err and not out and "Traceback" not in err
+    code, failure = as_json(*arguments, capsys=capsys)
+    assert code == WRONG and set(failure["error"]) == {"type", "message", "advice"} and failure["error"]["message"]
+
+
+def test_bugs_and_interruptions(fixture_copy, capsys, monkeypatch) -> None:
+    model = fixture_copy("bert")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "run", broken)
+    code, out, err = call("strip-head", model, "--json", capsys=capsys)
+    assert code == BUG and "Traceback" in err and json.loads(out)["error"]["type"] == "ZeroDivisionError"
+    monkeypatch.setattr(writing, "run", interrupted)
+    assert call("strip-head", model, capsys=capsys)[0] == INTERRUPTED
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys) -> None:
+    code, out, _ = call(verb, "--help", capsys=capsys)
+    assert code == OK and "--json" in out and "--quiet" in out
+    if verb in WRITERS:
+        for option in ("--output", "--force", "--dry-run", "--no-verify", "--full", "--keep-failed"):
+            assert option in out
+
+
+def test_main_exits_with_the_code() -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", "no-such.onnx"])
+    assert left.value.code == WRONG
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("path", corpus_params())
+def test_no_traceback_on_the_corpus(path: Path, verb: str, tmp_path: Path, capsys) -> None:
+    """Whatever verb is tried on whatever third-party file: a result or a typed error, and nothing left behind by an error."""
+    output = tmp_path / "out.onnx"
+    extra = {"verify": ["--against", path], "inspect": []}.get(verb, ["-o", output])
+    extra += ["--mode", "mean"] if verb == "add-pooling" else []
+    code, done = as_json(verb, path, *extra, capsys=capsys)
+    assert code in (OK, VERDICT, WRONG)
+    assert ("error" in done) == (code == WRONG or (code == VERDICT and verb != "verify"))
+    assert code == OK or not list(tmp_path.iterdir())
+
+
+def test_the_installed_command_runs() -> None:
+    """As a process of its own, from the package's __main__."""
+    done = subprocess.run([sys.executable, "-m", "graphsurgery", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert graphsurgery.__version__ in done.stdout
+
+
+def test_an_output_of_another_program_is_left_alone(fixture_copy, capsys, tmp_path) -> None:
+    """A file that onnx wrote again after us still verifies, and strip-head says that it cannot go back byte for byte."""
+    model = fixture_copy("bert")
+    call("add-pooling", model, "--mode", "mean", "-q", capsys=capsys)
+    rewritten = model.parent / "rewritten.onnx"
+    proto = onnx.load(model.parent / "model.pooled.onnx")
+    proto.producer_name = "another program"
+    onnx.save(proto, rewritten)
+    assert onnxruntime.InferenceSession(rewritten).get_outputs()[0].name == "sentence_embedding"
+    code, done = as_json("strip-head", rewritten, capsys=capsys)
+    assert (code, done["error"]["type"]) == (WRONG, "NoHeadError")

@@ -1,0 +1,62 @@
+"""The documentation is executed: every command and every Python block of the README and of docs/."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FIXTURES, ROOT
+
+from graphsurgery.cli.main import VERBS
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [path.name for path in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_examples_run(page: Path, tmp_path: Path) -> None:
+    """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx."""
+    shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
+    for block in blocks(page, "console"):
+        for line in block.splitlines():
+            if line.startswith("$ graphsurgery "):
+                run([sys.executable, "-m", "graphsurgery", *shlex.split(line)[2:]], tmp_path)
+    for block in blocks(page, "python"):
+        run([sys.executable, "-c", block], tmp_path)
+
+
+def test_readme_shows_every_verb() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert all(f"graphsurgery {verb}" in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=[*IDS, "CONTRIBUTING.md"])
+def test_make_targets_and_links_exist(page: Path) -> None:
+    """Every `make target` that a page names is in the Makefile, and every relative link leads somewhere."""
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_no_page_names_a_machine() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        assert not re.search(r"/(work|root|home|tmp)/", page.read_text(encoding="utf-8")), page
