@@ -15,7 +15,7 @@ from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.saving import Saved, plan_output, staged
+from graphsurgery.model.saving import Plan, Saved, plan_output, staged
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.snippet import snippet
 from graphsurgery.verify.verify import verify as verify_model
@@ -100,8 +100,7 @@ def run(
     if dry_run:
         report = _proof(steps, base, after, after, full=False, head_only=True, progress=progress) if verify else None
         return _judged(replace(described, report=report))
-    progress("writing")
-    with staged(after, target, force=force) as stage:
+    with staged(after, target, force=force, progress=_bytes_written(progress, plan)) as stage:
         if verify:
             written = load(stage.path)
             report = _proof(steps, base, after, written, full=full, head_only=False, progress=progress)
@@ -119,6 +118,19 @@ def default_output(model: Model, last: Edit) -> Path:
     for name in STEP_NAMES:
         stem = stem.removesuffix(f".{name}")
     return model.path.with_name(f"{stem}.{last.step}.onnx")
+
+
+def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
+    """Tells how much of the output is written."""
+    total = max(plan.size, 1)
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(f"writing {done / total:.0%} of {total / 2**20:.0f} MiB")
+
+    return tell
 
 
 def _applied(steps: Sequence[Edit], source: Model, hash_weights: bool) -> tuple[Model, Model]:

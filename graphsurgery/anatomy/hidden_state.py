@@ -52,7 +52,8 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
         )
     dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
-    return HiddenState(name, dtype, dims[0], dims[1], last_dim(wiring, name))
+    batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)
+    return HiddenState(name, dtype, batch, dims[1], last_dim(wiring, name))
 
 
 def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
@@ -95,8 +96,9 @@ def _normalises(wiring: Wiring, node: onnx.NodeProto) -> bool:
     """Whether a node is a layer normalisation, or the last step of one that was exported in pieces (times scale, plus bias)."""
     if node.op_type.endswith(("LayerNormalization", "RMSNormalization")):
         return True
-    vectors = [name for name in node.input if name in wiring.initializers and len(wiring.initializers[name].dims) == 1]
-    before = [wiring.producers[name].op_type for name in map(wiring.origin, node.input) if name in wiring.producers]
+    sources = [wiring.origin(name) for name in node.input]
+    vectors = [name for name in sources if name in wiring.initializers and len(wiring.initializers[name].dims) == 1]
+    before = [wiring.producers[name].op_type for name in sources if name in wiring.producers]
     return node.op_type == "Add" and bool(vectors) and any(kind in ("Mul", "Div") for kind in before)
 
 
@@ -117,6 +119,11 @@ def _sequence_dim(interface: Interface, ids: str | None) -> Dim:
         if value.name in named and is_ids_like(value) and value.dims is not None:
             return value.dims[1]
     return next((value.dims[1] for value in interface.inputs if is_ids_like(value) and value.dims is not None), None)
+
+
+def _batch_dim(interface: Interface) -> Dim:
+    """What the inputs call the batch: shape inference only makes up names."""
+    return next((value.dims[0] for value in interface.inputs if value.dims and value.dims[0] is not None), None)
 
 
 def _declared(model: Model, name: str) -> Value | None:

@@ -10,7 +10,8 @@ from graphsurgery.model.model import Model
 
 POSITION_OFFSET = 2
 """RoBERTa-like encoders start counting positions after the padding id, two rows into the table."""
-SHORTEST_POSITION_TABLE = 16
+SHORTEST_POSITION_TABLE = 4
+"""A table of fewer rows holds token types, read with a constant index."""
 INDEX_ARITHMETIC = RESHAPING | {"Mul", "Add", "Where", "Clip", "Max", "Min"}
 """Operators that ids still pass through on their way to a table; a CumSum, Equal or Shape makes positions of them."""
 

@@ -24,7 +24,7 @@ WRITING = (
     click.option("--no-verify", is_flag=True, help="Leave the proof out."),
     click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
     click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look."),
-    click.option("--hash-weights", is_flag=True, help="Record a sha256 of the weights inside the file as well."),
+    click.option("--hash-weights", is_flag=True, help="Record a sha256 of the weights as well."),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import kept_outputs, set_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
-from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
+from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -73,8 +74,7 @@ class AddPooling(GraphEdit):
                 f"the model already pools: {reason}",
                 "take its head off with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
             )
-        config = find_pooling_config(model.path) if model.path is not None else None
-        modes = _settled_modes(self.modes, config)
+        modes, doubts = _settled_modes(self.modes, model.path)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
         choice = choose_mask(model, self.mask, self.ids)
         _check_output_name(model, self.output_name, self.keep_output)
@@ -84,7 +84,7 @@ class AddPooling(GraphEdit):
         )
         notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}"]
         notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
-        notes += _contradiction(modes, config, asked=self.mode != AUTO)
+        notes += doubts
         return resolved, tuple(notes)
 
     def change(self, draft: Draft, model: Model) -> None:
@@ -111,24 +111,30 @@ class AddPooling(GraphEdit):
         assert after.outputs[1:] == kept, "add-pooling changed an output that it keeps"
 
 
-def _settled_modes(asked: tuple[str, ...], config: PoolingConfig | None) -> tuple[str, ...]:
+def _settled_modes(asked: tuple[str, ...], model: Path | None) -> tuple[tuple[str, ...], list[str]]:
+    """(the modes asked for, or those of the folder's config for ``auto``; a warning where the two contradict)."""
     if asked == (AUTO,):
+        config = find_pooling_config(model) if model is not None else None
         if config is None:
             raise RequestError(
                 "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
                 "give the mode that the model was trained with: --mode mean or --mode cls for most encoders, lasttoken for decoders",
             )
-        return config.modes
+        return config.modes, []
     for mode in asked:
         if mode not in MODES:
             raise RequestError(f"there is no pooling mode {mode!r}", f"choose from {', '.join(MODES)}, or auto")
-    return asked
+    return asked, _contradiction(asked, model)
 
 
-def _contradiction(modes: tuple[str, ...], config: PoolingConfig | None, asked: bool) -> list[str]:
-    if config is None or not asked or modes == config.modes:
+def _contradiction(asked: tuple[str, ...], model: Path | None) -> list[str]:
+    try:
+        config = find_pooling_config(model) if model is not None else None
+    except RequestError as error:
+        return [f"warning: {error}"]
+    if config is None or asked == config.modes:
         return []
-    return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(modes)} was asked for: vectors will differ"]
+    return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(asked)} was asked for: vectors will differ"]
 
 
 def _check_output_name(model: Model, name: str, kept: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import recorded
-from graphsurgery.model.records import Document, weights_fingerprint
+from graphsurgery.model.records import Document
 
 OLDEST_OPSET = 11
 
@@ -40,7 +40,7 @@ class Edit(ABC):
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """``model`` after this edit; ``model`` itself is untouched. Raises what `resolve` raises."""
         edit, notes = self.resolve(model)
-        document = edit.document(model, weights=weights_fingerprint(model.document.chunks()) if hash_weights else None)
+        document = edit.document(model, weights=model.weights_fingerprint() if hash_weights else None)
         after = replace(model, document=document, notes=model.notes + notes)
         edit.ensure(model.interface, after.interface)
         return after

@@ -84,15 +84,13 @@ def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def max(ops: Operators, t: Tokens) -> gs.Variable:
-    """max over positions with m = 1.
-
-    keepdims keeps the rank known to symbolic shape inference, which cannot read ReduceMax's axes; Reshape states the width.
-    """
+    """max over positions with m = 1: what stands where it is largest. ReduceMax would do, but ONNX Runtime's symbolic shape inference
+    cannot read its axes from opset 18 on; the optimizer and `quant_pre_process` then give up, the first in silence."""
     lowest = ops.constant(-np.inf, np.float32, "lowest")
     at_tokens = ops.node("Where", t.mask_3d, t.x, lowest, name="at_tokens")
-    largest = ops.reduce_max(at_tokens, 1, "largest", keepdims=True)
-    rows = ops.node("Reshape", largest, ops.constant([0, t.width], np.int64, "shape"), name="rows")
-    return _zero_without_tokens(ops, t, rows)
+    where = ops.node("ArgMax", at_tokens, name="where", axis=1, keepdims=1)
+    largest = ops.squeeze(ops.node("GatherElements", at_tokens, where, name="largest_3d", axis=1), 1, "largest")
+    return _zero_without_tokens(ops, t, largest)
 
 
 def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:

@@ -65,9 +65,9 @@ def _checked(source: ByteSource, path: Path | None, folder: Path | None) -> Mode
     check_names(document.proto.graph)
     check_declared_shapes(document.proto)
     missing = [location for location, file in files.items() if file.identity is None]
-    notes = [f"external data {location!r} are not there: only the graph can be worked on" for location in missing]
+    notes = [f"warning: external data {location!r} are not there: only the graph can be worked on" for location in missing]
     for name in repeated_initializers(document.proto.graph):
-        notes.append(f"more than one initializer is named {shown(name)!r}: the last counts, as in ONNX Runtime")
+        notes.append(f"warning: more than one initializer is named {shown(name)!r}: the last counts, as in ONNX Runtime")
     return Model(document, path, folder, files, tuple(notes), loaded=document)
 
 

@@ -16,7 +16,7 @@ from graphsurgery.model import external
 from graphsurgery.model.dtypes import element_count
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.records import Document, Span
+from graphsurgery.model.records import Document, Span, payloads_fingerprint
 from graphsurgery.model.sources import FileBytes
 
 
@@ -71,6 +71,13 @@ class Model:
     def initializers(self) -> dict[str, onnx.TensorProto]:
         """The main graph's initializers by name; large ones hold a mark, read them with `values`."""
         return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    def weights_fingerprint(self) -> str:
+        """sha256 (hex) of every large tensor's bytes: those inside the file in its order, then external ones. Reads them all."""
+        inside = [chunk for chunk in self.document.chunks() if isinstance(chunk, Span)]
+        self.require_data("hashing the weights")
+        outside = [Span(open_data(one.file), one.offset, one.length) for one in self.externals]
+        return payloads_fingerprint([*inside, *outside])
 
     @cached_property
     def externals(self) -> tuple[ExternalTensor, ...]:

@@ -22,6 +22,7 @@ from graphsurgery.model.sources import ByteSource
 
 GRAPH_FIELD = MODEL.fields_by_name["graph"].number
 MARK_INDEX_BYTES = 8
+HASHED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +168,12 @@ def fingerprint(chunks: Iterable[Chunk]) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(chunks: Iterable[Chunk]) -> str:
-    """sha256 of the payloads' bytes, in order. Reads every weight."""
+def payloads_fingerprint(spans: Iterable[Span]) -> str:
+    """sha256 of payloads' bytes, in order."""
     digest = hashlib.sha256()
-    for chunk in chunks:
-        if isinstance(chunk, Span):
-            for start in range(0, chunk.length, 1 << 24):
-                digest.update(chunk.source.read(chunk.offset + start, min(1 << 24, chunk.length - start)))
+    for span in spans:
+        for start in range(0, span.length, HASHED_AT_ONCE):
+            digest.update(span.source.read(span.offset + start, min(HASHED_AT_ONCE, span.length - start)))
     return digest.hexdigest()
 
 

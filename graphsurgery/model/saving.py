@@ -34,6 +34,11 @@ class Plan:
     data_size: int = 0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """Bytes that will be written in all."""
+        return self.document.size + sum(span.length for _, span in self.data_pieces)
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -74,8 +79,7 @@ class Stage:
             os.replace(self.path, self.plan.output)
         self.made.clear()
         atomic.sync_folder(self.plan.output.parent)
-        written = self.plan.document.size + sum(span.length for _, span in self.plan.data_pieces)
-        return Saved(self.plan.output, self.plan.data, written, tuple(self.plan.notes))
+        return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Only fields of `SMALLEST_PAYLOAD` bytes and more are looked into: a smaller one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -89,15 +89,15 @@ class _Scanner:
         self.kept = 0
         self.records = 0
 
-    def fields(self, start: int, end: int) -> Any:
-        for field in wire.fields(self.source, start, end):
-            self.records += 1
-            if self.records > MOST_RECORDS:
-                raise MalformedModelError(f"the model has more than {MOST_RECORDS} parts", "no exporter writes such a file")
-            yield field
+    def fields(self, start: int, end: int) -> Iterator[wire.Field]:
+        return wire.fields(self.source, start, end)
 
     def literal(self, start: int, end: int) -> bytes:
+        """Bytes to keep: those of one field, or its tag and length where it is looked into."""
+        self.records += 1
         self.kept += end - start
+        if self.records > MOST_RECORDS:
+            raise MalformedModelError(f"the model has more than {MOST_RECORDS} parts", "no exporter writes such a file")
         if self.kept > LARGEST_SKELETON:
             raise MalformedModelError(
                 f"the file holds more than {LARGEST_SKELETON >> 20} MiB beside tensor data",
@@ -106,6 +106,9 @@ class _Scanner:
         return self.source.read(start, end - start)
 
     def record(self, field: wire.Field, message: Any) -> Record:
+        if field.end - field.value < SMALLEST_PAYLOAD:  # as `_field` would, but there can be a hundred thousand of them
+            data = self.literal(field.start, field.end)
+            return Record(field.number, (data,), data)
         chunks, skeleton = self._field(field, message, depth=2)
         if skeleton is chunks:
             data = b"".join(skeleton)

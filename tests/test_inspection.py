@@ -1,0 +1,127 @@
+"""inspect, who can read a file, the folder's pooling config, and what a graph tells about itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import FIXTURES, corpus_params, fixture_names
+
+import graphsurgery
+from graphsurgery.anatomy.roles import roles_of
+from graphsurgery.anatomy.tables import tables_of
+from graphsurgery.anatomy.width import last_dim
+from graphsurgery.anatomy.wiring import Wiring
+from graphsurgery.consumers import readings
+from graphsurgery.errors import RequestError
+from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_fixtures_are_read_right(name: str) -> None:
+    """Vocabulary, positions, layers and width as the folder's own config.json has them."""
+    folder = FIXTURES / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = graphsurgery.inspect(folder / "model.onnx")
+    assert found.tables.vocabulary == config["vocab_size"]
+    assert found.layers == config.get("num_hidden_layers", config.get("num_layers"))
+    assert found.hidden is not None and found.hidden.width == config.get("hidden_size", config.get("d_model"))
+    rotary = name in ("modernbert", "qwen3", "t5")
+    assert found.tables.positions == (None if rotary else config["max_position_embeddings"])
+    assert found.pools is None and not found.warnings
+    json.dumps(found.to_json())
+
+
+@pytest.mark.parametrize("path", corpus_params())
+def test_corpus_is_inspected(path: Path) -> None:
+    """Every third-party model can be looked at, and what cannot be pooled says why."""
+    found = graphsurgery.inspect(path)
+    assert (found.hidden is None) == (found.why_not is not None)
+    assert found.interface.outputs
+    json.dumps(found.to_json())
+
+
+def test_the_head_is_found() -> None:
+    pooled = graphsurgery.add_pooling(FIXTURES / "bert" / "model.onnx", mode="cls", normalize=True)
+    found = graphsurgery.inspect(pooled)
+    assert found.pools is not None and "cls" in found.pools
+    assert found.head[0]["parameters"]["normalize"] is True
+
+
+def test_width_comes_from_the_weights_and_not_from_the_declaration() -> None:
+    proto = onnx.load(FIXTURES / "bert" / "model.onnx")
+    proto.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 768
+    model = graphsurgery.load(proto)
+    assert last_dim(Wiring.of(model), "last_hidden_state") == 32
+    assert any("declared 768 wide" in warning for warning in graphsurgery.inspect(model).warnings)
+    assert graphsurgery.add_pooling(model, mode="mean").interface.outputs[0].dims == ("batch_size", 32)
+
+
+def test_tables_of_ids_that_are_added_up() -> None:
+    """Where the sum of ids and types is looked up, there is room for the types in the table."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    e (int64[b, s] input_ids, int64[b, s] token_type_ids) => (float[b, s, 2] last_hidden_state)
+    { sum = Add (input_ids, token_type_ids)
+       last_hidden_state = Gather (table, sum) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.helper.make_tensor("table", 1, [20, 2], [0.0] * 40))
+    model = graphsurgery.load(proto)
+    assert tables_of(model, roles_of(model.interface)).vocabulary == 19
+
+
+def reads(model: graphsurgery.Model) -> set[str]:
+    return {reading.consumer for reading in readings(model.interface) if reading.reads}
+
+
+def test_who_reads_what() -> None:
+    """As the table of consumers has it: token embeddings for those that pool, vectors for those that do not have to."""
+    encoder = graphsurgery.load(FIXTURES / "bert" / "model.onnx")
+    pooled = graphsurgery.add_pooling(encoder, mode="mean")
+    both = graphsurgery.add_pooling(encoder, mode="mean", keep_output=["last_hidden_state"])
+    pools_itself = {"sentence-transformers (ONNX backend)", "transformers.js", "langchain4j", "Spring AI", "infinity"}
+    takes_vectors = {"text-embeddings-inference", "Vespa", "OpenSearch ml-commons", "fastembed"}
+    assert reads(encoder) == pools_itself | takes_vectors
+    assert reads(pooled) == takes_vectors
+    assert reads(both) == (pools_itself | takes_vectors) - {"langchain4j"}  # the first output alone is what langchain4j takes
+    half = graphsurgery.load(FIXTURES / "bert-fp16" / "model.onnx")
+    assert reads(half) == set()
+
+
+@pytest.mark.parametrize(
+    ("config", "modes"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "word_embedding_dimension": 4}, ("mean",)),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, ("cls", "mean")),
+        ({"pooling_mode": "lasttoken", "embedding_dimension": 4}, ("lasttoken",)),
+        ({"pooling_mode": ["mean", "cls"], "embedding_dimension": 4}, ("mean", "cls")),
+        ({"pooling_mode": "max", "pooling_mode_mean_tokens": False}, ("max",)),
+    ],
+)
+@pytest.mark.parametrize("model", ["model.onnx", "onnx/model.onnx"])
+def test_both_forms_of_the_pooling_config(config: dict, modes: tuple[str, ...], model: str, tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = find_pooling_config(tmp_path / model)
+    assert found is not None and found.modes == modes
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"pooling_mode": "median"}', '{"pooling_mode": 3}', '{"pooling_mode": []}'])
+def test_a_broken_pooling_config_is_a_typed_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RequestError) as refused:
+        find_pooling_config(tmp_path / "model.onnx")
+    assert "--mode" in refused.value.advice
+    model = tmp_path / "model.onnx"
+    model.write_bytes((FIXTURES / "t5" / "model.onnx").read_bytes())
+    with pytest.raises(RequestError):
+        graphsurgery.add_pooling(model)
+    assert any(note.startswith("warning: ") for note in graphsurgery.add_pooling(model, mode="mean").notes)
+
+
+def test_pooling_modes_have_one_list() -> None:
+    from graphsurgery.edits.pooling_graph import MODES
+
+    assert set(MODES) == set(BOOLEANS.values())
