@@ -135,7 +135,7 @@ def check_ranges(tensors: list[ExternalTensor]) -> None:
     for one in ordered:
         if one.file.identity is not None and one.offset + one.length > one.file.identity.size:
             raise ExternalDataError(
-                f"tensor {one.tensor!r}: bytes {one.offset} to {one.offset + one.length} of {one.file.location!r}, "
+                f"tensor {one.tensor!r}: bytes {one.offset} to {one.offset + one.length} of {shown(one.file.location)!r}, "
                 f"which has {one.file.identity.size}",
                 "the data file is truncated or belongs to another model: download or export it again",
             )
@@ -144,9 +144,8 @@ def check_ranges(tensors: list[ExternalTensor]) -> None:
         same = (first.offset, first.length) == (second.offset, second.length)
         one_file = _file_key(first.file) == _file_key(second.file)
         if one_file and second.offset < first.offset + first.length and not same:
-            raise ExternalDataError(
-                f"tensors {first.tensor!r} and {second.tensor!r} overlap in {first.file.location!r}", "export the model again"
-            )
+            what = f"tensors {first.tensor!r} and {second.tensor!r} overlap in {shown(first.file.location)!r}"
+            raise ExternalDataError(what, "export the model again")
 
 
 def _file_key(file: ExternalFile) -> tuple[int, int, str]:
