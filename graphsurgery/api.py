@@ -28,8 +28,8 @@ def add_pooling(
         mode: cls, mean, max, mean_sqrt_len_tokens, weightedmean or lasttoken; several (a sequence, or separated by commas) are
             concatenated in order; ``auto`` reads the folder's 1_Pooling/config.json.
         normalize: append L2 normalisation as well.
-        hidden_state: the value to pool, ``[batch, seq, dim]`` float32, float16, bfloat16 or float64, where it is not found by itself.
-        mask: an input ``[batch, seq]`` of any numeric type (tokens are where it is not 0), ``ones``, or ``pad:ID``.
+        hidden_state: the value to pool, ``[batch, seq, dim]`` float32, float16, bfloat16 or float64, where it is not found
+        by itself. mask: an input ``[batch, seq]`` of any numeric type (tokens are where it is not 0), ``ones``, or ``pad:ID``.
         ids: the input with the token ids.
         keep_output: outputs of the encoder to keep; the others are dropped.
 

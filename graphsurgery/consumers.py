@@ -1,7 +1,7 @@
 """Who can read a file as it is: the known consumers of embedding models and what each takes from the file.
 
-Source: each project's own loading code (text-embeddings-inference, transformers.js, Vespa, OpenSearch ml-commons, fastembed, langchain4j,
-Spring AI, infinity, sentence-transformers).
+Source: each project's own loading code (text-embeddings-inference, transformers.js, Vespa, OpenSearch ml-commons,
+fastembed, langchain4j, Spring AI, infinity, sentence-transformers).
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class MissingPackageError(GraphSurgeryError, ImportError):
     """An optional package is needed for what was asked."""
 
 
-class VerificationFailed(GraphSurgeryError, AssertionError):
+class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it names an outcome
     """`run` was asked to prove its work and the verdict was not PASSED; ``outcome`` holds the report."""
 
     def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:

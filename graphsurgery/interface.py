@@ -13,7 +13,8 @@ Dim = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output: ``dtype`` is an onnx.TensorProto element type (0: undeclared), ``dims`` None when the rank is unknown."""
+    """An input or output: ``dtype`` is an onnx.TensorProto element type (0: undeclared), ``dims`` None when the rank is
+    unknown."""
 
     name: str
     dtype: int

@@ -30,9 +30,9 @@ def combined(verdicts: Iterable[Verdict]) -> Verdict:
 class Comparison:
     """One kind of feed: how many cases (rows) were compared and how far they were apart.
 
-    ``worst`` is the largest absolute difference, ``margin`` the largest difference in units of its tolerance (passed: at most 1),
-    ``cosine`` the smallest cosine between a vector and its reference (None where neither has a length), ``not_finite`` the number
-    of NaN and infinite values that the reference does not have.
+    ``worst`` is the largest absolute difference, ``margin`` the largest difference in units of its tolerance (passed: at
+    most 1), ``cosine`` the smallest cosine between a vector and its reference (None where neither has a length),
+    ``not_finite`` the number of NaN and infinite values that the reference does not have.
     """
 
     kind: str
@@ -64,7 +64,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Check:
-    """One question put to a model. Structural checks have a ``verdict`` of their own, numerical ones that of their comparisons."""
+    """One question put to a model. Structural checks have a ``verdict`` of their own, numerical ones that of their
+    comparisons."""
 
     name: str
     detail: str

@@ -27,7 +27,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` did. ``steps`` are the edits that the output records. ``report`` is None where no proof was asked for; ``saved`` is None for a dry run and a failed proof."""
+    """What `run` did. ``steps`` are the edits that the output records. ``report`` is None where no proof was asked for;
+    ``saved`` is None for a dry run and a failed proof."""
 
     model: Model
     source: Model
@@ -84,7 +85,8 @@ def run(
         hash_weights: record a sha256 of the weights inside the file as well.
 
     Raises:
-        VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and `save` raise.
+        VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and
+        `save` raise.
     """
     before = load(source)
     if not steps:

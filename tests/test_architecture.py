@@ -26,7 +26,8 @@ LAYERS = (
     ("api", "runner"),
     ("cli",),
 )
-"""Each layer imports only from layers above it, and from itself; but edits and verify, side by side, know nothing of each other."""
+"""Each layer imports only from layers above it, and from itself; but edits and verify, side by side, know nothing of each
+other."""
 
 
 def imported(path: Path) -> set[str]:

@@ -1,4 +1,5 @@
-"""Every golden case, and what the harness proves of each for free: text, checker, interface, numbers, second run, input untouched."""
+"""Every golden case, and what the harness proves of each for free: text, checker, interface, numbers, second run, input
+untouched."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def test_case(path: Path, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_case_is_proven(path: Path) -> None:
-    """What a case gives is a valid file, agrees with the reference on every kind of feed, and refuses or repeats a second run."""
+    """What a case gives is a valid file, agrees with the reference on every kind of feed, and refuses or repeats a second
+    run."""
     case = Case.read(path)
     if case.after is None:
         assert case.error is not None and case.error[1], "an error without words"

@@ -193,7 +193,9 @@ def test_no_traceback_on_the_corpus(path: Path, verb: str, tmp_path: Path, capsy
 
 def test_the_installed_command_runs() -> None:
     """As a process of its own, from the package's __main__."""
-    done = subprocess.run([sys.executable, "-m", "graphsurgery", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "graphsurgery", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert graphsurgery.__version__ in done.stdout
 
 

@@ -1,4 +1,5 @@
-"""Pooling third-party encoders that nobody made for us: odd names, no mask, unsorted nodes, wrong declarations, heads, absent weights."""
+"""Pooling third-party encoders that nobody made for us: odd names, no mask, unsorted nodes, wrong declarations, heads,
+absent weights."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def test_no_mask_is_refused_with_the_choices() -> None:
 
 def test_dependence_on_padding_is_reported(tmp_path: Path) -> None:
     """An encoder whose own output depends on padding: not our fault, not hidden."""
-    done = graphsurgery.run([AddPooling("mean")], CORPUS / "vespa-t5-random-encoder/random_encoder.onnx", output=tmp_path / "o.onnx")
+    done = graphsurgery.run(
+        [AddPooling("mean")], CORPUS / "vespa-t5-random-encoder/random_encoder.onnx", output=tmp_path / "o.onnx"
+    )
     assert done.report is not None
     (padding,) = (line for line in done.report.observations if "padding" in line)
     assert float(padding.split("at most ")[1].split()[0]) > 0.1

@@ -107,7 +107,9 @@ def test_both_forms_of_the_pooling_config(config: dict, modes: tuple[str, ...], 
     assert found is not None and found.modes == modes
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"pooling_mode": "median"}', '{"pooling_mode": 3}', '{"pooling_mode": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "{}", '{"pooling_mode": "median"}', '{"pooling_mode": 3}', '{"pooling_mode": []}']
+)
 def test_a_broken_pooling_config_is_a_typed_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(text, encoding="utf-8")

@@ -68,7 +68,9 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     assert (entry["edit"], entry["version"], entry["source"]) == ("add-pooling", graphsurgery.__version__, source.fingerprint)
     assert entry["parameters"]["mode"] == "mean" and entry["parameters"]["mask"] == "attention_mask"
     assert "weights" not in entry
-    done = graphsurgery.run([graphsurgery.AddPooling("cls"), graphsurgery.AddNormalize()], BERT, output=tmp_path / "o.onnx", hash_weights=True)
+    done = graphsurgery.run(
+        [graphsurgery.AddPooling("cls"), graphsurgery.AddNormalize()], BERT, output=tmp_path / "o.onnx", hash_weights=True
+    )
     first, second = entries(graphsurgery.load(done.output))
     assert first["weights"] == second["weights"] == source.weights_fingerprint()
     assert second["edit"] == "add-normalize" and second["source"] != first["source"]

@@ -106,7 +106,9 @@ def _advice(model: Model, wiring: Wiring, ids: str | None) -> str:
     could = _output_candidates(model, wiring, ids) or _inner_candidates(model)
     if could:
         return f"name the hidden state with --hidden-state; it could be {', '.join(could)}"
-    return "name the hidden state with --hidden-state (inspect shows the graph's outputs), or export the encoder without its head"
+    return (
+        "name the hidden state with --hidden-state (inspect shows the graph's outputs), or export the encoder without its head"
+    )
 
 
 def _fits(value: Value) -> bool:

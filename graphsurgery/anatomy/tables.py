@@ -33,8 +33,8 @@ class Tables:
 def tables_of(model: Model, roles: Roles) -> Tables:
     """Find the tables that ids, token types and positions are looked up in.
 
-    A table is a rank-2 initializer that a Gather reads along axis 0, or one of EmbedLayerNormalization's. The position table is the
-    shortest one as wide as the vocabulary's whose index comes from neither ids nor token types.
+    A table is a rank-2 initializer that a Gather reads along axis 0, or one of EmbedLayerNormalization's. The position
+    table is the shortest one as wide as the vocabulary's whose index comes from neither ids nor token types.
     """
     wiring = Wiring.of(model)
     rows: dict[str, tuple[int, int]] = {}

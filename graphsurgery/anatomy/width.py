@@ -8,8 +8,30 @@ from graphsurgery.anatomy.wiring import Wiring, attribute_int
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Pow", "PRelu"})
 UNARY = frozenset(
-    "Cast CastLike Identity Dropout Relu Gelu Erf Tanh Sigmoid Sqrt Softmax Clip Elu LeakyRelu Neg Abs HardSigmoid Mish "
-    "QuickGelu FastGelu QuantizeLinear DequantizeLinear".split()
+    [
+        "Cast",
+        "CastLike",
+        "Identity",
+        "Dropout",
+        "Relu",
+        "Gelu",
+        "Erf",
+        "Tanh",
+        "Sigmoid",
+        "Sqrt",
+        "Softmax",
+        "Clip",
+        "Elu",
+        "LeakyRelu",
+        "Neg",
+        "Abs",
+        "HardSigmoid",
+        "Mish",
+        "QuickGelu",
+        "FastGelu",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    ]
 )
 SCALED_NORMS = {
     "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1, "SkipLayerNormalization": 2,

@@ -13,8 +13,8 @@ from graphsurgery.interface import type_name
 
 def inspect_command(verb: str) -> click.Command:
     def callback(model: str, as_json: bool, quiet: bool) -> int:
-        """Show what MODEL is: interface, encoder, head found, layers, precision, warnings, who can read it. Runs nothing and reads
-        no weights."""
+        """Show what MODEL is: interface, encoder, head found, layers, precision, warnings, who can read it. Runs nothing
+        and reads no weights."""
         found = inspect(model)
         if as_json:
             print_json(found.to_json())
@@ -26,9 +26,9 @@ def inspect_command(verb: str) -> click.Command:
 
 
 def _print(found: Inspection) -> None:
-    from rich.text import Text  # noqa: PLC0415 -- rich is not needed for --json
+    from rich.text import Text  # rich is not needed forjson
 
-    from graphsurgery.cli.render import bullets, consumer_table, facts_table, interface_table, section  # noqa: PLC0415
+    from graphsurgery.cli.render import bullets, consumer_table, facts_table, interface_table, section
 
     out.print(Text(found.path or "model", style="bold"))
     out.print(section("Interface", interface_table(found.interface)))

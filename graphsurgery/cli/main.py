@@ -1,7 +1,7 @@
 """The ``graphsurgery`` command: finds the verb's command and turns errors into messages and exit codes.
 
-Exit codes: 0 done, and what was asked to be checked passed; 1 a verdict failed or nothing could be checked; 2 the request, the file or the
-surroundings are wrong; 3 a bug; 130 interrupted.
+Exit codes: 0 done, and what was asked to be checked passed; 1 a verdict failed or nothing could be checked; 2 the request,
+the file or the surroundings are wrong; 3 a bug; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Verb(NamedTuple):
-    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for it."""
+    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for
+    it."""
 
     command: str
     summary: str
@@ -111,7 +112,7 @@ def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
 
 def _failed(error: Exception, as_json: bool) -> int:
     """A known error: its message and exit code. An unknown one: a bug, with its traceback."""
-    from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # noqa: PLC0415 -- not before a verb has run
+    from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # not before a verb has run
 
     if not isinstance(error, GraphSurgeryError):
         traceback.print_exception(error)

@@ -87,7 +87,9 @@ def section(title: str, body: RenderableType) -> RenderableType:
 
 def bullets(lines: Iterable[str]) -> RenderableType:
     """One paragraph each; warnings stand out."""
-    return Padding(Group(*(Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)), (0, 0, 0, 2))
+    return Padding(
+        Group(*(Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)), (0, 0, 0, 2)
+    )
 
 
 def _verdict(verdict: Verdict) -> Text:
@@ -101,7 +103,9 @@ def _figures(check: Check) -> str:
     worst = max(one.worst for one in check.comparisons)
     margin = max(one.margin for one in check.comparisons)
     failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
-    text = f"{cases} cases of {len(check.comparisons)} kinds, worst difference {worst:.1e} ({_share(margin)} of what is allowed)"
+    text = (
+        f"{cases} cases of {len(check.comparisons)} kinds, worst difference {worst:.1e} ({_share(margin)} of what is allowed)"
+    )
     return text + (f"; failed: {', '.join(failed)}" if failed else "")
 
 

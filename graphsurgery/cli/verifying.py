@@ -10,12 +10,18 @@ from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.verify.verify import verify
 
 OPTIONS = (
-    click.option("--against", required=True, type=click.Path(), metavar="SOURCE", help="The file before the edit, or any file with the same inputs."),
+    click.option(
+        "--against",
+        required=True,
+        type=click.Path(),
+        metavar="SOURCE",
+        help="The file before the edit, or any file with the same inputs.",
+    ),
     click.option("--texts", type=click.Path(), help="A UTF-8 file of texts, one a line, to compare on as well."),
     click.option("--atol", type=float, help="Allowed absolute difference between outputs of the same name."),
     click.option("--min-cosine", type=float, help="Smallest allowed cosine between outputs of the same name."),
     click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
-)  # fmt: skip
+)
 
 
 def verify_command(verb: str) -> click.Command:
@@ -23,16 +29,16 @@ def verify_command(verb: str) -> click.Command:
         model: str, against: str, texts: str | None, atol: float | None, min_cosine: float | None, full: bool,
         as_json: bool, quiet: bool,
     ) -> int:  # fmt: skip
-        """Prove that MODEL computes what the edits it records mean, applied to SOURCE; or, where it records none, that both files give
-        the same outputs. Exit code 0 when the verdict is PASSED, 1 when it is FAILED or nothing could be checked."""
+        """Prove that MODEL computes what the edits it records mean, applied to SOURCE; or, where it records none, that both
+        files give the same outputs. Exit code 0 when the verdict is PASSED, 1 when it is FAILED or nothing could be checked."""
         with progress(quiet or as_json) as tell:
             report = verify(model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, full=full, progress=tell)
         if as_json:
             print_json({"model": model, "against": against, "report": report.to_json()})
         elif not quiet:
-            from rich.text import Text  # noqa: PLC0415 -- rich is not needed for --json
+            from rich.text import Text  # rich is not needed forjson
 
-            from graphsurgery.cli.render import STYLES, report_details  # noqa: PLC0415
+            from graphsurgery.cli.render import STYLES, report_details
 
             out.print(report_details(report))
             out.print(Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {report.cases} cases compared"))

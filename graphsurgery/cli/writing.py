@@ -15,7 +15,6 @@ from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.runner import Outcome, run
 
-
 EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in (AddPooling, AddNormalize, StripHead)}
 """Every edit by its verb."""
 
@@ -48,7 +47,7 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(outcome.to_json())
     elif not quiet:
-        from graphsurgery.cli.render import print_outcome  # noqa: PLC0415 -- rich's tables are not needed for --json
+        from graphsurgery.cli.render import print_outcome  # rich's tables are not needed forjson
 
         print_outcome(out, outcome)
 
@@ -56,6 +55,6 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
 def _show_failed(error: VerificationFailed, as_json: bool, quiet: bool) -> None:
     """The report of a proof that failed; the error itself is printed by `main`."""
     if isinstance(error.outcome, Outcome) and error.outcome.report is not None and not as_json and not quiet:
-        from graphsurgery.cli.render import report_details  # noqa: PLC0415 -- as above
+        from graphsurgery.cli.render import report_details  # as above
 
         err.print(report_details(error.outcome.report))

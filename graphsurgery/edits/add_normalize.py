@@ -14,8 +14,8 @@ from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.errors import AlreadyPooledError, NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.draft import Draft
+from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
 
@@ -36,7 +36,8 @@ class AddNormalize(GraphEdit):
     def resolve(self, model: Model) -> tuple[AddNormalize, tuple[str, ...]]:
         """Settle the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.
 
-        Raises NameNotFoundError, RequestError (no or several candidates), AlreadyPooledError (normalised already), UnsupportedModelError.
+        Raises NameNotFoundError, RequestError (no or several candidates), AlreadyPooledError (normalised already),
+        UnsupportedModelError.
         """
         require_opset(model, self.verb)
         value = _target(model, self.target)
@@ -90,5 +91,6 @@ def _refuse_second_time(model: Model, name: str) -> None:
         pooled = step.edit == "add-pooling" and step.parameters.get("normalize") and step.parameters.get("output_name") == name
         if pooled or (step.edit == AddNormalize.verb and step.parameters.get("target") == name):
             raise AlreadyPooledError(
-                f"{name} is normalised already: its metadata record {step.edit}", "nothing is left to do; see `graphsurgery inspect`"
+                f"{name} is normalised already: its metadata record {step.edit}",
+                "nothing is left to do; see `graphsurgery inspect`",
             )

@@ -31,8 +31,9 @@ AUTO = "auto"
 class AddPooling(GraphEdit):
     """Append pooling, and L2 normalisation where asked: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
 
-    The mathematics are those of sentence-transformers' Pooling module (see `pooling_graph`), but for rows without any token, which
-    give zeros, and padded positions, which never contribute. The head computes in float32 whatever the encoder's type.
+    The mathematics are those of sentence-transformers' Pooling module (see `pooling_graph`), but for rows without any
+    token, which give zeros, and padded positions, which never contribute. The head computes in float32 whatever the
+    encoder's type.
     """
 
     verb: ClassVar[str] = POOLING
@@ -118,7 +119,7 @@ def _settled_modes(asked: tuple[str, ...], model: Path | None) -> tuple[tuple[st
         if config is None:
             raise RequestError(
                 "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
-                "give the mode that the model was trained with: --mode mean or --mode cls for most encoders, lasttoken for decoders",
+                "give the mode that the model was trained with: --mode mean or cls for most encoders, lasttoken for decoders",
             )
         return config.modes, []
     for mode in asked:

@@ -1,7 +1,8 @@
 """What an edit is: a frozen dataclass whose fields are its parameters, and the one way in which every edit is applied.
 
-``resolve`` (the precondition: what was found, what is needed, how to get there) -> ``change`` -> ``ensure`` (the postcondition).
-The constructor, the command line's options, the recorded parameters and the printed form all come from the one declaration.
+``resolve`` (the precondition: what was found, what is needed, how to get there) -> ``change`` -> ``ensure`` (the
+postcondition). The constructor, the command line's options, the recorded parameters and the printed form all come from the
+one declaration.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Edit(ABC):
 
     @abstractmethod
     def resolve(self, model: Model) -> tuple[Self, tuple[str, ...]]:
-        """This edit with every parameter settled for ``model``, and notes for the user; a RequestError where it cannot be done."""
+        """This edit with every parameter settled for ``model``, and notes for the user; a RequestError where it cannot be
+        done."""
 
     @abstractmethod
     def document(self, model: Model, weights: str | None) -> Document:

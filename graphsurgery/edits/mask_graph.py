@@ -48,7 +48,8 @@ def choose_mask(model: Model, spec: str | None, ids: str | None) -> MaskChoice:
 
 
 def token_mask(ops: Operators, choice: MaskChoice, x: gs.Tensor) -> gs.Variable:
-    """``m [batch, seq]`` bool: mask != 0, or ids != pad id, or true everywhere. ``x [batch, seq, dim]`` gives ``ones`` its shape."""
+    """``m [batch, seq]`` bool: mask != 0, or ids != pad id, or true everywhere. ``x [batch, seq, dim]`` gives ``ones`` its
+    shape."""
     if choice.spec == ONES:
         shape = ops.node("Shape", x, name="shape")
         batch_seq = ops.node(
@@ -67,8 +68,8 @@ def token_mask(ops: Operators, choice: MaskChoice, x: gs.Tensor) -> gs.Variable:
 def _default_mask(model: Model, roles: Roles) -> str:
     if roles.mask is None:
         raise MaskError(
-            f"the model has no attention mask input (looked for {', '.join(MASK_NAMES[:3])}, ...); its inputs are {_input_names(model)}",
-            "name it with --mask NAME, or choose --mask ones (every position is a token) or --mask pad:ID (tokens are the ids other than ID)",
+            f"the model has no attention mask input ({', '.join(MASK_NAMES[:3])}, ...); its inputs are {_input_names(model)}",
+            "name it with --mask NAME, or choose --mask ones (every position is a token) or --mask pad:ID (the ids other than ID are)",
         )
     _check_mask_input(model, roles.mask.name)
     return roles.mask.name
@@ -78,11 +79,13 @@ def _check_mask_input(model: Model, name: str) -> None:
     value = model.interface.input(name)
     if value is None:
         raise NameNotFoundError(
-            f"the model has no input {name!r} to take as the mask", f"its inputs are {_input_names(model)}; or use ones or pad:ID"
+            f"the model has no input {name!r} to take as the mask",
+            f"its inputs are {_input_names(model)}; or use ones or pad:ID",
         )
     if not is_mask_like(value):
         raise MaskError(
-            f"the mask input is {value}; pooling needs numbers or booleans of [batch, seq]", "choose --mask ones or --mask pad:ID"
+            f"the mask input is {value}; pooling needs numbers or booleans of [batch, seq]",
+            "choose --mask ones or --mask pad:ID",
         )
 
 
@@ -92,7 +95,9 @@ def _ids_for_padding(model: Model, roles: Roles, spec: str) -> str:
         raise MaskError(f"--mask {spec} names no token id", "write the padding token's id, such as pad:0")
     if roles.ids is None or not is_ids_like(roles.ids):
         found = f"{roles.ids.name} is {type_name(roles.ids.dtype)} of rank {roles.ids.rank}" if roles.ids else "there is none"
-        raise MaskError(f"--mask {spec} needs an integer [batch, seq] input of token ids, but {found}", "name it with --ids NAME")
+        raise MaskError(
+            f"--mask {spec} needs an integer [batch, seq] input of token ids, but {found}", "name it with --ids NAME"
+        )
     return roles.ids.name
 
 

@@ -1,7 +1,8 @@
 """ONNX operators as functions on a draft, each in the form that the model's own opset has.
 
-Axes became an input at opset 13 (ReduceSum, Squeeze, Unsqueeze) and at 18 (ReduceMax). Only operators that ONNX Runtime's symbolic shape
-inference understands are used: it gives up on ReduceL2 and on a bare ReduceMax, and the encoder is then not fused.
+Axes became an input at opset 13 (ReduceSum, Squeeze, Unsqueeze) and at 18 (ReduceMax). Only operators that ONNX Runtime's
+symbolic shape inference understands are used: it gives up on ReduceL2 and on a bare ReduceMax, and the encoder is then not
+fused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ``1_Pooling/config.json`` of a sentence-transformers folder, in both of its forms.
 
-Up to sentence-transformers 5.3 it has one boolean per mode (``pooling_mode_mean_tokens``, ...); from 5.4 on ``pooling_mode``, a name or
-a list. With several booleans the modes concatenate in the module's own order, not the file's.
+Up to sentence-transformers 5.3 it has one boolean per mode (``pooling_mode_mean_tokens``, ...); from 5.4 on
+``pooling_mode``, a name or a list. With several booleans the modes concatenate in the module's own order, not the file's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class PoolingConfig:
 
 
 def find_pooling_config(model: Path) -> PoolingConfig | None:
-    """The pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None; RequestError when it is broken."""
+    """The pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None; RequestError when it is
+    broken."""
     for folder in (model.parent, model.parent.parent):
         path = folder / "1_Pooling" / "config.json"
         if path.is_file():

@@ -20,7 +20,8 @@ class Session:
     """A model loaded in ONNX Runtime on the CPU."""
 
     def __init__(self, source: str | Path | bytes, folder: Path | None = None, threads: int = 0) -> None:
-        """Load a file, or a serialised model whose external data lie in ``folder``. ``threads`` 0 leaves the choice to ONNX Runtime.
+        """Load a file, or a serialised model whose external data lie in ``folder``. ``threads`` 0 leaves the choice to ONNX
+        Runtime.
 
         Raises UnsupportedModelError, with ONNX Runtime's own reason, when it cannot load the model.
         """
@@ -58,7 +59,8 @@ class Session:
 
 
 def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int = 0) -> Session:
-    """A session on ``model``, from its file where it is one and as it is; ``extra_outputs`` are values of the graph to give as well."""
+    """A session on ``model``, from its file where it is one and as it is; ``extra_outputs`` are values of the graph to give
+    as well."""
     model.require_data("running the model")
     if model.path is not None and not extra_outputs and model.is_as_loaded:
         return Session(model.path, threads=threads)

@@ -1,0 +1,116 @@
+"""The head hides nothing of the encoder from ONNX Runtime's transformer optimizer: it fuses the same with the head and without.
+
+The optimizer infers shapes symbolically first. Where it meets an operator that it cannot read (ReduceMax or ReduceL2 at opset
+18, say), it goes on without shapes, in silence, and skip-layer-norms and attentions stay as they were. `quant_pre_process`
+fails outright.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import FIXTURES, fixture_names
+from fusions import EVERY_MODE, HEADS, fused, inferred_dims, require_optimizer, with_head
+from onnx import TensorProto, helper, version_converter
+
+import graphsurgery
+
+require_optimizer()
+
+CONVERTED = (("bert", 17), ("bert", 19), ("bert", 21), ("t5", 15), ("t5", 17), ("t5", 21))
+"""Fixtures (opset 18) that onnx's version converter brings to another opset. Below these LayerNormalization, Shape and Split
+are in the way; opsets 11 and 13 are in tests/peers, exported as such."""
+
+
+@functools.cache
+def fused_without_head(path: Path, model_type: str = "bert") -> dict[str, int]:
+    found = fused(path, model_type)
+    assert found, "the optimizer fuses nothing in this encoder: the test would compare nothing"
+    return found
+
+
+def fixture(name: str) -> Path:
+    return FIXTURES / name / "model.onnx"
+
+
+@pytest.mark.parametrize(("mode", "normalize"), HEADS)
+def test_bert_fuses_the_same_under_every_head(tmp_path, mode, normalize):
+    bare = fused_without_head(fixture("bert"))
+    assert bare["Attention"] == 3 and bare["SkipLayerNormalization"] == 6 and bare["EmbedLayerNormalization"] == 1
+    assert fused(with_head(fixture("bert"), tmp_path, mode, normalize)) == bare
+
+
+@pytest.mark.parametrize("mode", [*EVERY_MODE.split(","), EVERY_MODE])
+@pytest.mark.parametrize("name", ["t5", "xlmr"])
+def test_others_fuse_the_same_under_every_mode(tmp_path, name, mode):
+    assert fused(with_head(fixture(name), tmp_path, mode, normalize=True)) == fused_without_head(fixture(name))
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_every_fixture_fuses_the_same_under_all_modes_at_once(tmp_path, name):
+    assert fused(with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True)) == fused_without_head(fixture(name))
+
+
+@pytest.mark.parametrize(("name", "model_type"), [("t5", "t5"), ("qwen3", "qwen3"), ("qwen3", "gpt2")])
+def test_the_optimizers_for_other_model_types(tmp_path, name, model_type):
+    pooled = with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True)
+    assert fused(pooled, model_type) == fused_without_head(fixture(name), model_type)
+
+
+@pytest.mark.parametrize("mask", ["ones", "pad:0"])
+def test_other_masks(tmp_path, mask):
+    pooled = with_head(fixture("bert"), tmp_path, EVERY_MODE, normalize=True, mask=mask)
+    assert fused(pooled) == fused_without_head(fixture("bert"))
+
+
+@pytest.mark.parametrize(("name", "opset"), CONVERTED)
+def test_other_opsets(tmp_path, name, opset):
+    source = tmp_path / f"opset{opset}.onnx"
+    onnx.save(version_converter.convert_version(onnx.load(fixture(name)), opset), source)
+    pooled = with_head(source, tmp_path, EVERY_MODE, normalize=True)
+    assert graphsurgery.load(pooled).opset == opset
+    assert fused(pooled) == fused_without_head(source)
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["pooled at once", "normalised after"])
+def test_add_normalize_hides_nothing_either(tmp_path, added):
+    model = graphsurgery.add_pooling(fixture("xlmr"), mode="cls", normalize=not added)
+    model = graphsurgery.add_normalize(model) if added else model
+    graphsurgery.save(model, tmp_path / "model.onnx")
+    assert fused(tmp_path / "model.onnx") == fused_without_head(fixture("xlmr"))
+
+
+@pytest.mark.parametrize(("mode", "normalize"), HEADS)
+def test_symbolic_shape_inference_reads_every_head(mode, normalize):
+    pooled = graphsurgery.add_pooling(fixture("bert"), mode=mode, normalize=normalize)
+    assert inferred_dims(pooled.to_proto()) == ["batch_size", 32 * len(mode.split(","))]
+
+
+@pytest.mark.parametrize("name", [name for name in fixture_names() if name != "bert-external"])
+def test_symbolic_shape_inference_reads_all_modes_at_once(name):
+    pooled = graphsurgery.add_pooling(fixture(name), mode=EVERY_MODE, normalize=True)
+    assert inferred_dims(pooled.to_proto()) == list(pooled.interface.outputs[0].dims)
+
+
+@pytest.mark.parametrize("mode", [*EVERY_MODE.split(","), EVERY_MODE])
+def test_symbolic_shape_inference_that_merges_nothing(mode):
+    """As `quant_pre_process` asks for it by default. BERT's own encoder does not pass that, T5's does."""
+    pooled = graphsurgery.add_pooling(fixture("t5"), mode=mode, normalize=True)
+    assert inferred_dims(pooled.to_proto(), auto_merge=False) == ["batch_size", 36 * len(mode.split(","))]
+
+
+@pytest.mark.parametrize("operator", ["ReduceMax", "ReduceL2"])
+def test_a_head_that_hides_the_encoder_is_noticed(tmp_path, operator):
+    model = onnx.load(fixture("bert"))
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor("axes", TensorProto.INT64, [1], [1]))
+    graph.node.append(helper.make_node(operator, ["last_hidden_state", "axes"], ["reduced"], keepdims=0))
+    graph.node.append(helper.make_node("Add", ["reduced", "reduced"], ["embedding"]))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch_size", 32]))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert fused(tmp_path / "model.onnx") != fused_without_head(fixture("bert"))
+    with pytest.raises(TypeError):
+        inferred_dims(model)
