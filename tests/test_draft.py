@@ -1,4 +1,4 @@
-"""What a draft promises to edits: reading changes nothing, every change is written, and names are new wherever they are looked for."""
+"""What a draft promises to edits: reading changes nothing, every change is written, and new names are new everywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def drafted(*nodes: onnx.NodeProto) -> Draft:
 
 
 def names_in(message: object) -> Iterator[str]:
-    """Every name of a value, node or function in a message, found by walking all of it; an attribute's tensors are no values."""
+    """Every name of a value, node or function in a message, found by walking all of it; an attribute's tensors have none."""
     if isinstance(message, onnx.AttributeProto):
         for graph in (message.g, *message.graphs):
             yield from names_in(graph)

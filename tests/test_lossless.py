@@ -1,8 +1,7 @@
-"""Loading and saving a file loses nothing; an edit changes what it says it changes and nothing else; taking it back gives the source."""
+"""Loading and saving a file loses nothing; an edit changes what it says and nothing else; taking it back gives the source."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from conftest import FIXTURES, corpus_models, corpus_params, fixture_names
-from keeping import appended, check_kept, check_way_back, finished, proto_of, weights, without_places
-from onnx import TensorProto, helper
+from keeping import appended, check_kept, check_way_back, finished, make_external, proto_of, weights, without_places
+from onnx import helper
 from protobuf_fields import differences
 
 import graphsurgery
@@ -72,7 +71,7 @@ def test_saved_elsewhere_only_the_place_of_data_differs(path: Path, source: Path
     if model.missing_data:
         with pytest.raises(MissingDataError):
             save(model, tmp_path / "saved.onnx")
-        assert os.listdir(tmp_path) == ["source"]
+        assert list(tmp_path.iterdir()) == [source.parent]
         return
     saved = load(save(model, tmp_path / "saved.onnx").path)
     assert list(differences(without_places(proto_of(source)), without_places(proto_of(saved.path)))) == []
@@ -109,7 +108,9 @@ def test_an_appended_node_is_all_that_differs(path: Path, source: Path) -> None:
     check_way_back(edited, path.read_bytes(), source.parent)
 
 
-@pytest.mark.parametrize("path", [*(path for path in corpus_models() if path.parent.name in POOLED), *FIXED], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", [*(path for path in corpus_models() if path.parent.name in POOLED), *FIXED], ids=lambda path: path.parent.name
+)
 def test_pooling_touches_nothing_but_the_outputs(path: Path, source: Path) -> None:
     edited = graphsurgery.add_pooling(source, mode="mean", mask="ones", normalize=True)
     saved = save(edited, source.with_name("saved.onnx"))
@@ -168,9 +169,7 @@ def external(folder: Path) -> onnx.ModelProto:
     held = exotic.tensor("e", seed=9)
     folder.mkdir()
     (folder / "e.bin").write_bytes(held.raw_data)
-    held.ClearField("raw_data")
-    held.data_location = TensorProto.EXTERNAL
-    held.external_data.add(key="location", value="e.bin")
+    make_external(held, {"location": "e.bin"})
     model.graph.initializer.append(held)
     return model
 
@@ -197,4 +196,4 @@ def test_external_data_in_memory_without_a_folder(tmp_path: Path) -> None:
     model = load(external(tmp_path / "data"))
     with pytest.raises(MissingDataError):
         save(model, tmp_path / "data" / "saved.onnx")
-    assert os.listdir(tmp_path / "data") == ["e.bin"]
+    assert list((tmp_path / "data").iterdir()) == [tmp_path / "data" / "e.bin"]

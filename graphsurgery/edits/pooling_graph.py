@@ -84,8 +84,11 @@ def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def max(ops: Operators, t: Tokens) -> gs.Variable:
-    """max over positions with m = 1: what stands where it is largest. ReduceMax would do, but ONNX Runtime's symbolic shape inference
-    cannot read its axes from opset 18 on; the optimizer and `quant_pre_process` then give up, the first in silence."""
+    """max over positions with m = 1: what stands where it is largest.
+
+    ReduceMax would do, but from opset 18 on ONNX Runtime's symbolic shape inference cannot read its axes. The optimizer then
+    fuses less, in silence, and `quant_pre_process` fails.
+    """
     lowest = ops.constant(-np.inf, np.float32, "lowest")
     at_tokens = ops.node("Where", t.mask_3d, t.x, lowest, name="at_tokens")
     where = ops.node("ArgMax", at_tokens, name="where", axis=1, keepdims=1)

@@ -9,9 +9,9 @@ from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import MOVE, steps, undone
+from graphsurgery.model.provenance import MOVE, Step, steps, undone
 from graphsurgery.model.records import Document
-from graphsurgery.model.relocate import moved
+from graphsurgery.model.relocate import locations, moved
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,17 @@ class StripHead(Edit):
         document = undone_to_source(model)
         for step in steps(model.proto):
             if step.edit == MOVE:
-                document = moved(document, step.parameters["data"], step.parameters["bases"])
+                document = _moved_again(document, step)
+        if not set(locations(document)) <= set(model.files):
+            raise _does_not_fit(MOVE)
         return document
+
+
+def _moved_again(document: Document, step: Step) -> Document:
+    try:
+        return moved(document, step.parameters["data"], step.parameters["bases"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _does_not_fit(step.edit) from error
 
 
 def undone_to_source(model: Model) -> Document:
@@ -53,8 +62,12 @@ def undone_to_source(model: Model) -> Document:
     for step in reversed(steps(model.proto)):
         document = undone(document, step)
         if document.fingerprint != step.source:
-            raise NoHeadError(
-                f"without {step.edit} the file is not what it was made from: another program changed it since",
-                "take the original encoder file instead",
-            )
+            raise _does_not_fit(step.edit)
     return document
+
+
+def _does_not_fit(edit: str) -> NoHeadError:
+    return NoHeadError(
+        f"without {edit} the file is not what it was made from: another program changed it since",
+        "take the original encoder file instead",
+    )

@@ -1,8 +1,8 @@
 """Files that appear whole or not at all. Standard library only.
 
-A file is written under a name nobody uses, made durable with fsync, and gets its real name by a rename, which is the one moment at
-which it exists. Untouched bytes are copied by the kernel (``copy_file_range``, which shares blocks where the file system can),
-with plain reads and writes where it cannot.
+A file is written under a name nobody uses, made durable with fsync, and gets its real name by a link or a rename, which is the
+one moment at which it exists. Untouched bytes are copied by the kernel (``copy_file_range``, which shares blocks where the file
+system can), with plain reads and writes where it cannot.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 BLOCK = 64 << 20
 PLAIN_BLOCK = 1 << 20
+LONGEST_STEM = 40
+"""Characters of a file's name in the name of its temporary file: 160 bytes in UTF-8 at most, and file systems take 255."""
 CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
@@ -39,15 +41,15 @@ def no_progress(_: int) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside ``path`` that nobody uses."""
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".{path.name[:LONGEST_STEM]}.{secrets.token_hex(6)}.tmp")
 
 
 def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progress: Progress = no_progress) -> None:
-    """Create ``path`` with ``size`` bytes, each piece at its offset, durable when this returns; on any failure it is gone again.
+    """Create ``path`` with ``size`` bytes, each piece at its offset, durable when this returns. Any failure removes it.
 
     Raises FileExistsError when ``path`` exists, OSError for whatever the system refuses.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    descriptor = _create(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0))
     try:
         try:
             for offset, piece in pieces:
@@ -65,6 +67,25 @@ def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progre
         raise
 
 
+def give_name(temporary: Path, path: Path, *, force: bool) -> None:
+    """Let the file ``temporary`` be ``path``. FileExistsError when there is a ``path`` and it is not to be replaced by force.
+
+    A rename replaces what stands there, a link never does; where the file system has no links, one look has to do.
+    """
+    if not force:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        else:
+            remove(temporary)
+            return
+    temporary.replace(path)
+
+
 def write_at(descriptor: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at ``offset``."""
     view = memoryview(data)
@@ -74,7 +95,7 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def copy_range(source: FileRange, target: int, offset: int, progress: Progress = no_progress) -> None:
-    """Copy a range of one file to ``offset`` of another, by the kernel where it can. OSError(EIO) when the source is too short."""
+    """Copy a range of one file to ``offset`` of another, by the kernel where it can. OSError(EIO): the source is too short."""
     start, left = source.offset, source.length
     by_kernel = hasattr(os, "copy_file_range")
     while left:
@@ -105,6 +126,18 @@ def remove(path: Path) -> None:
     """Remove a file of ours if it is there; what cannot be removed must not hide the error that is being handled."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def _create(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError:
+        raise
+    except BaseException:  # an interrupt, perhaps just when the file had been made: then it is empty
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == 0:
+                remove(path)
+        raise
 
 
 def _copy_block(source: int, target: int, length: int, start: int, offset: int, by_kernel: bool) -> int:

@@ -7,13 +7,14 @@ inputs, value_info, functions, metadata, every unknown field) stays unless the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphsurgery.errors import UnsupportedModelError
@@ -40,6 +41,7 @@ class Draft:
         self._imported_outputs = list(self.graph.outputs)
         self._signatures = [node_signature(node) for node in self._imported_nodes]
         self._attributes = [dict(_attribute_signatures(node)) for node in self._imported_nodes]
+        self._held = list(_held(self.graph))
 
     @property
     def opset(self) -> int:
@@ -50,7 +52,9 @@ class Draft:
         """The graph's tensor of that name; KeyError when there is none."""
         found = self.graph.tensors().get(name)
         if found is None:
-            found = next(tensor for tensor in (*self.graph.inputs, *self.graph.outputs) if tensor.name == name)
+            found = next((tensor for tensor in (*self.graph.inputs, *self.graph.outputs) if tensor.name == name), None)
+        if found is None:
+            raise KeyError(name)
         return found
 
     def add(
@@ -74,6 +78,9 @@ class Draft:
 
     def finish(self) -> Document:
         """The edited document."""
+        for value, elements in self._held:
+            if isinstance(value, gs.Constant) and _only_read(value, elements):
+                value._values = elements
         source = self.model.document
         graph = spliced(source.graph, NODE, self._nodes())
         graph = spliced(graph, OUTPUT, self._outputs())
@@ -87,37 +94,40 @@ class Draft:
     def _node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
         if index is not None and node_signature(node) == self._signatures[index]:
             return records[index]
-        proto = OnnxExporter.export_node(node)
-        if index is not None:
-            self._carry_over(node, proto, index)
+        proto = OnnxExporter.export_node(node) if index is None else self._changed(node, index)
         return record_of(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, self.model.document.payloads)
 
-    def _carry_over(self, node: gs.Node, proto: onnx.NodeProto, index: int) -> None:
-        """Give a changed node what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""
+    def _changed(self, node: gs.Node, index: int) -> onnx.NodeProto:
+        """A changed node with what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""
         source = self.model.proto.graph.node[index]
-        changed = {key for key, signature in _attribute_signatures(node) if self._attributes[index].get(key) != signature}
+        changed = [key for key, signature in _attribute_signatures(node) if self._attributes[index].get(key) != signature]
         if any(isinstance(node.attrs[key], gs.Graph) for key in changed):
             raise UnsupportedModelError(
                 f"the edit would change node {node.name!r} ({node.op}) through its subgraph", "this is not supported yet"
             )
-        removed = set(self._attributes[index]) - set(node.attrs)
-        kept = [attribute for attribute in source.attribute if attribute.name not in changed | removed]
-        new = [attribute for attribute in proto.attribute if attribute.name in changed]
+        bare = gs.Node(node.op, node.name, {key: node.attrs[key] for key in changed}, domain=node.domain)
+        proto = OnnxExporter.export_node(bare)
+        proto.input.extend(tensor.name for tensor in node.inputs)
+        proto.output.extend(tensor.name for tensor in node.outputs)
+        gone = set(self._attributes[index]) - set(node.attrs) | set(changed)
+        new = list(proto.attribute)
         del proto.attribute[:]
-        proto.attribute.extend([*kept, *new])
+        proto.attribute.extend([*(attribute for attribute in source.attribute if attribute.name not in gone), *new])
         only = onnx.NodeProto()
         only.CopyFrom(source)
         for name in [field.name for field, _ in only.ListFields() if field.name not in LOST_BY_IMPORT]:
             only.ClearField(name)
         proto.MergeFrom(only)
+        return proto
 
     def _outputs(self) -> list[Record]:
         payloads = self.model.document.payloads
         records = [record for record in self.model.document.graph if record.field == OUTPUT]
-        imported = {id(tensor): place for place, tensor in enumerate(self._imported_outputs)}
+        left = list(enumerate(self._imported_outputs))
         wanted = []
         for tensor in self.graph.outputs:
-            place = imported.get(id(tensor))
+            place = next((place for place, imported in left if imported is tensor), None)
+            left = [pair for pair in left if pair[0] != place]
             if place is not None and tensor.name == self.model.proto.graph.output[place].name:
                 wanted.append(records[place])
             else:
@@ -130,11 +140,31 @@ def _attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
     return [(name, attribute_signature(value)) for name, value in node.attrs.items()]
 
 
+def _held(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
+    """Every attribute at any depth and what holds its elements: signatures know them by identity, which lasts while they do."""
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            yield value, value._values if isinstance(value, gs.Constant) else None
+            if isinstance(value, gs.Graph):
+                yield from _held(value)
+
+
+def _only_read(constant: gs.Constant, elements: Any) -> bool:
+    """Whether an array stands in the place of ``elements`` only because they were read: it still equals them."""
+    now = constant._values
+    if now is elements or not isinstance(now, np.ndarray) or not isinstance(elements, LazyValues):
+        return False
+    read = elements.load()
+    return bool(now.dtype == read.dtype and now.shape == read.shape and now.tobytes() == read.tobytes())
+
+
 def _imported(proto: onnx.ModelProto) -> gs.Graph:
     """``proto`` as an onnx-graphsurgeon graph, imported from a copy, its complaints kept off the terminal."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    _drop_undecodable(copy.graph)
+    _drop_undecodable(copy.graph.node)
+    for function in copy.functions:
+        _drop_undecodable(function.node)
     try:
         with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
             return gs.import_onnx(copy)
@@ -144,15 +174,15 @@ def _imported(proto: onnx.ModelProto) -> gs.Graph:
         ) from error
 
 
-def _drop_undecodable(graph: onnx.GraphProto) -> None:
+def _drop_undecodable(nodes: Iterable[onnx.NodeProto]) -> None:
     """Take attributes whose strings are not UTF-8 off the copy; their nodes are written back from the source anyway."""
-    for node in graph.node:
+    for node in nodes:
         for index in reversed(range(len(node.attribute))):
             if not all(map(_is_utf8, [node.attribute[index].s, *node.attribute[index].strings])):
                 del node.attribute[index]
         for attribute in node.attribute:
             for subgraph in [attribute.g, *attribute.graphs]:
-                _drop_undecodable(subgraph)
+                _drop_undecodable(subgraph.node)
 
 
 def _is_utf8(text: bytes) -> bool:

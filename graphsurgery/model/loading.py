@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -30,7 +31,7 @@ from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
 MOST_DATA_FILES = 1 << 13
 """Data files of one model at most, for each is looked at. Exports with one file per tensor have hundreds."""
 
-Loadable = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
+Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
 
 
 def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> Model:

@@ -10,14 +10,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.errors import MissingDataError, UnsupportedModelError
+from graphsurgery.errors import MissingDataError, SourceChangedError, TensorDataError, UnsupportedModelError
 from graphsurgery.interface import Interface, interface_of
 from graphsurgery.model import external
 from graphsurgery.model.dtypes import element_count
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.records import Document, Span, payloads_fingerprint
+from graphsurgery.model.schema import tensors
 from graphsurgery.model.sources import FileBytes
+from graphsurgery.model.wire import header
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,9 @@ class Model:
         for imported in self.proto.opset_import:
             if imported.domain in ("", "ai.onnx"):
                 return int(imported.version)
-        raise UnsupportedModelError("the model imports no ai.onnx opset", "add one with onnx.helper.make_opsetid and save again")
+        raise UnsupportedModelError(
+            "the model imports no ai.onnx opset", "add one with onnx.helper.make_opsetid and save again"
+        )
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
@@ -73,7 +77,8 @@ class Model:
         return {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
     def weights_fingerprint(self) -> str:
-        """sha256 (hex) of every large tensor's bytes: those inside the file in its order, then external ones. Reads them all."""
+        """sha256 (hex) of every large tensor's bytes: those inside the file in its order, then external ones. Reads them
+        all."""
         inside = [chunk for chunk in self.document.chunks() if isinstance(chunk, Span)]
         self.require_data("hashing the weights")
         outside = [Span(open_data(one.file), one.offset, one.length) for one in self.externals]
@@ -82,8 +87,6 @@ class Model:
     @cached_property
     def externals(self) -> tuple[ExternalTensor, ...]:
         """Every tensor with external data."""
-        from graphsurgery.model.schema import tensors
-
         found = []
         for path, tensor in tensors(self.proto):
             if external.is_external(tensor):
@@ -123,7 +126,10 @@ class Model:
             complete.ClearField("raw_data")
             field_bytes = _as_field(span)
             complete.MergeFromString(field_bytes)
-        return onnx.numpy_helper.to_array(complete)
+        try:
+            return onnx.numpy_helper.to_array(complete)
+        except (UnicodeDecodeError, ValueError, TypeError) as error:
+            raise TensorDataError(f"tensor {tensor.name!r} cannot be read: {error}", "export the model again") from error
 
     def to_proto(self) -> onnx.ModelProto:
         """The complete model with every weight that lies inside the file (external data stay references). Needs the memory."""
@@ -144,8 +150,6 @@ class Model:
 
 def open_data(file: ExternalFile) -> FileBytes:
     """Open a data file for reading, and make sure that it is still the file that was checked at load."""
-    from graphsurgery.errors import SourceChangedError
-
     source = FileBytes(file.path)
     if source.identity != file.identity:
         raise SourceChangedError(f"{file.path} was changed since the model was loaded", "load the model again")
@@ -153,6 +157,4 @@ def open_data(file: ExternalFile) -> FileBytes:
 
 
 def _as_field(span: Span) -> bytes:
-    from graphsurgery.model.wire import header
-
     return header(span.wire_field, span.length) + span.read()

@@ -16,9 +16,11 @@ class Namer:
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Namer:
         names: set[str] = set()
-        _collect(model.graph, names)
+        training = [graph for one in model.training_info for graph in (one.initialization, one.algorithm)]
+        for graph in (model.graph, *training):
+            _collect(graph, names)
         for function in model.functions:
-            names.update([function.name, *function.input, *function.output])
+            names.update([function.name, *function.input, *function.output, *(info.name for info in function.value_info)])
             _collect_nodes(function.node, names)
         return cls(names)
 
@@ -38,7 +40,8 @@ class Namer:
 def _collect(graph: onnx.GraphProto, names: set[str]) -> None:
     for infos in (graph.input, graph.output, graph.value_info, graph.initializer):
         names.update(info.name for info in infos)
-    names.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for sparse in graph.sparse_initializer:
+        names.update([sparse.values.name, sparse.indices.name])
     _collect_nodes(graph.node, names)
 
 

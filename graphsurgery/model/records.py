@@ -1,8 +1,8 @@
 """How a model file is held: every field of the file as it is, with large tensor payloads left where they are.
 
-A *chunk* is literal bytes or a `Span` (bytes that lie elsewhere). A *record* is one field of the ModelProto or of its graph: its
-exact bytes as chunks, and its *skeleton*, the same field with each payload replaced by a short mark, which protobuf can parse.
-A *document* is the records of a whole file.
+A *chunk* is literal bytes or a `Span` (bytes that lie elsewhere). A *record* is one field of the ModelProto or of its graph:
+its exact bytes as chunks, and its *skeleton*, the same field with each payload replaced by a short mark, which protobuf can
+parse. A *document* is the records of a whole file.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Record:
         return sum(map(chunk_size, self.chunks))
 
     @property
+    def spans(self) -> list[Span]:
+        """Its payloads, in order."""
+        return [chunk for chunk in self.chunks if isinstance(chunk, Span)]
+
+    @property
     def has_payload(self) -> bool:
         return any(isinstance(chunk, Span) for chunk in self.chunks)
 
@@ -95,6 +100,10 @@ class Payloads:
     def replace_last(self, span: Span) -> None:
         """Let the newest mark stand for ``span``: the same payload, better known."""
         self._spans[-1] = span
+
+    def mark_of(self, span: Span) -> bytes:
+        """The mark that stands for ``span``."""
+        return self.token + self._spans.index(span).to_bytes(MARK_INDEX_BYTES, "little")
 
     def find(self, tensor: onnx.TensorProto) -> Span | None:
         """The payload that ``tensor``'s raw_data is a mark of, or None where it holds its own bytes."""

@@ -78,12 +78,17 @@ def externalised(document: Document, name: str, place: Callable[[Span], int]) ->
 
 
 def referenced(files: dict[str, ExternalFile], document: Document) -> list[str]:
+    """Those of ``files`` that the document's tensors name, in order of first use."""
+    return [location for location in locations(document) if location in files]
+
+
+def locations(document: Document) -> list[str]:
     """Locations that the document's tensors name, in order of first use."""
     found = {}
     for _, tensor in tensors(document.proto):
         if is_external(tensor):
             found[next(entry.value for entry in tensor.external_data if entry.key == "location")] = True
-    return [location for location in found if location in files]
+    return list(found)
 
 
 def _changed(document: Document, change: Change, concerns: Callable[[Record], bool]) -> Document:
@@ -92,7 +97,8 @@ def _changed(document: Document, change: Change, concerns: Callable[[Record], bo
         if inner is None or not record.chunks or not concerns(record):
             return record
         value = parse(GetMessageClass(inner), record.content)
-        if not any([change(tensor) for _, tensor in tensors(value)]):
+        changed = [change(tensor) for _, tensor in tensors(value)]
+        if not any(changed):
             return record
         return record_of(record.field, value.SerializeToString(), inner, document.payloads)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange, Piece, Progress, no_progress
 from graphsurgery.model.external import ExternalFile
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.records import Chunk, Document, Span
+from graphsurgery.model.output_names import already_there, check_output, same_folder, unused_data_name
 from graphsurgery.model.provenance import recorded_move
+from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.relocate import externalised, referenced
 from graphsurgery.model.sources import ByteSource
 
@@ -53,7 +54,7 @@ class Saved:
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = no_progress) -> Saved:
     """Write ``model`` to ``path``, whole or not at all.
 
-    External data that lie in the output's folder stay where they are; from another folder they are copied once, into ``<path>.data``.
+    External data in the output's folder stay where they are; from another folder they are copied once, into ``<path>.data``.
     Above 2 GiB the weights inside the file move there too.
 
     Raises:
@@ -71,15 +72,43 @@ class Stage:
 
     path: Path
     plan: Plan
+    force: bool = False
     made: list[Path] = field(default_factory=list)
 
     def commit(self) -> Saved:
-        """Give the output its name: the moment at which it exists."""
+        """Give the output its name: the moment at which it exists. OutputExistsError when another took the name meanwhile."""
         with _system_errors(self.plan.output):
-            os.replace(self.path, self.plan.output)
-        self.made.clear()
+            try:
+                atomic.give_name(self.path, self.plan.output, force=self.force)
+            except FileExistsError as error:
+                raise already_there(self.plan.output) from error
+        self.made = [self.path]
         atomic.sync_folder(self.plan.output.parent)
         return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
+
+    def write(self, progress: Progress) -> None:
+        """Write data file and output, durably, under names that nobody uses."""
+        plan = self.plan
+        if plan.data is not None:
+            _write(plan.data, plan.data_pieces, plan.data_size, progress)
+            self.made.append(plan.data)
+        _write(self.path, _in_order(plan.document.chunks()), plan.document.size, progress)
+        self.made.append(self.path)
+        atomic.sync_folder(plan.output.parent)
+
+    def discard(self) -> None:
+        """Remove what was written, but no data of an output that has its name: an interrupt may come just when it got it."""
+        named = self._has_name()
+        for made in self.made:
+            if made == self.path or not named:
+                atomic.remove(made)
+
+    def _has_name(self) -> bool:
+        if self.path not in self.made:
+            return False
+        with suppress(OSError):
+            return self.path.samefile(self.plan.output)
+        return not os.path.lexists(self.path)
 
 
 @contextmanager
@@ -88,57 +117,46 @@ def staged(
 ) -> Iterator[Stage]:
     """The output under a temporary name in its folder, for proving it before `Stage.commit`; without that it is removed."""
     plan = plan_output(model, Path(path), force=force)
-    stage = Stage(atomic.temporary_name(plan.output), plan)
+    with _system_errors(plan.output):
+        stage = Stage(atomic.temporary_name(plan.output), plan, force)
     try:
         with _system_errors(plan.output):
-            if plan.data is not None:
-                _write(plan.data, plan.data_pieces, plan.data_size, progress)
-                stage.made.append(plan.data)
-            _write(stage.path, _in_order(plan.document.chunks()), plan.document.size, progress)
-            stage.made.append(stage.path)
-            atomic.sync_folder(plan.output.parent)
+            stage.write(progress)
         yield stage
     finally:
-        for made in stage.made:
-            atomic.remove(made)
+        stage.discard()
 
 
 def plan_output(model: Model, output: Path, *, force: bool = False, largest: int = LARGEST_PROTOBUF) -> Plan:
     """Decide what has to be written where, touching nothing. Raises as `save` does."""
-    check_output(model, output, force=force)
-    plan = Plan(output, model.document)
-    locations = referenced(model.files, model.document)
-    if locations and not _same_folder(model.folder, output.parent):
-        _copy_data(plan, model, locations)
-    elif locations:
-        plan.notes.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
-    if plan.document.size > largest:
-        _externalise(plan)
-    return plan
+    with _system_errors(output):
+        check_output(model, output, force=force)
+        plan = Plan(output, model.document)
+        locations = referenced(model.files, model.document)
+        if locations and not same_folder(model.folder, output.parent):
+            _copy_data(plan, model, locations)
+        elif locations:
+            _keep_data(plan, model, locations)
+        if plan.document.size > largest:
+            _externalise(plan)
+        return plan
 
 
-def check_output(model: Model, output: Path, *, force: bool) -> None:
-    """OutputExistsError or SurroundingsError when ``output`` cannot be written."""
-    own = [model.path] if model.path is not None else []
-    own += [file.path for file in model.files.values()]
-    for path in own:
-        if path.exists() and output.exists() and os.path.samefile(path, output):
-            raise OutputExistsError(f"{output} is the input itself, which is never written", "choose another output with -o")
-    if output.is_dir():
-        raise OutputExistsError(f"{output} is a folder", "give the path of a file with -o")
-    if os.path.lexists(output) and not force:
-        raise OutputExistsError(f"{output} exists already", "choose another output with -o, or replace it with --force")
-    if not output.parent.is_dir():
-        raise SurroundingsError(f"there is no folder {output.parent}", "make it first, or choose another output with -o")
+def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
+    """Leave the data files where they are; those that were there at load must still be what they were."""
+    for location in locations:
+        if model.files[location].identity is not None:
+            open_data(model.files[location])
+    plan.notes.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
 
 
 def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
-    """Plan one data file beside the output that holds every range the model refers to, at its own offset after a base per file."""
+    """Plan one data file beside the output with every range the model refers to, at its own offset after a base per file."""
     model.require_data(f"saving into another folder ({plan.output.parent})")
-    plan.data = _unused_data_name(plan.output)
-    bases = {}
+    plan.data = unused_data_name(plan.output)
+    bases: dict[str, int] = {}
     for location in locations:
-        base = bases[location] = -(-plan.data_size // ALIGNMENT) * ALIGNMENT
+        base = bases[location] = (plan.data_size // ALIGNMENT + 1) * ALIGNMENT if bases else 0  # above every offset before it
         source = open_data(model.files[location])
         for start, end in _ranges(model, model.files[location]):
             plan.data_pieces.append((base + start, Span(source, start, end - start)))
@@ -149,7 +167,7 @@ def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
 
 def _externalise(plan: Plan) -> None:
     """Plan the initializers' payloads into the data file."""
-    plan.data = plan.data or _unused_data_name(plan.output)
+    plan.data = plan.data or unused_data_name(plan.output)
 
     def place(span: Span) -> int:
         offset = -(-plan.data_size // ALIGNMENT) * ALIGNMENT
@@ -164,7 +182,8 @@ def _externalise(plan: Plan) -> None:
             f"{plan.output.name} would have {plan.document.size} bytes beside its initializers, and protobuf ends at 2 GiB",
             "move large constants into initializers first",
         )
-    plan.notes.append(f"{size / 2**30:.1f} GiB do not fit into one .onnx file (protobuf ends at 2 GiB): weights in {plan.data.name}")
+    what = f"{size / 2**30:.1f} GiB do not fit into one .onnx file (protobuf ends at 2 GiB)"
+    plan.notes.append(f"{what}: weights in {plan.data.name}")
 
 
 def _ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
@@ -177,18 +196,6 @@ def _ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
         else:
             joined.append((start, end))
     return joined
-
-
-def _unused_data_name(output: Path) -> Path:
-    candidates = [output.with_name(f"{output.name}.data"), *(output.with_name(f"{output.name}.{n}.data") for n in range(1, 1000))]
-    for candidate in candidates:
-        if not os.path.lexists(candidate):
-            return candidate
-    raise OutputExistsError(f"{candidates[0]} and a thousand names like it exist", "remove the data files that no model uses")
-
-
-def _same_folder(folder: Path | None, other: Path) -> bool:
-    return folder is not None and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def _in_order(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
@@ -212,13 +219,16 @@ def _write(path: Path, placed: Iterator[tuple[int, Chunk]] | list[tuple[int, Spa
                 yield offset, chunk.source.read(chunk.offset, chunk.length)
             else:
                 yield offset, FileRange(chunk.source.descriptor, chunk.offset, chunk.length)
+        check_sources()
 
-    atomic.write_new(path, pieces(), size, progress)
-    try:
+    def check_sources() -> None:
         for source in sources:
             source.check_unchanged()
-    except BaseException:
-        atomic.remove(path)
+
+    try:
+        atomic.write_new(path, pieces(), size, progress)
+    except OSError:
+        check_sources()  # what was cut short while it was copied is the reason to tell
         raise
 
 
@@ -233,5 +243,6 @@ def _system_errors(output: Path) -> Iterator[None]:
         if isinstance(error, OutputExistsError):
             raise
         raise SurroundingsError(
-            f"cannot write {output}: {error.strerror or error}", "nothing was left behind; free some space or choose another folder"
+            f"cannot write {output}: {error.strerror or error}",
+            "nothing was left behind; free some space or choose another folder",
         ) from error

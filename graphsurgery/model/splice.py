@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from graphsurgery.model.records import Record
 
+LARGEST_FIELD = 1 << 29
+
 
 def spliced(records: Sequence[Record], field: int, wanted: Sequence[Record]) -> tuple[Record, ...]:
     """``records`` with exactly ``wanted`` as its records of ``field``, in that order.
 
-    A record that stays keeps its place; a new one follows the wanted record before it. Where the kept ones change their order, all of
-    ``wanted`` stands where the first of them stood. Where nothing is kept they stand where the first was, or before the first
-    field of a higher number, or at the end.
+    A record that stays keeps its place; a new one follows the wanted record before it. Where the kept ones change their order,
+    all of ``wanted`` stands where the first of them stood. Where nothing is kept they stand where the first was, or before the
+    first field of a higher number, or at the end.
     """
     place = {id(record): index for index, record in enumerate(records) if record.field == field}
     kept = [place[id(record)] for record in wanted if id(record) in place]
@@ -40,8 +42,8 @@ def spliced(records: Sequence[Record], field: int, wanted: Sequence[Record]) -> 
 
 
 def _first_place(records: Sequence[Record], field: int) -> int:
-    for test in (lambda number: number == field, lambda number: number > field):
+    for first in ([field], range(field + 1, LARGEST_FIELD)):
         for index, record in enumerate(records):
-            if test(record.field):
+            if record.field in first:
                 return index
     return len(records)

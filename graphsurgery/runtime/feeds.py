@@ -22,6 +22,7 @@ Mask = np.ndarray
 DEFAULT_VOCABULARY = 20
 """Ids stay below this where no embedding table was found."""
 BATCH, SHORT, MIDDLE, LONG, LONGEST_TEXT = 4, 3, 9, 64, 128
+EMPTY_ROW = "empty row"
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int], list[Mask]]] = {
     "single token": _single,
     "sequence of one": _sequence_of_one,
     "batch of one": _batch_of_one,
-    "empty row": _empty_row,
+    EMPTY_ROW: _empty_row,
     "long": _long,
 }
 """Every kind of feed: from a generator and the longest admissible sequence to masks."""

@@ -9,6 +9,8 @@ import numpy as np
 from graphsurgery.report import Comparison
 
 Array = np.ndarray
+ABSENT = np.empty(0)
+"""Stands for an output that was not given: it agrees with nothing."""
 
 
 @dataclass
@@ -30,11 +32,12 @@ class Tally:
         Rows whose expected values are not finite themselves are counted as skipped: NaN never agrees with NaN.
         """
         found64, expected64 = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-        if found64.shape != expected64.shape or found64.ndim == 0:
-            self._cases += len(expected64) if expected64.ndim else 1
+        if found64.shape != expected64.shape:
+            self._cases += max(len(np.atleast_1d(expected64)), 1)
             self._margin = self._worst = np.inf
             return
         limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64), expected64.shape)
+        found64, expected64, limits = np.atleast_1d(found64, expected64, limits)
         for row, (got, want) in enumerate(zip(found64, expected64, strict=True)):
             if not want.size or not np.isfinite(want).all():
                 self._skipped += 1
@@ -48,11 +51,11 @@ class Tally:
         if broken:
             self._worst = self._margin = np.inf
             return
-        difference = np.abs(got - want)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            difference = np.abs(got - want)
+            margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative admits nothing
         self._worst = max(self._worst, float(difference.max()))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            margin = np.where(difference == 0, 0.0, difference / limit)
-        self._margin = max(self._margin, float(margin.max()))
+        self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max()))
         cosine = cosine_of(got.ravel(), want.ravel())
         if cosine is not None:
             self._cosines.append(cosine)
@@ -66,9 +69,10 @@ class Tally:
 
 def cosine_of(one: Array, other: Array) -> float | None:
     """The cosine between two vectors; None when both are zero (they agree, at no angle), 0 when only one is."""
-    first, second = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+    first, second = float(np.max(np.abs(one))), float(np.max(np.abs(other)))
     if first == 0 and second == 0:
         return None
     if first == 0 or second == 0:
         return 0.0
-    return float(np.clip(np.dot(one / first, other / second), -1, 1))
+    one, other = one / first, other / second  # squares of what is as large as float64 allows would overflow
+    return float(np.clip(np.dot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)), -1, 1))

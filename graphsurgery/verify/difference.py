@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from google.protobuf.message_factory import GetMessageClass
 
+from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import PREFIX
@@ -19,12 +20,15 @@ from graphsurgery.model.schema import GRAPH, MODEL, tensor_holders, tensors
 NODE = GRAPH.fields_by_name["node"].number
 OUTPUT = GRAPH.fields_by_name["output"].number
 METADATA = MODEL.fields_by_name["metadata_props"].number
+APART = ("node", "output")
+"""Fields whose values are told apart one by one."""
+REORDERED = "reordered"
 Key = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between a source and an output: nodes only in the output, nodes only in the source, renamed values, and everything else."""
+    """Between a source and an output: nodes that only one of them has, renamed values, and everything else."""
 
     added: tuple[onnx.NodeProto, ...]
     removed: tuple[onnx.NodeProto, ...]
@@ -49,25 +53,42 @@ def difference(source: Model, output: Model) -> Difference:
     before, after = _keyed(source, source.document.graph, GRAPH), _keyed(output, output.document.graph, GRAPH)
     removed = _nodes(source, [key for key in _minus(before, after) if key[0] == NODE])
     added = _nodes(output, [key for key in _minus(after, before) if key[0] == NODE])
-    renamed, added, removed = _paired(added, removed)
-    others = [
-        f"{GRAPH.fields_by_number[number].name} {what}"
-        for what, keys in (("removed", _minus(before, after)), ("added", _minus(after, before)))
-        for number, _ in keys
-        if number not in (NODE, OUTPUT)
-    ]
-    return Difference(tuple(added), tuple(removed), renamed, tuple(others + _model_changes(source, output)))
-
-
-def _model_changes(source: Model, output: Model) -> list[str]:
-    before, after = (
+    renamed, added, removed = _without_renames(source, added, removed)
+    others = [f"{name} {what}" for name, what in _changes(before, after, GRAPH) if name not in APART or what == REORDERED]
+    model_before, model_after = (
         [key for key in _keyed(model, model.document.model, MODEL) if not _is_own_entry(key)] for model in (source, output)
     )
-    return [
-        f"{MODEL.fields_by_number[number].name} {what}"
-        for what, keys in (("removed", _minus(before, after)), ("added", _minus(after, before)))
-        for number, _ in keys
-    ]
+    others += [f"{name} {what}" for name, what in _changes(model_before, model_after, MODEL)]
+    gone = {name for node in removed for name in node.output}
+    taken = {name for node in added for name in node.output} & (_values(source) - set(renamed) - gone)
+    others += [f"value {name!r} of the source is made anew" for name in sorted(taken)]
+    return Difference(tuple(added), tuple(removed), renamed, tuple(others))
+
+
+def _changes(before: list[Key], after: list[Key], message: Any) -> list[tuple[str, str]]:
+    """(the name of a field, what happened to one of its values), in words."""
+    numbers = [(number, "removed") for number, _ in _minus(before, after)]
+    numbers += [(number, "added") for number, _ in _minus(after, before)]
+    fields = dict.fromkeys(number for number, _ in before)
+    numbers += [(number, REORDERED) for number in fields if _reordered(number, before, after)]
+    return [(_field_name(message, number), what) for number, what in numbers]
+
+
+def _reordered(number: int, before: list[Key], after: list[Key]) -> bool:
+    """Whether the values of a field that both sides have come in another order."""
+    both = {key for key in before if key[0] == number} & set(after)
+    return [key for key in before if key in both] != [key for key in after if key in both]
+
+
+def _field_name(message: Any, number: int) -> str:
+    known = message.fields_by_number.get(number)
+    return known.name if known is not None else f"field {number}"
+
+
+def _values(model: Model) -> set[str]:
+    """The names of a model's values."""
+    made = {name for node in model.proto.graph.node for name in node.output if name}
+    return made | set(model.initializers) | {info.name for info in model.proto.graph.input}
 
 
 def _is_own_entry(key: Key) -> bool:
@@ -110,22 +131,45 @@ def _nodes(model: Model, keys: list[Key]) -> list[onnx.NodeProto]:
     return [onnx.NodeProto.FromString(content) for _, content in keys]
 
 
-def _paired(
-    added: list[onnx.NodeProto], removed: list[onnx.NodeProto]
+def _without_renames(
+    source: Model, added: list[onnx.NodeProto], removed: list[onnx.NodeProto]
 ) -> tuple[dict[str, str], list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Take out pairs of nodes that differ in value names alone: (old name -> new name, the rest added, the rest removed)."""
-    renamed: dict[str, str] = {}
+    """Take out pairs of nodes that differ by renamed values alone: (old name -> new name, the rest added, the rest removed).
+
+    A value counts as renamed where the source has no value of the new name, a node of the source makes it, and everything of
+    the source that used it uses the new name. Otherwise the nodes were wired anew, and none is taken out.
+    """
+    pairs = _paired(added, removed)
+    renamed = {old: new for node, twin in pairs for old, new in _names(node, twin) if old != new}
+    gone = {name for node in removed for name in node.output}
+    kept = [node for node in all_nodes(source.proto.graph) if gone.isdisjoint(node.output)]
+    consistent = (
+        all(renamed.get(old, old) == new for node, twin in pairs for old, new in _names(node, twin))
+        and len(set(renamed.values())) == len(renamed)
+        and not _values(source) & set(renamed.values())
+        and set(renamed) <= {name for node, _ in pairs for name in node.output}
+        and not set(renamed) & {name for node in kept for name in node.input}
+    )
+    if not consistent:
+        return {}, added, removed
+    twins = {id(twin) for _, twin in pairs}
+    originals = {id(node) for node, _ in pairs}
+    return renamed, [node for node in added if id(node) not in twins], [node for node in removed if id(node) not in originals]
+
+
+def _paired(added: list[onnx.NodeProto], removed: list[onnx.NodeProto]) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Pairs of a removed and an added node that differ in value names alone, in order."""
     left = list(added)
-    rest = []
+    pairs = []
     for node in removed:
-        twin = next((other for other in left if _differ_in_names_only(node, other)), None)
-        if twin is None:
-            rest.append(node)
-            continue
-        left.remove(twin)
-        pairs = zip([*node.input, *node.output], [*twin.input, *twin.output], strict=True)
-        renamed.update((old, new) for old, new in pairs if old != new)
-    return renamed, left, rest
+        place = next((place for place, other in enumerate(left) if _differ_in_names_only(node, other)), None)
+        if place is not None:
+            pairs.append((node, left.pop(place)))
+    return pairs
+
+
+def _names(one: onnx.NodeProto, other: onnx.NodeProto) -> list[tuple[str, str]]:
+    return list(zip([*one.input, *one.output], [*other.input, *other.output], strict=True))
 
 
 def _differ_in_names_only(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:

@@ -15,7 +15,7 @@ from graphsurgery.verify.difference import Difference
 
 @dataclass(frozen=True)
 class Head:
-    """``proto`` computes ``outputs`` from ``inputs``, which are inputs or inner values of the whole model, weights left behind."""
+    """``proto`` computes ``outputs`` from ``inputs``: inputs or inner values of the whole model, whose weights stay behind."""
 
     proto: onnx.ModelProto
     inputs: tuple[Value, ...]
@@ -41,7 +41,7 @@ def extract_head(output: Model, changed: Difference) -> Head:
 
 
 def _typed(model: Model, name: str) -> Value:
-    """The type of a value that the head takes: an input's, an output's, or what type inference says; float32 where nothing does."""
+    """The type of a value that the head takes: declared, or what type inference says; float32 where nothing does."""
     found = model.interface.input(name) or model.interface.output(name)
     if found is None or found.dtype == onnx.TensorProto.UNDEFINED:
         found = inferred(model).output(name)

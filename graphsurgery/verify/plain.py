@@ -29,14 +29,18 @@ def plain_comparison(
     shared = [value.name for value in output.interface.outputs if source.interface.output(value.name) is not None]
     only = [value.name for value in output.interface.outputs if value.name not in shared]
     not_checked += [f"output {name}: the source has none of that name" for name in only]
+    lost = [value.name for value in source.interface.outputs if value.name not in shared]
+    not_checked += [f"output {name} of the source: the model has none of that name" for name in lost]
     if not shared:
-        return Report((Check(NAME, "the two models have no output in common", stated=Verdict.NOT_CHECKED),), (), tuple(not_checked))
+        check = Check(NAME, "the two models have no output in common", stated=Verdict.NOT_CHECKED)
+        return Report((check,), (), tuple(not_checked))
     try:
         check = _compare(open_session(source), open_session(output), shared, drawer, texts, atol, min_cosine)
     except GraphSurgeryError as error:
         return Report((Check(NAME, str(error), stated=Verdict.NOT_CHECKED),), (), (*not_checked, f"{NAME}: {error}"))
-    skipped = [f"the source itself is not finite in {one.skipped} row(s) of {one.kind!r}" for one in check.comparisons if one.skipped]
-    return Report((check,), tuple(skipped), tuple(not_checked))
+    skipped = [(one.kind, one.skipped) for one in check.comparisons if one.skipped]
+    observations = [f"the source itself is not finite in {count} row(s) of {kind!r}" for kind, count in skipped]
+    return Report((check,), tuple(observations), tuple(not_checked))
 
 
 def _compare(

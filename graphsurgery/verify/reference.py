@@ -1,7 +1,7 @@
 """What the edits mean, in numpy and float64.
 
-``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row, from the definitions: slow,
-plain and with nothing in common with the graph builders.
+``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row, from the definitions:
+slow, plain and with nothing in common with the graph builders.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import math
 import numpy as np
 
 Array = np.ndarray
+MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 
 
 def pool_row(x: Array, m: Array, mode: str) -> Array:
-    """One row pooled: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``. A row without tokens gives zeros. Source: sentence-transformers' Pooling."""
+    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens."""
     tokens = [position for position in range(len(m)) if m[position]]
     if not tokens:
         return np.zeros(x.shape[1])

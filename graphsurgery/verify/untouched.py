@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -11,6 +11,7 @@ from graphsurgery.model import external
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.records import Span
 from graphsurgery.model.schema import tensors
+from graphsurgery.model.sources import ByteSource, FileBytes
 from graphsurgery.report import Check, Verdict
 from graphsurgery.verify.difference import Difference
 
@@ -19,12 +20,16 @@ BLOCK = 1 << 24
 NAME = "encoder untouched"
 
 
-def untouched(source: Model, output: Model, changed: Difference, *, every_byte: bool) -> tuple[Check, tuple[str, ...]]:
+def untouched(
+    source: Model, output: Model, changed: Difference, broken: Sequence[str], *, every_byte: bool
+) -> tuple[Check, tuple[str, ...]]:
     """Whether ``output`` still has all of ``source``; the check, and what of it was not checked.
 
-    Weights are compared by name, type, dims and length, and by bytes: the first and last `SAMPLE` bytes of each, or all of them.
+    Weights are compared by name, type, dims and length, and by bytes: the first and last `SAMPLE` bytes of each, or all.
+    ``broken`` says how the output's interface is not what it should be.
     """
-    wrong = [f"node {node.name or node.output[0]!r} is gone or changed" for node in changed.removed] + list(changed.others)
+    wrong = [f"node {node.name or node.output[0]!r} is gone or changed" for node in changed.removed]
+    wrong += [*changed.others, *broken]
     unchecked: tuple[str, ...] = ()
     compared = 0
     try:
@@ -37,11 +42,12 @@ def untouched(source: Model, output: Model, changed: Difference, *, every_byte: 
     if not every_byte and compared:
         unchecked += (f"the weights' bytes but for the first and last {SAMPLE} of each of {compared} tensors",)
     if wrong:
-        return Check(NAME, "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""), stated=Verdict.FAILED), unchecked
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        return Check(NAME, "; ".join(wrong[:5]) + more, stated=Verdict.FAILED), unchecked
     how = "all bytes" if every_byte else "first and last bytes"
     renamed = f", {len(changed.renamed)} value(s) renamed" if changed.renamed else ""
-    detail = f"all {len(source.proto.graph.node)} nodes and every other field kept{renamed}; {compared} large tensors compared ({how})"
-    return Check(NAME, detail, stated=Verdict.PASSED), unchecked
+    kept = f"all {len(source.proto.graph.node)} nodes and every other field kept{renamed}"
+    return Check(NAME, f"{kept}; {compared} large tensors compared ({how})", stated=Verdict.PASSED), unchecked
 
 
 def _payload_pairs(source: Model, output: Model, renamed: dict[str, str]) -> Iterator[tuple[str, Span, Span | None]]:
@@ -76,9 +82,15 @@ def _payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
     return Span(open_data(model.files[location]), offset, length)
 
 
+def _same_file(one: ByteSource, other: ByteSource) -> bool:
+    return isinstance(one, FileBytes) and isinstance(other, FileBytes) and one.identity == other.identity
+
+
 def _same_bytes(one: Span, other: Span | None, every_byte: bool) -> bool:
     if other is None or one.length != other.length:
         return False
+    if one.offset == other.offset and _same_file(one.source, other.source):
+        return True
     if every_byte:
         starts = [(start, min(BLOCK, one.length - start)) for start in range(0, one.length, BLOCK)]
     else:

@@ -9,19 +9,24 @@ import numpy as np
 
 from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.anatomy.roles import Roles, roles_of
-from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import MOVE, Step, steps
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 from graphsurgery.verify.difference import Difference, difference
+from graphsurgery.verify.expectation import POOLING, meanings, pad_id
 from graphsurgery.verify.head import extract_head
-from graphsurgery.verify.head_proof import head_proof
+from graphsurgery.verify.head_proof import NAME as HEAD
+from graphsurgery.verify.head_proof import head_proof, strangers
 from graphsurgery.verify.plain import plain_comparison
+from graphsurgery.verify.promised import broken_promises
 from graphsurgery.verify.untouched import untouched
-from graphsurgery.verify.whole_proof import dependence, open_whole, whole_cases, whole_proof
+from graphsurgery.verify.whole_proof import NAME as WHOLE
+from graphsurgery.verify.whole_proof import Whole, dependence, open_source, whole_cases, whole_proof
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Bytes of weights up to which the whole proof runs without being asked for."""
@@ -40,8 +45,8 @@ def verify(
     head_only: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Prove that ``model`` computes what the edits it records mean, applied to ``against``; or, where it records none beyond that
-    file's own, that both give the same outputs.
+    """Prove that ``model`` computes what the edits it records mean, applied to ``against``; or, where it records none beyond
+    that file's own, that both give the same outputs.
 
     Args:
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
@@ -58,6 +63,10 @@ def verify(
     """
     output, source = load(model), load(against)
     chain = _steps_beyond(source, output)
+    try:
+        meanings(chain)
+    except UnsupportedModelError as error:
+        return Report((Check("recorded edits", str(error), stated=Verdict.NOT_CHECKED),), (), (f"recorded edits: {error}",))
     roles = _roles(source, chain)
     drawer = Drawer.of(source, roles, _pad_id(chain))
     encoded, why_no_text = _texts(source, output, drawer, texts)
@@ -74,20 +83,22 @@ def _proofs(
     changed = difference(source, output)
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
     progress("comparing the encoder with the source's")
-    check, unchecked = untouched(source, output, changed, every_byte=full)
+    broken = broken_promises(source, output, chain)
+    check, unchecked = untouched(source, output, changed, broken, every_byte=full or (whole and not head_only))
     checks, observations, not_checked = [check], [], list(unchecked)
     if chain[0].source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
-    for name, prove in (
-        ("head proof", lambda: _head(source, output, chain, drawer, changed)),
-        ("whole proof", lambda: _whole(source, output, chain, drawer, texts, observations)),
-    ):
-        if name == "whole proof" and head_only:
-            not_checked.append("whole proof: it runs on the written file")
+    proofs: dict[str, Callable[[], Check]] = {
+        HEAD: lambda: _head(source, output, chain, drawer, changed),
+        WHOLE: lambda: _whole(source, output, chain, drawer, texts, observations),
+    }
+    for name, prove in proofs.items():
+        if name == WHOLE and head_only:
+            not_checked.append(f"{WHOLE}: it runs on the written file")
             continue
-        if name == "whole proof" and not whole:
+        if name == WHOLE and not whole:
             size = source.weight_bytes / 2**30
-            not_checked.append(f"whole proof: {size:.1f} GiB of weights are beyond the 2 GiB that are run by default; ask with --full")
+            not_checked.append(f"{WHOLE}: {size:.1f} GiB of weights are beyond the 2 GiB that are run unasked; ask with --full")
             continue
         progress(name)
         try:
@@ -102,16 +113,29 @@ def _proofs(
 
 
 def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference) -> Check:
-    return head_proof(extract_head(output, changed), chain, drawer, _width(source, output, chain), changed.renamed)
+    if not any(value.name in changed.made for value in output.interface.outputs):
+        return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
+    head = extract_head(output, changed)
+    strange = strangers(head, chain, changed.renamed)
+    if strange:
+        what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
+        return Check(HEAD, what, stated=Verdict.FAILED)
+    return head_proof(head, chain, drawer, _width(source, output, chain), changed.renamed)
 
 
 def _whole(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None, observations: list[str]
 ) -> Check:
-    whole = open_whole(source, output, chain)
+    reference = open_source(source, output, chain)
+    try:
+        opened = open_session(output)
+    except UnsupportedModelError as error:
+        return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
+    whole = Whole(reference, opened, output.interface.outputs, chain)
     check = whole_proof(whole, whole_cases(drawer, texts))
-    right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
-    observations += dependence(whole, drawer, right[0])
+    if check.verdict is Verdict.PASSED:
+        right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
+        observations += dependence(whole, drawer, right[0])
     return check
 
 
@@ -140,11 +164,7 @@ def _roles(source: Model, chain: Sequence[Step]) -> Roles:
 
 
 def _pad_id(chain: Sequence[Step]) -> int | None:
-    for step in chain:
-        mask = step.parameters.get("mask")
-        if isinstance(mask, str) and mask.startswith("pad:"):
-            return int(mask.removeprefix("pad:"))
-    return None
+    return next((pad_id(step.parameters) for step in chain if step.edit == POOLING), None)
 
 
 def _width(source: Model, output: Model, chain: Sequence[Step]) -> int:
@@ -167,13 +187,13 @@ def _texts(
     tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
     if tokenizer is None:
         if path is not None:
-            read_texts(path)
+            read_texts(os.fspath(path))
             return None, f"the texts of {path}: there is no tokenizer.json beside the model or above it"
         return None, "real text: there is no tokenizer.json beside the model or above it"
     if drawer.roles.ids is None:
         return None, "real text: the model has no input of token ids"
     try:
-        encoded = tokenize(tokenizer, read_texts(path) if path is not None else SENTENCES, drawer.longest_text)
+        encoded = tokenize(tokenizer, read_texts(os.fspath(path)) if path is not None else SENTENCES, drawer.longest_text)
     except GraphSurgeryError as error:
         if path is not None:
             raise
@@ -182,5 +202,3 @@ def _texts(
     if vocabulary is not None and int(np.max(encoded.ids)) >= vocabulary:
         return None, f"real text: {tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table"
     return encoded, None
-
-

@@ -1,0 +1,1 @@
+"""What surgery costs: the parts of `surgery_cost.py`."""

@@ -1,0 +1,128 @@
+"""What a head alone is fed: every kind of mask, and what no encoder would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from graphsurgery.interface import Value
+from graphsurgery.model.dtypes import FLOATS, numpy_dtype
+from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right
+from graphsurgery.verify.expectation import Values
+
+SEEDS = 2
+LARGE = 3e4
+"""Hidden states near the end of float16's range: a sum of a few in float16 overflows."""
+LOWEST, LOWEST_SQUARED = -1e36, -1e10
+"""Below whatever a head might take for the lowest number; where it squares, what can still be squared in float32."""
+TINY = 1e-13
+"""Vectors of this size are shorter than the least divisor of a normalisation."""
+VERY_LONG, SHORTER, MOST_NUMBERS = 4097, 257, 1 << 20
+"""Tokens that float16 and bfloat16 cannot count; no more of them than so many drawn numbers allow."""
+ODD_INTEGERS = (2, -1, 256, 1 << 32, 100, 3)
+ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
+"""True values of a mask. What an element type cannot hold is left out."""
+
+
+@dataclass(frozen=True)
+class HeadFeeds:
+    """Draws feeds for a head that starts from ``values``, of which the model's inputs come from ``drawer``."""
+
+    values: Sequence[Value]
+    drawer: Drawer
+    width: int
+    padded: bool
+    """Whether the mask makes a difference: padding holds what must not count."""
+    squares: bool
+
+    def cases(self) -> Iterator[tuple[str, list[Values]]]:
+        """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
+        masks = dict(self.drawer.kinds())
+        for kind, some in masks.items():
+            yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
+        if self.padded:
+            every = [*masks["holes"], *masks[EMPTY_ROW]]
+            yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in every]
+            yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in every]
+            yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in every]
+        lowest = LOWEST_SQUARED if self.squares else LOWEST
+        for kind, scale, shift in (
+            ("large values", LARGE, 0.0),
+            ("zeros", 0.0, 0.0),
+            ("all negative", 1.0, -8.0),
+            ("lowest values", lowest / -10, lowest),
+            ("tiny values", TINY, 0.0),
+        ):
+            yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in masks["holes"]]
+        if self.drawer.fixed_batch is None and self.drawer.fixed_sequence is None:
+            lengths = [min(length, max(MOST_NUMBERS // self.width, 1)) for length in (VERY_LONG, SHORTER)]
+            yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
+
+    def _feed(
+        self, mask: Mask, seed: int = 0, *, scale: float = 1.0, shift: float = 0.0, padding: float | None = None,
+        odd_mask: bool = False, waves: bool = False,
+    ) -> Values:  # fmt: skip
+        rng = np.random.default_rng(seed + 1)
+        inputs = self.drawer.feed(mask, seed)
+        role = self.drawer.roles.mask
+        if odd_mask and role is not None:
+            inputs[role.name] = _odd(inputs[role.name], role)
+        drawn: Values = {}
+        for value in self.values:
+            if value.name in inputs:
+                continue
+            kind = _float_dtype(value)
+            numbers = rng.standard_normal((*mask.shape, self.width) if value.rank != 2 else (len(mask), self.width))
+            numbers = numbers * (max(scale, _least(kind)) if scale else 0.0) + shift
+            if waves and numbers.ndim == 3:
+                numbers[..., ::2] = _square_waves(mask.shape[1], self.width)[:, ::2]
+            if padding is not None and numbers.ndim == 3:
+                numbers[~mask] = padding
+            drawn[value.name] = _within(numbers, kind)
+        return inputs | drawn
+
+
+def _square_waves(length: int, width: int) -> np.ndarray:
+    """``[length, width]``: 1 and -1 by turns. What rounding does to positions does not average out over these."""
+    periods = 4 << (np.arange(width) // 2 % 4)
+    return np.where(np.arange(length)[:, None] % periods < periods // 2, 1.0, -1.0)
+
+
+def _least(kind: Any) -> float:
+    """A size that values of this type still have a few digits at."""
+    return 16 * float(_finfo(kind).smallest_subnormal)
+
+
+def _within(drawn: np.ndarray, kind: Any) -> np.ndarray:
+    """``drawn`` as ``kind``, finite values cut to its range."""
+    largest = float(_finfo(kind).max)
+    return np.where(np.isfinite(drawn), np.clip(drawn, -largest, largest), drawn).astype(kind)
+
+
+def _finfo(kind: Any) -> Any:
+    """``np.finfo``, for bfloat16 too."""
+    finfo: Any = ml_dtypes.finfo
+    return finfo(kind)
+
+
+def _odd(mask: np.ndarray, role: Value) -> np.ndarray:
+    """The same mask in other words: true values other than 1, as far as its type has them."""
+    if mask.dtype == np.bool_:
+        return mask
+    if role.dtype in FLOATS:
+        words = [word for word in ODD_FLOATS if np.asarray(word, dtype=mask.dtype) != 0]
+    else:
+        bounds = np.iinfo(mask.dtype)
+        words = [word for word in ODD_INTEGERS if bounds.min <= word <= bounds.max]
+    return np.where(mask != 0, np.resize(np.array(words, dtype=mask.dtype), mask.shape), np.zeros_like(mask))
+
+
+def _float_dtype(value: Value) -> Any:
+    if value.dtype == onnx.TensorProto.BFLOAT16:
+        return ml_dtypes.bfloat16
+    return numpy_dtype(value.dtype) if value.dtype in FLOATS else np.dtype(np.float32)

@@ -1,0 +1,80 @@
+"""Run what is to be proven on cases, and judge what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.interface import Value
+from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.report import Check, Comparison, Verdict, combined
+from graphsurgery.runtime.feeds import EMPTY_ROW
+from graphsurgery.verify.compare import ABSENT, Tally
+from graphsurgery.verify.expectation import Expected, Values
+
+Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
+"""By kind: feeds, and what every output must be for them."""
+
+
+def judged(name: str, detail: str, run: Callable[[Values], Values], declared: Sequence[Value], cases: Cases) -> Check:
+    """Whether ``run`` gives what is expected, and what the file ``declared`` of it.
+
+    To fail at running is to fail the check. An error from ``cases`` is the reference's own and is raised, unless a comparison
+    has failed by then; UnsupportedModelError, too, where rows without tokens were all that could be compared.
+    """
+    done: list[Comparison] = []
+    wrong: dict[str, str] = {}
+    try:
+        for kind, pairs in cases:
+            tally = Tally(kind)
+            wrong = _compare(tally, run, declared, pairs) | wrong
+            done.append(tally.result())
+    except GraphSurgeryError:
+        if combined(one.verdict for one in done) is not Verdict.FAILED:
+            raise
+    if wrong:
+        return Check(name, "; ".join(wrong.values()), tuple(done), stated=Verdict.FAILED)
+    compared = {one.kind for one in done if one.verdict is not Verdict.NOT_CHECKED}
+    if compared == {EMPTY_ROW} and combined(one.verdict for one in done) is Verdict.PASSED:
+        raise UnsupportedModelError("the source itself is not finite wherever there is a token", "look at the encoder")
+    return Check(name, detail, tuple(done))
+
+
+def _compare(
+    tally: Tally,
+    run: Callable[[Values], Values],
+    declared: Sequence[Value],
+    pairs: Iterable[tuple[Values, dict[str, Expected]]],
+) -> dict[str, str]:
+    """Compare one kind; what is wrong beside the numbers, in words."""
+    wrong: dict[str, str] = {}
+    for feed, expected in pairs:
+        try:
+            found = run(feed)
+        except UnsupportedModelError as error:
+            return {"run": f"{tally.kind}: {error}"} | wrong
+        for output, wanted in expected.items():
+            tally.add(found.get(output, ABSENT), wanted.values, wanted.tolerance)
+        wrong = dict(_misfits(declared, found)) | wrong
+    return wrong
+
+
+def _misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:
+    """Outputs that are not what the file declares of them, and how they differ."""
+    for value in declared:
+        array = found.get(value.name)
+        if array is None:
+            yield value.name, f"output {value.name} was not given"
+        elif not _fits(value, array):
+            yield value.name, f"an output is declared as {value} and is {array.dtype}{list(array.shape)}"
+
+
+def _fits(value: Value, array: np.ndarray) -> bool:
+    if value.dtype and numpy_dtype(value.dtype) != array.dtype:
+        return False
+    if value.dims is None:
+        return True
+    literal = all(not isinstance(dim, int) or dim == size for dim, size in zip(value.dims, array.shape, strict=False))
+    return len(value.dims) == array.ndim and literal

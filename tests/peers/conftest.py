@@ -1,0 +1,102 @@
+"""What the reference tests share: the real all-MiniLM-L6-v2, and the worst differences they saw, printed at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exports import OPSETS, export_bert, make_on_request
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "demo"))
+
+
+@dataclass
+class Worst:
+    """The worst difference of every kind of comparison: (absolute, in units of what is allowed, how many vectors, where)."""
+
+    rows: dict[str, tuple[float, float, int, str]] = field(default_factory=dict)
+
+    def within(self, what: str, found: np.ndarray, expected: np.ndarray, allowed: np.ndarray | float, where: str = "") -> None:
+        """Note how far ``found`` is from ``expected``, element by element, and fail where that is more than ``allowed``."""
+        assert found.shape == expected.shape and found.size and np.isfinite(expected).all() and np.isfinite(found).all(), where
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        share = float((difference / allowed).max())
+        worst, worst_share, count, at = self.rows.get(what, (0.0, -1.0, 0, ""))
+        at, worst_share = (where, share) if share > worst_share else (at, worst_share)
+        self.rows[what] = (max(worst, float(difference.max())), worst_share, count + len(found), at)
+        assert share <= 1, f"{what} {where}: {difference.max():.1e} apart, {share:.2f} of what is allowed"
+
+
+WORST = pytest.StashKey[Worst]()
+
+
+@pytest.fixture(scope="session")
+def worst(pytestconfig: pytest.Config) -> Worst:
+    """Compares, and keeps the worst differences for the table at the end."""
+    return pytestconfig.stash.setdefault(WORST, Worst())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash.get(WORST, Worst()).rows
+    if not found:
+        return
+    terminalreporter.section("worst differences")
+    terminalreporter.write_line(f"{'compared':<58} {'vectors':>8} {'absolute':>9} {'of allowed':>11}  at")
+    for what, (difference, share, count, where) in found.items():
+        terminalreporter.write_line(f"{what:<58} {count:>8} {difference:>9.1e} {share:>11.1%}  {where}")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The model folder of the real all-MiniLM-L6-v2."""
+    from minilm import MiniLMUnavailableError, model_folder
+
+    try:
+        return model_folder()
+    except MiniLMUnavailableError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def minilm_export(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-MiniLM-L6-v2 as Optimum exports it: the transformer alone. The model file; the tokenizer is beside it."""
+    from optimum.exporters.onnx import main_export
+
+    folder = tmp_path_factory.mktemp("minilm")
+    main_export(str(minilm), folder, task="feature-extraction", library_name="transformers", do_validation=False)
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def on_request(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The architectures that are not in the repository, exported now."""
+    return make_on_request(tmp_path_factory.mktemp("architectures"))
+
+
+@pytest.fixture(scope="session")
+def bert_exports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, object]]:
+    """A small BERT at each of the older opsets: (model file, PyTorch model)."""
+    folders = {opset: tmp_path_factory.mktemp(f"opset {opset}", numbered=False) for opset in OPSETS}
+    return {opset: (folder / "model.onnx", export_bert(folder, opset)) for opset, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def command_line() -> Callable[..., tuple[int, dict]]:
+    """Runs ``graphsurgery`` with --json in a process of its own: (exit code, report)."""
+
+    def call(*arguments: object) -> tuple[int, dict]:
+        command = [sys.executable, "-m", "graphsurgery", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    return call
