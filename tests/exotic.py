@@ -1,6 +1,6 @@
 """Models with content that few exporters write and every tool loses some of: a builder per kind, giving a file's bytes.
 
-All but those named in `NOT_EDITABLE` can be edited. Protobuf that no library would write is put together by `field` and `varint`.
+All but those named in `NOT_EDITABLE` can be edited. What no library would write is put together by `field` and `varint`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -41,7 +43,8 @@ def inferred_dims(model: onnx.ModelProto, auto_merge: bool = True) -> list[int |
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-    done = SymbolicShapeInference.infer_shapes(model, auto_merge=auto_merge, guess_output_rank=False)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where it fails, it leaves a file behind
+        done = SymbolicShapeInference.infer_shapes(model, auto_merge=auto_merge, guess_output_rank=False)
     return [dim.dim_value or dim.dim_param for dim in done.graph.output[0].type.tensor_type.shape.dim]
 
 

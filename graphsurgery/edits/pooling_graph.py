@@ -1,8 +1,8 @@
 """Pooling as ONNX operators.
 
-``x [batch, seq, dim]`` float32 token embeddings, ``m [batch, seq]`` bool, true at tokens; every mode gives ``[batch, dim]``. Padded
-positions are excluded with Where, never by multiplying (NaN * 0 is NaN), and a row without tokens gives zeros. The modes are those of
-sentence-transformers' ``Pooling`` module.
+``x [batch, seq, dim]`` float32 token embeddings, ``m [batch, seq]`` bool, true at tokens; every mode gives ``[batch, dim]``.
+Padded positions are excluded with Where, never by multiplying (NaN * 0 is NaN), and a row without tokens gives zeros. The modes
+are those of sentence-transformers' ``Pooling`` module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALLEST_COUNT = 1e-9
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is pooled, ``x [batch, seq, dim]`` float32 and ``m [batch, seq]`` bool, and what modes share, appended at its first use."""
+    """What is pooled: ``x [batch, seq, dim]`` float32, ``m [batch, seq]`` bool. What modes share is appended at first use."""
 
     ops: Operators
     x: gs.Tensor

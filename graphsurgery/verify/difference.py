@@ -69,15 +69,19 @@ def _changes(before: list[Key], after: list[Key], message: Any) -> list[tuple[st
     """(the name of a field, what happened to one of its values), in words."""
     numbers = [(number, "removed") for number, _ in _minus(before, after)]
     numbers += [(number, "added") for number, _ in _minus(after, before)]
-    fields = dict.fromkeys(number for number, _ in before)
-    numbers += [(number, REORDERED) for number in fields if _reordered(number, before, after)]
+    numbers += [(number, REORDERED) for number in _reordered(before, after)]
     return [(_field_name(message, number), what) for number, what in numbers]
 
 
-def _reordered(number: int, before: list[Key], after: list[Key]) -> bool:
-    """Whether the values of a field that both sides have come in another order."""
-    both = {key for key in before if key[0] == number} & set(after)
-    return [key for key in before if key in both] != [key for key in after if key in both]
+def _reordered(before: list[Key], after: list[Key]) -> list[int]:
+    """The fields of which the values that both sides have come in another order."""
+    both = set(before) & set(after)
+    orders: tuple[dict[int, list[Key]], dict[int, list[Key]]] = ({}, {})
+    for keys, order in zip((before, after), orders, strict=True):
+        for key in keys:
+            if key in both:
+                order.setdefault(key[0], []).append(key)
+    return [number for number, order in orders[0].items() if order != orders[1][number]]
 
 
 def _field_name(message: Any, number: int) -> str:

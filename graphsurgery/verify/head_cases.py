@@ -22,7 +22,7 @@ LOWEST, LOWEST_SQUARED = -1e36, -1e10
 """Below whatever a head might take for the lowest number; where it squares, what can still be squared in float32."""
 TINY = 1e-13
 """Vectors of this size are shorter than the least divisor of a normalisation."""
-VERY_LONG, SHORTER, MOST_NUMBERS = 4097, 257, 1 << 20
+VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
 """Tokens that float16 and bfloat16 cannot count; no more of them than so many drawn numbers allow."""
 ODD_INTEGERS = (2, -1, 256, 1 << 32, 100, 3)
 ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
