@@ -5,22 +5,47 @@
     model = graphsurgery.add_pooling(model, mode="mean", normalize=True)
     graphsurgery.save(model, "model.pooled.onnx")
     report = graphsurgery.verify("model.pooled.onnx", against="model.onnx")
+
+Names are imported when they are first used (PEP 562): the command line lives in this package too, and its ``--help`` must not
+wait for numpy and onnx.
 """
 
-from graphsurgery.api import add_normalize, add_pooling, strip_head
-from graphsurgery.edits.add_normalize import AddNormalize
-from graphsurgery.edits.add_pooling import AddPooling
-from graphsurgery.edits.strip_head import StripHead
-from graphsurgery.errors import GraphSurgeryError
-from graphsurgery.inspection import Inspection, inspect
-from graphsurgery.interface import Interface, Value
-from graphsurgery.model.loading import load
-from graphsurgery.model.model import Model
-from graphsurgery.model.saving import Saved, save
-from graphsurgery.report import Report, Verdict
-from graphsurgery.runner import Outcome, run
-from graphsurgery.verify.verify import verify
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from graphsurgery.version import __version__
+
+if TYPE_CHECKING:
+    from graphsurgery.api import add_normalize, add_pooling, strip_head
+    from graphsurgery.edits.add_normalize import AddNormalize
+    from graphsurgery.edits.add_pooling import AddPooling
+    from graphsurgery.edits.strip_head import StripHead
+    from graphsurgery.errors import GraphSurgeryError
+    from graphsurgery.inspection import Inspection, inspect
+    from graphsurgery.interface import Interface, Value
+    from graphsurgery.model.loading import load
+    from graphsurgery.model.model import Model
+    from graphsurgery.model.saving import Saved, save
+    from graphsurgery.proof.verify import verify
+    from graphsurgery.report import Report, Verdict
+    from graphsurgery.runner import Outcome, run
+
+_HOMES = {
+    "api": ("add_normalize", "add_pooling", "strip_head"),
+    "edits.add_normalize": ("AddNormalize",),
+    "edits.add_pooling": ("AddPooling",),
+    "edits.strip_head": ("StripHead",),
+    "errors": ("GraphSurgeryError",),
+    "inspection": ("Inspection", "inspect"),
+    "interface": ("Interface", "Value"),
+    "model.loading": ("load",),
+    "model.model": ("Model",),
+    "model.saving": ("Saved", "save"),
+    "proof.verify": ("verify",),
+    "report": ("Report", "Verdict"),
+    "runner": ("Outcome", "run"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AddNormalize",
@@ -45,3 +70,15 @@ __all__ = [
     "strip_head",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -76,7 +76,8 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        return self.stated if self.stated is not None else combined(one.verdict for one in self.comparisons)
+        compared = combined(one.verdict for one in self.comparisons)
+        return compared if self.stated is None or compared is Verdict.FAILED else self.stated
 
     def to_json(self) -> dict[str, Any]:
         return {

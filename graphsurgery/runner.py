@@ -16,9 +16,9 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import Plan, Saved, plan_output, staged
+from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.snippet import snippet
-from graphsurgery.verify.verify import verify as verify_model
 
 STEP_NAMES = ("pooled", "normalized", "encoder")
 """What outputs are called after; taken off again before the next one is put on."""

@@ -23,11 +23,17 @@ def snippet(path: Path, interface: Interface, beside: Path | None = None) -> str
         imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _made_up(roles)
     else:
         imports = "import numpy as np, onnxruntime, tokenizers"
-        encode = f"e = tokenizers.Tokenizer.from_file({str(tokenizer)!r}).encode({TEXT!r})"
+        encode = f"e = tokenizers.Tokenizer.from_file({shown(tokenizer)!r}).encode({TEXT!r})"
         sources = _encoded(roles)
     feeds = ", ".join(f"{value.name!r}: {_array(value, sources.get(value.name))}" for value in interface.inputs)
     outputs = [value.name for value in interface.outputs[:1]]
-    return f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({str(path)!r}).run({outputs}, {{{feeds}}})[0]"
+    return f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({shown(path)!r}).run({outputs}, {{{feeds}}})[0]"
+
+
+def shown(path: Path) -> str:
+    """A path as people write it: relative to the current folder where it lies in there."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _encoded(roles: Roles) -> dict[str, str]:

@@ -22,11 +22,11 @@ LAYERS = (
     ("model",),
     ("anatomy",),
     ("consumers", "folders", "runtime"),
-    ("edits", "verify", "inspection", "snippet"),
+    ("edits", "proof", "inspection", "snippet"),
     ("api", "runner"),
     ("cli",),
 )
-"""Each layer imports only from layers above it, and from itself; but edits and verify, side by side, know nothing of each
+"""Each layer imports only from layers above it, and from itself; but edits and proof, side by side, know nothing of each
 other."""
 
 

@@ -24,10 +24,10 @@ import graphsurgery
 from graphsurgery.edits import normalize_graph
 from graphsurgery.errors import UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
+from graphsurgery.proof.compare import ABSENT, Tally, cosine_of
+from graphsurgery.proof.expectation import Expected
+from graphsurgery.proof.judging import judged
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
-from graphsurgery.verify.compare import ABSENT, Tally, cosine_of
-from graphsurgery.verify.expectation import Expected
-from graphsurgery.verify.judging import judged
 
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
 CASES = list(dict.fromkeys(fault.case for fault in (*HEAD_FAULTS, *EQUIVALENT, *FILE_FAULTS)))

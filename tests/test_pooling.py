@@ -38,9 +38,9 @@ from onnx.reference import ReferenceEvaluator
 import graphsurgery
 from graphsurgery.errors import MaskError, NothingToPoolError, UnsupportedModelError
 from graphsurgery.model.loading import load
+from graphsurgery.proof.difference import difference
+from graphsurgery.proof.head import extract_head
 from graphsurgery.runtime.session import Session
-from graphsurgery.verify.difference import difference
-from graphsurgery.verify.head import extract_head
 
 EMBEDDING = "sentence_embedding"
 MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

@@ -17,6 +17,7 @@ from conftest import FIXTURES
 from keeping import make_external
 from onnx import TensorProto, helper
 
+import graphsurgery
 from graphsurgery.errors import GraphSurgeryError, OutputExistsError, SourceChangedError, SurroundingsError
 from graphsurgery.model import saving
 from graphsurgery.model.atomic import no_progress, temporary_name
@@ -350,6 +351,37 @@ def test_too_large_for_one_file(name: str, tmp_path: Path) -> None:
     for weights in zip(one.initializer, other.initializer, strict=True):
         np.testing.assert_array_equal(*map(onnx.numpy_helper.to_array, weights))
     assert one.node == other.node
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-fp16", "bert-external"])
+def test_back_from_too_large_for_one_file(name: str, tmp_path: Path) -> None:
+    """A pooled file whose weights had to move out verifies, and strip-head gives the source back: its bytes, where it had
+    all."""
+    shutil.copytree(FIXTURES / name, tmp_path / "source")
+    source = tmp_path / "source" / "model.onnx"
+    pooled = graphsurgery.add_pooling(source, mode="mean", normalize=True)
+    saved = saved_as_if_larger(pooled, tmp_path / "saved.onnx", largest=1000)
+    report = graphsurgery.verify(saved.path, against=source)
+    assert report, report.to_json()
+    done = graphsurgery.run([graphsurgery.StripHead()], saved.path, output=tmp_path / "back.onnx")
+    assert done.report
+    if name == "bert-external":
+        np.testing.assert_array_equal(outputs_of(done.output)[0], outputs_of(source)[0])
+    else:
+        assert done.output.read_bytes() == source.read_bytes()
+
+
+def test_a_loaded_model_does_not_follow_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path means what it meant when it was loaded: the input is still known, and so are its data."""
+    shutil.copytree(FIXTURES / "bert-external", tmp_path / "here")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model = load("model.onnx")
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(OutputExistsError):
+        save(model, tmp_path / "here" / "model.onnx", force=True)
+    save(model, "copy.onnx")
+    np.testing.assert_array_equal(outputs_of(Path("copy.onnx"))[0], outputs_of(tmp_path / "here" / "model.onnx")[0])
 
 
 def test_only_what_external_data_can_hold_moves(tmp_path: Path) -> None:

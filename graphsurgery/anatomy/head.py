@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import MOVE, Step, steps
+from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
 
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
@@ -11,7 +11,7 @@ POOLING = "add-pooling"
 
 def head_steps(model: Model) -> list[Step]:
     """The edits that the file records, oldest first, but for moves of its weights."""
-    return [step for step in steps(model.proto) if step.edit != MOVE]
+    return [step for step in steps(model.proto) if step.edit not in HOUSEKEEPING]
 
 
 def why_pooled(model: Model) -> str | None:

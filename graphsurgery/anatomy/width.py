@@ -7,32 +7,14 @@ import onnx
 from graphsurgery.anatomy.wiring import Wiring, attribute_int
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Pow", "PRelu"})
-UNARY = frozenset(
-    [
-        "Cast",
-        "CastLike",
-        "Identity",
-        "Dropout",
-        "Relu",
-        "Gelu",
-        "Erf",
-        "Tanh",
-        "Sigmoid",
-        "Sqrt",
-        "Softmax",
-        "Clip",
-        "Elu",
-        "LeakyRelu",
-        "Neg",
-        "Abs",
-        "HardSigmoid",
-        "Mish",
-        "QuickGelu",
-        "FastGelu",
-        "QuantizeLinear",
-        "DequantizeLinear",
-    ]
-)
+DEEPEST = 200
+"""How many nodes back is looked, at most."""
+PRODUCTS = frozenset({"MatMul", "FusedMatMul", "BiasGelu", "MatMulInteger", "DynamicQuantizeMatMul"})
+"""Operators whose second input is as wide as their output."""
+UNARY = frozenset({
+    "Abs", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid",
+    "Identity", "LeakyRelu", "Mish", "Neg", "QuantizeLinear", "QuickGelu", "Relu", "Sigmoid", "Softmax", "Sqrt", "Tanh",
+})  # fmt: skip
 SCALED_NORMS = {
     "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1, "SkipLayerNormalization": 2,
     "SkipSimplifiedLayerNormalization": 2, "EmbedLayerNormalization": 5,
@@ -42,25 +24,29 @@ SCALED_NORMS = {
 
 def last_dim(wiring: Wiring, name: str) -> int | None:
     """The size of the last dim of the value ``name``, or None where the graph's weights do not tell."""
-    return _last_dim(wiring, name, frozenset())
+    return _last_dim(wiring, name, {}, 0)
 
 
-def _last_dim(wiring: Wiring, name: str, seen: frozenset[str]) -> int | None:
+def _last_dim(wiring: Wiring, name: str, known: dict[str, int | None], depth: int) -> int | None:
+    """As `last_dim`; ``known`` holds what was looked at already, which also ends cycles."""
+    if name in known:
+        return known[name]
+    known[name] = None
+    node = wiring.producers.get(name)
     if name in wiring.initializers:
         dims = wiring.initializers[name].dims
-        return int(dims[-1]) if dims else 1
-    node = wiring.producers.get(name)
-    if node is None or name in seen or len(seen) > 500:
-        return None
-    return _from_node(wiring, node, seen | {name})
+        known[name] = int(dims[-1]) if dims else 1
+    elif node is not None and depth < DEEPEST:
+        known[name] = _from_node(wiring, node, known, depth + 1)
+    return known[name]
 
 
-def _from_node(wiring: Wiring, node: onnx.NodeProto, seen: frozenset[str]) -> int | None:
+def _from_node(wiring: Wiring, node: onnx.NodeProto, known: dict[str, int | None], depth: int) -> int | None:
     kind = node.op_type
     if kind in SCALED_NORMS and len(node.input) > SCALED_NORMS[kind]:
-        return _last_dim(wiring, node.input[SCALED_NORMS[kind]], seen)
-    if kind in ("MatMul", "FusedMatMul", "BiasGelu", "MatMulInteger", "DynamicQuantizeMatMul"):
-        return _last_dim(wiring, node.input[1], seen)
+        return _last_dim(wiring, node.input[SCALED_NORMS[kind]], known, depth)
+    if kind in PRODUCTS and len(node.input) > 1:
+        return _last_dim(wiring, node.input[1], known, depth)
     if kind == "Gemm":
         weights = wiring.initializers.get(node.input[1])
         return None if weights is None else int(weights.dims[0 if attribute_int(node, "transB", 0) else 1])
@@ -68,9 +54,15 @@ def _from_node(wiring: Wiring, node: onnx.NodeProto, seen: frozenset[str]) -> in
         table = wiring.initializers.get(wiring.origin(node.input[0]))
         return int(table.dims[-1]) if table is not None and len(table.dims) > 1 else None
     if kind in ELEMENTWISE:
-        known = [_last_dim(wiring, value, seen) for value in node.input]
-        wide = {size for size in known if size is not None and size > 1}
-        return wide.pop() if len(wide) == 1 else (1 if known and all(size == 1 for size in known) else None)
-    if kind in UNARY:
-        return _last_dim(wiring, node.input[0], seen)
+        return _broadcast([_last_dim(wiring, value, known, depth) for value in node.input])
+    if kind in UNARY and node.input:
+        return _last_dim(wiring, node.input[0], known, depth)
     return None
+
+
+def _broadcast(sizes: list[int | None]) -> int | None:
+    """The last dim of operands of these last dims: the one that is not 1, where they agree on it."""
+    wide = {size for size in sizes if size is not None and size > 1}
+    if wide:
+        return wide.pop() if len(wide) == 1 else None
+    return 1 if sizes and all(size == 1 for size in sizes) else None

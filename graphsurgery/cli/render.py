@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from graphsurgery.consumers import Reading
 from graphsurgery.interface import Interface
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runner import Outcome
+from graphsurgery.snippet import shown
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 WARNING = "warning: "
@@ -23,7 +23,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     """What a writing verb did: the new interface, the proof, how to run the file, who can read it."""
     where = "" if outcome.saved else "  (not written)"
     source = outcome.source.path.name if outcome.source.path else "model"
-    console.print(Text.assemble((source, "bold"), " -> ", (str(outcome.output), "bold"), where))
+    console.print(Text.assemble((source, "bold"), " -> ", (shown(outcome.output), "bold"), where))
     console.print(bullets(outcome.notes))
     console.print(section("Interface", interface_table(outcome.interface)))
     if outcome.report is not None:
@@ -31,7 +31,8 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     else:
         console.print(section("Proof", Text("left out (--no-verify)", style="yellow")))
     if outcome.saved:
-        console.print(section("Run it", Syntax(outcome.snippet, "python", theme="ansi_dark", word_wrap=True)))
+        console.print(section("Run it", Text("")), end="")
+        console.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
     console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
 
 

@@ -7,7 +7,7 @@ import click
 from graphsurgery.cli.console import out, print_json, progress
 from graphsurgery.cli.main import OK, VERDICT
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
-from graphsurgery.verify.verify import verify
+from graphsurgery.proof.verify import verify
 
 OPTIONS = (
     click.option(

@@ -69,7 +69,7 @@ def _default_mask(model: Model, roles: Roles) -> str:
     if roles.mask is None:
         raise MaskError(
             f"the model has no attention mask input ({', '.join(MASK_NAMES[:3])}, ...); its inputs are {_input_names(model)}",
-            "name it with --mask NAME, or choose --mask ones (every position is a token) or --mask pad:ID (the ids other than ID are)",
+            "name it with --mask NAME, or choose --mask ones (all positions are tokens) or --mask pad:ID (all ids but ID are)",
         )
     _check_mask_input(model, roles.mask.name)
     return roles.mask.name

@@ -1,8 +1,8 @@
 """ONNX operators as functions on a draft, each in the form that the model's own opset has.
 
-Axes became an input at opset 13 (ReduceSum, Squeeze, Unsqueeze) and at 18 (ReduceMax). Only operators that ONNX Runtime's
-symbolic shape inference understands are used: it gives up on ReduceL2 and on a bare ReduceMax, and the encoder is then not
-fused.
+Axes became an input of ReduceSum, Squeeze and Unsqueeze at opset 13, and of the other Reduce operators at 18. Only operators
+that ONNX Runtime's symbolic shape inference understands are used: it gives up on ReduceL2 and ReduceMax, and the encoder is
+then not fused.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ class Operators:
 
     def reduce_sum(self, x: gs.Tensor, axis: int, name: str, keepdims: bool = False) -> gs.Variable:
         return self._over_axis("ReduceSum", x, axis, name, since=13, keepdims=int(keepdims))
-
-    def reduce_max(self, x: gs.Tensor, axis: int, name: str, keepdims: bool = False) -> gs.Variable:
-        return self._over_axis("ReduceMax", x, axis, name, since=18, keepdims=int(keepdims))
 
     def unsqueeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
         return self._over_axis("Unsqueeze", x, axis, name, since=13)

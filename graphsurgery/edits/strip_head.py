@@ -8,7 +8,7 @@ from typing import ClassVar
 from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import NoHeadError
-from graphsurgery.model.model import Model
+from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, steps, undone
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import locations, moved
@@ -60,7 +60,7 @@ def undone_to_source(model: Model) -> Document:
     """
     document = model.document
     for step in reversed(steps(model.proto)):
-        document = undone(document, step)
+        document = undone(document, step, lambda location: open_data(model.files[location]))
         if document.fingerprint != step.source:
             raise _does_not_fit(step.edit)
     return document

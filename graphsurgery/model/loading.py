@@ -51,10 +51,10 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
     if isinstance(source, gs.Graph):
         source = _exported(source)
     if isinstance(source, onnx.ModelProto):
-        return _checked(MemoryBytes(_serialised(source)), None, None if folder is None else Path(folder))
+        return _checked(MemoryBytes(_serialised(source)), None, None if folder is None else Path(folder).absolute())
     if not isinstance(source, str | os.PathLike):
         raise RequestError(f"cannot load a model from a {type(source).__name__}", "give a path, a ModelProto or a gs.Graph")
-    path = Path(source)
+    path = Path(source).absolute()
     if path.is_dir():
         raise SurroundingsError(f"{path} is a folder", "give the path of the .onnx file in it")
     return _checked(FileBytes(path), path, path.parent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,15 +18,20 @@ import onnx
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record
-from graphsurgery.model.relocate import moved, moved_back
+from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record, Span
+from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
+from graphsurgery.model.sources import ByteSource
 from graphsurgery.model.splice import spliced
 from graphsurgery.version import __version__
 
 PREFIX = "graphsurgery.step."
 MOVE = "move-weights"
 """What saving records when it copies external data into another folder."""
+OUTWARD = "externalize-weights"
+"""What saving records when it moves weights out of a file that would pass 2 GiB."""
+HOUSEKEEPING = (MOVE, OUTWARD)
+"""Steps that change where weights lie and nothing else."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
 """Digits of an entry's number at most: what is longer is not ours, and Python refuses to read thousands of them."""
@@ -79,6 +84,15 @@ def recorded_move(document: Document, name: str, bases: dict[str, int]) -> Docum
     return _with_entry(before, there, content)
 
 
+def recorded_outward(document: Document, name: str, start: int, place: Callable[[Span], int]) -> Document:
+    """``document`` with its initializers' payloads in the file ``name``, from ``start`` on, and an entry that says so."""
+    there = externalised(document, name, place)
+    content = {
+        "edit": OUTWARD, "parameters": {"data": name, "start": start}, "version": __version__, "source": document.fingerprint,
+    }  # fmt: skip
+    return _with_entry(there, there, content)
+
+
 def _unless_given_back(source: Sequence[Record], there: Sequence[Record], back: Sequence[Record]) -> tuple[Record, ...]:
     """The records that were moved, but those as they were which `moved_back` does not give back byte for byte."""
     return tuple(
@@ -99,12 +113,15 @@ def _with_entry(before: Document, after: Document, content: dict[str, Any]) -> D
     return replace(after, model=tuple(new if record is place_holder else record for record in model))
 
 
-def undone(document: Document, step: Step) -> Document:
-    """The document that ``step``, the newest one of ``document``, was applied to.
+def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] | None = None) -> Document:
+    """The document that ``step``, the newest one of ``document``, was applied to. ``opened`` opens a data file by its location.
 
     Raises NoHeadError when the entry does not fit the file: another tool rewrote it since.
     """
     try:
+        if step.edit == OUTWARD and opened is not None:
+            name = step.parameters["data"]
+            document = internalised(document, name, int(step.parameters["start"]), opened(name))
         return _undone(document, step)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration) as error:
         raise NoHeadError(

@@ -14,6 +14,7 @@ from graphsurgery.model.parsing import parse
 from graphsurgery.model.records import Document, Record, Span
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.schema import GRAPH, MODEL, RAW_DATA, tensor_holders, tensors
+from graphsurgery.model.sources import ByteSource
 
 Change = Callable[[onnx.TensorProto], bool]
 """Changes a tensor in place and says whether it did."""
@@ -80,6 +81,23 @@ def externalised(document: Document, name: str, place: Callable[[Span], int]) ->
 def referenced(files: dict[str, ExternalFile], document: Document) -> list[str]:
     """Those of ``files`` that the document's tensors name, in order of first use."""
     return [location for location in locations(document) if location in files]
+
+
+def internalised(document: Document, name: str, start: int, source: ByteSource) -> Document:
+    """What `externalised` did, undone: tensors that lie from ``start`` on in the file ``name``, open as ``source``, have their
+    payload in raw_data again."""
+
+    def change(tensor: onnx.TensorProto) -> bool:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not is_external(tensor) or entries["location"] != name or int(entries.get("offset", 0)) < start:
+            return False
+        span = Span(source, int(entries["offset"]), int(entries["length"]), tensor.data_type, RAW_DATA)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = document.payloads.mark(span)
+        return True
+
+    return _changed(document, change, lambda record: record.field == INITIALIZER and b"location" in record.skeleton)
 
 
 def locations(document: Document) -> list[str]:

@@ -14,9 +14,9 @@ from graphsurgery.model.atomic import FileRange, Piece, Progress, no_progress
 from graphsurgery.model.external import ExternalFile
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.output_names import already_there, check_output, same_folder, unused_data_name
-from graphsurgery.model.provenance import recorded_move
+from graphsurgery.model.provenance import recorded_move, recorded_outward
 from graphsurgery.model.records import Chunk, Document, Span
-from graphsurgery.model.relocate import externalised, referenced
+from graphsurgery.model.relocate import referenced
 from graphsurgery.model.sources import ByteSource
 
 LARGEST_PROTOBUF = (1 << 31) - 1
@@ -176,7 +176,7 @@ def _externalise(plan: Plan) -> None:
         return offset
 
     size = plan.document.size
-    plan.document = externalised(plan.document, plan.data.name, place)
+    plan.document = recorded_outward(plan.document, plan.data.name, plan.data_size, place)
     if plan.document.size > LARGEST_PROTOBUF:
         raise SurroundingsError(
             f"{plan.output.name} would have {plan.document.size} bytes beside its initializers, and protobuf ends at 2 GiB",

@@ -38,9 +38,7 @@ def tensor_holders(message: Any) -> dict[int, Any]:
 def holder_names(message: Any) -> tuple[tuple[str, bool, Any], ...]:
     """As `tensor_holders`: (field name, repeated, message type) of each such field."""
     holders = tensor_holders(message)
-    return tuple(
-        (field.name, field.is_repeated, field.message_type) for field in message.fields if field.number in holders
-    )
+    return tuple((field.name, field.is_repeated, field.message_type) for field in message.fields if field.number in holders)
 
 
 @cache

@@ -9,13 +9,13 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.expectation import Expected, Values, expected_outputs, meanings, starts
+from graphsurgery.proof.head import Head
+from graphsurgery.proof.head_cases import HeadFeeds
+from graphsurgery.proof.judging import judged
 from graphsurgery.report import Check, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import Session
-from graphsurgery.verify.expectation import Expected, Values, expected_outputs, meanings, starts
-from graphsurgery.verify.head import Head
-from graphsurgery.verify.head_cases import HeadFeeds
-from graphsurgery.verify.judging import judged
 
 NAME = "head proof"
 

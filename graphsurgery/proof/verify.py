@@ -12,21 +12,21 @@ from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import MOVE, Step, steps
+from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
+from graphsurgery.proof.difference import Difference, difference
+from graphsurgery.proof.expectation import POOLING, meanings, pad_id
+from graphsurgery.proof.head import extract_head
+from graphsurgery.proof.head_proof import NAME as HEAD
+from graphsurgery.proof.head_proof import head_proof, strangers
+from graphsurgery.proof.plain import plain_comparison
+from graphsurgery.proof.promised import broken_promises
+from graphsurgery.proof.untouched import untouched
+from graphsurgery.proof.whole_proof import NAME as WHOLE
+from graphsurgery.proof.whole_proof import Whole, dependence, open_source, whole_cases, whole_proof
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
-from graphsurgery.verify.difference import Difference, difference
-from graphsurgery.verify.expectation import POOLING, meanings, pad_id
-from graphsurgery.verify.head import extract_head
-from graphsurgery.verify.head_proof import NAME as HEAD
-from graphsurgery.verify.head_proof import head_proof, strangers
-from graphsurgery.verify.plain import plain_comparison
-from graphsurgery.verify.promised import broken_promises
-from graphsurgery.verify.untouched import untouched
-from graphsurgery.verify.whole_proof import NAME as WHOLE
-from graphsurgery.verify.whole_proof import Whole, dependence, open_source, whole_cases, whole_proof
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Bytes of weights up to which the whole proof runs without being asked for."""
@@ -141,8 +141,8 @@ def _whole(
 
 def _steps_beyond(source: Model, output: Model) -> list[Step]:
     """The edits that the output records and the source does not."""
-    before = [step for step in steps(source.proto) if step.edit != MOVE]
-    after = [step for step in steps(output.proto) if step.edit != MOVE]
+    before = [step for step in steps(source.proto) if step.edit not in HOUSEKEEPING]
+    after = [step for step in steps(output.proto) if step.edit not in HOUSEKEEPING]
     common = 0
     while common < min(len(before), len(after)) and _same(before[common], after[common]):
         common += 1

@@ -11,7 +11,7 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.verify.expectation import POOLING, meanings
+from graphsurgery.proof.expectation import POOLING, meanings
 
 LITERAL = "a number"
 """Stands for any literal size: a pooled output's width is compared with what a run gives."""

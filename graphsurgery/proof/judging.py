@@ -9,10 +9,10 @@ import numpy as np
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.proof.compare import ABSENT, Tally
+from graphsurgery.proof.expectation import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combined
 from graphsurgery.runtime.feeds import EMPTY_ROW
-from graphsurgery.verify.compare import ABSENT, Tally
-from graphsurgery.verify.expectation import Expected, Values
 
 Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
 """By kind: feeds, and what every output must be for them."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.model.provenance import MOVE, Step
-from graphsurgery.verify import reference
+from graphsurgery.model.provenance import HOUSEKEEPING, Step
+from graphsurgery.proof import reference
 
 RELATIVE, UNIT = 1e-5, 1e-6
 Array = np.ndarray
@@ -57,7 +57,7 @@ def meaning(step: Step) -> Meaning:
 
 def meanings(steps: Sequence[Step]) -> list[tuple[Step, Meaning]]:
     """Every step that changes what a model gives, with its meaning. Raises as `meaning`."""
-    return [(step, meaning(step)) for step in steps if step.edit != MOVE]
+    return [(step, meaning(step)) for step in steps if step.edit not in HOUSEKEEPING]
 
 
 def starts(steps: Sequence[Step]) -> list[str]:

@@ -12,8 +12,8 @@ import onnx
 
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
+from graphsurgery.proof.expectation import Values
 from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right
-from graphsurgery.verify.expectation import Values
 
 SEEDS = 2
 LARGE = 3e4

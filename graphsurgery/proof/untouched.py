@@ -12,8 +12,8 @@ from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.records import Span
 from graphsurgery.model.schema import tensors
 from graphsurgery.model.sources import ByteSource, FileBytes
+from graphsurgery.proof.difference import Difference
 from graphsurgery.report import Check, Verdict
-from graphsurgery.verify.difference import Difference
 
 SAMPLE = 64
 BLOCK = 1 << 24

@@ -10,7 +10,7 @@ from graphsurgery.anatomy.hidden_state import inferred
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.verify.difference import Difference
+from graphsurgery.proof.difference import Difference
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import numpy as np
 
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
+from graphsurgery.proof.compare import Tally
+from graphsurgery.proof.whole_proof import whole_cases
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
-from graphsurgery.verify.compare import Tally
-from graphsurgery.verify.whole_proof import whole_cases
 
 RELATIVE = 1e-5
 NAME = "same outputs"

@@ -13,12 +13,12 @@ from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.expectation import Expected, expected_outputs, made_by, starts
+from graphsurgery.proof.judging import judged
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer, Mask
 from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
-from graphsurgery.verify.expectation import Expected, expected_outputs, made_by, starts
-from graphsurgery.verify.judging import judged
 
 NAME = "whole proof"
 Values = dict[str, np.ndarray]
