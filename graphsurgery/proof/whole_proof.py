@@ -21,6 +21,8 @@ from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
 NAME = "whole proof"
+NEGLIGIBLE = 1e-5
+"""A dependence on neighbours or padding that is no more than rounding."""
 Values = dict[str, np.ndarray]
 
 
@@ -144,6 +146,9 @@ def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
             one = _embedding(run(alone))[0]
             neighbours[index] = max(neighbours[index], _apart(one, full[index][row]))
             padding[index] = max(padding[index], _apart(_embedding(run(trimmed))[0], one))
+    largest = max(*neighbours, *padding)
+    if largest <= NEGLIGIBLE:
+        return [f"neighbours in the batch and padding change a row's vector by at most {largest:.1e}"]
     return [
         f"a row's vector changes by at most {most[0]:.1e} with {what} (the source's by {most[1]:.1e})"
         for what, most in (("its neighbours in the batch", neighbours), ("the padding after it", padding))
