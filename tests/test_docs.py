@@ -42,6 +42,11 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
         run([sys.executable, "-c", block], tmp_path)
 
 
+def test_demo_runs() -> None:
+    """`make demo`, in the environment of the tests."""
+    run([sys.executable, "demo/demo.py"], ROOT)
+
+
 def test_readme_shows_every_verb() -> None:
     text = PAGES[0].read_text(encoding="utf-8")
     assert all(f"graphsurgery {verb}" in text for verb in VERBS)

@@ -31,7 +31,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     else:
         console.print(section("Proof", Text("left out (--no-verify)", style="yellow")))
     if outcome.saved:
-        console.print(section("Run it", Text("")), end="")
+        console.print(heading("Run it"))
         console.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
     console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
 
@@ -83,7 +83,12 @@ def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
 
 def section(title: str, body: RenderableType) -> RenderableType:
     """A titled, indented part of the output."""
-    return Group(Text(f"\n{title}", style="bold"), Padding(body, (0, 0, 0, 2)))
+    return Group(heading(title), Padding(body, (0, 0, 0, 2)))
+
+
+def heading(title: str) -> Text:
+    """The title of a part, a line away from what is above."""
+    return Text(f"\n{title}", style="bold")
 
 
 def bullets(lines: Iterable[str]) -> RenderableType:
