@@ -38,14 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [one for one in scenarios(quick=options.quick) if not options.only or one.name in options.only]
     _use_processors(options.threads)
     surroundings = _surroundings(options)
+    code = _code()
     with tempfile.TemporaryDirectory(prefix="surgery-cost-", dir=options.work) as work:
         surroundings["file system"] = _file_system(Path(work))
         _require_room(Path(work), chosen)
         results = _measured(chosen, Path(work), options)
     surroundings["load at the end"] = os.getloadavg()[0]
+    surroundings["code changed"] = _code() != code
     _report(chosen, results, surroundings, options)
     missed = [target for target in targets.judged(results) if not target.met]
-    return 1 if options.strict and missed else 0
+    return 1 if options.strict and (missed or surroundings["code changed"]) else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -104,6 +106,7 @@ def _notes(surroundings: dict[str, Any], options: argparse.Namespace) -> list[st
     warm = "" if options.quick else ", each twice in a row and the second counts"
     return [
         *(["--quick: the models are small, and nothing here is about the targets' sizes"] if options.quick else []),
+        *(["graphsurgery was CHANGED while it was measured: measure again"] if surroundings["code changed"] else []),
         f"{', '.join(machine)}: times are noisy, read the ratios",
         f"Python {surroundings['python']}, {', '.join(map(' '.join, surroundings['versions'].items()))}",
         f"{rounds} of fresh processes in turn{warm}; times are medians, ratios medians of the rounds' ratios "
@@ -128,6 +131,11 @@ def _surroundings(options: argparse.Namespace) -> dict[str, Any]:
         "memory limit GiB": options.memory_limit,
         "load": os.getloadavg()[0],
     }
+
+
+def _code() -> dict[str, int]:
+    """What changes when a module of graphsurgery does."""
+    return {str(path): path.stat().st_mtime_ns for path in (ROOT / "graphsurgery").rglob("*.py")}
 
 
 def _processor() -> str:

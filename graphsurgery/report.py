@@ -113,13 +113,20 @@ class Report:
 
     @property
     def worst(self) -> float:
-        """The largest absolute difference of all."""
-        return max((one.worst for check in self.checks for one in check.comparisons), default=math.nan)
+        """The difference that comes nearest to what is allowed, or is farthest beyond it."""
+        compared = [one for check in self.checks for one in check.comparisons if one.cases]
+        return max(compared, key=lambda one: one.margin).worst if compared else math.nan
+
+    @property
+    def margin(self) -> float:
+        """That difference in units of its tolerance: passed is at most 1."""
+        return max((one.margin for check in self.checks for one in check.comparisons if one.cases), default=math.nan)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data; NaN and infinities as strings."""
         return {
             "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
+            "margin": _number(self.margin),
             "checks": [check.to_json() for check in self.checks], "observations": list(self.observations),
             "not_checked": list(self.not_checked),
         }  # fmt: skip

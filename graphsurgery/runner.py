@@ -11,17 +11,19 @@ from typing import Any
 from graphsurgery.anatomy.head import head_steps
 from graphsurgery.consumers import Reading, readings
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.loading import Loadable, load
-from graphsurgery.model.model import Model
+from graphsurgery.model.model import Model, open_data
+from graphsurgery.model.provenance import HOUSEKEEPING, steps, undone
 from graphsurgery.model.saving import Plan, Saved, plan_output, staged
+from graphsurgery.proof.difference import difference
+from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.snippet import snippet
 
-STEP_NAMES = ("pooled", "normalized", "encoder")
-"""What outputs are called after; taken off again before the next one is put on."""
 Progress = Callable[[str], None]
 
 
@@ -54,7 +56,7 @@ class Outcome:
             "steps": list(self.steps),
             "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
             "notes": list(self.notes),
-            "report": self.report.to_json() if self.report else None,
+            "report": self.report.to_json() if self.report is not None else None,
             "snippet": self.snippet,
             "consumers": [reading.to_json() for reading in self.consumers],
         }
@@ -117,20 +119,23 @@ def default_output(model: Model, last: Edit) -> Path:
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in STEP_NAMES:
-        stem = stem.removesuffix(f".{name}")
+    for edit in EDITS.values():
+        stem = stem.removesuffix(f".{edit.step}")
     return model.path.with_name(f"{stem}.{last.step}.onnx")
 
 
 def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
     """Tells how much of the output is written."""
     total = max(plan.size, 1)
-    done = 0
+    done = told = 0
 
     def tell(count: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += count
-        progress(f"writing {done / total:.0%} of {total / 2**20:.0f} MiB")
+        percent = 100 * done // total
+        if percent > told:
+            told = percent
+            progress(f"writing {percent} % of {total / 2**20:.0f} MiB")
 
     return tell
 
@@ -155,11 +160,18 @@ def _proof(
 
 def _restored(wanted: Model, written: Model) -> Report:
     """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
-    moved = bool(wanted.files) and written.fingerprint != wanted.fingerprint
-    same = written.fingerprint == wanted.fingerprint or (moved and written.interface == wanted.interface)
-    detail = "the output's fingerprint is that of the source that the file records"
-    check = Check("source restored", detail, stated=Verdict.PASSED if same else Verdict.FAILED, conclusive=not moved)
-    return Report((check,), (), ("the place of external data: it was copied",) if moved else ())
+    document = written.document
+    moves = [step for step in steps(written.proto) if step.edit in HOUSEKEEPING]
+    for step in reversed(moves):
+        document = undone(document, step, lambda location: open_data(written.files[location]))
+    same = document.fingerprint == wanted.fingerprint
+    detail = "the fingerprint is that of the source which the file records"
+    detail += ", but for where its weights lie now" if moves else ""
+    check = Check("source restored", detail, stated=Verdict.PASSED if same else Verdict.FAILED, conclusive=True)
+    if not moves:
+        return Report((check,))
+    weights, unchecked = untouched(wanted, written, difference(wanted, written), [], every_byte=True)
+    return Report((check, weights), (), unchecked)
 
 
 def _judged(outcome: Outcome) -> Outcome:

@@ -19,8 +19,8 @@ import onnx
 from onnx import parser, printer
 
 from graphsurgery.cli.main import cli
-from graphsurgery.cli.writing import EDITS
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.registry import EDITS
 
 CASES = Path(__file__).parent / "cases"
 

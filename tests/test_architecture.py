@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import graphsurgery
 from graphsurgery.cli.main import VERBS
-from graphsurgery.cli.writing import EDITS
+from graphsurgery.edits.registry import EDITS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (

@@ -16,6 +16,7 @@ from conftest import ROOT, corpus_params, fixture_names
 import graphsurgery
 from graphsurgery.cli import writing
 from graphsurgery.cli.main import BUG, INTERRUPTED, OK, VERBS, VERDICT, WRONG, main, run
+from graphsurgery.edits import pooling_graph
 
 WRITERS = ("add-pooling", "add-normalize", "strip-head")
 
@@ -90,8 +91,6 @@ def test_what_is_shown_after_success(fixture_copy, capsys) -> None:
 
 def test_a_failed_proof_leaves_nothing_behind(fixture_copy, capsys, monkeypatch) -> None:
     """A head that is wrong: exit code 1, no output; with --keep-failed the output stays; with --no-verify nobody notices."""
-    from graphsurgery.edits import pooling_graph
-
     monkeypatch.setitem(pooling_graph.MODES, "mean", pooling_graph.MODES["max"])
     model = fixture_copy("bert")
     before = sorted(path.name for path in model.parent.iterdir())
@@ -210,3 +209,65 @@ def test_an_output_of_another_program_is_left_alone(fixture_copy, capsys, tmp_pa
     assert onnxruntime.InferenceSession(rewritten).get_outputs()[0].name == "sentence_embedding"
     code, done = as_json("strip-head", rewritten, capsys=capsys)
     assert (code, done["error"]["type"]) == (WRONG, "NoHeadError")
+
+
+@pytest.mark.parametrize("mask", ["pad:\u00b2", "pad:99999999999999999999", "pad:3000000000", "pad:", "pad:-", "pad:1.5"])
+def test_padding_ids_that_are_none(mask: str, fixture_copy, capsys) -> None:
+    assert call("add-pooling", fixture_copy("bert"), "--mode", "mean", "--mask", mask, capsys=capsys)[0] == WRONG
+
+
+def test_token_embeddings_can_be_normalised(fixture_copy, capsys) -> None:
+    """An output of rank 3: every token's vector, over the last dim."""
+    for name in ("bert", "t5", "bert-fp16"):
+        model = fixture_copy(name)
+        code, done = as_json("add-normalize", model, "--target", "last_hidden_state", capsys=capsys)
+        assert (code, done["report"]["verdict"]) == (OK, "PASSED"), done
+
+
+def test_strip_head_into_another_folder_with_external_data(fixture_copy, capsys, tmp_path) -> None:
+    """The weights are copied, compared byte by byte, and the encoder runs."""
+    model = fixture_copy("bert-external")
+    assert call("add-pooling", model, "--mode", "mean", "-q", capsys=capsys)[0] == OK
+    other = tmp_path / "other"
+    other.mkdir()
+    code, done = as_json("strip-head", model.parent / "model.pooled.onnx", "-o", other / "encoder.onnx", capsys=capsys)
+    assert (code, done["report"]["verdict"]) == (OK, "PASSED"), done
+    assert as_json("verify", other / "encoder.onnx", "--against", model, capsys=capsys)[0] == OK
+
+
+def test_include_prompt_is_not_ignored(fixture_copy, capsys) -> None:
+    model = fixture_copy("modernbert")
+    config = model.parent / "1_Pooling" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"include_prompt": False}), encoding="utf-8")
+    assert call("add-pooling", model, capsys=capsys)[0] == WRONG
+    code, done = as_json("add-pooling", model, "--mode", "mean", capsys=capsys)
+    assert code == OK and any("include_prompt" in note and note.startswith("warning: ") for note in done["notes"])
+
+
+def test_texts_need_a_tokenizer(fixture_copy, capsys, tmp_path) -> None:
+    model = fixture_copy("bert")
+    (model.parent / "tokenizer.json").unlink()
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one text", encoding="utf-8")
+    assert call("verify", model, "--against", model, "--texts", texts, capsys=capsys)[0] == WRONG
+
+
+@pytest.mark.parametrize("name", ["embeddings.word_embeddings.weight", "input_ids"])
+def test_what_is_no_hidden_state(name: str, fixture_copy, capsys) -> None:
+    """A constant, or integers, named as the hidden state."""
+    code, done = as_json("add-pooling", fixture_copy("bert"), "--mode", "mean", "--hidden-state", name, capsys=capsys)
+    assert (code, done["error"]["type"]) == (WRONG, "NothingToPoolError")
+
+
+def test_a_failed_proof_says_what_failed_as_json(fixture_copy, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(pooling_graph.MODES, "mean", pooling_graph.MODES["max"])
+    _, failure = as_json("add-pooling", fixture_copy("bert"), "--mode", "mean", capsys=capsys)
+    assert failure["outcome"]["report"]["verdict"] == "FAILED"
+
+
+def test_a_full_disk_under_stdout_is_no_bug(fixture_copy) -> None:
+    """Printing to a device that is full: a message and exit code 2."""
+    command = [sys.executable, "-m", "graphsurgery", "inspect", str(fixture_copy("bert"))]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == WRONG and "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ from planting import Plant
 
 import graphsurgery
 from graphsurgery.edits import normalize_graph
-from graphsurgery.errors import UnsupportedModelError, VerificationFailed
+from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
 from graphsurgery.proof.compare import ABSENT, Tally, cosine_of
 from graphsurgery.proof.expectation import Expected
@@ -166,7 +166,23 @@ def test_a_plain_difference_is_caught() -> None:
     assert graphsurgery.verify(tiny_encoder(), against=tiny_encoder())
     assert graphsurgery.verify(tiny_encoder(seed=1), against=tiny_encoder()).verdict is FAILED
     assert graphsurgery.verify(tiny_encoder(seed=1), against=tiny_encoder(), min_cosine=0.99).verdict is FAILED
-    assert graphsurgery.verify(tiny_encoder(seed=1), against=tiny_encoder(), atol=-1.0).verdict is FAILED
+    assert graphsurgery.verify(tiny_encoder(seed=1), against=tiny_encoder(), atol=1e-9).verdict is FAILED
+
+
+@pytest.mark.parametrize(
+    "limits", [{"atol": -1.0}, {"atol": np.nan}, {"atol": np.inf}, {"min_cosine": 2.0}, {"min_cosine": np.nan}]
+)
+def test_limits_that_admit_all_or_nothing_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(RequestError):
+        graphsurgery.verify(tiny_encoder(), against=tiny_encoder(), **limits)
+
+
+def test_limits_hold_where_edits_are_recorded_too() -> None:
+    """``atol`` takes the place of the proofs' own tolerance, ``min_cosine`` comes besides it."""
+    source = tiny_encoder()
+    pooled = graphsurgery.add_pooling(source, "mean")
+    assert graphsurgery.verify(pooled, against=source, min_cosine=0.999999)
+    assert graphsurgery.verify(pooled, against=source, atol=0.0).verdict is FAILED
 
 
 AGREEING = (np.ones((2, 3)), np.ones((2, 3)), 1e-5)

@@ -328,7 +328,7 @@ def golden(name: str) -> Mapping[str, Array]:
 
 def head_of(source: graphsurgery.Model | onnx.ModelProto, output: graphsurgery.Model | onnx.ModelProto) -> Session:
     one, other = load(source), load(output)
-    return Session(extract_head(other, difference(one, other)).proto.SerializeToString(), threads=1)
+    return Session(extract_head(one, other, difference(one, other)).proto.SerializeToString(), threads=1)
 
 
 def recorded(name: str) -> Iterator[tuple[str, bool]]:

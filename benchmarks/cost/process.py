@@ -35,7 +35,6 @@ class Usage:
 
 def run(command: Sequence[str], environment: dict[str, str], log: Path, timeout: float) -> Usage:
     """Run ``command`` to its end, its output going to the file ``log``."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     actions = [
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
@@ -54,7 +53,7 @@ def run(command: Sequence[str], environment: dict[str, str], log: Path, timeout:
     seconds = time.perf_counter() - start
     handed, dirtied = _written(child)
     _, status, usage = os.wait4(child, 0)
-    peak = usage.ru_maxrss * 1024
+    peak, own = usage.ru_maxrss * 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Usage(
         seconds, usage.ru_utime + usage.ru_stime, peak if peak > own else None, handed, dirtied,
         f"longer than {timeout:g} s" if late else _why(os.waitstatus_to_exitcode(status), log),

@@ -42,7 +42,8 @@ def scenario_table(scenario: Scenario, rows: dict[str, Row]) -> Table:
         times = [_number(row.median(figure)) for figure in ("process_s", "import_s", "work_s", "fsync_s")]
         compared = [_ratio(ratios(row, rows[base])) for base in bases]
         sizes = [_megabytes(row.most(figure)) for figure in ("peak_bytes", "handed_bytes", "allocated_bytes")]
-        lines.append((label, *times, *compared, *sizes, does))
+        cut_short = f"STOPPED in round {len(row.runs)}: {row.stopped}; " if row.stopped else ""
+        lines.append((label, *times, *compared, *sizes, cut_short + does))
     return Table(scenario.title, heads, tuple(lines))
 
 

@@ -41,7 +41,9 @@ def judged(results: dict[str, dict[str, Row]]) -> list[Target]:
         ]
     if "starts" in results:
         targets.append(_seconds("graphsurgery --help, whole process", results["starts"]["help"], "process_s", HELP_SECONDS))
-        targets.append(_seconds("import graphsurgery, whole process", results["starts"]["import"], "process_s", IMPORT_SECONDS))
+        targets.append(
+            _seconds("from graphsurgery import *, whole process", results["starts"]["import"], "process_s", IMPORT_SECONDS)
+        )
     return targets
 
 
@@ -56,8 +58,8 @@ def _copying(rows: dict[str, Row], name: str, figure: str) -> Target:
             times.append(seconds)
     what = "one file, library, without imports" if name == LIBRARY else "one file, command, whole process"
     bound = f"{COPIES} x cp + {SECONDS_BESIDE_COPY} s"
-    if not shares:
-        return Target(what, bound, "not measured", None)
+    if rows[name].stopped or not shares:
+        return _unmeasured(what, bound, rows[name])
     figures = f"{middle(times):.2f} s with cp {middle(copies.values()):.2f} s: {_spread(shares)} of the bound"
     return Target(what, bound, figures, middle(shares) <= 1)
 
@@ -65,15 +67,15 @@ def _copying(rows: dict[str, Row], name: str, figure: str) -> Target:
 def _resident(model: str, rows: dict[str, Row], name: str) -> Target:
     peak = rows[name].most("peak_bytes")
     what, bound = f"{model}, {_shortly(name)}, resident at most", f"{MOST_RESIDENT / 1e6:.0f} MB"
-    if peak is None:
-        return Target(what, bound, "not measured", None)
+    if rows[name].stopped or peak is None:
+        return _unmeasured(what, bound, rows[name])
     return Target(what, bound, f"{peak / 1e6:.0f} MB", peak <= MOST_RESIDENT)
 
 
 def _seconds(what: str, row: Row, figure: str, bound: float) -> Target:
     times = [value for run in row.done if (value := getattr(run, figure)) is not None]
-    if not times:
-        return Target(what, f"{bound} s", f"not measured{f': {row.stopped}' if row.stopped else ''}", None)
+    if row.stopped or not times:
+        return _unmeasured(what, f"{bound} s", row)
     return Target(what, f"{bound} s", f"{_spread(times)} s", middle(times) < bound)
 
 
@@ -81,13 +83,18 @@ def _unmoved(rows: dict[str, Row], name: str) -> Target:
     """The data file is as it was, and the process wrote no more than its output and its report."""
     runs = rows[name].done
     what, bound = f"external data, {_shortly(name)}, weight bytes moved", "0"
-    if not runs:
-        return Target(what, bound, "not measured", None)
+    if rows[name].stopped or not runs:
+        return _unmeasured(what, bound, rows[name])
     beside = max(run.handed_bytes - run.output_bytes for run in runs)
     met = all(run.data_untouched for run in runs) and beside <= BESIDE_OUTPUT
     if not met:
         return Target(what, bound, f"{beside} bytes beside the output, or the data file changed", False)
     return Target(what, bound, f"0; written {runs[0].handed_bytes / 1e6:.2f} MB", True)
+
+
+def _unmeasured(what: str, bound: str, row: Row) -> Target:
+    """A contender that was stopped in any round has reached no target, whatever it did before."""
+    return Target(what, bound, f"stopped: {row.stopped}" if row.stopped else "not measured", None)
 
 
 def _shortly(name: str) -> str:

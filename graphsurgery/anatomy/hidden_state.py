@@ -45,11 +45,15 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
         name = name or _only_candidate(model, wiring, ids)
     elif not wiring.has(name):
         raise NameNotFoundError(f"there is no value {name!r} in the graph", _advice(model, wiring, ids))
+    if name in wiring.initializers:
+        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", _advice(model, wiring, ids))
     declared = outputs.get(name) or _declared(model, name)
     if declared is not None and declared.rank not in (3, None):
         raise NothingToPoolError(
             f"{declared} has rank {declared.rank}; what is pooled is [batch, seq, hidden]", _advice(model, wiring, ids)
         )
+    if declared is not None and declared.dtype and declared.dtype not in FLOATS:
+        raise NothingToPoolError(f"{declared} holds no floats", _advice(model, wiring, ids))
     dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
     batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)

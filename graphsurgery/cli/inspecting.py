@@ -26,7 +26,7 @@ def inspect_command(verb: str) -> click.Command:
 
 
 def _print(found: Inspection) -> None:
-    from rich.text import Text  # rich is not needed forjson
+    from rich.text import Text  # rich is not needed for --json
 
     from graphsurgery.cli.render import bullets, consumer_table, facts_table, interface_table, section
 

@@ -7,18 +7,23 @@ the file or the surroundings are wrong; 3 a bug; 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from graphsurgery.version import __version__
 
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+PRINTING = (OSError, BrokenPipeError)
+"""What only printing raises: every other trouble with files has a type of our own."""
 
 
 class Verb(NamedTuple):
@@ -73,13 +78,25 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks is no reason to fail
     try:
         code = run(given)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         code = OK
+    except OSError as error:
+        _forget_stdout()
+        click.echo(f"error: the output cannot be printed: {error.strerror}", err=True)
+        code = WRONG
     sys.exit(code)
+
+
+def _forget_stdout() -> None:
+    """Nothing can be printed any more; Python must not try when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,11 +110,13 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _wrong_usage(error, as_json)
     except (click.Abort, KeyboardInterrupt):
+        if as_json:
+            _print_error("KeyboardInterrupt", "interrupted", "nothing was left behind")
         click.echo("interrupted; nothing was left behind", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
     except Exception as error:
+        if type(error) in PRINTING:
+            raise
         return _failed(error, as_json)
     return code if isinstance(code, int) else OK
 
@@ -123,7 +142,8 @@ def _failed(error: Exception, as_json: bool) -> int:
             click.echo(advice, err=True)
         return BUG
     if as_json:
-        _print_error(type(error).__name__, error.message, error.advice)
+        outcome = getattr(error, "outcome", None)
+        _print_error(type(error).__name__, error.message, error.advice, outcome.to_json() if outcome is not None else None)
     else:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
         if error.advice:
@@ -131,5 +151,7 @@ def _failed(error: Exception, as_json: bool) -> int:
     return VERDICT if isinstance(error, VerificationFailed) else WRONG
 
 
-def _print_error(kind: str, message: str, advice: str) -> None:
-    click.echo(json.dumps({"error": {"type": kind, "message": message, "advice": advice}}, indent=2))
+def _print_error(kind: str, message: str, advice: str, outcome: dict[str, Any] | None = None) -> None:
+    """The error as JSON; of a proof that failed, what was done and found as well."""
+    content: dict[str, Any] = {"error": {"type": kind, "message": message, "advice": advice}}
+    click.echo(json.dumps(content | ({"outcome": outcome} if outcome is not None else {}), indent=2))

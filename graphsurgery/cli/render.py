@@ -106,12 +106,11 @@ def _figures(check: Check) -> str:
     if not check.comparisons:
         return check.detail
     cases = sum(one.cases for one in check.comparisons)
-    worst = max(one.worst for one in check.comparisons)
-    margin = max(one.margin for one in check.comparisons)
+    nearest = max(check.comparisons, key=lambda one: one.margin)
     failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
-    text = (
-        f"{cases} cases of {len(check.comparisons)} kinds, worst difference {worst:.1e} ({_share(margin)} of what is allowed)"
-    )
+    kinds = len(check.comparisons)
+    worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_share(nearest.margin)} of what is allowed"
+    text = f"{cases} cases of {kinds} kinds, {worst}"
     return text + (f"; failed: {', '.join(failed)}" if failed else "")
 
 

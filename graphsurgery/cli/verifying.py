@@ -36,7 +36,7 @@ def verify_command(verb: str) -> click.Command:
         if as_json:
             print_json({"model": model, "against": against, "report": report.to_json()})
         elif not quiet:
-            from rich.text import Text  # rich is not needed forjson
+            from rich.text import Text  # rich is not needed for --json
 
             from graphsurgery.cli.render import STYLES, report_details
 

@@ -8,15 +8,9 @@ import click
 
 from graphsurgery.cli.console import err, out, print_json, progress
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, edit_options, with_options
-from graphsurgery.edits.add_normalize import AddNormalize
-from graphsurgery.edits.add_pooling import AddPooling
-from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.strip_head import StripHead
+from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.runner import Outcome, run
-
-EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in (AddPooling, AddNormalize, StripHead)}
-"""Every edit by its verb."""
 
 
 def writing_command(verb: str) -> click.Command:
@@ -47,7 +41,7 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(outcome.to_json())
     elif not quiet:
-        from graphsurgery.cli.render import print_outcome  # rich's tables are not needed forjson
+        from graphsurgery.cli.render import print_outcome  # rich's tables are not needed for --json
 
         print_outcome(out, outcome)
 

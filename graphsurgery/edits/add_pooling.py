@@ -25,6 +25,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.probe import measured_width
 
 AUTO = "auto"
+SCOPE = "graphsurgery/"
+"""What the names of the head's own values begin with."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class AddPooling(GraphEdit):
     @property
     def modes(self) -> tuple[str, ...]:
         """The pooling modes, in the order in which they are concatenated."""
+        if not isinstance(self.mode, str):
+            raise RequestError(f"a pooling mode is text, and {self.mode!r} is not", f"choose from {', '.join(MODES)}, or auto")
         return tuple(part.strip() for part in self.mode.split(","))
 
     def resolve(self, model: Model) -> tuple[AddPooling, tuple[str, ...]]:
@@ -121,6 +125,11 @@ def _settled_modes(asked: tuple[str, ...], model: Path | None) -> tuple[tuple[st
                 "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
                 "give the mode that the model was trained with: --mode mean or cls for most encoders, lasttoken for decoders",
             )
+        if not config.include_prompt:
+            raise RequestError(
+                f"{config.path} says include_prompt: false, and pooling without the prompt's tokens is not supported yet",
+                f"give --mode {','.join(config.modes)} to pool the prompt's tokens as well",
+            )
         return config.modes, []
     for mode in asked:
         if mode not in MODES:
@@ -133,7 +142,13 @@ def _contradiction(asked: tuple[str, ...], model: Path | None) -> list[str]:
         config = find_pooling_config(model) if model is not None else None
     except RequestError as error:
         return [f"warning: {error}"]
-    if config is None or asked == config.modes:
+    if config is None:
+        return []
+    if not config.include_prompt:
+        return [
+            f"warning: {config.path} says include_prompt: false, and the prompt's tokens are pooled here: vectors will differ"
+        ]
+    if asked == config.modes:
         return []
     return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(asked)} was asked for: vectors will differ"]
 
@@ -141,7 +156,9 @@ def _contradiction(asked: tuple[str, ...], model: Path | None) -> list[str]:
 def _check_output_name(model: Model, name: str, kept: tuple[str, ...]) -> None:
     draft_names = {output for node in model.proto.graph.node for output in node.output}
     taken = draft_names | {value.name for value in model.proto.graph.input} | set(model.initializers)
-    if not name or name in taken:
+    if not name or name.startswith(SCOPE):
+        raise RequestError(f"the embedding cannot be called {name!r}", "choose another name with --output-name")
+    if name in taken:
         raise RequestError(f"the name {name!r} is taken in this graph", "choose another with --output-name")
     if name in kept:
         raise RequestError(f"{name!r} is both the new output and an output to keep", "choose another with --output-name")

@@ -15,6 +15,7 @@ from graphsurgery.model.model import Model
 
 ONES = "ones"
 PAD = "pad:"
+LONGEST_ID = 10
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ def _check_mask_input(model: Model, name: str) -> None:
 
 def _ids_for_padding(model: Model, roles: Roles, spec: str) -> str:
     number = spec.removeprefix(PAD)
-    if not number.removeprefix("-").isdigit():
-        raise MaskError(f"--mask {spec} names no token id", "write the padding token's id, such as pad:0")
+    digits = number.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_ID and abs(int(number)) < 1 << 31):
+        raise MaskError(f"--mask {spec[:40]} names no token id", "write the padding token's id, such as pad:0")
     if roles.ids is None or not is_ids_like(roles.ids):
         found = f"{roles.ids.name} is {type_name(roles.ids.dtype)} of rank {roles.ids.rank}" if roles.ids else "there is none"
         raise MaskError(

@@ -29,6 +29,8 @@ class PoolingConfig:
 
     path: Path
     modes: tuple[str, ...]
+    include_prompt: bool = True
+    """Whether the tokens of a prompt are pooled, too."""
 
 
 def find_pooling_config(model: Path) -> PoolingConfig | None:
@@ -37,11 +39,11 @@ def find_pooling_config(model: Path) -> PoolingConfig | None:
     for folder in (model.parent, model.parent.parent):
         path = folder / "1_Pooling" / "config.json"
         if path.is_file():
-            return PoolingConfig(path, _modes(path))
+            return _read(path)
     return None
 
 
-def _modes(path: Path) -> tuple[str, ...]:
+def _read(path: Path) -> PoolingConfig:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -58,4 +60,4 @@ def _modes(path: Path) -> tuple[str, ...]:
             f"{path} names no pooling mode that is known: {modes or sorted(config)}",
             f"give one of {', '.join(BOOLEANS.values())} with --mode",
         )
-    return tuple(modes)
+    return PoolingConfig(path, tuple(modes), config.get("include_prompt") is not False)

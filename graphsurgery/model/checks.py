@@ -91,6 +91,11 @@ def check_names(graph: onnx.GraphProto) -> None:
         for one in named:
             if isinstance(one.name, bytes):
                 raise MalformedModelError(f"{kind} name {shown(one.name)!r} is not UTF-8", "rename it and write the file again")
+    for node in graph.node:
+        texts = (node.op_type, node.domain, *node.input, *node.output)
+        if any(isinstance(text, bytes) for text in texts):
+            what = f"a node with the output {shown(', '.join(map(str, node.output)))}"
+            raise MalformedModelError(f"{what} holds names that are not UTF-8", "rename them and write the file again")
     repeated = _repeated(info.name for info in graph.input)
     if repeated:
         raise MalformedModelError(f"two inputs are named {shown(repeated[0])!r}", "rename one and write the file again")

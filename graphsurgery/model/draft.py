@@ -168,6 +168,8 @@ def _imported(proto: onnx.ModelProto) -> gs.Graph:
     try:
         with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
             return gs.import_onnx(copy)
+    except MemoryError:
+        raise
     except Exception as error:  # onnx-graphsurgeon raises whatever the helper under it raised
         raise UnsupportedModelError(
             f"onnx-graphsurgeon cannot import this graph, so it cannot be edited: {error}", "inspect and verify still work"

@@ -147,6 +147,11 @@ def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
     for location in locations:
         if model.files[location].identity is not None:
             open_data(model.files[location])
+        if model.files[location].path.is_symlink():
+            plan.notes.append(
+                f"warning: {location} is a symlink, and onnx and ONNX Runtime refuse external data behind one: "
+                "write to another folder (-o), where it is copied"
+            )
     plan.notes.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
 
 

@@ -6,11 +6,35 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphsurgery.errors import RequestError
 from graphsurgery.report import Comparison
 
 Array = np.ndarray
 ABSENT = np.empty(0)
 """Stands for an output that was not given: it agrees with nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user asked for: ``atol`` in place of a check's own tolerance, ``min_cosine`` besides it."""
+
+    atol: float | None = None
+    min_cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        """RequestError for limits that would admit everything or nothing by mistake."""
+        if self.atol is not None and not 0 <= self.atol < np.inf:
+            raise RequestError(
+                f"an absolute tolerance of {self.atol} is no number of 0 or more", "give a tolerance such as 1e-5"
+            )
+        if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
+            raise RequestError(f"a cosine of {self.min_cosine} is not between -1 and 1", "give a cosine such as 0.999")
+
+    def tolerance(self, own: Array) -> Array:
+        return own if self.atol is None else np.array(self.atol)
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass
@@ -36,13 +60,13 @@ class Tally:
             self._cases += max(len(np.atleast_1d(expected64)), 1)
             self._margin = self._worst = np.inf
             return
-        limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64), expected64.shape)
-        found64, expected64, limits = np.atleast_1d(found64, expected64, limits)
+        allowed = np.broadcast_to(np.asarray(tolerance, dtype=np.float64), expected64.shape)
+        found64, expected64, allowed = np.atleast_1d(found64, expected64, allowed)
         for row, (got, want) in enumerate(zip(found64, expected64, strict=True)):
             if not want.size or not np.isfinite(want).all():
                 self._skipped += 1
                 continue
-            self._add_row(got, want, limits[row])
+            self._add_row(got, want, allowed[row])
 
     def _add_row(self, got: Array, want: Array, limit: Array) -> None:
         self._cases += 1

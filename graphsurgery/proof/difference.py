@@ -95,8 +95,14 @@ def _values(model: Model) -> set[str]:
     return made | set(model.initializers) | {info.name for info in model.proto.graph.input}
 
 
+def _entry_key(content: bytes) -> str:
+    """The key of a metadata entry; protobuf gives bytes where it is not UTF-8."""
+    key = onnx.StringStringEntryProto.FromString(content).key
+    return key if isinstance(key, str) else ""
+
+
 def _is_own_entry(key: Key) -> bool:
-    return key[0] == METADATA and onnx.StringStringEntryProto.FromString(key[1]).key.startswith(PREFIX)
+    return key[0] == METADATA and _entry_key(key[1]).startswith(PREFIX)
 
 
 def _keyed(model: Model, records: tuple[Record, ...], message: Any) -> list[Key]:

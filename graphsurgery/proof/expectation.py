@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.proof import reference
 
@@ -123,6 +123,9 @@ def _pooled_from(parameters: Parameters) -> list[str]:
 def _pooled(parameters: Parameters, values: Values) -> Expected:
     x = np.asarray(values[parameters["hidden_state"]], dtype=np.float64)
     m = reference.mask_from(parameters["mask"], values, parameters.get("ids"), x.shape[:2])
+    if x.ndim != 3 or m.shape != x.shape[:2]:
+        what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
+        raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
     modes = mode_names(parameters)
     pooled = reference.pool(x, m, modes)
     if parameters["normalize"]:

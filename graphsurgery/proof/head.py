@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -22,12 +22,14 @@ class Head:
     outputs: tuple[str, ...]
 
 
-def extract_head(output: Model, changed: Difference) -> Head:
+def extract_head(source: Model, output: Model, changed: Difference) -> Head:
     """What was added to ``output``, alone. UnsupportedModelError when nothing was, or when it leads to no output."""
     names = [value.name for value in output.interface.outputs if value.name in changed.made]
     if not names:
         raise UnsupportedModelError("no output is computed by nodes that were added", "compare the outputs themselves")
-    inputs = [_typed(output, name) for name in changed.taken if name not in output.initializers]
+    renamed = {new: old for old, new in changed.renamed.items()}
+    taken = [name for name in changed.taken if name not in output.initializers]
+    inputs = [replace(_typed(source, renamed[name]), name=name) if name in renamed else _typed(output, name) for name in taken]
     weights = [_complete(output, output.initializers[name]) for name in changed.taken if name in output.initializers]
     graph = onnx.helper.make_graph(
         _complete_nodes(output, changed.added),

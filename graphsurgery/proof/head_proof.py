@@ -9,6 +9,7 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.compare import NO_LIMITS, Limits
 from graphsurgery.proof.expectation import Expected, Values, expected_outputs, meanings, starts
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
@@ -20,7 +21,9 @@ from graphsurgery.runtime.session import Session
 NAME = "head proof"
 
 
-def head_proof(head: Head, steps: Sequence[Step], drawer: Drawer, width: int, renamed: dict[str, str]) -> Check:
+def head_proof(
+    head: Head, steps: Sequence[Step], drawer: Drawer, width: int, renamed: dict[str, str], limits: Limits = NO_LIMITS
+) -> Check:
     """Run ``head`` on hidden states ``[batch, seq, width]`` and compare its outputs with what ``steps`` mean.
 
     ``renamed`` maps values of the source to the names they have in the output.
@@ -40,6 +43,7 @@ def head_proof(head: Head, steps: Sequence[Step], drawer: Drawer, width: int, re
         lambda feed: session.run({name: feed[name] for name in found}),
         interface_of(head.proto.graph).outputs,
         ((kind, _expected(cases, steps, renamed)) for kind, cases in feeds.cases()),
+        limits,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
-from graphsurgery.proof.compare import ABSENT, Tally
+from graphsurgery.proof.compare import ABSENT, NO_LIMITS, Limits, Tally
 from graphsurgery.proof.expectation import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combined
 from graphsurgery.runtime.feeds import EMPTY_ROW
@@ -18,7 +18,14 @@ Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
 """By kind: feeds, and what every output must be for them."""
 
 
-def judged(name: str, detail: str, run: Callable[[Values], Values], declared: Sequence[Value], cases: Cases) -> Check:
+def judged(
+    name: str,
+    detail: str,
+    run: Callable[[Values], Values],
+    declared: Sequence[Value],
+    cases: Cases,
+    limits: Limits = NO_LIMITS,
+) -> Check:
     """Whether ``run`` gives what is expected, and what the file ``declared`` of it.
 
     To fail at running is to fail the check. An error from ``cases`` is the reference's own and is raised, unless a comparison
@@ -28,8 +35,8 @@ def judged(name: str, detail: str, run: Callable[[Values], Values], declared: Se
     wrong: dict[str, str] = {}
     try:
         for kind, pairs in cases:
-            tally = Tally(kind)
-            wrong = _compare(tally, run, declared, pairs) | wrong
+            tally = Tally(kind, limits.min_cosine)
+            wrong = _compare(tally, run, declared, pairs, limits) | wrong
             done.append(tally.result())
     except GraphSurgeryError:
         if combined(one.verdict for one in done) is not Verdict.FAILED:
@@ -47,6 +54,7 @@ def _compare(
     run: Callable[[Values], Values],
     declared: Sequence[Value],
     pairs: Iterable[tuple[Values, dict[str, Expected]]],
+    limits: Limits,
 ) -> dict[str, str]:
     """Compare one kind; what is wrong beside the numbers, in words."""
     wrong: dict[str, str] = {}
@@ -56,7 +64,7 @@ def _compare(
         except UnsupportedModelError as error:
             return {"run": f"{tally.kind}: {error}"} | wrong
         for output, wanted in expected.items():
-            tally.add(found.get(output, ABSENT), wanted.values, wanted.tolerance)
+            tally.add(found.get(output, ABSENT), wanted.values, limits.tolerance(wanted.tolerance))
         wrong = dict(_misfits(declared, found)) | wrong
     return wrong
 
@@ -67,7 +75,7 @@ def _misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, st
         array = found.get(value.name)
         if array is None:
             yield value.name, f"output {value.name} was not given"
-        elif not _fits(value, array):
+        elif isinstance(array, np.ndarray) and not _fits(value, array):
             yield value.name, f"an output is declared as {value} and is {array.dtype}{list(array.shape)}"
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.anatomy.roles import Roles, roles_of
-from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestError, UnsupportedModelError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
+from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.expectation import POOLING, meanings, pad_id
 from graphsurgery.proof.head import extract_head
@@ -50,8 +51,9 @@ def verify(
 
     Args:
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
-        atol: allowed absolute difference where outputs are compared with outputs (default 1e-5 * max(1, max|x|)).
-        min_cosine: smallest allowed cosine there, instead of the absolute difference unless ``atol`` is given too.
+        atol: allowed absolute difference, in place of the proofs' own tolerances; where outputs are compared with outputs the
+            default is 1e-5 * max(1, max|x|).
+        min_cosine: smallest allowed cosine, besides those tolerances; between outputs instead of them unless ``atol`` is given.
         full: run the whole proof and compare every byte of the weights however large they are.
         head_only: leave the whole proof out.
 
@@ -61,6 +63,7 @@ def verify(
     Raises:
         what `load` raises; RequestError when ``texts`` cannot be used.
     """
+    limits = Limits(atol, min_cosine)
     output, source = load(model), load(against)
     chain = _steps_beyond(source, output)
     try:
@@ -72,13 +75,15 @@ def verify(
     encoded, why_no_text = _texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
-        return plain_comparison(source, output, drawer, encoded, atol, min_cosine, why_no_text)
-    return _proofs(source, output, chain, drawer, encoded, why_no_text, full=full, head_only=head_only, progress=progress)
+        return plain_comparison(source, output, drawer, encoded, limits, why_no_text)
+    return _proofs(
+        source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
+    )
 
 
 def _proofs(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
-    why_no_text: str | None, *, full: bool, head_only: bool, progress: Progress,
+    why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
 ) -> Report:  # fmt: skip
     changed = difference(source, output)
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
@@ -89,8 +94,8 @@ def _proofs(
     if chain[0].source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
     proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _head(source, output, chain, drawer, changed),
-        WHOLE: lambda: _whole(source, output, chain, drawer, texts, observations),
+        HEAD: lambda: _head(source, output, chain, drawer, changed, limits),
+        WHOLE: lambda: _whole(source, output, chain, drawer, texts, observations, limits),
     }
     for name, prove in proofs.items():
         if name == WHOLE and head_only:
@@ -103,6 +108,8 @@ def _proofs(
         progress(name)
         try:
             checks.append(prove())
+        except NothingToPoolError as error:
+            checks.append(Check(name, str(error), stated=Verdict.FAILED))
         except GraphSurgeryError as error:
             checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
             not_checked.append(f"{name}: {error}")
@@ -112,19 +119,25 @@ def _proofs(
     return Report(tuple(checks), tuple(observations), tuple(not_checked))
 
 
-def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference) -> Check:
+def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference, limits: Limits) -> Check:
     if not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
-    head = extract_head(output, changed)
+    head = extract_head(source, output, changed)
     strange = strangers(head, chain, changed.renamed)
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
         return Check(HEAD, what, stated=Verdict.FAILED)
-    return head_proof(head, chain, drawer, _width(source, output, chain), changed.renamed)
+    return head_proof(head, chain, drawer, _width(source, output, chain), changed.renamed, limits)
 
 
 def _whole(
-    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None, observations: list[str]
+    source: Model,
+    output: Model,
+    chain: Sequence[Step],
+    drawer: Drawer,
+    texts: Encoded | None,
+    observations: list[str],
+    limits: Limits,
 ) -> Check:
     reference = open_source(source, output, chain)
     try:
@@ -132,7 +145,7 @@ def _whole(
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(reference, opened, output.interface.outputs, chain)
-    check = whole_proof(whole, whole_cases(drawer, texts))
+    check = whole_proof(whole, whole_cases(drawer, texts), limits)
     if check.verdict is Verdict.PASSED:
         right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
         observations += dependence(whole, drawer, right[0])
@@ -187,8 +200,10 @@ def _texts(
     tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
     if tokenizer is None:
         if path is not None:
-            read_texts(os.fspath(path))
-            return None, f"the texts of {path}: there is no tokenizer.json beside the model or above it"
+            raise RequestError(
+                f"the texts of {path} cannot be tokenised: there is no tokenizer.json beside the model or above it",
+                "put the model's tokenizer.json beside it, or leave out --texts",
+            )
         return None, "real text: there is no tokenizer.json beside the model or above it"
     if drawer.roles.ids is None:
         return None, "real text: the model has no input of token ids"

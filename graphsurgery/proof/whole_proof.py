@@ -13,6 +13,7 @@ from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.expectation import Expected, expected_outputs, made_by, starts
 from graphsurgery.proof.judging import judged
 from graphsurgery.report import Check
@@ -58,7 +59,7 @@ class Whole:
         starting, kept = self.source.run(feed, self._kept())
         expected = expected_outputs(self.steps, feed | starting)
         for name, values in kept.items():
-            if values.dtype.kind in "biuf":
+            if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
                 expected[name] = Expected(values, 1e-5 * np.maximum(1, np.abs(values.astype(np.float64))))
         return expected
 
@@ -100,11 +101,11 @@ def _may_be_half(source: Model, name: str) -> bool:
     return found is None or found.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
-def whole_proof(whole: Whole, cases: Iterator[tuple[str, list[Values]]]) -> Check:
+def whole_proof(whole: Whole, cases: Iterator[tuple[str, list[Values]]], limits: Limits) -> Check:
     """Compare the output with the reference on every feed of every kind."""
     detail = "source and output end to end in ONNX Runtime, the source's hidden states feeding the float64 reference"
     pairs = ((kind, ((feed, whole.reference(feed)) for feed in feeds)) for kind, feeds in cases)
-    return judged(NAME, detail, whole.output.run, whole.declared, pairs)
+    return judged(NAME, detail, whole.output.run, whole.declared, pairs, limits)
 
 
 def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:
@@ -136,8 +137,8 @@ def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
     runs: list[Callable[[Values], Values]] = [whole.output.run, lambda feed: _plain(whole.reference(feed))]
     batch = drawer.feed(mask, seed=0)
     full = [_embedding(run(batch)) for run in runs]
-    if any(len(array) != len(mask) for array in full):
-        return [f"{unmeasured} the first output has no row per text"]
+    if any(array.ndim != 2 or len(array) != len(mask) for array in full):
+        return [f"{unmeasured} no output is one vector per text"]
     neighbours, padding = [0.0, 0.0], [0.0, 0.0]
     for row in range(len(mask)):
         alone = {name: array[row : row + 1] for name, array in batch.items()}
@@ -145,7 +146,10 @@ def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
         for index, run in enumerate(runs):
             one = _embedding(run(alone))[0]
             neighbours[index] = max(neighbours[index], _apart(one, full[index][row]))
-            padding[index] = max(padding[index], _apart(_embedding(run(trimmed))[0], one))
+            shorter = _embedding(run(trimmed))[0]
+            if shorter.shape != one.shape:
+                return [f"{unmeasured} the output's width follows the sequence"]
+            padding[index] = max(padding[index], _apart(shorter, one))
     largest = max(*neighbours, *padding)
     if largest <= NEGLIGIBLE:
         return [f"neighbours in the batch and padding change a row's vector by at most {largest:.1e}"]

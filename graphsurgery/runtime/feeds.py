@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from graphsurgery.anatomy.roles import Roles
+from graphsurgery.anatomy.roles import Roles, is_mask_like
 from graphsurgery.anatomy.tables import Tables, tables_of
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
@@ -70,7 +70,10 @@ class Drawer:
         if self.roles.ids is not None:
             arrays[self.roles.ids.name] = self._ids(rng, mask).astype(_numpy(self.roles.ids))
         if self.roles.mask is not None:
-            arrays[self.roles.mask.name] = _shaped(mask, self.roles.mask)
+            drawn = is_mask_like(self.roles.mask)
+            arrays[self.roles.mask.name] = (
+                mask.astype(_numpy(self.roles.mask)) if drawn else self._other(rng, self.roles.mask, mask)
+            )
         if self.roles.types is not None:
             types = rng.integers(0, self.tables.types or 1, size=mask.shape)
             arrays[self.roles.types.name] = np.where(mask, types, 0).astype(_numpy(self.roles.types))
@@ -191,10 +194,3 @@ KINDS: dict[str, Callable[[np.random.Generator, int], list[Mask]]] = {
 
 def _numpy(value: Value) -> np.dtype[np.generic]:
     return numpy_dtype(value.dtype)
-
-
-def _shaped(mask: Mask, value: Value) -> np.ndarray:
-    """``mask`` in the dtype of the mask input; masks of rank other than 2 cannot be drawn."""
-    if value.rank not in (2, None):
-        raise UnsupportedModelError(f"there is no way to draw the mask {value}", "only masks of [batch, seq] are drawn")
-    return mask.astype(_numpy(value))

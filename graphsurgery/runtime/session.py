@@ -44,6 +44,8 @@ class Session:
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run once. bfloat16 arrays (ml_dtypes) may go in. UnsupportedModelError when ONNX Runtime fails."""
         names = list(outputs) if outputs is not None else self.outputs
+        if not names:
+            return {}
         try:
             if any(array.dtype == ml_dtypes.bfloat16 for array in feeds.values()):
                 return dict(zip(names, self._run_values(feeds, names), strict=True))
@@ -62,11 +64,12 @@ def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int =
     """A session on ``model``, from its file where it is one and as it is; ``extra_outputs`` are values of the graph to give
     as well."""
     model.require_data("running the model")
-    if model.path is not None and not extra_outputs and model.is_as_loaded:
+    given = {value.name for value in model.interface.outputs}
+    inside = [name for name in extra_outputs if name not in given]
+    if model.path is not None and not inside and model.is_as_loaded:
         return Session(model.path, threads=threads)
     proto = model.to_proto()
-    given = {info.name for info in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs if name not in given)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
     return Session(proto.SerializeToString(), folder=model.folder, threads=threads)
 
 
