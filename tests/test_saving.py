@@ -371,6 +371,16 @@ def test_back_from_too_large_for_one_file(name: str, tmp_path: Path) -> None:
         assert done.output.read_bytes() == source.read_bytes()
 
 
+def test_data_of_a_replaced_output_are_named(tmp_path: Path) -> None:
+    """Another model may refer to them, so they stay; nobody must have to look for them."""
+    model = load(FIXTURES / "bert-external" / "model.onnx")
+    first = save(model, tmp_path / "a.onnx")
+    second = save(model, tmp_path / "a.onnx", force=True)
+    assert first.data is not None and second.data is not None and first.data != second.data
+    assert not any("stay" in note for note in first.notes)
+    assert any(first.data.name in note and "stay" in note for note in second.notes)
+
+
 def test_a_loaded_model_does_not_follow_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path means what it meant when it was loaded: the input is still known, and so are its data."""
     shutil.copytree(FIXTURES / "bert-external", tmp_path / "here")

@@ -110,7 +110,9 @@ class Model:
             names = ", ".join(map(repr, self.missing_data))
             raise MissingDataError(
                 f"{purpose} needs the weights, but the external data {names} are not beside the model",
-                f"put the data file into {self.folder}, or leave out what needs the weights",
+                f"put them into {self.folder}, or leave out what needs the weights"
+                if self.folder is not None
+                else "say where they are: graphsurgery.load(proto, folder=...)",
             )
 
     def values(self, tensor: onnx.TensorProto) -> np.ndarray:

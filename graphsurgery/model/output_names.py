@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from glob import escape
 from pathlib import Path
 
 from graphsurgery.errors import OutputExistsError, SurroundingsError
@@ -32,6 +33,13 @@ def unused_data_name(output: Path) -> Path:
         if not os.path.lexists(candidate):
             return candidate
     raise OutputExistsError(f"{output}.data and a thousand names like it exist", "remove the data files that no model uses")
+
+
+def left_behind(model: Model, output: Path) -> list[str]:
+    """Data files of earlier outputs of this name, which replacing it leaves behind: another model may refer to them."""
+    own = {file.path.name for file in model.files.values()}
+    found = [output.with_name(f"{output.name}.data"), *output.parent.glob(f"{escape(output.name)}.[0-9]*.data")]
+    return sorted(path.name for path in found if path.exists() and path.name not in own)
 
 
 def same_folder(folder: Path | None, other: Path) -> bool:

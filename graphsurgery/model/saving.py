@@ -13,7 +13,7 @@ from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange, Piece, Progress, no_progress
 from graphsurgery.model.external import ExternalFile
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.output_names import already_there, check_output, same_folder, unused_data_name
+from graphsurgery.model.output_names import already_there, check_output, left_behind, same_folder, unused_data_name
 from graphsurgery.model.provenance import recorded_move, recorded_outward
 from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.relocate import referenced
@@ -133,6 +133,9 @@ def plan_output(model: Model, output: Path, *, force: bool = False, largest: int
         check_output(model, output, force=force)
         plan = Plan(output, model.document)
         locations = referenced(model.files, model.document)
+        old = left_behind(model, output) if output.exists() else []
+        if old:
+            plan.notes.append(f"data of the replaced output stay, in case another model needs them: {', '.join(old)}")
         if locations and not same_folder(model.folder, output.parent):
             _copy_data(plan, model, locations)
         elif locations:
