@@ -104,7 +104,7 @@ def run(
     if dry_run:
         report = _proof(steps, base, after, after, full=False, head_only=True, progress=progress) if verify else None
         return _judged(replace(described, report=report))
-    with staged(after, target, force=force, progress=_bytes_written(progress, plan)) as stage:
+    with staged(plan, force=force, progress=_bytes_written(progress, plan)) as stage:
         if verify:
             written = load(stage.path)
             report = _proof(steps, base, after, written, full=full, head_only=False, progress=progress)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import exotic
 import onnx
 from exotic import GRAPH, METADATA, NODE, OUTPUT
 from onnx import TensorProto
@@ -118,3 +119,12 @@ def check_way_back(model: Model, source: bytes, folder: Path) -> None:
     for edited in (model, load(made)):
         save(graphsurgery.strip_head(edited), folder / "restored.onnx", force=True)
         assert (folder / "restored.onnx").read_bytes() == source
+
+
+def add_two_data_files(model: onnx.ModelProto, folder: Path) -> None:
+    """Give ``model`` a large tensor in each of two data files in ``folder``."""
+    for name in ("a", "b"):
+        held = exotic.tensor(name, 600)
+        (folder / f"{name}.bin").write_bytes(held.raw_data)
+        make_external(held, {"location": f"{name}.bin"})
+        model.graph.initializer.append(held)

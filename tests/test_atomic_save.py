@@ -18,7 +18,7 @@ from typing import Any
 import exotic
 import pytest
 from conftest import ROOT
-from keeping import make_external
+from keeping import add_two_data_files, make_external
 
 from graphsurgery.model.loading import load
 from graphsurgery.model.saving import save
@@ -45,11 +45,7 @@ def single(folder: Path) -> None:
 def external(folder: Path) -> None:
     """One large tensor inside, and one in each of two data files."""
     model = exotic.plain()
-    for name in ("a", "b"):
-        held = exotic.tensor(name, 600)
-        (folder / f"{name}.bin").write_bytes(held.raw_data)
-        make_external(held, {"location": f"{name}.bin"})
-        model.graph.initializer.append(held)
+    add_two_data_files(model, folder)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import FIXTURES
-from keeping import make_external
+from keeping import add_two_data_files
 from onnx import TensorProto, helper
 
 import graphsurgery
@@ -32,11 +32,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     model = exotic.plain([exotic.constant("c", exotic.tensor("c", 700))])
-    for name in ("a", "b"):
-        held = exotic.tensor(name, 600)
-        (folder / f"{name}.bin").write_bytes(held.raw_data)
-        make_external(held, {"location": f"{name}.bin"})
-        model.graph.initializer.append(held)
+    add_two_data_files(model, folder)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return folder / "model.onnx"
 
@@ -160,7 +156,7 @@ def test_a_name_that_is_too_long(source: Path, target: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_that_appears_meanwhile(source: Path, target: Path, force: bool) -> None:
     """Between the look at the output's name and the moment it is taken: only force replaces it."""
-    with staged(load(source), target, force=force) as stage:
+    with staged(plan_output(load(source), target, force=force), force=force) as stage:
         target.write_bytes(b"another's")
         if force:
             stage.commit()
@@ -176,7 +172,7 @@ def test_it_is_noticed_without_links_too(source: Path, target: Path, monkeypatch
         raise PermissionError(1, "no links here")
 
     monkeypatch.setattr(os, "link", link)
-    with staged(load(source), target) as stage:
+    with staged(plan_output(load(source), target)) as stage:
         target.write_bytes(b"another's")
         with pytest.raises(OutputExistsError):
             stage.commit()
@@ -311,7 +307,7 @@ def test_an_interrupt_while_copying_leaves_nothing(error: type[BaseException], s
 
 
 def test_a_stage_that_is_not_committed_leaves_nothing(source: Path, target: Path) -> None:
-    with staged(load(source), target) as stage:
+    with staged(plan_output(load(source), target)) as stage:
         assert load(stage.path).missing_data == () and stage.path.name.startswith(".")
     assert contents(target.parent) == {}
 

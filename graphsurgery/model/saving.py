@@ -62,7 +62,8 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, pro
         MissingDataError: external data would have to be copied and are not there.
         SurroundingsError: no space, no permission, no such folder. Nothing is left behind.
     """
-    with staged(model, path, force=force, progress=progress) as stage:
+    plan = plan_output(model, Path(path), force=force)
+    with staged(plan, force=force, progress=progress) as stage:
         return stage.commit()
 
 
@@ -112,11 +113,8 @@ class Stage:
 
 
 @contextmanager
-def staged(
-    model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = no_progress
-) -> Iterator[Stage]:
-    """The output under a temporary name in its folder, for proving it before `Stage.commit`; without that it is removed."""
-    plan = plan_output(model, Path(path), force=force)
+def staged(plan: Plan, *, force: bool = False, progress: Progress = no_progress) -> Iterator[Stage]:
+    """What is planned under a temporary name in its folder, to be proven before `Stage.commit`; without that it is removed."""
     with _system_errors(plan.output):
         stage = Stage(atomic.temporary_name(plan.output), plan, force)
     try:

@@ -38,7 +38,6 @@ class Session:
             self._session = onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
             raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
-        self.input_types = {value.name: value.type for value in self._session.get_inputs()}
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
