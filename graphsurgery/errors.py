@@ -18,6 +18,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── NoHeadError                        nothing that strip-head could take off
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
     │   └── OutputExistsError [FileExistsError]
+    ├── WeightsDifferError [ValueError]        a file has not the weights that it records for an edit
     ├── SurroundingsError [OSError]            no space, no permission, a file that is not there
     ├── MissingPackageError [ImportError]      an optional package is needed
     └── VerificationFailed [AssertionError]    `run` was asked to prove its work and could not
@@ -98,6 +99,10 @@ class UnsupportedModelError(RequestError):
 
 class OutputExistsError(RequestError, FileExistsError):
     """The output exists already, or is one of the input's own files."""
+
+
+class WeightsDifferError(GraphSurgeryError, ValueError):
+    """A file has not the weights that it records for one of its edits."""
 
 
 class SurroundingsError(GraphSurgeryError, OSError):

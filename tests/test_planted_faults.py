@@ -25,8 +25,8 @@ from graphsurgery.edits import normalize_graph
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
 from graphsurgery.proof.compare import ABSENT, Tally, cosine_of
-from graphsurgery.proof.expectation import Expected
 from graphsurgery.proof.judging import judged
+from graphsurgery.proof.meaning import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
 
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED

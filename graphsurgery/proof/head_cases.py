@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ import onnx
 
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
-from graphsurgery.proof.expectation import Values
+from graphsurgery.proof.meaning import Values
 from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right
 
 SEEDS = 2
 LARGE = 3e4
 """Hidden states near the end of float16's range: a sum of a few in float16 overflows."""
-LOWEST, LOWEST_SQUARED = -1e36, -1e10
-"""Below whatever a head might take for the lowest number; where it squares, what can still be squared in float32."""
+LOWEST, LOWEST_MULTIPLIED = -1e36, -1e10
+"""Below whatever a head might take for the lowest number; where it multiplies, what can still be squared in float32."""
 TINY = 1e-13
 """Vectors of this size are shorter than the least divisor of a normalisation."""
 VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
@@ -35,10 +35,12 @@ class HeadFeeds:
 
     values: Sequence[Value]
     drawer: Drawer
-    width: int
+    widths: Mapping[str, int]
+    """The last dim of each of them."""
     padded: bool
     """Whether the mask makes a difference: padding holds what must not count."""
-    squares: bool
+    multiplies: bool
+    """Whether values are multiplied with each other or with weights: the largest floats would overflow."""
 
     def cases(self) -> Iterator[tuple[str, list[Values]]]:
         """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
@@ -50,7 +52,7 @@ class HeadFeeds:
             yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in every]
             yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in every]
             yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in every]
-        lowest = LOWEST_SQUARED if self.squares else LOWEST
+        lowest = LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
             ("large values", LARGE, 0.0),
             ("zeros", 0.0, 0.0),
@@ -60,7 +62,9 @@ class HeadFeeds:
         ):
             yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in masks["holes"]]
         if self.drawer.fixed_batch is None and self.drawer.fixed_sequence is None:
-            lengths = [min(length, max(MOST_NUMBERS // self.width, 1)) for length in (VERY_LONG, SHORTER)]
+            lengths = [
+                min(length, max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)) for length in (VERY_LONG, SHORTER)
+            ]
             yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
 
     def _feed(
@@ -76,11 +80,11 @@ class HeadFeeds:
         for value in self.values:
             if value.name in inputs:
                 continue
-            kind = _float_dtype(value)
-            numbers = rng.standard_normal((*mask.shape, self.width) if value.rank != 2 else (len(mask), self.width))
+            kind, width = _float_dtype(value), self.widths[value.name]
+            numbers = rng.standard_normal((*mask.shape, width) if value.rank != 2 else (len(mask), width))
             numbers = numbers * (max(scale, _least(kind)) if scale else 0.0) + shift
             if waves and numbers.ndim == 3:
-                numbers[..., ::2] = _square_waves(mask.shape[1], self.width)[:, ::2]
+                numbers[..., ::2] = _square_waves(mask.shape[1], width)[:, ::2]
             if padding is not None and numbers.ndim == 3:
                 numbers[~mask] = padding
             drawn[value.name] = _within(numbers, kind)

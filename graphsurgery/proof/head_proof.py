@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import expected_values, meaning, meanings, starts
 from graphsurgery.proof.compare import NO_LIMITS, Limits
-from graphsurgery.proof.expectation import Expected, Values, expected_outputs, meanings, starts
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
+from graphsurgery.proof.meaning import Expected, Values
+from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.report import Check, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import Session
@@ -22,11 +24,13 @@ NAME = "head proof"
 
 
 def head_proof(
-    head: Head, steps: Sequence[Step], drawer: Drawer, width: int, renamed: dict[str, str], limits: Limits = NO_LIMITS
-) -> Check:
-    """Run ``head`` on hidden states ``[batch, seq, width]`` and compare its outputs with what ``steps`` mean.
+    head: Head, steps: Sequence[Step], drawer: Drawer, widths: Mapping[str, int], renamed: dict[str, str],
+    weights: RecordedWeights, limits: Limits = NO_LIMITS,
+) -> Check:  # fmt: skip
+    """Run ``head`` on drawn values and compare its outputs with what ``steps`` mean.
 
-    ``renamed`` maps values of the source to the names they have in the output.
+    ``widths`` has the last dim of every value of the source that they start from; ``renamed`` maps values of the source to the
+    names they have in the output.
     """
     try:
         session = Session(head.proto.SerializeToString(), threads=1)
@@ -35,14 +39,17 @@ def head_proof(
         return Check(NAME, str(error), stated=Verdict.FAILED)
     found = {value.name: value for value in head.inputs}
     values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in _starts(steps, renamed)]
-    feeds = HeadFeeds(values, drawer, width, padded=_reads_padding(steps), squares=_normalizes(steps))
-    what = ", ".join(step.edit for step, _ in meanings(steps))
+    sizes = {renamed.get(name, name): size for name, size in widths.items()}
+    chain = meanings(steps)
+    padded = any(means.ignores_padding(step.parameters) for step, means in chain)
+    feeds = HeadFeeds(values, drawer, sizes, padded, multiplies=any(_multiplies(step) for step, _ in chain))
+    what = ", ".join(step.edit for step, _ in chain)
     return judged(
         NAME,
         f"{what}: the appended subgraph alone on drawn values, against the float64 reference",
         lambda feed: session.run({name: feed[name] for name in found}),
         interface_of(head.proto.graph).outputs,
-        ((kind, _expected(cases, steps, renamed)) for kind, cases in feeds.cases()),
+        ((kind, _expected(cases, steps, renamed, weights, head.outputs)) for kind, cases in feeds.cases()),
         limits,
     )
 
@@ -59,18 +66,16 @@ def _starts(steps: Sequence[Step], renamed: dict[str, str]) -> list[str]:
 
 
 def _expected(
-    cases: Sequence[Values], steps: Sequence[Step], renamed: dict[str, str]
+    cases: Sequence[Values], steps: Sequence[Step], renamed: dict[str, str], weights: RecordedWeights, outputs: Sequence[str]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
     for feed in cases:
-        yield feed, expected_outputs(steps, feed | {old: feed[new] for old, new in renamed.items() if new in feed})
+        given = feed | {old: feed[new] for old, new in renamed.items() if new in feed}
+        found = expected_values(steps, given, weights)
+        yield feed, {name: found[name] for name in outputs if name in found}
 
 
-def _reads_padding(steps: Sequence[Step]) -> bool:
-    return any(step.parameters.get("mask", "ones") != "ones" for step in steps)
-
-
-def _normalizes(steps: Sequence[Step]) -> bool:
-    return any(step.edit == "add-normalize" or step.parameters.get("normalize") for step in steps)
+def _multiplies(step: Step) -> bool:
+    return meaning(step).multiplies or bool(step.parameters.get("normalize"))
 
 
 def _require_runtime(proto: onnx.ModelProto) -> None:

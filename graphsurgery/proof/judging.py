@@ -10,7 +10,7 @@ from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.proof.compare import ABSENT, NO_LIMITS, Limits, Tally
-from graphsurgery.proof.expectation import Expected, Values
+from graphsurgery.proof.meaning import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combined
 from graphsurgery.runtime.feeds import EMPTY_ROW
 

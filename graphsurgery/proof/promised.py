@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx
-
 from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.expectation import POOLING, meanings
-
-LITERAL = "a number"
-"""Stands for any literal size: a pooled output's width is compared with what a run gives."""
+from graphsurgery.proof.chain import meanings
+from graphsurgery.proof.meaning import LITERAL, named
 
 
 def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:
@@ -22,7 +18,7 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     wrong = []
     if output.interface.inputs != source.interface.inputs:
         wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(source.interface.inputs)}")
-    wanted = _wanted(source, steps)
+    wanted = promised_outputs(source, steps)
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
         return [*wrong, f"the outputs are {_listed(found)} instead of {_listed(wanted)}"]
@@ -30,22 +26,22 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     return wrong + [f"an output is declared as {one} instead of {other}" for one, other in pairs if not _same(one, other)]
 
 
-def _wanted(source: Model, steps: Sequence[Step]) -> list[Value]:
-    """The outputs that the steps leave. In a pooled one, an unknown dim stands for any that is not literal."""
+def promised_outputs(source: Model, steps: Sequence[Step]) -> list[Value]:
+    """The outputs that the steps leave. In what they make, an unknown dim stands for any that is not literal."""
     outputs = list(source.interface.outputs)
     for step, means in meanings(steps):
-        made = means.makes(step.parameters)
-        if step.edit == POOLING:
-            kept = [value for value in outputs if value.name in step.parameters["keep_output"]]
-            outputs = [Value(made, onnx.TensorProto.FLOAT, (_batch(source, step), LITERAL)), *kept]
-        else:
-            outputs = [Value(made, onnx.TensorProto.FLOAT, one.dims) if one.name == made else one for one in outputs]
+        read = means.reads(step.parameters)
+        outputs = means.outputs(step.parameters, outputs, _batch(source, outputs, read[0] if read else "", step))
     return outputs
 
 
-def _batch(source: Model, step: Step) -> Dim:
+def _batch(source: Model, outputs: Sequence[Value], name: str, step: Step) -> Dim:
+    """The batch dim of the value ``name``, which a step reads."""
+    given = named(outputs, name)
+    if given is not None and given.dims:
+        return given.dims[0]
     try:
-        return find_hidden_state(source, step.parameters["hidden_state"], step.parameters.get("ids")).batch
+        return find_hidden_state(source, name, step.parameters.get("ids")).batch
     except GraphSurgeryError:
         return None
 
@@ -53,7 +49,9 @@ def _batch(source: Model, step: Step) -> Dim:
 def _same(found: Value, wanted: Value) -> bool:
     if found == wanted:
         return True
-    if wanted.dims is None or LITERAL not in wanted.dims or found.dims is None or len(found.dims) != len(wanted.dims):
+    if wanted.dims is None or found.dims is None or len(found.dims) != len(wanted.dims):
+        return False
+    if LITERAL not in wanted.dims and wanted.dims != found.dims:
         return False
     return found.dtype == wanted.dtype and all(map(_dim_fits, found.dims, wanted.dims))
 

@@ -7,23 +7,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.anatomy.roles import Roles, roles_of
-from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestError, UnsupportedModelError
+from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
+from graphsurgery.proof.chain import meanings
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.difference import Difference, difference
-from graphsurgery.proof.expectation import POOLING, meanings, pad_id
 from graphsurgery.proof.head import extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
+from graphsurgery.proof.meanings.pooling import pad_id
 from graphsurgery.proof.plain import plain_comparison
 from graphsurgery.proof.promised import broken_promises
 from graphsurgery.proof.untouched import untouched
+from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, dependence, open_source, whole_cases, whole_proof
+from graphsurgery.proof.widths import start_widths
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import open_session
@@ -93,9 +95,10 @@ def _proofs(
     checks, observations, not_checked = [check], [], list(unchecked)
     if chain[0].source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
+    weights = RecordedWeights.of(output, changed.added)
     proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _head(source, output, chain, drawer, changed, limits),
-        WHOLE: lambda: _whole(source, output, chain, drawer, texts, observations, limits),
+        HEAD: lambda: _head(source, output, chain, drawer, changed, weights, limits),
+        WHOLE: lambda: _whole(source, output, chain, drawer, texts, weights, observations, limits),
     }
     for name, prove in proofs.items():
         if name == WHOLE and head_only:
@@ -108,7 +111,7 @@ def _proofs(
         progress(name)
         try:
             checks.append(prove())
-        except NothingToPoolError as error:
+        except (NothingToPoolError, WeightsDifferError) as error:
             checks.append(Check(name, str(error), stated=Verdict.FAILED))
         except GraphSurgeryError as error:
             checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
@@ -119,7 +122,10 @@ def _proofs(
     return Report(tuple(checks), tuple(observations), tuple(not_checked))
 
 
-def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference, limits: Limits) -> Check:
+def _head(
+    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference,
+    weights: RecordedWeights, limits: Limits,
+) -> Check:  # fmt: skip
     if not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
     head = extract_head(source, output, changed)
@@ -127,24 +133,19 @@ def _head(source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, c
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
         return Check(HEAD, what, stated=Verdict.FAILED)
-    return head_proof(head, chain, drawer, _width(source, output, chain), changed.renamed, limits)
+    return head_proof(head, chain, drawer, start_widths(source, output, chain), changed.renamed, weights, limits)
 
 
 def _whole(
-    source: Model,
-    output: Model,
-    chain: Sequence[Step],
-    drawer: Drawer,
-    texts: Encoded | None,
-    observations: list[str],
-    limits: Limits,
-) -> Check:
+    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
+    weights: RecordedWeights, observations: list[str], limits: Limits,
+) -> Check:  # fmt: skip
     reference = open_source(source, output, chain)
     try:
         opened = open_session(output)
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
-    whole = Whole(reference, opened, output.interface.outputs, chain)
+    whole = Whole(reference, opened, output.interface.outputs, chain, weights)
     check = whole_proof(whole, whole_cases(drawer, texts), limits)
     if check.verdict is Verdict.PASSED:
         right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
@@ -177,20 +178,7 @@ def _roles(source: Model, chain: Sequence[Step]) -> Roles:
 
 
 def _pad_id(chain: Sequence[Step]) -> int | None:
-    return next((pad_id(step.parameters) for step in chain if step.edit == POOLING), None)
-
-
-def _width(source: Model, output: Model, chain: Sequence[Step]) -> int:
-    """How wide the values are that the head starts from: the pooled dim, or the normalised output's declared one, else 16."""
-    first = chain[0].parameters
-    if "hidden_state" in first:
-        found = find_hidden_state(source, first["hidden_state"], first.get("ids"))
-        declared = output.interface.output(first["output_name"])
-        last = declared.dims[-1] if declared is not None and declared.dims else None
-        return found.width or (int(last) // len(first["mode"].split(",")) if isinstance(last, int) else 16)
-    declared = output.interface.output(first.get("target", ""))
-    last = declared.dims[-1] if declared is not None and declared.dims else None
-    return last if isinstance(last, int) else 16
+    return next((found for step in chain if (found := pad_id(step.parameters)) is not None), None)
 
 
 def _texts(

@@ -13,9 +13,11 @@ from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import expected_values, made_by, starts
 from graphsurgery.proof.compare import Limits
-from graphsurgery.proof.expectation import Expected, expected_outputs, made_by, starts
 from graphsurgery.proof.judging import judged
+from graphsurgery.proof.meaning import Expected
+from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer, Mask
 from graphsurgery.runtime.session import Session, open_session
@@ -53,11 +55,13 @@ class Whole:
     declared: tuple[Value, ...]
     """The output's outputs as it declares them."""
     steps: Sequence[Step]
+    weights: RecordedWeights
 
     def reference(self, feed: Values) -> dict[str, Expected]:
         """What the output must give, from the source's own run; outputs of the source that were kept must be equal to 1e-5."""
         starting, kept = self.source.run(feed, self._kept())
-        expected = expected_outputs(self.steps, feed | starting)
+        found = expected_values(self.steps, feed | starting, self.weights)
+        expected = {name: one for name, one in found.items() if name in self.output.outputs}
         for name, values in kept.items():
             if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
                 expected[name] = Expected(values, 1e-5 * np.maximum(1, np.abs(values.astype(np.float64))))

@@ -1,0 +1,108 @@
+"""What an edit means: from the parameters that a file records of it to the values that its outputs must have, and how exactly.
+
+Tolerances (float32 head against float64 reference): 1e-5 * max(1, max|x|) over a row, 1e-6 for unit vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.weights import RecordedWeights
+
+RELATIVE, UNIT = 1e-5, 1e-6
+LITERAL = "a number"
+"""Stands for any literal size in a promised dim: a made output's width is compared with what a run gives."""
+Array = np.ndarray
+Values = dict[str, Array]
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a value must be: ``values``, each within ``tolerance`` (which broadcasts against them)."""
+
+    values: Array
+    tolerance: Array
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a reference starts from: the source's values, what the steps before it made, and the weights that were recorded."""
+
+    expected: Mapping[str, Expected]
+    weights: RecordedWeights = field(default_factory=RecordedWeights)
+
+    def __getitem__(self, name: str) -> Array:
+        """The value ``name`` in float64 where it is one of floats; KeyError when there is none."""
+        values = self.expected[name].values
+        return values if values.dtype.kind in "biu" else np.asarray(values, dtype=np.float64)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.expected
+
+    def tolerance(self, name: str) -> Array:
+        """How exactly ``name`` is known; 0 for the source's own values."""
+        return np.broadcast_to(self.expected[name].tolerance, self.expected[name].values.shape)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an edit means. Everything is a function of the parameters that the file records."""
+
+    parameters: Mapping[str, type]
+    """Those that it must have."""
+    reads: Callable[[Parameters], list[str]]
+    """Values of the graph that it starts from."""
+    makes: Callable[[Parameters], list[str]]
+    """Values that it makes, in the order of ``value``."""
+    value: Callable[[Parameters, Known], list[Expected]]
+    """The reference."""
+    outputs: Callable[[Parameters, Sequence[Value], Dim], list[Value]]
+    """The graph's outputs after it, from those before it and the batch dim of what it reads."""
+    ignores_padding: Callable[[Parameters], bool] = lambda _: False
+    """Whether what stands at padded positions must make no difference."""
+    multiplies: bool = True
+    """Whether it multiplies its values with each other or with weights, so that the largest floats would overflow."""
+    check: Callable[[Parameters], None] = lambda _: None
+    """Raises UnsupportedModelError for parameters that there is no reference for."""
+
+
+def exact(values: Values) -> dict[str, Expected]:
+    """Values that are known as they are."""
+    return {name: Expected(array, np.array(0.0)) for name, array in values.items()}
+
+
+def relative_to(*arrays: Array) -> Array:
+    """1e-5 * max(1, max|x|) over each row of ``arrays``, which share their first dim; shaped to broadcast against the first."""
+    largest = np.ones(len(arrays[0]))
+    for array in arrays:
+        finite = np.where(np.isfinite(array), np.abs(array), 0)
+        largest = np.maximum(largest, finite.reshape(len(array), -1).max(axis=1, initial=0))
+    return RELATIVE * largest.reshape(-1, *[1] * (arrays[0].ndim - 1))
+
+
+def in_place(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
+    """``before`` with ``made`` where the target was; behind them where it has another name and the target stays."""
+    target = parameters["target"]
+    if any(value.name == made.name for value in before):
+        return [made if value.name == made.name else value for value in before]
+    if parameters.get("keep_target"):
+        return [*before, made]
+    return [made if value.name == target else value for value in before]
+
+
+def resized(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:
+    """``value`` under another name with another element type and last dim."""
+    if value is None or value.dims is None:
+        return Value(name, dtype, None)
+    return replace(value, name=name, dtype=dtype, dims=(*value.dims[:-1], last))
+
+
+def named(values: Sequence[Value], name: str) -> Value | None:
+    """The value of that name."""
+    return next((value for value in values if value.name == name), None)

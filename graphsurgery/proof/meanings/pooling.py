@@ -1,0 +1,126 @@
+"""add-pooling: from token embeddings to one vector per text.
+
+``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row, from the definitions:
+slow, plain and with nothing in common with the graph builders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import LITERAL, RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.meanings.normalize import normalize
+
+MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+PAD, ONES = "pad:", "ones"
+
+
+def pool_row(x: Array, m: Array, mode: str) -> Array:
+    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens."""
+    tokens = [position for position in range(len(m)) if m[position]]
+    if not tokens:
+        return np.zeros(x.shape[1])
+    if mode == "cls":
+        return x[tokens[0]]
+    if mode == "lasttoken":
+        return x[tokens[-1]]
+    if mode == "max":
+        return np.max([x[position] for position in tokens], axis=0)
+    total = np.sum([x[position] for position in tokens], axis=0)
+    if mode == "mean":
+        return total / max(len(tokens), 1e-9)
+    if mode == "mean_sqrt_len_tokens":
+        return total / math.sqrt(max(len(tokens), 1e-9))
+    if mode == "weightedmean":
+        weighted = np.sum([x[position] * (position + 1) for position in tokens], axis=0)
+        return weighted / max(sum(position + 1 for position in tokens), 1e-9)
+    raise ValueError(f"there is no reference for pooling mode {mode!r}")
+
+
+def pool(x: Array, m: Array, modes: list[str]) -> Array:
+    """``[batch, len(modes) * dim]`` float64: the modes' values side by side."""
+    x = np.asarray(x, dtype=np.float64)
+    rows = [np.concatenate([pool_row(x[row], m[row], mode) for mode in modes]) for row in range(len(x))]
+    return np.array(rows).reshape(len(x), len(modes) * x.shape[2])
+
+
+def mask_of(parameters: Parameters, known: Known, shape: tuple[int, ...]) -> Array:
+    """``m`` as a recorded mask parameter means it: an input != 0, ``ones``, or ``pad:<id>`` (ids other than that one)."""
+    spec, ids = parameters["mask"], parameters.get("ids")
+    if spec == ONES:
+        return np.full(shape, True)
+    if spec.startswith(PAD):
+        return known[ids] != int(spec.removeprefix(PAD))
+    return known[spec].astype(np.float64) != 0
+
+
+def mask_reads(parameters: Parameters) -> list[str]:
+    """The values that the mask is read from."""
+    spec = parameters["mask"]
+    return [] if spec == ONES else [parameters["ids"]] if spec.startswith(PAD) else [spec]
+
+
+def pad_id(parameters: Parameters) -> int | None:
+    """The id that means padding, where the mask is read from the ids."""
+    spec = parameters.get("mask", "")
+    return int(spec.removeprefix(PAD)) if spec.startswith(PAD) else None
+
+
+def mode_names(parameters: Parameters) -> list[str]:
+    return [part.strip() for part in parameters["mode"].split(",")]
+
+
+def check_mask(parameters: Parameters) -> None:
+    """UnsupportedModelError for a recorded mask that nothing can be read from."""
+    spec = parameters["mask"]
+    if spec.startswith(PAD) and not spec.removeprefix(PAD).removeprefix("-").isdecimal():
+        raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
+    if spec.startswith(PAD) and not isinstance(parameters.get("ids"), str):
+        raise UnsupportedModelError("the recorded mask is read from the ids, and no ids are recorded", "make the output again")
+
+
+def _check(parameters: Parameters) -> None:
+    unknown = [mode for mode in mode_names(parameters) if mode not in MODES]
+    if unknown:
+        what = f"there is no reference for pooling mode {unknown[0]!r}"
+        raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    check_mask(parameters)
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x = known[parameters["hidden_state"]]
+    m = mask_of(parameters, known, x.shape[:2])
+    if x.ndim != 3 or m.shape != x.shape[:2]:
+        what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
+        raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
+    modes = mode_names(parameters)
+    pooled = pool(x, m, modes)
+    if parameters["normalize"]:
+        return [Expected(normalize(pooled), np.array(UNIT))]
+    largest = np.max(np.where(m[:, :, None] & np.isfinite(x), np.abs(x), 0), axis=(1, 2), initial=1)
+    root = np.sqrt(np.maximum(m.sum(axis=1), 1))
+    scale = np.stack([root if mode == "mean_sqrt_len_tokens" else np.ones(len(x)) for mode in modes])
+    return [Expected(pooled, RELATIVE * largest[:, None] * np.repeat(scale.T, x.shape[2], axis=1))]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    kept = [value for value in before if value.name in parameters["keep_output"]]
+    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept]
+
+
+MEANING = Meaning(
+    {"mode": str, "normalize": bool, "hidden_state": str, "mask": str, "output_name": str, "keep_output": list},
+    reads=lambda p: [p["hidden_state"], *mask_reads(p)],
+    makes=lambda p: [p["output_name"]],
+    value=_value,
+    outputs=_outputs,
+    ignores_padding=lambda p: p["mask"] != ONES,
+    multiplies=False,
+    check=_check,
+)
