@@ -10,19 +10,18 @@ import os
 import stat
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import onnx
 
 from graphsurgery.errors import ExternalDataError, UnsafeLocationError
 from graphsurgery.interface import type_name
 from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.locations import stays_inside, why_misspelt
 from graphsurgery.model.parsing import shown
 from graphsurgery.model.sources import Identity
 
 KNOWN_KEYS = ("location", "offset", "length", "checksum", "basepath")
-MEMORY_ADDRESS_MARK = "ORT_MEM_ADDR"
-LONGEST_LOCATION = 4096
 LARGEST_FILE = 1 << 48
 """Bytes; no file system in use holds larger files, so what claims to lie beyond is broken even where its file is absent."""
 
@@ -116,13 +115,12 @@ def _status(path: Path, folder: Path, location: str, name: str) -> os.stat_resul
         return None
     except (OSError, ValueError) as error:
         raise _unsafe(name, location, f"cannot be looked at: {getattr(error, 'strerror', error)}") from error
-    target = Path(os.path.realpath(path))
-    if not target.is_relative_to(os.path.realpath(folder)) and not _in_hub_cache(folder, target):
+    if not stays_inside(path, folder):
         raise _unsafe(name, location, "leads out of the model's folder through a symlink")
     if not stat.S_ISLNK(found.st_mode):
         return found
     try:
-        return target.lstat()
+        return Path(os.path.realpath(path)).lstat()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -156,29 +154,9 @@ def _file_key(file: ExternalFile) -> tuple[int, int, str]:
 
 
 def _check_spelling(location: str, name: str) -> None:
-    wrong = {
-        "is empty": not location,
-        f"has {len(location)} characters, more than a path can have": len(location) > LONGEST_LOCATION,
-        "is a memory address of another process": MEMORY_ADDRESS_MARK in location,
-        "holds a NUL byte": "\0" in location,
-        "names a folder": location.endswith(("/", "\\")),
-    }
-    for why in (why for why, found in wrong.items() if found):
+    why = why_misspelt(location)
+    if why is not None:
         raise _unsafe(name, location, why)
-    for flavour in (PurePosixPath(location), PureWindowsPath(location)):
-        if flavour.is_absolute() or flavour.drive or flavour.root:
-            raise _unsafe(name, location, "is an absolute path")
-        if ".." in flavour.parts:
-            raise _unsafe(name, location, "climbs out of its folder with '..'")
-
-
-def _in_hub_cache(folder: Path, target: Path) -> bool:
-    """Whether ``folder`` lies in ``<repository>/snapshots/<revision>/`` and ``target`` in the same repository's ``blobs/``."""
-    real = Path(os.path.realpath(folder))
-    for parent in (real, *real.parents):
-        if parent.parent.name == "snapshots":
-            return target.parent == parent.parent.parent / "blobs"
-    return False
 
 
 def _non_negative(text: str, what: str, name: str) -> int:
