@@ -19,6 +19,8 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
     │   └── OutputExistsError [FileExistsError]
     ├── WeightsDifferError [ValueError]        a file has not the weights that it records for an edit
+    ├── FolderError [ValueError]               a model folder, or a config in it, is wrong or not known
+    │   └── WeightsError                       a weights file is wrong, or lacks what is needed
     ├── SurroundingsError [OSError]            no space, no permission, a file that is not there
     ├── MissingPackageError [ImportError]      an optional package is needed
     └── VerificationFailed [AssertionError]    `run` was asked to prove its work and could not
@@ -103,6 +105,14 @@ class OutputExistsError(RequestError, FileExistsError):
 
 class WeightsDifferError(GraphSurgeryError, ValueError):
     """A file has not the weights that it records for one of its edits."""
+
+
+class FolderError(GraphSurgeryError, ValueError):
+    """A model folder, or a config in it, is wrong, incomplete or of a kind that is not known."""
+
+
+class WeightsError(FolderError):
+    """A weights file is wrong, holds what may not be run, or lacks the tensors that are needed."""
 
 
 class SurroundingsError(GraphSurgeryError, OSError):

@@ -1,0 +1,68 @@
+"""Safetensors files: where their tensors lie.
+
+A file is the length of its header (8 bytes, little-endian), the header, which is a JSON object of
+``{name: {dtype, shape, data_offsets}}``, and the tensors, one after the other. The safetensors library judges the header; numpy
+has no bfloat16 of its own and mapped pages count as memory, so the bytes are read here and not by the library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from graphsurgery.errors import WeightsError
+from graphsurgery.folders.stored_tensor import SAFETENSORS_DTYPES, StoredTensor, contiguous, dtype_of, why_impossible
+from graphsurgery.model.parsing import shown
+from graphsurgery.model.sources import FileBytes
+
+LARGEST_HEADER = 16 << 20
+"""Bytes; a tensor takes some 100 and its name."""
+DAMAGED = "the file is damaged: download it again"
+
+
+def looks_like_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file of ``size`` bytes that begins with ``start`` can be one."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
+
+
+def read_safetensors(file: FileBytes) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file; WeightsError for anything else."""
+    length = int.from_bytes(file.read(0, 8), "little") if file.size >= 8 else 0
+    if length > min(LARGEST_HEADER, file.size - 8):
+        what = f"{file.path}: its header would take {length} bytes, more than the file has or than is read ({LARGEST_HEADER})"
+        raise WeightsError(what, DAMAGED)
+    _judge(file)
+    header = json.loads(file.read(8, length))
+    header.pop("__metadata__", None)
+    return {name: _place(file, name, entry, 8 + length) for name, entry in header.items()}
+
+
+def _judge(file: FileBytes) -> None:
+    """What the library says: sizes that fit the shapes, no overlap, no gap, all within the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file.path), framework="numpy"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{file.path} is no readable safetensors file: {shown(str(error))}", DAMAGED) from error
+    file.check_unchanged()
+
+
+def _place(file: FileBytes, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
+    what = f"{file.path}: the tensor {shown(name)!r}"
+    if entry["dtype"] not in SAFETENSORS_DTYPES:
+        known = ", ".join(SAFETENSORS_DTYPES)
+        raise WeightsError(f"{what} is of type {entry['dtype']}", f"convert it to one of {known}")
+    shape = tuple(entry["shape"])
+    wrong = why_impossible(shape, contiguous(shape))
+    if wrong is not None:
+        raise WeightsError(f"{what} has {wrong}", DAMAGED)
+    swapped = sys.byteorder != "little"
+    found = StoredTensor(
+        dtype_of(SAFETENSORS_DTYPES[entry["dtype"]]), shape, contiguous(shape), data + entry["data_offsets"][0], swapped
+    )
+    if found.start + found.nbytes > file.size:
+        raise WeightsError(f"{what} lies beyond the end of the file", DAMAGED)
+    return found

@@ -1,0 +1,91 @@
+"""What the pickle in a PyTorch weights file may name, and what each name makes here: a record of what the file says.
+
+Nothing of PyTorch's is looked up or run. A constructor gives None for arguments that PyTorch never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from graphsurgery.folders.stored_tensor import STORAGE_DTYPES, TORCH_DTYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that the stream names; never looked up."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A flat array that lies beside the pickle: ``numel`` elements of ``dtype``, found there by ``key``."""
+
+    key: str
+    dtype: str
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view of a storage; ``offset`` and ``strides`` count elements of ``dtype``. Nothing is checked yet."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+
+def _plain_tensor(arguments: tuple[Any, ...]) -> object:
+    """``_rebuild_tensor(_v2)(storage, offset, size, stride, ...)``; requires_grad, hooks and metadata say nothing of values."""
+    match arguments:
+        case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
+            return Tensor(storage, offset, size, stride, storage.dtype)
+    return None
+
+
+def _typed_tensor(arguments: tuple[Any, ...]) -> object:
+    """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, ...)``."""
+    match arguments:
+        case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, Global(name), *_) if name in DTYPES:
+            return Tensor(storage, offset, size, stride, DTYPES[name])
+    return None
+
+
+def _parameter(arguments: tuple[Any, ...]) -> object:
+    """``_rebuild_parameter(tensor, ...)``: the tensor."""
+    match arguments:
+        case (Tensor() as tensor, *_):
+            return tensor
+    return None
+
+
+def _ordered_dict(arguments: tuple[Any, ...]) -> object:
+    return {} if not arguments else None
+
+
+def _size(arguments: tuple[Any, ...]) -> object:
+    match arguments:
+        case (tuple(dims),):
+            return dims
+    return None
+
+
+CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...]], object]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor": _plain_tensor,
+    "torch._utils._rebuild_tensor_v2": _plain_tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.Size": _size,
+}
+"""What may be called."""
+DTYPES = {f"torch.{name}": name for name in TORCH_DTYPES}
+STORAGES = {
+    f"{module}.{name}": dtype for name, dtype in STORAGE_DTYPES.items() for module in ("torch", "torch.cuda", "torch.storage")
+}
+ALLOWED = {*CONSTRUCTORS, *DTYPES, *STORAGES}
