@@ -16,10 +16,24 @@ from typing import TYPE_CHECKING
 from graphsurgery.version import __version__
 
 if TYPE_CHECKING:
-    from graphsurgery.api import add_normalize, add_pooling, strip_head
+    from graphsurgery.api import (
+        add_activation,
+        add_dense,
+        add_layer_norm,
+        add_normalize,
+        add_pooling,
+        output_precision,
+        strip_head,
+        truncate,
+    )
+    from graphsurgery.edits.add_activation import AddActivation
+    from graphsurgery.edits.add_dense import AddDense
+    from graphsurgery.edits.add_layer_norm import AddLayerNorm
     from graphsurgery.edits.add_normalize import AddNormalize
     from graphsurgery.edits.add_pooling import AddPooling
+    from graphsurgery.edits.output_precision import OutputPrecision
     from graphsurgery.edits.strip_head import StripHead
+    from graphsurgery.edits.truncate import Truncate
     from graphsurgery.errors import GraphSurgeryError
     from graphsurgery.inspection import Inspection, inspect
     from graphsurgery.interface import Interface, Value
@@ -31,10 +45,24 @@ if TYPE_CHECKING:
     from graphsurgery.runner import Outcome, run
 
 _HOMES = {
-    "api": ("add_normalize", "add_pooling", "strip_head"),
+    "api": (
+        "add_activation",
+        "add_dense",
+        "add_layer_norm",
+        "add_normalize",
+        "add_pooling",
+        "output_precision",
+        "strip_head",
+        "truncate",
+    ),
+    "edits.add_activation": ("AddActivation",),
+    "edits.add_dense": ("AddDense",),
+    "edits.add_layer_norm": ("AddLayerNorm",),
     "edits.add_normalize": ("AddNormalize",),
     "edits.add_pooling": ("AddPooling",),
+    "edits.output_precision": ("OutputPrecision",),
     "edits.strip_head": ("StripHead",),
+    "edits.truncate": ("Truncate",),
     "errors": ("GraphSurgeryError",),
     "inspection": ("Inspection", "inspect"),
     "interface": ("Interface", "Value"),
@@ -48,6 +76,9 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AddActivation",
+    "AddDense",
+    "AddLayerNorm",
     "AddNormalize",
     "AddPooling",
     "GraphSurgeryError",
@@ -55,19 +86,26 @@ __all__ = [
     "Interface",
     "Model",
     "Outcome",
+    "OutputPrecision",
     "Report",
     "Saved",
     "StripHead",
+    "Truncate",
     "Value",
     "Verdict",
     "__version__",
+    "add_activation",
+    "add_dense",
+    "add_layer_norm",
     "add_normalize",
     "add_pooling",
     "inspect",
     "load",
+    "output_precision",
     "run",
     "save",
     "strip_head",
+    "truncate",
     "verify",
 ]
 

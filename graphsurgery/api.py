@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_dense import AddDense
+from graphsurgery.edits.add_layer_norm import AddLayerNorm
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.add_pooling import AddPooling
+from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.strip_head import StripHead
+from graphsurgery.edits.truncate import Truncate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 
@@ -47,6 +53,77 @@ def add_normalize(model: Loadable, target: str | None = None) -> Model:
     Raises AlreadyPooledError where that output is normalised already, NameNotFoundError, RequestError, UnsupportedModelError.
     """
     return AddNormalize(target).apply(load(model))
+
+
+def add_dense(
+    model: Loadable,
+    weights: str | os.PathLike[str],
+    *,
+    activation: str | None = None,
+    residual: bool = False,
+    target: str | None = None,
+    output_name: str | None = None,
+    keep_target: bool = False,
+) -> Model:
+    """Append ``activation(x Wt + b)``: ``[..., in]`` -> ``[..., out]`` float32. See `AddDense`.
+
+    Args:
+        weights: a Dense module's folder, or its model.safetensors or pytorch_model.bin: ``linear.weight [out, in]`` and, where
+            there is one, ``linear.bias [out]``. A relative path starts at the current folder.
+        activation: as torch.nn names it; the module's own (config.json), else identity, when None.
+        residual: add x to the result, through ``residual.weight`` where the file has one.
+        target: the output to work on. output_name: what the result is called. keep_target: keep the target as an output, too.
+
+    Raises:
+        WeightsError, FolderError, RequestError, NameNotFoundError, UnsupportedModelError.
+    """
+    return AddDense(absolute(weights), activation, residual, target, output_name, keep_target).apply(load(model))
+
+
+def add_layer_norm(model: Loadable, weights: str | os.PathLike[str], *, target: str | None = None) -> Model:
+    """Append layer normalisation over the last dim with a module folder's ``norm.weight`` and ``norm.bias`` ``[dim]``.
+
+    Raises WeightsError, FolderError, RequestError, NameNotFoundError, UnsupportedModelError.
+    """
+    return AddLayerNorm(absolute(weights), target).apply(load(model))
+
+
+def add_activation(
+    model: Loadable, activation: str, *, target: str | None = None, output_name: str | None = None, keep_target: bool = False
+) -> Model:
+    """Append an activation of torch.nn to an output, such as ``sigmoid`` to a cross-encoder's logits. See `AddActivation`.
+
+    Raises RequestError, NameNotFoundError, UnsupportedModelError.
+    """
+    return AddActivation(activation, target, output_name, keep_target).apply(load(model))
+
+
+def truncate(model: Loadable, dim: int | Sequence[int], *, target: str | None = None, keep_length: bool = False) -> Model:
+    """Keep the first ``dim`` dims of an embedding, normalised again unless ``keep_length``; several become outputs
+    ``<target>_<dim>``. See `Truncate`.
+
+    Raises RequestError, NameNotFoundError, UnsupportedModelError.
+    """
+    dims = str(dim) if isinstance(dim, int) else ",".join(map(str, dim))
+    return Truncate(dims, target, keep_length).apply(load(model))
+
+
+def output_precision(
+    model: Loadable, to: str, *, ranges: str | os.PathLike[str] | None = None, target: str | None = None
+) -> Model:
+    """Give the embedding as ``int8``, ``uint8``, ``binary`` or ``ubinary``. See `OutputPrecision`.
+
+    Args:
+        ranges: each dim's min and max ``[2, dim]`` in a .npy or .json file, for int8 and uint8.
+
+    Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError.
+    """
+    return OutputPrecision(to, None if ranges is None else absolute(ranges), target).apply(load(model))
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path as given starts at the current folder, wherever the model lies."""
+    return os.path.abspath(path)  # noqa: PTH100 -- not resolved: symlinks are the reader's business
 
 
 def strip_head(model: Loadable) -> Model:

@@ -13,10 +13,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
+from graphsurgery.cli.verbs import VERBS
 from graphsurgery.version import __version__
 
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
@@ -24,27 +25,6 @@ OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 PRINTING = (OSError, BrokenPipeError)
 """What only printing raises: every other trouble with files has a type of our own."""
-
-
-class Verb(NamedTuple):
-    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for
-    it."""
-
-    command: str
-    summary: str
-
-
-VERBS = {
-    "inspect": Verb("graphsurgery.cli.inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"),
-    "add-pooling": Verb(
-        "graphsurgery.cli.writing:writing_command", "append pooling: from token embeddings to one vector per text"
-    ),
-    "add-normalize": Verb("graphsurgery.cli.writing:writing_command", "append L2 normalisation: embeddings of length one"),
-    "strip-head": Verb(
-        "graphsurgery.cli.writing:writing_command", "take the recorded head off again: back to the encoder, byte for byte"
-    ),
-    "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
-}
 
 
 class LazyGroup(click.Group):

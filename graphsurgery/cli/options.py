@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +43,16 @@ def edit_options(edit: type[Edit]) -> tuple[Callable[[Decorated], Decorated], ..
     return tuple(_option(field.name, kinds[field.name], field.default, field.metadata) for field in edit.declared())
 
 
+def _from_here(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    """A path as typed starts at the current folder, wherever the model lies."""
+    return os.path.abspath(path) if path else path  # noqa: PTH100 -- not resolved: symlinks are the reader's business
+
+
 def _option(name: str, kind: Any, default: Any, metadata: Any) -> Callable[[Decorated], Decorated]:
     flag = f"--{name.replace('_', '-')}"
     text = metadata["help"]
+    if metadata["metavar"] == "PATH":
+        return click.option(flag, default=default, type=click.Path(), callback=_from_here, metavar="PATH", help=text)
     if kind is bool:
         return click.option(flag, is_flag=True, default=default, help=text)
     if typing.get_origin(kind) is tuple:

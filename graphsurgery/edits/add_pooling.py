@@ -17,6 +17,7 @@ from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import kept_outputs, set_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
+from graphsurgery.edits.targets import check_free
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface
@@ -25,8 +26,6 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.probe import measured_width
 
 AUTO = "auto"
-SCOPE = "graphsurgery/"
-"""What the names of the head's own values begin with."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,9 @@ class AddPooling(GraphEdit):
         modes, doubts = _settled_modes(self.modes, model.path)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
         choice = choose_mask(model, self.mask, self.ids)
-        _check_output_name(model, self.output_name, self.keep_output)
+        check_free(model, self.output_name)
+        if self.output_name in self.keep_output:
+            raise RequestError(f"{self.output_name!r} is both the new output and one to keep", "choose another --output-name")
         kept, dropped = kept_outputs(model, self.keep_output)
         resolved = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept
@@ -151,17 +152,6 @@ def _contradiction(asked: tuple[str, ...], model: Path | None) -> list[str]:
     if asked == config.modes:
         return []
     return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(asked)} was asked for: vectors will differ"]
-
-
-def _check_output_name(model: Model, name: str, kept: tuple[str, ...]) -> None:
-    draft_names = {output for node in model.proto.graph.node for output in node.output}
-    taken = draft_names | {value.name for value in model.proto.graph.input} | set(model.initializers)
-    if not name or name.startswith(SCOPE):
-        raise RequestError(f"the embedding cannot be called {name!r}", "choose another name with --output-name")
-    if name in taken:
-        raise RequestError(f"the name {name!r} is taken in this graph", "choose another with --output-name")
-    if name in kept:
-        raise RequestError(f"{name!r} is both the new output and an output to keep", "choose another with --output-name")
 
 
 def _width(model: Model, hidden: HiddenState) -> int:

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -24,6 +25,11 @@ OLDEST_OPSET = 11
 def parameter(help: str, default: Any, metavar: str = "") -> Any:
     """A parameter of an edit, with the sentence that the command line and the documentation show for it."""
     return field(default=default, metadata={"help": help, "metavar": metavar})
+
+
+def settled(default: Any) -> Any:
+    """A parameter that `Edit.resolve` fills and the file records; recipes may give it, the command line does not."""
+    return field(default=default, metadata={"settled": True})
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Edit(ABC):
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """``model`` after this edit; ``model`` itself is untouched. Raises what `resolve` raises."""
         edit, notes = self.resolve(model)
+        edit._refuse_again(model)
         document = edit.document(model, weights=model.weights_fingerprint() if hash_weights else None)
         after = replace(model, document=document, notes=model.notes + notes)
         edit.ensure(model.interface, after.interface)
@@ -59,14 +66,22 @@ class Edit(ABC):
         """Raise AssertionError unless the interface changed as declared and in no other way: a bug, not the user's fault."""
         assert before.inputs == after.inputs, f"{self.verb} changed the inputs"
 
+    def _refuse_again(self, model: Model) -> None:
+        """AlreadyPooledError when this very edit is the newest that the file records."""
+        newest = head_steps(model)[-1:]
+        if newest and not self.restores and (newest[0].edit, newest[0].parameters) == (self.verb, self.parameters()):
+            raise AlreadyPooledError(
+                f"the file's newest recorded edit is this very {self.verb}", "nothing is left to do; see `graphsurgery inspect`"
+            )
+
     def parameters(self) -> dict[str, Any]:
         """The parameters, as recorded in the file."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def declared(cls) -> tuple[Field[Any], ...]:
-        """The declared parameters."""
-        return fields(cls)
+        """The declared parameters, but those that are settled by `resolve`."""
+        return tuple(one for one in fields(cls) if not one.metadata.get("settled"))
 
 
 class GraphEdit(Edit):

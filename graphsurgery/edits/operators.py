@@ -15,7 +15,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.model.draft import Draft
 
-FLOAT, BOOL, INT32, INT64 = (getattr(onnx.TensorProto, name) for name in ("FLOAT", "BOOL", "INT32", "INT64"))
+FLOAT, BOOL, INT32, INT64, INT8, UINT8 = (
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "BOOL", "INT32", "INT64", "INT8", "UINT8")
+)
 
 
 class Operators:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_dense import AddDense
+from graphsurgery.edits.add_layer_norm import AddLayerNorm
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.strip_head import StripHead
+from graphsurgery.edits.truncate import Truncate
 
-EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in (AddPooling, AddNormalize, StripHead)}
+ALL: tuple[type[Edit], ...] = (
+    AddPooling, AddNormalize, AddDense, AddLayerNorm, AddActivation, Truncate, OutputPrecision, StripHead,
+)  # fmt: skip
+EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in ALL}

@@ -62,9 +62,8 @@ class HeadFeeds:
         ):
             yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in masks["holes"]]
         if self.drawer.fixed_batch is None and self.drawer.fixed_sequence is None:
-            lengths = [
-                min(length, max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)) for length in (VERY_LONG, SHORTER)
-            ]
+            most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
+            lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
             yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
 
     def _feed(

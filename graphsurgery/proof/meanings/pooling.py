@@ -52,11 +52,11 @@ def pool(x: Array, m: Array, modes: list[str]) -> Array:
 
 def mask_of(parameters: Parameters, known: Known, shape: tuple[int, ...]) -> Array:
     """``m`` as a recorded mask parameter means it: an input != 0, ``ones``, or ``pad:<id>`` (ids other than that one)."""
-    spec, ids = parameters["mask"], parameters.get("ids")
+    spec = parameters["mask"]
     if spec == ONES:
         return np.full(shape, True)
     if spec.startswith(PAD):
-        return known[ids] != int(spec.removeprefix(PAD))
+        return known[parameters["ids"]] != int(spec.removeprefix(PAD))
     return known[spec].astype(np.float64) != 0
 
 

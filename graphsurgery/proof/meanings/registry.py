@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from graphsurgery.proof.meaning import Meaning
-from graphsurgery.proof.meanings import normalize, pooling
+from graphsurgery.proof.meanings import activation, dense, layer_norm, normalize, pooling, precision, truncate
 
 POOLING, NORMALIZE = "add-pooling", "add-normalize"
 MEANINGS: dict[str, Meaning] = {
     POOLING: pooling.MEANING,
     NORMALIZE: normalize.MEANING,
+    "add-dense": dense.MEANING,
+    "add-layer-norm": layer_norm.MEANING,
+    "add-activation": activation.MEANING,
+    "truncate": truncate.MEANING,
+    "output-precision": precision.MEANING,
 }

@@ -1,0 +1,29 @@
+"""Every verb of the command line. Imports nothing, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+EDIT = "graphsurgery.cli.writing:writing_command"
+
+
+class Verb(NamedTuple):
+    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for
+    it."""
+
+    command: str
+    summary: str
+
+
+VERBS = {
+    "inspect": Verb("graphsurgery.cli.inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"),
+    "add-pooling": Verb(EDIT, "append pooling: from token embeddings to one vector per text"),
+    "add-normalize": Verb(EDIT, "append L2 normalisation: embeddings of length one"),
+    "add-dense": Verb(EDIT, "append a linear layer with an activation, from a model folder's weights"),
+    "add-layer-norm": Verb(EDIT, "append layer normalisation, from a model folder's weights"),
+    "add-activation": Verb(EDIT, "append an activation: scores of a cross-encoder's logits"),
+    "truncate": Verb(EDIT, "keep the first dims of an embedding (Matryoshka), normalised again"),
+    "output-precision": Verb(EDIT, "give the embedding as int8, uint8 or packed bits"),
+    "strip-head": Verb(EDIT, "take the recorded head off again: back to the encoder, byte for byte"),
+    "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
+}

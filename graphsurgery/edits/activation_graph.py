@@ -1,0 +1,118 @@
+"""Activations as ONNX operators: every class of ``torch.nn`` that can be named without arguments, with torch's defaults.
+
+``x [..., dim]`` float32 -> ``[..., dim]`` float32, but for `glu`, which halves dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.operators import Operators
+from graphsurgery.errors import RequestError
+
+Activation = Callable[[Operators, gs.Tensor], gs.Variable]
+RRELU_SLOPE = (1 / 8 + 1 / 3) / 2
+"""What RReLU's random slope is in evaluation."""
+
+
+def _single(op: str, **attributes: Any) -> Activation:
+    return lambda ops, x: ops.node(op, x, name=op.lower(), **attributes)
+
+
+def _clip(low: float, high: float) -> Activation:
+    def build(ops: Operators, x: gs.Tensor) -> gs.Variable:
+        return ops.node("Clip", x, ops.constant(low, np.float32, "low"), ops.constant(high, np.float32, "high"), name="clip")
+
+    return build
+
+
+def _times(gate: Activation) -> Activation:
+    """x * gate(x)"""
+    return lambda ops, x: ops.node("Mul", x, gate(ops, x), name="gated")
+
+
+def gelu(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """x * (1 + erf(x / sqrt 2)) / 2"""
+    erf = ops.node("Erf", ops.node("Div", x, ops.constant(np.sqrt(2.0), np.float32, "sqrt2"), name="scaled"), name="erf")
+    gate = ops.node("Add", erf, ops.constant(1.0, np.float32, "one"), name="plus_one")
+    return ops.node("Mul", ops.node("Mul", x, gate, name="gated"), ops.constant(0.5, np.float32, "half"), name="gelu")
+
+
+def logsigmoid(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """-log(1 + exp(-x))"""
+    return ops.node("Neg", ops.node("Softplus", ops.node("Neg", x, name="negated"), name="softplus"), name="logsigmoid")
+
+
+def mish(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """x * tanh(log(1 + exp(x)))"""
+    return ops.node("Mul", x, ops.node("Tanh", ops.node("Softplus", x, name="softplus"), name="tanh"), name="mish")
+
+
+def tanhshrink(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """x - tanh(x)"""
+    return ops.node("Sub", x, ops.node("Tanh", x, name="tanh"), name="tanhshrink")
+
+
+def glu(ops: Operators, x: gs.Tensor, half: int) -> gs.Variable:
+    """a * sigmoid(b), where a and b are the halves of the last dim, ``half`` wide each."""
+    ends = [ops.constant([place], np.int64, f"at_{place}") for place in (0, half, 2 * half)]
+    axis = ops.constant([-1], np.int64, "axis")
+    first = ops.node("Slice", x, ends[0], ends[1], axis, name="first_half")
+    second = ops.node("Slice", x, ends[1], ends[2], axis, name="second_half")
+    return ops.node("Mul", first, ops.node("Sigmoid", second, name="sigmoid"), name="glu")
+
+
+def softmin(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """softmax(-x) over the last dim"""
+    return ops.node("Softmax", ops.node("Neg", x, name="negated"), name="softmin", axis=-1)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": _single("Identity"),
+    "relu": _single("Relu"),
+    "relu6": _clip(0, 6),
+    "leakyrelu": _single("LeakyRelu", alpha=0.01),
+    "rrelu": _single("LeakyRelu", alpha=RRELU_SLOPE),
+    "elu": _single("Elu", alpha=1.0),
+    "celu": _single("Elu", alpha=1.0),
+    "selu": _single("Selu"),
+    "gelu": gelu,
+    "silu": _times(_single("Sigmoid")),
+    "mish": mish,
+    "sigmoid": _single("Sigmoid"),
+    "logsigmoid": logsigmoid,
+    "hardsigmoid": _single("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "hardswish": _times(_single("HardSigmoid", alpha=1 / 6, beta=0.5)),
+    "tanh": _single("Tanh"),
+    "hardtanh": _clip(-1, 1),
+    "tanhshrink": tanhshrink,
+    "hardshrink": _single("Shrink", lambd=0.5, bias=0.0),
+    "softshrink": _single("Shrink", lambd=0.5, bias=0.5),
+    "softplus": _single("Softplus"),
+    "softsign": _single("Softsign"),
+    "softmax": _single("Softmax", axis=-1),
+    "softmin": softmin,
+    "logsoftmax": _single("LogSoftmax", axis=-1),
+}
+"""Every activation by the lower-case name of its class in ``torch.nn``."""
+OVER_ALL = frozenset({"softmax", "softmin", "logsoftmax"})
+"""Those over the last dim, which torch takes over the batch where vectors are those of tokens."""
+
+
+def activation_name(spec: str, others: Sequence[str] = ()) -> str:
+    """The canonical name of an activation: ``tanh`` of ``Tanh``, ``torch.nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
+
+    ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.
+    """
+    prefix, _, name = spec.strip().rpartition(".")
+    known = {*ACTIVATIONS, *others}
+    if name.lower() not in known or not (not prefix or prefix.startswith("torch.nn")):
+        raise RequestError(
+            f"there is no activation {spec!r} here",
+            f"those of torch.nn that need no arguments are known: {', '.join(sorted(known))}",
+        )
+    return name.lower()

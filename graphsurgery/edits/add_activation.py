@@ -1,0 +1,67 @@
+"""add-activation: scores of the logits that a cross-encoder gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
+from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.targets import ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.errors import RequestError
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+
+@dataclass(frozen=True)
+class AddActivation(GraphEdit):
+    """Append an activation to an output: ``y = activation(x)``, float32. Makes scores of a cross-encoder's logits.
+
+    As ``activation_fn`` of sentence-transformers' CrossEncoder: sigmoid where there is one label, identity otherwise,
+    unless its config names another.
+    """
+
+    verb: ClassVar[str] = "add-activation"
+    step: ClassVar[str] = "activated"
+    summary: ClassVar[str] = "append an activation: scores of a cross-encoder's logits"
+
+    activation: str = parameter("As torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME")
+    target: str | None = parameter("The output to work on, where there are several.", None, "NAME")
+    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
+    keep_target: bool = parameter("Keep the target as an output, too.", False)
+
+    def resolve(self, model: Model) -> tuple[AddActivation, tuple[str, ...]]:
+        """Settle activation and target. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        if not self.activation:
+            raise RequestError("add-activation needs an activation", "name it with --activation, such as --activation sigmoid")
+        activation = activation_name(self.activation)
+        target = float_target(model, self.target, "activated")
+        if activation in OVER_ALL and target.rank != 2:
+            raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
+        name = settled_name(model, self.output_name, target.name)
+        resolved = replace(self, activation=activation, target=target.name, output_name=name)
+        return resolved, (f"{activation} of {target.name}",)
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.target is not None and self.output_name is not None
+        declared = model.interface.output(self.target)
+        assert declared is not None
+        ops = Operators(draft, "graphsurgery/activation")
+        last = declared.dims[-1] if declared.dims else None
+        put_in_place(
+            draft,
+            declared,
+            self.output_name,
+            ops,
+            lambda x: ACTIVATIONS[self.activation](ops, x),
+            last=last,
+            keep=self.keep_target,
+        )
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None and self.output_name is not None
+        ensure_only(before, after, self.target, [self.output_name])

@@ -1,0 +1,129 @@
+"""add-dense: a linear layer with an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.module_weights import ModuleWeights
+from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.targets import ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.errors import RequestError, WeightsError
+from graphsurgery.folders.dense_config import dense_activation
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+WEIGHT, BIAS, RESIDUAL, SLOPE = "linear.weight", "linear.bias", "residual.weight", "activation_function.weight"
+IDENTITY, GLU, PRELU = "identity", "glu", "prelu"
+
+
+def linear(ops: Operators, x: gs.Tensor, weight: np.ndarray, bias: np.ndarray | None) -> gs.Variable:
+    """x Wt + b: ``x [..., in]``, ``weight [out, in]``, ``bias [out]`` -> ``[..., out]``."""
+    product = ops.node("MatMul", x, ops.constant(weight.T, np.float32, "weight"), name="product")
+    return product if bias is None else ops.node("Add", product, ops.constant(bias, np.float32, "bias"), name="sum")
+
+
+def dense(ops: Operators, x: gs.Tensor, weights: ModuleWeights, activation: str, residual: bool) -> gs.Variable:
+    """activation(x Wt + b), plus x, or x Rt where the file has a residual weight R, where a residual is asked for."""
+    tensors = weights.tensors
+    y = linear(ops, x, tensors[WEIGHT], tensors.get(BIAS))
+    if activation != IDENTITY:
+        y = _activated(ops.within(activation), y, activation, weights)
+    if not residual:
+        return y
+    bypass = linear(ops.within("residual"), x, tensors[RESIDUAL], None) if RESIDUAL in tensors else x
+    return ops.node("Add", y, bypass, name="with_residual")
+
+
+def _activated(ops: Operators, y: gs.Tensor, activation: str, weights: ModuleWeights) -> gs.Variable:
+    if activation == PRELU:
+        return ops.node("PRelu", y, ops.constant(weights.tensors[SLOPE], np.float32, "slope"), name="prelu")
+    if activation == GLU:
+        return glu(ops, y, len(weights.tensors[WEIGHT]) // 2)
+    return ACTIVATIONS[activation](ops, y)
+
+
+@dataclass(frozen=True)
+class AddDense(GraphEdit):
+    """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
+
+    W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
+    PyTorch. As sentence-transformers' Dense module; with ``--residual`` as PyLate's, which adds x (or x Rt) to y.
+    """
+
+    verb: ClassVar[str] = "add-dense"
+    step: ClassVar[str] = "dense"
+    summary: ClassVar[str] = "append a linear layer with an activation, from a model folder's weights"
+
+    weights: str = parameter("The Dense module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
+    activation: str | None = parameter(
+        "As torch.nn names it (tanh, gelu, identity, ...). [default: the module's config.json's, else identity]", None, "NAME"
+    )
+    residual: bool = parameter("Add the input to the result, through residual.weight where the file has one.", False)
+    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
+    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
+    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    digests: tuple[str, ...] = settled(())
+
+    def resolve(self, model: Model) -> tuple[AddDense, tuple[str, ...]]:
+        """Settle target, activation and weights.
+
+        Raises RequestError (target, activation), WeightsError (missing, misshapen or unreadable weights), NameNotFoundError,
+        UnsupportedModelError, WeightsDifferError.
+        """
+        require_opset(model, self.verb)
+        target = float_target(model, self.target, "put through a dense layer")
+        weights = self._weights(model)
+        activation = self._activation(weights)
+        if activation in OVER_ALL and target.rank != 2:
+            raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
+        weight = weights.tensors[WEIGHT]
+        weights.check_width(target, WEIGHT)
+        resolved = replace(
+            self, weights=weights.place, activation=activation, target=target.name,
+            output_name=settled_name(model, self.output_name, target.name), digests=weights.digests,
+        )  # fmt: skip
+        return resolved, (f"{activation} of a linear layer {weight.shape[1]} -> {weight.shape[0]} on {target.name}",)
+
+    def _weights(self, model: Model) -> ModuleWeights:
+        """The weights, their shapes fitting each other."""
+        weights = ModuleWeights(model, self.weights, self.verb)
+        rows, columns = weights.take(WEIGHT, (None, None)).shape
+        weights.take_if_there(BIAS, (rows,))
+        if self.residual and weights.take_if_there(RESIDUAL, (rows, columns)) is None and rows != columns:
+            what = f"{weights.path}: a residual of {columns} -> {rows} needs {RESIDUAL}"
+            raise WeightsError(what, "leave out --residual, or give PyLate's file")
+        if self._activation(weights) == PRELU:
+            weights.take(SLOPE, (1,))
+        weights.check(self.digests)
+        return weights
+
+    def _activation(self, weights: ModuleWeights) -> str:
+        """The activation asked for, else the one that the module's config names."""
+        name = activation_name(self.activation or dense_activation(weights.path), (GLU, PRELU))
+        rows = len(weights.tensors[WEIGHT])
+        if name == GLU and rows % 2:
+            raise WeightsError(f"{weights.path}: glu cannot halve {rows} values", "choose another activation")
+        return name
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.target is not None and self.output_name is not None and self.activation is not None
+        declared = model.interface.output(self.target)
+        assert declared is not None
+        weights, activation = self._weights(model), self.activation
+        ops = Operators(draft, "graphsurgery/dense")
+        put_in_place(
+            draft, declared, self.output_name, ops, lambda x: dense(ops, x, weights, activation, self.residual),
+            last=len(weights.tensors[WEIGHT]) // (2 if activation == GLU else 1), keep=self.keep_target,
+        )  # fmt: skip
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None and self.output_name is not None
+        ensure_only(before, after, self.target, [self.output_name])

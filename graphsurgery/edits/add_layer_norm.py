@@ -1,0 +1,85 @@
+"""add-layer-norm: layer normalisation of an embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.module_weights import ModuleWeights
+from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.targets import ensure_only, float_target, put_in_place
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+SCALE, SHIFT = "norm.weight", "norm.bias"
+EPSILON = 1e-5
+"""Added to the variance, as torch.nn.LayerNorm's default."""
+
+
+def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarray) -> gs.Variable:
+    """(x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean."""
+    size = ops.constant(len(scale), np.float32, "size")
+    mean = ops.node("Div", ops.reduce_sum(x, -1, "sum", keepdims=True), size, name="mean")
+    centred = ops.node("Sub", x, mean, name="centred")
+    squares = ops.reduce_sum(ops.node("Mul", centred, centred, name="squares"), -1, "sum_of_squares", keepdims=True)
+    variance = ops.node("Div", squares, size, name="variance")
+    deviation = ops.node(
+        "Sqrt", ops.node("Add", variance, ops.constant(EPSILON, np.float32, "epsilon"), name="raised"), name="deviation"
+    )
+    scaled = ops.node(
+        "Mul", ops.node("Div", centred, deviation, name="normal"), ops.constant(scale, np.float32, "scale"), name="scaled"
+    )
+    return ops.node("Add", scaled, ops.constant(shift, np.float32, "shift"), name="layer_norm")
+
+
+@dataclass(frozen=True)
+class AddLayerNorm(GraphEdit):
+    """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
+
+    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
+    sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
+    """
+
+    verb: ClassVar[str] = "add-layer-norm"
+    step: ClassVar[str] = "layernormed"
+    summary: ClassVar[str] = "append layer normalisation, from a model folder's weights"
+
+    weights: str = parameter("The LayerNorm module's folder, or its weights file.", "", "PATH")
+    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
+    digests: tuple[str, ...] = settled(())
+
+    def resolve(self, model: Model) -> tuple[AddLayerNorm, tuple[str, ...]]:
+        """Settle target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        target = float_target(model, self.target, "normalised")
+        weights = self._weights(model)
+        weights.check_width(target, SCALE)
+        resolved = replace(self, weights=weights.place, target=target.name, digests=weights.digests)
+        return resolved, (f"layer normalisation of {target.name}",)
+
+    def _weights(self, model: Model) -> ModuleWeights:
+        weights = ModuleWeights(model, self.weights, self.verb)
+        weights.take(SHIFT, weights.take(SCALE, (None,)).shape)
+        weights.check(self.digests)
+        return weights
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.target is not None
+        declared = model.interface.output(self.target)
+        assert declared is not None
+        tensors = self._weights(model).tensors
+        ops = Operators(draft, "graphsurgery/layer_norm")
+        put_in_place(
+            draft, declared, self.target, ops, lambda x: layer_norm(ops, x, tensors[SCALE], tensors[SHIFT]),
+            last=len(tensors[SCALE]),
+        )  # fmt: skip
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None
+        ensure_only(before, after, self.target, [self.target])

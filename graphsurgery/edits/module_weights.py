@@ -1,0 +1,73 @@
+"""The weights of a module of a model folder, as an edit takes them: in float32, and known by their digests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from graphsurgery.errors import RequestError, WeightsDifferError, WeightsError
+from graphsurgery.folders.weights import read_weights, tensor_of
+from graphsurgery.interface import Value
+from graphsurgery.model.digest import digest
+from graphsurgery.model.model import Model
+
+Shape = Sequence[int | None]
+
+
+class ModuleWeights:
+    """The tensors of a module folder or a weights file that an edit asks for, each by name and shape."""
+
+    def __init__(self, model: Model, place: str, verb: str) -> None:
+        """``place`` as a parameter of ``verb`` names it. FolderError or WeightsError when it cannot be read."""
+        if not place:
+            raise RequestError(f"{verb} needs the module's weights", "give its folder or weights file with --weights PATH")
+        self.path = resolved_path(model, place)
+        self.place = recorded_place(model, self.path)
+        self.tensors: dict[str, np.ndarray] = {}
+        self._weights = read_weights(self.path)
+
+    def take(self, name: str, shape: Shape) -> np.ndarray:
+        """The tensor ``name``, finite, of that shape (None: any size of 1 or more), as float32; WeightsError otherwise."""
+        self.tensors[name] = np.asarray(tensor_of(self._weights, name, shape), dtype=np.float32)
+        return self.tensors[name]
+
+    def take_if_there(self, name: str, shape: Shape) -> np.ndarray | None:
+        """As `take`, but None when there is no tensor of that name."""
+        return self.take(name, shape) if name in self._weights else None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """``name=sha256`` of each that was taken."""
+        return tuple(f"{name}={digest(tensor)}" for name, tensor in sorted(self.tensors.items()))
+
+    def check(self, digests: tuple[str, ...]) -> None:
+        """WeightsDifferError when other ``digests`` are asked for than those of what was taken."""
+        if digests and set(digests) != set(self.digests):
+            name = sorted(set(digests) ^ set(self.digests))[0].partition("=")[0]
+            what = f"{self.path}: {name} is not what was recorded for this edit"
+            raise WeightsDifferError(what, "use the model folder that it was made from")
+
+    def check_width(self, target: Value, name: str) -> None:
+        """WeightsError where ``target`` declares another last dim than the tensor ``name`` takes: its own last one."""
+        declared, width = target.dims[-1] if target.dims else None, self.tensors[name].shape[-1]
+        if isinstance(declared, int) and declared != width:
+            what = f"{self.path}: {name} takes {width} dims, and {target} has {declared}"
+            raise WeightsError(what, "give the weights that belong to this model")
+
+
+def resolved_path(model: Model, place: str) -> Path:
+    """The file or folder that a parameter names: a relative path starts at the model's folder."""
+    return Path(os.path.normpath(_base(model) / place))
+
+
+def recorded_place(model: Model, path: Path) -> str:
+    """``path`` as seen from the model's folder: what the file records."""
+    return Path(os.path.relpath(path, _base(model))).as_posix()
+
+
+def _base(model: Model) -> Path:
+    """What relative paths start at: the model's folder, the current one for a model from memory."""
+    return model.folder if model.folder is not None else Path.cwd()

@@ -1,0 +1,147 @@
+"""output-precision: embeddings as bytes or bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.module_weights import recorded_place, resolved_path
+from graphsurgery.edits.operators import FLOAT, INT8, UINT8, Operators
+from graphsurgery.edits.targets import VECTORS, ensure_only, float_target, put_in_place
+from graphsurgery.errors import RequestError, WeightsDifferError
+from graphsurgery.folders.ranges import read_ranges
+from graphsurgery.interface import Interface
+from graphsurgery.model.digest import digest
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+SCALED, PACKED = ("int8", "uint8"), ("binary", "ubinary")
+BUCKETS = 255
+BITS = 8
+SIGN = 128
+"""What is taken off an unsigned byte to make it a signed one."""
+
+
+def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
+    """clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
+
+    ``x [batch, dim]`` float32, ``ranges [2, dim]`` float32: each dim's min and max.
+    """
+    both = ops.constant(ranges, np.float32, "ranges")
+    low, high = (
+        ops.node("Gather", both, ops.constant(row, np.int64, f"row_{name}"), name=name, axis=0)
+        for row, name in ((0, "min"), (1, "max"))
+    )
+    span = ops.node("Sub", high, low, name="span")
+    step = ops.node("Div", span, ops.constant(BUCKETS, np.float32, "buckets"), name="raw_step")
+    flat = ops.node("Equal", step, ops.constant(0, np.float32, "zero"), name="is_flat")
+    step = ops.node("Where", flat, ops.constant(1, np.float32, "one"), step, name="step")
+    bucket = ops.node("Floor", ops.node("Div", ops.node("Sub", x, low, name="above"), step, name="steps"), name="bucket")
+    ends = ops.constant(0, np.float32, "first"), ops.constant(BUCKETS, np.float32, "last")
+    return as_byte(ops, ops.node("Clip", bucket, *ends, name="clipped"), signed)
+
+
+def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
+    """Eight dims a byte, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
+
+    ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 where
+    ``signed``.
+    """
+    bits = ops.cast(ops.node("Greater", x, ops.constant(0, np.float32, "zero"), name="is_set"), FLOAT, "bits")
+    if width % BITS:
+        bits = ops.node("Pad", bits, ops.constant([0, 0, 0, -width % BITS], np.int64, "filling"), name="filled")
+    octets = ops.node("Reshape", bits, ops.constant([0, -(-width // BITS), BITS], np.int64, "octet_shape"), name="octets")
+    places = ops.constant([1 << place for place in reversed(range(BITS))], np.float32, "places")
+    return as_byte(ops, ops.node("MatMul", octets, places, name="byte_value"), signed)
+
+
+def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
+    """Whole numbers 0..255 in float32 as uint8, or less 128 as int8."""
+    if not signed:
+        return ops.cast(value, UINT8, "bytes")
+    return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
+
+
+@dataclass(frozen=True)
+class OutputPrecision(GraphEdit):
+    """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
+
+    As sentence-transformers' ``quantize_embeddings``. int8 and uint8 need each dim's smallest and largest value over texts
+    of the kind to be embedded: ``--ranges``, a .npy or .json file of ``[2, dim]``.
+    """
+
+    verb: ClassVar[str] = "output-precision"
+    step: ClassVar[str] = "bytes"
+    summary: ClassVar[str] = "give the embedding as int8, uint8 or packed bits"
+
+    to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary")
+    ranges: str | None = parameter("Each dim's min and max, [2, dim], as .npy or .json: for int8 and uint8.", None, "PATH")
+    target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
+    digests: tuple[str, ...] = settled(())
+
+    @property
+    def signed(self) -> bool:
+        return self.to in ("int8", "binary")
+
+    def resolve(self, model: Model) -> tuple[OutputPrecision, tuple[str, ...]]:
+        """Settle target and ranges. Raises RequestError (precision, no ranges), WeightsError (a file that holds no ranges),
+        NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        if self.to not in (*SCALED, *PACKED):
+            raise RequestError(f"there is no precision {self.to!r}", f"choose from {', '.join((*SCALED, *PACKED))}")
+        target = float_target(model, self.target, "converted", VECTORS)
+        width = target.dims[-1] if target.dims else None
+        if not isinstance(width, int):
+            raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
+        if self.to in PACKED:
+            resolved = replace(self, target=target.name, ranges=None, digests=())
+            return resolved, (f"packs the signs of {target.name} into {-(-width // BITS)} bytes",)
+        values = self._read_ranges(model, width)
+        place = recorded_place(model, resolved_path(model, self.ranges or ""))
+        resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
+        return resolved, (f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}",)
+
+    def _read_ranges(self, model: Model, width: int) -> np.ndarray:
+        if self.ranges is None:
+            raise RequestError(
+                f"{self.to} needs each dim's smallest and largest value",
+                "embed a few hundred texts of your own, save numpy.vstack((x.min(0), x.max(0))) as ranges.npy and give "
+                "--ranges ranges.npy",
+            )
+        path = resolved_path(model, self.ranges)
+        values = read_ranges(path, width)
+        if self.digests and self.digests != (f"ranges={digest(values)}",):
+            raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
+        return values
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.target is not None
+        declared = model.interface.output(self.target)
+        assert declared is not None and declared.dims is not None
+        width = declared.dims[-1]
+        assert isinstance(width, int)
+        ops = Operators(draft, "graphsurgery/precision")
+        kind = np.int8 if self.signed else np.uint8
+        if self.to in PACKED:
+            put_in_place(
+                draft,
+                declared,
+                self.target,
+                ops,
+                lambda x: packed(ops, x, width, self.signed),
+                last=-(-width // BITS),
+                dtype=kind,
+            )
+            return
+        values = self._read_ranges(model, width)
+        put_in_place(draft, declared, self.target, ops, lambda x: scaled(ops, x, values, self.signed), last=width, dtype=kind)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None
+        ensure_only(before, after, self.target, [self.target])

@@ -1,0 +1,40 @@
+"""add-activation: y = activation(x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
+from graphsurgery.proof.meanings.activations import ACTIVATIONS, with_jumps
+
+
+def _check(parameters: Parameters) -> None:
+    if parameters["activation"] not in ACTIVATIONS:
+        what = f"there is no reference for the activation {parameters['activation']!r}"
+        raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x = known[parameters["target"]]
+    y = ACTIVATIONS[parameters["activation"]](x)
+    return [Expected(y, with_jumps(parameters["activation"], x, relative_to(y)))]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    declared = named(before, parameters["target"])
+    last = declared.dims[-1] if declared is not None and declared.dims else None
+    return in_place(parameters, before, resized(declared, parameters["output_name"], onnx.TensorProto.FLOAT, last))
+
+
+MEANING = Meaning(
+    {"activation": str, "target": str, "output_name": str, "keep_target": bool},
+    reads=lambda p: [p["target"]],
+    makes=lambda p: [p["output_name"]],
+    value=_value,
+    outputs=_outputs,
+    check=_check,
+)

@@ -1,0 +1,37 @@
+"""add-layer-norm: (x - mean) / sqrt(var + 1e-5) * scale + shift. Source: torch.nn.LayerNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import WeightsDifferError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.proof.meanings.dense import recorded
+
+
+def layer_norm(x: Array, scale: Array, shift: Array) -> Array:
+    """Over the last dim, the variance being that of the whole and not of a sample."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    return centred / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5) * scale + shift
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x, tensors = known[parameters["target"]], recorded(parameters, known.weights)
+    if any(tensors.get(name, x).shape != x.shape[-1:] for name in ("norm.weight", "norm.bias")):
+        raise WeightsDifferError("the file records no norm.weight and norm.bias that fit its target", "make the output again")
+    y = layer_norm(x, tensors["norm.weight"], tensors["norm.bias"])
+    return [Expected(y, relative_to(y))]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    made = resized(named(before, parameters["target"]), parameters["target"], onnx.TensorProto.FLOAT)
+    return [made if value.name == made.name else value for value in before]
+
+
+MEANING = Meaning(
+    {"target": str, "digests": list}, lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
+)  # fmt: skip

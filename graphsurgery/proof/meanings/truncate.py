@@ -1,0 +1,52 @@
+"""truncate: the first dims, normalised again unless asked otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.proof.meanings.normalize import normalize
+
+
+def _dims(parameters: Parameters) -> list[int]:
+    return [int(part) for part in parameters["dim"].split(",")]
+
+
+def _check(parameters: Parameters) -> None:
+    if not all(part.isdecimal() for part in parameters["dim"].split(",")):
+        raise UnsupportedModelError(f"the recorded dims {parameters['dim']!r} are no numbers", "make the output again")
+
+
+def _made(parameters: Parameters) -> list[str]:
+    dims = _dims(parameters)
+    return [parameters["target"] if len(dims) == 1 else f"{parameters['target']}_{dim}" for dim in dims]
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x = known[parameters["target"]]
+    tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
+    if parameters["keep_length"]:
+        return [Expected(x[..., :dim], tolerance[..., :dim]) for dim in _dims(parameters)]
+    return [Expected(normalize(x[..., :dim]), np.array(UNIT)) for dim in _dims(parameters)]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    target, dims = parameters["target"], _dims(parameters)
+    whole = named(before, target)
+    cut = [resized(whole, name, onnx.TensorProto.FLOAT, dim) for name, dim in zip(_made(parameters), dims, strict=True)]
+    return [cut[0] if value.name == target else value for value in before] if len(dims) == 1 else [*before, *cut]
+
+
+MEANING = Meaning(
+    {"dim": str, "target": str, "keep_length": bool},
+    reads=lambda p: [p["target"]],
+    makes=_made,
+    value=_value,
+    outputs=_outputs,
+    check=_check,
+)
