@@ -30,8 +30,10 @@ MOVE = "move-weights"
 """What saving records when it copies external data into another folder."""
 OUTWARD = "externalize-weights"
 """What saving records when it moves weights out of a file that would pass 2 GiB."""
-HOUSEKEEPING = (MOVE, OUTWARD)
-"""Steps that change where weights lie and nothing else."""
+GOLDEN = "record-golden"
+"""What holds golden inputs and vectors, for a later look whether the file still gives them."""
+HOUSEKEEPING = (MOVE, OUTWARD, GOLDEN)
+"""Steps that change what a file computes in no way: where weights lie, and what is recorded of it."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
 """Digits of an entry's number at most: what is longer is not ours, and Python refuses to read thousands of them."""

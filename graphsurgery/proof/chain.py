@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
+from graphsurgery.model.provenance import steps as recorded_steps
 from graphsurgery.proof.meaning import Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.registry import MEANINGS
 from graphsurgery.proof.weights import RecordedWeights
@@ -29,6 +31,20 @@ def meaning(step: Step) -> Meaning:
 def meanings(steps: Sequence[Step]) -> list[tuple[Step, Meaning]]:
     """Every step that changes what a model gives, with its meaning. Raises as `meaning`."""
     return [(step, meaning(step)) for step in steps if step.edit not in HOUSEKEEPING]
+
+
+def steps_beyond(source: Model, output: Model) -> list[Step]:
+    """The edits that the output records and the source does not."""
+    before = [step for step in recorded_steps(source.proto) if step.edit not in HOUSEKEEPING]
+    after = [step for step in recorded_steps(output.proto) if step.edit not in HOUSEKEEPING]
+    common = 0
+    while common < min(len(before), len(after)) and _same(before[common], after[common]):
+        common += 1
+    return after[common:] if common == len(before) else []
+
+
+def _same(one: Step, other: Step) -> bool:
+    return (one.edit, one.parameters, one.source) == (other.edit, other.parameters, other.source)
 
 
 def starts(steps: Sequence[Step]) -> list[str]:

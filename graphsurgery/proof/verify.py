@@ -7,18 +7,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
-from graphsurgery.proof.chain import meanings
+from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import meanings, steps_beyond
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.difference import Difference, difference
+from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
-from graphsurgery.proof.meanings.pooling import pad_id
 from graphsurgery.proof.plain import plain_comparison
 from graphsurgery.proof.promised import broken_promises
 from graphsurgery.proof.untouched import untouched
@@ -67,13 +66,12 @@ def verify(
     """
     limits = Limits(atol, min_cosine)
     output, source = load(model), load(against)
-    chain = _steps_beyond(source, output)
+    chain = steps_beyond(source, output)
     try:
         meanings(chain)
     except UnsupportedModelError as error:
         return Report((Check("recorded edits", str(error), stated=Verdict.NOT_CHECKED),), (), (f"recorded edits: {error}",))
-    roles = _roles(source, chain)
-    drawer = Drawer.of(source, roles, _pad_id(chain))
+    drawer = drawer_of(source, chain)
     encoded, why_no_text = _texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
@@ -151,34 +149,6 @@ def _whole(
         right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
         observations += dependence(whole, drawer, right[0])
     return check
-
-
-def _steps_beyond(source: Model, output: Model) -> list[Step]:
-    """The edits that the output records and the source does not."""
-    before = [step for step in steps(source.proto) if step.edit not in HOUSEKEEPING]
-    after = [step for step in steps(output.proto) if step.edit not in HOUSEKEEPING]
-    common = 0
-    while common < min(len(before), len(after)) and _same(before[common], after[common]):
-        common += 1
-    return after[common:] if common == len(before) else []
-
-
-def _same(one: Step, other: Step) -> bool:
-    return (one.edit, one.parameters, one.source) == (other.edit, other.parameters, other.source)
-
-
-def _roles(source: Model, chain: Sequence[Step]) -> Roles:
-    """The source's inputs, ids and mask as the pooling step names them."""
-    for step in chain:
-        mask, ids = step.parameters.get("mask"), step.parameters.get("ids")
-        if isinstance(mask, str) or isinstance(ids, str):
-            named = mask if isinstance(mask, str) and source.interface.input(mask) is not None else None
-            return roles_of(source.interface, ids=ids if isinstance(ids, str) else None, mask=named)
-    return roles_of(source.interface)
-
-
-def _pad_id(chain: Sequence[Step]) -> int | None:
-    return next((found for step in chain if (found := pad_id(step.parameters)) is not None), None)
 
 
 def _texts(
