@@ -57,6 +57,11 @@ class StoredTensor:
 
     def read(self, file: FileBytes) -> np.ndarray:
         """The tensor, C-contiguous; not writable."""
+        found = self._elements(file)
+        found.flags.writeable = False
+        return found
+
+    def _elements(self, file: FileBytes) -> np.ndarray:
         length = self.span
         if length == 0:
             return np.zeros(self.shape, self.dtype)
@@ -66,7 +71,7 @@ class StoredTensor:
         steps = [0 if dim == 1 else size * stride for dim, stride in zip(self.shape, self.strides, strict=True)]
         found = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
         found = np.ascontiguousarray(found).reshape(self.shape)  # ascontiguousarray makes scalars vectors
-        return found != 0 if self.dtype == np.bool_ else found.view(self.dtype)
+        return np.asarray(found != 0) if self.dtype == np.bool_ else found.view(self.dtype)
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,10 +77,10 @@ class Machine:
     def _since_mark(self) -> list[Any]:
         """What was pushed since the last mark; both are taken off."""
         at = len(self._stack) - 1
-        while self._stack[at] is not MARK:
+        while at >= 0 and self._stack[at] is not MARK:
             at -= 1
-            if at < 0:
-                raise IndexError("there is no mark")
+        if at < 0:
+            raise IndexError("there is no mark")
         found = self._stack[at + 1 :]
         del self._stack[at:]
         return found

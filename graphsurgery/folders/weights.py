@@ -58,10 +58,10 @@ def read_weights(path: Path) -> Weights:
     start = file.read(0, min(16, file.size))
     if start.startswith(b"PK\3\4"):
         return Weights(file, read_zip(file))
+    if looks_like_safetensors(start, file.size):  # first: a header of 128 bytes begins like a pickle
+        return Weights(file, read_safetensors(file))
     if start.startswith(b"\x80"):
         return Weights(file, read_legacy(file))
-    if looks_like_safetensors(start, file.size):
-        return Weights(file, read_safetensors(file))
     if start.startswith(b"version https://"):
         raise WeightsError(f"{file.path} is a Git LFS pointer, not the weights themselves", "git lfs pull, or " + DOWNLOAD)
     raise WeightsError(f"{file.path} is neither a safetensors file nor one of PyTorch's", DOWNLOAD)
