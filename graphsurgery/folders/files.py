@@ -47,6 +47,11 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at ``path`` that may be looked into."""
+    return os.path.isdir(path)  # noqa: PTH112 -- Path.is_dir raises where a parent may not be entered
+
+
 def open_file(path: Path) -> FileBytes:
     """``path`` open for reading; FolderError when it is not there, may not be read, or is no regular file."""
     try:
@@ -70,11 +75,11 @@ def read_json(path: Path, kind: type = dict, largest: int = LARGEST_CONFIG) -> A
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise FolderError(f"{path} is not JSON: {shown(str(error))}", DOWNLOAD) from error
     if not isinstance(found, kind):
-        raise FolderError(f"{path} holds {_type_of(found)}, not {TYPE_NAMES[kind]}", DOWNLOAD)
+        raise FolderError(f"{path} holds {described(found)}, not {TYPE_NAMES[kind]}", DOWNLOAD)
     return found
 
 
-def field(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path: Path, default: Any = None) -> Any:
+def setting(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path: Path, default: Any = None) -> Any:
     """``config[key]`` of type ``kind``, or ``default`` where it is absent or null; FolderError when it is anything else."""
     value = config.get(key)
     if value is None:
@@ -82,11 +87,11 @@ def field(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(one.__name__ for one in kinds)
-        raise FolderError(f"{path}: {key!r} is {_type_of(value)}, where a value of type {wanted} belongs", DOWNLOAD)
+        raise FolderError(f"{path}: {key!r} is {described(value)}, where a value of type {wanted} belongs", DOWNLOAD)
     return value
 
 
-def _type_of(value: object) -> str:
+def described(value: object) -> str:
     """How messages name what a JSON value is; short values as they are."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return shown(repr(value))

@@ -1,16 +1,18 @@
 """The ``1_Pooling/config.json`` of a sentence-transformers folder, in both of its forms.
 
-Up to sentence-transformers 5.3 it has one boolean per mode (``pooling_mode_mean_tokens``, ...); from 5.4 on
-``pooling_mode``, a name or a list. With several booleans the modes concatenate in the module's own order, not the file's.
+Up to sentence-transformers 5.3 it has one boolean per mode (``pooling_mode_mean_tokens``, ...) and
+``word_embedding_dimension``; from 5.4 on ``pooling_mode``, a name or a list, and ``embedding_dimension``. With several booleans
+the modes concatenate in the module's own order, not the file's. A config that has a dimension and sets no mode means the mean.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import FolderError, RequestError
+from graphsurgery.folders.files import described, inside, is_there, read_json, setting
 
 BOOLEANS = {
     "pooling_mode_cls_token": "cls",
@@ -21,6 +23,9 @@ BOOLEANS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """The older form's keys, in the order in which sentence-transformers concatenates them."""
+DIMENSIONS = ("embedding_dimension", "word_embedding_dimension")
+KNOWN_KEYS = frozenset({*BOOLEANS, *DIMENSIONS, "pooling_mode", "include_prompt"})
+NAME = "1_Pooling/config.json"
 
 
 @dataclass(frozen=True)
@@ -31,33 +36,38 @@ class PoolingConfig:
     modes: tuple[str, ...]
     include_prompt: bool = True
     """Whether the tokens of a prompt are pooled, too."""
+    dimension: int | None = None
+    """How wide the token embeddings are, where it is said."""
+    unknown: tuple[str, ...] = ()
+    """Keys that sentence-transformers does not know, and would not load."""
 
 
 def find_pooling_config(model: Path) -> PoolingConfig | None:
     """The pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None; RequestError when it is
     broken."""
     for folder in (model.parent, model.parent.parent):
-        path = folder / "1_Pooling" / "config.json"
-        if path.is_file():
-            return _read(path)
+        if is_there(folder / NAME):
+            try:
+                path = inside(folder, NAME, str(folder))
+                return parse_pooling(read_json(path), path)
+            except FolderError as error:
+                raise RequestError(str(error), "give the pooling mode with --mode") from error
     return None
 
 
-def _read(path: Path) -> PoolingConfig:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"{path} cannot be read: {error}", "give the pooling mode with --mode") from error
-    if not isinstance(config, dict):
-        raise RequestError(f"{path} holds no JSON object", "give the pooling mode with --mode")
-    named = config.get("pooling_mode")
+def parse_pooling(config: dict[str, Any], path: Path) -> PoolingConfig:
+    """What a pooling config says, in either form; FolderError when it names no mode that is known. ``path`` is for messages."""
+    named = setting(config, "pooling_mode", (str, list), path)
+    dimension = next((found for key in DIMENSIONS if (found := setting(config, key, int, path)) is not None), None)
     if named is None:
-        modes = [mode for key, mode in BOOLEANS.items() if config.get(key) is True]
+        modes = [mode for key, mode in BOOLEANS.items() if setting(config, key, bool, path, False)]
+        modes = modes or (["mean"] if dimension is not None else [])
     else:
         modes = [named] if isinstance(named, str) else named
-    if not isinstance(modes, list) or not modes or not all(mode in BOOLEANS.values() for mode in modes):
-        raise RequestError(
-            f"{path} names no pooling mode that is known: {modes or sorted(config)}",
-            f"give one of {', '.join(BOOLEANS.values())} with --mode",
-        )
-    return PoolingConfig(path, tuple(modes), config.get("include_prompt") is not False)
+    if not modes or not all(mode in BOOLEANS.values() for mode in modes):
+        what = ", ".join(described(one) for one in modes or sorted(config))
+        raise FolderError(f"{path} names no pooling mode that is known: {what}", f"known are {', '.join(BOOLEANS.values())}")
+    if dimension is not None and dimension < 1:
+        raise FolderError(f"{path} says that token embeddings are {dimension} wide", "replace it with the model's own")
+    unknown = tuple(sorted(set(config) - KNOWN_KEYS))
+    return PoolingConfig(path, tuple(modes), setting(config, "include_prompt", bool, path, True), dimension, unknown)

@@ -1,0 +1,163 @@
+"""What a model folder says about its encoder and about itself, as far as baking needs it.
+
+Three files: the Transformer module's own settings (``sentence_bert_config.json`` and six other names), transformers'
+``config.json``, and ``config_sentence_transformers.json``. Each may be missing in older folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.errors import FolderError
+from graphsurgery.folders.files import DOWNLOAD, inside, is_there, read_json, setting
+from graphsurgery.folders.modules import Module
+from graphsurgery.model.parsing import shown
+
+SIMILARITIES = {"cosine": "cosine", "dot": "dot", "dot_product": "dot", "euclidean": "euclidean", "manhattan": "manhattan"}
+TASKS = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+    "text-generation": ("logits", "causal_logits"),
+    "any-to-any": ("logits", "causal_logits"),
+    "fill-mask": ("logits", "token_embeddings"),
+}
+"""What a model can be loaded as: (its output, what that is for the next module)."""
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """The settings of a Transformer module."""
+
+    max_seq_length: int | None = None
+    """Tokens beyond it are cut off; None leaves it to the tokenizer."""
+    do_lower_case: bool = False
+    task: str = "feature-extraction"
+    """What the model is loaded as, one of `TASKS`."""
+    output_name: str = "token_embeddings"
+    """What its output is for the next module: token_embeddings, scores, causal_logits or sentence_embedding."""
+    method: str | None = "forward"
+    """Which method of the model makes it from text (``get_text_features`` for CLIP); None when text is none of its inputs."""
+    method_output: str | None = "last_hidden_state"
+    """Which output of that method it is; None when the method gives a single one."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """transformers' ``config.json``."""
+
+    model_type: str | None = None
+    pad_token_id: int | None = None
+    num_labels: int = 2
+    """How many scores a classifier gives; 2 where nothing is said."""
+    activation: str | None = None
+    """The class path of what a cross-encoder applies to its scores; None leaves it to their number (`score_activation`)."""
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """``config_sentence_transformers.json``."""
+
+    model_type: str = "SentenceTransformer"
+    """SentenceTransformer, SparseEncoder, CrossEncoder or ColBERT."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str | None = None
+    """cosine, dot, euclidean or manhattan; None where nothing is said: cosine."""
+    activation: str | None = None
+    """The class path of what a cross-encoder applies to its scores; it wins over `EncoderConfig.activation`."""
+    truncate_dim: int | None = None
+    """How many of the embedding's dims are kept; None: all."""
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def transformer_settings(module: Module) -> TransformerSettings:
+    """The settings of a Transformer module; FolderError when one is of the wrong type."""
+    config, path = module.config, module.path
+    longest = setting(config, "max_seq_length", int, path)
+    if longest is not None and longest < 1:
+        raise FolderError(f"{path}: max_seq_length is {longest}", DOWNLOAD)
+    task = setting(config, "transformer_task", str, path, "feature-extraction")
+    if task not in TASKS:
+        raise FolderError(f"{path}: transformer_task is {shown(task)!r}", f"known are {', '.join(TASKS)}")
+    text = _text_modality(module, {"method": "forward", "method_output_name": TASKS[task][0]})
+    return TransformerSettings(
+        longest,
+        setting(config, "do_lower_case", bool, path, False),
+        task,
+        setting(config, "module_output_name", str, path, TASKS[task][1]),
+        setting(text, "method", str, path),
+        setting(text, "method_output_name", str, path),
+    )
+
+
+def _text_modality(module: Module, default: dict[str, Any]) -> dict[str, Any]:
+    """What ``modality_config`` says of text; ``default`` where there is none (before 5.4), {} where text is no input."""
+    modalities = setting(module.config, "modality_config", dict, module.path)
+    if modalities is None:
+        return default
+    found: dict[str, Any] = setting(modalities, "text", dict, module.path, {})
+    return found
+
+
+def read_encoder_config(folder: Path) -> EncoderConfig | None:
+    """``config.json`` in the folder of a Transformer module, None when there is none; FolderError when it is malformed."""
+    config = _read(folder, "config.json")
+    if config is None:
+        return None
+    path = folder / "config.json"
+    nested = setting(config, "sentence_transformers", dict, path, {})
+    older = setting(config, "sbert_ce_default_activation_function", str, path)
+    activation = setting(nested, "activation_fn", str, path) if "activation_fn" in nested else older
+    labels = setting(config, "id2label", (dict, list), path)
+    pad = config.get("pad_token_id")
+    return EncoderConfig(
+        setting(config, "model_type", str, path),
+        pad[0] if isinstance(pad, list) and len(pad) == 1 else setting(config, "pad_token_id", int, path),
+        len(labels) if labels is not None else setting(config, "num_labels", int, path, 2),
+        activation,
+        config,
+    )
+
+
+def read_folder_config(folder: Path) -> FolderConfig:
+    """``config_sentence_transformers.json``, or what folders without it mean; FolderError when it is malformed."""
+    name = "config_sentence_transformers.json"
+    config = _read(folder, name)
+    if config is None:
+        return FolderConfig()
+    path = folder / name
+    prompts = setting(config, "prompts", dict, path, {})
+    wrong = next((key for key, prompt in prompts.items() if not isinstance(prompt, (str, type(None)))), None)
+    if wrong is not None:
+        raise FolderError(f"{path}: the prompt {shown(wrong)!r} is no text", DOWNLOAD)
+    default = setting(config, "default_prompt_name", str, path)
+    if default is not None and default not in prompts:
+        raise FolderError(f"{path}: the default prompt {shown(default)!r} is none of {sorted(prompts)}", DOWNLOAD)
+    similarity = setting(config, "similarity_fn_name", str, path)
+    if similarity is not None and similarity not in SIMILARITIES:
+        raise FolderError(f"{path}: similarity_fn_name is {shown(similarity)!r}", f"known are {', '.join(SIMILARITIES)}")
+    return FolderConfig(
+        setting(config, "model_type", str, path, "SentenceTransformer"),
+        {key: prompt or "" for key, prompt in prompts.items()},
+        default,
+        SIMILARITIES[similarity] if similarity is not None else None,
+        setting(config, "activation_fn", str, path),
+        setting(config, "truncate_dim", int, path),
+        config,
+    )
+
+
+def score_activation(folder: FolderConfig, encoder: EncoderConfig, scores: int) -> str:
+    """The class path of what a cross-encoder applies to its ``scores``: as said, else Sigmoid to one and nothing to several."""
+    said = folder.activation or encoder.activation
+    return said or ("torch.nn.Sigmoid" if scores == 1 else "torch.nn.Identity")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any] | None:
+    if not is_there(folder / name):
+        return None
+    found: dict[str, Any] = read_json(inside(folder, name, str(folder)))
+    return found
