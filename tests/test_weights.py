@@ -331,8 +331,9 @@ def test_time_and_memory(case: str, tmp_path: Path) -> None:
     started = time.perf_counter()
     with pytest.raises(WeightsError):
         read_weights(path)
-    assert time.perf_counter() - started < 1
-    if not case.startswith("too many"):  # half a million operations are slow to trace; each adds an element to a list
+    many = case.startswith("too many")  # half a million operations: slow to trace, and each adds an element to a list
+    assert time.perf_counter() - started < (3 if many else 1)
+    if not many:
         tracemalloc.start()
         with pytest.raises(WeightsError):
             read_weights(path)
@@ -445,7 +446,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "safetensors: shape": (header(entry(shape=[1 << 62, 4]), bytes(4)), "safetensors"),
     "safetensors: negative": (header(entry(shape=[-1]), bytes(4)), "safetensors"),
     "safetensors: unknown type": (header(entry("X9"), bytes(4)), "safetensors"),
-    "safetensors: type that is not read": (header(entry("C64", [1], [0, 8]), bytes(8)), "C64"),
+    "safetensors: type that is not read": (header(entry("F8_E4M3", [1], [0, 1]), bytes(1)), "F8_E4M3"),
     "safetensors: many dims": (header(entry(shape=[1] * 40), bytes(4)), "40 dims"),
     "safetensors: overlap": (
         header(

@@ -20,7 +20,7 @@ from graphsurgery.folders.torch_globals import ALLOWED, CONSTRUCTORS, Global, St
 from graphsurgery.model.parsing import shown
 
 MOST_OPERATIONS = 500_000
-"""A tensor takes some 30; the largest checkpoints have a few thousand tensors."""
+"""Half a second's work. A tensor takes some 34; the largest single files have a few thousand tensors."""
 CONVERT = (
     "where the file can be trusted, convert it with PyTorch: "
     "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
