@@ -18,6 +18,7 @@ from graphsurgery.version import __version__
 if TYPE_CHECKING:
     from graphsurgery.api import (
         add_activation,
+        add_cnn,
         add_dense,
         add_layer_norm,
         add_normalize,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         strip_head,
         truncate,
     )
+    from graphsurgery.baking.bake import Baked, bake
+    from graphsurgery.edits.add_cnn import AddCNN
     from graphsurgery.edits.add_activation import AddActivation
     from graphsurgery.edits.add_dense import AddDense
     from graphsurgery.edits.add_layer_norm import AddLayerNorm
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from graphsurgery.model.loading import load
     from graphsurgery.model.model import Model
     from graphsurgery.model.saving import Saved, save
+    from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
     from graphsurgery.report import Report, Verdict
     from graphsurgery.runner import Outcome, run
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "api": (
         "add_activation",
+        "add_cnn",
         "add_dense",
         "add_layer_norm",
         "add_normalize",
@@ -55,6 +60,8 @@ _HOMES = {
         "strip_head",
         "truncate",
     ),
+    "baking.bake": ("Baked", "bake"),
+    "edits.add_cnn": ("AddCNN",),
     "edits.add_activation": ("AddActivation",),
     "edits.add_dense": ("AddDense",),
     "edits.add_layer_norm": ("AddLayerNorm",),
@@ -69,6 +76,7 @@ _HOMES = {
     "model.loading": ("load",),
     "model.model": ("Model",),
     "model.saving": ("Saved", "save"),
+    "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "report": ("Report", "Verdict"),
     "runner": ("Outcome", "run"),
@@ -77,10 +85,12 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AddActivation",
+    "AddCNN",
     "AddDense",
     "AddLayerNorm",
     "AddNormalize",
     "AddPooling",
+    "Baked",
     "GraphSurgeryError",
     "Inspection",
     "Interface",
@@ -95,10 +105,12 @@ __all__ = [
     "Verdict",
     "__version__",
     "add_activation",
+    "add_cnn",
     "add_dense",
     "add_layer_norm",
     "add_normalize",
     "add_pooling",
+    "bake",
     "inspect",
     "load",
     "output_precision",
@@ -107,6 +119,7 @@ __all__ = [
     "strip_head",
     "truncate",
     "verify",
+    "verify_itself",
 ]
 
 

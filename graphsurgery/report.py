@@ -132,5 +132,12 @@ class Report:
         }  # fmt: skip
 
 
+def joined(one: Report, other: Report) -> Report:
+    """The checks, observations and omissions of both."""
+    return Report(
+        (*one.checks, *other.checks), (*one.observations, *other.observations), (*one.not_checked, *other.not_checked)
+    )
+
+
 def _number(value: float) -> float | str:
     return float(value) if math.isfinite(value) else str(value)

@@ -19,9 +19,10 @@ from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import HOUSEKEEPING, steps, undone
 from graphsurgery.model.saving import Plan, Saved, plan_output, staged
 from graphsurgery.proof.difference import difference
+from graphsurgery.proof.golden import verify_itself, with_goldens
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.verify import verify as verify_model
-from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.report import Check, Report, Verdict, joined
 from graphsurgery.snippet import snippet
 
 Progress = Callable[[str], None]
@@ -73,6 +74,7 @@ def run(
     dry_run: bool = False,
     keep_failed: bool = False,
     hash_weights: bool = False,
+    goldens: bool = False,
     progress: Progress = lambda _: None,
 ) -> Outcome:
     """Apply ``steps`` to ``source`` in order, prove the result and save it.
@@ -85,6 +87,8 @@ def run(
         dry_run: do everything but write; the proof is the head proof alone.
         keep_failed: keep an output whose proof failed.
         hash_weights: record a sha256 of the weights inside the file as well.
+        goldens: record golden inputs and vectors, for `verify --self`, and hold the file against them; runs the source once
+        more.
 
     Raises:
         VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and
@@ -96,6 +100,9 @@ def run(
     target = Path(output) if output is not None else default_output(before, steps[-1])
     progress("editing the graph")
     base, after = _applied(steps, before, hash_weights)
+    if goldens:
+        progress("making golden vectors")
+        after = with_goldens(base, after)
     plan = plan_output(after, target, force=force)
     described = Outcome(
         after, before, target, tuple(step.to_json() for step in head_steps(after)),
@@ -108,6 +115,7 @@ def run(
         if verify:
             written = load(stage.path)
             report = _proof(steps, base, after, written, full=full, head_only=False, progress=progress)
+            report = joined(report, verify_itself(written)) if goldens else report
             described = replace(described, report=report)
             if not report and not keep_failed:
                 return _judged(described)

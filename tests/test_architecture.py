@@ -24,6 +24,7 @@ LAYERS = (
     ("consumers", "folders", "runtime"),
     ("edits", "proof", "inspection", "snippet"),
     ("api", "runner"),
+    ("baking",),
     ("cli",),
 )
 """Each layer imports only from layers above it, and from itself; but edits and proof, side by side, know nothing of each

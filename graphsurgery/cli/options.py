@@ -18,13 +18,16 @@ SHOWN = (
     click.option("--json", "as_json", is_flag=True, help="A machine-readable report on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
-WRITING = (
-    click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, the step in its name]"),
+PROVING = (
     click.option("--force", is_flag=True, help="Replace an existing output; never the input."),
     click.option("--dry-run", is_flag=True, help="Do everything but write; only the head is proven."),
     click.option("--no-verify", is_flag=True, help="Leave the proof out."),
     click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
     click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look."),
+)
+WRITING = (
+    click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, the step in its name]"),
+    *PROVING,
     click.option("--hash-weights", is_flag=True, help="Record a sha256 of the weights as well."),
 )
 

@@ -16,12 +16,14 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "bake": Verb("graphsurgery.cli.baking:bake_command", "a whole model folder into one verified file, in a folder to publish"),
     "inspect": Verb("graphsurgery.cli.inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"),
     "add-pooling": Verb(EDIT, "append pooling: from token embeddings to one vector per text"),
     "add-normalize": Verb(EDIT, "append L2 normalisation: embeddings of length one"),
     "add-dense": Verb(EDIT, "append a linear layer with an activation, from a model folder's weights"),
     "add-layer-norm": Verb(EDIT, "append layer normalisation, from a model folder's weights"),
     "add-activation": Verb(EDIT, "append an activation: scores of a cross-encoder's logits"),
+    "add-cnn": Verb(EDIT, "append convolutions over the token embeddings, from a model folder's weights"),
     "truncate": Verb(EDIT, "keep the first dims of an embedding (Matryoshka), normalised again"),
     "output-precision": Verb(EDIT, "give the embedding as int8, uint8 or packed bits"),
     "strip-head": Verb(EDIT, "take the recorded head off again: back to the encoder, byte for byte"),

@@ -28,7 +28,7 @@ def writing_command(verb: str) -> click.Command:
                     dry_run=dry_run, keep_failed=keep_failed, hash_weights=hash_weights, progress=tell,
                 )  # fmt: skip
             except VerificationFailed as error:
-                _show_failed(error, as_json, quiet)
+                show_failed(error, as_json, quiet)
                 raise
         _show(outcome, as_json, quiet)
         return 0
@@ -46,7 +46,7 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
         print_outcome(out, outcome)
 
 
-def _show_failed(error: VerificationFailed, as_json: bool, quiet: bool) -> None:
+def show_failed(error: VerificationFailed, as_json: bool, quiet: bool) -> None:
     """The report of a proof that failed; the error itself is printed by `main`."""
     if isinstance(error.outcome, Outcome) and error.outcome.report is not None and not as_json and not quiet:
         from graphsurgery.cli.render import report_details  # as above

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 
 from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, OUTWARD, Step, recorded, steps, undone
 from graphsurgery.proof.chain import expected_values, steps_beyond
@@ -60,12 +61,13 @@ def with_goldens(source: Model, model: Model) -> Model:
     return replace(model, document=recorded(model.document, model.document, GOLDEN, content, model.weights_fingerprint()))
 
 
-def verify_itself(model: Model) -> Report:
+def verify_itself(model: Loadable) -> Report:
     """Hold a file against what it records of itself: its golden vectors, its fingerprint, the sha256 of its weights.
 
     NOT CHECKED where it records none that can be read.
     """
-    step = next((step for step in reversed(steps(model.proto)) if step.edit == GOLDEN), None)
+    loaded = load(model)
+    step = next((step for step in reversed(steps(loaded.proto)) if step.edit == GOLDEN), None)
     if step is None:
         why = "the file records no golden vectors; files made by `graphsurgery bake` do: verify it --against its source"
         return Report((Check(NAME, why, stated=Verdict.NOT_CHECKED),), (), (why,))
@@ -77,7 +79,7 @@ def verify_itself(model: Model) -> Report:
         why = f"the golden vectors that the file records cannot be read: {error}"
         return Report((Check(NAME, why, stated=Verdict.NOT_CHECKED),), (), (why,))
     versions = f"recorded with ONNX Runtime {step.parameters.get('onnxruntime')}, checked with {onnxruntime.__version__}"
-    return Report((_unchanged(model, step), _compared(model, feed, outputs, allowed)), (versions,))
+    return Report((_unchanged(loaded, step), _compared(loaded, feed, outputs, allowed)), (versions,))
 
 
 def _unchanged(model: Model, golden: Step) -> Check:

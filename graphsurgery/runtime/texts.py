@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,20 +60,32 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
 
     MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingPackageError("real text needs the tokenizers package", "pip install tokenizers") from error
-    try:
-        loaded = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the Rust side raises plain Exception
-        raise RequestError(f"{tokenizer} cannot be read: {error}", "replace it with the model's own tokenizer.json") from error
+    loaded = _opened(tokenizer)
     side, token = _padding(tokenizer, loaded)
     loaded.enable_truncation(max_length=longest)
     loaded.enable_padding(direction=side, pad_id=loaded.token_to_id(token) or 0, pad_token=token)
     encodings = loaded.encode_batch(list(texts))
     ids, mask, types = (np.array([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask", "type_ids"))
     return Encoded(ids, mask.astype(np.bool_), types)
+
+
+def padding_of(tokenizer: Path) -> tuple[str, int, str]:
+    """(side, id, token) of the padding, as the folder of a tokenizer.json says. Raises as `tokenize`."""
+    loaded = _opened(tokenizer)
+    side, token = _padding(tokenizer, loaded)
+    return side, loaded.token_to_id(token) or 0, token
+
+
+def _opened(tokenizer: Path) -> Any:
+    """The tokenizer itself."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingPackageError("real text needs the tokenizers package", "pip install tokenizers") from error
+    try:
+        return Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the Rust side raises plain Exception
+        raise RequestError(f"{tokenizer} cannot be read: {error}", "replace it with the model's own tokenizer.json") from error
 
 
 def _padding(path: Path, loaded: object) -> tuple[str, str]:

@@ -1,0 +1,123 @@
+"""bake: a whole model folder into one verified file, in a folder ready to publish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.baking.certificate import certificate
+from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, staged_folder, write_file
+from graphsurgery.baking.plan import BakePlan, Request, plan_bake
+from graphsurgery.baking.published import as_json, model_place, published_files
+from graphsurgery.baking.readme import readme
+from graphsurgery.errors import FolderError, VerificationFailed
+from graphsurgery.runner import Outcome, run
+
+Progress = Callable[[str], None]
+STEP = "baked"
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What `bake` did: ``folder`` is what it made (not there after a dry run), ``outcome`` the ONNX file's own story."""
+
+    folder: Path
+    plan: BakePlan
+    outcome: Outcome
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        told = self.outcome.to_json()
+        return {
+            "folder": str(self.folder) if self.files else None,
+            "files": list(self.files),
+            "modules": [{"name": module.name, "kind": module.kind} for module in self.plan.modules],
+            **{key: told[key] for key in ("steps", "interface", "notes", "report", "consumers")},
+        }
+
+
+def bake(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    onnx: str | None = None,
+    route: str | None = None,
+    truncate_dim: int | Sequence[int] | str | None = None,
+    precision: str | None = None,
+    ranges: str | os.PathLike[str] | None = None,
+    keep_output: Sequence[str] = (),
+    skip_prompt: str | None = None,
+    verify: bool = True,
+    full: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    keep_failed: bool = False,
+    progress: Progress = lambda _: None,
+) -> Baked:
+    """Bake a model folder of sentence-transformers into one ONNX file with everything inside, proven, in a folder ready to
+    publish.
+
+    Args:
+        folder: with ``modules.json`` (or a cross-encoder's ``config.json``) and the transformer-only ONNX file.
+        output: the folder to make; ``<folder>-baked`` beside it when None.
+        onnx: the encoder's file, where it is not onnx/model.onnx or model.onnx.
+        route: the route of a Router module; a file holds one.
+        truncate_dim: keep the first dims of the embedding, normalised again; several become outputs of their own.
+        precision, ranges: as in `output_precision`.
+        keep_output: ``token_embeddings`` keeps the hidden state as an output.
+        skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; an input
+        of the
+            graph says it when None.
+        verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made.
+
+    Raises:
+        FolderError, WeightsError for what is wrong in the folder; VerificationFailed; what `run` raises. Nothing is left
+        behind.
+    """
+    source = Path(folder).absolute()
+    if not source.is_dir():
+        raise FolderError(f"{folder} is no folder", "give the folder of a model, the one with modules.json")
+    target = Path(output).absolute() if output is not None else source.with_name(f"{source.name}-{STEP}")
+    check_folder(source, target, force=force)
+    progress("reading the folder")
+    kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
+    place = None if ranges is None else str(Path(ranges).absolute())
+    plan = plan_bake(source, Request(onnx, route, _dims(truncate_dim), precision, place, kept, skip_prompt))
+    with staged_folder(target) as stage:
+        model_place(stage).parent.mkdir()
+        try:
+            outcome = run(
+                plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
+                keep_failed=keep_failed, goldens=True, progress=progress,
+            )  # fmt: skip
+        except VerificationFailed as error:
+            if keep_failed and isinstance(error.outcome, Outcome) and error.outcome.saved:
+                _publish(plan, error.outcome, stage, target)
+            raise
+        told = replace(outcome, output=model_place(target), notes=(*plan.notes, *outcome.notes))
+        if dry_run:
+            return Baked(target, plan, told, ())
+        progress("writing the folder")
+        return Baked(target, plan, told, _publish(plan, told, stage, target))
+
+
+def _dims(given: int | Sequence[int] | str | None) -> str | None:
+    """Numbers of dims as the edit takes them."""
+    if given is None or isinstance(given, str):
+        return given
+    return str(given) if isinstance(given, int) else ",".join(map(str, given))
+
+
+def _publish(plan: BakePlan, outcome: Outcome, stage: Path, target: Path) -> tuple[str, ...]:
+    """Write everything beside the ONNX file and give the folder its name; the files by their places in it."""
+    for name, content in published_files(plan).items():
+        write_file(stage / name, content)
+    write_file(stage / "README.md", readme(plan, outcome).encode())
+    write_file(stage / CERTIFICATE, as_json(certificate(plan, outcome, stage)))
+    files = tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
+    commit_folder(stage, target)
+    return files

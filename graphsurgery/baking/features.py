@@ -1,0 +1,53 @@
+"""What the modules of a folder pass on to each other, and what the graph calls it.
+
+sentence-transformers' modules read and write one dict of features: the Transformer writes ``token_embeddings``, Pooling writes
+``sentence_embedding``, a Dense reads and writes what its config names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from graphsurgery.errors import FolderError
+from graphsurgery.folders.modules import Module
+
+TOKENS, SENTENCE, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
+
+
+@dataclass
+class Features:
+    """The features made so far, by their names in sentence-transformers; values are output names of the graph."""
+
+    made: dict[str, str]
+    kept: tuple[str, ...] = ()
+    """Features that stay outputs."""
+    skip_prompt: str | None = None
+    """How many tokens of the prompt are left out where a Pooling module leaves them out; None: an input says it."""
+    token_weights: str | None = None
+    """The value of the graph that holds the weights of tokens, where a module made them."""
+    notes: list[str] = field(default_factory=list)
+
+    def value(self, module: Module, name: str) -> str:
+        """The output that is the feature ``name``, which ``module`` reads; FolderError when no module before made it."""
+        if name not in self.made:
+            there = ", ".join(sorted(self.made))
+            raise FolderError(
+                f"{module.path}: {module.kind} reads {name!r}, which no module before it makes; there are {there}",
+                "the order of modules.json, or the module's module_input_name, is not what the model was saved with",
+            )
+        return self.made[name]
+
+    def make(self, module: Module, name: str, reads: str, value: str | None = None) -> str:
+        """Let ``module``, which ``reads`` a feature, make the feature ``name``; what the graph calls it. FolderError when
+        another module made that one already."""
+        if name in self.made and name != reads:
+            raise FolderError(
+                f"{module.path}: {module.kind} writes {name!r}, which a module before it wrote already",
+                "one of the two has the wrong module_output_name",
+            )
+        self.made[name] = value or name
+        return self.made[name]
+
+    def keeps(self, name: str) -> bool:
+        """Whether the feature stays an output when another is made of it."""
+        return name in self.kept

@@ -1,0 +1,204 @@
+"""From a model folder to what has to be done: which file is the encoder, and the edits that the modules come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphsurgery.anatomy.hidden_state import find_hidden_state
+from graphsurgery.baking.built import TABLES, build_encoder
+from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.baking.module_steps import steps_of
+from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_normalize import AddNormalize
+from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.output_precision import OutputPrecision
+from graphsurgery.edits.truncate import Truncate
+from graphsurgery.errors import FolderError, NothingToPoolError, RequestError
+from graphsurgery.folders.files import is_there
+from graphsurgery.folders.modules import Module, read_modules
+from graphsurgery.folders.onnx_files import find_onnx
+from graphsurgery.folders.router import default_route, routes
+from graphsurgery.folders.transformer_config import (
+    FolderConfig,
+    read_encoder_config,
+    read_folder_config,
+    score_activation,
+    transformer_settings,
+)
+from graphsurgery.model.loading import load
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.texts import padding_of
+
+LOGITS, TOKENIZER = "logits", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a bake besides the folder's own modules."""
+
+    onnx: str | None = None
+    """The encoder's file, where it is not onnx/model.onnx or model.onnx."""
+    route: str | None = None
+    """The route of a Router module."""
+    truncate_dim: str | None = None
+    precision: str | None = None
+    ranges: str | None = None
+    keep_output: tuple[str, ...] = ()
+    """Features that stay outputs: token_embeddings."""
+    skip_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class BakePlan:
+    """What will be done with ``folder``: ``steps`` on ``encoder``."""
+
+    folder: Path
+    config: FolderConfig
+    modules: tuple[Module, ...]
+    encoder: Model
+    steps: tuple[Edit, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the first module's tokenizer lies."""
+        own = self.modules[0].path
+        return own if is_there(own / TOKENIZER) else self.folder
+
+    @property
+    def padding(self) -> tuple[str, int, str, int | None]:
+        """(side, id, token) of the padding, and how many tokens a text may have."""
+        tokenizer = self.tokenizer_folder / TOKENIZER
+        side, pad, token = padding_of(tokenizer) if tokenizer.is_file() else ("right", 0, "[PAD]")
+        first = self.modules[0]
+        return side, pad, token, transformer_settings(first).max_seq_length if first.kind == "Transformer" else None
+
+    @property
+    def is_cross_encoder(self) -> bool:
+        """Whether it scores pairs of texts."""
+        return any(isinstance(step, AddActivation) for step in self.steps)
+
+
+def plan_bake(folder: Path, request: Request) -> BakePlan:
+    """Read ``folder`` and settle everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
+    raises."""
+    config = read_folder_config(folder)
+    modules, notes = _routed(_modules(folder, config), request.route)
+    encoder, found = _encoder(folder, modules[0], request.onnx)
+    features = Features(_first_features(modules[0], encoder), request.keep_output, request.skip_prompt, notes=[*notes, *found])
+    unknown = [name for name in request.keep_output if name not in (TOKENS, SENTENCE)]
+    if unknown:
+        raise RequestError(f"no module makes a feature {unknown[0]!r} that could be kept", f"what can be kept is {TOKENS}")
+    steps: list[Edit] = []
+    if modules[0].kind == "StaticEmbedding":
+        steps += steps_of(
+            Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, ""), features
+        )
+    for module in modules[1:]:
+        steps += steps_of(module, features)
+    steps += _finish(folder, config, modules, features, request)
+    if not steps:
+        raise FolderError(
+            f"{folder}: its modules come to no edit of {encoder.path}", "there is nothing to bake; use the encoder as it is"
+        )
+    return BakePlan(folder, config, modules, encoder, tuple(steps), tuple(features.notes))
+
+
+def _modules(folder: Path, config: FolderConfig) -> tuple[Module, ...]:
+    """The folder's modules; of a cross-encoder from before 5.4, which has no modules.json, the classifier alone."""
+    if not (folder / "modules.json").is_file():
+        encoder = read_encoder_config(folder)
+        architectures = (encoder.raw.get("architectures") if encoder is not None else None) or []
+        if any(str(name).endswith("ForSequenceClassification") for name in architectures):
+            return (Module("Transformer", "", folder, {"transformer_task": "sequence-classification"}, "CrossEncoder"),)
+    return read_modules(folder)
+
+
+def _routed(modules: tuple[Module, ...], route: str | None) -> tuple[tuple[Module, ...], list[str]]:
+    """The modules with those of one route in a Router's place."""
+    routers = [module for module in modules if module.kind == "Router"]
+    if not routers:
+        if route is not None:
+            raise RequestError(f"the folder has no Router module, and the route {route!r} was asked for", "leave out --route")
+        return modules, []
+    choices = routes(routers[0])
+    name = route if route is not None else default_route(routers[0])
+    if name is None or name not in choices:
+        what = "the Router has no default route" if name is None else f"the Router has no route {name!r}"
+        raise RequestError(f"{what}; its routes are {', '.join(choices)}", "choose one with --route; a file holds one route")
+    place = modules.index(routers[0])
+    others = [other for other in choices if other != name]
+    notes = [
+        f"route {name} of {routers[0].name}" + (f"; bake {', '.join(others)} with --route, each into a file" if others else "")
+    ]
+    return (*modules[:place], *choices[name], *modules[place + 1 :]), notes
+
+
+def _encoder(folder: Path, module: Module, name: str | None) -> tuple[Model, list[str]]:
+    """The encoder that the first module is, and what to say of it."""
+    if module.kind in TABLES:
+        if name is not None:
+            raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")
+        return load(build_encoder(module), folder=module.path), [
+            f"the encoder is built from the table of {module.name or module.kind}"
+        ]
+    if module.kind != "Transformer":
+        known = ", ".join(("Transformer", *TABLES))
+        raise FolderError(
+            f"{module.path}: the first module is a {module.kind}", f"what can be baked begins with one of {known}"
+        )
+    own = module.path if module.path == folder or name is not None or any(module.path.rglob("*.onnx")) else folder
+    path, others = find_onnx(folder if name is not None else own, name)
+    notes = [
+        f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
+    ]
+    return load(path), notes
+
+
+def _first_features(module: Module, encoder: Model) -> dict[str, str]:
+    """What the first module makes: its features, and the encoder's outputs that they are."""
+    if module.kind in TABLES:
+        return {TOKENS: TOKENS}
+    settings = transformer_settings(module)
+    if settings.output_name == TOKENS and settings.task == "feature-extraction":
+        return {TOKENS: find_hidden_state(encoder).name}
+    if settings.task not in ("fill-mask", "sequence-classification"):
+        raise FolderError(f"{module.path}: a Transformer loaded for {settings.task} cannot be baked", "use another export")
+    if encoder.interface.output(LOGITS) is None:
+        listed = ", ".join(map(str, encoder.interface.outputs))
+        raise NothingToPoolError(
+            f"{module.path}: a Transformer for {settings.task} gives {LOGITS}, and the ONNX file gives {listed}",
+            f"export it with its head: optimum's task {settings.task}",
+        )
+    return {settings.output_name: LOGITS}
+
+
+def _finish(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features, request: Request) -> list[Edit]:
+    """What comes after the modules: scores of a cross-encoder, unit vectors of a late-interaction model, what was asked for."""
+    steps: list[Edit] = []
+    if SCORES in features.made:
+        encoder = read_encoder_config(modules[0].path)
+        if encoder is not None:
+            steps.append(AddActivation(score_activation(config, encoder, encoder.num_labels), features.made[SCORES], SCORES))
+    elif SENTENCE not in features.made:
+        if config.model_type != "ColBERT" and not _ends_at_tokens(modules):
+            raise FolderError(
+                f"{folder}: no module of it pools", "a plain transformer folder: pool its ONNX file with add-pooling"
+            )
+        features.notes.append("no module pools: the file gives a vector per token, normalised, as late interaction takes them")
+        steps.append(AddNormalize(features.made[TOKENS]))
+    if request.truncate_dim is not None:
+        steps.append(Truncate(request.truncate_dim))
+    elif config.truncate_dim is not None:
+        steps.append(Truncate(str(config.truncate_dim), keep_length=True))
+    if request.precision is not None:
+        steps.append(OutputPrecision(request.precision, request.ranges))
+    return steps
+
+
+def _ends_at_tokens(modules: Sequence[Module]) -> bool:
+    """Whether the last module is a Dense over tokens: the mark of a late-interaction model."""
+    last = modules[-1]
+    return last.kind == "Dense" and last.config.get("module_input_name") == TOKENS
