@@ -5,7 +5,8 @@
     --- after                          what comes out, in ONNX text
     --- error NothingToPoolError       or, instead, the error's type and text
 
-Lines before the first ``$`` say what the case is about.
+Lines before the first ``$`` say what the case is about. Paths, as in ``--weights 2_Dense``, start at the case's own folder:
+what stands there is shared by the cases of an edit. Error texts name it ``.``.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 import onnx
 from onnx import parser, printer
 
+import graphsurgery
 from graphsurgery.cli.main import cli
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.errors import GraphSurgeryError
 
 CASES = Path(__file__).parent / "cases"
 
@@ -47,8 +50,13 @@ class Case:
             errors[0] if errors else None,
         )  # fmt: skip
 
-    def model(self) -> onnx.ModelProto:
-        return parser.parse_model(self.before)
+    def source(self) -> graphsurgery.Model:
+        """The model before, as if it lay in the case's folder."""
+        return graphsurgery.load(parser.parse_model(self.before), folder=self.path.parent)
+
+    def words(self, error: GraphSurgeryError) -> tuple[str, str]:
+        """An error's type and text, in which no path names this machine."""
+        return type(error).__name__, f"{error.message}\n{error.advice}".strip().replace(str(self.path.parent), ".")
 
     def edits(self) -> list[Edit]:
         return [parse_edit(command) for command in self.commands]

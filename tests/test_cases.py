@@ -29,9 +29,9 @@ def test_case(path: Path, request: pytest.FixtureRequest) -> None:
     """The case gives the text, or the error, that its file says."""
     case = Case.read(path)
     try:
-        after, error = text_of(applied(case, graphsurgery.load(case.model())).to_proto()), None
+        after, error = text_of(applied(case, case.source()).to_proto()), None
     except GraphSurgeryError as raised:
-        after, error = None, (type(raised).__name__, f"{raised.message}\n{raised.advice}".strip())
+        after, error = None, case.words(raised)
     if request.config.getoption("--update-cases"):
         case.write(after, error)
         case = Case.read(path)
@@ -47,7 +47,7 @@ def test_case_is_proven(path: Path) -> None:
     if case.after is None:
         assert case.error is not None and case.error[1], "an error without words"
         return
-    source = graphsurgery.load(case.model())
+    source = case.source()
     untouched = source.proto.SerializeToString()
     result = applied(case, source)
     assert source.proto.SerializeToString() == untouched
