@@ -51,8 +51,8 @@ class Difference:
 def difference(source: Model, output: Model) -> Difference:
     """Compare two models field by field; tensors by name, type, dims and length, wherever their bytes lie."""
     before, after = _keyed(source, source.document.graph, GRAPH), _keyed(output, output.document.graph, GRAPH)
-    removed = _nodes(source, [key for key in _minus(before, after) if key[0] == NODE])
-    added = _nodes(output, [key for key in _minus(after, before) if key[0] == NODE])
+    removed = _nodes(source, before, _minus(before, after))
+    added = _nodes(output, after, _minus(after, before))
     renamed, added, removed = _without_renames(source, added, removed)
     others = [f"{name} {what}" for name, what in _changes(before, after, GRAPH) if name not in APART or what == REORDERED]
     model_before, model_after = (
@@ -137,8 +137,15 @@ def _minus(some: list[Key], others: list[Key]) -> list[Key]:
     return found
 
 
-def _nodes(model: Model, keys: list[Key]) -> list[onnx.NodeProto]:
-    return [onnx.NodeProto.FromString(content) for _, content in keys]
+def _nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
+    """The nodes of the keys that are ``wanted``, with marks in place of their large tensors. ``keys`` are all of the graph's."""
+    left = Counter(wanted)
+    found = []
+    for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):  # what is wanted of equal ones is the last
+        if key[0] == NODE and left[key] > 0:
+            left[key] -= 1
+            found.append(onnx.NodeProto.FromString(record.skeleton))
+    return found[::-1]
 
 
 def _without_renames(
