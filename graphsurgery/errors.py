@@ -17,6 +17,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── AlreadyPooledError                 the file already has a head
     │   ├── NoHeadError                        nothing that strip-head could take off
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
+    │   ├── RecipeError                        a recipe file that is none, or names what there is not
     │   └── OutputExistsError [FileExistsError]
     ├── WeightsDifferError [ValueError]        a file has not the weights that it records for an edit
     ├── FolderError [ValueError]               a model folder, or a config in it, is wrong or not known
@@ -97,6 +98,10 @@ class NoHeadError(RequestError):
 
 class UnsupportedModelError(RequestError):
     """An opset, dtype or graph structure outside what the edit supports."""
+
+
+class RecipeError(RequestError):
+    """A recipe file that cannot be read as one, or that names a key or an edit that there is not."""
 
 
 class OutputExistsError(RequestError, FileExistsError):

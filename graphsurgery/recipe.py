@@ -1,0 +1,212 @@
+"""Recipes: ordered edits and the checks that their result must pass, as a TOML file. Text to steps and back.
+
+    name = "all-MiniLM"
+    padding_side = "right"
+    [prompts]
+    query = "query: "
+    [[steps]]
+    edit = "add-pooling"
+    mode = "mean"
+    [checks]
+    atol = 1e-6
+
+Paths within steps start at the folder of the ONNX file, or where there is nothing at the folder above it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.registry import EDITS
+from graphsurgery.errors import NoHeadError, RecipeError
+from graphsurgery.folders.files import open_file
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import GOLDEN, steps
+
+LARGEST = 1 << 20
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the result must pass besides the proofs' own tolerances."""
+
+    atol: float | None = None
+    min_cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps on an encoder, and the facts about the model that they are for."""
+
+    steps: tuple[Edit, ...]
+    name: str = ""
+    about: str = ""
+    models: tuple[str, ...] = ()
+    architecture: str = ""
+    """transformers' model_type."""
+    unchecked: tuple[str, ...] = ()
+    """Facts that were taken from memory of the model card and could not be looked up."""
+    padding_side: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    checks: Checks = Checks()
+    goldens: bool = False
+    """Whether golden inputs and vectors are recorded in the file."""
+
+
+def read_recipe(path: Path, model: Path | None = None) -> Recipe:
+    """The recipe at ``path``; paths within it are looked for from ``model``, the ONNX file it is for.
+
+    RecipeError for what is no recipe: not TOML, a key or an edit that is not known (the valid ones are listed), a value of the
+    wrong type; the message has the path to the bad key.
+    """
+    file = open_file(path)
+    if file.size > LARGEST:
+        raise RecipeError(f"{path} has {file.size} bytes, more than a recipe has", "give a recipe file")
+    try:
+        content = tomllib.loads(file.read(0, file.size).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}", "see recipes/ for examples") from error
+    return parsed(content, path.name, model)
+
+
+def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) -> Recipe:
+    """A recipe's content as a `Recipe`. Raises as `read_recipe`."""
+    _known(content, [one.name for one in fields(Recipe)], where)
+    entries = _typed(content, "steps", list, where, [])
+    if not entries:
+        raise RecipeError(f"{where} has no steps", "write at least one [[steps]] with an edit")
+    side = _typed(content, "padding_side", str, where)
+    if side not in (*SIDES, None):
+        raise RecipeError(f"{where}: padding_side is {side!r}", f"choose from {', '.join(SIDES)}")
+    prompts = _typed(content, "prompts", dict, where, {})
+    for name in prompts:
+        _typed(prompts, name, str, f"{where}: prompts")
+    checks = _typed(content, "checks", dict, where, {})
+    _known(checks, [one.name for one in fields(Checks)], f"{where}: checks")
+    return Recipe(
+        tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
+        *(_typed(content, key, str, where, "") for key in ("name", "about")),
+        _strings(content, "models", where),
+        _typed(content, "architecture", str, where, ""),
+        _strings(content, "unchecked", where),
+        side,
+        prompts,
+        Checks(*(_typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Checks))),
+        _typed(content, "goldens", bool, where, False),
+    )
+
+
+def recipe_of(model: Model) -> Recipe:
+    """The recipe that a file records: running it on the file's source gives the same bytes. NoHeadError without any edit."""
+    recorded = head_steps(model)
+    if not recorded:
+        raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
+    entries = [{"edit": step.edit, **step.parameters} for step in recorded]
+    goldens = any(step.edit == GOLDEN for step in steps(model.proto))
+    return parsed({"steps": entries, "goldens": goldens}, "the file's record")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as text; parameters that have their default are left out."""
+    lines = [f"{key} = {_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
+    lines += [f"{key} = {_value(list(value))}" for key in ("models", "unchecked") if (value := getattr(recipe, key))]
+    lines += [f"padding_side = {_value(recipe.padding_side)}"] if recipe.padding_side else []
+    lines += ["goldens = true"] if recipe.goldens else []
+    lines += (
+        ["", "[prompts]", *(f"{_value(key)} = {_value(text)}" for key, text in recipe.prompts.items())]
+        if recipe.prompts
+        else []
+    )
+    for step in recipe.steps:
+        lines += ["", "[[steps]]", f"edit = {_value(step.verb)}"]
+        given = ((one.name, getattr(step, one.name), one.default) for one in fields(step))
+        lines += [f"{name} = {_value(value)}" for name, value, default in given if value != default]
+    limits = [(one.name, value) for one in fields(Checks) if (value := getattr(recipe.checks, one.name)) is not None]
+    lines += ["", "[checks]", *(f"{name} = {value!r}" for name, value in limits)] if limits else []
+    return "\n".join(lines).strip() + "\n"
+
+
+def _step(entry: object, where: str, model: Path | None) -> Edit:
+    if not isinstance(entry, dict):
+        raise RecipeError(f"{where} is no table", "write [[steps]] and, below it, edit = ...")
+    verb = _typed(entry, "edit", str, where)
+    if verb not in EDITS:
+        raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
+    edit = EDITS[verb]
+    kinds = typing.get_type_hints(edit)
+    declared = {one.name: one for one in fields(edit)}
+    _known(entry, ["edit", *declared], where)
+    values: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "edit":
+            continue
+        values[name] = _fitted(value, kinds[name], f"{where}: {name}")
+        if declared[name].metadata.get("metavar") == "PATH" and model is not None and value:
+            values[name] = str(_found(Path(value), model))
+    return edit(**values)
+
+
+def _fitted(value: Any, kind: Any, where: str) -> Any:
+    """``value`` where it is of a parameter's type; a list of texts for a tuple, and a number for a text of numbers."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise RecipeError(f"{where} is {value!r}", "write a list of texts")
+    wanted = [one for one in (arguments or (kind,)) if one is not type(None)]
+    if value is None and type(None) in arguments:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and str in wanted:
+        return str(value)
+    if not any(isinstance(value, one) for one in wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise RecipeError(f"{where} is {value!r}", f"write a value of type {' or '.join(one.__name__ for one in wanted)}")
+    return value
+
+
+def _found(path: Path, model: Path) -> Path:
+    """A path of a recipe: from the ONNX file's folder, or where there is nothing from the folder above."""
+    return next((found for base in (model.parent, model.parent.parent) if (found := base / path).exists()), model.parent / path)
+
+
+def _known(content: Mapping[str, Any], valid: list[str], where: str) -> None:
+    unknown = [key for key in content if key not in valid]
+    if unknown:
+        raise RecipeError(f"{where}: there is no key {unknown[0]!r}", f"the keys are {', '.join(valid)}")
+
+
+def _typed(content: Mapping[str, Any], key: str, kind: Any, where: str, default: Any = None) -> Any:
+    value = content.get(key, default)
+    if value is default or (isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)):
+        return value
+    names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+    raise RecipeError(f"{where}: {key} is {value!r}", f"write a value of type {names}")
+
+
+def _strings(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    found = _typed(content, key, list, where, [])
+    if not all(isinstance(one, str) for one in found):
+        raise RecipeError(f"{where}: {key} is {found!r}", "write a list of texts")
+    return tuple(found)
+
+
+def _value(value: Any) -> str:
+    """A value in TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if not isinstance(value, str):
+        return repr(value)
+    escaped = "".join(ESCAPES.get(letter, letter if letter.isprintable() else f"\\U{ord(letter):08x}") for letter in value)
+    return f'"{escaped}"'
+
+
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
