@@ -144,7 +144,7 @@ def _nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodePr
     for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):  # what is wanted of equal ones is the last
         if key[0] == NODE and left[key] > 0:
             left[key] -= 1
-            found.append(onnx.NodeProto.FromString(record.skeleton))
+            found.append(onnx.NodeProto.FromString(record.content))
     return found[::-1]
 
 
