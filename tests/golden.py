@@ -11,6 +11,7 @@ what stands there is shared by the cases of an edit. Error texts name it ``.``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -56,10 +57,13 @@ class Case:
 
     def words(self, error: GraphSurgeryError) -> tuple[str, str]:
         """An error's type and text, in which no path names this machine."""
-        return type(error).__name__, f"{error.message}\n{error.advice}".strip().replace(str(self.path.parent), ".")
+        text = f"{error.message}\n{error.advice}".strip()
+        return type(error).__name__, text.replace(str(self.path.parent), ".").replace(str(CASES), "..")
 
     def edits(self) -> list[Edit]:
-        return [parse_edit(command) for command in self.commands]
+        """What the commands mean, given in the case's folder."""
+        with contextlib.chdir(self.path.parent):
+            return [parse_edit(command) for command in self.commands]
 
     def write(self, after: str | None, error: tuple[str, str] | None) -> None:
         """The file with what came out now."""

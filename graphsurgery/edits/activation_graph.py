@@ -104,13 +104,13 @@ OVER_ALL = frozenset({"softmax", "softmin", "logsoftmax"})
 
 
 def activation_name(spec: str, others: Sequence[str] = ()) -> str:
-    """The canonical name of an activation: ``tanh`` of ``Tanh``, ``torch.nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
+    """The canonical name of an activation: ``tanh`` of ``Tanh``, ``nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
 
     ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.
     """
     prefix, _, name = spec.strip().rpartition(".")
     known = {*ACTIVATIONS, *others}
-    if name.lower() not in known or not (not prefix or prefix.startswith("torch.nn")):
+    if name.lower() not in known or not f"{prefix}.".startswith((".", "nn.", "torch.nn.")):
         raise RequestError(
             f"there is no activation {spec!r} here",
             f"those of torch.nn that need no arguments are known: {', '.join(sorted(known))}",

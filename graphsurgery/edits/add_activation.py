@@ -41,7 +41,7 @@ class AddActivation(GraphEdit):
         target = float_target(model, self.target, "activated")
         if activation in OVER_ALL and target.rank != 2:
             raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
-        name = settled_name(model, self.output_name, target.name)
+        name = settled_name(model, self.output_name, target.name, self.keep_target)
         resolved = replace(self, activation=activation, target=target.name, output_name=name)
         return resolved, (f"{activation} of {target.name}",)
 
@@ -52,14 +52,9 @@ class AddActivation(GraphEdit):
         ops = Operators(draft, "graphsurgery/activation")
         last = declared.dims[-1] if declared.dims else None
         put_in_place(
-            draft,
-            declared,
-            self.output_name,
-            ops,
-            lambda x: ACTIVATIONS[self.activation](ops, x),
-            last=last,
+            draft, declared, self.output_name, ops, lambda x: ACTIVATIONS[self.activation](ops, x), last=last,
             keep=self.keep_target,
-        )
+        )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

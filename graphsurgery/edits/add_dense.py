@@ -14,13 +14,13 @@ from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import ensure_only, float_target, put_in_place, settled_name
 from graphsurgery.errors import RequestError, WeightsError
-from graphsurgery.folders.dense_config import dense_activation
+from graphsurgery.folders.dense_config import IDENTITY, dense_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
 WEIGHT, BIAS, RESIDUAL, SLOPE = "linear.weight", "linear.bias", "residual.weight", "activation_function.weight"
-IDENTITY, GLU, PRELU = "identity", "glu", "prelu"
+GLU, PRELU = "glu", "prelu"
 
 
 def linear(ops: Operators, x: gs.Tensor, weight: np.ndarray, bias: np.ndarray | None) -> gs.Variable:
@@ -54,7 +54,8 @@ class AddDense(GraphEdit):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module; with ``--residual`` as PyLate's, which adds x (or x Rt) to y.
+    PyTorch. As sentence-transformers' Dense module; with a residual as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt``
+    where the file has R ``[out, in]``, ``residual.weight``.
     """
 
     verb: ClassVar[str] = "add-dense"
@@ -63,60 +64,74 @@ class AddDense(GraphEdit):
 
     weights: str = parameter("The Dense module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
     activation: str | None = parameter(
-        "As torch.nn names it (tanh, gelu, identity, ...). [default: the module's config.json's, else identity]", None, "NAME"
+        "As torch.nn names it (tanh, gelu, identity, ...). [default: as the config.json beside the weights says, else identity]",
+        None, "NAME",
+    )  # fmt: skip
+    residual: bool = parameter(
+        "Add the input to the result, through residual.weight where the file has one. [default: as the config.json says]", False
     )
-    residual: bool = parameter("Add the input to the result, through residual.weight where the file has one.", False)
     target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
     output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
     keep_target: bool = parameter("Keep the target as an output, too.", False)
+    width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 
     def resolve(self, model: Model) -> tuple[AddDense, tuple[str, ...]]:
-        """Settle target, activation and weights.
+        """Settle target, activation, residual and weights.
 
-        Raises RequestError (target, activation), WeightsError (missing, misshapen or unreadable weights), NameNotFoundError,
-        UnsupportedModelError, WeightsDifferError.
+        Raises RequestError (target, activation, names), FolderError and WeightsError (what is missing, misshapen or cannot be
+        read), NameNotFoundError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
         target = float_target(model, self.target, "put through a dense layer")
-        weights = self._weights(model)
-        activation = self._activation(weights)
-        if activation in OVER_ALL and target.rank != 2:
-            raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
-        weight = weights.tensors[WEIGHT]
+        found = ModuleWeights(model, self.weights, self.verb)
+        edit, warnings = self._configured(found)
+        assert edit.activation is not None
+        if edit.activation in OVER_ALL and target.rank != 2:
+            raise RequestError(f"{edit.activation} of {target} would be over the batch in torch", "choose another activation")
+        weights = edit._taken(found)
         weights.check_width(target, WEIGHT)
+        rows, columns = weights.tensors[WEIGHT].shape
         resolved = replace(
-            self, weights=weights.place, activation=activation, target=target.name,
-            output_name=settled_name(model, self.output_name, target.name), digests=weights.digests,
+            edit, weights=weights.place, target=target.name, width=columns, digests=weights.digests,
+            output_name=settled_name(model, self.output_name, target.name, self.keep_target),
         )  # fmt: skip
-        return resolved, (f"{activation} of a linear layer {weight.shape[1]} -> {weight.shape[0]} on {target.name}",)
+        plus = ", plus its input" if edit.residual else ""
+        return resolved, (*warnings, f"{edit.activation} of a linear layer {columns} -> {rows} on {target.name}{plus}")
 
-    def _weights(self, model: Model) -> ModuleWeights:
-        """The weights, their shapes fitting each other."""
-        weights = ModuleWeights(model, self.weights, self.verb)
+    def _configured(self, weights: ModuleWeights) -> tuple[AddDense, list[str]]:
+        """This edit with activation and residual settled, those asked for before those that the config names; warnings."""
+        config = dense_config(weights.path)
+        activation = activation_name(self.activation or config.activation, (GLU, PRELU))
+        edit = replace(self, activation=activation, residual=self.residual or config.residual)
+        warnings = []
+        if config.named and self.activation and config.activation.rpartition(".")[2].lower() != activation:
+            what = f"warning: the module's config says {config.activation}, and {activation} was asked for"
+            warnings.append(f"{what}: vectors will differ")
+        if RESIDUAL in weights and not edit.residual:
+            warnings.append(f"warning: {weights.path} has {RESIDUAL}, which is left out unless --residual asks for it")
+        return edit, warnings
+
+    def _taken(self, weights: ModuleWeights) -> ModuleWeights:
+        """``weights`` with what a settled edit needs of them, the shapes fitting each other."""
         rows, columns = weights.take(WEIGHT, (None, None)).shape
         weights.take_if_there(BIAS, (rows,))
-        if self.residual and weights.take_if_there(RESIDUAL, (rows, columns)) is None and rows != columns:
-            what = f"{weights.path}: a residual of {columns} -> {rows} needs {RESIDUAL}"
+        made = rows // 2 if self.activation == GLU else rows
+        if self.activation == GLU and rows % 2:
+            raise WeightsError(f"{weights.path}: glu cannot halve {rows} values", "choose another activation")
+        if self.residual and weights.take_if_there(RESIDUAL, (made, columns)) is None and made != columns:
+            what = f"{weights.path}: a residual of {columns} -> {made} needs {RESIDUAL}"
             raise WeightsError(what, "leave out --residual, or give PyLate's file")
-        if self._activation(weights) == PRELU:
+        if self.activation == PRELU:
             weights.take(SLOPE, (1,))
         weights.check(self.digests)
         return weights
-
-    def _activation(self, weights: ModuleWeights) -> str:
-        """The activation asked for, else the one that the module's config names."""
-        name = activation_name(self.activation or dense_activation(weights.path), (GLU, PRELU))
-        rows = len(weights.tensors[WEIGHT])
-        if name == GLU and rows % 2:
-            raise WeightsError(f"{weights.path}: glu cannot halve {rows} values", "choose another activation")
-        return name
 
     def change(self, draft: Draft, model: Model) -> None:
         assert self.target is not None and self.output_name is not None and self.activation is not None
         declared = model.interface.output(self.target)
         assert declared is not None
-        weights, activation = self._weights(model), self.activation
+        weights, activation = self._taken(ModuleWeights(model, self.weights, self.verb)), self.activation
         ops = Operators(draft, "graphsurgery/dense")
         put_in_place(
             draft, declared, self.output_name, ops, lambda x: dense(ops, x, weights, activation, self.residual),

@@ -51,6 +51,7 @@ class AddLayerNorm(GraphEdit):
 
     weights: str = parameter("The LayerNorm module's folder, or its weights file.", "", "PATH")
     target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
+    width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 
     def resolve(self, model: Model) -> tuple[AddLayerNorm, tuple[str, ...]]:
@@ -59,7 +60,8 @@ class AddLayerNorm(GraphEdit):
         target = float_target(model, self.target, "normalised")
         weights = self._weights(model)
         weights.check_width(target, SCALE)
-        resolved = replace(self, weights=weights.place, target=target.name, digests=weights.digests)
+        width = len(weights.tensors[SCALE])
+        resolved = replace(self, weights=weights.place, target=target.name, width=width, digests=weights.digests)
         return resolved, (f"layer normalisation of {target.name}",)
 
     def _weights(self, model: Model) -> ModuleWeights:

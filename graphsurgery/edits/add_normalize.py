@@ -12,6 +12,7 @@ from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import float_target, put_in_place
+from graphsurgery.edits.truncate import Truncate, parsed_dims
 from graphsurgery.errors import AlreadyPooledError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -21,14 +22,21 @@ from graphsurgery.model.provenance import Step
 
 def why_unit(model: Model, name: str) -> str | None:
     """Which recorded edit made the output ``name`` a unit vector already, or None."""
-    for step in reversed(head_steps(model)):
-        given = step.parameters
-        if name in (given.get("output_name") or given.get("target"), given.get("target")):
-            return step.edit if _normalises(step) else None
-    return None
+    made = next((step for step in reversed(head_steps(model)) if name in _makes(step)), None)
+    return made.edit if made is not None and _normalises(made) else None
+
+
+def _makes(step: Step) -> list[str]:
+    """The outputs that a recorded edit made."""
+    given = step.parameters
+    if step.edit == Truncate.verb:
+        return Truncate.made(str(given.get("target")), parsed_dims(str(given.get("dim"))))
+    return [given.get("output_name") or given.get("target") or ""]
 
 
 def _normalises(step: Step) -> bool:
+    if step.edit == Truncate.verb:
+        return not step.parameters.get("keep_length")
     return step.edit == AddNormalize.verb or bool(step.parameters.get("normalize"))
 
 

@@ -38,6 +38,9 @@ class ModuleWeights:
         """As `take`, but None when there is no tensor of that name."""
         return self.take(name, shape) if name in self._weights else None
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
     @property
     def digests(self) -> tuple[str, ...]:
         """``name=sha256`` of each that was taken."""

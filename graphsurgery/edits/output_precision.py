@@ -93,14 +93,16 @@ class OutputPrecision(GraphEdit):
         NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.to not in (*SCALED, *PACKED):
-            raise RequestError(f"there is no precision {self.to!r}", f"choose from {', '.join((*SCALED, *PACKED))}")
+            what = f"there is no precision {self.to!r}" if self.to else "output-precision needs a precision"
+            raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to")
         target = float_target(model, self.target, "converted", VECTORS)
         width = target.dims[-1] if target.dims else None
         if not isinstance(width, int):
             raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
         if self.to in PACKED:
+            unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
             resolved = replace(self, target=target.name, ranges=None, digests=())
-            return resolved, (f"packs the signs of {target.name} into {-(-width // BITS)} bytes",)
+            return resolved, (*unused, f"packs the signs of {target.name} into {-(-width // BITS)} bytes")
         values = self._read_ranges(model, width)
         place = recorded_place(model, resolved_path(model, self.ranges or ""))
         resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
@@ -128,14 +130,9 @@ class OutputPrecision(GraphEdit):
         ops = Operators(draft, "graphsurgery/precision")
         kind = np.int8 if self.signed else np.uint8
         if self.to in PACKED:
+            octets = -(-width // BITS)
             put_in_place(
-                draft,
-                declared,
-                self.target,
-                ops,
-                lambda x: packed(ops, x, width, self.signed),
-                last=-(-width // BITS),
-                dtype=kind,
+                draft, declared, self.target, ops, lambda x: packed(ops, x, width, self.signed), last=octets, dtype=kind
             )
             return
         values = self._read_ranges(model, width)

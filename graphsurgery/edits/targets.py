@@ -50,22 +50,25 @@ def float_target(model: Model, name: str | None, purpose: str, ranks: tuple[int 
     return found
 
 
-def settled_name(model: Model, name: str | None, target: str) -> str:
-    """What the new output is called: ``name``, else as the target. RequestError where the name is taken or is our own."""
+def settled_name(model: Model, name: str | None, target: str, keep: bool = False) -> str:
+    """What the new output is called: ``name``, else as the target. RequestError where the name is taken or is our own, or where
+    the target, which is to be kept, has it."""
     if name is None or name == target:
+        if keep:
+            raise RequestError(f"{target} cannot be kept and replaced", "say with --output-name what the result is called")
         return target
     check_free(model, name)
     return name
 
 
-def check_free(model: Model, name: str) -> None:
+def check_free(model: Model, name: str, advice: str = "choose another with --output-name") -> None:
     """RequestError where an output cannot be called ``name``."""
     taken = {output for node in model.proto.graph.node for output in node.output}
     taken |= {value.name for value in model.proto.graph.input} | set(model.initializers)
     if not name or name.startswith(SCOPE):
-        raise RequestError(f"the output cannot be called {name!r}", "choose another name with --output-name")
+        raise RequestError(f"the output cannot be called {name!r}", advice)
     if name in taken:
-        raise RequestError(f"the name {name!r} is taken in this graph", "choose another with --output-name")
+        raise RequestError(f"the name {name!r} is taken in this graph", advice)
 
 
 def put_in_place(

@@ -28,7 +28,9 @@ def first_dims(ops: Operators, x: gs.Tensor, dim: int) -> gs.Variable:
 
 def parsed_dims(text: str) -> tuple[int, ...]:
     """``256`` or ``512,256,128``. RequestError for what is no list of different numbers of 1 or more."""
-    parts = [part.strip() for part in str(text).split(",")]
+    if not text:
+        raise RequestError("truncate needs to know how many dims to keep", "say it with --dim, such as --dim 256")
+    parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS and int(part) for part in parts):
         raise RequestError(f"{text!r} is no number of dims", "write one such as --dim 256, or several such as --dim 512,256")
     dims = tuple(map(int, parts))
@@ -72,7 +74,7 @@ class Truncate(GraphEdit):
         resolved = replace(self, dim=",".join(map(str, dims)), target=target.name)
         for name in resolved.made(target.name, dims):
             if name != target.name:
-                check_free(model, name)
+                check_free(model, name, "truncate to other numbers of dims, or rename what has the name")
         how = "as long as the cut makes them" if self.keep_length else "normalised again"
         return resolved, (f"keeps the first {resolved.dim} of {width} dims of {target.name}, {how}",)
 

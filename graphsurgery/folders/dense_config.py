@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import read_json
+from graphsurgery.folders.files import inside, is_there, read_json, setting
 
-IDENTITY = "identity"
+IDENTITY, TANH = "identity", "tanh"
+CONFIG, RESIDUAL = "config.json", "use_residual"
 
 
-def dense_activation(weights: Path) -> str:
-    """The activation that the config.json beside ``weights`` (a module folder or a file in it) names; identity without one."""
-    config = (weights if weights.is_dir() else weights.parent) / "config.json"
-    if not config.is_file():
-        return IDENTITY
-    found = read_json(config).get("activation_function", IDENTITY)
-    if not isinstance(found, str):
-        raise FolderError(f"{config}: activation_function is {found!r}", "name one of torch.nn, such as torch.nn.Tanh")
-    return found
+@dataclass(frozen=True)
+class DenseConfig:
+    """``activation`` as the config names it; ``residual``: whether the input is added to the result; ``named``: whether there is
+    a config."""
+
+    activation: str = IDENTITY
+    residual: bool = False
+    named: bool = False
+
+
+def dense_config(weights: Path) -> DenseConfig:
+    """The config.json beside ``weights``, a module folder or a file in it; identity without residual where there is none.
+
+    A config without activation means what it means to the class that reads it: Tanh to sentence-transformers' Dense, Identity to
+    PyLate's (it alone writes ``use_residual``). A config that says nothing of a Dense module, such as the transformer's own, is
+    none. FolderError when it cannot be read.
+    """
+    folder = weights if weights.is_dir() else weights.parent
+    if not is_there(folder / CONFIG):
+        return DenseConfig()
+    path = inside(folder, CONFIG, str(folder))
+    config = read_json(path)
+    if not {"in_features", "activation_function", RESIDUAL} & config.keys():
+        return DenseConfig()
+    default = IDENTITY if RESIDUAL in config else TANH
+    activation = setting(config, "activation_function", str, path, default)
+    return DenseConfig(activation, setting(config, RESIDUAL, bool, path, False), named=True)

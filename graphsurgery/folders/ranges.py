@@ -3,27 +3,63 @@ them."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
-from graphsurgery.errors import SurroundingsError, WeightsError
-from graphsurgery.folders.files import read_json
+from graphsurgery.errors import WeightsError
+from graphsurgery.folders.files import open_file, read_json
+from graphsurgery.model.parsing import shown
 
 NEEDED = "save numpy.vstack((x.min(0), x.max(0))) of your own embeddings x as .npy, or its tolist() as .json"
+MAGIC = b"\x93NUMPY"
+LARGEST_HEADER = 1 << 16
+LARGEST_ELEMENT = 16
+"""Bytes of the widest element type."""
 
 
 def read_ranges(path: Path, width: int) -> np.ndarray:
-    """``[2, width]`` float32, mins above maxs, from a .npy or .json file. WeightsError where the file holds anything else."""
-    try:
-        found = np.asarray(read_json(path, list) if path.suffix == ".json" else np.load(path, allow_pickle=False))
+    """``[2, width]`` float32, mins above maxs, from a .npy or .json file. WeightsError where the file holds anything else,
+    FolderError where it cannot be read."""
+    found = _json_array(path) if path.suffix == ".json" else _npy_array(path, width)
+    if found.dtype.kind not in "fiu":
+        raise WeightsError(f"{path} holds {found.dtype}, not numbers", NEEDED)
+    if found.shape != (2, width):
+        raise _misshapen(path, found.shape, width)
+    with np.errstate(over="ignore"):
         values = found.astype(np.float32)
-    except OSError as error:
-        raise SurroundingsError(f"cannot read {path}: {error.strerror or error}", NEEDED) from error
-    except (ValueError, TypeError, EOFError) as error:
-        raise WeightsError(f"{path} holds no ranges: {error}", NEEDED) from error
-    if values.shape != (2, width):
-        raise WeightsError(f"{path} is {list(values.shape)}; the embedding needs ranges of [2, {width}]", NEEDED)
     if not np.isfinite(values).all() or (values[0] > values[1]).any():
         raise WeightsError(f"{path}: some mins are above their maxs, or not finite", NEEDED)
     return values
+
+
+def _json_array(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(read_json(path, list))
+    except ValueError as error:
+        raise WeightsError(f"{path} holds no two lists of numbers of one length", NEEDED) from error
+
+
+def _npy_array(path: Path, width: int) -> np.ndarray:
+    """The array of a .npy file, whose header is judged before anything is read that it could make large."""
+    file = open_file(path)
+    stream = io.BytesIO(file.read(0, min(file.size, LARGEST_HEADER + 2 * width * LARGEST_ELEMENT)))
+    if not stream.getvalue().startswith(MAGIC):
+        raise WeightsError(f"{path} is no .npy file", NEEDED)
+    try:
+        header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        if dtype.hasobject:
+            raise WeightsError(f"{path} holds Python objects, which are never loaded", NEEDED)
+        if shape != (2, width):
+            raise _misshapen(path, shape, width)
+        stream.seek(0)
+        return npy.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise WeightsError(f"{path} is damaged: {shown(str(error))}", NEEDED) from error
+
+
+def _misshapen(path: Path, shape: tuple[int, ...], width: int) -> WeightsError:
+    return WeightsError(f"{path} is {list(shape)}; the embedding needs ranges of [2, {width}]", NEEDED)

@@ -33,17 +33,33 @@ def _check(parameters: Parameters) -> None:
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, tensors = known[parameters["target"]], recorded(parameters, known.weights)
-    if "linear.weight" not in tensors or tensors["linear.weight"].shape[1:] != x.shape[-1:]:
-        raise WeightsDifferError("the file records no linear.weight that fits its target", "make the output again")
+    activation, residual = parameters["activation"], parameters["residual"]
+    if not _fit(tensors, x.shape[-1], activation, residual):
+        raise WeightsDifferError("the file records no weights of a dense layer that fit its target", "make the output again")
     z = linear(x, tensors["linear.weight"], tensors.get("linear.bias"))
-    if parameters["activation"] == "prelu":
+    if activation == "prelu":
         y = np.where(z < 0, tensors["activation_function.weight"] * z, z)
     else:
-        y = ACTIVATIONS[parameters["activation"]](z)
-    tolerance = with_jumps(parameters["activation"], z, relative_to(z, x))
-    if parameters["residual"]:
-        y = y + (linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x)
-    return [Expected(y, tolerance)]
+        y = ACTIVATIONS[activation](z)
+    bypass = linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x
+    tolerance = with_jumps(activation, z, relative_to(z, x, *([bypass] if residual else [])))
+    return [Expected(y + bypass if residual else y, tolerance)]
+
+
+def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool) -> bool:
+    """Whether the recorded weights are those of a layer that takes ``width`` dims, and of nothing else."""
+    weight = tensors.get("linear.weight", np.zeros(0))
+    if weight.ndim != 2 or weight.shape[1] != width or not len(weight) or (activation == "glu" and len(weight) % 2):
+        return False
+    made = len(weight) // (2 if activation == "glu" else 1)
+    shapes = {"linear.weight": weight.shape, "linear.bias": weight.shape[:1]}
+    shapes |= {"residual.weight": (made, width)} if residual else {}
+    shapes |= {"activation_function.weight": (1,)} if activation == "prelu" else {}
+    return (
+        all(shapes.get(name) == tensor.shape for name, tensor in tensors.items())
+        and ("residual.weight" in tensors or not residual or made == width)
+        and ("activation_function.weight" in tensors or activation != "prelu")
+    )
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
