@@ -74,7 +74,12 @@ def expand(skeleton: bytes, message: Any, payloads: Payloads) -> tuple[Chunk, ..
 
 
 def record_of(number: int, content: bytes, message: Any, payloads: Payloads) -> Record:
-    """A new record whose value is ``content``, a serialised ``message`` in which payloads may be marks."""
+    """A new record whose value is ``content``, a serialised ``message``. Payloads in it are marks of known ones, or else
+    new ones, told apart as `scan` does: a fingerprint is the same before and after saving."""
+    if payloads.token not in content:
+        source = MemoryBytes(wire.header(number, len(content)) + content)
+        scanner = _Scanner(source, payloads)
+        return scanner.new(next(scanner.fields(0, source.size)), message)
     chunks = expand(content, message, payloads)
     head = wire.header(number, sum(map(chunk_size, chunks)))
     return Record(number, _joined([head, *chunks]), wire.header(number, len(content)) + content)
@@ -109,7 +114,14 @@ class _Scanner:
         if field.end - field.value < SMALLEST_PAYLOAD:  # as `_field` would, but there can be a hundred thousand of them
             data = self.literal(field.start, field.end)
             return Record(field.number, (data,), data)
-        chunks, skeleton = self._field(field, message, depth=2)
+        return self._recorded(field, *self._field(field, message, depth=2))
+
+    def new(self, field: wire.Field, message: Any) -> Record:
+        """As `record`, of a field whose value is a ``message``."""
+        return self._recorded(field, *self._nested(field, message, depth=3))
+
+    @staticmethod
+    def _recorded(field: wire.Field, chunks: Sequence[Chunk], skeleton: Sequence[bytes]) -> Record:
         if skeleton is chunks:
             data = b"".join(skeleton)
             return Record(field.number, (data,), data)
