@@ -27,6 +27,7 @@ def add_pooling(
     ids: str | None = None,
     output_name: str = "sentence_embedding",
     keep_output: Sequence[str] = (),
+    skip_prompt: int | str | None = None,
 ) -> Model:
     """Append pooling: ``[batch, seq, dim]`` -> ``output_name [batch, dim]`` float32. See `AddPooling` for the mathematics.
 
@@ -38,13 +39,16 @@ def add_pooling(
         by itself. mask: an input ``[batch, seq]`` of any numeric type (tokens are where it is not 0), ``ones``, or ``pad:ID``.
         ids: the input with the token ids.
         keep_output: outputs of the encoder to keep; the others are dropped.
+        skip_prompt: leave out so many positions from each row's first token on, as sentence-transformers does where a config
+            says ``include_prompt: false``; ``input`` adds an input ``prompt_length`` int64 ``[1]`` that says how many.
 
     Raises:
         AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
     modes = mode if isinstance(mode, str) else ",".join(mode)
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
-    return AddPooling(modes, normalize, hidden_state, mask, ids, output_name, kept).apply(load(model))
+    prompt = None if skip_prompt is None else str(skip_prompt)
+    return AddPooling(modes, normalize, hidden_state, mask, ids, output_name, kept, skip_prompt=prompt).apply(load(model))
 
 
 def add_normalize(model: Loadable, target: str | None = None) -> Model:

@@ -48,8 +48,8 @@ def inferred_dims(model: onnx.ModelProto, auto_merge: bool = True) -> list[int |
     return [dim.dim_value or dim.dim_param for dim in done.graph.output[0].type.tensor_type.shape.dim]
 
 
-def with_head(source: Path, folder: Path, mode: str, normalize: bool, mask: str | None = None) -> Path:
+def with_head(source: Path, folder: Path, mode: str, normalize: bool, **parameters: object) -> Path:
     """``source`` with a pooling head, saved as a file of its own in ``folder``."""
     path = folder / f"{mode.replace(',', '-')}{'-normalized' * normalize}.onnx"
-    graphsurgery.save(graphsurgery.add_pooling(source, mode=mode, normalize=normalize, mask=mask), path)
+    graphsurgery.save(graphsurgery.add_pooling(source, mode=mode, normalize=normalize, **parameters), path)
     return path

@@ -239,9 +239,18 @@ def test_include_prompt_is_not_ignored(fixture_copy, capsys) -> None:
     model = fixture_copy("modernbert")
     config = model.parent / "1_Pooling" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"include_prompt": False}), encoding="utf-8")
-    assert call("add-pooling", model, capsys=capsys)[0] == WRONG
+    code, done = as_json("add-pooling", model, capsys=capsys)
+    assert code == WRONG and "--skip-prompt" in done["error"]["advice"]
     code, done = as_json("add-pooling", model, "--mode", "mean", capsys=capsys)
     assert code == OK and any("include_prompt" in note and note.startswith("warning: ") for note in done["notes"])
+    code, done = as_json("add-pooling", model, "--skip-prompt", "input", "-o", model.with_name("out.onnx"), capsys=capsys)
+    assert code == OK and not any(note.startswith("warning: ") for note in done["notes"])
+    assert done["interface"]["after"]["inputs"][-1] == {"name": "prompt_length", "dtype": "int64", "dims": [1]}
+
+
+def test_a_prompt_left_out_against_the_config_is_warned_about(fixture_copy, capsys) -> None:
+    code, done = as_json("add-pooling", fixture_copy("modernbert"), "--skip-prompt", "3", capsys=capsys)
+    assert code == OK and any("prompt" in note and note.startswith("warning: ") for note in done["notes"])
 
 
 def test_texts_need_a_tokenizer(fixture_copy, capsys, tmp_path) -> None:

@@ -66,6 +66,13 @@ def test_other_masks(tmp_path, mask):
     assert fused(pooled) == fused_without_head(fixture("bert"))
 
 
+@pytest.mark.parametrize("prompt", [3, "input"])
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_prompt_left_out(tmp_path, name, prompt):
+    pooled = with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True, skip_prompt=prompt)
+    assert fused(pooled) == fused_without_head(fixture(name))
+
+
 @pytest.mark.parametrize(("name", "opset"), CONVERTED)
 def test_other_opsets(tmp_path, name, opset):
     source = tmp_path / f"opset{opset}.onnx"

@@ -16,9 +16,11 @@ from conftest import FIXTURES
 from encoders import BFLOAT16, HIDDEN, POOLER, tiny_encoder
 from faults import Fault
 from file_faults import FILE_FAULTS, UNREADABLE, WEIGHTS_AFAR
-from head_faults import EQUIVALENT, HEAD_FAULTS
+from head_faults import EQUIVALENT
+from head_faults import HEAD_FAULTS as POOLING_FAULTS
 from onnx import helper
 from planting import Plant
+from prompt_faults import PROMPT_FAULTS
 
 import graphsurgery
 from graphsurgery.edits import normalize_graph
@@ -30,6 +32,7 @@ from graphsurgery.proof.meaning import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
 
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
+HEAD_FAULTS = [*POOLING_FAULTS, *PROMPT_FAULTS]
 CASES = list(dict.fromkeys(fault.case for fault in (*HEAD_FAULTS, *EQUIVALENT, *FILE_FAULTS)))
 NAN, INF = np.nan, np.inf
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
 from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.mask_graph import choose_mask, token_mask, without_prompt
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import kept_outputs, set_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
+from graphsurgery.edits.pooling_request import AUTO, INPUT, PROMPT_LENGTH, PROMPT_VALUE, settled_modes, settled_prompt
 from graphsurgery.edits.targets import check_free
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
-from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.probe import measured_width
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,11 @@ class AddPooling(GraphEdit):
     ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
     output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
     keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
+    skip_prompt: str | None = parameter(
+        "Leave out the prompt: N positions from each row's first token on, or as many as a new input prompt_length says.",
+        None,
+        "N|input",
+    )
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -78,7 +81,8 @@ class AddPooling(GraphEdit):
                 f"the model already pools: {reason}",
                 "take its head off with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
             )
-        modes, doubts = _settled_modes(self.modes, model.path)
+        prompt = settled_prompt(model, self.skip_prompt)
+        modes, doubts = settled_modes(self.modes, model.path, prompt)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
         choice = choose_mask(model, self.mask, self.ids)
         check_free(model, self.output_name)
@@ -86,9 +90,11 @@ class AddPooling(GraphEdit):
             raise RequestError(f"{self.output_name!r} is both the new output and one to keep", "choose another --output-name")
         kept, dropped = kept_outputs(model, self.keep_output)
         resolved = replace(
-            self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept
-        )
-        notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}"]
+            self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept,
+            skip_prompt=prompt,
+        )  # fmt: skip
+        left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
+        notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}{left_out}"]
         notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
         notes += doubts
         return resolved, tuple(notes)
@@ -102,6 +108,8 @@ class AddPooling(GraphEdit):
         if hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
         m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
+        if self.skip_prompt is not None:
+            m = without_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
         pooled = pool(ops, x, m, width, self.modes)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
@@ -110,48 +118,19 @@ class AddPooling(GraphEdit):
         pooled.shape = [hidden.batch if hidden.batch is not None else "batch", width * len(self.modes)]
         set_outputs(draft, [pooled], self.keep_output)
 
+    def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:
+        """N, int64 ``[1]``: a new input, or a constant."""
+        if self.skip_prompt == INPUT:
+            return draft.add_input(PROMPT_LENGTH, onnx.TensorProto.INT64, [1])
+        assert self.skip_prompt is not None
+        return ops.constant([int(self.skip_prompt)], np.int64, "prompt/length")
+
     def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
+        added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
+        assert after.inputs == (*before.inputs, *added), "add-pooling changed the inputs"
         assert after.outputs[0].name == self.output_name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
         kept = tuple(value for value in before.outputs if value.name in self.keep_output)
         assert after.outputs[1:] == kept, "add-pooling changed an output that it keeps"
-
-
-def _settled_modes(asked: tuple[str, ...], model: Path | None) -> tuple[tuple[str, ...], list[str]]:
-    """(the modes asked for, or those of the folder's config for ``auto``; a warning where the two contradict)."""
-    if asked == (AUTO,):
-        config = find_pooling_config(model) if model is not None else None
-        if config is None:
-            raise RequestError(
-                "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
-                "give the mode that the model was trained with: --mode mean or cls for most encoders, lasttoken for decoders",
-            )
-        if not config.include_prompt:
-            raise RequestError(
-                f"{config.path} says include_prompt: false, and pooling without the prompt's tokens is not supported yet",
-                f"give --mode {','.join(config.modes)} to pool the prompt's tokens as well",
-            )
-        return config.modes, []
-    for mode in asked:
-        if mode not in MODES:
-            raise RequestError(f"there is no pooling mode {mode!r}", f"choose from {', '.join(MODES)}, or auto")
-    return asked, _contradiction(asked, model)
-
-
-def _contradiction(asked: tuple[str, ...], model: Path | None) -> list[str]:
-    try:
-        config = find_pooling_config(model) if model is not None else None
-    except RequestError as error:
-        return [f"warning: {error}"]
-    if config is None:
-        return []
-    if not config.include_prompt:
-        return [
-            f"warning: {config.path} says include_prompt: false, and the prompt's tokens are pooled here: vectors will differ"
-        ]
-    if asked == config.modes:
-        return []
-    return [f"warning: {config.path} says {','.join(config.modes)}, and {','.join(asked)} was asked for: vectors will differ"]
 
 
 def _width(model: Model, hidden: HiddenState) -> int:

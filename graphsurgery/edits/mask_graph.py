@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import MASK_NAMES, Roles, is_ids_like, is_mask_like, roles_of
-from graphsurgery.edits.operators import BOOL, Operators
+from graphsurgery.edits.operators import BOOL, INT32, Operators
 from graphsurgery.errors import MaskError, NameNotFoundError
 from graphsurgery.interface import type_name
 from graphsurgery.model.model import Model
@@ -64,6 +64,19 @@ def token_mask(ops: Operators, choice: MaskChoice, x: gs.Tensor) -> gs.Variable:
         return ops.node("Not", ops.node("Equal", ids, pad, name="is_padding"), name="mask")
     mask = ops.draft.tensor(choice.spec)
     return mask if mask.dtype == np.bool_ else ops.cast(mask, BOOL, "mask")
+
+
+def without_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variable:
+    """m and not p - first < N: ``m [batch, seq]`` bool less the N positions from each row's first token on.
+
+    p = 0, 1, ..., seq - 1; first ``[batch, 1]`` is the first p with m = 1; ``length`` N is int64 ``[1]``.
+    """
+    first = ops.node("ArgMax", ops.cast(m, INT32, "mask_int"), name="first", axis=1, keepdims=1)
+    one = gs.Constant("one", np.ones(1, dtype=np.int64))
+    ones = ops.node("ConstantOfShape", ops.node("Shape", m, name="shape"), name="ones", value=one)
+    positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
+    in_prompt = ops.node("Less", ops.node("Sub", positions, first, name="from_first"), length, name="in_prompt")
+    return ops.node("And", m, ops.node("Not", in_prompt, name="behind_prompt"), name="mask")
 
 
 def _default_mask(model: Model, roles: Roles) -> str:

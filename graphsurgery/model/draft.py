@@ -8,6 +8,7 @@ inputs, value_info, functions, metadata, every unknown field) stays unless the d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,26 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO, Changes
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
-from graphsurgery.model.schema import GRAPH
 from graphsurgery.model.signature import attribute_signature, node_signature
 from graphsurgery.model.splice import spliced
 
-NODE, INITIALIZER, OUTPUT = (GRAPH.fields_by_name[name].number for name in ("node", "initializer", "output"))
 LOST_BY_IMPORT = ("doc_string", "overload", "metadata_props", "device_configurations")
 
 
 class Draft:
-    """One edit's workspace. ``graph`` is an onnx-graphsurgeon graph; change its nodes and outputs, then `finish`."""
+    """One edit's workspace. ``graph`` is an onnx-graphsurgeon graph; change its nodes and outputs, then `finish`.
+
+    What else is to change, names and inputs of the source above all, goes into ``changes``.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.changes = Changes()
         self.namer = Namer.of(model.proto)
         self.graph = _imported(model.proto)
         self._imported_nodes = list(self.graph.nodes)
@@ -70,6 +74,20 @@ class Draft:
         """Append a Constant node: unlike an initializer it is part of the head at every IR version."""
         return self.add("Constant", [], name, {"value": gs.Constant(name, values)})
 
+    def add_input(self, name: str, dtype: int, dims: Sequence[int | str]) -> gs.Variable:
+        """A new input, behind all others."""
+        self.changes.inputs.append(onnx.helper.make_tensor_value_info(name, dtype, dims))
+        return gs.Variable(name)
+
+    @contextmanager
+    def at_front(self) -> Iterator[None]:
+        """What is added within goes before all other nodes: those of the source are to use it."""
+        count = len(self.graph.nodes)
+        yield
+        added = self.graph.nodes[count:]
+        del self.graph.nodes[count:]
+        self.graph.nodes[:0] = added
+
     def rename(self, old: str, new: str) -> gs.Tensor:
         """Give a value another name, wherever it is produced and used."""
         tensor = self.tensor(old)
@@ -81,9 +99,15 @@ class Draft:
         for value, elements in self._held:
             if isinstance(value, gs.Constant) and _only_read(value, elements):
                 value._values = elements
-        source = self.model.document
+        source, changes = self.model.document, self.changes
         graph = spliced(source.graph, NODE, self._nodes())
-        graph = spliced(graph, OUTPUT, self._outputs())
+        graph = spliced(graph, OUTPUT, changes.infos_of(OUTPUT, self._outputs(), source.payloads))
+        for number in (INPUT, VALUE_INFO):
+            held = [record for record in source.graph if record.field == number]
+            graph = spliced(graph, number, changes.infos_of(number, held, source.payloads))
+        if changes.initializers:
+            new = [Record.literal(INITIALIZER, tensor.SerializeToString()) for tensor in changes.initializers]
+            graph = spliced(graph, INITIALIZER, [record for record in graph if record.field == INITIALIZER] + new)
         return Document(source.model, graph, source.payloads)
 
     def _nodes(self) -> list[Record]:
@@ -92,10 +116,12 @@ class Draft:
         return [self._node(node, index_of.get(id(node)), records) for node in self.graph.nodes]
 
     def _node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
+        payloads = self.model.document.payloads
         if index is not None and node_signature(node) == self._signatures[index]:
-            return records[index]
+            return self.changes.node(records[index], payloads)
         proto = OnnxExporter.export_node(node) if index is None else self._changed(node, index)
-        return record_of(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, self.model.document.payloads)
+        record = record_of(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, payloads)
+        return record if index is None else self.changes.node(record, payloads)
 
     def _changed(self, node: gs.Node, index: int) -> onnx.NodeProto:
         """A changed node with what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""

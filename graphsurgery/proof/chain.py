@@ -10,7 +10,8 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.model.provenance import steps as recorded_steps
-from graphsurgery.proof.meaning import Expected, Known, Meaning, Values, exact
+from graphsurgery.proof.fields import after_fields
+from graphsurgery.proof.meaning import Before, Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.registry import MEANINGS
 from graphsurgery.proof.weights import RecordedWeights
 
@@ -47,35 +48,97 @@ def _same(one: Step, other: Step) -> bool:
     return (one.edit, one.parameters, one.source) == (other.edit, other.parameters, other.source)
 
 
-def starts(steps: Sequence[Step]) -> list[str]:
-    """The values of the source that ``steps``, applied in order, read."""
-    made: set[str] = set()
-    found: dict[str, None] = {}
+def origin(steps: Sequence[Step], name: str) -> str | None:
+    """What the source calls the value that is called ``name`` after ``steps``; None where one of them made or added it."""
+    for step, means in reversed(meanings(steps)):
+        if name in means.makes(step.parameters) or name in means.inside(step.parameters):
+            return None
+        if means.fields is not None:
+            if any(info.name == name for info in means.fields.inputs(step.parameters)):
+                return None
+            old = {new: old for old, new in means.fields.names(step.parameters).items()}
+            name = old.get(name, name)
+    return name
+
+
+def destiny(steps: Sequence[Step], name: str) -> str:
+    """What nodes call the value ``name`` after ``steps``; of one that a step makes anew, what they called it till then."""
     for step, means in meanings(steps):
-        found |= dict.fromkeys(name for name in means.reads(step.parameters) if name not in made)
-        made.update(means.makes(step.parameters))
+        if name in means.makes(step.parameters):
+            return name
+        if means.fields is not None:
+            name = means.fields.names(step.parameters).get(name, name)
+    return name
+
+
+def starts(steps: Sequence[Step]) -> list[str]:
+    """The values of the source that ``steps``, applied in order, read: by the source's names."""
+    found: dict[str, None] = {}
+    for place, (step, means) in enumerate(meanings(steps)):
+        names = [origin(steps[:place], name) for name in means.reads(step.parameters)]
+        found |= dict.fromkeys(name for name in names if name is not None)
+    return list(found)
+
+
+def read_by(steps: Sequence[Step]) -> list[str]:
+    """The values that ``steps`` read, by the names that they have in the output."""
+    found: dict[str, None] = {}
+    for place, (step, means) in enumerate(meanings(steps)):
+        rest = steps[place + (means.through is not None) :]
+        found |= dict.fromkeys(destiny(rest, name) for name in means.reads(step.parameters))
     return list(found)
 
 
 def made_by(steps: Sequence[Step]) -> set[str]:
-    """The values that ``steps`` make."""
-    return {name for step, means in meanings(steps) for name in means.makes(step.parameters)}
-
-
-def expected_values(steps: Sequence[Step], values: Values, weights: RecordedWeights) -> dict[str, Expected]:
-    """What ``steps``, applied in order, make of ``values`` (inputs and values of the encoder, by name).
-
-    UnsupportedModelError when a step has no reference here, or reads a value that there is not; WeightsDifferError when the
-    file has not the weights that it records.
-    """
-    given = exact(values)
-    found: dict[str, Expected] = {}
+    """The values that ``steps`` make, by the names that they have in the output."""
+    made: set[str] = set()
     for step, means in meanings(steps):
-        known = Known(given | found, weights)
+        names = means.fields.names(step.parameters) if means.fields is not None else {}
+        made = {names.get(name, name) for name in made} | set(means.makes(step.parameters))
+    return made
+
+
+def inside(steps: Sequence[Step]) -> dict[str, str | None]:
+    """Values within the output that take the place of inputs, and what the source calls those."""
+    found = {}
+    for place, (step, means) in enumerate(meanings(steps)):
+        for name, taken in means.inside(step.parameters).items():
+            found[destiny(steps[place + 1 :], name)] = origin(steps[:place], taken)
+    return found
+
+
+def declared(source: Model, steps: Sequence[Step]) -> Model:
+    """``source`` with its fields as ``steps`` say that they are afterwards: what the output is held against, field by field."""
+    for place, (step, means) in enumerate(meanings(steps)):
+        if means.fields is not None:
+            source = after_fields(source, means.fields, step.parameters, made_by(steps[:place]))
+    return source
+
+
+def after(steps: Sequence[Step], source: Before, weights: RecordedWeights) -> Before:
+    """What the model gives after ``steps``, applied in order, where ``source`` says what it gives before them.
+
+    It raises UnsupportedModelError when a step reads a value that there is not, and WeightsDifferError when the file has not
+    the weights that it records.
+    """
+    for step, means in meanings(steps):
+        source = _after(step, means, source, weights)
+    return source
+
+
+def _after(step: Step, means: Meaning, before: Before, weights: RecordedWeights) -> Before:
+    def value(feed: Values) -> dict[str, Expected]:
+        if means.through is not None:
+            return means.through(step.parameters, feed, before)
+        new = set() if means.fields is None else {info.name for info in means.fields.inputs(step.parameters)}
+        given = before({name: array for name, array in feed.items() if name not in new})
+        given |= exact({name: feed[name] for name in new})
+        known = Known(given, weights)
         absent = [name for name in means.reads(step.parameters) if name not in known]
         if absent:
             raise UnsupportedModelError(f"{step.edit} reads {absent[0]!r}, which the source has not", "make the output again")
         with np.errstate(all="ignore"):  # the source's own NaN and infinities
             made = means.value(step.parameters, known)
-        found |= dict(zip(means.makes(step.parameters), made, strict=True))
-    return found
+        return given | dict(zip(means.makes(step.parameters), made, strict=True))
+
+    return value

@@ -18,13 +18,14 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, OUTWARD, Step, recorded, steps, undone
-from graphsurgery.proof.chain import expected_values, steps_beyond
+from graphsurgery.proof.chain import declared, steps_beyond
 from graphsurgery.proof.compare import ABSENT, Tally
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.meaning import Expected, Values
+from graphsurgery.proof.reference import Reference, open_source
 from graphsurgery.proof.weights import RecordedWeights
-from graphsurgery.proof.whole_proof import open_source, text_feed
+from graphsurgery.proof.whole_proof import text_feed
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import open_session
@@ -44,13 +45,11 @@ ALLOWED, ALLOWED_HALF = 1e-4, 2e-2
 def with_goldens(source: Model, model: Model) -> Model:
     """``model``, made from ``source``, with golden inputs and vectors recorded in it. Raises what running the source raises."""
     chain = steps_beyond(source, model)
-    changed = difference(source, model)
+    changed = difference(declared(source, chain), model)
     feed = _feed(source, drawer_of(source, chain))
     names = [value.name for value in model.interface.outputs]
-    kept = [name for name in names if source.interface.output(name) is not None]
-    starting, others = open_source(source, model, chain).run(feed, kept)
-    found = expected_values(chain, feed | starting, RecordedWeights.of(model, changed.added))
-    given = {name: Expected(others[name], np.array(0.0)) for name in kept if name in others} | found
+    reference = Reference(open_source(source, model, chain), chain, RecordedWeights.of(model, changed.added))
+    given = reference(feed, names)
     rows = _rows(given, names)
     content = {
         "inputs": {name: _packed(array[:rows]) for name, array in feed.items()},

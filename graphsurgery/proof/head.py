@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx
 
 from graphsurgery.anatomy.hidden_state import inferred
+from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import inside, made_by
 from graphsurgery.proof.difference import Difference
 
 
@@ -22,9 +26,14 @@ class Head:
     outputs: tuple[str, ...]
 
 
-def extract_head(source: Model, output: Model, changed: Difference) -> Head:
-    """What was added to ``output``, alone. UnsupportedModelError when nothing was, or when it leads to no output."""
-    names = [value.name for value in output.interface.outputs if value.name in changed.made]
+def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
+    """What was added to ``output``, alone; the values ``also`` are given as well.
+
+    UnsupportedModelError when nothing was added, or when it leads to no output.
+    """
+    given = [info for info in output.proto.graph.output if info.name in changed.made]
+    given += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
+    names = [info.name for info in given]
     if not names:
         raise UnsupportedModelError("no output is computed by nodes that were added", "compare the outputs themselves")
     renamed = {new: old for old, new in changed.renamed.items()}
@@ -35,7 +44,7 @@ def extract_head(source: Model, output: Model, changed: Difference) -> Head:
         _complete_nodes(output, changed.added),
         "head",
         [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in inputs],
-        [info for info in output.proto.graph.output if info.name in names],
+        given,
         weights,
     )
     proto = onnx.helper.make_model(graph, opset_imports=output.proto.opset_import, ir_version=max(output.proto.ir_version, 4))
@@ -65,3 +74,9 @@ def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onn
                 attribute.t.CopyFrom(_complete(model, attribute.t))
         done.append(copy)
     return done
+
+
+def added_values(output: Model, steps: Sequence[Step], changed: Difference) -> set[str]:
+    """What nodes that were added have to make: outputs, and values that nodes of the source take in place of inputs."""
+    taken = {name for node in all_nodes(output.proto.graph) for name in node.input}
+    return made_by(steps) | {name for name in inside(steps) if name in taken or name in changed.made}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnx
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.proof.meaning import Values
-from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right
+from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right, prompt_lengths
 
 SEEDS = 2
 LARGE = 3e4
@@ -24,6 +24,8 @@ TINY = 1e-13
 """Vectors of this size are shorter than the least divisor of a normalisation."""
 VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
 """Tokens that float16 and bfloat16 cannot count; no more of them than so many drawn numbers allow."""
+ALTERNATING = np.array([[1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1, 0]], dtype=np.bool_)
+"""Holes within whatever a prompt is."""
 ODD_INTEGERS = (2, -1, 256, 1 << 32, 100, 3)
 ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
 """True values of a mask. What an element type cannot hold is left out."""
@@ -41,6 +43,10 @@ class HeadFeeds:
     """Whether the mask makes a difference: padding holds what must not count."""
     multiplies: bool
     """Whether values are multiplied with each other or with weights: the largest floats would overflow."""
+    any_integers: bool = False
+    """Whether integers are taken that no encoder would: conversions have to hold for all of them."""
+    pooled: Callable[[Values, Mask], Mask] | None = None
+    """Which of the tokens are pooled, where not all are: what stands at the others must not count either."""
 
     def cases(self) -> Iterator[tuple[str, list[Values]]]:
         """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
@@ -52,6 +58,14 @@ class HeadFeeds:
             yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in every]
             yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in every]
             yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in every]
+        if self.any_integers:
+            yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(masks["holes"] * SEEDS)]
+        if self.drawer.prompt is not None:
+            some = [mask for kind in ("holes", "left padding", EMPTY_ROW) for mask in masks[kind]]
+            yield "prompt lengths", [self._with_prompt(mask, length) for mask in some for length in prompt_lengths(mask)]
+        if self.pooled is not None:
+            some = [*masks["holes"], *masks["left padding"], self.drawer.fitted(ALTERNATING)]
+            yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
         lowest = LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
             ("large values", LARGE, 0.0),
@@ -65,6 +79,21 @@ class HeadFeeds:
             most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
             yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
+
+    def _with_any_integers(self, mask: Mask, seed: int) -> Values:
+        """Integers from end to end of int32 in every input of ids, types and positions."""
+        rng = np.random.default_rng(seed)
+        feed, roles = self._feed(mask, seed), self.drawer.roles
+        for value in (roles.ids, roles.types, roles.positions):
+            if value is not None:
+                bounds = np.iinfo(np.int32)
+                feed[value.name] = rng.integers(bounds.min, bounds.max, mask.shape).astype(feed[value.name].dtype)
+        return feed
+
+    def _with_prompt(self, mask: Mask, length: int) -> Values:
+        feed = self._feed(mask)
+        assert self.drawer.prompt is not None
+        return feed | {self.drawer.prompt: np.full_like(feed[self.drawer.prompt], length)}
 
     def _feed(
         self, mask: Mask, seed: int = 0, *, scale: float = 1.0, shift: float = 0.0, padding: float | None = None,
@@ -85,7 +114,7 @@ class HeadFeeds:
             if waves and numbers.ndim == 3:
                 numbers[..., ::2] = _square_waves(mask.shape[1], width)[:, ::2]
             if padding is not None and numbers.ndim == 3:
-                numbers[~mask] = padding
+                numbers[~(mask if self.pooled is None else self.pooled(inputs, mask))] = padding
             drawn[value.name] = _within(numbers, kind)
         return inputs | drawn
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import expected_values, meaning, meanings, starts
+from graphsurgery.proof.chain import after, destiny, inside, meaning, meanings, read_by, starts
 from graphsurgery.proof.compare import NO_LIMITS, Limits
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.meaning import Expected, Values
+from graphsurgery.proof.meaning import Expected, Known, Values, exact
+from graphsurgery.proof.meanings.pooling import prompt_input, without_prompt
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.report import Check, Verdict
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import Drawer, Mask
 from graphsurgery.runtime.session import Session
 
 NAME = "head proof"
@@ -38,11 +39,20 @@ def head_proof(
         _require_runtime(head.proto)
         return Check(NAME, str(error), stated=Verdict.FAILED)
     found = {value.name: value for value in head.inputs}
-    values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in _starts(steps, renamed)]
-    sizes = {renamed.get(name, name): size for name, size in widths.items()}
+    called = {name: _called(steps, renamed, name) for name in starts(steps)}
+    values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
+    sizes = {called[name]: size for name, size in widths.items()}
     chain = meanings(steps)
-    padded = any(means.ignores_padding(step.parameters) for step, means in chain)
-    feeds = HeadFeeds(values, drawer, sizes, padded, multiplies=any(_multiplies(step) for step, _ in chain))
+    padded = drawer.has_mask and any(means.ignores_padding(step.parameters) for step, means in chain)
+    feeds = HeadFeeds(
+        values,
+        drawer,
+        sizes,
+        padded,
+        multiplies=any(_multiplies(step) for step, _ in chain),
+        any_integers=bool(inside(steps)),
+        pooled=_pooled(steps, drawer),
+    )
     what = ", ".join(step.edit for step, _ in chain)
     return judged(
         NAME,
@@ -56,22 +66,37 @@ def head_proof(
 
 def strangers(head: Head, steps: Sequence[Step], renamed: dict[str, str]) -> list[str]:
     """Values that ``head`` starts from though no step reads them."""
-    known = _starts(steps, renamed)
+    known = {renamed.get(name, name) for name in read_by(steps)}
     return [value.name for value in head.inputs if value.name not in known]
 
 
-def _starts(steps: Sequence[Step], renamed: dict[str, str]) -> list[str]:
-    """What ``steps`` read of the source, by the names that the output has for it."""
-    return [renamed.get(name, name) for name in starts(steps)]
+def _called(steps: Sequence[Step], renamed: dict[str, str], name: str) -> str:
+    """What the output calls the source's value ``name``."""
+    declared = destiny(steps, name)
+    return renamed.get(declared, declared)
 
 
 def _expected(
     cases: Sequence[Values], steps: Sequence[Step], renamed: dict[str, str], weights: RecordedWeights, outputs: Sequence[str]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
+    reference = after(steps, exact, weights)
     for feed in cases:
-        given = feed | {old: feed[new] for old, new in renamed.items() if new in feed}
-        found = expected_values(steps, given, weights)
+        found = reference(feed | {old: feed[new] for old, new in renamed.items() if new in feed})
         yield feed, {name: found[name] for name in outputs if name in found}
+
+
+def _pooled(steps: Sequence[Step], drawer: Drawer) -> Callable[[Values, Mask], Mask] | None:
+    """Which tokens of a feed are pooled, where a prompt's are not."""
+    given = next((step.parameters for step in steps if step.parameters.get("skip_prompt") is not None), None)
+    if given is None:
+        return None
+    name = prompt_input(given)
+
+    def pooled(feed: Values, mask: Mask) -> Mask:
+        length = {} if name is None or drawer.prompt is None else {name: feed[drawer.prompt]}
+        return without_prompt(given, Known(exact(length)), mask)
+
+    return pooled
 
 
 def _multiplies(step: Step) -> bool:

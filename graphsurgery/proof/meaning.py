@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.weights import RecordedWeights
 
 RELATIVE, UNIT = 1e-5, 1e-6
@@ -28,6 +29,12 @@ class Expected:
 
     values: Array
     tolerance: Array
+    output: Array | None = None
+    """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
+
+
+Before: TypeAlias = Callable[[Values], dict[str, Expected]]
+"""What a model gives for a feed: its inputs, what it gives, and what references read of it, by name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,15 @@ class Meaning:
     """Whether it multiplies its values with each other or with weights, so that the largest floats would overflow."""
     check: Callable[[Parameters], None] = lambda _: None
     """Raises UnsupportedModelError for parameters that there is no reference for."""
+    fields: Fields | None = None
+    """What it does to the fields of the source, where it does not leave them alone: inputs, names, dims."""
+    through: Callable[[Parameters, Values, Before], dict[str, Expected]] | None = None
+    """Of an edit of the interface, in place of ``value``: what the model gives for a feed after it, from what the model before
+    it gives for feeds of its own."""
+    inside: Callable[[Parameters], dict[str, str]] = lambda _: {}
+    """Values that its nodes make for the nodes of the source, and the inputs of the source whose place they take."""
+    by_run_alone: bool = False
+    """Whether only a run can tell that the source's nodes take what it does to the interface."""
 
 
 def exact(values: Values) -> dict[str, Expected]:

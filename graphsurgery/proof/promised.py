@@ -9,15 +9,16 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import meanings
+from graphsurgery.proof.chain import declared, meanings
 from graphsurgery.proof.meaning import LITERAL, named
 
 
 def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:
     """How the output's interface differs from what ``steps`` promise, in words."""
     wrong = []
-    if output.interface.inputs != source.interface.inputs:
-        wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(source.interface.inputs)}")
+    inputs = declared(source, steps).interface.inputs
+    if output.interface.inputs != inputs:
+        wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(inputs)}")
     wanted = promised_outputs(source, steps)
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
@@ -29,9 +30,10 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
 def promised_outputs(source: Model, steps: Sequence[Step]) -> list[Value]:
     """The outputs that the steps leave. In what they make, an unknown dim stands for any that is not literal."""
     outputs = list(source.interface.outputs)
-    for step, means in meanings(steps):
+    for place, (step, means) in enumerate(meanings(steps)):
         read = means.reads(step.parameters)
-        outputs = means.outputs(step.parameters, outputs, _batch(source, outputs, read[0] if read else "", step))
+        before = declared(source, steps[:place])
+        outputs = means.outputs(step.parameters, outputs, _batch(before, outputs, read[0] if read else "", step))
     return outputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,19 +12,20 @@ from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestEr
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import meanings, steps_beyond
+from graphsurgery.proof.chain import declared, inside, made_by, meanings, steps_beyond
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
-from graphsurgery.proof.head import extract_head
+from graphsurgery.proof.head import added_values, extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
 from graphsurgery.proof.plain import plain_comparison
 from graphsurgery.proof.promised import broken_promises
+from graphsurgery.proof.reference import Reference, open_source
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.proof.whole_proof import NAME as WHOLE
-from graphsurgery.proof.whole_proof import Whole, dependence, open_source, whole_cases, whole_proof
+from graphsurgery.proof.whole_proof import Whole, dependence, whole_cases, whole_proof
 from graphsurgery.proof.widths import start_widths
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
@@ -85,27 +87,33 @@ def _proofs(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
     why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
 ) -> Report:  # fmt: skip
-    changed = difference(source, output)
+    fields = declared(source, chain)
+    changed = difference(fields, output)
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
     progress("comparing the encoder with the source's")
     broken = broken_promises(source, output, chain)
-    check, unchecked = untouched(source, output, changed, broken, every_byte=full or (whole and not head_only))
+    check, unchecked = untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
     checks, observations, not_checked = [check], [], list(unchecked)
     if chain[0].source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
     weights = RecordedWeights.of(output, changed.added)
+    added = added_values(output, chain, changed)
+    by_run = any(means.by_run_alone for _, means in meanings(chain))
+    checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
     proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _head(source, output, chain, drawer, changed, weights, limits),
+        HEAD: lambda: _head(source, fields, output, chain, drawer, changed, weights, limits),
         WHOLE: lambda: _whole(source, output, chain, drawer, texts, weights, observations, limits),
     }
+    if not added:
+        del proofs[HEAD]
+    if head_only and not by_run:
+        del proofs[WHOLE]
+        not_checked.append(f"{WHOLE}: it runs on the written file")
+    elif not whole:
+        del proofs[WHOLE]
+        size = source.weight_bytes / 2**30
+        not_checked.append(f"{WHOLE}: {size:.1f} GiB of weights are beyond the 2 GiB that are run unasked; ask with --full")
     for name, prove in proofs.items():
-        if name == WHOLE and head_only:
-            not_checked.append(f"{WHOLE}: it runs on the written file")
-            continue
-        if name == WHOLE and not whole:
-            size = source.weight_bytes / 2**30
-            not_checked.append(f"{WHOLE}: {size:.1f} GiB of weights are beyond the 2 GiB that are run unasked; ask with --full")
-            continue
         progress(name)
         try:
             checks.append(prove())
@@ -121,12 +129,17 @@ def _proofs(
 
 
 def _head(
-    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference,
+    source: Model, fields: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference,
     weights: RecordedWeights, limits: Limits,
 ) -> Check:  # fmt: skip
-    if not any(value.name in changed.made for value in output.interface.outputs):
+    taken = inside(chain)
+    lost = [name for name in taken if name not in changed.made and name in added_values(output, chain, changed)]
+    if lost:
+        return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
+    if made_by(chain) and not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
-    head = extract_head(source, output, changed)
+    typed = {name: source.interface.input(old) for name, old in taken.items() if old is not None and name in changed.made}
+    head = extract_head(fields, output, changed, [replace(value, name=name) for name, value in typed.items() if value])
     strange = strangers(head, chain, changed.renamed)
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
@@ -138,12 +151,12 @@ def _whole(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
     weights: RecordedWeights, observations: list[str], limits: Limits,
 ) -> Check:  # fmt: skip
-    reference = open_source(source, output, chain)
+    opened_source = open_source(source, output, chain)
     try:
         opened = open_session(output)
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
-    whole = Whole(reference, opened, output.interface.outputs, chain, weights)
+    whole = Whole(Reference(opened_source, chain, weights), opened, output.interface.outputs)
     check = whole_proof(whole, whole_cases(drawer, texts), limits)
     if check.verdict is Verdict.PASSED:
         right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from graphsurgery.anatomy.hidden_state import inferred
 from graphsurgery.interface import Value
-from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
-from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import expected_values, made_by, starts
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.judging import judged
 from graphsurgery.proof.meaning import Expected
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.proof.reference import Reference
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer, Mask
-from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
 
 NAME = "whole proof"
@@ -30,79 +24,17 @@ Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Source:
-    """The source, loaded so that it gives what the reference starts from."""
-
-    session: Session
-    plain: tuple[str, ...]
-    """Values that it gives as they are."""
-    negated: dict[str, str]
-    """Values that it gives in float32 and negated, and what it calls that."""
-
-    def run(self, feed: Values, others: Sequence[str]) -> tuple[Values, Values]:
-        """What the reference starts from, and the outputs ``others``."""
-        found = self.session.run(feed, list(dict.fromkeys([*self.plain, *self.negated.values(), *others])))
-        starting = {name: found[name] for name in self.plain} | {name: -found[given] for name, given in self.negated.items()}
-        return starting, {name: found[name] for name in others}
-
-
-@dataclass(frozen=True)
 class Whole:
     """Source and output, loaded, and what the output must give for a feed."""
 
-    source: Source
+    expected: Reference
     output: Session
     declared: tuple[Value, ...]
     """The output's outputs as it declares them."""
-    steps: Sequence[Step]
-    weights: RecordedWeights
 
     def reference(self, feed: Values) -> dict[str, Expected]:
-        """What the output must give, from the source's own run; outputs of the source that were kept must be equal to 1e-5."""
-        starting, kept = self.source.run(feed, self._kept())
-        found = expected_values(self.steps, feed | starting, self.weights)
-        expected = {name: one for name, one in found.items() if name in self.output.outputs}
-        for name, values in kept.items():
-            if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-                expected[name] = Expected(values, 1e-5 * np.maximum(1, np.abs(values.astype(np.float64))))
-        return expected
-
-    def _kept(self) -> list[str]:
-        made = made_by(self.steps)
-        return [name for name in self.output.outputs if name in self.source.session.outputs and name not in made]
-
-
-def open_source(source: Model, output: Model, steps: Sequence[Step]) -> Source:
-    """The source, giving what ``steps`` read of it. Raises UnsupportedModelError or MissingDataError when ONNX Runtime cannot.
-
-    Where the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds what is an output; a head, which starts
-    with a cast to float32, gets the value unrounded. The reference then has to start from that as well: the value is cast here,
-    too, and negated because a cast that is itself an output is not treated so; and only what ``output`` keeps stays an output.
-    """
-    inside = [name for name in starts(steps) if source.interface.input(name) is None]
-    half = [name for name in inside if _may_be_half(source, name)]
-    plain = tuple(name for name in inside if name not in half)
-    if not half:
-        return Source(open_session(source, extra_outputs=plain), plain, {})
-    source.require_data("running the model")
-    proto = source.to_proto()
-    namer = Namer.of(source.proto)
-    negated = {name: namer.new(f"{name}/negated") for name in half}
-    for name, given in negated.items():
-        cast = namer.new(f"{name}/float32")
-        proto.graph.node.append(onnx.helper.make_node("Cast", [name], [cast], namer.new("cast"), to=onnx.TensorProto.FLOAT))
-        proto.graph.node.append(onnx.helper.make_node("Neg", [cast], [given], namer.new("negated")))
-    kept = {value.name for value in output.interface.outputs} - made_by(steps)
-    outputs = [info for info in proto.graph.output if info.name in kept]
-    outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs)
-    return Source(Session(proto.SerializeToString(), folder=source.folder), plain, negated)
-
-
-def _may_be_half(source: Model, name: str) -> bool:
-    found = source.interface.output(name) or inferred(source).output(name)
-    return found is None or found.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+        """What the output must give."""
+        return self.expected(feed, self.output.outputs)
 
 
 def whole_proof(whole: Whole, cases: Iterator[tuple[str, list[Values]]], limits: Limits) -> Check:
@@ -145,7 +77,7 @@ def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
         return [f"{unmeasured} no output is one vector per text"]
     neighbours, padding = [0.0, 0.0], [0.0, 0.0]
     for row in range(len(mask)):
-        alone = {name: array[row : row + 1] for name, array in batch.items()}
+        alone = {name: array if name == drawer.prompt else array[row : row + 1] for name, array in batch.items()}
         trimmed = {name: array[:, : int(mask[row].sum())] if array.ndim > 1 else array for name, array in alone.items()}
         for index, run in enumerate(runs):
             one = _embedding(run(alone))[0]

@@ -27,15 +27,22 @@ EMPTY_ROW = "empty row"
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws feeds for one encoder. ``pad_id``: ids that mean padding, where the pooling mask is read from the ids."""
+    """Draws feeds for one encoder. ``pad_id``: ids that mean padding, where the pooling mask is read from the ids.
+    ``prompt``: the input that says how many tokens of each row are a prompt's."""
 
     roles: Roles
     tables: Tables
     pad_id: int | None = None
+    prompt: str | None = None
 
     @classmethod
     def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:
         return cls(roles, tables_of(model, roles), pad_id)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether feeds say which positions are padding."""
+        return self.roles.mask is not None or self.pad_id is not None
 
     @property
     def fixed_batch(self) -> int | None:
@@ -59,7 +66,7 @@ class Drawer:
         """The masks of every kind of feed that this encoder's dims admit."""
         for name, draw in KINDS.items():
             rng = np.random.default_rng([ord(letter) for letter in name])
-            masks = [self._fitted(mask) for mask in draw(rng, self.longest)]
+            masks = [self.fitted(mask) for mask in draw(rng, self.longest)]
             distinct = {(mask.shape, mask.tobytes()): mask for mask in masks}
             yield name, list(distinct.values())
 
@@ -82,6 +89,9 @@ class Drawer:
             arrays[self.roles.positions.name] = positions.astype(_numpy(self.roles.positions))
         for value in self.roles.others:
             arrays[value.name] = self._other(rng, value, mask)
+        if self.prompt is not None:
+            lengths = prompt_lengths(mask)
+            arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
     def _ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
@@ -114,7 +124,7 @@ class Drawer:
         dim = self._leading_dims()[axis]
         return dim if isinstance(dim, int) else None
 
-    def _fitted(self, mask: Mask) -> Mask:
+    def fitted(self, mask: Mask) -> Mask:
         """``mask`` cut or repeated to the batch and sequence sizes that are baked into the model."""
         batch, sequence = self.fixed_batch or mask.shape[0], self.fixed_sequence or mask.shape[1]
         return np.resize(mask, (batch, sequence)) if mask.shape != (batch, sequence) else mask
@@ -123,6 +133,11 @@ class Drawer:
 def blank_mask(drawer: Drawer) -> Mask:
     """One short row of tokens, in the sizes that the model takes."""
     return np.ones((drawer.fixed_batch or 1, drawer.fixed_sequence or SHORT), dtype=np.bool_)
+
+
+def prompt_lengths(mask: Mask) -> list[int]:
+    """None, a few tokens, whole rows and more."""
+    return [1, 0, 2, mask.shape[1] - 1, mask.shape[1], mask.shape[1] + 3]
 
 
 def padded_right(lengths: list[int], width: int | None = None) -> Mask:

@@ -14,6 +14,7 @@ import onnx
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.meaning import LITERAL, RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters
 from graphsurgery.proof.meanings.normalize import normalize
 
@@ -72,6 +73,33 @@ def pad_id(parameters: Parameters) -> int | None:
     return int(spec.removeprefix(PAD)) if spec.startswith(PAD) else None
 
 
+def prompt_input(parameters: Parameters) -> str | None:
+    """The input that says how many positions of each row are a prompt's, where pooling leaves out as many as that says."""
+    return "prompt_length" if parameters.get("skip_prompt") == "input" else None
+
+
+def prompt_inputs(parameters: Parameters) -> list[onnx.ValueInfoProto]:
+    """That input, as a file declares it: int64 ``[1]``."""
+    name = prompt_input(parameters)
+    return [] if name is None else [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1])]
+
+
+def without_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
+    """``m`` less the positions before first + N, row by row; first is the row's first token.
+
+    Source: Pooling._exclude_prompt_from_mask of sentence-transformers.
+    """
+    if parameters.get("skip_prompt") is None:
+        return m
+    name = prompt_input(parameters)
+    length = int(parameters["skip_prompt"] if name is None else known[name][0])
+    left = np.array(m)
+    for row in left:
+        if row.any():
+            row[: max(int(np.flatnonzero(row)[0]) + length, 0)] = False
+    return left
+
+
 def mode_names(parameters: Parameters) -> list[str]:
     return [part.strip() for part in parameters["mode"].split(",")]
 
@@ -91,6 +119,9 @@ def _check(parameters: Parameters) -> None:
         what = f"there is no reference for pooling mode {unknown[0]!r}"
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
     check_mask(parameters)
+    prompt = parameters.get("skip_prompt")
+    if prompt not in (None, "input") and not (isinstance(prompt, str) and prompt.isdecimal()):
+        raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
@@ -99,6 +130,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
+    m = without_prompt(parameters, known, m)
     modes = mode_names(parameters)
     pooled = pool(x, m, modes)
     if parameters["normalize"]:
@@ -116,11 +148,12 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 MEANING = Meaning(
     {"mode": str, "normalize": bool, "hidden_state": str, "mask": str, "output_name": str, "keep_output": list},
-    reads=lambda p: [p["hidden_state"], *mask_reads(p)],
+    reads=lambda p: [p["hidden_state"], *mask_reads(p), *filter(None, [prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=_outputs,
     ignores_padding=lambda p: p["mask"] != ONES,
     multiplies=False,
     check=_check,
+    fields=Fields(inputs=prompt_inputs),
 )

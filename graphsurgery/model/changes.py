@@ -1,0 +1,78 @@
+"""Changes of an edit to fields of the source that onnx-graphsurgeon does not hold, made on the fields themselves.
+
+Inputs, value_info and the names that nodes know values by are changed on the protobuf, so that all else in them stays: doc
+strings, denotations, subgraphs, what a later ONNX has put there. A field that no change concerns is kept to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from graphsurgery.model.records import Payloads, Record
+from graphsurgery.model.scan import record_of
+from graphsurgery.model.schema import GRAPH
+
+NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
+    GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
+)
+KINDS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
+InfoChange = Callable[[str, onnx.ValueInfoProto], bool]
+"""Called with ``input``, ``output`` or ``value_info`` and a copy to change; whether the value stays declared."""
+NodeChange = Callable[[onnx.NodeProto], None]
+"""Called with a copy of a node, to change it."""
+
+
+@dataclass
+class Changes:
+    """To be filled by an edit, and applied when the draft is finished."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """Values that the source's nodes are to know by another name."""
+    infos: list[InfoChange] = field(default_factory=list)
+    nodes: list[NodeChange] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    """New inputs, behind all others."""
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    """New initializers, behind all others."""
+
+    def node(self, record: Record, payloads: Payloads) -> Record:
+        """A node of the source with the changes made to it."""
+        if not self.names and not self.nodes:
+            return record
+        node = onnx.NodeProto.FromString(record.content)
+        before = onnx.NodeProto.FromString(record.content)
+        self._rename(node)
+        for change in self.nodes:
+            change(node)
+        return record if node == before else _again(record, node, payloads)
+
+    def infos_of(self, number: int, records: list[Record], payloads: Payloads) -> list[Record]:
+        """The declared values of a field with the changes made to them, and what is new."""
+        found = []
+        for record in records:
+            info = onnx.ValueInfoProto.FromString(record.content)
+            before = onnx.ValueInfoProto.FromString(record.content)
+            if all(change(KINDS[number], info) for change in self.infos):
+                found.append(record if info == before else _again(record, info, payloads))
+        if number == INPUT:
+            found += [Record.literal(INPUT, info.SerializeToString()) for info in self.inputs]
+        return found
+
+    def _rename(self, node: onnx.NodeProto) -> None:
+        node.input[:] = [self.names.get(name, name) for name in node.input]
+        node.output[:] = [self.names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+            for graph in graphs:
+                for inner in graph.node:
+                    self._rename(inner)
+                for info in (*graph.output, *graph.value_info):
+                    info.name = self.names.get(info.name, info.name)
+
+
+def _again(record: Record, message: Any, payloads: Payloads) -> Record:
+    return record_of(record.field, message.SerializeToString(), message.DESCRIPTOR, payloads)

@@ -1,0 +1,92 @@
+"""What an edit of the interface does to the fields of its source: written on plain protobuf, sharing nothing with the edits.
+
+An edit of the head leaves the source's fields alone; one of the interface changes a few: an input that is gone, a value of
+another name, a dim. `declared` makes these changes to the source once more, so that the output can be held against it field by
+field: what is then still different was not declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+
+from graphsurgery.model.model import Model
+from graphsurgery.model.records import Document, Record
+from graphsurgery.model.scan import record_of
+from graphsurgery.model.schema import GRAPH
+
+NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
+    GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
+)
+INFOS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
+Info = onnx.ValueInfoProto
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Each from the parameters that the file records; ``graph`` is the source's."""
+
+    names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
+    """Values that nodes know by another name afterwards."""
+    info: Callable[[Mapping[str, Any], str, Info, onnx.GraphProto], Info | None] = lambda _p, _kind, info, _graph: info
+    """What becomes of an ``input``, ``output`` or ``value_info``; it is gone where None. May change the one that it gets."""
+    inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
+    """New inputs, behind all others."""
+    initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
+    """New initializers, behind all others."""
+    node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
+    """What becomes of a node beside names: changes the one that it gets."""
+
+
+def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
+    """``model`` with its fields as ``fields`` says. Values of ``made`` are not the source's own any more: their names stay."""
+    graph, payloads = model.proto.graph, model.document.payloads
+    names = {old: new for old, new in fields.names(parameters).items() if old not in made}
+    records: list[Record] = []
+    for record in model.document.graph:
+        if record.field == NODE:
+            node = onnx.NodeProto.FromString(record.content)
+            _rename(node, names)
+            fields.node(parameters, node)
+            records.append(_unless_same(record, onnx.NodeProto.FromString(record.content), node, payloads))
+        elif record.field in INFOS:
+            source = Info.FromString(record.content)
+            if record.field != INPUT and source.name in made:
+                records.append(record)
+                continue
+            info = Info.FromString(record.content)
+            found = fields.info(parameters, INFOS[record.field], info, graph)
+            records += [] if found is None else [_unless_same(record, source, found, payloads)]
+        else:
+            records.append(record)
+    records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
+    records += [Record.literal(INITIALIZER, one.SerializeToString()) for one in fields.initializers(parameters, graph)]
+    return replace(model, document=Document(model.document.model, tuple(records), payloads))
+
+
+def _unless_same(record: Record, before: Any, after: Any, payloads: Any) -> Record:
+    """``record`` itself where nothing changed, so that it stays what it is to the last byte."""
+    if before == after:
+        return record
+    return record_of(record.field, after.SerializeToString(), after.DESCRIPTOR, payloads)
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Other names for values, in subgraphs as well."""
+    for side in (node.input, node.output):
+        for place, name in enumerate(side):
+            if name in names:
+                side[place] = names[name]
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            _rename_within(graph.node, names)
+            for info in (*graph.output, *graph.value_info):
+                info.name = names.get(info.name, info.name)
+
+
+def _rename_within(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    for node in nodes:
+        _rename(node, names)
