@@ -21,19 +21,25 @@ if TYPE_CHECKING:
         add_cnn,
         add_dense,
         add_layer_norm,
+        add_lstm,
         add_normalize,
         add_pooling,
+        add_weighted_layer_pooling,
+        add_word_weights,
         output_precision,
         strip_head,
         truncate,
     )
     from graphsurgery.baking.bake import Baked, bake
-    from graphsurgery.edits.add_cnn import AddCNN
     from graphsurgery.edits.add_activation import AddActivation
+    from graphsurgery.edits.add_cnn import AddCnn
     from graphsurgery.edits.add_dense import AddDense
     from graphsurgery.edits.add_layer_norm import AddLayerNorm
+    from graphsurgery.edits.add_lstm import AddLstm
     from graphsurgery.edits.add_normalize import AddNormalize
     from graphsurgery.edits.add_pooling import AddPooling
+    from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
+    from graphsurgery.edits.add_word_weights import AddWordWeights
     from graphsurgery.edits.output_precision import OutputPrecision
     from graphsurgery.edits.strip_head import StripHead
     from graphsurgery.edits.truncate import Truncate
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
     from graphsurgery.model.saving import Saved, save
     from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
+    from graphsurgery.recipe import Recipe
+    from graphsurgery.recipe_run import run_recipe
     from graphsurgery.report import Report, Verdict
     from graphsurgery.runner import Outcome, run
 
@@ -54,6 +62,9 @@ _HOMES = {
         "add_cnn",
         "add_dense",
         "add_layer_norm",
+        "add_lstm",
+        "add_word_weights",
+        "add_weighted_layer_pooling",
         "add_normalize",
         "add_pooling",
         "output_precision",
@@ -61,10 +72,13 @@ _HOMES = {
         "truncate",
     ),
     "baking.bake": ("Baked", "bake"),
-    "edits.add_cnn": ("AddCNN",),
     "edits.add_activation": ("AddActivation",),
+    "edits.add_cnn": ("AddCnn",),
     "edits.add_dense": ("AddDense",),
     "edits.add_layer_norm": ("AddLayerNorm",),
+    "edits.add_weighted_layer_pooling": ("AddWeightedLayerPooling",),
+    "edits.add_word_weights": ("AddWordWeights",),
+    "edits.add_lstm": ("AddLstm",),
     "edits.add_normalize": ("AddNormalize",),
     "edits.add_pooling": ("AddPooling",),
     "edits.output_precision": ("OutputPrecision",),
@@ -78,6 +92,8 @@ _HOMES = {
     "model.saving": ("Saved", "save"),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
+    "recipe": ("Recipe",),
+    "recipe_run": ("run_recipe",),
     "report": ("Report", "Verdict"),
     "runner": ("Outcome", "run"),
 }
@@ -85,11 +101,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AddActivation",
-    "AddCNN",
+    "AddCnn",
     "AddDense",
     "AddLayerNorm",
+    "AddLstm",
     "AddNormalize",
     "AddPooling",
+    "AddWeightedLayerPooling",
+    "AddWordWeights",
     "Baked",
     "GraphSurgeryError",
     "Inspection",
@@ -97,6 +116,7 @@ __all__ = [
     "Model",
     "Outcome",
     "OutputPrecision",
+    "Recipe",
     "Report",
     "Saved",
     "StripHead",
@@ -108,13 +128,17 @@ __all__ = [
     "add_cnn",
     "add_dense",
     "add_layer_norm",
+    "add_lstm",
     "add_normalize",
     "add_pooling",
+    "add_weighted_layer_pooling",
+    "add_word_weights",
     "bake",
     "inspect",
     "load",
     "output_precision",
     "run",
+    "run_recipe",
     "save",
     "strip_head",
     "truncate",

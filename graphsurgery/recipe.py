@@ -91,16 +91,18 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
         _typed(prompts, name, str, f"{where}: prompts")
     checks = _typed(content, "checks", dict, where, {})
     _known(checks, [one.name for one in fields(Checks)], f"{where}: checks")
+    limits = {one.name: _typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Checks)}
     return Recipe(
-        tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
-        *(_typed(content, key, str, where, "") for key in ("name", "about")),
-        _strings(content, "models", where),
-        _typed(content, "architecture", str, where, ""),
-        _strings(content, "unchecked", where),
-        side,
-        prompts,
-        Checks(*(_typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Checks))),
-        _typed(content, "goldens", bool, where, False),
+        steps=tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
+        name=_typed(content, "name", str, where, ""),
+        about=_typed(content, "about", str, where, ""),
+        models=_strings(content, "models", where),
+        architecture=_typed(content, "architecture", str, where, ""),
+        unchecked=_strings(content, "unchecked", where),
+        padding_side=side,
+        prompts=prompts,
+        checks=Checks(**limits),
+        goldens=_typed(content, "goldens", bool, where, False),
     )
 
 

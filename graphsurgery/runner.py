@@ -75,6 +75,8 @@ def run(
     keep_failed: bool = False,
     hash_weights: bool = False,
     goldens: bool = False,
+    atol: float | None = None,
+    min_cosine: float | None = None,
     progress: Progress = lambda _: None,
 ) -> Outcome:
     """Apply ``steps`` to ``source`` in order, prove the result and save it.
@@ -87,6 +89,7 @@ def run(
         dry_run: do everything but write; the proof is the head proof alone.
         keep_failed: keep an output whose proof failed.
         hash_weights: record a sha256 of the weights inside the file as well.
+        atol, min_cosine: what the proofs must keep to, as in `verify`.
         goldens: record golden inputs and vectors, for `verify --self`, and hold the file against them; runs the source once
         more.
 
@@ -108,13 +111,21 @@ def run(
         after, before, target, tuple(step.to_json() for step in head_steps(after)),
         (*after.notes, *plan.notes), None, None, snippet(target, after.interface, before.path), readings(after.interface),
     )  # fmt: skip
+
+    def prove(written: Model, *, full: bool, head_only: bool) -> Report:
+        if steps[-1].restores:
+            return _restored(after, written)
+        return verify_model(
+            written, against=base, atol=atol, min_cosine=min_cosine, full=full, head_only=head_only, progress=progress
+        )
+
     if dry_run:
-        report = _proof(steps, base, after, after, full=False, head_only=True, progress=progress) if verify else None
+        report = prove(after, full=False, head_only=True) if verify else None
         return _judged(replace(described, report=report))
     with staged(plan, force=force, progress=_bytes_written(progress, plan)) as stage:
         if verify:
             written = load(stage.path)
-            report = _proof(steps, base, after, written, full=full, head_only=False, progress=progress)
+            report = prove(written, full=full, head_only=False)
             report = joined(report, verify_itself(written)) if goldens else report
             described = replace(described, report=report)
             if not report and not keep_failed:
@@ -156,14 +167,6 @@ def _applied(steps: Sequence[Edit], source: Model, hash_weights: bool) -> tuple[
         if step.restores:
             base = current
     return base, current
-
-
-def _proof(
-    steps: Sequence[Edit], base: Model, wanted: Model, written: Model, *, full: bool, head_only: bool, progress: Progress
-) -> Report:
-    if steps[-1].restores:
-        return _restored(wanted, written)
-    return verify_model(written, against=base, full=full, head_only=head_only, progress=progress)
 
 
 def _restored(wanted: Model, written: Model) -> Report:

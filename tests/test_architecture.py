@@ -23,7 +23,9 @@ LAYERS = (
     ("anatomy",),
     ("consumers", "folders", "runtime"),
     ("edits", "proof", "inspection", "snippet"),
-    ("api", "runner"),
+    ("api", "recipe"),
+    ("runner",),
+    ("recipe_run",),
     ("baking",),
     ("cli",),
 )

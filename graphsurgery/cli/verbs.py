@@ -24,8 +24,13 @@ VERBS = {
     "add-layer-norm": Verb(EDIT, "append layer normalisation, from a model folder's weights"),
     "add-activation": Verb(EDIT, "append an activation: scores of a cross-encoder's logits"),
     "add-cnn": Verb(EDIT, "append convolutions over the token embeddings, from a model folder's weights"),
+    "add-lstm": Verb(EDIT, "append an LSTM over the token embeddings, from a model folder's weights"),
+    "add-word-weights": Verb(EDIT, "multiply the token embeddings with weights of their words, from a model folder's config"),
+    "add-weighted-layer-pooling": Verb(EDIT, "take a weighted mean of the hidden layers, from a model folder's weights"),
     "truncate": Verb(EDIT, "keep the first dims of an embedding (Matryoshka), normalised again"),
     "output-precision": Verb(EDIT, "give the embedding as int8, uint8 or packed bits"),
+    "run": Verb("graphsurgery.cli.recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),
+    "recipe": Verb("graphsurgery.cli.recipes:recipe_command", "recipe show MODEL: the recipe that a file was made with"),
     "strip-head": Verb(EDIT, "take the recorded head off again: back to the encoder, byte for byte"),
     "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
 }

@@ -30,14 +30,14 @@ def writing_command(verb: str) -> click.Command:
             except VerificationFailed as error:
                 show_failed(error, as_json, quiet)
                 raise
-        _show(outcome, as_json, quiet)
+        show(outcome, as_json, quiet)
         return 0
 
     decorated = with_options(callback, (MODEL,), edit_options(edit), WRITING, SHOWN)
     return click.command(verb, help=edit.__doc__, short_help=edit.summary)(decorated)
 
 
-def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
+def show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(outcome.to_json())
     elif not quiet:

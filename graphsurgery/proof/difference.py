@@ -138,7 +138,8 @@ def _minus(some: list[Key], others: list[Key]) -> list[Key]:
 
 
 def _nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
-    """The nodes of the keys that are ``wanted``, with marks in place of their large tensors. ``keys`` are all of the graph's."""
+    """The nodes of the keys that are ``wanted``, with marks in place of their large tensors. ``keys`` are all of the
+    graph's."""
     left = Counter(wanted)
     found = []
     for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):  # what is wanted of equal ones is the last
