@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import onnx
@@ -12,13 +12,15 @@ from encoders import tiny_encoder
 from planting import Plant
 
 import graphsurgery
+from graphsurgery.edits.edit import Edit
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A right output to be spoilt: ``encoder`` pooled with ``pooling``; ``unit`` appends add-normalize as a second step.
+    """A right output to be spoilt: ``encoder`` pooled with ``pooling``; ``unit`` appends add-normalize as a second step,
+    ``edits`` appends those.
 
     ``alone``: the pooled model, not the encoder, is what the output is proven against.
     """
@@ -27,6 +29,7 @@ class Case:
     encoder: Mapping[str, Any] = field(default_factory=dict)
     unit: bool = False
     alone: bool = False
+    edits: Sequence[Edit] = ()
 
     @cached_property
     def source(self) -> onnx.ModelProto:
@@ -34,7 +37,8 @@ class Case:
 
     @cached_property
     def output(self) -> onnx.ModelProto:
-        return graphsurgery.add_normalize(self._pooled).to_proto() if self.unit else self._pooled
+        steps = [*([graphsurgery.AddNormalize()] if self.unit else []), *self.edits]
+        return reduce(lambda model, edit: edit.apply(model), steps, graphsurgery.load(self._pooled)).to_proto()
 
     @cached_property
     def _encoder(self) -> onnx.ModelProto:

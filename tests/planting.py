@@ -114,6 +114,10 @@ class Plant:
     def output(self, name: str) -> onnx.ValueInfoProto:
         return next(info for info in self.graph.output if info.name == name)
 
+    def claimed(self, name: str) -> Any:
+        """A parameter in the newest metadata entry."""
+        return self._newest()[1]["parameters"][name]
+
     def claim(self, **parameters: Any) -> None:
         """Other parameters in the newest metadata entry."""
         entry, content = self._newest()

@@ -54,8 +54,8 @@ class AddDense(GraphEdit):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module; with a residual as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt``
-    where the file has R ``[out, in]``, ``residual.weight``.
+    PyTorch. As sentence-transformers' Dense module; with a residual as PyLate's: ``y = activation(x Wt + b) + x``, or
+    ``+ x Rt`` where the file has R ``[out, in]``, ``residual.weight``.
     """
 
     verb: ClassVar[str] = "add-dense"
@@ -64,9 +64,8 @@ class AddDense(GraphEdit):
 
     weights: str = parameter("The Dense module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
     activation: str | None = parameter(
-        "As torch.nn names it (tanh, gelu, identity, ...). [default: as the config.json beside the weights says, else identity]",
-        None, "NAME",
-    )  # fmt: skip
+        "As torch.nn names it: tanh, gelu, ... [default: as the config.json beside the weights says, else none]", None, "NAME"
+    )
     residual: bool = parameter(
         "Add the input to the result, through residual.weight where the file has one. [default: as the config.json says]", False
     )

@@ -13,8 +13,8 @@ CONFIG, RESIDUAL = "config.json", "use_residual"
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """``activation`` as the config names it; ``residual``: whether the input is added to the result; ``named``: whether there is
-    a config."""
+    """``activation`` as the config names it; ``residual``: whether the input is added to the result; ``named``: whether there
+    is a config."""
 
     activation: str = IDENTITY
     residual: bool = False
@@ -24,9 +24,9 @@ class DenseConfig:
 def dense_config(weights: Path) -> DenseConfig:
     """The config.json beside ``weights``, a module folder or a file in it; identity without residual where there is none.
 
-    A config without activation means what it means to the class that reads it: Tanh to sentence-transformers' Dense, Identity to
-    PyLate's (it alone writes ``use_residual``). A config that says nothing of a Dense module, such as the transformer's own, is
-    none. FolderError when it cannot be read.
+    A config without activation means what it means to the class that reads it: Tanh to sentence-transformers' Dense, Identity
+    to PyLate's (it alone writes ``use_residual``). A config that says nothing of a Dense module, such as the transformer's own,
+    is none. FolderError when it cannot be read.
     """
     folder = weights if weights.is_dir() else weights.parent
     if not is_there(folder / CONFIG):

@@ -20,8 +20,12 @@ LARGE = 3e4
 """Hidden states near the end of float16's range: a sum of a few in float16 overflows."""
 LOWEST, LOWEST_MULTIPLIED = -1e36, -1e10
 """Below whatever a head might take for the lowest number; where it multiplies, what can still be squared in float32."""
+SMALL = 3e-3
+"""Squares of this size are those of what layer normalisation adds to them; and values near 0 have signs, too."""
 TINY = 1e-13
 """Vectors of this size are shorter than the least divisor of a normalisation."""
+MANY = 256
+"""Rows: what jumps at a value, as bytes and signs do, is told from its like by the few that are near the jump."""
 VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
 """Tokens that float16 and bfloat16 cannot count; no more of them than so many drawn numbers allow."""
 ALTERNATING = np.array([[1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1, 0]], dtype=np.bool_)
@@ -72,12 +76,14 @@ class HeadFeeds:
             ("zeros", 0.0, 0.0),
             ("all negative", 1.0, -8.0),
             ("lowest values", lowest / -10, lowest),
+            ("small values", SMALL, 0.0),
             ("tiny values", TINY, 0.0),
         ):
             yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in masks["holes"]]
         if self.drawer.fixed_batch is None and self.drawer.fixed_sequence is None:
             most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
+            yield "many rows", [self._feed(padded_right([1] * min(MANY, most)))]
             yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
 
     def _with_any_integers(self, mask: Mask, seed: int) -> Values:

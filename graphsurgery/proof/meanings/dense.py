@@ -25,6 +25,11 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     return np.einsum("...i,oi->...o", x, weight) + (0 if bias is None else bias)
 
 
+def prelu(x: Array, slope: Array) -> Array:
+    """slope * x where x is negative, else x. Source: torch.nn.PReLU."""
+    return np.where(x < 0, slope * x, x)
+
+
 def _check(parameters: Parameters) -> None:
     if parameters["activation"] not in (*ACTIVATIONS, "prelu"):
         what = f"there is no reference for the activation {parameters['activation']!r}"
@@ -37,10 +42,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if not _fit(tensors, x.shape[-1], activation, residual):
         raise WeightsDifferError("the file records no weights of a dense layer that fit its target", "make the output again")
     z = linear(x, tensors["linear.weight"], tensors.get("linear.bias"))
-    if activation == "prelu":
-        y = np.where(z < 0, tensors["activation_function.weight"] * z, z)
-    else:
-        y = ACTIVATIONS[activation](z)
+    y = ACTIVATIONS[activation](z) if activation in ACTIVATIONS else prelu(z, tensors["activation_function.weight"])
     bypass = linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x
     tolerance = with_jumps(activation, z, relative_to(z, x, *([bypass] if residual else [])))
     return [Expected(y + bypass if residual else y, tolerance)]

@@ -12,14 +12,17 @@ from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
 from graphsurgery.proof.meanings.normalize import normalize
 
+MOST_DIGITS = 9
+
 
 def _dims(parameters: Parameters) -> list[int]:
     return [int(part) for part in parameters["dim"].split(",")]
 
 
 def _check(parameters: Parameters) -> None:
-    if not all(part.isdecimal() for part in parameters["dim"].split(",")):
-        raise UnsupportedModelError(f"the recorded dims {parameters['dim']!r} are no numbers", "make the output again")
+    parts = parameters["dim"].split(",")
+    if not all(part.isdecimal() and 0 < len(part.lstrip("0")) <= MOST_DIGITS for part in parts) or len(set(parts)) < len(parts):
+        raise UnsupportedModelError(f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again")
 
 
 def _made(parameters: Parameters) -> list[str]:

@@ -1,0 +1,45 @@
+"""The faults of `vector_faults`, planted one by one: caught, and by the head proof alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from faults import Fault
+from vector_faults import BENT, BYTES, DENSE, EQUIVALENT, NORMS, TRUNCATED, UNREADABLE, VECTOR_FAULTS
+
+import graphsurgery
+from graphsurgery.report import Verdict
+
+PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
+CASES = list(dict.fromkeys(fault.case for fault in (*VECTOR_FAULTS, *EQUIVALENT, *UNREADABLE)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(edit.verb for edit in case.edits))
+def test_what_is_spoilt_was_right(case) -> None:
+    for head_only in (False, True):
+        assert graphsurgery.verify(case.output, against=case.source, head_only=head_only).verdict is PASSED
+
+
+@pytest.mark.parametrize("fault", VECTOR_FAULTS, ids=str)
+def test_faults_are_caught(fault: Fault) -> None:
+    report = graphsurgery.verify(fault.spoilt(), against=fault.case.source)
+    assert report.verdict is FAILED
+    assert {check.name: check.verdict for check in report.checks}["head proof"] is FAILED
+
+
+@pytest.mark.parametrize("fault", EQUIVALENT, ids=str)
+def test_equivalents_pass(fault: Fault) -> None:
+    assert fault.why
+    assert graphsurgery.verify(fault.spoilt(), against=fault.case.source).verdict is PASSED
+
+
+@pytest.mark.parametrize("fault", UNREADABLE, ids=str)
+def test_what_nobody_can_read_is_not_checked(fault: Fault) -> None:
+    assert graphsurgery.verify(fault.spoilt(), against=fault.case.source).verdict is NOT_CHECKED
+
+
+@pytest.mark.parametrize(("faults", "least"), [(DENSE, 15), (NORMS, 10), (BENT, 6), (TRUNCATED, 10), (BYTES, 15)])
+def test_there_are_enough(faults: list[Fault], least: int) -> None:
+    assert max(Counter(map(str, faults)).values()) == 1 and len(faults) >= least
+    assert len(EQUIVALENT) <= 6
