@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         add_lstm,
         add_normalize,
         add_pooling,
+        add_splade_pooling,
         add_weighted_layer_pooling,
         add_word_weights,
+        mask_tokens,
         output_precision,
         strip_head,
         truncate,
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from graphsurgery.edits.add_lstm import AddLstm
     from graphsurgery.edits.add_normalize import AddNormalize
     from graphsurgery.edits.add_pooling import AddPooling
+    from graphsurgery.edits.add_splade_pooling import AddSpladePooling
     from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
     from graphsurgery.edits.add_word_weights import AddWordWeights
+    from graphsurgery.edits.mask_tokens import MaskTokens
     from graphsurgery.edits.output_precision import OutputPrecision
     from graphsurgery.edits.strip_head import StripHead
     from graphsurgery.edits.truncate import Truncate
@@ -63,11 +67,13 @@ _HOMES = {
         "add_dense",
         "add_layer_norm",
         "add_lstm",
-        "add_word_weights",
-        "add_weighted_layer_pooling",
         "add_normalize",
         "add_pooling",
-        "output_precision",
+        "add_splade_pooling",
+        "add_weighted_layer_pooling",
+        "add_word_weights",
+        "mask_tokens",
+    "output_precision",
         "strip_head",
         "truncate",
     ),
@@ -76,11 +82,13 @@ _HOMES = {
     "edits.add_cnn": ("AddCnn",),
     "edits.add_dense": ("AddDense",),
     "edits.add_layer_norm": ("AddLayerNorm",),
-    "edits.add_weighted_layer_pooling": ("AddWeightedLayerPooling",),
-    "edits.add_word_weights": ("AddWordWeights",),
     "edits.add_lstm": ("AddLstm",),
     "edits.add_normalize": ("AddNormalize",),
     "edits.add_pooling": ("AddPooling",),
+    "edits.add_splade_pooling": ("AddSpladePooling",),
+    "edits.add_weighted_layer_pooling": ("AddWeightedLayerPooling",),
+    "edits.add_word_weights": ("AddWordWeights",),
+    "edits.mask_tokens": ("MaskTokens",),
     "edits.output_precision": ("OutputPrecision",),
     "edits.strip_head": ("StripHead",),
     "edits.truncate": ("Truncate",),
@@ -107,12 +115,14 @@ __all__ = [
     "AddLstm",
     "AddNormalize",
     "AddPooling",
+    "AddSpladePooling",
     "AddWeightedLayerPooling",
     "AddWordWeights",
     "Baked",
     "GraphSurgeryError",
     "Inspection",
     "Interface",
+    "MaskTokens",
     "Model",
     "Outcome",
     "OutputPrecision",
@@ -131,11 +141,13 @@ __all__ = [
     "add_lstm",
     "add_normalize",
     "add_pooling",
+    "add_splade_pooling",
     "add_weighted_layer_pooling",
     "add_word_weights",
     "bake",
     "inspect",
     "load",
+    "mask_tokens",
     "output_precision",
     "run",
     "run_recipe",

@@ -40,7 +40,7 @@ def _pooling(module: Module, features: Features) -> Steps:
     skip = None if config.include_prompt else features.skip_prompt or PROMPT_AS_INPUT
     hidden = features.value(module, TOKENS)
     name = features.make(module, SENTENCE, TOKENS)
-    kept = (hidden,) if features.keeps(TOKENS) else ()
+    kept = tuple(hidden if name == TOKENS else name for name in features.kept)
     return [
         AddPooling(
             ",".join(config.modes), hidden_state=hidden, output_name=name, keep_output=kept,

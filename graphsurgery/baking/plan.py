@@ -9,6 +9,7 @@ from pathlib import Path
 from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.baking.built import TABLES, build_encoder
 from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.baking.m3 import LAYERS, m3_steps
 from graphsurgery.baking.module_steps import steps_of
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_normalize import AddNormalize
@@ -46,7 +47,7 @@ class Request:
     precision: str | None = None
     ranges: str | None = None
     keep_output: tuple[str, ...] = ()
-    """Features that stay outputs: token_embeddings."""
+    """What stays an output besides the embedding: token_embeddings; of bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
 
 
@@ -88,10 +89,11 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     modules, notes = _routed(_modules(folder, config), request.route)
     encoder, found = _encoder(folder, modules[0], request.onnx)
     features = Features(_first_features(modules[0], encoder), request.keep_output, request.skip_prompt, notes=[*notes, *found])
-    unknown = [name for name in request.keep_output if name not in (TOKENS, SENTENCE)]
+    could = (TOKENS, *LAYERS)
+    unknown = [name for name in request.keep_output if name not in could]
     if unknown:
-        raise RequestError(f"no module makes a feature {unknown[0]!r} that could be kept", f"what can be kept is {TOKENS}")
-    steps: list[Edit] = []
+        raise RequestError(f"there is no {unknown[0]!r} that could be kept", f"choose from {', '.join(could)}")
+    steps = m3_steps(folder, request.keep_output, features.made.get(TOKENS, "")) if set(request.keep_output) & set(LAYERS) else []
     if modules[0].kind == "StaticEmbedding":
         steps += steps_of(
             Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, ""), features

@@ -27,6 +27,8 @@ VERBS = {
     "add-lstm": Verb(EDIT, "append an LSTM over the token embeddings, from a model folder's weights"),
     "add-word-weights": Verb(EDIT, "multiply the token embeddings with weights of their words, from a model folder's config"),
     "add-weighted-layer-pooling": Verb(EDIT, "take a weighted mean of the hidden layers, from a model folder's weights"),
+    "add-splade-pooling": Verb(EDIT, "append SPLADE pooling: from masked-language scores to one sparse vector per text"),
+    "mask-tokens": Verb(EDIT, "set the vectors at padded positions to zero"),
     "truncate": Verb(EDIT, "keep the first dims of an embedding (Matryoshka), normalised again"),
     "output-precision": Verb(EDIT, "give the embedding as int8, uint8 or packed bits"),
     "run": Verb("graphsurgery.cli.recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),

@@ -31,15 +31,20 @@ class ModuleWeights:
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
         """The tensor ``name``, finite, of that shape (None: any size of 1 or more), as float32; WeightsError otherwise."""
-        self.tensors[name] = np.asarray(tensor_of(self._weights, name, shape), dtype=np.float32)
+        self.tensors[name] = np.asarray(tensor_of(self._weights, self._stored(name), shape), dtype=np.float32)
         return self.tensors[name]
 
     def take_if_there(self, name: str, shape: Shape) -> np.ndarray | None:
         """As `take`, but None when there is no tensor of that name."""
-        return self.take(name, shape) if name in self._weights else None
+        return self.take(name, shape) if name in self else None
 
     def __contains__(self, name: str) -> bool:
-        return name in self._weights
+        return self._stored(name) in self._weights
+
+    def _stored(self, name: str) -> str:
+        """What the file calls the tensor ``name``: a layer that was saved by itself calls its ``linear.weight`` ``weight``."""
+        alone = name.removeprefix("linear.")
+        return alone if name not in self._weights and alone in self._weights else name
 
     @property
     def digests(self) -> tuple[str, ...]:

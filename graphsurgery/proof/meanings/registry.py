@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from graphsurgery.proof.meaning import Meaning
-from graphsurgery.proof.meanings import activation, dense, layer_norm, normalize, pooling, precision, truncate
+from graphsurgery.proof.meanings import (
+    activation,
+    cnn,
+    dense,
+    layer_norm,
+    layer_pooling,
+    lstm,
+    mask_tokens,
+    normalize,
+    pooling,
+    precision,
+    splade,
+    truncate,
+    word_weights,
+)
 
 POOLING, NORMALIZE = "add-pooling", "add-normalize"
 MEANINGS: dict[str, Meaning] = {
@@ -12,6 +26,12 @@ MEANINGS: dict[str, Meaning] = {
     "add-dense": dense.MEANING,
     "add-layer-norm": layer_norm.MEANING,
     "add-activation": activation.MEANING,
+    "mask-tokens": mask_tokens.MEANING,
     "truncate": truncate.MEANING,
     "output-precision": precision.MEANING,
+    "add-cnn": cnn.MEANING,
+    "add-lstm": lstm.MEANING,
+    "add-word-weights": word_weights.MEANING,
+    "add-weighted-layer-pooling": layer_pooling.MEANING,
+    "add-splade-pooling": splade.MEANING,
 }

@@ -1,0 +1,81 @@
+"""mask-tokens: zeros where there is no token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
+from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.operators import INT32, Operators
+from graphsurgery.edits.targets import ensure_only, float_target, put_in_place
+from graphsurgery.errors import RequestError
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+TOKENS = (3, None)
+
+
+def masked(ops: Operators, x: gs.Tensor, m: gs.Tensor) -> gs.Variable:
+    """``x [batch, seq, dim]`` where ``m [batch, seq]`` is true, 0 elsewhere: by Where, as NaN * 0 is NaN."""
+    zero = ops.constant(0.0, np.float32, "zero")
+    return ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, zero, name="masked")
+
+
+def without_first(ops: Operators, m: gs.Tensor) -> gs.Variable:
+    """``m [batch, seq]`` but for the first token of each row: where the running count of tokens is 2 or more."""
+    count = ops.node("CumSum", ops.cast(m, INT32, "mask_int"), ops.constant(1, np.int64, "axis"), name="running_count")
+    later = ops.node("Greater", count, ops.constant(1, np.int32, "one"), name="is_later")
+    return ops.node("And", m, later, name="without_first")
+
+
+@dataclass(frozen=True)
+class MaskTokens(GraphEdit):
+    """Set the vectors at padded positions to zero: ``y = x where m, else 0``, ``[batch, seq, dim]`` float32.
+
+    For outputs with a vector, or a weight, per token (late interaction, learned sparse retrieval), so that whoever sums or
+    compares them needs no mask. ``--skip-first`` sets that of the first token, such as [CLS], to zero as well.
+    """
+
+    verb: ClassVar[str] = "mask-tokens"
+    step: ClassVar[str] = "masked"
+    summary: ClassVar[str] = "set the vectors at padded positions to zero"
+
+    target: str | None = parameter("The output of [batch, seq, dim] to mask.", None, "NAME")
+    skip_first: bool = parameter("Set that of each row's first token to zero as well.", False)
+    mask: str | None = parameter("The mask, as in add-pooling.", None, "NAME|pad:ID")
+    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+
+    def resolve(self, model: Model) -> tuple[MaskTokens, tuple[str, ...]]:
+        """Settle target and mask. Raises RequestError, MaskError, NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        if self.target is None:
+            listed = ", ".join(map(str, model.interface.outputs)) or "none"
+            raise RequestError(f"mask-tokens needs an output; the outputs are {listed}", "name one with --target")
+        target = float_target(model, self.target, "masked", TOKENS)
+        choice = choose_mask(model, self.mask, self.ids)
+        first = " and at the first token" if self.skip_first else ""
+        resolved = replace(self, target=target.name, mask=choice.spec, ids=choice.ids)
+        return resolved, (f"{target.name} is zero at padding{first}, mask {choice.spec}",)
+
+    def change(self, draft: Draft, model: Model) -> None:
+        assert self.target is not None
+        declared = model.interface.output(self.target)
+        assert declared is not None
+        ops = Operators(draft, "graphsurgery/mask_tokens")
+
+        def build(x: gs.Tensor) -> gs.Variable:
+            m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
+            return masked(ops, x, without_first(ops, m) if self.skip_first else m)
+
+        last = declared.dims[-1] if declared.dims else None
+        put_in_place(draft, declared, self.target, ops, build, last=last)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None
+        ensure_only(before, after, self.target, [self.target])

@@ -1,0 +1,43 @@
+"""mask-tokens: x at tokens, 0 elsewhere, and at the first token where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters, relative_to
+from graphsurgery.proof.meanings.pooling import ONES, check_mask, mask_of, mask_reads
+
+
+def mask_row(x: Array, m: Array, skip_first: bool) -> Array:
+    """One row: ``x [seq, dim]``, ``m [seq]``."""
+    tokens = [position for position in range(len(m)) if m[position]]
+    kept = tokens[1:] if skip_first else tokens
+    return np.stack([x[position] if position in kept else np.zeros(x.shape[1]) for position in range(len(m))])
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x = known[parameters["target"]]
+    m = mask_of(parameters, known, x.shape[:2])
+    y = np.stack([mask_row(row, mask, parameters["skip_first"]) for row, mask in zip(x, m, strict=True)])
+    return [Expected(y, np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE))]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    made = parameters["target"]
+    return [Value(made, onnx.TensorProto.FLOAT, one.dims) if one.name == made else one for one in before]
+
+
+MEANING = Meaning(
+    {"target": str, "mask": str, "skip_first": bool},
+    reads=lambda p: [p["target"], *mask_reads(p)],
+    makes=lambda p: [p["target"]],
+    value=_value,
+    outputs=_outputs,
+    ignores_padding=lambda p: p["mask"] != ONES,
+    multiplies=False,
+    check=check_mask,
+)
