@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ LARGE = 3e4
 """Hidden states near the end of float16's range: a sum of a few in float16 overflows."""
 LOWEST, LOWEST_MULTIPLIED = -1e36, -1e10
 """Below whatever a head might take for the lowest number; where it multiplies, what can still be squared in float32."""
+BENT = 8.0
+"""The largest values, and the negative of the lowest ones, where a head bends what it multiplied."""
 SMALL = 3e-3
 """Squares of this size are those of what layer normalisation adds to them; and values near 0 have signs, too."""
 TINY = 1e-13
@@ -43,10 +45,16 @@ class HeadFeeds:
     drawer: Drawer
     widths: Mapping[str, int]
     """The last dim of each of them."""
+    masked: bool
+    """Whether the mask makes a difference."""
     padded: bool
-    """Whether the mask makes a difference: padding holds what must not count."""
+    """Whether what stands at padding must make none."""
     multiplies: bool
     """Whether values are multiplied with each other or with weights: the largest floats would overflow."""
+    saturates: bool = False
+    """Whether values are bent after that: large ones would be nothing but rounding."""
+    per_token: Collection[str] = ()
+    """Those of ``values`` that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
     any_integers: bool = False
     """Whether integers are taken that no encoder would: conversions have to hold for all of them."""
     pooled: Callable[[Values, Mask], Mask] | None = None
@@ -57,11 +65,7 @@ class HeadFeeds:
         masks = dict(self.drawer.kinds())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
-        if self.padded:
-            every = [*masks["holes"], *masks[EMPTY_ROW]]
-            yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in every]
-            yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in every]
-            yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in every]
+        yield from self._around_padding([*masks["holes"], *masks[EMPTY_ROW]])
         if self.any_integers:
             yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(masks["holes"] * SEEDS)]
         if self.drawer.prompt is not None:
@@ -70,9 +74,9 @@ class HeadFeeds:
         if self.pooled is not None:
             some = [*masks["holes"], *masks["left padding"], self.drawer.fitted(ALTERNATING)]
             yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
-        lowest = LOWEST_MULTIPLIED if self.multiplies else LOWEST
+        lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
-            ("large values", LARGE, 0.0),
+            ("large values", BENT if self.saturates else LARGE, 0.0),
             ("zeros", 0.0, 0.0),
             ("all negative", 1.0, -8.0),
             ("lowest values", lowest / -10, lowest),
@@ -101,6 +105,13 @@ class HeadFeeds:
         assert self.drawer.prompt is not None
         return feed | {self.drawer.prompt: np.full_like(feed[self.drawer.prompt], length)}
 
+    def _around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
+        if self.masked:
+            yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in masks]
+        if self.padded:
+            yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in masks]
+            yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in masks]
+
     def _feed(
         self, mask: Mask, seed: int = 0, *, scale: float = 1.0, shift: float = 0.0, padding: float | None = None,
         odd_mask: bool = False, waves: bool = False,
@@ -114,6 +125,9 @@ class HeadFeeds:
         for value in self.values:
             if value.name in inputs:
                 continue
+            if value.name in self.per_token:
+                drawn[value.name] = _per_token(rng, mask)
+                continue
             kind, width = _float_dtype(value), self.widths[value.name]
             numbers = rng.standard_normal((*mask.shape, width) if value.rank != 2 else (len(mask), width))
             numbers = numbers * (max(scale, _least(kind)) if scale else 0.0) + shift
@@ -123,6 +137,12 @@ class HeadFeeds:
                 numbers[~(mask if self.pooled is None else self.pooled(inputs, mask))] = padding
             drawn[value.name] = _within(numbers, kind)
         return inputs | drawn
+
+
+def _per_token(rng: np.random.Generator, mask: Mask) -> np.ndarray:
+    """``[batch, seq]`` float32: a weight for each token, 0 at padding and for one token in eight."""
+    weights = rng.uniform(0.1, 4, size=mask.shape) * (rng.random(mask.shape) < 7 / 8)
+    return np.where(mask, weights, 0).astype(np.float32)
 
 
 def _square_waves(length: int, width: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from graphsurgery.proof.compare import NO_LIMITS, Limits
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.meaning import Expected, Known, Values, exact
+from graphsurgery.proof.meaning import Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.pooling import prompt_input, without_prompt
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.report import Check, Verdict
@@ -43,16 +43,12 @@ def head_proof(
     values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
     sizes = {called[name]: size for name, size in widths.items()}
     chain = meanings(steps)
-    padded = drawer.has_mask and any(means.ignores_padding(step.parameters) for step, means in chain)
     feeds = HeadFeeds(
-        values,
-        drawer,
-        sizes,
-        padded,
-        multiplies=any(_multiplies(step) for step, _ in chain),
-        any_integers=bool(inside(steps)),
-        pooled=_pooled(steps, drawer),
-    )
+        values, drawer, sizes, masked=any(isinstance(step.parameters.get("mask"), str) for step, _ in chain),
+        padded=drawer.has_mask and _ignores_padding(chain), multiplies=any(_multiplies(step) for step, _ in chain),
+        saturates=any(means.saturates for _, means in chain), per_token=_per_token(steps, renamed),
+        any_integers=bool(inside(steps)), pooled=_pooled(steps, drawer),
+    )  # fmt: skip
     what = ", ".join(step.edit for step, _ in chain)
     return judged(
         NAME,
@@ -85,6 +81,22 @@ def _expected(
         yield feed, {name: found[name] for name in outputs if name in found}
 
 
+def _ignores_padding(chain: Sequence[tuple[Step, Meaning]]) -> bool:
+    """Whether what stands at padding must make no difference: unless it has reached the tokens before it is left out."""
+    for step, means in chain:
+        if means.ignores_padding(step.parameters) or means.mixes_positions:
+            return means.ignores_padding(step.parameters)
+    return False
+
+
+def _per_token(steps: Sequence[Step], renamed: dict[str, str]) -> set[str]:
+    """What the output calls values that are one number per token."""
+    found = set()
+    for place, (step, means) in enumerate(meanings(steps)):
+        found |= {_called(steps[place:], renamed, name) for name in means.per_token(step.parameters)}
+    return found
+
+
 def _pooled(steps: Sequence[Step], drawer: Drawer) -> Callable[[Values, Mask], Mask] | None:
     """Which tokens of a feed are pooled, where a prompt's are not."""
     given = next((step.parameters for step in steps if step.parameters.get("skip_prompt") is not None), None)
@@ -100,7 +112,7 @@ def _pooled(steps: Sequence[Step], drawer: Drawer) -> Callable[[Values, Mask], M
 
 
 def _multiplies(step: Step) -> bool:
-    return meaning(step).multiplies or bool(step.parameters.get("normalize"))
+    return meaning(step).multiplies or any(step.parameters.get(name) for name in ("normalize", "token_weights"))
 
 
 def _require_runtime(proto: onnx.ModelProto) -> None:

@@ -29,6 +29,8 @@ class Expected:
 
     values: Array
     tolerance: Array
+    rounding: Array = field(default_factory=lambda: np.zeros(1))
+    """What float32 leaves open in each row, ``[batch]``, however short its vector is: brought to length one, that grows."""
     output: Array | None = None
     """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
 
@@ -51,6 +53,10 @@ class Known:
 
     def __contains__(self, name: str) -> bool:
         return name in self.expected
+
+    def rounding(self, name: str) -> Array:
+        """What float32 leaves open in each row of ``name``; 0 unless a step before said otherwise."""
+        return self.expected[name].rounding
 
     def tolerance(self, name: str) -> Array:
         """How exactly ``name`` is known; 0 for the source's own values."""
@@ -75,6 +81,12 @@ class Meaning:
     """Whether what stands at padded positions must make no difference."""
     multiplies: bool = True
     """Whether it multiplies its values with each other or with weights, so that the largest floats would overflow."""
+    saturates: bool = False
+    """Whether it bends what it multiplied, as sigmoids do, so that of large values only their rounding would be compared."""
+    mixes_positions: bool = False
+    """Whether a position's value comes from other positions as well: what stands at padding then reaches the tokens."""
+    per_token: Callable[[Parameters], list[str]] = lambda _: []
+    """Those of the values it reads that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
     check: Callable[[Parameters], None] = lambda _: None
     """Raises UnsupportedModelError for parameters that there is no reference for."""
     fields: Fields | None = None

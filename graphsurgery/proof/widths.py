@@ -8,7 +8,7 @@ from graphsurgery.anatomy.width import last_dim
 from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import starts
+from graphsurgery.proof.chain import meanings, starts
 from graphsurgery.proof.meaning import Parameters
 from graphsurgery.proof.meanings.pooling import mode_names
 from graphsurgery.proof.meanings.registry import POOLING
@@ -17,14 +17,29 @@ UNKNOWN = 16
 
 
 def start_widths(source: Model, output: Model, chain: Sequence[Step]) -> dict[str, int]:
-    """The last dim of every value of the source that ``chain`` reads: from the weights, what the source declares, what pooling
-    made of it, else 16."""
+    """The last dim of every value of the source that ``chain`` reads: from the weights, what an edit of tokens recorded, what
+    the source declares, what pooling made of it, else 16."""
     wiring = Wiring.of(source)
+    recorded = _recorded(chain)
     pooled = {step.parameters["hidden_state"]: step.parameters for step in chain if step.edit == POOLING}
     return {
-        name: last_dim(wiring, name) or _declared(source, name) or _pooled(output, pooled.get(name)) or UNKNOWN
+        name: last_dim(wiring, name)
+        or recorded.get(name)
+        or _declared(source, name)
+        or _pooled(output, pooled.get(name))
+        or UNKNOWN
         for name in starts(chain)
     }
+
+
+def _recorded(chain: Sequence[Step]) -> dict[str, int]:
+    """The widths of the token embeddings that edits of tokens work on, as they record them."""
+    found: dict[str, int] = {}
+    for step, means in meanings(chain):
+        width = step.parameters.get("width")
+        if isinstance(width, int):
+            found |= dict.fromkeys(means.reads(step.parameters), width)
+    return found
 
 
 def _declared(model: Model, name: str) -> int | None:

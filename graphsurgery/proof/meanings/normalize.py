@@ -17,8 +17,15 @@ def normalize(x: Array) -> Array:
     return x / np.maximum(np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)), 1e-12)
 
 
+def unit(x: Array, rounding: Array) -> Expected:
+    """x normalised, to be met to 1e-6 and what ``rounding [batch]`` becomes when the vectors are brought to length one."""
+    norm = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True))
+    rows = rounding.reshape(-1, *[1] * (x.ndim - 1))
+    return Expected(normalize(x), UNIT + np.divide(rows, norm, out=np.zeros_like(norm), where=(rows > 0) & (norm > 0)))
+
+
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
-    return [Expected(normalize(known[parameters["target"]]), np.array(UNIT))]
+    return [unit(known[parameters["target"]], known.rounding(parameters["target"]))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -10,7 +10,7 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
-from graphsurgery.proof.meanings.normalize import normalize
+from graphsurgery.proof.meanings.normalize import unit
 
 MOST_DIGITS = 9
 
@@ -22,7 +22,9 @@ def _dims(parameters: Parameters) -> list[int]:
 def _check(parameters: Parameters) -> None:
     parts = parameters["dim"].split(",")
     if not all(part.isdecimal() and 0 < len(part.lstrip("0")) <= MOST_DIGITS for part in parts) or len(set(parts)) < len(parts):
-        raise UnsupportedModelError(f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again")
+        raise UnsupportedModelError(
+            f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
+        )
 
 
 def _made(parameters: Parameters) -> list[str]:
@@ -35,7 +37,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
     if parameters["keep_length"]:
         return [Expected(x[..., :dim], tolerance[..., :dim]) for dim in _dims(parameters)]
-    return [Expected(normalize(x[..., :dim]), np.array(UNIT)) for dim in _dims(parameters)]
+    return [unit(x[..., :dim], known.rounding(parameters["target"])) for dim in _dims(parameters)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
