@@ -7,6 +7,9 @@ from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
 
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
+SPLADE = "add-splade-pooling"
+WORD_WEIGHTS = "add-word-weights"
+"""Verbs of edits that others have to know of."""
 
 
 def head_steps(model: Model) -> list[Step]:
@@ -17,8 +20,9 @@ def head_steps(model: Model) -> list[Step]:
 def why_pooled(model: Model) -> str | None:
     """How it is known that the file already pools, or None where it does not."""
     for step in head_steps(model):
-        if step.edit == POOLING:
-            return f"its metadata record {step.edit} with {step.parameters.get('mode')} pooling"
+        if step.edit in (POOLING, SPLADE):
+            mode = step.parameters.get("mode" if step.edit == POOLING else "strategy")
+            return f"its metadata record {step.edit} with {mode} pooling"
     if model.interface.output(EMBEDDING) is not None:
         return f"it has an output named {EMBEDDING!r}"
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from graphsurgery.anatomy.head import head_steps
 from graphsurgery.anatomy.roles import IDS_NAMES, is_ids_like, roles_of
 from graphsurgery.anatomy.tables import tables_of
 from graphsurgery.anatomy.width import last_dim
@@ -33,15 +34,17 @@ class HiddenState:
 
 
 def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """The value to pool, looked for in this order: ``name``; an output of a well-known name; the only rank-3 float output whose
-    sequence dim is the ids' and whose width is not the vocabulary.
+    """The value to pool, looked for in this order: ``name``; the output that the newest recorded edit of tokens made; one of a
+    well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary.
 
     Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
     """
     wiring = Wiring.of(model)
     outputs = {value.name: value for value in model.interface.outputs}
     if name is None:
-        name = next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
+        made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
+        name = next((one for one in made if one in outputs and _fits(outputs[one]) and outputs[one].rank == 3), None)
+        name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
         name = name or _only_candidate(model, wiring, ids)
     elif not wiring.has(name):
         raise NameNotFoundError(f"there is no value {name!r} in the graph", _advice(model, wiring, ids))
