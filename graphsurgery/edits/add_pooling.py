@@ -19,6 +19,7 @@ from graphsurgery.edits.outputs import kept_outputs, set_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import AUTO, INPUT, PROMPT_LENGTH, PROMPT_VALUE, settled_modes, settled_prompt
 from graphsurgery.edits.targets import check_free
+from graphsurgery.edits.token_weights import settled_token_weights, token_weights_value
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -55,6 +56,12 @@ class AddPooling(GraphEdit):
     ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
     output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
     keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
+    token_weights: str | None = parameter(
+        "The weights [batch, seq] that the tokens were multiplied with, by whose sum means divide. [default: those of a "
+        "recorded add-word-weights]",
+        None,
+        "NAME",
+    )
     skip_prompt: str | None = parameter(
         "Leave out the prompt: N positions from each row's first token on, or as many as a new input prompt_length says.",
         None,
@@ -89,12 +96,14 @@ class AddPooling(GraphEdit):
         if self.output_name in self.keep_output:
             raise RequestError(f"{self.output_name!r} is both the new output and one to keep", "choose another --output-name")
         kept, dropped = kept_outputs(model, self.keep_output)
+        weights = settled_token_weights(model, self.token_weights, modes)
         resolved = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept,
-            skip_prompt=prompt,
+            token_weights=weights, skip_prompt=prompt,
         )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}{left_out}"]
+        notes += [f"means divide by the sum of {weights}"] if weights is not None else []
         notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
         notes += doubts
         return resolved, tuple(notes)
@@ -110,7 +119,8 @@ class AddPooling(GraphEdit):
         m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
         if self.skip_prompt is not None:
             m = without_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
-        pooled = pool(ops, x, m, width, self.modes)
+        weights = None if self.token_weights is None else token_weights_value(ops, model, self.token_weights)
+        pooled = pool(ops, x, m, width, self.modes, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
         pooled.name = self.output_name

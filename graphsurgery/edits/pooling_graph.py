@@ -28,6 +28,8 @@ class Tokens:
     x: gs.Tensor
     m: gs.Tensor
     width: int
+    token_weights: gs.Tensor | None = None
+    """``[batch, seq]`` float32, what x was multiplied with, 0 at padding: its sum takes the place of means' own divisors."""
 
     @cached_property
     def zero(self) -> gs.Variable:
@@ -54,6 +56,13 @@ class Tokens:
         return self.ops.reduce_sum(self.ops.cast(self.m, FLOAT, "mask_float"), 1, "count", keepdims=True)
 
     @cached_property
+    def divisor(self) -> gs.Variable:
+        """What a mean divides by: n, or the sum of the token weights; ``[batch, 1]`` float32"""
+        if self.token_weights is None:
+            return self.count
+        return self.ops.reduce_sum(self.token_weights, 1, "total_token_weight", keepdims=True)
+
+    @cached_property
     def has_token(self) -> gs.Variable:
         """``[batch, 1]`` bool"""
         return self.ops.node("Greater", self.count, self.zero, name="has_token")
@@ -73,13 +82,13 @@ def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def mean(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x m) / max(n, 1e-9)"""
-    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _at_least(ops, t.count), name="mean")
+    """sum(x m) / max(n, 1e-9), n being the number of tokens, or the sum of their weights"""
+    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _at_least(ops, t.divisor), name="mean")
 
 
 def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x m) / sqrt(max(n, 1e-9))"""
-    root = ops.node("Sqrt", _at_least(ops, t.count), name="root")
+    """sum(x m) / sqrt(max(n, 1e-9)), n as of mean"""
+    root = ops.node("Sqrt", _at_least(ops, t.divisor), name="root")
     return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), root, name="mean_sqrt")
 
 
@@ -97,13 +106,13 @@ def max(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq"""
+    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq; with token weights, their sum divides"""
     one = gs.Constant("one", np.ones(1, dtype=np.float32))
     ones = ops.node("ConstantOfShape", ops.node("Shape", t.m, name="shape"), name="ones", value=one)
     positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
     weights = ops.node("Where", t.m, positions, t.zero, name="weights")
     weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
-    total = ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
+    total = t.divisor if t.token_weights is not None else ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
     return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _at_least(ops, total), name="weightedmean")
 
 
@@ -118,9 +127,11 @@ MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
 """Every pooling mode by its sentence-transformers name."""
 
 
-def pool(ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...]) -> gs.Variable:
+def pool(
+    ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...], token_weights: gs.Tensor | None = None
+) -> gs.Variable:
     """``[batch, len(modes) * dim]``: the modes' values side by side, in order."""
-    tokens = Tokens(ops, x, m, width)
+    tokens = Tokens(ops, x, m, width, token_weights)
     pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
 

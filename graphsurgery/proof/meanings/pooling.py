@@ -15,15 +15,19 @@ import onnx
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.fields import Fields
-from graphsurgery.proof.meaning import LITERAL, RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters
-from graphsurgery.proof.meanings.normalize import normalize
+from graphsurgery.proof.meaning import LITERAL, RELATIVE, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.meanings.normalize import unit
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 PAD, ONES = "pad:", "ones"
 
 
-def pool_row(x: Array, m: Array, mode: str) -> Array:
-    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens."""
+def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
+    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens.
+
+    Where x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) divides.
+    """
     tokens = [position for position in range(len(m)) if m[position]]
     if not tokens:
         return np.zeros(x.shape[1])
@@ -35,19 +39,29 @@ def pool_row(x: Array, m: Array, mode: str) -> Array:
         return np.max([x[position] for position in tokens], axis=0)
     total = np.sum([x[position] for position in tokens], axis=0)
     if mode == "mean":
-        return total / max(len(tokens), 1e-9)
+        return total / divisor(m, mode, w)
     if mode == "mean_sqrt_len_tokens":
-        return total / math.sqrt(max(len(tokens), 1e-9))
+        return total / math.sqrt(divisor(m, mode, w))
     if mode == "weightedmean":
         weighted = np.sum([x[position] * (position + 1) for position in tokens], axis=0)
-        return weighted / max(sum(position + 1 for position in tokens), 1e-9)
+        return weighted / divisor(m, mode, w)
     raise ValueError(f"there is no reference for pooling mode {mode!r}")
 
 
-def pool(x: Array, m: Array, modes: list[str]) -> Array:
+def divisor(m: Array, mode: str, w: Array | None) -> float:
+    """What a mean divides by: the number of tokens, or the sum of their positions from 1 on; the sum of ``w`` in place of
+    both."""
+    if w is not None:
+        return max(float(np.sum(w)), 1e-9)
+    tokens = [position for position in range(len(m)) if m[position]]
+    return max(sum(position + 1 for position in tokens) if mode == "weightedmean" else len(tokens), 1e-9)
+
+
+def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
     """``[batch, len(modes) * dim]`` float64: the modes' values side by side."""
     x = np.asarray(x, dtype=np.float64)
-    rows = [np.concatenate([pool_row(x[row], m[row], mode) for mode in modes]) for row in range(len(x))]
+    weights = [None] * len(x) if w is None else w
+    rows = [np.concatenate([pool_row(x[row], m[row], mode, weights[row]) for mode in modes]) for row in range(len(x))]
     return np.array(rows).reshape(len(x), len(modes) * x.shape[2])
 
 
@@ -132,13 +146,32 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
     m = without_prompt(parameters, known, m)
     modes = mode_names(parameters)
-    pooled = pool(x, m, modes)
+    w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
+    pooled = pool(x, m, modes, w)
     if parameters["normalize"]:
-        return [Expected(normalize(pooled), np.array(UNIT))]
+        return [unit(pooled, known.rounding(parameters["hidden_state"]))]
     largest = np.max(np.where(m[:, :, None] & np.isfinite(x), np.abs(x), 0), axis=(1, 2), initial=1)
-    root = np.sqrt(np.maximum(m.sum(axis=1), 1))
-    scale = np.stack([root if mode == "mean_sqrt_len_tokens" else np.ones(len(x)) for mode in modes])
-    return [Expected(pooled, RELATIVE * largest[:, None] * np.repeat(scale.T, x.shape[2], axis=1))]
+    scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
+    tolerance = RELATIVE * largest[:, None] * scale
+    if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
+        total = np.maximum(np.sum(w, axis=1), 1e-9)
+        tolerance = tolerance + RELATIVE * np.abs(pooled) * (np.sum(np.abs(w), axis=1) / total)[:, None]
+    return [Expected(pooled, tolerance)]
+
+
+def _scale(m: Array, mode: str, w: Array | None) -> Array:
+    """How much an error in every token weighs in what ``mode`` gives, ``[batch]``; 1 for a mean."""
+    tokens = np.maximum(m.sum(axis=1), 1)
+    if w is None or mode not in DIVIDING:
+        return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))
+    positions = np.sum(m * np.arange(1, m.shape[1] + 1), axis=1) if mode == "weightedmean" else tokens
+    total = np.maximum(np.sum(w, axis=1), 1e-9)
+    return positions / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
+
+
+def _token_weights(parameters: Parameters) -> list[str]:
+    """The value of token weights, where means divide by their sum."""
+    return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
@@ -148,12 +181,13 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 MEANING = Meaning(
     {"mode": str, "normalize": bool, "hidden_state": str, "mask": str, "output_name": str, "keep_output": list},
-    reads=lambda p: [p["hidden_state"], *mask_reads(p), *filter(None, [prompt_input(p)])],
+    reads=lambda p: [p["hidden_state"], *mask_reads(p), *_token_weights(p), *filter(None, [prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=_outputs,
     ignores_padding=lambda p: p["mask"] != ONES,
     multiplies=False,
+    per_token=lambda p: _token_weights(p),
     check=_check,
     fields=Fields(inputs=prompt_inputs),
 )
