@@ -1,0 +1,115 @@
+"""add-cnn: convolutions over the token embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.module_weights import ModuleWeights
+from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.targets import ensure_only, put_in_place
+from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
+from graphsurgery.errors import FolderError, WeightsError
+from graphsurgery.folders.module_config import check_setting, module_config
+from graphsurgery.interface import Interface
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+CONFIG = "cnn_config.json"
+Kernel = tuple[np.ndarray, np.ndarray]
+"""weight ``[out, in, size]`` and bias ``[out]``"""
+
+
+def convolved(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variable:
+    """``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``: every kernel over the positions, (size - 1) / 2 zeros at either
+    end."""
+    channels = ops.node("Transpose", x, name="channels", perm=[0, 2, 1])
+    parts = []
+    for weight, bias in kernels:
+        w, b = ops.constant(weight, np.float32, "weight"), ops.constant(bias, np.float32, "bias")
+        size, zeros = weight.shape[2], weight.shape[2] // 2
+        parts.append(ops.node("Conv", channels, w, b, name="conv", kernel_shape=[size], pads=[zeros, zeros]))
+    joined = ops.node("Concat", *parts, name="concatenated", axis=1) if len(parts) > 1 else parts[0]
+    return ops.node("Transpose", joined, name="tokens", perm=[0, 2, 1])
+
+
+@dataclass(frozen=True)
+class AddCnn(GraphEdit):
+    """Convolve the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, sum of out]`` float32.
+
+    Of each kernel, ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, x being 0 before the first position and
+    behind the last; the kernels' values stand side by side. W ``[out, in, size]`` and b ``[out]`` are ``convs.<i>.weight`` and
+    ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which convolves over what stands
+    at padded positions, too: a token near padding depends on it. Kernels of even size are refused: they shorten the sequence.
+    """
+
+    verb: ClassVar[str] = "add-cnn"
+    step: ClassVar[str] = "cnn"
+    summary: ClassVar[str] = "append convolutions over the token embeddings, from a model folder's weights"
+
+    weights: str = parameter("The CNN module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
+    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
+    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    width: int = settled(0)
+    digests: tuple[str, ...] = settled(())
+
+    def resolve(self, model: Model) -> tuple[AddCnn, tuple[str, ...]]:
+        """Settle target and weights.
+
+        Raises WeightsError (missing, misshapen or unreadable weights, kernels of even size), FolderError (a config that says
+        otherwise), NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
+        """
+        require_opset(model, self.verb)
+        target = token_target(model, self.target)
+        weights, kernels = self._kernels(model, target.width)
+        check_not_repeated(model, self.verb, weights.digests)
+        resolved = replace(
+            self, weights=weights.place, target=target.name, width=target.width, digests=weights.digests,
+            output_name=settled_tokens_name(model, self.output_name, target, self.keep_target),
+        )  # fmt: skip
+        sizes = ", ".join(str(weight.shape[2]) for weight, _ in kernels)
+        return resolved, (f"convolves {target.name} with kernels of {sizes} positions, over padded positions as well",)
+
+    def _kernels(self, model: Model, width: int) -> tuple[ModuleWeights, list[Kernel]]:
+        """The kernels of ``convs.0``, ``convs.1``, ..., as many as there are; one is needed."""
+        weights = ModuleWeights(model, self.weights, self.verb)
+        kernels: list[Kernel] = []
+        while not kernels or f"convs.{len(kernels)}.weight" in weights:
+            name = f"convs.{len(kernels)}"
+            weight = weights.take(f"{name}.weight", (None, width, None))
+            kernels.append((weight, weights.take(f"{name}.bias", (len(weight),))))
+        for weight, _ in kernels:
+            if weight.shape[2] % 2 == 0:
+                what = f"{weights.path}: a kernel of {weight.shape[2]} positions makes the sequence one position shorter"
+                raise WeightsError(f"{what}, and the mask would no longer fit it", "only kernels of odd size can be added")
+        self._check_config(weights, kernels)
+        weights.check(self.digests)
+        return weights, kernels
+
+    def _check_config(self, weights: ModuleWeights, kernels: list[Kernel]) -> None:
+        path, config = module_config(weights.path, CONFIG)
+        check_setting(config, "kernel_sizes", [weight.shape[2] for weight, _ in kernels], path)
+        check_setting(config, "out_channels", len(kernels[0][0]), path)
+        strides = (config or {}).get("stride_sizes")
+        if strides not in (None, [1] * len(kernels)):
+            what = f"{path} says that kernels are moved by more than one position, so that the sequence gets shorter"
+            raise FolderError(f"{what}, and the mask would no longer fit it", "only kernels moved by one position can be added")
+
+    def change(self, draft: Draft, model: Model) -> None:
+        target = token_target(model, self.target)
+        _, kernels = self._kernels(model, self.width)
+        ops = Operators(draft, "graphsurgery/cnn")
+        put_in_place(
+            draft, target.value, self.output_name, ops, lambda x: convolved(ops, x, kernels),
+            last=sum(len(weight) for weight, _ in kernels), keep=self.keep_target,
+        )  # fmt: skip
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        assert self.target is not None
+        ensure_only(before, after, self.target, [self.output_name])
