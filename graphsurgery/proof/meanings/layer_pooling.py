@@ -1,0 +1,62 @@
+"""add-weighted-layer-pooling: a weighted mean of hidden layers. Source: sentence-transformers' WeightedLayerPooling module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import NothingToPoolError, WeightsDifferError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
+from graphsurgery.proof.meanings.dense import recorded
+
+
+def weighted_mean(layers: Sequence[Array], weights: Array) -> Array:
+    """sum(w_i x_i) / sum w, one layer after the other."""
+    total = np.zeros_like(layers[0])
+    for layer, weight in zip(layers, weights, strict=True):
+        total = total + weight * layer
+    return total / float(np.sum(weights))
+
+
+def _layers(parameters: Parameters) -> list[str]:
+    """The hidden layers that count: those from ``layer_start`` on."""
+    return [str(name).strip() for name in parameters["layers"].split(",")][parameters["layer_start"] :]
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    layers = [known[name] for name in _layers(parameters)]
+    weights = recorded(parameters, known.weights).get("layer_weights")
+    if any(layer.ndim != 3 or layer.shape != layers[0].shape for layer in layers):
+        shapes = ", ".join(str(list(layer.shape)) for layer in layers)
+        what = f"the hidden layers are {shapes}: all have to be [batch, seq, hidden]"
+        raise NothingToPoolError(what, "name others with --layers")
+    if weights is None or weights.shape != (len(layers),):
+        raise WeightsDifferError("the file records no layer_weights for its layers", "make the output again")
+    y = weighted_mean(layers, weights)
+    grown = float(np.sum(np.abs(weights)) / abs(np.sum(weights)))
+    return [Expected(y, relative_to(y, *layers) * max(grown, 1.0))]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
+    return in_place(parameters, before, made)
+
+
+MEANING = Meaning(
+    {
+        "layers": str,
+        "layer_start": int,
+        "target": str,
+        "output_name": str,
+        "keep_target": bool,
+        "width": int,
+        "digests": list,
+    },
+    reads=_layers,
+    makes=lambda p: [p["output_name"]],
+    value=_value,
+    outputs=_outputs,
+)
