@@ -18,19 +18,21 @@ from graphsurgery.version import __version__
 if TYPE_CHECKING:
     from graphsurgery.api import (
         add_activation,
-        add_cnn,
         add_dense,
         add_layer_norm,
-        add_lstm,
         add_normalize,
         add_pooling,
-        add_splade_pooling,
-        add_weighted_layer_pooling,
-        add_word_weights,
         mask_tokens,
         output_precision,
         strip_head,
         truncate,
+    )
+    from graphsurgery.api_tokens import (
+        add_cnn,
+        add_lstm,
+        add_splade_pooling,
+        add_weighted_layer_pooling,
+        add_word_weights,
     )
     from graphsurgery.baking.bake import Baked, bake
     from graphsurgery.edits.add_activation import AddActivation
@@ -63,19 +65,21 @@ if TYPE_CHECKING:
 _HOMES = {
     "api": (
         "add_activation",
-        "add_cnn",
         "add_dense",
         "add_layer_norm",
-        "add_lstm",
         "add_normalize",
         "add_pooling",
+        "mask_tokens",
+        "output_precision",
+        "strip_head",
+        "truncate",
+    ),
+    "api_tokens": (
+        "add_cnn",
+        "add_lstm",
         "add_splade_pooling",
         "add_weighted_layer_pooling",
         "add_word_weights",
-        "mask_tokens",
-    "output_precision",
-        "strip_head",
-        "truncate",
     ),
     "baking.bake": ("Baked", "bake"),
     "edits.add_activation": ("AddActivation",),

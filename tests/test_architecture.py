@@ -24,7 +24,7 @@ LAYERS = (
     ("consumers", "folders", "runtime"),
     ("edits", "proof", "inspection", "snippet"),
     ("api", "recipe"),
-    ("runner",),
+    ("api_tokens", "runner"),
     ("recipe_run",),
     ("baking",),
     ("cli",),
