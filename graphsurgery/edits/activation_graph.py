@@ -108,9 +108,9 @@ def activation_name(spec: str, others: Sequence[str] = ()) -> str:
 
     ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.
     """
-    prefix, _, name = spec.strip().rpartition(".")
-    known = {*ACTIVATIONS, *others}
-    if name.lower() not in known or not f"{prefix}.".startswith((".", "nn.", "torch.nn.")):
+    path = spec.strip()
+    name, known = path.rpartition(".")[2], {*ACTIVATIONS, *others}
+    if name.lower() not in known or not (path == name or path.startswith(("nn.", "torch.nn."))):
         raise RequestError(
             f"there is no activation {spec!r} here",
             f"those of torch.nn that need no arguments are known: {', '.join(sorted(known))}",
