@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from graphsurgery.edits.strip_head import StripHead
     from graphsurgery.edits.truncate import Truncate
     from graphsurgery.errors import GraphSurgeryError
+    from graphsurgery.exporting import Exported, export
     from graphsurgery.inspection import Inspection, inspect
     from graphsurgery.interface import Interface, Value
     from graphsurgery.model.loading import load
@@ -97,6 +98,7 @@ _HOMES = {
     "edits.strip_head": ("StripHead",),
     "edits.truncate": ("Truncate",),
     "errors": ("GraphSurgeryError",),
+    "exporting": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),
     "interface": ("Interface", "Value"),
     "model.loading": ("load",),
@@ -123,6 +125,7 @@ __all__ = [
     "AddWeightedLayerPooling",
     "AddWordWeights",
     "Baked",
+    "Exported",
     "GraphSurgeryError",
     "Inspection",
     "Interface",
@@ -149,6 +152,7 @@ __all__ = [
     "add_weighted_layer_pooling",
     "add_word_weights",
     "bake",
+    "export",
     "inspect",
     "load",
     "mask_tokens",

@@ -22,7 +22,7 @@ LAYERS = (
     ("model",),
     ("anatomy",),
     ("consumers", "folders", "runtime"),
-    ("edits", "proof", "inspection", "snippet"),
+    ("edits", "proof", "inspection", "snippet", "exporting"),
     ("api", "recipe"),
     ("api_tokens", "runner"),
     ("recipe_run",),

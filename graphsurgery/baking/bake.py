@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graphsurgery import exporting
 from graphsurgery.baking.certificate import certificate
 from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, staged_folder, write_file
 from graphsurgery.baking.plan import BakePlan, Request, plan_bake
@@ -45,6 +48,7 @@ def bake(
     output: str | os.PathLike[str] | None = None,
     *,
     onnx: str | None = None,
+    export: bool = False,
     route: str | None = None,
     truncate_dim: int | Sequence[int] | str | None = None,
     precision: str | None = None,
@@ -65,6 +69,7 @@ def bake(
         folder: with ``modules.json`` (or a cross-encoder's ``config.json``) and the transformer-only ONNX file.
         output: the folder to make; ``<folder>-baked`` beside it when None.
         onnx: the encoder's file, where it is not onnx/model.onnx or model.onnx.
+        export: make that file with Optimum first (extra ``export``); the folder itself stays as it is.
         route: the route of a Router module; a file holds one.
         truncate_dim: keep the first dims of the embedding, normalised again; several become outputs of their own.
         precision, ranges: as in `output_precision`.
@@ -86,13 +91,19 @@ def bake(
     progress("reading the folder")
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
     place = None if ranges is None else str(Path(ranges).absolute())
-    plan = plan_bake(source, Request(onnx, route, _dims(truncate_dim), precision, place, kept, skip_prompt))
+    with ExitStack() as stack:
+        made = _exported(source, stack, progress) if export else None
+        plan = plan_bake(source, Request(onnx, route, _dims(truncate_dim), precision, place, kept, skip_prompt, made))
+        return _bake(plan, target, verify=verify, full=full, dry_run=dry_run, keep_failed=keep_failed, progress=progress)
+
+
+def _bake(plan: BakePlan, target: Path, *, dry_run: bool, keep_failed: bool, progress: Progress, **options: bool) -> Baked:
     with staged_folder(target) as stage:
         model_place(stage).parent.mkdir()
         try:
             outcome = run(
-                plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
-                keep_failed=keep_failed, goldens=True, progress=progress,
+                plan.steps, plan.encoder, output=model_place(stage), dry_run=dry_run, keep_failed=keep_failed, goldens=True,
+                progress=progress, **options,
             )  # fmt: skip
         except VerificationFailed as error:
             if keep_failed and isinstance(error.outcome, Outcome) and error.outcome.saved:
@@ -103,6 +114,12 @@ def bake(
             return Baked(target, plan, told, ())
         progress("writing the folder")
         return Baked(target, plan, told, _publish(plan, told, stage, target))
+
+
+def _exported(source: Path, stack: ExitStack, progress: Progress) -> Path:
+    """The folder's transformer, exported to a place that is gone when ``stack`` closes."""
+    place = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphsurgery-"))
+    return exporting.export(source, Path(place) / "model.onnx", progress=progress).path
 
 
 def _dims(given: int | Sequence[int] | str | None) -> str | None:

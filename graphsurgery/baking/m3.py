@@ -1,11 +1,12 @@
-"""The three outputs of bge-m3 (arXiv 2402.03216) from one run of the encoder: besides the dense embedding a weight per token, for
-learned sparse retrieval, and a vector per token, for late interaction.
+"""The three outputs of bge-m3 (arXiv 2402.03216) from one run of the encoder: besides the dense embedding a weight per
+token, for learned sparse retrieval, and a vector per token, for late interaction.
 
     sparse_weights [batch, seq, 1] = relu(x Ws + bs)                 0 at padding
     colbert_vectors [batch, seq, dim] = unit(x Wc + bc)              0 at padding and at the first token
 
-x are the token embeddings; the layers are ``sparse_linear.pt`` and ``colbert_linear.pt`` beside modules.json. FlagEmbedding leaves
-the first position out of its vectors; here it stays and is zero, so that positions are those of the ids, whichever side is padded.
+x are the token embeddings; the layers are ``sparse_linear.pt`` and ``colbert_linear.pt`` beside modules.json. FlagEmbedding
+leaves the first position out of its vectors; here it stays and is zero, so that positions are those of the ids, whichever
+side is padded.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphsurgery.anatomy.hidden_state import find_hidden_state
@@ -49,6 +49,8 @@ class Request:
     keep_output: tuple[str, ...] = ()
     """What stays an output besides the embedding: token_embeddings; of bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
+    exported: Path | None = None
+    """The encoder's file where it was exported elsewhere; it counts as lying at onnx/model.onnx."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     raises."""
     config = read_folder_config(folder)
     modules, notes = _routed(_modules(folder, config), request.route)
-    encoder, found = _encoder(folder, modules[0], request.onnx)
+    encoder, found = _encoder(folder, modules[0], request)
     features = Features(_first_features(modules[0], encoder), request.keep_output, request.skip_prompt, notes=[*notes, *found])
     could = (TOKENS, *LAYERS)
     unknown = [name for name in request.keep_output if name not in could]
     if unknown:
         raise RequestError(f"there is no {unknown[0]!r} that could be kept", f"choose from {', '.join(could)}")
-    steps = m3_steps(folder, request.keep_output, features.made.get(TOKENS, "")) if set(request.keep_output) & set(LAYERS) else []
+    steps = m3_steps(folder, request.keep_output, features.made.get(TOKENS, ""))
     if modules[0].kind == "StaticEmbedding":
         steps += steps_of(
             Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, ""), features
@@ -138,8 +140,11 @@ def _routed(modules: tuple[Module, ...], route: str | None) -> tuple[tuple[Modul
     return (*modules[:place], *choices[name], *modules[place + 1 :]), notes
 
 
-def _encoder(folder: Path, module: Module, name: str | None) -> tuple[Model, list[str]]:
+def _encoder(folder: Path, module: Module, request: Request) -> tuple[Model, list[str]]:
     """The encoder that the first module is, and what to say of it."""
+    name = request.onnx
+    if request.exported is not None:
+        return replace(load(request.exported), folder=folder / "onnx"), ["the encoder was exported with Optimum"]
     if module.kind in TABLES:
         if name is not None:
             raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")

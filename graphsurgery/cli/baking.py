@@ -15,6 +15,7 @@ from graphsurgery.errors import VerificationFailed
 FOLDER = click.argument("folder", type=click.Path())
 OPTIONS = (
     click.option("--onnx", metavar="NAME", help="The encoder's file. [default: onnx/model.onnx, else model.onnx]"),
+    click.option("--export", is_flag=True, help="Make that file with Optimum first (extra `export`)."),
     click.option("--route", metavar="NAME", help="The route of a Router module; a file holds one."),
     click.option("--truncate-dim", metavar="N[,N...]", help="Keep the first dims, normalised again; several become outputs."),
     click.option(

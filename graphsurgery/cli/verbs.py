@@ -34,5 +34,6 @@ VERBS = {
     "run": Verb("graphsurgery.cli.recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),
     "recipe": Verb("graphsurgery.cli.recipes:recipe_command", "recipe show MODEL: the recipe that a file was made with"),
     "strip-head": Verb(EDIT, "take the recorded head off again: back to the encoder, byte for byte"),
+    "export": Verb("graphsurgery.cli.exporting:export_command", "the transformer of a model folder as ONNX, through Optimum"),
     "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
 }

@@ -1,0 +1,216 @@
+"""export: the transformer-only ONNX file of a model folder, made with Optimum (extra ``export``) and compared with PyTorch.
+
+PyTorch, transformers and Optimum are imported here alone, and only when something is exported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.errors import (
+    FolderError,
+    MissingPackageError,
+    OutputExistsError,
+    SurroundingsError,
+    UnsupportedModelError,
+    VerificationFailed,
+)
+from graphsurgery.folders.modules import Module, read_modules
+from graphsurgery.folders.transformer_config import read_encoder_config, transformer_settings
+from graphsurgery.model.loading import load
+from graphsurgery.model.saving import save
+from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.texts import SENTENCES
+
+TASKS = {"feature-extraction": "feature-extraction", "fill-mask": "fill-mask", "sequence-classification": "text-classification"}
+"""Optimum's name for what sentence-transformers loads a model as."""
+OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits", "sequence-classification": "logits"}
+T5_OPSET = 18
+LONGEST = 64
+ALLOWED = 1e-3
+"""Difference from PyTorch, times max(1, max|x|): an export that is wrong is wrong by far more."""
+ADVICE = "pip install 'graphsurgery[export]' (with torch pinned to a CPU build where there is no GPU)"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made, and how far it is from PyTorch: the largest |ONNX Runtime - PyTorch| on a few sentences."""
+
+    path: Path
+    task: str
+    worst: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"output": str(self.path), "task": self.task, "max_abs_diff_from_pytorch": self.worst}
+
+
+def export(
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, force: bool = False,
+    progress: Progress = lambda _: None,
+) -> Exported:  # fmt: skip
+    """Export the transformer of a model folder to ONNX, alone: its output is ``last_hidden_state``, or the ``logits`` of a
+    masked language model or a classifier.
+
+    Args:
+        folder: a sentence-transformers folder, or one of transformers (``config.json`` and weights).
+        output: the file to make; ``<folder>/onnx/model.onnx`` when None. Weights beyond 2 GiB stand beside it.
+        force: replace an existing output.
+
+    Raises:
+        MissingPackageError without Optimum; FolderError for a folder that cannot be exported; VerificationFailed when ONNX
+        Runtime and PyTorch do not agree; OutputExistsError.
+    """
+    source = Path(folder).absolute()
+    if not source.is_dir():
+        raise FolderError(f"{folder} is no folder", "give the folder of a model")
+    target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
+    if target.exists() and not force:
+        raise OutputExistsError(f"{target} exists already", "choose another output with -o, or replace it with --force")
+    module = _transformer(source)
+    task = _task(module)
+    with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as place:
+        made = Path(place) / "model.onnx"
+        progress("exporting with Optimum")
+        _export(module.path, made, task)
+        progress("comparing with PyTorch")
+        worst = _compared(module.path, made, task)
+        save(load(made), target, force=force)
+    return Exported(target, task, worst)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """The folder ``path``, made where it is not there, and gone again where nothing came into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SurroundingsError(f"cannot make the folder {path}: {error.strerror}", "choose another output with -o") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.rmdir()  # only an empty folder goes
+
+
+def _transformer(folder: Path) -> Module:
+    """The module that is a transformer: the first, or the folder itself where it has no modules.json."""
+    if not (folder / "modules.json").is_file():
+        return Module("Transformer", "", folder, {"transformer_task": _plain_task(folder)}, "")
+    first = read_modules(folder)[0]
+    if first.kind != "Transformer":
+        raise FolderError(
+            f"{first.path}: the first module is a {first.kind}", "only a Transformer is exported; bake the folder as it is"
+        )
+    return first
+
+
+def _plain_task(folder: Path) -> str:
+    config = read_encoder_config(folder)
+    if config is None:
+        raise FolderError(f"{folder} has neither modules.json nor config.json", "give the folder of a model")
+    names = config.raw.get("architectures") or []
+    if any(str(name).endswith("ForSequenceClassification") for name in names):
+        return "sequence-classification"
+    return "feature-extraction"
+
+
+def _task(module: Module) -> str:
+    task = transformer_settings(module).task
+    if task not in TASKS:
+        raise FolderError(f"{module.path}: a Transformer loaded for {task} cannot be exported", f"known are {', '.join(TASKS)}")
+    return task
+
+
+def _needed(name: str) -> Any:
+    """A package that only exports need; MissingPackageError when it is not there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(f"export needs {name.partition('.')[0]}: {error}", ADVICE) from error
+
+
+def _export(folder: Path, made: Path, task: str) -> None:
+    config = read_encoder_config(folder)
+    if config is not None and config.model_type == "t5" and task == "feature-extraction":
+        _export_t5(folder, made)
+        return
+    main_export = _needed("optimum.exporters.onnx").main_export
+    try:
+        main_export(str(folder), made.parent, task=TASKS[task], library_name="transformers", do_validation=False)
+    except Exception as error:  # Optimum raises whatever transformers and torch raise
+        raise UnsupportedModelError(
+            f"Optimum cannot export {folder.name}: {error}", "see whether a newer Optimum can"
+        ) from error
+    if not made.is_file():
+        raise UnsupportedModelError(f"Optimum made no model.onnx of {folder.name}", "export it by hand with torch.onnx.export")
+
+
+def _export_t5(folder: Path, made: Path) -> None:
+    """Optimum 0.1.0 fails on a T5 encoder without its decoder. The dummy mask has zeros in it: else it is baked in as a
+    constant."""
+    torch, transformers = _needed("torch"), _needed("transformers")
+    model = transformers.T5EncoderModel.from_pretrained(folder).eval()
+
+    class HiddenState(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    names = ["input_ids", "attention_mask"]
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
+    dynamic = {0: "batch_size", 1: "sequence_length"}
+    torch.onnx.export(
+        HiddenState().eval(), (torch.arange(3, 19).reshape(2, 8), mask), str(made), input_names=names,
+        output_names=["last_hidden_state"], dynamic_axes=dict.fromkeys([*names, "last_hidden_state"], dynamic),
+        opset_version=T5_OPSET, dynamo=False,
+    )  # fmt: skip
+
+
+def _compared(folder: Path, made: Path, task: str) -> float:
+    """The largest |ONNX Runtime - PyTorch| at tokens of a few sentences; VerificationFailed when that is too much."""
+    torch, transformers = _needed("torch"), _needed("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    encoded = tokenizer(list(SENTENCES), padding=True, truncation=True, max_length=LONGEST, return_tensors="np")
+    config = read_encoder_config(folder)
+    session = Session(made)
+    shape = encoded["input_ids"].shape
+    mask = encoded["attention_mask"]
+    made_up = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0), "token_type_ids": np.zeros(shape, dtype=np.int64)}
+    names = [value.name for value in load(made).interface.inputs]
+    feed = {name: np.asarray(encoded.get(name, made_up.get(name))).astype(np.int64) for name in names}
+    output = OUTPUTS[task]
+    found = session.run(feed, [output])[output]
+    model = _model(transformers, folder, task, config.model_type if config is not None else None).eval()
+    with torch.no_grad():
+        given = {name: torch.from_numpy(array) for name, array in feed.items()}
+        wanted = getattr(model(**given), output).float().numpy()
+    apart = np.abs(found.astype(np.float64) - wanted)
+    worst = float(apart[mask == 1].max() if apart.ndim == 3 else apart.max())
+    if not worst <= ALLOWED * max(1.0, float(np.abs(wanted).max())):
+        raise VerificationFailed(
+            f"the export is up to {worst:.1e} away from PyTorch", "nothing was left behind; report it to Optimum"
+        )
+    return worst
+
+
+def _model(transformers: Any, folder: Path, task: str, model_type: str | None) -> Any:
+    if task == "fill-mask":
+        return transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    if task == "sequence-classification":
+        return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    if model_type == "t5":
+        return transformers.T5EncoderModel.from_pretrained(folder)
+    return transformers.AutoModel.from_pretrained(folder)
