@@ -35,10 +35,12 @@ def start_widths(source: Model, output: Model, chain: Sequence[Step]) -> dict[st
 def _recorded(chain: Sequence[Step]) -> dict[str, int]:
     """The widths of the token embeddings that edits of tokens work on, as they record them."""
     found: dict[str, int] = {}
+    made: set[str] = set()
     for step, means in meanings(chain):
         width = step.parameters.get("width")
         if isinstance(width, int):
-            found |= dict.fromkeys(means.reads(step.parameters), width)
+            found |= {name: width for name in means.reads(step.parameters) if name not in made | found.keys()}
+        made.update(means.makes(step.parameters))  # in the place of what was read, often: of another width
     return found
 
 
