@@ -90,7 +90,8 @@ def export(
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """The folder ``path``, made where it is not there, and gone again where nothing came into it."""
+    """The folder ``path``, made where it is not there, and then gone again where nothing came into it."""
+    made = not path.is_dir()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,8 +99,9 @@ def _folder(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.rmdir()  # only an empty folder goes
+        if made:
+            with suppress(OSError):
+                path.rmdir()  # only an empty folder goes
 
 
 def _transformer(folder: Path) -> Module:
