@@ -77,7 +77,8 @@ def starts(steps: Sequence[Step]) -> list[str]:
     """The values of the source that ``steps``, applied in order, read: by the source's names."""
     found: dict[str, None] = {}
     for place, (step, means) in enumerate(meanings(steps)):
-        names = [origin(steps[:place], name) for name in means.reads(step.parameters)]
+        added = {info.name for info in means.fields.inputs(step.parameters)} if means.fields is not None else set()
+        names = [origin(steps[:place], name) for name in means.reads(step.parameters) if name not in added]
         found |= dict.fromkeys(name for name in names if name is not None)
     return list(found)
 

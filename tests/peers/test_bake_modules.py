@@ -207,12 +207,9 @@ def test_a_prompt_that_is_not_pooled(side: str, options: tuple, length: int, ber
     feed = feed_of(model)
     with torch.no_grad():
         wanted = model.eval()({**feed, "prompt_length": length})["sentence_embedding"].numpy()
-    inputs = (
-        [value["name"] for value in told["interface"]["after" if "after" in told["interface"] else "inputs"]]
-        if not options
-        else []
-    )
-    assert options or "prompt_length" in str(told["interface"]), inputs
+    inputs = [value["name"] for value in told["interface"]["after"]["inputs"]]
+    assert ("prompt_length" in inputs) == (not options), inputs
+    assert not any("whole proof" in line for line in told["report"]["not_checked"]), told["report"]["not_checked"]
     extra = {} if options else {"prompt_length": torch.tensor([length])}
     worst.within(
         "include_prompt: false",
