@@ -19,8 +19,8 @@ MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A right output to be spoilt: ``encoder`` pooled with ``pooling``; ``unit`` appends add-normalize as a second step,
-    ``edits`` appends those.
+    """A right output to be spoilt: ``encoder`` pooled with ``pooling``, unless that is empty; ``unit`` appends add-normalize as
+    a second step, ``edits`` appends those.
 
     ``alone``: the pooled model, not the encoder, is what the output is proven against.
     """
@@ -46,7 +46,7 @@ class Case:
 
     @cached_property
     def _pooled(self) -> onnx.ModelProto:
-        return graphsurgery.add_pooling(self._encoder, **self.pooling).to_proto()
+        return graphsurgery.add_pooling(self._encoder, **self.pooling).to_proto() if self.pooling else self._encoder
 
 
 def pooling(mode: str, encoder: Mapping[str, Any] | None = None, **parameters: Any) -> Case:
