@@ -1,0 +1,177 @@
+"""Recipe files: read, refused, run; and the recipe that a file was made with, run again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FIXTURES, ROOT
+from encoders import tiny_encoder
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import graphsurgery
+from graphsurgery.cli.main import run
+from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestError
+from graphsurgery.recipe import Recipe, parsed, read_recipe, recipe_of, to_toml
+
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+POOLING = {"edit": "add-pooling", "mode": "mean"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_recipes(path: Path) -> None:
+    """Each reads, says what it is for, and says it again the same way."""
+    found = read_recipe(path)
+    assert found.name and found.about and found.models and found.architecture and found.padding_side
+    assert found.unchecked or path.stem == "minilm", "only all-MiniLM's facts could be checked"
+    assert parsed_again(found) == found
+
+
+def parsed_again(recipe: Recipe) -> Recipe:
+    import tomllib
+
+    return parsed(tomllib.loads(to_toml(recipe)), "again")
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text(), max_size=3), st.text(), st.lists(st.text(), max_size=3))
+def test_any_text_survives(prompts: dict[str, str], name: str, models: list[str]) -> None:
+    try:
+        name.encode(), [text.encode() for text in (*prompts, *prompts.values(), *models)]
+    except UnicodeEncodeError:
+        return  # lone surrogates are no text, in TOML or anywhere
+    recipe = Recipe((graphsurgery.AddPooling("mean"),), name=name, models=tuple(models), prompts=prompts)
+    assert parsed_again(recipe) == recipe
+
+
+WRONG = {
+    "an unknown key": ({"steps": [POOLING], "prompt": {}}, "recipe.toml: there is no key 'prompt'", "prompts"),
+    "an unknown edit": ({"steps": [POOLING, {"edit": "add-poling"}]}, "recipe.toml: steps[1]: there is no edit 'add-poling'", "add-pooling"),
+    "an unknown parameter": ({"steps": [POOLING | {"modes": "mean"}]}, "recipe.toml: steps[0]: there is no key 'modes'", "mode"),
+    "an unknown check": ({"steps": [POOLING], "checks": {"rtol": 1}}, "recipe.toml: checks: there is no key 'rtol'", "atol"),
+    "no steps": ({"name": "nothing"}, "recipe.toml has no steps", "[[steps]]"),
+    "steps that are none": ({"steps": ["add-pooling"]}, "recipe.toml: steps[0] is no table", "edit"),
+    "a step without edit": ({"steps": [{"mode": "mean"}]}, "recipe.toml: steps[0]: there is no edit None", "add-pooling"),
+    "a number for a flag": ({"steps": [POOLING | {"normalize": 1}]}, "recipe.toml: steps[0]: normalize is 1", "bool"),
+    "a flag for a text": ({"steps": [{"edit": "add-pooling", "mode": True}]}, "recipe.toml: steps[0]: mode is True", "str"),
+    "a text for a list": ({"steps": [POOLING | {"keep_output": "x"}]}, "recipe.toml: steps[0]: keep_output is 'x'", "list"),
+    "a text for a number": ({"steps": [POOLING], "checks": {"atol": "1"}}, "recipe.toml: checks: atol is '1'", "float"),
+    "another side": ({"steps": [POOLING], "padding_side": "up"}, "recipe.toml: padding_side is 'up'", "left"),
+    "a prompt that is none": ({"steps": [POOLING], "prompts": {"query": 1}}, "recipe.toml: prompts: query is 1", "str"),
+    "models that are none": ({"steps": [POOLING], "models": [1]}, "recipe.toml: models is [1]", "list of texts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message", "advice"), WRONG.values(), ids=WRONG)
+def test_what_is_no_recipe(content: dict, message: str, advice: str) -> None:
+    """The message has the path to the bad key, the advice the valid ones."""
+    with pytest.raises(RecipeError) as caught:
+        parsed(content, "recipe.toml")
+    assert message in str(caught.value) and advice in caught.value.advice, (str(caught.value), caught.value.advice)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    for content in (b"steps = [", b"\xff\xfe", b"a" * (2 << 20)):
+        path.write_bytes(content)
+        with pytest.raises(RecipeError):
+            read_recipe(path)
+    with pytest.raises(FolderError):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
+    assert run(["run", str(ROOT / "recipes" / "minilm.toml"), str(folder), "-o", str(tmp_path / "one.onnx")]) == 0
+    assert (
+        run(["run", str(ROOT / "recipes" / "minilm.toml"), str(folder / "model.onnx"), "-o", str(tmp_path / "two.onnx")]) == 0
+    )
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert graphsurgery.verify(tmp_path / "one.onnx", against=folder / "model.onnx")
+    capsys.readouterr()
+    assert run(["run", str(ROOT / "recipes" / "qwen3-embedding.toml"), str(folder / "model.onnx"), "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the recipe is for padding on the left, and tokenizer_config.json pads on the right" in shown
+    assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown
+
+
+def test_checks_are_kept_to(tmp_path: Path) -> None:
+    path = tmp_path / "strict.toml"
+    path.write_text('[checks]\natol = 0.0\n[[steps]]\nedit = "add-pooling"\nmode = "mean"\n', encoding="utf-8")
+    with pytest.raises(graphsurgery.GraphSurgeryError, match="FAILED"):
+        graphsurgery.run_recipe(path, FIXTURES / "bert" / "model.onnx", output=tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def dense_folder(folder: Path) -> Path:
+    """A model folder with a dense layer, its ONNX file in onnx/."""
+    shutil.copytree(FIXTURES / "bert", folder)
+    (folder / "onnx").mkdir()
+    (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
+    (folder / "2_Dense").mkdir()
+    rng = np.random.default_rng(0)
+    tensors = {"linear.weight": rng.standard_normal((24, 32)), "linear.bias": rng.standard_normal(24)}
+    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, folder / "2_Dense" / "model.safetensors")
+    return folder
+
+
+STEPS = {
+    "pooling": [POOLING],
+    "everything": [
+        POOLING | {"mode": "cls,mean", "normalize": True, "keep_output": ["last_hidden_state"]},
+        {"edit": "truncate", "dim": 32},
+        {"edit": "add-dense", "weights": "2_Dense", "activation": "gelu", "target": "sentence_embedding"},
+        {"edit": "add-normalize"},
+        {"edit": "truncate", "dim": "16,8"},
+        {"edit": "output-precision", "to": "ubinary"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("goldens", [False, True])
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_the_recipe_of_a_file_gives_the_same_bytes(steps: list, goldens: bool, tmp_path: Path, capsys) -> None:
+    """`recipe show`, run on the original source."""
+    source = dense_folder(tmp_path / "model") / "onnx" / "model.onnx"
+    recipe = parsed({"steps": steps, "goldens": goldens}, "steps", source)
+    graphsurgery.run(recipe.steps, source, output=tmp_path / "made.onnx", goldens=goldens)
+    capsys.readouterr()
+    assert run(["recipe", "show", str(tmp_path / "made.onnx")]) == 0
+    (tmp_path / "shown.toml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert str(tmp_path) not in (tmp_path / "shown.toml").read_text(encoding="utf-8"), "a machine's paths are nobody's business"
+    assert run(["run", str(tmp_path / "shown.toml"), str(source), "-o", str(tmp_path / "again.onnx")]) == 0
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "made.onnx").read_bytes()
+
+
+def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
+    folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
+    graphsurgery.bake(folder, tmp_path / "baked")
+    baked = tmp_path / "baked" / "onnx" / "model.onnx"
+    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(graphsurgery.load(baked))), encoding="utf-8")
+    outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "again.onnx")
+    assert outcome.saved and (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    """A shown recipe names the sha256 of the weights it was run with."""
+    folder = dense_folder(tmp_path / "model")
+    source = folder / "onnx" / "model.onnx"
+    recipe = parsed({"steps": [POOLING, {"edit": "add-dense", "weights": "2_Dense"}]}, "steps", source)
+    made = graphsurgery.run(recipe.steps, source, output=tmp_path / "made.onnx").model
+    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(made)), encoding="utf-8")
+    save_file(
+        {"linear.weight": np.zeros((24, 32), np.float32), "linear.bias": np.zeros(24, np.float32)},
+        folder / "2_Dense" / "model.safetensors",
+    )
+    with pytest.raises(graphsurgery.GraphSurgeryError, match="not what was recorded"):
+        graphsurgery.run_recipe(tmp_path / "shown.toml", source, output=tmp_path / "again.onnx")
+
+
+def test_a_file_without_edits_has_no_recipe() -> None:
+    with pytest.raises(NoHeadError):
+        recipe_of(graphsurgery.load(tiny_encoder()))
+    with pytest.raises(RequestError):
+        graphsurgery.run([], tiny_encoder())
