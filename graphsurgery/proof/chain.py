@@ -143,7 +143,7 @@ def _after(step: Step, means: Meaning, before: Before, weights: RecordedWeights)
         with np.errstate(all="ignore"):  # the source's own NaN and infinities
             made = means.value(step.parameters, known)
         rounding = reduce(np.maximum, (known.rounding(name) for name in means.reads(step.parameters)), np.zeros(1))
-        made = [replace(one, rounding=np.maximum(one.rounding, rounding)) for one in made]
+        made = [replace(one, rounding=rounding) if one.rounding is None else one for one in made]
         return given | dict(zip(means.makes(step.parameters), made, strict=True))
 
     return value

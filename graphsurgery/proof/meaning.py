@@ -29,8 +29,9 @@ class Expected:
 
     values: Array
     tolerance: Array
-    rounding: Array = field(default_factory=lambda: np.zeros(1))
-    """What float32 leaves open in each row, ``[batch]``, however short its vector is: brought to length one, that grows."""
+    rounding: Array | None = None
+    """What float32 leaves open in each row, ``[batch]``, however short its vector is: brought to length one, that grows. None:
+    as much as in what it was made from."""
     output: Array | None = None
     """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
 
@@ -56,7 +57,8 @@ class Known:
 
     def rounding(self, name: str) -> Array:
         """What float32 leaves open in each row of ``name``; 0 unless a step before said otherwise."""
-        return self.expected[name].rounding
+        found = self.expected[name].rounding
+        return np.zeros(1) if found is None else found
 
     def tolerance(self, name: str) -> Array:
         """How exactly ``name`` is known; 0 for the source's own values."""

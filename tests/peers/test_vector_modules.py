@@ -1,4 +1,4 @@
-"""Dense layers, layer norms, activations, cuts and bytes against torch.nn and sentence-transformers, which also write the weights.
+"""Dense layers, layer norms, activations, cuts and bytes against torch.nn and sentence-transformers, which write the weights.
 
 Vectors come from a model that hands its input on, so that all that differs is what was added.
 """

@@ -9,7 +9,8 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
-from graphsurgery.proof.meanings.activations import ACTIVATIONS, with_jumps
+from graphsurgery.proof.meanings.activations import ACTIVATIONS, STEEPEST, with_jumps
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def _check(parameters: Parameters) -> None:
@@ -19,9 +20,10 @@ def _check(parameters: Parameters) -> None:
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
-    x = known[parameters["target"]]
-    y = ACTIVATIONS[parameters["activation"]](x)
-    return [Expected(y, with_jumps(parameters["activation"], x, relative_to(y)))]
+    x, activation = known[parameters["target"]], parameters["activation"]
+    y = ACTIVATIONS[activation](x)
+    grown = STEEPEST * known.rounding(parameters["target"])
+    return [Expected(y, with_jumps(activation, x, relative_to(y) + beside(grown, y)), grown + EPSILON * largest(y, 1))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from graphsurgery.proof.meaning import Array
 
+STEEPEST = 2.0
+"""No activation grows faster than twice its argument, but for GLU, a product, and for jumps."""
 JUMPS = {"hardshrink": 0.5}
 """Activations that jump, and at which size of x."""
 

@@ -11,6 +11,7 @@ from graphsurgery.errors import WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
 from graphsurgery.proof.meanings.dense import recorded
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def layer_norm(x: Array, scale: Array, shift: Array) -> Array:
@@ -23,8 +24,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, tensors = known[parameters["target"]], recorded(parameters, known.weights)
     if any(tensors.get(name, x).shape != x.shape[-1:] for name in ("norm.weight", "norm.bias")):
         raise WeightsDifferError("the file records no norm.weight and norm.bias that fit its target", "make the output again")
-    y = layer_norm(x, tensors["norm.weight"], tensors["norm.bias"])
-    return [Expected(y, relative_to(y))]
+    scale, shift = tensors["norm.weight"], tensors["norm.bias"]
+    y = layer_norm(x, scale, shift)
+    stretched = np.abs(scale).max() / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5)
+    grown = 2 * stretched * beside(known.rounding(parameters["target"]), x)
+    return [Expected(y, relative_to(y) + grown, largest(grown) + EPSILON * (largest(y) + largest(stretched * x)))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

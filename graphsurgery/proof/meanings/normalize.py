@@ -9,6 +9,7 @@ import onnx
 
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import UNIT, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def normalize(x: Array) -> Array:
@@ -20,8 +21,9 @@ def normalize(x: Array) -> Array:
 def unit(x: Array, rounding: Array) -> Expected:
     """x normalised, to be met to 1e-6 and what ``rounding [batch]`` becomes when the vectors are brought to length one."""
     norm = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True))
-    rows = rounding.reshape(-1, *[1] * (x.ndim - 1))
-    return Expected(normalize(x), UNIT + np.divide(rows, norm, out=np.zeros_like(norm), where=(rows > 0) & (norm > 0)))
+    rows = beside(rounding, x)
+    grown = np.divide(rows, norm, out=np.zeros_like(norm), where=(rows > 0) & (norm > 0))
+    return Expected(normalize(x), UNIT + grown, largest(grown) + EPSILON)
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
