@@ -17,11 +17,20 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 
 sys.path.insert(0, str(FIXTURES))
 import encoders
-from architectures import COMMITTED, ON_REQUEST
+import tokenizers_tiny as tiny
+from architectures import COMMITTED, ON_REQUEST, Architecture, sizes
 from folders import OLD_KEYS, write_tokenizer
 from tokenizers_tiny import make_tokenizer
 
-ARCHITECTURES = {one.name: one for one in (*COMMITTED, *ON_REQUEST)}
+GEMMA = Architecture(
+    "gemma3",
+    "gemma3_text",
+    tiny.QWEN3,
+    sizes(32, 2, num_key_value_heads=2, head_dim=8, sliding_window=16, use_bidirectional_attention=True),
+    31,
+    special_ids={"bos_token_id": 0, "eos_token_id": 0},
+)
+ARCHITECTURES = {one.name: one for one in (*COMMITTED, *ON_REQUEST, GEMMA)}
 TEXTS = (
     "The kettle has been boiling for ten minutes, and nobody turned off the stove.",
     "hi",

@@ -51,7 +51,7 @@ CELLS = [
     for i, mode in enumerate(MODES)
     for j, tail in enumerate(TAILS)
 ]
-"""Every mode with every tail, architectures and padding sides taking turns: each mode and each tail meets every architecture."""
+"""Every mode with every tail, architectures and padding sides taking turns: each mode and tail meets each architecture."""
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +129,7 @@ def test_folders(mode, tail: str, name: str, side: str, small, tmp_path: Path, c
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_folders_of_the_older_form(tail: str, small, tmp_path: Path, capsys, worst) -> None:
-    """Class paths, pooling booleans, pytorch_model.bin and config names as up to 5.3; sentence-transformers loads that as well."""
+    """Class paths, pooling booleans, pytorch_model.bin and config names as up to 5.3; sentence-transformers loads it."""
     encoder = small("bert")
     first = encoder.module("right")
     pooling = Pooling(first.get_embedding_dimension(), ("cls", "mean"))
