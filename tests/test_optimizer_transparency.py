@@ -8,8 +8,10 @@ fails outright.
 from __future__ import annotations
 
 import functools
+from functools import reduce
 from pathlib import Path
 
+import module_folders
 import onnx
 import pytest
 from conftest import FIXTURES, fixture_names
@@ -17,12 +19,33 @@ from fusions import EVERY_MODE, HEADS, fused, inferred_dims, require_optimizer, 
 from onnx import TensorProto, helper, version_converter
 
 import graphsurgery
+from graphsurgery import AddActivation, AddDense, AddLayerNorm, AddNormalize, OutputPrecision, Truncate
+from graphsurgery.edits.activation_graph import ACTIVATIONS
+from graphsurgery.edits.edit import Edit
 
 require_optimizer()
 
 CONVERTED = (("bert", 17), ("bert", 19), ("bert", 21), ("t5", 15), ("t5", 17), ("t5", 21))
 """Fixtures (opset 18) that onnx's version converter brings to another opset. Below these LayerNormalization, Shape and Split
 are in the way; opsets 11 and 13 are in tests/peers, exported as such."""
+
+CHAINS: dict[str, list[Edit]] = {
+    "dense with its input": [AddDense(module_folders.dense(32, 32), "relu", residual=True)],
+    "dense with a residual weight": [AddDense(module_folders.dense(16, 32, residual=True), residual=True)],
+    "dense glu": [AddDense(module_folders.dense(16, 32), "glu")],
+    "dense prelu": [AddDense(module_folders.dense(16, 32, slope=True), "prelu")],
+    "dense, layer norm, normalised": [
+        AddDense(module_folders.dense(16, 32), "mish"), AddLayerNorm(module_folders.layer_norm(16)), AddNormalize(),
+    ],
+    "one cut": [Truncate("8")],
+    "cuts": [Truncate("16,8")],
+    "int8": [OutputPrecision("int8", module_folders.ranges(32))],
+    "uint8 of a cut": [Truncate("12"), OutputPrecision("uint8", module_folders.ranges(12))],
+    "binary": [OutputPrecision("binary")],
+    "ubinary of a cut": [Truncate("12"), OutputPrecision("ubinary")],
+    **{name: [AddActivation(name)] for name in sorted(ACTIVATIONS)},
+}  # fmt: skip
+"""What follows mean pooling of the fixture `bert`."""
 
 
 @functools.cache
@@ -88,6 +111,24 @@ def test_add_normalize_hides_nothing_either(tmp_path, added):
     model = graphsurgery.add_normalize(model) if added else model
     graphsurgery.save(model, tmp_path / "model.onnx")
     assert fused(tmp_path / "model.onnx") == fused_without_head(fixture("xlmr"))
+
+
+def chained(name: str) -> graphsurgery.Model:
+    return reduce(lambda model, edit: edit.apply(model), CHAINS[name], graphsurgery.add_pooling(fixture("bert"), mode="mean"))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_what_follows_pooling_hides_nothing(tmp_path, name):
+    """GELU alone is fused itself."""
+    graphsurgery.save(chained(name), tmp_path / "model.onnx")
+    own = {"Gelu": 1} if name == "gelu" else {}
+    assert fused(tmp_path / "model.onnx") == {**fused_without_head(fixture("bert")), **own}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_symbolic_shape_inference_reads_what_follows_pooling(name):
+    model = chained(name)
+    assert inferred_dims(model.to_proto()) == list(model.interface.outputs[0].dims)
 
 
 @pytest.mark.parametrize(("mode", "normalize"), HEADS)
