@@ -34,8 +34,8 @@ class HiddenState:
 
 
 def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """The value to pool, looked for in this order: ``name``; the output that the newest recorded edit of tokens made; one of a
-    well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary.
+    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens made;
+    one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary.
 
     Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
     """
@@ -43,7 +43,7 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
     outputs = {value.name: value for value in model.interface.outputs}
     if name is None:
         made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
-        name = next((one for one in made if one in outputs and _fits(outputs[one]) and outputs[one].rank == 3), None)
+        name = next((one for one in made if one in KNOWN_NAMES and one in outputs and _fits(outputs[one])), None)
         name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
         name = name or _only_candidate(model, wiring, ids)
     elif not wiring.has(name):
