@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         strip_head,
         truncate,
     )
+    from graphsurgery.api_interface import drop_input, fix_dim, input_type, optional_input, rename
     from graphsurgery.api_tokens import (
         add_cnn,
         add_lstm,
@@ -45,8 +46,13 @@ if TYPE_CHECKING:
     from graphsurgery.edits.add_splade_pooling import AddSpladePooling
     from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
     from graphsurgery.edits.add_word_weights import AddWordWeights
+    from graphsurgery.edits.drop_input import DropInput
+    from graphsurgery.edits.fix_dim import FixDim
+    from graphsurgery.edits.input_type import InputType
     from graphsurgery.edits.mask_tokens import MaskTokens
+    from graphsurgery.edits.optional_input import OptionalInput
     from graphsurgery.edits.output_precision import OutputPrecision
+    from graphsurgery.edits.rename import Rename
     from graphsurgery.edits.strip_head import StripHead
     from graphsurgery.edits.truncate import Truncate
     from graphsurgery.errors import GraphSurgeryError
@@ -82,6 +88,7 @@ _HOMES = {
         "add_weighted_layer_pooling",
         "add_word_weights",
     ),
+    "api_interface": ("drop_input", "fix_dim", "input_type", "optional_input", "rename"),
     "baking.bake": ("Baked", "bake"),
     "edits.add_activation": ("AddActivation",),
     "edits.add_cnn": ("AddCnn",),
@@ -97,6 +104,11 @@ _HOMES = {
     "edits.output_precision": ("OutputPrecision",),
     "edits.strip_head": ("StripHead",),
     "edits.truncate": ("Truncate",),
+    "edits.drop_input": ("DropInput",),
+    "edits.optional_input": ("OptionalInput",),
+    "edits.input_type": ("InputType",),
+    "edits.rename": ("Rename",),
+    "edits.fix_dim": ("FixDim",),
     "errors": ("GraphSurgeryError",),
     "exporting": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),
@@ -125,15 +137,20 @@ __all__ = [
     "AddWeightedLayerPooling",
     "AddWordWeights",
     "Baked",
+    "DropInput",
     "Exported",
+    "FixDim",
     "GraphSurgeryError",
+    "InputType",
     "Inspection",
     "Interface",
     "MaskTokens",
     "Model",
+    "OptionalInput",
     "Outcome",
     "OutputPrecision",
     "Recipe",
+    "Rename",
     "Report",
     "Saved",
     "StripHead",
@@ -152,11 +169,16 @@ __all__ = [
     "add_weighted_layer_pooling",
     "add_word_weights",
     "bake",
+    "drop_input",
     "export",
+    "fix_dim",
+    "input_type",
     "inspect",
     "load",
     "mask_tokens",
+    "optional_input",
     "output_precision",
+    "rename",
     "run",
     "run_recipe",
     "save",

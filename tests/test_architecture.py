@@ -23,7 +23,7 @@ LAYERS = (
     ("anatomy",),
     ("consumers", "folders", "runtime"),
     ("edits", "proof", "inspection", "snippet", "exporting"),
-    ("api", "recipe"),
+    ("api", "api_interface", "recipe"),
     ("api_tokens", "runner"),
     ("recipe_run",),
     ("baking",),

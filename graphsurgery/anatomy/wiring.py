@@ -79,3 +79,23 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from all_nodes(subgraph)
+
+
+def downstream(graph: onnx.GraphProto, name: str) -> set[str]:
+    """Every value of the main graph that ``name`` goes into."""
+    found = {name}
+    grown = True
+    while grown:
+        grown = False
+        for node in graph.node:
+            taken = {one for inner in (node, *_within(node)) for one in inner.input}
+            if found & taken and not found >= set(node.output):
+                found |= set(node.output)
+                grown = True
+    return found - {name, ""}
+
+
+def _within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    for attribute in node.attribute:
+        for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from all_nodes(subgraph)

@@ -12,14 +12,20 @@ from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.add_splade_pooling import AddSpladePooling
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
+from graphsurgery.edits.drop_input import DropInput
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.fix_dim import FixDim
+from graphsurgery.edits.input_type import InputType
 from graphsurgery.edits.mask_tokens import MaskTokens
+from graphsurgery.edits.optional_input import OptionalInput
 from graphsurgery.edits.output_precision import OutputPrecision
+from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.edits.truncate import Truncate
 
 ALL: tuple[type[Edit], ...] = (
     AddPooling, AddNormalize, AddDense, AddLayerNorm, AddActivation, AddCnn, AddLstm, AddWordWeights, AddWeightedLayerPooling,
-    AddSpladePooling, MaskTokens, Truncate, OutputPrecision, StripHead,
+    AddSpladePooling, MaskTokens, Truncate, OutputPrecision,
+    DropInput, OptionalInput, InputType, Rename, FixDim, StripHead,
 )  # fmt: skip
 EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in ALL}

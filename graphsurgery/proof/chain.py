@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.model.provenance import steps as recorded_steps
@@ -50,13 +51,18 @@ def _same(one: Step, other: Step) -> bool:
     return (one.edit, one.parameters, one.source) == (other.edit, other.parameters, other.source)
 
 
+def added_inputs(step: Step, means: Meaning) -> set[str]:
+    """The inputs that a step adds."""
+    return set() if means.fields is None else {info.name for info in means.fields.inputs(step.parameters)}
+
+
 def origin(steps: Sequence[Step], name: str) -> str | None:
     """What the source calls the value that is called ``name`` after ``steps``; None where one of them made or added it."""
     for step, means in reversed(meanings(steps)):
         if name in means.makes(step.parameters) or name in means.inside(step.parameters):
             return None
         if means.fields is not None:
-            if any(info.name == name for info in means.fields.inputs(step.parameters)):
+            if name in added_inputs(step, means):
                 return None
             old = {new: old for old, new in means.fields.names(step.parameters).items()}
             name = old.get(name, name)
@@ -73,12 +79,21 @@ def destiny(steps: Sequence[Step], name: str) -> str:
     return name
 
 
+def input_destiny(steps: Sequence[Step], name: str) -> str:
+    """What the input ``name`` is called after ``steps``, where it is one still."""
+    for step, means in meanings(steps):
+        if means.fields is not None:
+            new = means.fields.names(step.parameters).get(name, name)
+            name = name if new in means.inside(step.parameters) else new
+    return name
+
+
 def starts(steps: Sequence[Step]) -> list[str]:
     """The values of the source that ``steps``, applied in order, read: by the source's names."""
     found: dict[str, None] = {}
     for place, (step, means) in enumerate(meanings(steps)):
-        added = {info.name for info in means.fields.inputs(step.parameters)} if means.fields is not None else set()
-        names = [origin(steps[:place], name) for name in means.reads(step.parameters) if name not in added]
+        new = added_inputs(step, means)
+        names = [origin(steps[:place], name) for name in means.reads(step.parameters) if name not in new]
         found |= dict.fromkeys(name for name in names if name is not None)
     return list(found)
 
@@ -101,12 +116,20 @@ def made_by(steps: Sequence[Step]) -> set[str]:
     return made
 
 
-def inside(steps: Sequence[Step]) -> dict[str, str | None]:
-    """Values within the output that take the place of inputs, and what the source calls those."""
-    found = {}
+def inside(steps: Sequence[Step]) -> list[str]:
+    """Values within the output that take the place of inputs."""
+    chain = list(enumerate(meanings(steps)))
+    return [destiny(steps[place + 1 :], name) for place, (step, means) in chain for name in means.inside(step.parameters)]
+
+
+def inside_values(source: Model, steps: Sequence[Step]) -> list[Value]:
+    """As `inside`, with the types of the inputs whose place they take."""
+    found = []
     for place, (step, means) in enumerate(meanings(steps)):
+        before = declared(source, steps[:place]).interface
         for name, taken in means.inside(step.parameters).items():
-            found[destiny(steps[place + 1 :], name)] = origin(steps[:place], taken)
+            value = before.input(taken)
+            found += [] if value is None else [replace(value, name=destiny(steps[place + 1 :], name))]
     return found
 
 
@@ -133,7 +156,7 @@ def _after(step: Step, means: Meaning, before: Before, weights: RecordedWeights)
     def value(feed: Values) -> dict[str, Expected]:
         if means.through is not None:
             return means.through(step.parameters, feed, before)
-        new = set() if means.fields is None else {info.name for info in means.fields.inputs(step.parameters)}
+        new = added_inputs(step, means)
         given = before({name: array for name, array in feed.items() if name not in new})
         given |= exact({name: feed[name] for name in new})
         known = Known(given, weights)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
 
-from graphsurgery.anatomy.roles import Roles, roles_of
+from graphsurgery.anatomy.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
 from graphsurgery.anatomy.tables import tables_of
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.interface import Value
+from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.model.provenance import steps as recorded_steps
-from graphsurgery.proof.chain import declared, destiny, origin
+from graphsurgery.proof.chain import declared, input_destiny, origin
 from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
+from graphsurgery.proof.meanings.registry import OPTIONAL
 from graphsurgery.runtime.feeds import Drawer
+
+ROLES = ("ids", "mask", "types", "positions")
 
 
 def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
@@ -25,50 +31,73 @@ def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
     known = list(_told(source, chain))
     ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
     roles = roles_of(source.interface, ids=ids, mask=mask)
-    inputs = {value.name: value for value in declared(source, chain).interface.inputs}
-    still = {role: _still(inputs, chain, getattr(roles, role)) for role in ("ids", "mask", "types", "positions")}
-    taken = {value.name for value in still.values() if value is not None}
-    others = tuple(value for value in inputs.values() if value.name not in taken)
-    pad = next(
-        (found for step in (*chain, *recorded_steps(source.proto)) if (found := pad_id(step.parameters)) is not None), None
-    )
-    return Drawer(
-        Roles(**still, others=others), tables_of(source, roles), pad if still["ids"] is not None else None,
-        _prompt(inputs, chain) or (prompt if prompt in inputs else None),
-    )  # fmt: skip
+    after = declared(source, chain)
+    inputs = {value.name: value for value in after.interface.inputs}
+    pad = _pad(source, chain)
+    tables = tables_of(source, roles)
+
+    def drawer(inputs: dict[str, Value], fed: Drawer | None = None) -> Drawer:
+        still = {role: inputs.get(_still(chain, getattr(roles, role)) or "") for role in ROLES}
+        taken = {value.name for value in still.values() if value is not None}
+        others = tuple(value for value in inputs.values() if value.name not in taken)
+        called = _prompt(chain) or prompt
+        return Drawer(
+            Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
+            called if called in inputs else None, fed,
+        )  # fmt: skip
+
+    optional = {name: value for name, value in _declared(after).items() if name in _optional(chain)}
+    return drawer(inputs, drawer(inputs | optional) if optional else None)
 
 
-def _told(source: Model, chain: Sequence[Step]) -> Iterator[tuple[str | None, str | None, str | None]]:
+def _declared(model: Model) -> dict[str, Value]:
+    """Every input that the graph lists, those with a default as well."""
+    return {info.name: value_of(info) for info in model.proto.graph.input}
+
+
+def _optional(chain: Sequence[Step]) -> set[str]:
+    """The inputs that ``chain`` gave a default."""
+    found = {step.parameters["input"]: place for place, step in enumerate(chain) if step.edit == OPTIONAL}
+    return {input_destiny(chain[place + 1 :], name) for name, place in found.items()}
+
+
+def _pad(source: Model, chain: Sequence[Step]) -> int | None:
+    """The id that means padding, where a pooling mask is read from the ids."""
+    return next((pad for step in (*chain, *recorded_steps(source.proto)) if (pad := pad_id(step.parameters)) is not None), None)
+
+
+def _told(source: Model, chain: Sequence[Step]) -> Iterator[tuple[str | None, ...]]:
     """What recorded edits call ids, mask and prompt length, by the source's names."""
-    own = [step for step in recorded_steps(source.proto) if step.edit not in HOUSEKEEPING]
     for place, step in enumerate(chain):
-        yield _inputs_of(source, step, lambda name, before=chain[:place]: (origin(before, name),))
-    for place, step in enumerate(own):
-        try:
-            yield _inputs_of(source, step, lambda name, rest=own[place + 1 :]: (destiny(rest, name), name))
-        except UnsupportedModelError:  # an edit that this version does not know
-            continue
+        yield _named(source, _asked(step), partial(origin, chain[:place]))
+    own = [step for step in recorded_steps(source.proto) if step.edit not in HOUSEKEEPING]
+    try:
+        for place, step in enumerate(own):
+            yield _named(source, _asked(step), partial(input_destiny, own[place + 1 :]))
+        for ids, mask in product(IDS_NAMES, MASK_NAMES):  # what a recorded edit gave another name
+            yield _named(source, (ids, mask, None), partial(input_destiny, own)) if own else (None, None, None)
+    except UnsupportedModelError:  # an edit that this version does not know
+        return
 
 
-def _inputs_of(source: Model, step: Step, called: object) -> tuple[str | None, str | None, str | None]:
-    found = []
-    for name in (step.parameters.get("ids"), step.parameters.get("mask"), prompt_input(step.parameters)):
-        names = called(name) if isinstance(name, str) else ()  # type: ignore[operator]
-        found.append(next((one for one in names if one is not None and source.interface.input(one) is not None), None))
-    return found[0], found[1], found[2]
+def _asked(step: Step) -> tuple[Any, ...]:
+    return step.parameters.get("ids"), step.parameters.get("mask"), prompt_input(step.parameters)
 
 
-def _still(inputs: dict[str, Value], chain: Sequence[Step], value: Value | None) -> Value | None:
-    """The input that was ``value`` in the source."""
-    if value is None:
-        return None
-    return inputs.get(destiny(chain, value.name)) or inputs.get(value.name)
+def _named(source: Model, names: Sequence[Any], called: Callable[[str], str | None]) -> tuple[str | None, ...]:
+    found = [called(name) if isinstance(name, str) else None for name in names]
+    return tuple(name if name is not None and source.interface.input(name) is not None else None for name in found)
 
 
-def _prompt(inputs: dict[str, Value], chain: Sequence[Step]) -> str | None:
+def _still(chain: Sequence[Step], value: Value | None) -> str | None:
+    """What the source's input ``value`` is called afterwards."""
+    return None if value is None else input_destiny(chain, value.name)
+
+
+def _prompt(chain: Sequence[Step]) -> str | None:
     """The input that says how long the prompt is, where ``chain`` added one."""
     for place, step in enumerate(chain):
         name = prompt_input(step.parameters)
         if name is not None:
-            return next((one for one in (destiny(chain[place + 1 :], name), name) if one in inputs), None)
+            return input_destiny(chain[place + 1 :], name)
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 
@@ -23,6 +23,7 @@ NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
 )
 INFOS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
 Info = onnx.ValueInfoProto
+Declaring: TypeAlias = Callable[[str, Info], Info | None]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Fields:
 
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
     """Values that nodes know by another name afterwards."""
-    info: Callable[[Mapping[str, Any], str, Info, onnx.GraphProto], Info | None] = lambda _p, _kind, info, _graph: info
-    """What becomes of an ``input``, ``output`` or ``value_info``; it is gone where None. May change the one that it gets."""
+    infos: Callable[[Mapping[str, Any], onnx.GraphProto], Declaring] = lambda _p, _graph: lambda _kind, info: info
+    """What becomes of each ``input``, ``output`` and ``value_info``; it is gone where None. May change the one that it gets."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
     """New inputs, behind all others."""
     initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
@@ -45,6 +46,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     """``model`` with its fields as ``fields`` says. Values of ``made`` are not the source's own any more: their names stay."""
     graph, payloads = model.proto.graph, model.document.payloads
     names = {old: new for old, new in fields.names(parameters).items() if old not in made}
+    declaring = fields.infos(parameters, graph)
     records: list[Record] = []
     for record in model.document.graph:
         if record.field == NODE:
@@ -58,7 +60,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
                 records.append(record)
                 continue
             info = Info.FromString(record.content)
-            found = fields.info(parameters, INFOS[record.field], info, graph)
+            found = declaring(INFOS[record.field], info)
             records += [] if found is None else [_unless_same(record, source, found, payloads)]
         else:
             records.append(record)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphsurgery.interface import Dim, Value
+from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.weights import RecordedWeights
 
@@ -98,6 +98,10 @@ class Meaning:
     it gives for feeds of its own."""
     inside: Callable[[Parameters], dict[str, str]] = lambda _: {}
     """Values that its nodes make for the nodes of the source, and the inputs of the source whose place they take."""
+    misfit: Callable[[Parameters, Interface], str | None] = lambda _parameters, _before: None
+    """How what the file records of it does not fit the interface before it, in words; None where it does."""
+    resizes: bool = False
+    """Whether it declares other dims, so that ONNX Runtime may compute the same in another order."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes take what it does to the interface."""
 

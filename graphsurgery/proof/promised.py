@@ -10,6 +10,7 @@ from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, meanings
+from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.meaning import LITERAL, named
 
 
@@ -20,11 +21,19 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     if output.interface.inputs != inputs:
         wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(inputs)}")
     wanted = promised_outputs(source, steps)
+    for place, (step, means) in enumerate(meanings(steps)):
+        misfit = means.misfit(step.parameters, declared(source, steps[:place]).interface)
+        wrong += [] if misfit is None else [f"{step.edit} is recorded otherwise than it can be: {misfit}"]
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
         return [*wrong, f"the outputs are {_listed(found)} instead of {_listed(wanted)}"]
     pairs = zip(found, wanted, strict=True)
     return wrong + [f"an output is declared as {one} instead of {other}" for one, other in pairs if not _same(one, other)]
+
+
+def unexplained(changed: Difference) -> list[str]:
+    """Nodes that were added though no recorded edit adds any, in words."""
+    return [f"node {node.name or node.op_type!r} was added, and no recorded edit adds any" for node in changed.added]
 
 
 def promised_outputs(source: Model, steps: Sequence[Step]) -> list[Value]:

@@ -17,6 +17,8 @@ from graphsurgery.proof.meaning import RELATIVE, Expected, Values, exact
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.runtime.session import Session, open_session
 
+HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -61,12 +63,13 @@ class Reference:
         return expected
 
 
-def open_source(source: Model, output: Model, steps: Sequence[Step]) -> Source:
+def open_source(source: Model, output: Model, steps: Sequence[Step], plain_run: bool = False) -> Source:
     """The source, giving what ``steps`` read of it. Raises UnsupportedModelError or MissingDataError when ONNX Runtime cannot.
 
     Where the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds what is an output; a head, which starts
     with a cast to float32, gets the value unrounded. The reference then has to start from that as well: the value is cast here,
     too, and negated because a cast that is itself an output is not treated so; and only what ``output`` keeps stays an output.
+    ``plain_run``: without ONNX Runtime's graph optimisations.
     """
     origins = [origin(steps, value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
@@ -74,7 +77,7 @@ def open_source(source: Model, output: Model, steps: Sequence[Step]) -> Source:
     half = [name for name in inside if _may_be_half(source, name)]
     plain = tuple(name for name in inside if name not in half)
     if not half:
-        return Source(open_session(source, extra_outputs=plain), plain, {}, kept)
+        return Source(open_session(source, extra_outputs=plain, plain=plain_run), plain, {}, kept)
     source.require_data("running the model")
     proto = source.to_proto()
     namer = Namer.of(source.proto)
@@ -87,7 +90,12 @@ def open_source(source: Model, output: Model, steps: Sequence[Step]) -> Source:
     outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
-    return Source(Session(proto.SerializeToString(), folder=source.folder), plain, negated, kept)
+    return Source(Session(proto.SerializeToString(), folder=source.folder, plain=plain_run), plain, negated, kept)
+
+
+def computes_in_half(source: Model) -> bool:
+    """Whether any weight is float16 or bfloat16."""
+    return any(tensor.data_type in HALVES for tensor in source.initializers.values())
 
 
 def _may_be_half(source: Model, name: str) -> bool:

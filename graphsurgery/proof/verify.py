@@ -12,7 +12,7 @@ from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestEr
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, inside, made_by, meanings, steps_beyond
+from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
@@ -20,8 +20,8 @@ from graphsurgery.proof.head import added_values, extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
 from graphsurgery.proof.plain import plain_comparison
-from graphsurgery.proof.promised import broken_promises
-from graphsurgery.proof.reference import Reference, open_source
+from graphsurgery.proof.promised import broken_promises, unexplained
+from graphsurgery.proof.reference import Reference, computes_in_half, open_source
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.proof.whole_proof import NAME as WHOLE
@@ -92,13 +92,14 @@ def _proofs(
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
     progress("comparing the encoder with the source's")
     broken = broken_promises(source, output, chain)
+    added = added_values(output, chain, changed)
+    by_run = any(means.by_run_alone for _, means in meanings(chain))
+    broken += [] if added or by_run else unexplained(changed)
     check, unchecked = untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
     checks, observations, not_checked = [check], [], list(unchecked)
     if chain[0].source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
     weights = RecordedWeights.of(output, changed.added)
-    added = added_values(output, chain, changed)
-    by_run = any(means.by_run_alone for _, means in meanings(chain))
     checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
     proofs: dict[str, Callable[[], Check]] = {
         HEAD: lambda: _head(source, fields, output, chain, drawer, changed, weights, limits),
@@ -132,14 +133,13 @@ def _head(
     source: Model, fields: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference,
     weights: RecordedWeights, limits: Limits,
 ) -> Check:  # fmt: skip
-    taken = inside(chain)
-    lost = [name for name in taken if name not in changed.made and name in added_values(output, chain, changed)]
+    lost = [name for name in inside(chain) if name not in changed.made and name in added_values(output, chain, changed)]
     if lost:
         return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
     if made_by(chain) and not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
-    typed = {name: source.interface.input(old) for name, old in taken.items() if old is not None and name in changed.made}
-    head = extract_head(fields, output, changed, [replace(value, name=name) for name, value in typed.items() if value])
+    taken = [value for value in inside_values(source, chain) if value.name in changed.made]
+    head = extract_head(fields, output, changed, taken)
     strange = strangers(head, chain, changed.renamed)
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
@@ -151,9 +151,12 @@ def _whole(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
     weights: RecordedWeights, observations: list[str], limits: Limits,
 ) -> Check:  # fmt: skip
-    opened_source = open_source(source, output, chain)
+    plain = computes_in_half(source) and any(means.resizes for _, means in meanings(chain))
+    if plain:
+        observations.append("run without ONNX Runtime's graph optimisations: they round float16 otherwise at other dims")
+    opened_source = open_source(source, output, chain, plain)
     try:
-        opened = open_session(output)
+        opened = open_session(output, plain=plain)
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(Reference(opened_source, chain, weights), opened, output.interface.outputs)

@@ -48,18 +48,27 @@ def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, li
     """Drawn feeds of every kind, and real text where there is a tokenizer."""
     for kind, masks in drawer.kinds():
         yield kind, [drawer.feed(mask, seed) for seed, mask in enumerate(masks)]
+        if drawer.fed is not None:
+            yield f"{kind}, optional inputs given", [drawer.fed.feed(mask, seed) for seed, mask in enumerate(masks)]
     if texts is not None:
         yield "real text", [text_feed(drawer, texts)]
 
 
 def text_feed(drawer: Drawer, texts: Encoded) -> Values:
-    """The arrays for tokenised texts."""
-    feed = drawer.feed(texts.mask, seed=0)
+    """The arrays for tokenised texts, cut, padded and repeated to the sizes that the model takes."""
+    feed = drawer.feed(_fitted(texts.mask, drawer), seed=0)
     roles = drawer.roles
     for value, array in ((roles.ids, texts.ids), (roles.types, texts.types)):
         if value is not None:
-            feed[value.name] = array.astype(feed[value.name].dtype)
+            feed[value.name] = _fitted(array, drawer).astype(feed[value.name].dtype)
     return feed
+
+
+def _fitted(array: np.ndarray, drawer: Drawer) -> np.ndarray:
+    """``[batch, seq]`` cut or filled up with zeros to a sequence size that is fixed, rows repeated to a batch size that is."""
+    batch, sequence = drawer.fixed_batch or len(array), drawer.fixed_sequence or array.shape[1]
+    filled = np.pad(array, ((0, 0), (0, max(sequence - array.shape[1], 0))))[:, :sequence]
+    return np.resize(filled, (batch, sequence))
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:

@@ -34,6 +34,8 @@ class Drawer:
     tables: Tables
     pad_id: int | None = None
     prompt: str | None = None
+    fed: Drawer | None = None
+    """As this one, and draws for inputs that have a default, too."""
 
     @classmethod
     def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:

@@ -19,9 +19,10 @@ FATAL = 4
 class Session:
     """A model loaded in ONNX Runtime on the CPU."""
 
-    def __init__(self, source: str | Path | bytes, folder: Path | None = None, threads: int = 0) -> None:
-        """Load a file, or a serialised model whose external data lie in ``folder``. ``threads`` 0 leaves the choice to ONNX
-        Runtime.
+    def __init__(self, source: str | Path | bytes, folder: Path | None = None, threads: int = 0, plain: bool = False) -> None:
+        """Load a file, or a serialised model whose external data lie in ``folder``.
+
+        ``threads`` 0 leaves the choice to ONNX Runtime; ``plain`` switches its graph optimisations off.
 
         Raises UnsupportedModelError, with ONNX Runtime's own reason, when it cannot load the model.
         """
@@ -30,6 +31,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL
         options.intra_op_num_threads = threads
+        if plain:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if folder is not None and isinstance(source, bytes):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         onnxruntime.set_default_logger_severity(FATAL)
@@ -59,17 +62,17 @@ class Session:
         return [value.numpy() for value in self._session.run_with_ort_values(names, values)]
 
 
-def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int = 0) -> Session:
+def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int = 0, plain: bool = False) -> Session:
     """A session on ``model``, from its file where it is one and as it is; ``extra_outputs`` are values of the graph to give
-    as well."""
+    as well. ``threads`` and ``plain`` as `Session` has them."""
     model.require_data("running the model")
     given = {value.name for value in model.interface.outputs}
     inside = [name for name in extra_outputs if name not in given]
     if model.path is not None and not inside and model.is_as_loaded:
-        return Session(model.path, threads=threads)
+        return Session(model.path, threads=threads, plain=plain)
     proto = model.to_proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
-    return Session(proto.SerializeToString(), folder=model.folder, threads=threads)
+    return Session(proto.SerializeToString(), folder=model.folder, threads=threads, plain=plain)
 
 
 def _ort_value(onnxruntime: object, array: np.ndarray) -> object:

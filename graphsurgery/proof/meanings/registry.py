@@ -7,19 +7,24 @@ from graphsurgery.proof.meanings import (
     activation,
     cnn,
     dense,
+    drop_input,
+    fix_dim,
+    input_type,
     layer_norm,
     layer_pooling,
     lstm,
     mask_tokens,
     normalize,
+    optional_input,
     pooling,
     precision,
+    rename,
     splade,
     truncate,
     word_weights,
 )
 
-POOLING, NORMALIZE = "add-pooling", "add-normalize"
+POOLING, NORMALIZE, OPTIONAL = "add-pooling", "add-normalize", "optional-input"
 MEANINGS: dict[str, Meaning] = {
     POOLING: pooling.MEANING,
     NORMALIZE: normalize.MEANING,
@@ -34,4 +39,9 @@ MEANINGS: dict[str, Meaning] = {
     "add-word-weights": word_weights.MEANING,
     "add-weighted-layer-pooling": layer_pooling.MEANING,
     "add-splade-pooling": splade.MEANING,
+    "drop-input": drop_input.MEANING,
+    OPTIONAL: optional_input.MEANING,
+    "input-type": input_type.MEANING,
+    "rename": rename.MEANING,
+    "fix-dim": fix_dim.MEANING,
 }

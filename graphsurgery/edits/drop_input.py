@@ -1,0 +1,72 @@
+"""drop-input: an input that the graph can make by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.anatomy.roles import roles_of
+from graphsurgery.anatomy.wiring import all_nodes
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.inputs import POSITIONS, ZEROS, input_named, settled_fill, settled_like
+from graphsurgery.edits.operators import Operators
+from graphsurgery.interface import Interface, type_name
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.model import Model
+
+
+def filled(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) -> None:
+    """The value ``name``: 0, 1, or 0, 1, ..., seq - 1 in every row; of the shape of ``like [batch, seq]`` and of that type."""
+    shape = ops.node("Shape", like, name="shape")
+    if fill == POSITIONS:
+        one = gs.Constant("one", np.ones(1, dtype=np.int64))
+        ones = ops.node("ConstantOfShape", shape, name="ones", value=one)
+        positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
+        ops.node("Cast", positions, name="filled", output=name, to=dtype)
+        return
+    value = np.full(1, 0 if fill == ZEROS else 1, dtype=numpy_dtype(dtype))
+    ops.node("ConstantOfShape", shape, name="filled", output=name, value=gs.Constant("value", value))
+
+
+@dataclass(frozen=True)
+class DropInput(GraphEdit):
+    """Take an input away that is always the same: the graph makes it, in the shape of another input ``[batch, seq]``.
+
+    ``token_type_ids`` become zeros, a mask ones (every position is a token), ``position_ids`` 0, 1, ..., seq - 1 in every row.
+    """
+
+    verb: ClassVar[str] = "drop-input"
+    step: ClassVar[str] = "dropped"
+    summary: ClassVar[str] = "take an input away that the graph can make by itself: token types, a mask, positions"
+
+    input: str = parameter("The input to take away.", "", "NAME")
+    fill: str | None = parameter("What it becomes, where its name does not say.", None, "zeros|ones|positions")
+    like: str | None = parameter("The input whose shape it has, where not the ids'.", None, "NAME")
+    dtype: str | None = settled(None)
+
+    def resolve(self, model: Model) -> tuple[DropInput, tuple[str, ...]]:
+        """Settle fill, shape and type. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        value = input_named(model, self.input)
+        roles = roles_of(model.interface)
+        fill, like = settled_fill(roles, value, self.fill), settled_like(model, roles, value, self.like)
+        resolved = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
+        return resolved, (f"{value.name} is {fill} in the shape of {like.name}",)
+
+    def change(self, draft: Draft, model: Model) -> None:
+        value = model.interface.input(self.input)
+        assert value is not None and self.like is not None and self.fill is not None
+        draft.changes.infos.append(lambda kind, info: kind != "input" or info.name != value.name)
+        if not any(value.name in node.input for node in all_nodes(model.proto.graph)):
+            return
+        with draft.at_front():
+            ops = Operators(draft, f"graphsurgery/inputs/{value.name}")
+            filled(ops, gs.Variable(self.like), self.fill, value.dtype, value.name)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        assert after.inputs == tuple(value for value in before.inputs if value.name != self.input), "other inputs changed"
+        assert after.outputs == before.outputs, "the outputs changed"

@@ -1,0 +1,72 @@
+"""fix-dim: a number for a symbolic dim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import onnx
+
+from graphsurgery.edits.edit import GraphEdit, parameter
+from graphsurgery.edits.inputs import listed_dims
+from graphsurgery.edits.rename import pairs
+from graphsurgery.errors import NameNotFoundError, RequestError
+from graphsurgery.interface import Interface, Value
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+
+MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class FixDim(GraphEdit):
+    """Give symbolic dims a number, wherever they are declared: for runtimes and compilers that want literal shapes.
+
+    No node changes. What is computed at that size is what was computed before; other sizes are no longer taken.
+    """
+
+    verb: ClassVar[str] = "fix-dim"
+    step: ClassVar[str] = "fixed"
+    summary: ClassVar[str] = "give a symbolic dim a number, wherever it is declared"
+
+    dim: tuple[str, ...] = parameter("A symbolic dim and its size; may be repeated.", (), "NAME=N")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """RequestError for what is no size of 1 or more."""
+        found = pairs(self.dim, "--dim NAME=N")
+        for name, text in found.items():
+            if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text)):
+                raise RequestError(f"{name}={text} says no size", "write it as --dim NAME=N, N being 1 or more")
+        return {name: int(text) for name, text in found.items()}
+
+    def resolve(self, model: Model) -> tuple[FixDim, tuple[str, ...]]:
+        """Raises RequestError, NameNotFoundError."""
+        known = listed_dims((*model.interface.inputs, *model.interface.outputs))
+        listed = f"the symbolic dims are {', '.join(known) or 'none'}"
+        if not self.dim:
+            raise RequestError("no dim is named", f"name one with --dim NAME=N; {listed}")
+        for name in self.sizes:
+            if name not in known:
+                raise NameNotFoundError(f"the model has no symbolic dim {name!r}", listed)
+        return self, tuple(f"{name} is {size}" for name, size in self.sizes.items())
+
+    def change(self, draft: Draft, model: Model) -> None:
+        sizes = self.sizes
+
+        def fixed(_kind: str, info: onnx.ValueInfoProto) -> bool:
+            for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
+                if dim.dim_param in sizes:
+                    dim.dim_value = sizes[dim.dim_param]
+            return True
+
+        draft.changes.infos.append(fixed)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        assert after.inputs == tuple(map(self._fixed, before.inputs)), "inputs changed otherwise"
+        assert after.outputs == tuple(map(self._fixed, before.outputs)), "outputs changed otherwise"
+
+    def _fixed(self, value: Value) -> Value:
+        if value.dims is None:
+            return value
+        return replace(value, dims=tuple(self.sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in value.dims))

@@ -1,0 +1,112 @@
+"""optional-input: an input that need not be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx
+
+from graphsurgery.anatomy.roles import Roles, roles_of
+from graphsurgery.anatomy.wiring import downstream
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.interface import Interface, Value, type_name
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.session import open_session
+
+OLDEST_IR = 4
+"""From this IR version on an initializer of an input's name is its default; before it, all initializers had to be inputs."""
+FAR = 1e-4
+
+
+def default_of(value: Value, fill: str) -> onnx.TensorProto:
+    """``[1, 1]``: ONNX has defaults of a fixed shape alone, so this one has to broadcast."""
+    number = {ZEROS: 0, ONES: 1}[fill]
+    return onnx.numpy_helper.from_array(np.full((1, 1), number, dtype=numpy_dtype(value.dtype)), value.name)
+
+
+@dataclass(frozen=True)
+class OptionalInput(GraphEdit):
+    """Let an input be left out: a default ``[1, 1]`` of zeros (token types) or ones (a mask) stands for it, and broadcasts.
+
+    Only where the graph takes a default of that shape, which is tried out: what counts or reads the shape of its input does
+    not, as a mask that is pooled with. `drop-input` serves those.
+    """
+
+    verb: ClassVar[str] = "optional-input"
+    step: ClassVar[str] = "optional"
+    summary: ClassVar[str] = "let an input be left out: token types, or a mask that only broadcasts"
+
+    input: str = parameter("The input to make optional.", "", "NAME")
+    fill: str | None = parameter("What it is when it is left out, where its name does not say.", None, "zeros|ones")
+    like: str | None = parameter("The input whose shape it has, where not the ids'.", None, "NAME")
+    dtype: str | None = settled(None)
+
+    def resolve(self, model: Model) -> tuple[OptionalInput, tuple[str, ...]]:
+        """Settle fill and shape, and try it. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
+        require_opset(model, self.verb)
+        value = input_named(model, self.input)
+        roles = roles_of(model.interface)
+        fill, like = settled_fill(roles, value, self.fill), settled_like(model, roles, value, self.like)
+        if fill == POSITIONS:
+            raise UnsupportedModelError("a default of one number cannot be positions", _instead(value))
+        if model.proto.ir_version < OLDEST_IR:
+            what = f"the model is of IR version {model.proto.ir_version}, where an input cannot have a default; {OLDEST_IR} can"
+            raise UnsupportedModelError(what, _instead(value))
+        resolved = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
+        reason = why_not(model, replace(model, document=resolved.document(model, None)), roles, value, fill)
+        if reason is not None:
+            raise UnsupportedModelError(f"{value.name} cannot be left out: {reason}", _instead(value))
+        return resolved, (f"{value.name} is {fill} when it is left out",)
+
+    def change(self, draft: Draft, model: Model) -> None:
+        value = model.interface.input(self.input)
+        assert value is not None and self.fill is not None
+        behind = downstream(model.proto.graph, value.name)
+
+        def loosened(kind: str, info: onnx.ValueInfoProto) -> bool:
+            """The input's dims left open; no word any more on values whose dims may be the default's."""
+            if kind == "input" and info.name == value.name:
+                for dim in info.type.tensor_type.shape.dim:
+                    dim.ClearField("value")
+            return kind != "value_info" or info.name not in behind
+
+        draft.changes.infos.append(loosened)
+        draft.changes.initializers.append(default_of(value, self.fill))
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        assert after.inputs == tuple(value for value in before.inputs if value.name != self.input), "other inputs changed"
+        assert after.outputs == before.outputs, "the outputs changed"
+
+
+def _instead(value: Value) -> str:
+    return f"take it away instead, which always works: drop-input --input {value.name}"
+
+
+def why_not(model: Model, after: Model, roles: Roles, value: Value, fill: str) -> str | None:
+    """Why the default does not do what the input would, tried on a few texts; None where it does."""
+    drawer = Drawer.of(model, roles)
+    try:
+        source = open_session(model)
+    except GraphSurgeryError as error:
+        return f"that has to be tried, and the model does not run: {error}"
+    try:
+        made = open_session(after)
+        for seed, mask in enumerate(mask for _, masks in drawer.kinds() for mask in masks):
+            given = drawer.feed(mask, seed)
+            given[value.name] = np.full_like(given[value.name], 0 if fill == ZEROS else 1)
+            wanted = source.run(given)
+            found = made.run({name: array for name, array in given.items() if name != value.name})
+            for name, one in found.items():
+                other = wanted[name]
+                if one.shape != other.shape or not np.allclose(one, other, rtol=FAR, atol=FAR, equal_nan=True):
+                    return f"{name} is another where the default stands for it, so the graph does not only broadcast it"
+    except GraphSurgeryError as error:
+        return f"with a default of [1, 1], {error}"
+    return None

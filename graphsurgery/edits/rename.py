@@ -1,0 +1,114 @@
+"""rename: other names for inputs, outputs and symbolic dims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import onnx
+
+from graphsurgery.edits.edit import GraphEdit, parameter
+from graphsurgery.edits.inputs import listed_dims
+from graphsurgery.edits.targets import SCOPE
+from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
+from graphsurgery.interface import Dim, Interface, Value
+from graphsurgery.model.draft import Draft
+from graphsurgery.model.model import Model
+from graphsurgery.model.namer import Namer
+
+SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def pairs(asked: Iterable[str], form: str) -> dict[str, str]:
+    """What stands before and behind each ``=``; RequestError for what has none, and for what is named twice."""
+    found: dict[str, str] = {}
+    for text in asked:
+        name, _, value = str(text).partition("=")
+        if not (name and value):
+            raise RequestError(f"{text!r} does not say what is to be what", f"write {form}")
+        if name in found:
+            raise RequestError(f"{name!r} is named twice", "give each once")
+        found[name] = value
+    return found
+
+
+def dim_renamed(dim: Dim, dims: Mapping[str, str]) -> Dim:
+    """A symbolic dim under its new name, within an expression (``past + sequence``) as well."""
+    return SYMBOL.sub(lambda found: dims.get(found[0], found[0]), dim) if isinstance(dim, str) else dim
+
+
+@dataclass(frozen=True)
+class Rename(GraphEdit):
+    """Give inputs, outputs and symbolic dims other names, wherever they are used. Nothing is computed otherwise."""
+
+    verb: ClassVar[str] = "rename"
+    step: ClassVar[str] = "renamed"
+    summary: ClassVar[str] = "give inputs, outputs and symbolic dims other names"
+
+    name: tuple[str, ...] = parameter("An input or output and its new name; may be repeated.", (), "OLD=NEW")
+    dim: tuple[str, ...] = parameter("A symbolic dim and its new name; may be repeated.", (), "OLD=NEW")
+
+    @property
+    def names(self) -> dict[str, str]:
+        return pairs(self.name, "--name OLD=NEW")
+
+    @property
+    def dims(self) -> dict[str, str]:
+        return pairs(self.dim, "--dim OLD=NEW")
+
+    def resolve(self, model: Model) -> tuple[Rename, tuple[str, ...]]:
+        """Raises RequestError (nothing asked for, names taken), NameNotFoundError, UnsupportedModelError."""
+        names, dims = self.names, self.dims
+        if not names and not dims:
+            raise RequestError("there is nothing to rename", "say what with --name OLD=NEW or --dim OLD=NEW")
+        for old, new in names.items():
+            _check_name(model, old, new)
+        for some in (names, dims):
+            if len(set(some.values())) < len(some):
+                raise RequestError(f"{', '.join(some)} cannot have one name", "give each another")
+        known = listed_dims((*model.interface.inputs, *model.interface.outputs))
+        symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
+        for old, new in dims.items():
+            if old not in symbols:
+                raise NameNotFoundError(f"the model has no symbolic dim {old!r}", f"its dims are {', '.join(known) or 'none'}")
+            if new in symbols or not SYMBOL.fullmatch(new):
+                what = "is another dim's name" if new in symbols else "is no name for a dim"
+                raise RequestError(f"{new!r} {what}", "choose one of letters, digits and _ that no dim has")
+        return self, tuple(f"{old} is called {new}" for old, new in (*names.items(), *dims.items()))
+
+    def change(self, draft: Draft, model: Model) -> None:
+        names, dims = self.names, self.dims
+
+        def renamed(_kind: str, info: onnx.ValueInfoProto) -> bool:
+            info.name = names.get(info.name, info.name)
+            for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
+                if dim.dim_param:
+                    dim.dim_param = str(dim_renamed(dim.dim_param, dims))
+            return True
+
+        draft.changes.names |= names
+        draft.changes.infos.append(renamed)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        assert after.inputs == tuple(map(self._renamed, before.inputs)), "inputs changed otherwise"
+        assert after.outputs == tuple(map(self._renamed, before.outputs)), "outputs changed otherwise"
+
+    def _renamed(self, value: Value) -> Value:
+        dims = None if value.dims is None else tuple(dim_renamed(dim, self.dims) for dim in value.dims)
+        return replace(value, name=self.names.get(value.name, value.name), dims=dims)
+
+
+def _check_name(model: Model, old: str, new: str) -> None:
+    interface = model.interface
+    is_input, is_output = interface.input(old) is not None, interface.output(old) is not None
+    if not is_input and not is_output:
+        names = ", ".join(value.name for value in (*interface.inputs, *interface.outputs)) or "none"
+        raise NameNotFoundError(f"the model has no input or output {old!r}", f"its inputs and outputs are {names}")
+    if is_input and is_output:
+        raise UnsupportedModelError(f"{old!r} is both an input and an output", "this is not supported")
+    if any(annotation.tensor_name == old for annotation in model.proto.graph.quantization_annotation):
+        raise UnsupportedModelError(f"{old!r} has a quantization annotation", "this is not supported")
+    if Namer.of(model.proto).has(new) or new.startswith(SCOPE):
+        raise RequestError(f"the name {new!r} is taken in this graph", "choose another")

@@ -1,0 +1,214 @@
+"""Interfaces gone wrong: right outputs of the edits of inputs, names and dims, and one line each that spoils them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from encoders import FLOAT16, HIDDEN, IDS, MASK, POSITION_IDS, TYPE_IDS, tiny_encoder
+from faults import table
+from onnx import TensorProto, helper, numpy_helper
+from planting import Plant
+
+from graphsurgery import AddPooling, DropInput, FixDim, InputType, OptionalInput, Rename, load
+from graphsurgery.edits.edit import Edit
+
+EMBEDDING = "sentence_embedding"
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """A right output to be spoilt: ``edits`` on a tiny encoder."""
+
+    edits: Sequence[Edit]
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def source(self) -> onnx.ModelProto:
+        model = tiny_encoder(**self.encoder)
+        model.graph.value_info.append(helper.make_tensor_value_info("words", TensorProto.FLOAT, ["batch", "sequence", 8]))
+        return model
+
+    @cached_property
+    def output(self) -> onnx.ModelProto:
+        model = load(self.source)
+        for edit in self.edits:
+            model = edit.apply(model)
+        return model.to_proto()
+
+    def __str__(self) -> str:
+        return ", ".join(edit.verb for edit in self.edits)
+
+
+def declared(p: Plant, name: str) -> onnx.ValueInfoProto:
+    return next(info for info in (*p.graph.input, *p.graph.output, *p.graph.value_info) if info.name == name)
+
+
+def dim(p: Plant, name: str, place: int, size: int | str) -> None:
+    """Another size for one dim of a declared value."""
+    one = declared(p, name).type.tensor_type.shape.dim[place]
+    one.Clear()
+    setattr(one, "dim_value" if isinstance(size, int) else "dim_param", size)
+
+
+def fill_value(p: Plant, value: Any, dtype: Any = np.int64) -> None:
+    p.attribute("filled", value=numpy_helper.from_array(np.asarray([value], dtype=dtype), "value"))
+
+
+def input_back(p: Plant, name: str) -> None:
+    """The input is declared again, its value still made."""
+    p.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
+
+
+def gone(p: Plant, name: str) -> None:
+    """An input more is gone: what took it takes the ids."""
+    p.use_instead(name, IDS)
+    p.graph.input.remove(declared(p, name))
+
+
+def two_exchanged(p: Plant, one: str, other: str) -> None:
+    """Nodes take two values for each other."""
+    p.use_instead(one, "between")
+    p.use_instead(other, one)
+    p.use_instead("between", other)
+
+
+def default(p: Plant, array: Any, dtype: Any = np.int64) -> None:
+    p.weight(TYPE_IDS).CopyFrom(numpy_helper.from_array(np.asarray(array, dtype=dtype), TYPE_IDS))
+
+
+def through(p: Plant, end: str, dtype: int) -> None:
+    """What a cast gives is the same to ``dtype`` and back."""
+    p.before(end, 0, "Cast", to=dtype)
+
+
+TYPED = {"inputs": [TYPE_IDS]}
+DROP = Edited([DropInput(TYPE_IDS)], TYPED)
+DROP_MASK = Edited([AddPooling("mean"), DropInput(MASK)])
+DROP_POSITIONS = Edited([DropInput(POSITION_IDS)], {"inputs": [POSITION_IDS]})
+LEFT_OUT = Edited([OptionalInput(TYPE_IDS)], TYPED)
+INT32 = Edited([InputType("int32")], TYPED)
+INT32_POOLED = Edited([AddPooling("mean"), InputType("int32")])
+NAMED = Edited([Rename((f"{IDS}=ids", f"{MASK}=valid", f"{HIDDEN}=states"), ("batch=N",))], TYPED)
+NAMED_POOLED = Edited([AddPooling("mean"), Rename((f"{MASK}=valid", f"{EMBEDDING}=vector"))])
+FIXED = Edited([FixDim(("batch=3", "sequence=5"))], TYPED)
+FIXED_POOLED = Edited([FixDim(("sequence=5",)), AddPooling("mean")])
+
+INTERFACE_FAULTS = [
+    *table("drop-input", DROP,
+        ("ones, not zeros", lambda p: fill_value(p, 1)),
+        ("of another type", lambda p: fill_value(p, 0, np.int32)),
+        ("made of the ids", lambda p: p.become("filled", "Mod", IDS, p.ints(2))),
+        ("a shape that is baked in", lambda p: p.wire("filled", 0, p.ints(4, 9))),
+        ("one number only, which happens to broadcast", lambda p: p.wire("filled", 0, p.ints(1, 1))),
+        ("the shape the other way round", lambda p: p.wire("filled", 0, p.append("Slice", p.out("inputs/token_type_ids/shape"),
+         p.ints(1), p.ints(-3), p.ints(0), p.ints(-1), behind="inputs/token_type_ids/shape"))),
+        ("nothing made", lambda p: p.graph.node.remove(p.node("filled"))),
+        ("still an input as well", lambda p: input_back(p, TYPE_IDS)),
+        ("another input gone, too", lambda p: gone(p, MASK)),
+        ("a node of the encoder left out", lambda p: p.without("placed")),
+        ("the encoder's node takes something else", lambda p: p.wire("types", 1, IDS)),
+        ("claimed to be ones", lambda p: p.claim(fill="ones")),
+        ("claimed to be another input", lambda p: p.claim(input=MASK)),
+        ("claimed to be of another type", lambda p: p.claim(dtype="int32")),
+        ("forgotten", lambda p: p.forget()),
+    ),
+    *table("add-pooling, drop-input of the mask", DROP_MASK,
+        ("zeros, not ones", lambda p: fill_value(p, 0)),
+        ("twos made of the ids", lambda p: p.become("filled", "Mod", IDS, p.ints(2))),
+        ("pooling still by an input", lambda p: input_back(p, MASK)),
+        ("pooling takes the ids for the mask", lambda p: p.wire("pooling/mask", 0, IDS)),
+        ("one number only", lambda p: p.wire("filled", 0, p.ints(1, 1))),
+    ),
+    *table("drop-input of positions", DROP_POSITIONS,
+        ("from 1", lambda p: p.attribute("inputs/position_ids/positions", exclusive=0)),
+        ("backwards", lambda p: p.attribute("inputs/position_ids/positions", reverse=1)),
+        ("along the batch", lambda p: p.set("inputs/position_ids/axis", 0)),
+        ("all 0", lambda p: p.before("inputs/position_ids/filled", 0, "Mul", p.ints(0))),
+        ("every other one", lambda p: p.before("inputs/position_ids/filled", 0, "Mul", p.ints(2))),
+        ("of int32", lambda p: p.attribute("inputs/position_ids/filled", to=TensorProto.INT32)),
+        ("by way of int8", lambda p: through(p, "inputs/position_ids/filled", TensorProto.INT8)),
+    ),
+    *table("optional-input", LEFT_OUT,
+        ("a default of one", lambda p: default(p, [[1]])),
+        ("a default for three positions", lambda p: default(p, [[0, 0, 0]])),
+        ("a default of another type", lambda p: default(p, [[0]], np.int32)),
+        ("no default", lambda p: p.graph.initializer.remove(p.weight(TYPE_IDS))),
+        ("no input", lambda p: p.graph.input.remove(declared(p, TYPE_IDS))),
+        ("dims that the default has not", lambda p: dim(p, TYPE_IDS, 1, 7)),
+        ("ignored when it is given", lambda p: p.wire("types", 1, p.append("Mul", TYPE_IDS, p.ints(0), behind="placed"))),
+        ("a default for the mask as well",
+         lambda p: p.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.int64), MASK))),
+        ("claimed to be ones", lambda p: p.claim(fill="ones")),
+    ),
+    *table("input-type", INT32,
+        ("ids by way of uint8", lambda p: through(p, "inputs/input_ids/cast", TensorProto.UINT8)),
+        ("ids by way of int16", lambda p: through(p, "inputs/input_ids/cast", TensorProto.INT16)),
+        ("ids by way of float16", lambda p: through(p, "inputs/input_ids/cast", FLOAT16)),
+        ("ids by way of bool", lambda p: through(p, "inputs/input_ids/cast", TensorProto.BOOL)),
+        ("types by way of uint8", lambda p: through(p, "inputs/token_type_ids/cast", TensorProto.UINT8)),
+        ("types from the ids", lambda p: p.wire("inputs/token_type_ids/cast", 0, IDS)),
+        ("ids and types exchanged", lambda p: two_exchanged(p, IDS, TYPE_IDS)),
+        ("no cast", lambda p: p.become("inputs/input_ids/cast", "Identity")),
+        ("declared as before", lambda p: setattr(declared(p, IDS).type.tensor_type, "elem_type", TensorProto.INT64)),
+        ("a node takes the input itself", lambda p: p.wire("words", 1, IDS)),
+        ("its dims changed, too", lambda p: dim(p, IDS, 0, "N")),
+        ("one more than asked for", lambda p: p.after("inputs/input_ids/cast", "Abs")),
+        ("claimed of one input less",
+         lambda p: p.claim(input=[IDS], inside=["graphsurgery/inputs/input_ids"], dtypes=["int64"])),
+        ("claimed to have been int32", lambda p: p.claim(dtypes=["int32", "int32", "int32"])),
+    ),
+    *table("add-pooling, input-type", INT32_POOLED,
+        ("the mask by way of uint8: 256 is 0", lambda p: through(p, "inputs/attention_mask/cast", TensorProto.UINT8)),
+        ("the mask by way of int8: 256 is 0", lambda p: through(p, "inputs/attention_mask/cast", TensorProto.INT8)),
+        ("pooling takes the ids for the mask", lambda p: p.wire("pooling/mask", 0, IDS)),
+        ("the head's sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+    ),
+    *table("rename", NAMED,
+        ("ids and mask exchanged", lambda p: two_exchanged(p, "ids", "valid")),
+        ("ids and types exchanged in the graph", lambda p: two_exchanged(p, "ids", TYPE_IDS)),
+        ("another name than was asked for", lambda p: (p.use_instead("ids", "id"), setattr(declared(p, "ids"), "name", "id"))),
+        ("another value under the output's name", lambda p: (p.rename("states", "hidden"), p.rename("token", "states"))),
+        ("the output left behind", lambda p: p.append("Identity", "bent", gives="other")),
+        ("a dim of one input alone", lambda p: dim(p, "ids", 0, "batch")),
+        ("a dim that the output still has", lambda p: dim(p, "states", 0, "batch")),
+        ("a dim that a value_info still has", lambda p: dim(p, "words", 0, "batch")),
+        ("another dim", lambda p: dim(p, "ids", 1, "T")),
+        ("two inputs in another order", lambda p: p.graph.input.extend([p.graph.input.pop(0)])),
+        ("a weight renamed, too",
+         lambda p: (p.use_instead("bias", "prejudice"), setattr(p.weight("bias"), "name", "prejudice"))),
+        ("a node wired anew", lambda p: p.wire("mixed", 0, "words")),
+        ("claimed the other way round", lambda p: p.claim(name=[f"{IDS}=valid", f"{MASK}=ids", f"{HIDDEN}=states"])),
+        ("claimed without the dim", lambda p: p.claim(dim=[])),
+        ("forgotten", lambda p: p.forget()),
+    ),
+    *table("add-pooling, rename", NAMED_POOLED,
+        ("the mask and the ids exchanged", lambda p: two_exchanged(p, IDS, "valid")),
+        ("pooling takes the ids", lambda p: p.wire("pooling/mask", 0, IDS)),
+        ("the embedding's name for the sum", lambda p: (p.rename("vector", "unused"), p.rename(p.out("mean/sum"), "vector"))),
+        ("claimed of the hidden state", lambda p: p.claim(name=[f"{MASK}=valid", f"{HIDDEN}=vector"])),
+    ),
+    *table("fix-dim", FIXED,
+        ("another size in one input", lambda p: dim(p, IDS, 0, 4)),
+        ("another size everywhere", lambda p: [dim(p, name, 1, 6) for name in (IDS, MASK, TYPE_IDS, HIDDEN, "words")]),
+        ("not in the mask", lambda p: dim(p, MASK, 1, "sequence")),
+        ("not in the output", lambda p: dim(p, HIDDEN, 1, "sequence")),
+        ("not in the value_info", lambda p: dim(p, "words", 0, "batch")),
+        ("the hidden size as well", lambda p: dim(p, HIDDEN, 2, 5)),
+        ("the value_info gone", lambda p: p.graph.value_info.pop()),
+        ("batch and sequence exchanged",
+         lambda p: [dim(p, n, a, s) for n in (IDS, MASK, TYPE_IDS) for a, s in ((0, 5), (1, 3))]),
+        ("a size baked into the graph", lambda p: p.after("mixed", "Reshape", p.ints(3, 5, 8))),
+        ("claimed another size", lambda p: p.claim(dim=["batch=3", "sequence=6"])),
+        ("forgotten", lambda p: p.forget()),
+    ),
+    *table("fix-dim, add-pooling", FIXED_POOLED,
+        ("a batch that is fixed, too", lambda p: dim(p, EMBEDDING, 0, 4)),
+        ("the sequence open again", lambda p: dim(p, IDS, 1, "sequence")),
+        ("the sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+    ),
+]  # fmt: skip

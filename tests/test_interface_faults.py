@@ -1,0 +1,39 @@
+"""Prove the prover, once more: faults planted in the interface are caught, also where the whole proof is left out."""
+
+from __future__ import annotations
+
+import pytest
+from faults import Fault
+from interface_faults import INTERFACE_FAULTS
+
+import graphsurgery
+from graphsurgery.report import Verdict
+
+CASES = list(dict.fromkeys(fault.case for fault in INTERFACE_FAULTS))
+BY_RUN_ALONE = frozenset()
+"""What only the whole proof can tell."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_spoilt_was_right(case) -> None:
+    """Every check of it passed, and strip-head leads back."""
+    for head_only in (False, True):
+        report = graphsurgery.verify(case.output, against=case.source, head_only=head_only)
+        assert report and all(check.verdict is Verdict.PASSED for check in report.checks), report.to_json()
+    assert graphsurgery.strip_head(case.output).fingerprint == graphsurgery.load(case.source).fingerprint
+
+
+@pytest.mark.parametrize("fault", INTERFACE_FAULTS, ids=str)
+def test_faults_of_the_interface(fault: Fault) -> None:
+    spoilt = fault.spoilt()
+    assert graphsurgery.verify(spoilt, against=fault.case.source).verdict is not Verdict.PASSED
+    if str(fault) not in BY_RUN_ALONE:
+        assert graphsurgery.verify(spoilt, against=fault.case.source, head_only=True).verdict is not Verdict.PASSED
+
+
+def test_there_are_enough() -> None:
+    """Six at least of every edit, under different names."""
+    names = [str(fault) for fault in INTERFACE_FAULTS]
+    assert len(set(names)) == len(names)
+    for verb in ("drop-input", "optional-input", "input-type", "rename", "fix-dim"):
+        assert sum(name.startswith(verb) for name in names) >= 6, verb
