@@ -61,7 +61,7 @@ class _Stream:
         found, value = [last], last
         while (step := next(self._sums(value), None)) is not None:
             _, value, added = step
-            if any(_attends(node) for node in self._behind(added, self.wiring.origin(value))):
+            if any(_attends(node) for node in self._behind(added, self._moment(value))):
                 found.append(value)
         return tuple(reversed(found))
 
@@ -73,17 +73,25 @@ class _Stream:
         """(sum, what flows, what is added to it) of the sums before ``value`` of which one side comes from the other."""
         for node in self._behind(value, through=NORMALISING):
             for one, other in ((0, 1), (1, 0)) if node.op_type in SUMS else ():
-                if self._comes_from(node.input[other], self.wiring.origin(node.input[one])):
+                if self._comes_from(node.input[other], self._moment(node.input[one])):
                     yield node, node.input[one], node.input[other]
 
-    def _comes_from(self, value: str, source: str) -> bool:
-        """Whether the numbers of ``value`` are computed from those of ``source``."""
-        return value != source and any(source in node.input for node in self._behind(value, source))
+    def _moment(self, value: str) -> frozenset[str]:
+        """What ``value`` is a copy of, and what else that node gives: a fused sum gives its normalised form, too."""
+        origin = self.wiring.origin(value)
+        node = self.wiring.producers.get(origin)
+        return frozenset([origin] if node is None else node.output)
 
-    def _behind(self, value: str, until: str = "", through: frozenset[str] | None = None) -> Iterator[onnx.NodeProto]:
+    def _comes_from(self, value: str, source: frozenset[str]) -> bool:
+        """Whether the numbers of ``value`` are computed from those of ``source``."""
+        return value not in source and any(source & set(node.input) for node in self._behind(value, source))
+
+    def _behind(
+        self, value: str, until: frozenset[str] = frozenset(), through: frozenset[str] | None = None
+    ) -> Iterator[onnx.NodeProto]:
         """The nodes that ``value`` is computed by, nearest first, no further back than ``until``; where ``through`` is given,
         only behind such nodes."""
-        todo, seen = [value], {"", until}
+        todo, seen = [value], {"", *until}
         while todo:
             current = todo.pop(0)
             node = self.wiring.producers.get(current)
