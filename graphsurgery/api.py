@@ -117,13 +117,13 @@ def mask_tokens(
     return MaskTokens(target, skip_first, mask, ids).apply(load(model))
 
 
-def truncate(model: Loadable, dim: int | Sequence[int], *, target: str | None = None, keep_length: bool = False) -> Model:
+def truncate(model: Loadable, dim: int | str | Sequence[int], *, target: str | None = None, keep_length: bool = False) -> Model:
     """Keep the first ``dim`` dims of an embedding, normalised again unless ``keep_length``; several become outputs
     ``<target>_<dim>``. See `Truncate`.
 
     Raises RequestError, NameNotFoundError, UnsupportedModelError.
     """
-    dims = str(dim) if isinstance(dim, int) else ",".join(map(str, dim))
+    dims = ",".join(map(str, dim)) if isinstance(dim, Sequence) and not isinstance(dim, str) else str(dim)
     return Truncate(dims, target, keep_length).apply(load(model))
 
 

@@ -31,8 +31,14 @@ class ModuleWeights:
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
         """The tensor ``name``, finite, of that shape (None: any size of 1 or more), as float32; WeightsError otherwise."""
-        self.tensors[name] = np.asarray(tensor_of(self._weights, self._stored(name), shape), dtype=np.float32)
-        return self.tensors[name]
+        found = tensor_of(self._weights, self._stored(name), shape)
+        with np.errstate(over="ignore"):
+            tensor = np.asarray(found, dtype=np.float32)
+        if tensor.itemsize < found.itemsize and not np.isfinite(tensor).all():
+            what = f"{self.path}: {name!r} holds values that float32 cannot hold"
+            raise WeightsError(what, "heads compute in float32: save the module in float32 and see whether it still works")
+        self.tensors[name] = tensor
+        return tensor
 
     def take_if_there(self, name: str, shape: Shape) -> np.ndarray | None:
         """As `take`, but None when there is no tensor of that name."""

@@ -57,7 +57,7 @@ def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variabl
         bits = ops.node("Pad", bits, ops.constant([0, 0, 0, -width % BITS], np.int64, "filling"), name="filled")
     octets = ops.node("Reshape", bits, ops.constant([0, -(-width // BITS), BITS], np.int64, "octet_shape"), name="octets")
     places = ops.constant([1 << place for place in reversed(range(BITS))], np.float32, "places")
-    return as_byte(ops, ops.reduce_sum(ops.node("Mul", octets, places, name="weighted"), -1, "byte_value"), signed)
+    return as_byte(ops, ops.reduce_sum(ops.node("Mul", octets, places, name="weighted"), 2, "byte_value"), signed)
 
 
 def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:

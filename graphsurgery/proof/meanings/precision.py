@@ -23,15 +23,16 @@ def _check(parameters: Parameters) -> None:
 
 
 def by_ranges(x: Array, slack: Array, ranges: Array) -> Expected:
-    """floor((x - min) / step) in 0..255. One bucket of tolerance where ``slack``, what x may be off by, reaches an edge."""
+    """floor((x - min) / step) in 0..255, or any bucket that ``slack``, what x may be off by, reaches: none but its own where no
+    edge is near."""
     low, high = ranges
     step = (high - low) / 255
     step = np.where(step == 0, 1, step)
     place = (x - low) / step
     bucket = np.clip(np.floor(place), 0, 255)
     reach = slack / step + np.abs(place) * 1e-6
-    shaky = np.clip(np.floor(place - reach), 0, 255) != np.clip(np.floor(place + reach), 0, 255)
-    return Expected(bucket, np.where(shaky, 1.0, 0.0))
+    lowest, highest = (np.clip(np.floor(place + end * reach), 0, 255) for end in (-1, 1))
+    return Expected(bucket, np.maximum(bucket - lowest, highest - bucket))
 
 
 def by_signs(x: Array, slack: Array) -> Expected:
