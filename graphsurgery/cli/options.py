@@ -60,6 +60,4 @@ def _option(name: str, kind: Any, default: Any, metadata: Any) -> Callable[[Deco
         return click.option(flag, is_flag=True, default=default, help=text)
     if typing.get_origin(kind) is tuple:
         return click.option(flag, multiple=True, metavar=metadata["metavar"], help=text)
-    return click.option(
-        flag, default=default, metavar=metadata["metavar"] or "TEXT", show_default=default is not None, help=text
-    )
+    return click.option(flag, default=default, metavar=metadata["metavar"] or "TEXT", show_default=bool(default), help=text)

@@ -19,8 +19,9 @@ from graphsurgery.model.model import Model
 class AddActivation(GraphEdit):
     """Append an activation to an output: ``y = activation(x)``, float32. Makes scores of a cross-encoder's logits.
 
-    As ``activation_fn`` of sentence-transformers' CrossEncoder: sigmoid where there is one label, identity otherwise,
-    unless its config names another.
+    As ``activation_fn`` of sentence-transformers' CrossEncoder, which is sigmoid where there is one label and identity where
+    there are more, unless the model's config names another. The activation is torch.nn's, with its defaults; softmax and its
+    like are over the last dim of ``[batch, dim]``.
     """
 
     verb: ClassVar[str] = "add-activation"

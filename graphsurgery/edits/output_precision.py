@@ -71,8 +71,10 @@ def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
 class OutputPrecision(GraphEdit):
     """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
 
-    As sentence-transformers' ``quantize_embeddings``. int8 and uint8 need each dim's smallest and largest value over texts
-    of the kind to be embedded: ``--ranges``, a .npy or .json file of ``[2, dim]``.
+    As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
+    min) / 255``, 1 where that is 0; ``ubinary = packbits(x > 0)``, the first dim in the highest bit; int8 and binary are those
+    less 128. min and max are each dim's smallest and largest value over texts of the kind to be embedded: ``--ranges``, a .npy
+    or .json file of ``[2, dim]``.
     """
 
     verb: ClassVar[str] = "output-precision"
@@ -80,7 +82,9 @@ class OutputPrecision(GraphEdit):
     summary: ClassVar[str] = "give the embedding as int8, uint8 or packed bits"
 
     to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary")
-    ranges: str | None = parameter("Each dim's min and max, [2, dim], as .npy or .json: for int8 and uint8.", None, "PATH")
+    ranges: str | None = parameter(
+        "Each dim's min and max over embeddings of your own, [2, dim], as .npy or .json: for int8 and uint8.", None, "PATH"
+    )
     target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
     digests: tuple[str, ...] = settled(())
 
