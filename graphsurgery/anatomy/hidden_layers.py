@@ -20,9 +20,9 @@ from graphsurgery.interface import Interface
 
 NORMALISING = frozenset({
     "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Pow", "RMSNormalization", "Reciprocal",
-    "ReduceMean", "SimplifiedLayerNormalization", "Sqrt", "Sub", "Where",
+    "ReduceMean", "Reshape", "SimplifiedLayerNormalization", "Sqrt", "Sub", "Where",
 })  # fmt: skip
-"""Operators that stand between a sum and what the next layer is given: normalisations, whole or in pieces, and masking."""
+"""Operators that stand between a sum and what the next layer is given: normalisations, whole or in pieces, masking, views."""
 SUMS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 """Operators whose first two inputs are added."""
 MEASURING = frozenset({"Shape", "Size"})
@@ -83,8 +83,10 @@ class _Stream:
         return frozenset([origin] if node is None else node.output)
 
     def _comes_from(self, value: str, source: frozenset[str]) -> bool:
-        """Whether the numbers of ``value`` are computed from those of ``source``."""
-        return value not in source and any(source & set(node.input) for node in self._behind(value, source))
+        """Whether the numbers of ``value`` are computed from those of ``source``, which is no weight (layers share zeros)."""
+        if value in source or source & self.wiring.initializers.keys():
+            return False
+        return any(source & set(node.input) for node in self._behind(value, source))
 
     def _behind(
         self, value: str, until: frozenset[str] = frozenset(), through: frozenset[str] | None = None
