@@ -32,8 +32,11 @@ def run(command: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx."""
+    """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx and as the model folder
+    my-model, and the recipes."""
     shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(FIXTURES / "bert", tmp_path / "my-model")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     for block in blocks(page, "console"):
         for line in block.splitlines():
             if line.startswith("$ graphsurgery "):

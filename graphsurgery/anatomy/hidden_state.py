@@ -34,8 +34,9 @@ class HiddenState:
 
 
 def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens made;
-    one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary.
+    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens
+    made; one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the
+    vocabulary.
 
     Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
     """

@@ -37,6 +37,8 @@ class Worst:
 
 
 WORST = pytest.StashKey[Worst]()
+FIGURES = pytest.StashKey[list[tuple[str, float, float]]]()
+"""What processes took: (what, seconds, MiB resident at most)."""
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +48,12 @@ def worst(pytestconfig: pytest.Config) -> Worst:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash.get(FIGURES, [])
+    if figures:
+        terminalreporter.section("what it took")
+        terminalreporter.write_line(f"{'all-MiniLM-L6-v2, one process each':<58} {'seconds':>8} {'MiB':>6}")
+    for what, seconds, mebibytes in figures:
+        terminalreporter.write_line(f"{what:<58} {seconds:>8.1f} {mebibytes:>6.0f}")
     found = config.stash.get(WORST, Worst()).rows
     if not found:
         return
