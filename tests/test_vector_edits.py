@@ -518,3 +518,22 @@ def test_a_batch_of_nothing() -> None:
     session = onnxruntime.InferenceSession(model.to_proto().SerializeToString())
     [found] = session.run(None, {"input_ids": nothing, "attention_mask": nothing})
     assert found.shape == (0, 2) and found.dtype == np.int8
+
+
+@pytest.mark.parametrize(("name", "width"), [("bert", 32), ("bert-external", 40), ("bert-fp16", 48)])
+def test_large_weights(name: str, width: int, fixture_copy, tmp_path: Path, capsys) -> None:
+    """Of layers that are left where they lie: proven from the files, moved to another folder, and taken off again."""
+    model, other = fixture_copy(name), tmp_path / "other"
+    other.mkdir()
+    assert call("add-pooling", model, "--mode", "mean", "-q", capsys=capsys)[0] == OK
+    path = model.parent / "model.pooled.onnx"
+    for index, (rows, columns) in enumerate(((96, width), (64, 96))):
+        output = (model.parent, other)[index] / f"dense{index}.onnx"
+        code, done = as_json("add-dense", path, "--weights", module_folders.dense(rows, columns), "-o", output, capsys=capsys)
+        assert (code, done["report"]["verdict"]) == (OK, "PASSED"), done
+        path = output
+    assert as_json("verify", path, "--against", model, capsys=capsys)[0] == OK
+    assert call("strip-head", path, "-o", other / "back.onnx", "-q", capsys=capsys) == (OK, "", "")
+    assert as_json("verify", other / "back.onnx", "--against", model, "--atol", "0", capsys=capsys)[0] == OK
+    if name != "bert-external":
+        assert (other / "back.onnx").read_bytes() == model.read_bytes()
