@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from graphsurgery.cli.verbs import VERBS
+from graphsurgery.cli.verbs import GROUPS, VERBS
 from graphsurgery.version import __version__
 
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
@@ -41,8 +41,9 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+        for group, verbs in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, verb.summary) for name, verb in verbs.items()])
 
 
 @click.command(
