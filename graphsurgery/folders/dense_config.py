@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphsurgery.folders.files import inside, is_there, read_json, setting
+from graphsurgery.folders.files import setting
+from graphsurgery.folders.module_config import module_config
 
 IDENTITY, TANH = "identity", "tanh"
 CONFIG, RESIDUAL = "config.json", "use_residual"
@@ -28,12 +29,8 @@ def dense_config(weights: Path) -> DenseConfig:
     to PyLate's (it alone writes ``use_residual``). A config that says nothing of a Dense module, such as the transformer's own,
     is none. FolderError when it cannot be read.
     """
-    folder = weights if weights.is_dir() else weights.parent
-    if not is_there(folder / CONFIG):
-        return DenseConfig()
-    path = inside(folder, CONFIG, str(folder))
-    config = read_json(path)
-    if not {"in_features", "activation_function", RESIDUAL} & config.keys():
+    path, config = module_config(weights, CONFIG)
+    if config is None or not {"in_features", "activation_function", RESIDUAL} & config.keys():
         return DenseConfig()
     default = IDENTITY if RESIDUAL in config else TANH
     activation = setting(config, "activation_function", str, path, default)
