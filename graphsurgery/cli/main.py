@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module, function = VERBS[cmd_name].command.split(":")
-        command: click.Command = getattr(importlib.import_module(module), function)(cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"graphsurgery.cli.{module}"), function)(cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -34,10 +34,8 @@ def run_command(verb: str) -> click.Command:
 
 
 def recipe_command(verb: str) -> click.Command:
-    group = click.Group(verb, help="The recipe that a file was made with.")
-
-    def callback(model: str, as_json: bool, quiet: bool) -> int:
-        """Print the recipe that MODEL was made with: running it on the original source gives the same bytes."""
+    def callback(action: str, model: str, as_json: bool, quiet: bool) -> int:
+        """show: print the recipe that MODEL was made with. Running it on the original source gives the same bytes."""
         found = recipe_of(load(model))
         if as_json:
             steps = [{"edit": step.verb, **dataclasses.asdict(step)} for step in found.steps]
@@ -46,5 +44,5 @@ def recipe_command(verb: str) -> click.Command:
             out.print(to_toml(found), markup=False, highlight=False, soft_wrap=True, end="")
         return 0
 
-    group.add_command(click.command("show")(with_options(callback, (MODEL,), SHOWN)))
-    return group
+    action = click.argument("action", type=click.Choice(["show"]))
+    return click.command(verb)(with_options(callback, (action, MODEL), SHOWN))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-EDIT = "graphsurgery.cli.writing:writing_command"
+EDIT = "writing:writing_command"
 
 
 class Verb(NamedTuple):
-    """What builds a verb's command, as ``module:function`` (called with the verb), and the line that ``--help`` shows for
-    it."""
+    """What builds a verb's command, as ``module:function`` within this package (called with the verb), and the line that
+    ``--help`` shows for it."""
 
     command: str
     summary: str
@@ -17,20 +17,14 @@ class Verb(NamedTuple):
 
 GROUPS: dict[str, dict[str, Verb]] = {
     "Whole models": {
-        "bake": Verb(
-            "graphsurgery.cli.baking:bake_command", "a whole model folder into one verified file, in a folder to publish"
-        ),
-        "run": Verb("graphsurgery.cli.recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),
-        "recipe": Verb("graphsurgery.cli.recipes:recipe_command", "recipe show MODEL: the recipe that a file was made with"),
-        "export": Verb(
-            "graphsurgery.cli.exporting:export_command", "the transformer of a model folder as ONNX, through Optimum"
-        ),
+        "bake": Verb("baking:bake_command", "a whole model folder into one verified file, in a folder to publish"),
+        "run": Verb("recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),
+        "recipe": Verb("recipes:recipe_command", "recipe show MODEL: the recipe that a file was made with"),
+        "export": Verb("exporting:export_command", "the transformer of a model folder as ONNX, through Optimum"),
     },
     "Look and prove": {
-        "inspect": Verb(
-            "graphsurgery.cli.inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"
-        ),
-        "verify": Verb("graphsurgery.cli.verifying:verify_command", "prove a file against the one it was made from"),
+        "inspect": Verb("inspecting:inspect_command", "what a file is: interface, encoder, head, who can read it"),
+        "verify": Verb("verifying:verify_command", "prove a file against the one it was made from"),
     },
     "Heads": {
         "add-pooling": Verb(EDIT, "append pooling: from token embeddings to one vector per text"),

@@ -116,7 +116,7 @@ def relative_to(*arrays: Array) -> Array:
     largest = np.ones(len(arrays[0]))
     for array in arrays:
         finite = np.where(np.isfinite(array), np.abs(array), 0)
-        largest = np.maximum(largest, finite.reshape(len(array), -1).max(axis=1, initial=0))
+        largest = np.maximum(largest, finite.max(axis=tuple(range(1, finite.ndim)), initial=0))
     return RELATIVE * largest.reshape(-1, *[1] * (arrays[0].ndim - 1))
 
 

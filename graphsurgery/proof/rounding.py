@@ -17,7 +17,7 @@ EPSILON = 2.0**-23
 def largest(values: Array, least: float = 0.0) -> Array:
     """The largest finite |x| in each row, ``[batch]``, and at least ``least``."""
     finite = np.where(np.isfinite(values), np.abs(values), 0)
-    return finite.reshape(len(values), -1).max(axis=1, initial=least)
+    return finite.max(axis=tuple(range(1, finite.ndim)), initial=least)
 
 
 def beside(rows: Array, values: Array) -> Array:
