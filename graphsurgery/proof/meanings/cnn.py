@@ -11,6 +11,7 @@ from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
 from graphsurgery.proof.meanings.dense import recorded
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
@@ -41,8 +42,10 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise NothingToPoolError(f"{what}: what is convolved is [batch, seq, hidden]", "name another value with --target")
     if not kernels or any(weight.shape[1] != x.shape[2] for weight, _ in kernels):
         raise WeightsDifferError("the file records no kernels that fit their target", "make the output again")
-    y = convolve(x, kernels)
-    return [Expected(y, relative_to(y, x))]
+    y, sizes = convolve(x, kernels), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels]
+    own = EPSILON * largest(convolve(np.abs(x), sizes))
+    grown = known.rounding(parameters["target"]) * max(weight.sum(axis=(1, 2)).max() for weight, _ in sizes)
+    return [Expected(y, relative_to(y, x) + beside(grown, y), own + grown)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -11,6 +11,7 @@ from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
 from graphsurgery.proof.meanings.dense import recorded
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def weighted_mean(layers: Sequence[Array], weights: Array) -> Array:
@@ -35,9 +36,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise NothingToPoolError(what, "name others with --layers")
     if weights is None or weights.shape != (len(layers),):
         raise WeightsDifferError("the file records no layer_weights for its layers", "make the output again")
-    y = weighted_mean(layers, weights)
-    grown = float(np.sum(np.abs(weights)) / abs(np.sum(weights)))
-    return [Expected(y, relative_to(y, *layers) * max(grown, 1.0))]
+    y, shares = weighted_mean(layers, weights), np.abs(weights / np.sum(weights))
+    before = np.max([np.broadcast_to(known.rounding(name), len(y)) for name in _layers(parameters)], axis=0)
+    own = EPSILON * largest(np.tensordot(shares, np.abs(layers), axes=1))
+    tolerance = relative_to(y, *layers) * max(float(np.sum(shares)), 1.0)
+    return [Expected(y, tolerance + beside(before * np.sum(shares), y), own + before * np.sum(shares))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -17,6 +17,7 @@ from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.meaning import LITERAL, RELATIVE, Array, Expected, Known, Meaning, Parameters
 from graphsurgery.proof.meanings.normalize import unit
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -148,15 +149,14 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     modes = mode_names(parameters)
     w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
     pooled = pool(x, m, modes, w)
-    if parameters["normalize"]:
-        return [unit(pooled, known.rounding(parameters["hidden_state"]))]
-    largest = np.max(np.where(m[:, :, None] & np.isfinite(x), np.abs(x), 0), axis=(1, 2), initial=1)
     scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
-    tolerance = RELATIVE * largest[:, None] * scale
+    grown = beside(known.rounding(parameters["hidden_state"]), scale) * scale
+    tolerance = RELATIVE * largest(np.where(m[:, :, None], x, 0), least=1)[:, None] * scale
     if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
-        total = np.maximum(np.sum(w, axis=1), 1e-9)
-        tolerance = tolerance + RELATIVE * np.abs(pooled) * (np.sum(np.abs(w), axis=1) / total)[:, None]
-    return [Expected(pooled, tolerance)]
+        quotient = np.abs(pooled) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
+        tolerance, grown = tolerance + RELATIVE * quotient, grown + EPSILON * quotient
+    rounding = largest(grown)
+    return [unit(pooled, rounding) if parameters["normalize"] else Expected(pooled, tolerance + grown, rounding)]
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:

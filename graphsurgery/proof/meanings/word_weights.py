@@ -23,6 +23,7 @@ from graphsurgery.proof.meaning import (
 )
 from graphsurgery.proof.meanings.dense import recorded
 from graphsurgery.proof.meanings.pooling import check_mask, mask_of, mask_reads
+from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
 def row_weights(ids: Array, m: Array, table: Array) -> Array:
@@ -46,7 +47,9 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise WeightsDifferError("the file records no token_weights", "make the output again")
     w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
-    return [Expected(y, relative_to(y)), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
+    grown = known.rounding(parameters["target"]) * largest(w)
+    tolerance = relative_to(y) + beside(grown, y)
+    return [Expected(y, tolerance, EPSILON * largest(y) + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
