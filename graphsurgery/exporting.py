@@ -120,10 +120,7 @@ def _plain_task(folder: Path) -> str:
     config = read_encoder_config(folder)
     if config is None:
         raise FolderError(f"{folder} has neither modules.json nor config.json", "give the folder of a model")
-    names = config.raw.get("architectures") or []
-    if any(str(name).endswith("ForSequenceClassification") for name in names):
-        return "sequence-classification"
-    return "feature-extraction"
+    return "sequence-classification" if config.is_classifier else "feature-extraction"
 
 
 def _task(module: Module) -> str:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphsurgery import exporting
 from graphsurgery.baking.certificate import certificate
-from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, staged_folder, write_file
+from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, default_folder, staged_folder, write_file
 from graphsurgery.baking.plan import BakePlan, Request, plan_bake
+from graphsurgery.baking.program import program
 from graphsurgery.baking.published import as_json, model_place, published_files
 from graphsurgery.baking.readme import readme
-from graphsurgery.errors import FolderError, VerificationFailed
+from graphsurgery.errors import FolderError, GraphSurgeryError, VerificationFailed
 from graphsurgery.runner import Outcome, run
+from graphsurgery.snippet import shown
 
 Progress = Callable[[str], None]
-STEP = "baked"
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def bake(
         precision, ranges: as in `output_precision`.
         keep_output: ``token_embeddings`` keeps the hidden state as an output.
         skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; an input
-        of the
-            graph says it when None.
+            of the graph says it when None.
         verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made.
 
     Raises:
@@ -86,7 +86,7 @@ def bake(
     source = Path(folder).absolute()
     if not source.is_dir():
         raise FolderError(f"{folder} is no folder", "give the folder of a model, the one with modules.json")
-    target = Path(output).absolute() if output is not None else source.with_name(f"{source.name}-{STEP}")
+    target = Path(output).absolute() if output is not None else default_folder(source)
     check_folder(source, target, force=force)
     progress("reading the folder")
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
@@ -94,26 +94,66 @@ def bake(
     with ExitStack() as stack:
         made = _exported(source, stack, progress) if export else None
         plan = plan_bake(source, Request(onnx, route, _dims(truncate_dim), precision, place, kept, skip_prompt, made))
-        return _bake(plan, target, verify=verify, full=full, dry_run=dry_run, keep_failed=keep_failed, progress=progress)
+        return _bake(
+            plan, target, verify=verify, full=full, force=force, dry_run=dry_run, keep_failed=keep_failed, progress=progress
+        )
 
 
-def _bake(plan: BakePlan, target: Path, *, dry_run: bool, keep_failed: bool, progress: Progress, **options: bool) -> Baked:
+def _bake(
+    plan: BakePlan, target: Path, *, verify: bool, full: bool, force: bool, dry_run: bool, keep_failed: bool, progress: Progress
+) -> Baked:
     with staged_folder(target) as stage:
+        for name, content in published_files(plan).items():
+            write_file(stage / name, content)
         model_place(stage).parent.mkdir()
         try:
-            outcome = run(
-                plan.steps, plan.encoder, output=model_place(stage), dry_run=dry_run, keep_failed=keep_failed, goldens=True,
-                progress=progress, **options,
-            )  # fmt: skip
+            with _naming(plan):
+                outcome = run(
+                    plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
+                    keep_failed=keep_failed, goldens=True, progress=progress,
+                )  # fmt: skip
         except VerificationFailed as error:
-            if keep_failed and isinstance(error.outcome, Outcome) and error.outcome.saved:
-                _publish(plan, error.outcome, stage, target)
-            raise
-        told = replace(outcome, output=model_place(target), notes=(*plan.notes, *outcome.notes))
+            raise _failed(error, plan, stage, target, force) from error
+        told = _told(outcome, plan, target)
         if dry_run:
             return Baked(target, plan, told, ())
         progress("writing the folder")
-        return Baked(target, plan, told, _publish(plan, told, stage, target))
+        return Baked(target, plan, told, _publish(plan, told, stage, target, force))
+
+
+@contextmanager
+def _naming(plan: BakePlan) -> Iterator[None]:
+    """What is wrong with the encoder is told with its file's name."""
+    try:
+        yield
+    except VerificationFailed:
+        raise
+    except GraphSurgeryError as error:
+        if str(plan.folder) not in error.message:
+            error.message = f"{plan.encoder.path or plan.modules[0].path}: {error.message}"
+        raise
+
+
+def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
+    """The story of the ONNX file as if it had been made where it will be."""
+    place, saved = model_place(target), outcome.saved
+    if saved is not None:
+        saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
+    embed = program(plan, outcome.interface, f"{shown(target)}/")
+    return replace(outcome, output=place, saved=saved, notes=(*plan.notes, *outcome.notes), snippet=embed)
+
+
+def _failed(error: VerificationFailed, plan: BakePlan, stage: Path, target: Path, force: bool) -> VerificationFailed:
+    """The error of a failed proof, about the folder; which is there after it when that was asked for."""
+    if not isinstance(error.outcome, Outcome):
+        return error
+    told = _told(error.outcome, plan, target)
+    kept = "nothing was left behind"
+    if told.saved is not None:
+        _publish(plan, told, stage, target, force)
+        kept = f"it was kept as {target}"
+    verdict = told.report.verdict.value if told.report is not None else "nothing"
+    return VerificationFailed(f"the proof of {target.name} came to {verdict}; {kept}", error.advice, told)
 
 
 def _exported(source: Path, stack: ExitStack, progress: Progress) -> Path:
@@ -129,12 +169,10 @@ def _dims(given: int | Sequence[int] | str | None) -> str | None:
     return str(given) if isinstance(given, int) else ",".join(map(str, given))
 
 
-def _publish(plan: BakePlan, outcome: Outcome, stage: Path, target: Path) -> tuple[str, ...]:
-    """Write everything beside the ONNX file and give the folder its name; the files by their places in it."""
-    for name, content in published_files(plan).items():
-        write_file(stage / name, content)
+def _publish(plan: BakePlan, outcome: Outcome, stage: Path, target: Path, force: bool) -> tuple[str, ...]:
+    """Write README and certificate and give the folder its name; the files by their places in it."""
     write_file(stage / "README.md", readme(plan, outcome).encode())
     write_file(stage / CERTIFICATE, as_json(certificate(plan, outcome, stage)))
     files = tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
-    commit_folder(stage, target)
+    commit_folder(stage, target, force=force)
     return files

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.baking.built import TABLES
+from graphsurgery.baking.folder import FILES
 from graphsurgery.baking.plan import BakePlan
+from graphsurgery.baking.published import copied_files
 from graphsurgery.folders.files import open_file
+from graphsurgery.folders.weights import NAMES, weights_file
 from graphsurgery.runner import Outcome
 from graphsurgery.version import __version__
 
 BLOCK = 1 << 24
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
+READ_BY_STEPS = ("weights", "ranges")
+"""Parameters of edits that are paths."""
 
 
 def sha256_of(path: Path) -> str:
@@ -27,35 +33,55 @@ def sha256_of(path: Path) -> str:
 
 
 def certificate(plan: BakePlan, outcome: Outcome, stage: Path) -> dict[str, Any]:
-    """The facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one."""
+    """The facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one; of a file from
+    elsewhere, such as an export or ranges, there is the name."""
+    sources = list(dict.fromkeys(sources_of(plan)))
     return {
         "graphsurgery": __version__,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "model": plan.folder.resolve().name,
-        "sources": {_place(path, plan.folder): sha256_of(path) for path in sources_of(plan)},
+        "model": plan.repository or plan.name,
+        "sources": {_place(path, plan.folder): sha256_of(path) for path in sources},
         "modules": [{"name": module.name, "kind": module.kind, "type": module.type} for module in plan.modules],
         "steps": list(outcome.steps),
         "notes": list(outcome.notes),
         "interface": outcome.interface.to_json(),
         "report": outcome.report.to_json() if outcome.report is not None else None,
-        "files": {_place(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
+        FILES: {_place(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
     }
 
 
-def sources_of(plan: BakePlan) -> list[Path]:
-    """The files of the model folder that the baked one was made from."""
-    encoder = [plan.encoder.path, *(file.path for file in plan.encoder.files.values() if file.identity is not None)]
-    modules = (path for module in plan.modules for path in _module_files(module.path, plan.folder))
-    top = (path for path in (plan.folder / "modules.json", plan.folder / "config_sentence_transformers.json") if path.is_file())
-    return list(dict.fromkeys([*(path for path in encoder if path is not None), *top, *modules]))
+def sources_of(plan: BakePlan) -> Iterator[Path]:
+    """The files that the baked folder was made from: the encoder's, those of the modules, what was copied."""
+    yield from _encoder_files(plan)
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        if (plan.folder / name).is_file():
+            yield plan.folder / name
+    for module in plan.modules:
+        yield from sorted(path for path in module.path.glob("*.json") if path.is_file())
+    for step in plan.steps:
+        given = (getattr(step, name, None) for name in READ_BY_STEPS)
+        yield from (_read(Path(path)) for path in given if isinstance(path, str))
+    yield from (file.path for file in copied_files(plan).values())
 
 
-def _module_files(folder: Path, root: Path) -> Iterable[Path]:
-    """Configs and weights of a module; of the root, which holds everything, the configs alone."""
-    if not folder.is_dir():
-        return []
-    kinds = {".json"} if folder == root else {".json", ".safetensors", ".bin"}
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in kinds)
+def _encoder_files(plan: BakePlan) -> Iterator[Path]:
+    """The ONNX file with its data, and the weights where it was built or exported from those."""
+    first, path = plan.modules[0], plan.encoder.path
+    if path is not None:
+        yield path
+    yield from (file.path for file in plan.encoder.files.values() if file.identity is not None)
+    if first.kind in TABLES:
+        yield weights_file(first.path)
+    elif path is not None and not path.is_relative_to(plan.folder):
+        yield from (one for name in NAMES for one in sorted(first.path.glob(f"{Path(name).stem}*{Path(name).suffix}")))
+
+
+def _read(path: Path) -> Path:
+    """The file that an edit reads at ``path``: of a module folder its weights, or its config where it has none."""
+    if not path.is_dir():
+        return path
+    there = any((path / name).is_file() for name in NAMES)
+    return weights_file(path) if there else path / "config.json"
 
 
 def _place(path: Path, folder: Path) -> str:

@@ -25,6 +25,8 @@ class Features:
     """How many tokens of the prompt are left out where a Pooling module leaves them out; None: an input says it."""
     token_weights: str | None = None
     """The value of the graph that holds the weights of tokens, where a module made them."""
+    width: int | None = None
+    """How wide the token embeddings are, where the encoder's weights tell and no module changed them."""
     notes: list[str] = field(default_factory=list)
 
     def value(self, module: Module, name: str) -> str:
@@ -45,6 +47,8 @@ class Features:
                 f"{module.path}: {module.kind} writes {name!r}, which a module before it wrote already",
                 "one of the two has the wrong module_output_name",
             )
+        if name == TOKENS:
+            self.width = None
         self.made[name] = value or name
         return self.made[name]
 

@@ -39,6 +39,11 @@ def _pooling(module: Module, features: Features) -> Steps:
     config = parse_pooling(module.config, module.path / "config.json")
     skip = None if config.include_prompt else features.skip_prompt or PROMPT_AS_INPUT
     hidden = features.value(module, TOKENS)
+    if config.dimension is not None and features.width not in (config.dimension, None):
+        raise FolderError(
+            f"{config.path} says that token embeddings are {config.dimension} wide, and the encoder's are {features.width}",
+            "the config, or the ONNX file, belongs to another model",
+        )
     name = features.make(module, SENTENCE, TOKENS)
     kept = tuple(hidden if name == TOKENS else name for name in features.kept)
     return [

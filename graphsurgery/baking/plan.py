@@ -9,17 +9,18 @@ from pathlib import Path
 from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.baking.built import TABLES, build_encoder
 from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.baking.folder import repository_of
 from graphsurgery.baking.m3 import LAYERS, m3_steps
 from graphsurgery.baking.module_steps import steps_of
+from graphsurgery.baking.tokens import Tokens, tokens_of
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError
-from graphsurgery.folders.files import is_there
 from graphsurgery.folders.modules import Module, read_modules
-from graphsurgery.folders.onnx_files import find_onnx
+from graphsurgery.folders.onnx_files import find_onnx, onnx_files
 from graphsurgery.folders.router import default_route, routes
 from graphsurgery.folders.transformer_config import (
     FolderConfig,
@@ -30,9 +31,8 @@ from graphsurgery.folders.transformer_config import (
 )
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.texts import padding_of
 
-LOGITS, TOKENIZER = "logits", "tokenizer.json"
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class BakePlan:
     steps: tuple[Edit, ...]
     notes: tuple[str, ...]
 
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Where the first module's tokenizer lies."""
-        own = self.modules[0].path
-        return own if is_there(own / TOKENIZER) else self.folder
+    tokens: Tokens
+    width: int | None
+    """How wide the encoder's token embeddings are, where its weights tell."""
 
     @property
-    def padding(self) -> tuple[str, int, str, int | None]:
-        """(side, id, token) of the padding, and how many tokens a text may have."""
-        tokenizer = self.tokenizer_folder / TOKENIZER
-        side, pad, token = padding_of(tokenizer) if tokenizer.is_file() else ("right", 0, "[PAD]")
-        first = self.modules[0]
-        return side, pad, token, transformer_settings(first).max_seq_length if first.kind == "Transformer" else None
+    def repository(self) -> str | None:
+        """The repository of a model hub that the folder is a copy of, where it lies in a hub's cache."""
+        return repository_of(self.folder)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.repository.rpartition("/")[2] if self.repository is not None else self.folder.resolve().name
 
     @property
     def is_cross_encoder(self) -> bool:
@@ -90,12 +90,10 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     config = read_folder_config(folder)
     modules, notes = _routed(_modules(folder, config), request.route)
     encoder, found = _encoder(folder, modules[0], request)
-    features = Features(_first_features(modules[0], encoder), request.keep_output, request.skip_prompt, notes=[*notes, *found])
-    could = (TOKENS, *LAYERS)
-    unknown = [name for name in request.keep_output if name not in could]
-    if unknown:
-        raise RequestError(f"there is no {unknown[0]!r} that could be kept", f"choose from {', '.join(could)}")
-    steps = m3_steps(folder, request.keep_output, features.made.get(TOKENS, ""))
+    made, width = _first_features(modules[0], encoder)
+    kept = _kept(request, made)
+    features = Features(made, kept, request.skip_prompt, width=width, notes=[*notes, *found])
+    steps = m3_steps(folder, kept, features.made.get(TOKENS, ""))
     if modules[0].kind == "StaticEmbedding":
         steps += steps_of(
             Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, ""), features
@@ -107,15 +105,26 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
         raise FolderError(
             f"{folder}: its modules come to no edit of {encoder.path}", "there is nothing to bake; use the encoder as it is"
         )
-    return BakePlan(folder, config, modules, encoder, tuple(steps), tuple(features.notes))
+    tokens = tokens_of(folder, modules[0])
+    return BakePlan(folder, config, modules, encoder, tuple(steps), tuple(features.notes), tokens, width)
+
+
+def _kept(request: Request, made: dict[str, str]) -> tuple[str, ...]:
+    """What is kept, by the names of features; RequestError for what there is not. The hidden state may be named as the encoder
+    calls it."""
+    kept = tuple(TOKENS if name == made.get(TOKENS) else name for name in request.keep_output)
+    could = (TOKENS, *LAYERS)
+    unknown = [name for name in kept if name not in could]
+    if unknown:
+        raise RequestError(f"there is no {unknown[0]!r} that could be kept", f"choose from {', '.join(could)}")
+    return tuple(dict.fromkeys(kept))
 
 
 def _modules(folder: Path, config: FolderConfig) -> tuple[Module, ...]:
     """The folder's modules; of a cross-encoder from before 5.4, which has no modules.json, the classifier alone."""
     if not (folder / "modules.json").is_file():
         encoder = read_encoder_config(folder)
-        architectures = (encoder.raw.get("architectures") if encoder is not None else None) or []
-        if any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        if encoder is not None and encoder.is_classifier:
             return (Module("Transformer", "", folder, {"transformer_task": "sequence-classification"}, "CrossEncoder"),)
     return read_modules(folder)
 
@@ -156,21 +165,20 @@ def _encoder(folder: Path, module: Module, request: Request) -> tuple[Model, lis
         raise FolderError(
             f"{module.path}: the first module is a {module.kind}", f"what can be baked begins with one of {known}"
         )
-    own = module.path if module.path == folder or name is not None or any(module.path.rglob("*.onnx")) else folder
-    path, others = find_onnx(folder if name is not None else own, name)
-    notes = [
-        f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
-    ]
-    return load(path), notes
+    own = module.path if name is None and onnx_files(module.path) else folder
+    path, others = find_onnx(own, name)
+    note = f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
+    return load(path), [note]
 
 
-def _first_features(module: Module, encoder: Model) -> dict[str, str]:
-    """What the first module makes: its features, and the encoder's outputs that they are."""
+def _first_features(module: Module, encoder: Model) -> tuple[dict[str, str], int | None]:
+    """What the first module makes: its features, and the encoder's outputs that they are; how wide its token embeddings are."""
     if module.kind in TABLES:
-        return {TOKENS: TOKENS}
+        return {TOKENS: TOKENS}, find_hidden_state(encoder, TOKENS).width
     settings = transformer_settings(module)
     if settings.output_name == TOKENS and settings.task == "feature-extraction":
-        return {TOKENS: find_hidden_state(encoder).name}
+        hidden = find_hidden_state(encoder)
+        return {TOKENS: hidden.name}, hidden.width
     if settings.task not in ("fill-mask", "sequence-classification"):
         raise FolderError(f"{module.path}: a Transformer loaded for {settings.task} cannot be baked", "use another export")
     if encoder.interface.output(LOGITS) is None:
@@ -179,7 +187,7 @@ def _first_features(module: Module, encoder: Model) -> dict[str, str]:
             f"{module.path}: a Transformer for {settings.task} gives {LOGITS}, and the ONNX file gives {listed}",
             f"export it with its head: optimum's task {settings.task}",
         )
-    return {settings.output_name: LOGITS}
+    return {settings.output_name: LOGITS}, None
 
 
 def _finish(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features, request: Request) -> list[Edit]:

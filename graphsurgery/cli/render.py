@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +19,9 @@ from graphsurgery.snippet import shown
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 WARNING = "warning: "
+SMALLEST_SHARE = 0.001
+WIDEST = 1000
+"""Columns in which every table fits."""
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
@@ -41,7 +46,7 @@ def interface_table(interface: Interface) -> Table:
     for label, values in (("in", interface.inputs), ("out", interface.outputs)):
         for value in values:
             name, _, kind = str(value).partition(": ")
-            table.add_row(Text(label, style="dim"), Text(name, style="cyan"), Text(kind))
+            table.add_row(Text(label, style="dim"), Text(name, style="cyan", overflow="fold"), Text(kind, overflow="fold"))
     return table
 
 
@@ -49,7 +54,7 @@ def report_summary(report: Report) -> RenderableType:
     """One line per check, then what was observed and what was not checked."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for check in report.checks:
-        table.add_row(_verdict(check.verdict), Text(check.name), Text(_figures(check), style="dim"))
+        table.add_row(_verdict(check.verdict), Text(check.name), Text(_figures(check), style="dim", overflow="fold"))
     return Group(table, *_remarks(report))
 
 
@@ -59,7 +64,7 @@ def report_details(report: Report) -> RenderableType:
     for check in report.checks:
         parts.append(Text.assemble(_verdict(check.verdict), "  ", (check.name, "bold"), "  ", (check.detail, "dim")))
         if check.comparisons:
-            parts.append(Padding(_comparison_table(check.comparisons), (0, 0, 1, 2)))
+            parts.append(Padding(_Comparisons(check.comparisons), (0, 0, 1, 2), expand=False))
     return Group(*parts, *_remarks(report))
 
 
@@ -83,7 +88,7 @@ def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
 
 def section(title: str, body: RenderableType) -> RenderableType:
     """A titled, indented part of the output."""
-    return Group(heading(title), Padding(body, (0, 0, 0, 2)))
+    return Group(heading(title), Padding(body, (0, 0, 0, 2), expand=False))
 
 
 def heading(title: str) -> Text:
@@ -94,7 +99,9 @@ def heading(title: str) -> Text:
 def bullets(lines: Iterable[str]) -> RenderableType:
     """One paragraph each; warnings stand out."""
     return Padding(
-        Group(*(Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)), (0, 0, 0, 2)
+        Group(*(Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)),
+        (0, 0, 0, 2),
+        expand=False,
     )
 
 
@@ -108,10 +115,31 @@ def _figures(check: Check) -> str:
     cases = sum(one.cases for one in check.comparisons)
     nearest = max(check.comparisons, key=lambda one: one.margin)
     failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
-    kinds = len(check.comparisons)
+    kinds = f"{len(check.comparisons)} kind{'s' if len(check.comparisons) > 1 else ''}"
     worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_share(nearest.margin)} of what is allowed"
-    text = f"{cases} cases of {kinds} kinds, {worst}"
+    text = f"{cases} cases of {kinds}, {worst}"
     return text + (f"; failed: {', '.join(failed)}" if failed else "")
+
+
+@dataclass(frozen=True)
+class _Comparisons:
+    """As a table, or a paragraph each where the terminal is too narrow for one."""
+
+    comparisons: Sequence[Comparison]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = _comparison_table(self.comparisons)
+        if Measurement.get(console, options.update(max_width=WIDEST), table).maximum <= options.max_width:
+            yield table
+            return
+        for one in self.comparisons:
+            figures = f"{one.kind}: {one.cases} cases, at most {one.worst:.1e} apart, {_share(one.margin)} of what is allowed"
+            cosine = "" if one.cosine is None else f", cosine at least {one.cosine:.7f}"
+            yield Text.assemble(_compared(one), "  ", f"{figures}{cosine}", overflow="fold")
+
+
+def _compared(one: Comparison) -> Text:
+    return _verdict(one.verdict) + Text(f" {one.not_finite} NaN/Inf" if one.not_finite else "")
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -122,12 +150,13 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for one in comparisons:
         cosine = "-" if one.cosine is None else f"{one.cosine:.7f}"
-        verdict = _verdict(one.verdict) + Text(f" {one.not_finite} NaN/Inf" if one.not_finite else "")
-        table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", _share(one.margin), cosine, verdict)
+        table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", _share(one.margin), cosine, _compared(one))
     return table
 
 
 def _share(margin: float) -> str:
+    if 0 < margin < SMALLEST_SHARE:
+        return f"<{SMALLEST_SHARE:.1%}"
     return f"{margin:.1%}" if margin < 10 else f"{margin:.3g} times"
 
 

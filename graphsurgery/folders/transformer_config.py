@@ -55,6 +55,12 @@ class EncoderConfig:
     """The class path of what a cross-encoder applies to its scores; None leaves it to their number (`score_activation`)."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it was saved as a sequence classifier, as cross-encoders are."""
+        names = self.raw.get("architectures")
+        return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+
 
 @dataclass(frozen=True)
 class FolderConfig:

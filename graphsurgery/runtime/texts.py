@@ -24,6 +24,8 @@ SENTENCES = (
     "the text, is gone, and that is exactly what cosine similarity wants, though not always what its user wanted.",
 )
 
+SIDES = ("right", "left")
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -61,9 +63,9 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
     MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
     """
     loaded = _opened(tokenizer)
-    side, token = _padding(tokenizer, loaded)
+    side, pad, token = _padding(tokenizer, loaded)
     loaded.enable_truncation(max_length=longest)
-    loaded.enable_padding(direction=side, pad_id=loaded.token_to_id(token) or 0, pad_token=token)
+    loaded.enable_padding(direction=side, pad_id=pad, pad_token=token)
     encodings = loaded.encode_batch(list(texts))
     ids, mask, types = (np.array([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask", "type_ids"))
     return Encoded(ids, mask.astype(np.bool_), types)
@@ -71,9 +73,7 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
 
 def padding_of(tokenizer: Path) -> tuple[str, int, str]:
     """(side, id, token) of the padding, as the folder of a tokenizer.json says. Raises as `tokenize`."""
-    loaded = _opened(tokenizer)
-    side, token = _padding(tokenizer, loaded)
-    return side, loaded.token_to_id(token) or 0, token
+    return _padding(tokenizer, _opened(tokenizer))
 
 
 def _opened(tokenizer: Path) -> Any:
@@ -88,16 +88,22 @@ def _opened(tokenizer: Path) -> Any:
         raise RequestError(f"{tokenizer} cannot be read: {error}", "replace it with the model's own tokenizer.json") from error
 
 
-def _padding(path: Path, loaded: object) -> tuple[str, str]:
-    """(side, pad token) as tokenizer.json or tokenizer_config.json give them."""
-    padding = getattr(loaded, "padding", None) or {}
-    config = {}
-    beside = path.with_name("tokenizer_config.json")
-    if beside.is_file():
-        try:
-            config = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError:
-            config = {}
-    token = config.get("pad_token") or padding.get("pad_token") or "[PAD]"
-    token = token.get("content", "[PAD]") if isinstance(token, dict) else token
-    return config.get("padding_side") or padding.get("direction") or "right", token
+def _padding(path: Path, loaded: Any) -> tuple[str, int, str]:
+    """(side, id, token) of the padding as tokenizer_config.json or tokenizer.json give them; id 0 where they name none."""
+    own = loaded.padding or {}
+    config = _beside(path.with_name("tokenizer_config.json"))
+    token = config.get("pad_token") or own.get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    token = token if isinstance(token, str) else "[PAD]"
+    pad = loaded.token_to_id(token)
+    side = config.get("padding_side") or own.get("direction")
+    return side if side in SIDES else SIDES[0], own.get("pad_id", 0) if pad is None else pad, token
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """The settings in a tokenizer_config.json; none where it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

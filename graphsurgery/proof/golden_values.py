@@ -1,0 +1,135 @@
+"""What a file records of itself: golden inputs, the vectors they must give, and how far from those another runtime may be.
+
+A byte or a bit is made by rounding, and near an edge the smallest difference decides which way. So it is recorded how many
+buckets each byte may be off, and which bits may be either, where the value that they were made from may be off by as much as
+another runtime makes it; every other one must be what it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from graphsurgery.proof.compare import ABSENT, Tally
+from graphsurgery.report import Comparison
+
+KINDS = "biuf"
+"""Element types that are recorded, as numpy's letters; bfloat16 besides."""
+WRITTEN = ("float32", "int8", "uint8")
+NARROWEST = 8
+"""Dims of a vector at least, where its angle to the recorded one is judged: that of fewer turns on the rounding of each."""
+Values = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GoldenOutput:
+    """``values`` float32, int8 or uint8. ``open``, of bytes: by how many buckets each may be off or, where they are ``packed``,
+    which bits of it may be either."""
+
+    values: np.ndarray
+    open: np.ndarray | None = None
+    packed: bool = False
+
+    @property
+    def share_open(self) -> float:
+        """The share of bits that may be either, of packed ones; else of values that may be off by more than one bucket."""
+        if self.open is None:
+            return 0.0
+        return float(np.mean(_bits(self.open) if self.packed else self.open > 1))
+
+    def compare(self, name: str, found: np.ndarray, allowed: float, least_cosine: float) -> Comparison:
+        """``found``, an output of the file, against what was recorded."""
+        tally = Tally(name, self._least_cosine(least_cosine))
+        if self.open is None:
+            largest = float(np.abs(self.values[np.isfinite(self.values)]).max(initial=1.0))
+            tally.add(found, self.values, np.array(allowed * largest))
+        elif found.dtype != self.values.dtype:
+            tally.add(ABSENT, self.values, np.array(0.0))
+        elif self.packed:
+            tally.add(_bits(found), _bits(self.values), _bits(self.open))
+        else:
+            tally.add(found, self.values, self.open)
+        return tally.result()
+
+    def _least_cosine(self, asked: float) -> float | None:
+        wide = self.values.ndim > 1 and self.values.shape[-1] >= NARROWEST
+        return asked if self.open is None and wide else None
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """``allowed``, times max(1, max|x|): how far a float may be from what was recorded. ``runtime``: the version of ONNX
+    Runtime that they were recorded with."""
+
+    inputs: Values
+    outputs: Mapping[str, GoldenOutput]
+    allowed: float
+    least_cosine: float
+    runtime: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "inputs": {name: _packed(array) for name, array in self.inputs.items()},
+            "outputs": {name: _written(output) for name, output in self.outputs.items()},
+            "allowed": self.allowed, "min_cosine": self.least_cosine, "onnxruntime": self.runtime,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Goldens:
+        """KeyError, TypeError, ValueError or AttributeError where the content is not what `to_json` gives."""
+        outputs = {name: _read(entry) for name, entry in content["outputs"].items()}
+        inputs = {name: _unpacked(entry) for name, entry in content["inputs"].items()}
+        allowed, least_cosine = float(content["allowed"]), float(content["min_cosine"])
+        if not (outputs and inputs and 0 < allowed < 1 and 0 < least_cosine < 1):
+            raise ValueError("they say nothing, or allow everything")
+        return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
+
+
+def seal(content: Mapping[str, Any], source: str, weights: str | None) -> str:
+    """sha256 (hex) over golden content, the fingerprint of what it was recorded for, and that of its weights."""
+    everything = [{key: value for key, value in content.items() if key != "seal"}, source, weights]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """The bits of packed bytes, each 0 or 1; of signed ones those of the byte plus 128."""
+    octets = values if values.dtype == np.uint8 else (values.astype(np.int16) + 128).astype(np.uint8)
+    return np.unpackbits(octets, axis=-1)
+
+
+def _written(output: GoldenOutput) -> dict[str, Any]:
+    entry = _packed(output.values)
+    return entry if output.open is None else entry | {"open": _packed(output.open), "packed": output.packed}
+
+
+def _read(entry: Mapping[str, Any]) -> GoldenOutput:
+    values = _unpacked(entry)
+    if values.dtype.name not in WRITTEN or not values.ndim:
+        raise ValueError(f"vectors of {values.dtype.name} are none that are recorded")
+    if values.dtype == np.float32:
+        return GoldenOutput(values)
+    left = _unpacked(entry["open"])
+    if left.dtype != np.uint8 or left.shape != values.shape:
+        raise ValueError("what is left open does not fit the bytes")
+    return GoldenOutput(values, left, bool(entry["packed"]))
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
+
+
+def _unpacked(entry: Mapping[str, Any]) -> np.ndarray:
+    name = str(entry["dtype"])
+    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    if dtype.kind not in KINDS and dtype != ml_dtypes.bfloat16:
+        raise ValueError(f"{dtype.name} holds no numbers")
+    array = np.frombuffer(base64.b64decode(entry["data"], validate=True), dtype=dtype)
+    return array.reshape([int(size) for size in entry["shape"]])
