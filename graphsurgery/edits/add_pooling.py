@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
 from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
+from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import choose_mask, token_mask, without_prompt
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import FLOAT, Operators
@@ -67,6 +67,7 @@ class AddPooling(GraphEdit):
         None,
         "N|input",
     )
+    width: int = settled(0)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ class AddPooling(GraphEdit):
         weights = settled_token_weights(model, self.token_weights, modes)
         resolved = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=choice.spec, ids=choice.ids, keep_output=kept,
-            token_weights=weights, skip_prompt=prompt,
+            token_weights=weights, skip_prompt=prompt, width=_width(model, hidden),
         )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}{left_out}"]
@@ -111,7 +112,6 @@ class AddPooling(GraphEdit):
     def change(self, draft: Draft, model: Model) -> None:
         assert self.hidden_state is not None
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
-        width = _width(model, hidden)
         ops = Operators(draft, "graphsurgery/pooling")
         x = draft.tensor(self.hidden_state)
         if hidden.dtype != onnx.TensorProto.FLOAT:
@@ -120,12 +120,12 @@ class AddPooling(GraphEdit):
         if self.skip_prompt is not None:
             m = without_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
         weights = None if self.token_weights is None else token_weights_value(ops, model, self.token_weights)
-        pooled = pool(ops, x, m, width, self.modes, weights)
+        pooled = pool(ops, x, m, self.width, self.modes, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
         pooled.name = self.output_name
         pooled.dtype = np.float32
-        pooled.shape = [hidden.batch if hidden.batch is not None else "batch", width * len(self.modes)]
+        pooled.shape = [hidden.batch if hidden.batch is not None else "batch", self.width * len(self.modes)]
         set_outputs(draft, [pooled], self.keep_output)
 
     def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:

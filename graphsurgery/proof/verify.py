@@ -144,7 +144,7 @@ def _head(
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
         return Check(HEAD, what, stated=Verdict.FAILED)
-    return head_proof(head, chain, drawer, start_widths(source, output, chain), changed.renamed, weights, limits)
+    return head_proof(head, chain, drawer, start_widths(source, chain), changed.renamed, weights, limits)
 
 
 def _whole(
