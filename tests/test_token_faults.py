@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from faults import Fault
-from token_faults import CONVOLVED, EQUIVALENT, MIXTURES, RECURRENT, SPARSE, TOKEN_FAULTS, WEIGHTS
+from token_faults import CONVOLVED, EQUIVALENT, MASKED, MIXTURES, RECURRENT, SPARSE, TOKEN_FAULTS, WEIGHTS
 
 import graphsurgery
 from graphsurgery.report import Verdict
@@ -34,7 +34,9 @@ def test_equivalents_pass(fault: Fault) -> None:
     assert graphsurgery.verify(fault.spoilt(), against=fault.case.source).verdict is PASSED
 
 
-@pytest.mark.parametrize(("faults", "least"), [(CONVOLVED, 20), (RECURRENT, 30), (WEIGHTS, 20), (MIXTURES, 15), (SPARSE, 20)])
+@pytest.mark.parametrize(
+    ("faults", "least"), [(CONVOLVED, 20), (RECURRENT, 30), (WEIGHTS, 20), (MIXTURES, 15), (SPARSE, 20), (MASKED, 20)]
+)
 def test_there_are_enough(faults: list[Fault], least: int) -> None:
     assert max(Counter(map(str, faults)).values()) == 1 and len(faults) >= least
     assert len(EQUIVALENT) <= 6

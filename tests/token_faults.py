@@ -6,10 +6,10 @@ import numpy as np
 from encoders import BFLOAT16, FLOAT, FLOAT16, HIDDEN, IDS, MASK, VOCABULARY
 from faults import Case, table
 from module_folders import drawn, saved
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from planting import Plant
 
-from graphsurgery import AddCnn, AddLstm, AddPooling, AddSpladePooling, AddWeightedLayerPooling, AddWordWeights
+from graphsurgery import AddCnn, AddLstm, AddPooling, AddSpladePooling, AddWeightedLayerPooling, AddWordWeights, MaskTokens
 from graphsurgery.edits.edit import Edit
 
 LAST = 1 << 40
@@ -408,6 +408,55 @@ def log_last(p: Plant) -> None:
     p.after("splade/sum", "Add", p.constant(1))
 
 
+# Masked tokens
+
+SHOWN = tokens(MaskTokens(HIDDEN))
+LATER = tokens(MaskTokens(HIDDEN, skip_first=True))
+PADDED = tokens(MaskTokens(HIDDEN, mask="pad:7"))
+
+MASKED = [
+    *table("mask-tokens", SHOWN,
+        ("nothing masked", lambda p: p.become("mask_tokens/masked", "Identity", p.taken("mask_tokens/masked", 1))),
+        ("the mask inverted", lambda p: p.after("mask_tokens/mask", "Not")),
+        ("the first row's mask for all", lambda p: p.after("mask_tokens/mask", "Slice", p.ints(0), p.ints(1), p.ints(0))),
+        ("mask == 1 instead of != 0", lambda p: p.become("mask_tokens/mask", "Equal", MASK, p.constant(1, np.int64))),
+        ("padding as 1e-3", lambda p: p.set("mask_tokens/zero", 1e-3)),
+        ("by a product: NaN at padding", lambda p: masked_by_product(p)),
+        ("in float16", lambda p: p.through("mask_tokens/masked", FLOAT16)),
+        ("along the dims", lambda p: p.set("mask_3d/axes", [1])),
+        ("the ids for the mask", lambda p: p.wire("mask_tokens/mask", 0, IDS)),
+        ("padding at the first token, too", lambda p: p.after("mask_tokens/mask", "And", not_first(p))),
+    ),
+    *table("mask-tokens but for the first", LATER,
+        ("the first token stays", lambda p: p.wire("mask_3d", 0, p.out("mask_tokens/mask"))),
+        ("the first two go", lambda p: p.set("mask_tokens/one", 2)),
+        ("position 0 instead of the first token", lambda p: p.wire("mask_tokens/without_first", 1, not_first(p))),
+        ("the last token instead", lambda p: p.attribute("running_count", reverse=1)),
+        ("counted without the token itself", lambda p: p.attribute("running_count", exclusive=1)),
+        ("counted along the batch", lambda p: p.set("mask_tokens/axis", 0)),
+        ("all but the first", lambda p: p.become("is_later", "LessOrEqual")),
+        ("or instead of and", lambda p: p.become("mask_tokens/without_first", "Or")),
+    ),
+    *table("mask-tokens by ids", PADDED,
+        ("another id", lambda p: p.set("mask_tokens/pad_id", 8)),
+        ("padding kept, tokens not", lambda p: p.become("mask_tokens/mask", "Identity")),
+    ),
+]  # fmt: skip
+
+
+def masked_by_product(p: Plant) -> None:
+    """Where(mask, x, 0) as x * mask: NaN * 0 is NaN."""
+    factor = p.append("Cast", p.out("mask_tokens/mask_3d"), behind="mask_tokens/mask_3d", to=FLOAT)
+    p.become("mask_tokens/masked", "Mul", p.taken("mask_tokens/masked", 1), factor)
+
+
+def not_first(p: Plant) -> str:
+    """``[batch, seq]`` bool, false at position 0."""
+    ones = p.append("Greater", p.append("Add", p.append("Mul", IDS, p.ints(0)), p.ints(1)), p.ints(0))
+    count = p.append("CumSum", p.append("Cast", ones, to=TensorProto.INT32), p.constant(1, np.int64))
+    return p.append("Greater", count, p.constant(1, np.int32))
+
+
 EQUIVALENT = [
     *table("add-lstm", ONE,
         ("no zeros behind the rows", lambda p: p.become("lstm/tokens", "Identity", p.out("by_row")),
@@ -421,4 +470,4 @@ EQUIVALENT = [
     ),
 ]  # fmt: skip
 
-TOKEN_FAULTS = [*CONVOLVED, *RECURRENT, *WEIGHTS, *MIXTURES, *SPARSE]
+TOKEN_FAULTS = [*CONVOLVED, *RECURRENT, *WEIGHTS, *MIXTURES, *SPARSE, *MASKED]
