@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,25 @@ from typing import Any
 from graphsurgery import exporting
 from graphsurgery.baking.certificate import certificate
 from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, default_folder, staged_folder, write_file
+from graphsurgery.baking.naming import rename
 from graphsurgery.baking.plan import BakePlan, Request, plan_bake
 from graphsurgery.baking.program import program
 from graphsurgery.baking.published import as_json, model_place, published_files
 from graphsurgery.baking.readme import readme
-from graphsurgery.errors import FolderError, GraphSurgeryError, VerificationFailed
+from graphsurgery.errors import (
+    AlreadyPooledError,
+    FolderError,
+    GraphSurgeryError,
+    MaskError,
+    NothingToPoolError,
+    VerificationFailed,
+)
 from graphsurgery.runner import Outcome, run
 from graphsurgery.snippet import shown
 
 Progress = Callable[[str], None]
+OF_THE_ENCODER = (AlreadyPooledError, MaskError, NothingToPoolError)
+"""What no module is to blame for."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,15 @@ def _bake(
             write_file(stage / name, content)
         model_place(stage).parent.mkdir()
         try:
-            with _naming(plan):
-                outcome = run(
-                    plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
-                    keep_failed=keep_failed, goldens=True, progress=progress,
-                )  # fmt: skip
+            outcome = run(
+                plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
+                keep_failed=keep_failed, goldens=True, progress=progress,
+            )  # fmt: skip
         except VerificationFailed as error:
             raise _failed(error, plan, stage, target, force) from error
+        except GraphSurgeryError as error:
+            rename(error, _culprit(plan), plan.encoder.path)
+            raise
         told = _told(outcome, plan, target)
         if dry_run:
             return Baked(target, plan, told, ())
@@ -121,17 +133,19 @@ def _bake(
         return Baked(target, plan, told, _publish(plan, told, stage, target, force))
 
 
-@contextmanager
-def _naming(plan: BakePlan) -> Iterator[None]:
-    """What is wrong with the encoder is told with its file's name."""
-    try:
-        yield
-    except VerificationFailed:
-        raise
-    except GraphSurgeryError as error:
-        if str(plan.folder) not in error.message:
-            error.message = f"{plan.encoder.path or plan.modules[0].path}: {error.message}"
-        raise
+def _culprit(plan: BakePlan) -> Path | None:
+    """What in the folder an error is about: what the first edit comes from that cannot be applied, else the encoder. None for
+    an edit that was asked for."""
+    file = plan.encoder.path or plan.modules[0].path
+    model = plan.encoder
+    for step, origin in zip(plan.steps, plan.origins, strict=True):
+        try:
+            model = step.apply(model)
+        except OF_THE_ENCODER:
+            return file
+        except GraphSurgeryError:
+            return origin
+    return file
 
 
 def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
@@ -171,7 +185,7 @@ def _dims(given: int | Sequence[int] | str | None) -> str | None:
 
 def _publish(plan: BakePlan, outcome: Outcome, stage: Path, target: Path, force: bool) -> tuple[str, ...]:
     """Write README and certificate and give the folder its name; the files by their places in it."""
-    write_file(stage / "README.md", readme(plan, outcome).encode())
+    write_file(stage / "README.md", readme(plan, outcome).encode(errors="backslashreplace"))
     write_file(stage / CERTIFICATE, as_json(certificate(plan, outcome, stage)))
     files = tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
     commit_folder(stage, target, force=force)

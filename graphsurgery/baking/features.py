@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from graphsurgery.errors import FolderError
+from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
+from graphsurgery.model.parsing import shown
 
 TOKENS, SENTENCE, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
 
@@ -41,7 +43,9 @@ class Features:
 
     def make(self, module: Module, name: str, reads: str, value: str | None = None) -> str:
         """Let ``module``, which ``reads`` a feature, make the feature ``name``; what the graph calls it. FolderError when
-        another module made that one already."""
+        another module made that one already, or when it is no name."""
+        if not name or not name.isprintable():
+            raise FolderError(f"{module.path}: {module.kind} writes {shown(repr(name))}, which is no name", DOWNLOAD)
         if name in self.made and name != reads:
             raise FolderError(
                 f"{module.path}: {module.kind} writes {name!r}, which a module before it wrote already",

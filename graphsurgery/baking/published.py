@@ -64,7 +64,8 @@ def superset_pooling(module: Module, width: int | None) -> dict[str, Any]:
 
 
 def as_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
 
 
 def model_place(baked: Path) -> Path:

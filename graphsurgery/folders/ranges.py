@@ -57,6 +57,8 @@ def _npy_array(path: Path, width: int) -> np.ndarray:
             raise _misshapen(path, shape, width)
         stream.seek(0)
         return npy.read_array(stream, allow_pickle=False)
+    except WeightsError:  # a ValueError as well
+        raise
     except (ValueError, EOFError) as error:
         raise WeightsError(f"{path} is damaged: {shown(str(error))}", NEEDED) from error
 

@@ -94,7 +94,7 @@ def _padding(path: Path, loaded: Any) -> tuple[str, int, str]:
     config = _beside(path.with_name("tokenizer_config.json"))
     token = config.get("pad_token") or own.get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
-    token = token if isinstance(token, str) else "[PAD]"
+    token = token if isinstance(token, str) and token.isprintable() else "[PAD]"
     pad = loaded.token_to_id(token)
     side = config.get("padding_side") or own.get("direction")
     return side if side in SIDES else SIDES[0], own.get("pad_id", 0) if pad is None else pad, token

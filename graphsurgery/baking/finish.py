@@ -1,0 +1,71 @@
+"""What comes after a folder's modules: what its configs say of their result, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_normalize import AddNormalize
+from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.truncate import Truncate
+from graphsurgery.errors import FolderError, GraphSurgeryError
+from graphsurgery.folders.modules import Module
+from graphsurgery.folders.transformer_config import FolderConfig, read_encoder_config, score_activation
+from graphsurgery.model.model import Model
+
+FOLDER_CONFIG = "config_sentence_transformers.json"
+Planned = tuple[Edit, Path | None]
+"""An edit, and what in the folder it comes from; None where it was asked for."""
+
+
+def finished(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features) -> list[Planned]:
+    """Scores of a cross-encoder, unit vectors of a late-interaction model."""
+    steps: list[Planned] = []
+    if SCORES in features.made:
+        encoder = read_encoder_config(modules[0].path)
+        if encoder is not None:
+            activation = score_activation(config, encoder, encoder.num_labels)
+            place = folder / FOLDER_CONFIG if config.activation else modules[0].path / "config.json"
+            steps.append((AddActivation(activation, features.made[SCORES], SCORES), place))
+    elif SENTENCE not in features.made:
+        if TOKENS not in features.made or (config.model_type != "ColBERT" and not _ends_at_tokens(modules)):
+            raise FolderError(
+                f"{folder}: no module of it pools", "a plain transformer folder: pool its ONNX file with add-pooling"
+            )
+        features.notes.append("no module pools: the file gives a vector per token, normalised, as late interaction takes them")
+        steps.append((AddNormalize(features.made[TOKENS]), folder))
+    return steps
+
+
+def cut(
+    folder: Path, config: FolderConfig, encoder: Model, planned: Sequence[Planned], features: Features, dims: str | None
+) -> list[Planned]:
+    """The cut to ``dims``, where it was asked for; else the folder's own, where it is one."""
+    if dims is not None:
+        return [(Truncate(dims), None)]
+    if config.truncate_dim is None:
+        return []
+    if config.truncate_dim == _width(encoder, planned):
+        features.notes.append(f"the folder's truncate_dim, {config.truncate_dim}, is all that there is: nothing is cut off")
+        return []
+    return [(Truncate(str(config.truncate_dim), keep_length=True), folder / FOLDER_CONFIG)]
+
+
+def _width(encoder: Model, planned: Sequence[Planned]) -> int | None:
+    """How many dims the embedding has, None where that is not known, or an edit cannot be applied: which will be told then."""
+    try:
+        for step, _ in planned:
+            encoder = step.apply(encoder)
+    except GraphSurgeryError:
+        return None
+    made = encoder.interface.output(SENTENCE)
+    width = made.dims[-1] if made is not None and made.dims else None
+    return width if isinstance(width, int) else None
+
+
+def _ends_at_tokens(modules: Sequence[Module]) -> bool:
+    """Whether the last module is a Dense over tokens: the mark of a late-interaction model."""
+    last = modules[-1]
+    return last.kind == "Dense" and last.config.get("module_input_name") == TOKENS
