@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,10 +20,12 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.digest import digest
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.calibration import embedding_ranges
 
 SCALED, PACKED = ("int8", "uint8"), ("binary", "ubinary")
 BUCKETS = 255
 BITS = 8
+TEXTS = ".txt"
 SIGN = 128
 """What is taken off an unsigned byte to make it a signed one."""
 
@@ -67,6 +70,13 @@ def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
 
 
+@lru_cache(maxsize=1)
+def _ranges_of(model: Model, target: str | None, texts: Path) -> np.ndarray:
+    """Ranges over embedded texts, which are asked for twice: when an edit is settled, and when it is applied."""
+    assert target is not None
+    return embedding_ranges(model, target, texts)
+
+
 @dataclass(frozen=True)
 class OutputPrecision(GraphEdit):
     """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
@@ -83,7 +93,10 @@ class OutputPrecision(GraphEdit):
 
     to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary")
     ranges: str | None = parameter(
-        "Each dim's min and max over embeddings of your own, [2, dim], as .npy or .json: for int8 and uint8.", None, "PATH"
+        "For int8 and uint8: each dim's min and max over embeddings of your own, [2, dim], as .npy or .json; or a .txt of 100 "
+        "or more texts, one a line, over whose embeddings they are taken.",
+        None,
+        "PATH",
     )
     target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
     digests: tuple[str, ...] = settled(())
@@ -107,7 +120,7 @@ class OutputPrecision(GraphEdit):
             unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
             resolved = replace(self, target=target.name, ranges=None, digests=())
             return resolved, (*unused, f"packs the signs of {target.name} into {-(-width // BITS)} bytes")
-        values = self._read_ranges(model, width)
+        values = replace(self, target=target.name)._read_ranges(model, width)
         place = recorded_place(model, resolved_path(model, self.ranges or ""))
         resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
         return resolved, (f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}",)
@@ -116,11 +129,11 @@ class OutputPrecision(GraphEdit):
         if self.ranges is None:
             raise RequestError(
                 f"{self.to} needs each dim's smallest and largest value",
-                "embed a few hundred texts of your own, save numpy.vstack((x.min(0), x.max(0))) as ranges.npy and give "
-                "--ranges ranges.npy",
+                "give a few hundred texts of your own, one a line, as --ranges texts.txt; or save "
+                "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
         path = resolved_path(model, self.ranges)
-        values = read_ranges(path, width)
+        values = _ranges_of(model, self.target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={digest(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
         return values

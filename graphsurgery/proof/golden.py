@@ -25,9 +25,8 @@ from graphsurgery.proof.golden_values import GoldenOutput, Goldens, seal
 from graphsurgery.proof.meaning import Before, Expected, Values
 from graphsurgery.proof.reference import Reference, Source, open_source
 from graphsurgery.proof.weights import RecordedWeights
-from graphsurgery.proof.whole_proof import text_feed
 from graphsurgery.report import Check, Report, Verdict
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import Drawer, text_feed
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
 

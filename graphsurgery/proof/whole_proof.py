@@ -13,7 +13,7 @@ from graphsurgery.proof.judging import judged
 from graphsurgery.proof.meaning import Expected
 from graphsurgery.proof.reference import Reference
 from graphsurgery.report import Check
-from graphsurgery.runtime.feeds import Drawer, Mask
+from graphsurgery.runtime.feeds import Drawer, Mask, text_feed
 from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
 
@@ -52,23 +52,6 @@ def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, li
             yield f"{kind}, optional inputs given", [drawer.fed.feed(mask, seed) for seed, mask in enumerate(masks)]
     if texts is not None:
         yield "real text", [text_feed(drawer, texts)]
-
-
-def text_feed(drawer: Drawer, texts: Encoded) -> Values:
-    """The arrays for tokenised texts, cut, padded and repeated to the sizes that the model takes."""
-    feed = drawer.feed(_fitted(texts.mask, drawer), seed=0)
-    roles = drawer.roles
-    for value, array in ((roles.ids, texts.ids), (roles.types, texts.types)):
-        if value is not None:
-            feed[value.name] = _fitted(array, drawer).astype(feed[value.name].dtype)
-    return feed
-
-
-def _fitted(array: np.ndarray, drawer: Drawer) -> np.ndarray:
-    """``[batch, seq]`` cut or filled up with zeros to a sequence size that is fixed, rows repeated to a batch size that is."""
-    batch, sequence = drawer.fixed_batch or len(array), drawer.fixed_sequence or array.shape[1]
-    filled = np.pad(array, ((0, 0), (0, max(sequence - array.shape[1], 0))))[:, :sequence]
-    return np.resize(filled, (batch, sequence))
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:

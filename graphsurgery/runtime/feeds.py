@@ -17,6 +17,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.texts import Encoded
 
 Mask = np.ndarray
 DEFAULT_VOCABULARY = 20
@@ -130,6 +131,23 @@ class Drawer:
         """``mask`` cut or repeated to the batch and sequence sizes that are baked into the model."""
         batch, sequence = self.fixed_batch or mask.shape[0], self.fixed_sequence or mask.shape[1]
         return np.resize(mask, (batch, sequence)) if mask.shape != (batch, sequence) else mask
+
+
+def text_feed(drawer: Drawer, texts: Encoded) -> dict[str, np.ndarray]:
+    """The arrays for tokenised texts, cut, padded and repeated to the sizes that the model takes."""
+    feed = drawer.feed(_fitted(texts.mask, drawer), seed=0)
+    roles = drawer.roles
+    for value, array in ((roles.ids, texts.ids), (roles.types, texts.types)):
+        if value is not None:
+            feed[value.name] = _fitted(array, drawer).astype(feed[value.name].dtype)
+    return feed
+
+
+def _fitted(array: np.ndarray, drawer: Drawer) -> np.ndarray:
+    """``[batch, seq]`` cut or filled up with zeros to a sequence size that is fixed, rows repeated to a batch size that is."""
+    batch, sequence = drawer.fixed_batch or len(array), drawer.fixed_sequence or array.shape[1]
+    filled = np.pad(array, ((0, 0), (0, max(sequence - array.shape[1], 0))))[:, :sequence]
+    return np.resize(filled, (batch, sequence))
 
 
 def blank_mask(drawer: Drawer) -> Mask:
