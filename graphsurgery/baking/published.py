@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.baking.loadable import module_files
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.folders.files import inside, is_folder, is_there, open_file
 from graphsurgery.folders.module_kinds import TRANSFORMER_CONFIGS
-from graphsurgery.folders.modules import Module
+from graphsurgery.folders.modules import MODULES, Module
 from graphsurgery.folders.pooling_config import BOOLEANS, parse_pooling
 from graphsurgery.model.sources import FileBytes
 
@@ -27,10 +28,11 @@ POOLING = "1_Pooling/config.json"
 def published_files(plan: BakePlan) -> dict[str, bytes | FileBytes]:
     """Everything but the ONNX file, README and certificate, by its place in the baked folder. FolderError for what is no file,
     or leads out of the model's folder."""
-    found: dict[str, bytes | FileBytes] = {**copied_files(plan)}
+    found: dict[str, bytes | FileBytes] = {**copied_files(plan), **module_files(plan)}
     pooling = next((module for module in plan.modules if module.kind == "Pooling"), None)
     if pooling is not None:
-        found[POOLING] = as_json(superset_pooling(pooling, plan.width))
+        place = f"{pooling.path.relative_to(plan.folder).as_posix()}/config.json" if MODULES in found else POOLING
+        found[place] = as_json(superset_pooling(pooling, plan.width))
     return found
 
 

@@ -21,7 +21,7 @@ OPTIONS = (
     click.option(
         "--output-precision", "precision", metavar="int8|uint8|binary|ubinary", help="Give the embedding as bytes or bits."
     ),
-    click.option("--ranges", type=click.Path(), help="Each dim's min and max, [2, dim], as .npy or .json: for int8 and uint8."),
+    click.option("--ranges", type=click.Path(), help="For int8 and uint8: as in output-precision."),
     click.option("--keep-output", multiple=True, metavar="NAME", help="token_embeddings: keep the hidden state as an output."),
     click.option(
         "--skip-prompt", metavar="N|input", help="Tokens of the prompt to leave out of pooling, where the folder leaves it out."

@@ -264,3 +264,19 @@ def test_three_outputs_of_one_run(bert, tmp_path: Path, capsys, worst) -> None:
     worst.within("bge-m3 sparse", found["sparse_weights"], wanted.numpy(), RELATIVE * 4)
     worst.within("bge-m3 late interaction", found["colbert_vectors"][:, 1:], vectors.numpy(), UNIT)
     assert not found["colbert_vectors"][:, 0].any()
+
+
+def test_sentence_transformers_loads_it(bert, tmp_path: Path, capsys, worst) -> None:
+    """A folder that keeps its hidden state is one for sentence-transformers' own ONNX backend as well."""
+    torch.manual_seed(3)
+    model = SentenceTransformer(
+        modules=[bert.module("right"), Pooling(32, ("cls", "mean")), Dense(64, 24), Normalize()], device="cpu"
+    )
+    folder = save(model, tmp_path / "model", bert.onnx)
+    baked(folder, capsys, "--keep-output", "token_embeddings")
+    wanted = model.encode(list(TEXTS))
+    loaded = SentenceTransformer(str(tmp_path / "model-baked"), backend="onnx", device="cpu", local_files_only=True)
+    worst.within("baked folder in sentence-transformers' ONNX backend", loaded.encode(list(TEXTS)), wanted, UNIT)
+    found = run_onnx(model_of(folder), feed_of(model))
+    assert list(found) == ["sentence_embedding", "last_hidden_state"]
+    worst.within("the same folder's own embedding", found["sentence_embedding"], wanted, UNIT)
