@@ -49,8 +49,8 @@ def test_any_text_survives(prompts: dict[str, str], name: str, models: list[str]
 
 WRONG = {
     "an unknown key": ({"steps": [POOLING], "prompt": {}}, "recipe.toml: there is no key 'prompt'", "prompts"),
-    "an unknown edit": ({"steps": [POOLING, {"edit": "add-poling"}]}, "recipe.toml: steps[1]: there is no edit 'add-poling'", "add-pooling"),
-    "an unknown parameter": ({"steps": [POOLING | {"modes": "mean"}]}, "recipe.toml: steps[0]: there is no key 'modes'", "mode"),
+    "an unknown edit": ({"steps": [POOLING, {"edit": "po"}]}, "recipe.toml: steps[1]: there is no edit 'pool'", "add-pooling"),
+    "an unknown parameter": ({"steps": [POOLING | {"modes": "x"}]}, "recipe.toml: steps[0]: there is no key 'modes'", "mode"),
     "an unknown check": ({"steps": [POOLING], "checks": {"rtol": 1}}, "recipe.toml: checks: there is no key 'rtol'", "atol"),
     "no steps": ({"name": "nothing"}, "recipe.toml has no steps", "[[steps]]"),
     "steps that are none": ({"steps": ["add-pooling"]}, "recipe.toml: steps[0] is no table", "edit"),
