@@ -49,7 +49,7 @@ def test_any_text_survives(prompts: dict[str, str], name: str, models: list[str]
 
 WRONG = {
     "an unknown key": ({"steps": [POOLING], "prompt": {}}, "recipe.toml: there is no key 'prompt'", "prompts"),
-    "an unknown edit": ({"steps": [POOLING, {"edit": "po"}]}, "recipe.toml: steps[1]: there is no edit 'pool'", "add-pooling"),
+    "an unknown edit": ({"steps": [POOLING, {"edit": "po"}]}, "recipe.toml: steps[1]: there is no edit 'po'", "add-pooling"),
     "an unknown parameter": ({"steps": [POOLING | {"modes": "x"}]}, "recipe.toml: steps[0]: there is no key 'modes'", "mode"),
     "an unknown check": ({"steps": [POOLING], "checks": {"rtol": 1}}, "recipe.toml: checks: there is no key 'rtol'", "atol"),
     "no steps": ({"name": "nothing"}, "recipe.toml has no steps", "[[steps]]"),
