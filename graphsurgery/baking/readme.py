@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.program import PROMPT_LENGTH, default_prompt, program
 from graphsurgery.baking.source_card import front_matter
@@ -32,6 +33,9 @@ BYTES = {
     "int8": "a byte a dim, by the ranges that the file was made with", "binary": "a bit a dim, eight a byte, less 128",
     "uint8": "a byte a dim, by the ranges that the file was made with", "ubinary": "a bit a dim, eight a byte",
 }  # fmt: skip
+
+BAR = "\\|"
+"""How a table spells a bar, in code as well."""
 
 
 def readme(plan: BakePlan, outcome: Outcome) -> str:
@@ -73,16 +77,27 @@ def _interface(plan: BakePlan, outcome: Outcome) -> str:
     lines = []
     for side, value in rows:
         name, _, kind = str(value).partition(": ")
-        lines.append(f"| {side} | {code(name)} | {kind} | {_meaning(plan, outcome, value)} |")
+        lines.append(f"| {side} | {code(name.replace('|', BAR))} | {kind} | {_meaning(plan, outcome, value)} |")
     return "\n".join(["| | name | type | |", "| --- | --- | --- | --- |", *lines])
 
 
 def _meaning(plan: BakePlan, outcome: Outcome, value: Value) -> str:
-    target = {step["parameters"].get("target"): step for step in outcome.steps}.get(value.name)
-    called = CALLED.get(re.sub(r"^(sentence_embedding)_(\d+)$", r"\1", value.name), "")
-    if target is not None and target["edit"] == "output-precision":
-        return f"{called}: {BYTES.get(target['parameters']['to'], '')}"
-    unit = target is not None and target["edit"] == "add-normalize"
+    """What an input or output is, as far as its name and the steps tell."""
+    called = CALLED.get(value.name, "")
+    cut = re.fullmatch(rf"({SENTENCE})_(\d+)", value.name)
+    name = value.name
+    if cut is not None:
+        called, name = f"{CALLED[SENTENCE]}'s first {cut.group(2)} dims", SENTENCE
+    unit = False
+    for step in outcome.steps:
+        parameters = step["parameters"]
+        if parameters.get("target") != name:
+            continue
+        if step["edit"] == "output-precision":
+            return f"{called}: {BYTES.get(parameters['to'], '')}"
+        whole = "," in parameters.get("dim", "") and cut is None  # of several cuts each is an output of its own
+        if step["edit"] != "truncate" or not whole:
+            unit = step["edit"] == "add-normalize" or (step["edit"] == "truncate" and not parameters["keep_length"])
     return f"{called}, of unit length" if unit and called else called
 
 
@@ -149,7 +164,7 @@ def _summary(report: Report) -> str:
 
 def code(text: str) -> str:
     """A code span that holds any text of one line."""
-    text = text.replace("\n", "\\n").replace("|", "\\|")
+    text = text.replace("\n", "\\n")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}"

@@ -73,7 +73,7 @@ def consumer_table(readings: Sequence[Reading]) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     for reading in readings:
         if reading.reads:
-            table.add_row(Text(reading.consumer), Text(reading.detail, style="dim"))
+            table.add_row(Text(reading.consumer, overflow="fold"), Text(reading.detail, style="dim", overflow="fold"))
     others = ", ".join(reading.consumer for reading in readings if not reading.reads)
     return Group(table, *([Text(f"not {others}", style="dim")] if others else []))
 
@@ -82,7 +82,7 @@ def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
     """Names and what they are, side by side."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in facts:
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
     return table
 
 
