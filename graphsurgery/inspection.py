@@ -20,6 +20,7 @@ from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import GOLDEN, steps
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
 
@@ -43,6 +44,8 @@ class Inspection:
     candidates: tuple[str, ...]
     tables: Tables
     head: tuple[dict[str, Any], ...]
+    goldens: bool
+    """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
     """Bytes of initializers by element type."""
@@ -60,7 +63,7 @@ class Inspection:
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
-            "embedding_tables": tables, "head": list(self.head), "pools": self.pools, "precision": self.precision,
+            "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools, "precision": self.precision,
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
         }  # fmt: skip
@@ -88,6 +91,7 @@ def inspect(source: Loadable) -> Inspection:
         candidates=() if hidden else tuple(hidden_candidates(model)),
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
+        goldens=any(step.edit == GOLDEN for step in steps(proto)),
         pools=why_pooled(model),
         precision=_precision(model),
         pooling_config=pooling,

@@ -42,6 +42,10 @@ def _print(found: Inspection) -> None:
 def _encoder_facts(found: Inspection) -> list[tuple[str, str]]:
     tables = found.tables
     facts = [("head", found.pools or "none: it does not pool")]
+    if found.head:
+        facts.append(("steps", ", ".join(step["edit"] for step in found.head)))
+    if found.goldens:
+        facts.append(("golden vectors", "recorded: verify --self"))
     if found.hidden is not None:
         width = found.hidden.width if found.hidden.width is not None else "unknown (a run tells)"
         facts.append(("hidden state", f"{found.hidden.name}, {type_name(found.hidden.dtype)}, width {width}"))
