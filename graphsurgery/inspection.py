@@ -63,7 +63,8 @@ class Inspection:
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
-            "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools, "precision": self.precision,
+            "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
+            "precision": self.precision,
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
         }  # fmt: skip
