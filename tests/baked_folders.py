@@ -61,10 +61,10 @@ USUAL = (transformer(), pooling(), normalize("2_Normalize"))
 
 
 def write_folder(
-    folder: Path, entries: Iterable[Entry] = USUAL, encoder: onnx.ModelProto | None = None, place: str = "onnx/model.onnx",
+    folder: Path, entries: Iterable[Entry] = USUAL, encoder: onnx.ModelProto | None = None, at: str = "onnx/model.onnx",
     tokenizer: bool = True,
 ) -> Path:  # fmt: skip
-    """A model folder with these modules, the encoder at ``place`` (nowhere when it is "")."""
+    """A model folder with these modules, the encoder at ``at`` (nowhere when it is "")."""
     folder.mkdir(parents=True)
     listed = []
     for number, entry in enumerate(entries):
@@ -73,9 +73,9 @@ def write_folder(
         put(own, entry)
         listed.append({"idx": number, "name": str(number), "path": entry.place, "type": OLD + entry.kind})
     put_json(folder / "modules.json", listed)
-    if place:
-        (folder / place).parent.mkdir(exist_ok=True)
-        (folder / place).write_bytes((encoder or tiny_encoder()).SerializeToString())
+    if at:
+        (folder / at).parent.mkdir(exist_ok=True)
+        (folder / at).write_bytes((encoder or tiny_encoder()).SerializeToString())
     if tokenizer:
         write_tokenizer(folder)
     return folder

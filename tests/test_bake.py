@@ -215,7 +215,7 @@ def kinds_of_folders(tmp_path: Path, kind: str) -> Path:
 
 def static(folder: Path) -> Path:
     weights = {"embedding.weight": drawn(np.random.default_rng(0), (50, 6))}
-    write_folder(folder, (Entry("StaticEmbedding", "0_Static", None, weights), normalize()), place="", tokenizer=False)
+    write_folder(folder, (Entry("StaticEmbedding", "0_Static", None, weights), normalize()), at="", tokenizer=False)
     write_tokenizer(folder / "0_Static")
     return folder
 

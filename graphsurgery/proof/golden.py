@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
+from graphsurgery.errors import GraphSurgeryError, MissingDataError, ModelError, UnsupportedModelError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, OUTWARD, Step, recorded, steps, undone
@@ -54,7 +54,8 @@ UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Re
 
 def with_goldens(source: Model, model: Model) -> Model:
     """``model``, made from ``source``, with golden inputs and vectors recorded in it; without them, and with a note that says
-    why, where ONNX Runtime cannot run the source here, or its weights are not there."""
+    why, where ONNX Runtime cannot run the source here, or its weights are not there. ModelError when nothing that it gives is
+    finite."""
     try:
         goldens = _made(source, model)
         weights = model.weights_fingerprint()
@@ -160,6 +161,9 @@ def _made(source: Model, model: Model) -> Goldens:
         given = reference(feed, names)
     if not given:
         raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
+    if not any(np.isfinite(one.values).any() for one in given.values()):
+        what = "the model gives nothing but NaN and infinities, for ordinary text as well"
+        raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
     allowed, least_cosine = _limits(source)
     octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
     rounded = _rounded(opened, chain, weights, allowed, feed, octets)
