@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         strip_head,
         truncate,
     )
-    from graphsurgery.api_interface import drop_input, fix_dim, input_type, optional_input, rename
+    from graphsurgery.api_interface import drop_input, dynamic_dim, fix_dim, input_type, optional_input, rename
     from graphsurgery.api_tokens import (
         add_cnn,
         add_lstm,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
     from graphsurgery.edits.add_word_weights import AddWordWeights
     from graphsurgery.edits.drop_input import DropInput
+    from graphsurgery.edits.dynamic_dim import DynamicDim
     from graphsurgery.edits.fix_dim import FixDim
     from graphsurgery.edits.input_type import InputType
     from graphsurgery.edits.mask_tokens import MaskTokens
@@ -88,7 +89,7 @@ _HOMES = {
         "add_weighted_layer_pooling",
         "add_word_weights",
     ),
-    "api_interface": ("drop_input", "fix_dim", "input_type", "optional_input", "rename"),
+    "api_interface": ("drop_input", "dynamic_dim", "fix_dim", "input_type", "optional_input", "rename"),
     "baking.bake": ("Baked", "bake"),
     "edits.add_activation": ("AddActivation",),
     "edits.add_cnn": ("AddCnn",),
@@ -108,6 +109,7 @@ _HOMES = {
     "edits.optional_input": ("OptionalInput",),
     "edits.input_type": ("InputType",),
     "edits.rename": ("Rename",),
+    "edits.dynamic_dim": ("DynamicDim",),
     "edits.fix_dim": ("FixDim",),
     "errors": ("GraphSurgeryError",),
     "exporting": ("Exported", "export"),
@@ -138,6 +140,7 @@ __all__ = [
     "AddWordWeights",
     "Baked",
     "DropInput",
+    "DynamicDim",
     "Exported",
     "FixDim",
     "GraphSurgeryError",
@@ -170,6 +173,7 @@ __all__ = [
     "add_word_weights",
     "bake",
     "drop_input",
+    "dynamic_dim",
     "export",
     "fix_dim",
     "input_type",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphsurgery.edits.drop_input import DropInput
+from graphsurgery.edits.dynamic_dim import DynamicDim
 from graphsurgery.edits.fix_dim import FixDim
 from graphsurgery.edits.input_type import InputType
 from graphsurgery.edits.optional_input import OptionalInput
@@ -45,6 +46,14 @@ def rename(model: Loadable, names: Mapping[str, str] | None = None, *, dims: Map
     Raises RequestError, NameNotFoundError, UnsupportedModelError.
     """
     return Rename(_pairs(names or {}), _pairs(dims or {})).apply(load(model))
+
+
+def dynamic_dim(model: Loadable, dims: Sequence[str] | Mapping[str, str]) -> Model:
+    """Let baked sizes be any size again: ``batch``, ``sequence`` or both, or a name for each. See `DynamicDim`.
+
+    Raises RequestError, and UnsupportedModelError with the reason where the graph cannot take other sizes.
+    """
+    return DynamicDim(_pairs(dims) if isinstance(dims, Mapping) else _several(dims)).apply(load(model))
 
 
 def fix_dim(model: Loadable, dims: Mapping[str, int]) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from faults import table
 from onnx import TensorProto, helper, numpy_helper
 from planting import Plant
 
-from graphsurgery import AddPooling, DropInput, FixDim, InputType, OptionalInput, Rename, load
+from graphsurgery import AddPooling, DropInput, DynamicDim, FixDim, InputType, OptionalInput, Rename, load
 from graphsurgery.edits.edit import Edit
 
 EMBEDDING = "sentence_embedding"
@@ -42,6 +43,27 @@ class Edited:
 
     def __str__(self) -> str:
         return ", ".join(edit.verb for edit in self.edits)
+
+
+@dataclass(frozen=True, eq=False)
+class Baked(Edited):
+    """Of an encoder that has its sizes, ``[2, 6]``, in shapes, positions and a table."""
+
+    @cached_property
+    def source(self) -> onnx.ModelProto:
+        model = tiny_encoder(dims=(2, 6), **self.encoder)
+        p = Plant(model)
+        p.become("where", "Constant", value=numpy_helper.from_array(np.arange(6)[None], "where"))
+        del p.node("where").input[:]
+        p.after("mixed", "Reshape", p.ints(2, 6, 8))
+        p.after("mixed", "Reshape", p.ints(2, 6, 2, 4))
+        table = np.random.default_rng(0).standard_normal((1, 6, 8)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+        p.after("biased", "Add", "table")
+        for node in model.graph.node:
+            node.name = node.name.replace("planted/", "encoder/")
+        model.graph.value_info.append(helper.make_tensor_value_info("words", TensorProto.FLOAT, [2, 6, 8]))
+        return model
 
 
 def declared(p: Plant, name: str) -> onnx.ValueInfoProto:
@@ -97,6 +119,27 @@ NAMED = Edited([Rename((f"{IDS}=ids", f"{MASK}=valid", f"{HIDDEN}=states"), ("ba
 NAMED_POOLED = Edited([AddPooling("mean"), Rename((f"{MASK}=valid", f"{EMBEDDING}=vector"))])
 FIXED = Edited([FixDim(("batch=3", "sequence=5"))], TYPED)
 FIXED_POOLED = Edited([FixDim(("sequence=5",)), AddPooling("mean")])
+FREED = Baked([DynamicDim(("batch", "sequence"))])
+FREED_POOLED = Baked([AddPooling("mean"), DynamicDim(("batch", "sequence"))])
+
+
+def rewired(p: Plant, **changed: Any) -> None:
+    """Another claim of what was rewired: the first of them changed."""
+    _, content = p._newest()
+    first, *others = map(json.loads, content["parameters"]["rewired"])
+    fields = dict(zip(("output", "place", "value", "kind"), first, strict=True)) | changed
+    p.claim(rewired=[json.dumps(list(fields.values())), *map(json.dumps, others)])
+
+
+def at(p: Plant, op: str) -> onnx.NodeProto:
+    """The last node of the encoder of that operator."""
+    return [node for node in p.graph.node if node.op_type == op and "graphsurgery" not in node.name][-1]
+
+
+def baked_again(p: Plant) -> None:
+    """One shape to reshape to is as it was."""
+    at(p, "Reshape").input[1] = p.ints(2, 6, 8)
+
 
 INTERFACE_FAULTS = [
     *table("drop-input", DROP,
@@ -210,5 +253,35 @@ INTERFACE_FAULTS = [
         ("a batch that is fixed, too", lambda p: dim(p, EMBEDDING, 0, 4)),
         ("the sequence open again", lambda p: dim(p, IDS, 1, "sequence")),
         ("the sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+    ),
+    *table("dynamic-dim", FREED,
+        ("still baked in", baked_again),
+        ("a batch that is still baked in", lambda p: at(p, "Reshape").input.__setitem__(1, p.ints(2, -1, 8))),
+        ("a sequence that is still baked in", lambda p: at(p, "Reshape").input.__setitem__(1, p.ints(-1, 6, 8))),
+        ("batch and sequence exchanged", lambda p: p.after("mixed", "Reshape", p.append("Concat",
+         p.out("dims/sequence"), p.ints(-1, 8), behind="dims/sequence", axis=0))),
+        ("positions from 1", lambda p: p.set("dims/first", 1)),
+        ("positions backwards", lambda p: p.attribute("dims/counted", reverse=1)),
+        ("the table cut from behind", lambda p: (p.wire("dims/cut", 1, p.ints(-6)), p.wire("dims/cut", 2, p.ints(-1)))),
+        ("the table's first position everywhere", lambda p: p.wire("dims/cut", 2, p.ints(1))),
+        ("declared of one input alone", lambda p: dim(p, MASK, 0, 2)),
+        ("an output that is declared of the old size", lambda p: dim(p, HIDDEN, 1, 6)),
+        ("an output of another dim", lambda p: dim(p, HIDDEN, 2, "hidden")),
+        ("the value_info of the old size", lambda p: p.graph.value_info.append(
+            helper.make_tensor_value_info("words", TensorProto.FLOAT, [2, 6, 8]))),
+        ("padding that reaches the tokens", lambda p: p.after("mixed", "Sub", p.append("ReduceMean", "token", behind="placed",
+         axes=[1], keepdims=1))),
+        ("a neighbour that reaches a row", lambda p: p.after("mixed", "Sub", p.append("ReduceMean", "token", behind="placed",
+         axes=[0], keepdims=1))),
+        ("claimed of another node", lambda p: rewired(p, output="words")),
+        ("claimed of another place", lambda p: rewired(p, place=0)),
+        ("claimed of another size", lambda p: p.claim(sizes=["batch=2", "sequence=7"])),
+        ("claimed of the batch alone", lambda p: p.claim(sizes=["batch=2"], dim=["batch=batch"])),
+        ("claimed of one output dim less", lambda p: p.claim(follows=[])),
+    ),
+    *table("add-pooling, dynamic-dim", FREED_POOLED,
+        ("still baked in", baked_again),
+        ("the sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+        ("a batch of two baked into the head", lambda p: p.after("mean/mean", "Reshape", p.constant([2, 8], np.int64))),
     ),
 ]  # fmt: skip

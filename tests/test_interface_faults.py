@@ -10,8 +10,8 @@ import graphsurgery
 from graphsurgery.report import Verdict
 
 CASES = list(dict.fromkeys(fault.case for fault in INTERFACE_FAULTS))
-BY_RUN_ALONE = frozenset()
-"""What only the whole proof can tell."""
+UNREADABLE = {"drop-input: forgotten", "rename: forgotten", "fix-dim: forgotten", "dynamic-dim: claimed of the batch alone"}
+"""What leaves nothing to hold the file against: the two do not take the same feeds, or the record says nothing."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -24,16 +24,15 @@ def test_what_is_spoilt_was_right(case) -> None:
 
 
 @pytest.mark.parametrize("fault", INTERFACE_FAULTS, ids=str)
-def test_faults_of_the_interface(fault: Fault) -> None:
-    spoilt = fault.spoilt()
-    assert graphsurgery.verify(spoilt, against=fault.case.source).verdict is not Verdict.PASSED
-    if str(fault) not in BY_RUN_ALONE:
-        assert graphsurgery.verify(spoilt, against=fault.case.source, head_only=True).verdict is not Verdict.PASSED
+@pytest.mark.parametrize("head_only", [False, True], ids=["whole", "head only"])
+def test_faults_of_the_interface(fault: Fault, head_only: bool) -> None:
+    report = graphsurgery.verify(fault.spoilt(), against=fault.case.source, head_only=head_only)
+    assert report.verdict is (Verdict.NOT_CHECKED if str(fault) in UNREADABLE else Verdict.FAILED)
 
 
 def test_there_are_enough() -> None:
     """Six at least of every edit, under different names."""
     names = [str(fault) for fault in INTERFACE_FAULTS]
-    assert len(set(names)) == len(names)
-    for verb in ("drop-input", "optional-input", "input-type", "rename", "fix-dim"):
+    assert len(set(names)) == len(names) >= 100
+    for verb in ("drop-input", "optional-input", "input-type", "rename", "fix-dim", "dynamic-dim"):
         assert sum(name.startswith(verb) for name in names) >= 6, verb

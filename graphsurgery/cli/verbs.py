@@ -51,6 +51,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "optional-input": Verb(EDIT, "let an input be left out: token types, or a mask that only broadcasts"),
         "input-type": Verb(EDIT, "take ids and masks as int32 or int64: a cast inside"),
         "rename": Verb(EDIT, "give inputs, outputs and symbolic dims other names"),
+        "dynamic-dim": Verb(EDIT, "let a batch or sequence size that was baked in be any size again"),
         "fix-dim": Verb(EDIT, "give a symbolic dim a number, wherever it is declared"),
     },
 }

@@ -11,6 +11,7 @@ from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.rename import Rename, before_rename
 from graphsurgery.edits.targets import float_target, put_in_place
 from graphsurgery.edits.truncate import Truncate, parsed_dims
 from graphsurgery.errors import AlreadyPooledError
@@ -22,8 +23,12 @@ from graphsurgery.model.provenance import Step
 
 def why_unit(model: Model, name: str) -> str | None:
     """Which recorded edit made the output ``name`` a unit vector already, or None."""
-    made = next((step for step in reversed(head_steps(model)) if name in _makes(step)), None)
-    return made.edit if made is not None and _normalises(made) else None
+    for step in reversed(head_steps(model)):
+        if step.edit == Rename.verb:
+            name = before_rename(step, name)
+        elif name in _makes(step):
+            return step.edit if _normalises(step) else None
+    return None
 
 
 def _makes(step: Step) -> list[str]:

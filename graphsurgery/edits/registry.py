@@ -13,6 +13,7 @@ from graphsurgery.edits.add_splade_pooling import AddSpladePooling
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
 from graphsurgery.edits.drop_input import DropInput
+from graphsurgery.edits.dynamic_dim import DynamicDim
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.fix_dim import FixDim
 from graphsurgery.edits.input_type import InputType
@@ -26,6 +27,6 @@ from graphsurgery.edits.truncate import Truncate
 ALL: tuple[type[Edit], ...] = (
     AddPooling, AddNormalize, AddDense, AddLayerNorm, AddActivation, AddCnn, AddLstm, AddWordWeights, AddWeightedLayerPooling,
     AddSpladePooling, MaskTokens, Truncate, OutputPrecision,
-    DropInput, OptionalInput, InputType, Rename, FixDim, StripHead,
+    DropInput, OptionalInput, InputType, Rename, FixDim, DynamicDim, StripHead,
 )  # fmt: skip
 EDITS: dict[str, type[Edit]] = {edit.verb: edit for edit in ALL}

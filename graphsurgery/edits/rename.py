@@ -17,6 +17,7 @@ from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
+from graphsurgery.model.provenance import Step
 
 SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -98,6 +99,12 @@ class Rename(GraphEdit):
     def _renamed(self, value: Value) -> Value:
         dims = None if value.dims is None else tuple(dim_renamed(dim, self.dims) for dim in value.dims)
         return replace(value, name=self.names.get(value.name, value.name), dims=dims)
+
+
+def before_rename(step: Step, name: str) -> str:
+    """What ``name`` was called before a recorded rename."""
+    texts = [text for text in step.parameters.get("name") or () if isinstance(text, str)]
+    return next((old for old, _, new in (text.partition("=") for text in texts) if new == name), name)
 
 
 def _check_name(model: Model, old: str, new: str) -> None:

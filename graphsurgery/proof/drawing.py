@@ -14,7 +14,7 @@ from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.model.provenance import steps as recorded_steps
-from graphsurgery.proof.chain import declared, input_destiny, origin
+from graphsurgery.proof.chain import declared, input_destiny, meanings, origin
 from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
 from graphsurgery.proof.meanings.registry import OPTIONAL
 from graphsurgery.runtime.feeds import Drawer
@@ -35,6 +35,8 @@ def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
     inputs = {value.name: value for value in after.interface.inputs}
     pad = _pad(source, chain)
     tables = tables_of(source, roles)
+    limits = [means.longest(step.parameters) for step, means in meanings(chain)]
+    most = min((limit for limit in limits if limit is not None), default=None)
 
     def drawer(inputs: dict[str, Value], fed: Drawer | None = None) -> Drawer:
         still = {role: inputs.get(_still(chain, getattr(roles, role)) or "") for role in ROLES}
@@ -43,7 +45,7 @@ def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
         called = _prompt(chain) or prompt
         return Drawer(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
-            called if called in inputs else None, fed,
+            called if called in inputs else None, fed, most,
         )  # fmt: skip
 
     optional = {name: value for name, value in _declared(after).items() if name in _optional(chain)}

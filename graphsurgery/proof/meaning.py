@@ -102,6 +102,8 @@ class Meaning:
     """How what the file records of it does not fit the interface before it, in words; None where it does."""
     resizes: bool = False
     """Whether it declares other dims, so that ONNX Runtime may compute the same in another order."""
+    longest: Callable[[Parameters], int | None] = lambda _: None
+    """The longest sequence on which the source can tell what it means, where that is limited."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes take what it does to the interface."""
 

@@ -57,7 +57,8 @@ class Reference:
         made, expected = made_by(self.steps), {}
         for name, one in after(self.steps, self.source, self.weights)(feed).items():
             if name in outputs and one.output is not None:
-                expected[name] = Expected(one.output, RELATIVE * np.maximum(1, np.abs(one.output.astype(np.float64))))
+                kept = RELATIVE * np.maximum(1, np.abs(one.output.astype(np.float64)))
+                expected[name] = Expected(one.output, np.maximum(kept, one.tolerance))
             elif name in outputs and name in made:
                 expected[name] = one
         return expected

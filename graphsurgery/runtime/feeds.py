@@ -37,6 +37,8 @@ class Drawer:
     prompt: str | None = None
     fed: Drawer | None = None
     """As this one, and draws for inputs that have a default, too."""
+    most: int | None = None
+    """The longest sequence to draw where no table limits it."""
 
     @classmethod
     def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:
@@ -58,12 +60,12 @@ class Drawer:
     @property
     def longest(self) -> int:
         """The longest sequence to draw: within the position table, and `LONG` at most."""
-        return min(LONG, self.tables.longest or LONG)
+        return min(LONG, self.tables.longest or LONG, self.most or LONG)
 
     @property
     def longest_text(self) -> int:
         """As `longest`, for real text."""
-        return min(LONGEST_TEXT, self.tables.longest or LONGEST_TEXT)
+        return min(LONGEST_TEXT, self.tables.longest or LONGEST_TEXT, self.most or LONGEST_TEXT)
 
     def kinds(self) -> Iterator[tuple[str, list[Mask]]]:
         """The masks of every kind of feed that this encoder's dims admit."""

@@ -8,6 +8,7 @@ from graphsurgery.proof.meanings import (
     cnn,
     dense,
     drop_input,
+    dynamic_dim,
     fix_dim,
     input_type,
     layer_norm,
@@ -44,4 +45,5 @@ MEANINGS: dict[str, Meaning] = {
     "input-type": input_type.MEANING,
     "rename": rename.MEANING,
     "fix-dim": fix_dim.MEANING,
+    "dynamic-dim": dynamic_dim.MEANING,
 }
