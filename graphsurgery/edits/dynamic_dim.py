@@ -93,8 +93,8 @@ class DynamicDim(GraphEdit):
         notes = [f"{freed}; {len(self.rewired)} constants rewritten" if self.rewired else freed]
         if SEQUENCE in sizes:
             cut = any(json.loads(text)[3] == CUT for text in self.rewired)
-            what = "may have, for tables of that length are in the graph" if cut else "can be held against the model as it was"
-            notes.append(f"{sizes[SEQUENCE]} tokens are the most that a text {what}")
+            why = "tables of that length are in the graph" if cut else "longer ones cannot be held against the model as it was"
+            notes.append(f"texts of {sizes[SEQUENCE]} tokens are the longest: {why}")
         return tuple(notes)
 
     def _sizes(self, model: Model, roles: Roles) -> dict[str, int]:
