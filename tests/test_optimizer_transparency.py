@@ -150,6 +150,26 @@ def test_symbolic_shape_inference_that_merges_nothing(mode):
     assert inferred_dims(pooled.to_proto(), auto_merge=False) == ["batch_size", 36 * len(mode.split(","))]
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        graphsurgery.DropInput("token_type_ids"), graphsurgery.DropInput("attention_mask"), graphsurgery.InputType("int32"),
+        graphsurgery.Rename(("input_ids=ids",)), graphsurgery.FixDim(("batch_size=1",)),
+    ],
+    ids=lambda edit: edit.verb,
+)  # fmt: skip
+def test_edits_of_the_interface_hide_nothing(tmp_path, edit):
+    graphsurgery.save(edit.apply(graphsurgery.load(fixture("bert"))), tmp_path / "model.onnx")
+    assert fused(tmp_path / "model.onnx") == fused_without_head(fixture("bert"))
+
+
+def test_a_default_hides_the_embeddings_alone(tmp_path):
+    """What may be [1, 1] is no input of EmbedLayerNormalization; layers fuse as before."""
+    graphsurgery.save(graphsurgery.optional_input(fixture("bert"), "token_type_ids"), tmp_path / "model.onnx")
+    bare = fused_without_head(fixture("bert"))
+    assert fused(tmp_path / "model.onnx") == {**bare, "LayerNormalization": 1} | {"EmbedLayerNormalization": 0}
+
+
 @pytest.mark.parametrize("operator", ["ReduceMax", "ReduceL2"])
 def test_a_head_that_hides_the_encoder_is_noticed(tmp_path, operator):
     model = onnx.load(fixture("bert"))
