@@ -166,8 +166,9 @@ def test_edits_of_the_interface_hide_nothing(tmp_path, edit):
 def test_a_default_hides_the_embeddings_alone(tmp_path):
     """What may be [1, 1] is no input of EmbedLayerNormalization; layers fuse as before."""
     graphsurgery.save(graphsurgery.optional_input(fixture("bert"), "token_type_ids"), tmp_path / "model.onnx")
-    bare = fused_without_head(fixture("bert"))
-    assert fused(tmp_path / "model.onnx") == {**bare, "LayerNormalization": 1} | {"EmbedLayerNormalization": 0}
+    wanted = dict(fused_without_head(fixture("bert")))
+    del wanted["EmbedLayerNormalization"]
+    assert fused(tmp_path / "model.onnx") == wanted | {"LayerNormalization": 1}
 
 
 @pytest.mark.parametrize("operator", ["ReduceMax", "ReduceL2"])
