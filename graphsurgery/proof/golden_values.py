@@ -92,9 +92,9 @@ class Goldens:
         return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
 
 
-def seal(content: Mapping[str, Any], source: str, weights: str | None) -> str:
-    """sha256 (hex) over golden content, the fingerprint of what it was recorded for, and that of its weights."""
-    everything = [{key: value for key, value in content.items() if key != "seal"}, source, weights]
+def seal(content: Mapping[str, Any], version: str, source: str) -> str:
+    """sha256 (hex) over golden content, the version that recorded it, and the fingerprint of what it was recorded for."""
+    everything = [{key: value for key, value in content.items() if key != "seal"}, version, source]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

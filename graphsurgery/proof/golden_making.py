@@ -1,0 +1,122 @@
+"""Making golden inputs and vectors: a few texts, and what the float64 reference gives for them from the source's own run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import after, declared, steps_beyond
+from graphsurgery.proof.difference import difference
+from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.golden_values import GoldenOutput, Goldens
+from graphsurgery.proof.meaning import Before, Expected, Values
+from graphsurgery.proof.reference import Reference, Source, open_source
+from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.runtime.feeds import Drawer, text_feed
+from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
+
+ROWS, LONGEST = 4, 24
+"""Texts, and tokens of each at most."""
+LARGEST = 1 << 18
+"""Bytes of golden values of one output at most: there are fewer rows where they are wide."""
+PRECISION, BITS = "output-precision", ("binary", "ubinary")
+BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+QUANTISED = {
+    "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",    "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
+}  # fmt: skip
+EXACT, HALF, COARSE = (1e-4, 0.99999), (1e-2, 0.999), (5e-2, 0.99)
+"""How far another runtime may be: the difference, times max(1, max|x|), and the least cosine. For encoders that compute in
+float32, in float16 or bfloat16, and in integers, whose products saturate on some processors and not on others."""
+
+
+def made_goldens(source: Model, model: Model) -> Goldens:
+    """Golden values of ``model``, which was made from ``source``. Raises UnsupportedModelError or MissingDataError when ONNX
+    Runtime cannot run the source here, ModelError when nothing that it gives is finite."""
+    chain = steps_beyond(source, model)
+    changed = difference(declared(source, chain), model)
+    weights = RecordedWeights.of(model, changed.added)
+    drawer, names = drawer_of(source, chain), [value.name for value in model.interface.outputs]
+    opened = open_source(source, model, chain)
+    reference = Reference(opened, chain, weights)
+    feed = _feed(source, drawer, ROWS)
+    given = reference(feed, names)
+    rows = _rows(given)
+    if rows < ROWS and drawer.fixed_batch is None:
+        feed = _feed(source, drawer, rows)
+        given = reference(feed, names)
+    if not given:
+        raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
+    if not any(np.isfinite(one.values).any() for one in given.values()):
+        what = "the model gives nothing but NaN and infinities, for ordinary text as well"
+        raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
+    allowed, least_cosine = _limits(source)
+    octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
+    rounded = _rounded(opened, chain, weights, allowed, feed, octets)
+    outputs = {name: rounded.get(name) or GoldenOutput(one.values.astype(np.float32)) for name, one in given.items()}
+    return Goldens(feed, outputs, allowed, least_cosine, onnxruntime.__version__)
+
+
+def _rounded(
+    source: Source, chain: Sequence[Step], weights: RecordedWeights, allowed: float, feed: Values, names: Sequence[str]
+) -> dict[str, GoldenOutput]:
+    """The outputs that are bytes, ``names``, with what another runtime may make of them, whose floats are off by ``allowed``
+    times the largest value of their row."""
+    place = next((place for place, step in enumerate(chain) if step.edit == PRECISION), None)
+    if place is None or not names:
+        return {}
+    to = str(chain[place].parameters["to"])
+    floats = _widened(after(chain[:place], source, weights), allowed)
+    given = after(chain[place:], floats, weights)(feed)
+    kind = np.dtype(np.int8 if to in ("int8", "binary") else np.uint8)
+    made = {name: given[name] for name in names if name in given}
+    return {
+        name: GoldenOutput(
+            one.values.astype(kind), np.broadcast_to(one.tolerance, one.values.shape).astype(np.uint8), to in BITS
+        )
+        for name, one in made.items()
+    }
+
+
+def _widened(before: Before, allowed: float) -> Before:
+    def widened(one: Expected) -> Expected:
+        values = np.abs(np.asarray(one.values, dtype=np.float64))
+        largest = values.max(axis=-1, keepdims=True, initial=0) if values.ndim else values
+        return replace(one, tolerance=np.broadcast_to(np.maximum(one.tolerance, allowed * largest), values.shape))
+
+    return lambda feed: {name: widened(one) for name, one in before(feed).items()}
+
+
+def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
+    """A few of our own sentences, cut short, where there is a tokenizer that fits; drawn inputs otherwise."""
+    tokenizer = find_tokenizer(source.path) or find_tokenizer(source.folder / "model.onnx" if source.folder else None)
+    if tokenizer is not None and drawer.roles.ids is not None and drawer.fixed_batch is None and drawer.fixed_sequence is None:
+        try:
+            encoded = tokenize(tokenizer, SENTENCES[:rows], min(LONGEST, drawer.longest_text))
+        except GraphSurgeryError:
+            encoded = None
+        vocabulary = drawer.tables.vocabulary
+        if encoded is not None and encoded.ids.size and (vocabulary is None or int(encoded.ids.max()) < vocabulary):
+            return text_feed(drawer, encoded)
+    masks = dict(drawer.kinds())["right padding"]
+    return drawer.feed(masks[0] if drawer.fixed_batch is not None else masks[0][:rows], seed=0)
+
+
+def _rows(given: Mapping[str, Expected]) -> int:
+    """How many rows of every output are recorded."""
+    widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
+    return max(1, min(ROWS, LARGEST // max(widest, 1)))
+
+
+def _limits(source: Model) -> tuple[float, float]:
+    if any(node.op_type in QUANTISED for node in source.proto.graph.node):
+        return COARSE
+    return HALF if any(tensor.data_type in HALVES for tensor in source.initializers.values()) else EXACT
