@@ -82,10 +82,10 @@ def test_third_party_model_loads(path: Path) -> None:
 
 
 def test_within_a_second_and_256_mib(built: dict[str, Path], tmp_path: Path) -> None:
-    """Each in a process of its own, forked from one that has imported the loader already."""
+    """Each in a process of its own, forked from one that has imported the loader already. Seconds are the processor's."""
     measured = measure(built, tmp_path)
     assert {name: one["error"] for name, one in measured.items()} == {name: case.error.__name__ for name, case in CASES.items()}
-    for _ in range(2):  # the machine may have been busy with something else
+    for _ in range(2):  # what else the machine does slows it a little, too
         slow = {name: built[name] for name, one in measured.items() if one["seconds"] >= MOST_SECONDS}
         measured |= measure(slow, tmp_path)
     assert {name: one["seconds"] for name, one in measured.items() if one["seconds"] >= MOST_SECONDS} == {}
@@ -297,14 +297,14 @@ def survives(home: Path, data: bytes) -> None:
     """Loading gives a model, whole and with its files in its folder, or a typed error; nothing else, and soon."""
     path = home / "model.onnx"
     path.write_bytes(data)
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         model = load(path)
     except GraphSurgeryError as error:
         assert len(str(error)) < LONGEST_MESSAGE
         return
     finally:
-        assert time.perf_counter() - started < MOST_SECONDS
+        assert time.process_time() - started < MOST_SECONDS
     assert contents(model) == data
     assert all(file.path.resolve().is_relative_to(home.resolve()) for file in model.files.values())
     read_everything(model)
