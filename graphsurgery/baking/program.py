@@ -13,8 +13,7 @@ ARRAYS = {"ids": "ids", "mask": "attention_mask", "types": "type_ids"}
 MADE_UP = 3
 """Tokens of a text where there is no tokenizer."""
 PROMPT_LENGTH = "prompt_length"
-PROMPT_TOKENS = "np.array([len(start.ids) - start.special_tokens_mask[-1] if prompt else 0])"
-"""A special token at the end is behind the text, not behind the prompt."""
+PROMPT_TOKENS = "np.array([prompt_tokens])"
 
 
 def program(plan: BakePlan, interface: Interface, folder: str = "") -> str:
@@ -53,13 +52,14 @@ def _encode(plan: BakePlan, folder: str, used: set[str], *, prompt_known: bool) 
     """Lines that make those of `ARRAYS` that are ``used``."""
     tokens, prompt = plan.tokens, default_prompt(plan)
     special = "" if tokens.special else ", add_special_tokens=False"
+    closing = " - 1" if tokens.closed else ""
     lines = [
         "from tokenizers import Tokenizer", "",
         f"texts = {PAIRS if plan.is_cross_encoder else TEXTS}",
         *([f"prompt = {prompt!r}"] if prompt or prompt_known else []),
         f'tokenizer = Tokenizer.from_file("{folder}tokenizer.json")',
         *_limit(plan),
-        *(["start = tokenizer.encode(prompt)"] if prompt_known else []),
+        *([f"prompt_tokens = len(tokenizer.encode(prompt).ids){closing} if prompt else 0"] if prompt_known else []),
         f'tokenizer.enable_padding(direction="{tokens.side}", pad_id={tokens.pad_id}, pad_token={tokens.pad_token!r})',
         f"encoded = tokenizer.encode_batch({_batch(plan)}{special})",
     ]  # fmt: skip

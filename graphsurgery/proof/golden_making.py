@@ -31,7 +31,7 @@ BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 QUANTISED = {
     "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
-    "DynamicQuantizeLSTM",    "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
+    "DynamicQuantizeLSTM", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
 }  # fmt: skip
 EXACT, HALF, COARSE = (1e-4, 0.99999), (1e-2, 0.999), (5e-2, 0.99)
 """How far another runtime may be: the difference, times max(1, max|x|), and the least cosine. For encoders that compute in

@@ -76,6 +76,12 @@ def padding_of(tokenizer: Path) -> tuple[str, int, str]:
     return _padding(tokenizer, _opened(tokenizer))
 
 
+def closing_token(tokenizer: Path) -> str | None:
+    """The special token that a tokenizer.json puts behind a text, as [SEP]; None where it puts none. Raises as `tokenize`."""
+    encoded = _opened(tokenizer).encode("a")
+    return str(encoded.tokens[-1]) if encoded.ids and encoded.special_tokens_mask[-1] else None
+
+
 def _opened(tokenizer: Path) -> Any:
     """The tokenizer itself."""
     try:
