@@ -1411,7 +1411,7 @@ def refuse(path: str) -> str:
 
 
 def measure(paths: dict[str, str]) -> None:
-    """One forked child per file. Prints a JSON line for each: name, error, the processor's seconds in `load`, the child's MiB."""
+    """One forked child per file. Prints a JSON line for each: name, error, the processor's seconds in `load`, its MiB."""
     for name, path in paths.items():
         sys.stdout.flush()
         child = os.fork()
