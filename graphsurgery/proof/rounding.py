@@ -1,7 +1,7 @@
 """What float32 leaves open in a chain of edits, row by row: what one edit rounds, the next one may magnify.
 
-Measured in absolute terms, ``[batch]``. Where more of it has grown than the promised tolerance, it takes that one's place: then
-float32 cannot do better. It is 0 for the source's own values: an edit by itself is held to the promised tolerance alone.
+Measured in absolute terms, ``[batch]``. It adds to the tolerance of what is made from it, and is 0 for the source's own values:
+an edit by itself is held to the promised tolerance alone.
 """
 
 from __future__ import annotations

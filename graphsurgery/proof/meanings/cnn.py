@@ -45,7 +45,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     y, sizes = convolve(x, kernels), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels]
     own = EPSILON * largest(convolve(np.abs(x), sizes))
     grown = known.rounding(parameters["target"]) * max(weight.sum(axis=(1, 2)).max() for weight, _ in sizes)
-    return [Expected(y, np.maximum(relative_to(y, x), beside(grown, y)), own + grown)]
+    return [Expected(y, relative_to(y, x) + beside(grown, y), own + grown)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -46,7 +46,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     y = ACTIVATIONS[activation](z) if activation in ACTIVATIONS else prelu(z, tensors["activation_function.weight"])
     bypass = linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x
     own, grown = _rounding(x, z, known.rounding(parameters["target"]), tensors, activation, residual)
-    tolerance = np.maximum(relative_to(z, x, *([bypass] if residual else [])), beside(grown, x))
+    tolerance = relative_to(z, x, *([bypass] if residual else [])) + beside(grown, x)
     return [Expected(y + bypass if residual else y, with_jumps(activation, z, tolerance), own + grown)]
 
 

@@ -40,7 +40,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     before = np.max([np.broadcast_to(known.rounding(name), len(y)) for name in _layers(parameters)], axis=0)
     own = EPSILON * largest(np.tensordot(shares, np.abs(layers), axes=1))
     tolerance = relative_to(y, *layers) * max(float(np.sum(shares)), 1.0)
-    return [Expected(y, np.maximum(tolerance, beside(before * np.sum(shares), y)), own + before * np.sum(shares))]
+    return [Expected(y, tolerance + beside(before * np.sum(shares), y), own + before * np.sum(shares))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -97,7 +97,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise WeightsDifferError(f"the LSTM's recorded weights do not fit each other: {error}", "make it again") from error
     grown = known.rounding(parameters["target"]) * np.abs(tensors["encoder.weight_ih_l0"]).sum(axis=1).max()
     tolerance = relative_to(y, x)
-    return [Expected(y, np.maximum(tolerance, beside(grown, y)), np.ravel(tolerance) * UNIT / RELATIVE + grown)]
+    return [Expected(y, tolerance + beside(grown, y), np.ravel(tolerance) * UNIT / RELATIVE + grown)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

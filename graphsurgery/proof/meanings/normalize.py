@@ -19,12 +19,11 @@ def normalize(x: Array) -> Array:
 
 
 def unit(x: Array, rounding: Array) -> Expected:
-    """x normalised, to be met to 1e-6, or to what ``rounding [batch]`` becomes when the vectors are brought to length one,
-    where that is more."""
+    """x normalised, to be met to 1e-6 and what ``rounding [batch]`` becomes when the vectors are brought to length one."""
     norm = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True))
     rows = beside(rounding, x)
     grown = np.divide(rows, norm, out=np.zeros_like(norm), where=(rows > 0) & (norm > 0))
-    return Expected(normalize(x), np.maximum(UNIT, grown), largest(grown) + EPSILON)
+    return Expected(normalize(x), UNIT + grown, largest(grown) + EPSILON)
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:

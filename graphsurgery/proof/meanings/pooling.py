@@ -156,7 +156,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         quotient = np.abs(pooled) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         tolerance, grown = tolerance + RELATIVE * quotient, grown + EPSILON * quotient
     rounding = largest(grown)
-    return [unit(pooled, rounding) if parameters["normalize"] else Expected(pooled, np.maximum(tolerance, grown), rounding)]
+    return [unit(pooled, rounding) if parameters["normalize"] else Expected(pooled, tolerance + grown, rounding)]
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:

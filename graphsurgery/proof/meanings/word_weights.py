@@ -48,7 +48,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
     grown = known.rounding(parameters["target"]) * largest(w)
-    tolerance = np.maximum(relative_to(y), beside(grown, y))
+    tolerance = relative_to(y) + beside(grown, y)
     return [Expected(y, tolerance, EPSILON * largest(y) + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
