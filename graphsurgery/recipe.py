@@ -29,17 +29,10 @@ from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import GOLDEN, steps
+from graphsurgery.proof.compare import NO_LIMITS, Limits
 
 LARGEST = 1 << 20
 SIDES = ("left", "right")
-
-
-@dataclass(frozen=True)
-class Checks:
-    """What the result must pass besides the proofs' own tolerances."""
-
-    atol: float | None = None
-    min_cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,8 @@ class Recipe:
     """Facts that were taken from memory of the model card and could not be looked up."""
     padding_side: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
-    checks: Checks = Checks()
+    checks: Limits = NO_LIMITS
+    """What the result must pass besides the proofs' own tolerances."""
     goldens: bool = False
     """Whether golden inputs and vectors are recorded in the file."""
 
@@ -90,8 +84,8 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
     for name in prompts:
         _typed(prompts, name, str, f"{where}: prompts")
     checks = _typed(content, "checks", dict, where, {})
-    _known(checks, [one.name for one in fields(Checks)], f"{where}: checks")
-    limits = {one.name: _typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Checks)}
+    _known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
+    limits = {one.name: _typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Limits)}
     return Recipe(
         steps=tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
         name=_typed(content, "name", str, where, ""),
@@ -101,7 +95,7 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
         unchecked=_strings(content, "unchecked", where),
         padding_side=side,
         prompts=prompts,
-        checks=Checks(**limits),
+        checks=Limits(**limits),
         goldens=_typed(content, "goldens", bool, where, False),
     )
 
@@ -131,7 +125,7 @@ def to_toml(recipe: Recipe) -> str:
         lines += ["", "[[steps]]", f"edit = {_value(step.verb)}"]
         given = ((one.name, getattr(step, one.name), one.default) for one in fields(step))
         lines += [f"{name} = {_value(value)}" for name, value, default in given if value != default]
-    limits = [(one.name, value) for one in fields(Checks) if (value := getattr(recipe.checks, one.name)) is not None]
+    limits = [(one.name, value) for one in fields(Limits) if (value := getattr(recipe.checks, one.name)) is not None]
     lines += ["", "[checks]", *(f"{name} = {value!r}" for name, value in limits)] if limits else []
     return "\n".join(lines).strip() + "\n"
 

@@ -21,11 +21,10 @@ from graphsurgery.model.saving import Plan, Saved, plan_output, staged
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.golden import verify_itself, with_goldens
 from graphsurgery.proof.untouched import untouched
+from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, joined
 from graphsurgery.snippet import snippet
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from encoders import BFLOAT16, FLOAT16, tiny_encoder
 from tokenizers import Tokenizer
 
 import graphsurgery
+from graphsurgery import exporting
 from graphsurgery.baking import bake as baking
 from graphsurgery.baking.bake import bake
 from graphsurgery.baking.certificate import PACKAGES
@@ -448,6 +449,22 @@ def test_external_data(tmp_path: Path, capsys) -> None:
     write_folder(tmp_path / "plain")
     bake(tmp_path / "plain")
     assert np.array_equal(embed(baked), embed(tmp_path / "plain-baked"))
+
+
+def test_an_export_with_external_data(tmp_path: Path, capsys, monkeypatch) -> None:
+    """An encoder exported elsewhere keeps its data there, and what the file records of paths starts at the model's folder."""
+    folder = write_folder(tmp_path / "model", (transformer(), pooling(), dense()))
+    exported = exporting.Exported(external(write_folder(tmp_path / "elsewhere"), FLOAT16), "feature-extraction", 0.0)
+    monkeypatch.setattr(exporting, "export", lambda *_given, **_options: exported)
+    before = tree(folder)
+    code, told = command("bake", folder, "--export", capsys=capsys)
+    assert code == OK and told["report"]["verdict"] == "PASSED" and tree(folder) == before
+    assert "whole proof" in [check["name"] for check in told["report"]["checks"]], told["report"]["not_checked"]
+    assert not any("golden" in note for note in told["notes"])
+    assert [step["parameters"].get("weights") for step in told["steps"]][1] == "../2_Dense"
+    external(folder, FLOAT16)
+    bake(folder, tmp_path / "plain")
+    assert np.array_equal(embed(tmp_path / "model-baked"), embed(tmp_path / "plain"))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])

@@ -349,7 +349,7 @@ SPARSE = [
         ("the mask ignored", lambda p: p.after("splade/mask", "Or", p.constant([[True]], np.bool_))),
         ("the mask inverted", lambda p: p.after("splade/mask", "Not")),
         ("mask > 0 instead of != 0", lambda p: p.become("splade/mask", "Greater", MASK, p.constant(0, np.int64))),
-        ("the mask as a product: NaN * 0", lambda p: by_product(p)),
+        ("the mask as a product: NaN * 0", lambda p: by_product(p, "splade")),
         ("the smallest", lambda p: p.become("splade/where", "ArgMin", axis=1, keepdims=1)),
         ("of absolute values", lambda p: p.after("splade/masked", "Abs")),
         ("padding as 1", lambda p: p.set("splade/zero", 1)),
@@ -391,9 +391,10 @@ SPARSE = [
 ]  # fmt: skip
 
 
-def by_product(p: Plant) -> None:
-    factor = p.append("Cast", p.out("splade/mask_3d"), behind="splade/mask_3d", to=FLOAT)
-    p.become("splade/masked", "Mul", p.taken("splade/masked", 1), factor)
+def by_product(p: Plant, scope: str) -> None:
+    """Where(mask, x, 0) as x * mask: NaN * 0 is NaN."""
+    factor = p.append("Cast", p.out(f"{scope}/mask_3d"), behind=f"{scope}/mask_3d", to=FLOAT)
+    p.become(f"{scope}/masked", "Mul", p.taken(f"{scope}/masked", 1), factor)
 
 
 def again(p: Plant) -> None:
@@ -421,7 +422,7 @@ MASKED = [
         ("the first row's mask for all", lambda p: p.after("mask_tokens/mask", "Slice", p.ints(0), p.ints(1), p.ints(0))),
         ("mask == 1 instead of != 0", lambda p: p.become("mask_tokens/mask", "Equal", MASK, p.constant(1, np.int64))),
         ("padding as 1e-3", lambda p: p.set("mask_tokens/zero", 1e-3)),
-        ("by a product: NaN at padding", lambda p: masked_by_product(p)),
+        ("by a product: NaN at padding", lambda p: by_product(p, "mask_tokens")),
         ("in float16", lambda p: p.through("mask_tokens/masked", FLOAT16)),
         ("along the dims", lambda p: p.set("mask_3d/axes", [1])),
         ("the ids for the mask", lambda p: p.wire("mask_tokens/mask", 0, IDS)),
@@ -442,12 +443,6 @@ MASKED = [
         ("padding kept, tokens not", lambda p: p.become("mask_tokens/mask", "Identity")),
     ),
 ]  # fmt: skip
-
-
-def masked_by_product(p: Plant) -> None:
-    """Where(mask, x, 0) as x * mask: NaN * 0 is NaN."""
-    factor = p.append("Cast", p.out("mask_tokens/mask_3d"), behind="mask_tokens/mask_3d", to=FLOAT)
-    p.become("mask_tokens/masked", "Mul", p.taken("mask_tokens/masked", 1), factor)
 
 
 def not_first(p: Plant) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +26,10 @@ from graphsurgery.errors import (
     NothingToPoolError,
     VerificationFailed,
 )
+from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import Outcome, run
 from graphsurgery.snippet import shown
 
-Progress = Callable[[str], None]
 OF_THE_ENCODER = (AlreadyPooledError, MaskError, NothingToPoolError)
 """What no module is to blame for."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -14,11 +13,13 @@ from graphsurgery.baking.folder import FILES
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.published import copied_files
 from graphsurgery.folders.files import open_file
+from graphsurgery.folders.modules import MODULES
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES, weights_file
+from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.runner import Outcome
 from graphsurgery.version import __version__
 
-BLOCK = 1 << 24
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
 READ_BY_STEPS = ("weights", "ranges")
 """Parameters of edits that are paths."""
@@ -26,10 +27,8 @@ READ_BY_STEPS = ("weights", "ranges")
 
 def sha256_of(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
-    file, digest = open_file(path), hashlib.sha256()
-    for start in range(0, file.size, BLOCK):
-        digest.update(file.read(start, min(BLOCK, file.size - start)))
-    return digest.hexdigest()
+    file = open_file(path)
+    return payloads_fingerprint([Span(file, 0, file.size)])
 
 
 def certificate(plan: BakePlan, outcome: Outcome, stage: Path) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def certificate(plan: BakePlan, outcome: Outcome, stage: Path) -> dict[str, Any]
 def sources_of(plan: BakePlan) -> Iterator[Path]:
     """The files that the baked folder was made from: the encoder's, those of the modules, what was copied."""
     yield from _encoder_files(plan)
-    for name in ("modules.json", "config_sentence_transformers.json"):
+    for name in (MODULES, FOLDER_CONFIG):
         if (plan.folder / name).is_file():
             yield plan.folder / name
     for module in plan.modules:

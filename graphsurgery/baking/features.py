@@ -13,7 +13,7 @@ from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
 from graphsurgery.model.parsing import shown
 
-TOKENS, SENTENCE, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
+TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Features:
             )
         return self.made[name]
 
-    def make(self, module: Module, name: str, reads: str, value: str | None = None) -> str:
+    def make(self, module: Module, name: str, reads: str) -> str:
         """Let ``module``, which ``reads`` a feature, make the feature ``name``; what the graph calls it. FolderError when
         another module made that one already, or when it is no name."""
         if not name or not name.isprintable():
@@ -53,8 +53,8 @@ class Features:
             )
         if name == TOKENS:
             self.width = None
-        self.made[name] = value or name
-        return self.made[name]
+        self.made[name] = name
+        return name
 
     def keeps(self, name: str) -> bool:
         """Whether the feature stays an output when another is made of it."""

@@ -12,10 +12,9 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.errors import FolderError, GraphSurgeryError
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import FolderConfig, read_encoder_config, score_activation
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, score_activation
 from graphsurgery.model.model import Model
 
-FOLDER_CONFIG = "config_sentence_transformers.json"
 Planned = tuple[Edit, Path | None]
 """An edit, and what in the folder it comes from; None where it was asked for."""
 

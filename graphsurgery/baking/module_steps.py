@@ -15,13 +15,13 @@ from graphsurgery.edits.add_splade_pooling import AddSpladePooling
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.pooling_request import INPUT
 from graphsurgery.errors import FolderError
 from graphsurgery.folders.files import setting
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
 
 Steps = list[Edit]
-PROMPT_AS_INPUT = "input"
 
 
 def steps_of(module: Module, features: Features) -> Steps:
@@ -37,7 +37,7 @@ def steps_of(module: Module, features: Features) -> Steps:
 
 def _pooling(module: Module, features: Features) -> Steps:
     config = parse_pooling(module.config, module.path / "config.json")
-    skip = None if config.include_prompt else features.skip_prompt or PROMPT_AS_INPUT
+    skip = None if config.include_prompt else features.skip_prompt or INPUT
     hidden = features.value(module, TOKENS)
     if config.dimension is not None and features.width not in (config.dimension, None):
         raise FolderError(
@@ -83,31 +83,30 @@ def _dropout(module: Module, features: Features) -> Steps:
     return []
 
 
-def _over_tokens(module: Module, features: Features) -> tuple[str, str, bool]:
-    """(the output that holds the token embeddings, what they are called afterwards, whether the former stays)."""
-    target = features.value(module, TOKENS)
-    return target, features.make(module, TOKENS, TOKENS), False
+def _over_tokens(module: Module, features: Features) -> tuple[str, str]:
+    """(the output that holds the token embeddings, what they are called afterwards)."""
+    return features.value(module, TOKENS), features.make(module, TOKENS, TOKENS)
 
 
 def _cnn(module: Module, features: Features) -> Steps:
-    target, name, keep = _over_tokens(module, features)
-    return [AddCnn(str(module.path), target=target, output_name=name, keep_target=keep)]
+    target, name = _over_tokens(module, features)
+    return [AddCnn(str(module.path), target=target, output_name=name)]
 
 
 def _lstm(module: Module, features: Features) -> Steps:
-    target, name, keep = _over_tokens(module, features)
-    return [AddLstm(str(module.path), target=target, output_name=name, keep_target=keep)]
+    target, name = _over_tokens(module, features)
+    return [AddLstm(str(module.path), target=target, output_name=name)]
 
 
 def _word_weights(module: Module, features: Features) -> Steps:
-    target, name, keep = _over_tokens(module, features)
+    target, name = _over_tokens(module, features)
     features.token_weights = "token_weights"
-    return [AddWordWeights(str(module.path), target=target, output_name=name, keep_target=keep)]
+    return [AddWordWeights(str(module.path), target=target, output_name=name)]
 
 
 def _weighted_layers(module: Module, features: Features) -> Steps:
-    target, name, keep = _over_tokens(module, features)
-    return [AddWeightedLayerPooling(str(module.path), target=target, output_name=name, keep_target=keep)]
+    target, name = _over_tokens(module, features)
+    return [AddWeightedLayerPooling(str(module.path), target=target, output_name=name)]
 
 
 def _splade(module: Module, features: Features) -> Steps:

@@ -66,7 +66,7 @@ def routed(modules: tuple[Module, ...], route: str | None) -> tuple[tuple[Module
 def encoder_of(folder: Path, module: Module, name: str | None, exported: Path | None) -> tuple[Model, list[str]]:
     """The encoder that the first module is, and what to say of it."""
     if exported is not None:
-        return replace(load(exported), folder=folder / "onnx"), ["the encoder was exported with Optimum"]
+        return replace(load(exported), home=folder / "onnx"), ["the encoder was exported with Optimum"]
     if module.kind in TABLES:
         if name is not None:
             raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")

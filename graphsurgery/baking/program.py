@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.baking.plan import BakePlan
+from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 
@@ -12,7 +13,6 @@ ARRAYS = {"ids": "ids", "mask": "attention_mask", "types": "type_ids"}
 """What the program calls the arrays [batch, sequence] of tokenised texts, and what the tokenizers package calls their rows."""
 MADE_UP = 3
 """Tokens of a text where there is no tokenizer."""
-PROMPT_LENGTH = "prompt_length"
 PROMPT_TOKENS = "np.array([prompt_tokens])"
 
 

@@ -13,6 +13,7 @@ from graphsurgery.folders.files import inside, is_folder, is_there, open_file
 from graphsurgery.folders.module_kinds import TRANSFORMER_CONFIGS
 from graphsurgery.folders.modules import MODULES, Module
 from graphsurgery.folders.pooling_config import BOOLEANS, parse_pooling
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.model.sources import FileBytes
 
 TOKENIZER_FILES = (
@@ -21,7 +22,7 @@ TOKENIZER_FILES = (
     "whitespacetokenizer_config.json", "phrasetokenizer_config.json",
 )  # fmt: skip
 CONFIG_FILES = ("config.json", "preprocessor_config.json", *TRANSFORMER_CONFIGS)
-FOLDER_FILES = ("config_sentence_transformers.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+FOLDER_FILES = (FOLDER_CONFIG, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 POOLING = "1_Pooling/config.json"
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
-from graphsurgery.baking.program import PROMPT_LENGTH, default_prompt, program
+from graphsurgery.baking.program import default_prompt, program
 from graphsurgery.baking.source_card import front_matter
+from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.interface import Value
 from graphsurgery.report import Check, Report

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.lstm_graph import Direction, Layer, lstm
-from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import ensure_only, put_in_place
@@ -63,11 +63,10 @@ class AddLstm(GraphEdit):
 
     weights: str = parameter("The LSTM module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
     target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
-    mask: str | None = parameter(
-        "The mask, whose tokens are a row's length: an input's name, ones, or pad:ID (as add-pooling's).",
-        None, "NAME|ones|pad:ID",
-    )  # fmt: skip
-    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    mask: str | None = mask_parameter(
+        "The mask, whose tokens are a row's length: an input's name, ones, or pad:ID (as add-pooling's)."
+    )
+    ids: str | None = ids_parameter()
     output_name: str = parameter("What the result is called.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output, too.", False)
     width: int = settled(0)

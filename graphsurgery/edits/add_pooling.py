@@ -12,10 +12,10 @@ import onnx_graphsurgeon as gs
 from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
 from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.mask_graph import choose_mask, token_mask, without_prompt
+from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask, without_prompt
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import FLOAT, Operators
-from graphsurgery.edits.outputs import kept_outputs, set_outputs
+from graphsurgery.edits.outputs import dropped_notes, ensure_first, kept_outputs, put_first
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import AUTO, INPUT, PROMPT_LENGTH, PROMPT_VALUE, settled_modes, settled_prompt
 from graphsurgery.edits.targets import check_free
@@ -48,12 +48,8 @@ class AddPooling(GraphEdit):
     )
     normalize: bool = parameter("Append L2 normalisation as well.", False)
     hidden_state: str | None = parameter("The value to pool, where it is not found by itself.", None, "NAME")
-    mask: str | None = parameter(
-        "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
-        None,
-        "NAME|ones|pad:ID",
-    )
-    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    mask: str | None = mask_parameter()
+    ids: str | None = ids_parameter()
     output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
     keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
     token_weights: str | None = parameter(
@@ -105,8 +101,7 @@ class AddPooling(GraphEdit):
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {resolved.mode}, mask {choice.spec}{left_out}"]
         notes += [f"means divide by the sum of {weights}"] if weights is not None else []
-        notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
-        notes += doubts
+        notes += [*dropped_notes(dropped), *doubts]
         return resolved, tuple(notes)
 
     def change(self, draft: Draft, model: Model) -> None:
@@ -123,10 +118,7 @@ class AddPooling(GraphEdit):
         pooled = pool(ops, x, m, self.width, self.modes, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
-        pooled.name = self.output_name
-        pooled.dtype = np.float32
-        pooled.shape = [hidden.batch if hidden.batch is not None else "batch", self.width * len(self.modes)]
-        set_outputs(draft, [pooled], self.keep_output)
+        put_first(draft, pooled, self.output_name, hidden.batch, self.width * len(self.modes), self.keep_output)
 
     def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:
         """N, int64 ``[1]``: a new input, or a constant."""
@@ -138,9 +130,7 @@ class AddPooling(GraphEdit):
     def ensure(self, before: Interface, after: Interface) -> None:
         added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
         assert after.inputs == (*before.inputs, *added), "add-pooling changed the inputs"
-        assert after.outputs[0].name == self.output_name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
-        kept = tuple(value for value in before.outputs if value.name in self.keep_output)
-        assert after.outputs[1:] == kept, "add-pooling changed an output that it keeps"
+        ensure_first(before, after, self.output_name, self.keep_output)
 
 
 def _width(model: Model, hidden: HiddenState) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import onnx
 
 from graphsurgery.anatomy.head import EMBEDDING, SPLADE, why_pooled
 from graphsurgery.anatomy.logits import find_logits
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.operators import FLOAT, Operators
-from graphsurgery.edits.outputs import kept_outputs, set_outputs
+from graphsurgery.edits.outputs import dropped_notes, ensure_first, kept_outputs, put_first
 from graphsurgery.edits.splade_graph import LOGARITHMS, STRATEGIES, splade
 from graphsurgery.edits.targets import check_free
 from graphsurgery.errors import AlreadyPooledError, RequestError
@@ -39,12 +38,8 @@ class AddSpladePooling(GraphEdit):
     strategy: str = parameter("What is taken over the tokens: max or sum.", "max", "max|sum")
     activation: str = parameter("relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).", "relu", "NAME")
     target: str | None = parameter("The scores, where they are not found by themselves.", None, "NAME")
-    mask: str | None = parameter(
-        "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
-        None,
-        "NAME|ones|pad:ID",
-    )
-    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    mask: str | None = mask_parameter()
+    ids: str | None = ids_parameter()
     output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
     keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
     width: int = settled(0)
@@ -71,8 +66,7 @@ class AddSpladePooling(GraphEdit):
             self, target=scores.name, mask=choice.spec, ids=choice.ids, keep_output=kept, width=width,
         )  # fmt: skip
         notes = [f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {choice.spec}"]
-        notes += [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
-        return resolved, tuple(notes)
+        return resolved, (*notes, *dropped_notes(dropped))
 
     def change(self, draft: Draft, model: Model) -> None:
         assert self.target is not None
@@ -83,12 +77,8 @@ class AddSpladePooling(GraphEdit):
             x = ops.cast(x, FLOAT, "float32")
         m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
         pooled = splade(ops, x, m, self.strategy, self.activation)
-        pooled.name, pooled.dtype = self.output_name, np.float32
-        pooled.shape = [scores.batch if scores.batch is not None else "batch", self.width]
-        set_outputs(draft, [pooled], self.keep_output)
+        put_first(draft, pooled, self.output_name, scores.batch, self.width, self.keep_output)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert after.outputs[0].name == self.output_name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
-        kept = tuple(value for value in before.outputs if value.name in self.keep_output)
-        assert after.outputs[1:] == kept, f"{self.verb} changed an output that it keeps"
+        ensure_first(before, after, self.output_name, self.keep_output)

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.anatomy.tables import tables_of
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.mask_graph import MaskChoice, choose_mask, token_mask
+from graphsurgery.edits.mask_graph import MaskChoice, choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import recorded_place, resolved_path
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import check_free, ensure_only, put_in_place
@@ -54,11 +54,8 @@ class AddWordWeights(GraphEdit):
 
     weights: str = parameter("The WordWeights module's folder, or its config.json.", "", "PATH")
     target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
-    mask: str | None = parameter(
-        "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
-        None, "NAME|ones|pad:ID",
-    )  # fmt: skip
-    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    mask: str | None = mask_parameter()
+    ids: str | None = ids_parameter()
     output_name: str = parameter("What the result is called.", TOKENS, "NAME")
     token_weights: str = parameter("What the weights of a text's tokens are called in the graph.", WEIGHTS, "NAME")
     keep_target: bool = parameter("Keep the target as an output, too.", False)

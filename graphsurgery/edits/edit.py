@@ -70,9 +70,7 @@ class Edit(ABC):
         """AlreadyPooledError when this very edit is the newest that the file records."""
         newest = head_steps(model)[-1:]
         if newest and not self.restores and (newest[0].edit, newest[0].parameters) == (self.verb, self.parameters()):
-            raise AlreadyPooledError(
-                f"the file's newest recorded edit is this very {self.verb}", "nothing is left to do; see `graphsurgery inspect`"
-            )
+            raise already_recorded(self.verb)
 
     def parameters(self) -> dict[str, Any]:
         """The parameters, as recorded in the file."""
@@ -95,6 +93,12 @@ class GraphEdit(Edit):
         draft = Draft(model)
         self.change(draft, model)
         return recorded(model.document, draft.finish(), self.verb, self.parameters(), weights)
+
+
+def already_recorded(verb: str) -> AlreadyPooledError:
+    """The error for an edit that the file's newest record names already."""
+    what = f"the file's newest recorded edit is this very {verb}"
+    return AlreadyPooledError(what, "nothing is left to do; see `graphsurgery inspect`")
 
 
 def require_opset(model: Model, verb: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import MASK_NAMES, Roles, is_ids_like, is_mask_like, roles_of
+from graphsurgery.edits.edit import parameter
 from graphsurgery.edits.operators import BOOL, INT32, Operators
 from graphsurgery.errors import MaskError, NameNotFoundError
 from graphsurgery.interface import type_name
@@ -16,6 +18,18 @@ from graphsurgery.model.model import Model
 ONES = "ones"
 PAD = "pad:"
 LONGEST_ID = 10
+
+
+def mask_parameter(
+    help: str = "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
+) -> Any:
+    """The parameter of an edit that `choose_mask` settles."""
+    return parameter(help, None, "NAME|ones|pad:ID")
+
+
+def ids_parameter() -> Any:
+    """The parameter that names the ids, for `choose_mask` as well."""
+    return parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
 
 
 @dataclass(frozen=True)

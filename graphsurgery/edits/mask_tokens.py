@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.mask_graph import choose_mask, token_mask
+from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, token_mask
 from graphsurgery.edits.operators import INT32, Operators
 from graphsurgery.edits.targets import ensure_only, float_target, put_in_place
 from graphsurgery.errors import RequestError
@@ -48,7 +48,7 @@ class MaskTokens(GraphEdit):
     target: str | None = parameter("The output of [batch, seq, dim] to mask.", None, "NAME")
     skip_first: bool = parameter("Set that of each row's first token to zero as well.", False)
     mask: str | None = parameter("The mask, as in add-pooling.", None, "NAME|pad:ID")
-    ids: str | None = parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    ids: str | None = ids_parameter()
 
     def resolve(self, model: Model) -> tuple[MaskTokens, tuple[str, ...]]:
         """Settle target and mask. Raises RequestError, MaskError, NameNotFoundError, UnsupportedModelError."""

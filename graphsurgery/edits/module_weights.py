@@ -84,4 +84,4 @@ def recorded_place(model: Model, path: Path) -> str:
 
 def _base(model: Model) -> Path:
     """What relative paths start at: the model's folder, the current one for a model from memory."""
-    return model.folder if model.folder is not None else Path.cwd()
+    return model.home or model.folder or Path.cwd()

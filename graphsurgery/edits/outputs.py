@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.errors import NameNotFoundError
+from graphsurgery.interface import Dim, Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -18,6 +21,24 @@ def kept_outputs(model: Model, wanted: Sequence[str]) -> tuple[tuple[str, ...], 
         if name not in names:
             raise NameNotFoundError(f"the model has no output {name!r} to keep", f"its outputs are {', '.join(names)}")
     return tuple(n for n in names if n in wanted), tuple(n for n in names if n not in wanted)
+
+
+def dropped_notes(dropped: Sequence[str]) -> list[str]:
+    """What to say of outputs that are dropped."""
+    return [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
+
+
+def put_first(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str]) -> None:
+    """Let ``made`` be the first output, ``name [batch, width]`` float32, and those that are ``kept`` follow."""
+    made.name, made.dtype = name, np.float32
+    made.shape = [batch if batch is not None else "batch", width]
+    set_outputs(draft, [made], kept)
+
+
+def ensure_first(before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
+    """AssertionError unless the outputs are what `put_first` makes of them."""
+    assert after.outputs[0].name == name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
+    assert after.outputs[1:] == tuple(value for value in before.outputs if value.name in kept), "an output that is kept changed"
 
 
 def set_outputs(draft: Draft, first: Sequence[gs.Variable], kept: Sequence[str]) -> None:

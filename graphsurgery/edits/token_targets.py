@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from graphsurgery.anatomy.head import head_steps
 from graphsurgery.anatomy.hidden_state import find_hidden_state
+from graphsurgery.edits.edit import already_recorded
 from graphsurgery.edits.targets import check_free
-from graphsurgery.errors import AlreadyPooledError, NameNotFoundError, NothingToPoolError, RequestError
+from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.probe import measured_width
@@ -50,8 +51,7 @@ def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> Non
     """AlreadyPooledError where the newest recorded edit is this one with these weights, on whatever target."""
     newest = head_steps(model)[-1:]
     if newest and newest[0].edit == verb and newest[0].parameters.get("digests") == list(digests):
-        what = f"the file's newest recorded edit is this very {verb}"
-        raise AlreadyPooledError(what, "nothing is left to do; see `graphsurgery inspect`")
+        raise already_recorded(verb)
 
 
 def settled_tokens_name(model: Model, name: str, target: TokenTarget, keep: bool) -> str:

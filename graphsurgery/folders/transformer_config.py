@@ -15,6 +15,7 @@ from graphsurgery.folders.files import DOWNLOAD, inside, is_there, read_json, se
 from graphsurgery.folders.modules import Module
 from graphsurgery.model.parsing import shown
 
+FOLDER_CONFIG = "config_sentence_transformers.json"
 SIMILARITIES = {"cosine": "cosine", "dot": "dot", "dot_product": "dot", "euclidean": "euclidean", "manhattan": "manhattan"}
 TASKS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
@@ -130,11 +131,10 @@ def read_encoder_config(folder: Path) -> EncoderConfig | None:
 
 def read_folder_config(folder: Path) -> FolderConfig:
     """``config_sentence_transformers.json``, or what folders without it mean; FolderError when it is malformed."""
-    name = "config_sentence_transformers.json"
-    config = _read(folder, name)
+    config = _read(folder, FOLDER_CONFIG)
     if config is None:
         return FolderConfig()
-    path = folder / name
+    path = folder / FOLDER_CONFIG
     prompts = setting(config, "prompts", dict, path, {})
     wrong = next((key for key, prompt in prompts.items() if not isinstance(prompt, (str, type(None)))), None)
     if wrong is not None:

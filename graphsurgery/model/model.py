@@ -40,6 +40,8 @@ class Model:
     """What the user should know about how it was loaded or edited."""
     loaded: Document | None = None
     """The document as it was loaded, to tell whether it is still the file's."""
+    home: Path | None = None
+    """The folder that the model belongs to, where it was made in another one: paths that edits take start there."""
 
     @property
     def is_as_loaded(self) -> bool:

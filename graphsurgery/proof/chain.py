@@ -8,11 +8,11 @@ from functools import reduce
 
 import numpy as np
 
+from graphsurgery.anatomy.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
-from graphsurgery.model.provenance import steps as recorded_steps
 from graphsurgery.proof.fields import after_fields
 from graphsurgery.proof.meaning import Before, Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.registry import MEANINGS
@@ -39,8 +39,7 @@ def meanings(steps: Sequence[Step]) -> list[tuple[Step, Meaning]]:
 
 def steps_beyond(source: Model, output: Model) -> list[Step]:
     """The edits that the output records and the source does not."""
-    before = [step for step in recorded_steps(source.proto) if step.edit not in HOUSEKEEPING]
-    after = [step for step in recorded_steps(output.proto) if step.edit not in HOUSEKEEPING]
+    before, after = head_steps(source), head_steps(output)
     common = 0
     while common < min(len(before), len(after)) and _same(before[common], after[common]):
         common += 1

@@ -7,13 +7,13 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from graphsurgery.anatomy.head import head_steps
 from graphsurgery.anatomy.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
 from graphsurgery.anatomy.tables import tables_of
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step
-from graphsurgery.model.provenance import steps as recorded_steps
+from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, input_destiny, meanings, origin
 from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
 from graphsurgery.proof.meanings.registry import OPTIONAL
@@ -65,14 +65,14 @@ def _optional(chain: Sequence[Step]) -> set[str]:
 
 def _pad(source: Model, chain: Sequence[Step]) -> int | None:
     """The id that means padding, where a pooling mask is read from the ids."""
-    return next((pad for step in (*chain, *recorded_steps(source.proto)) if (pad := pad_id(step.parameters)) is not None), None)
+    return next((pad for step in (*chain, *head_steps(source)) if (pad := pad_id(step.parameters)) is not None), None)
 
 
 def _told(source: Model, chain: Sequence[Step]) -> Iterator[tuple[str | None, ...]]:
     """What recorded edits call ids, mask and prompt length, by the source's names."""
     for place, step in enumerate(chain):
         yield _named(source, _asked(step), partial(origin, chain[:place]))
-    own = [step for step in recorded_steps(source.proto) if step.edit not in HOUSEKEEPING]
+    own = head_steps(source)
     try:
         for place, step in enumerate(own):
             yield _named(source, _asked(step), partial(input_destiny, own[place + 1 :]))

@@ -97,7 +97,8 @@ def _widened(before: Before, allowed: float) -> Before:
 
 def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
     """A few of our own sentences, cut short, where there is a tokenizer that fits; drawn inputs otherwise."""
-    tokenizer = find_tokenizer(source.path) or find_tokenizer(source.folder / "model.onnx" if source.folder else None)
+    folder = source.home or source.folder
+    tokenizer = find_tokenizer(folder / "model.onnx") if folder is not None else None
     if tokenizer is not None and drawer.roles.ids is not None and drawer.fixed_batch is None and drawer.fixed_sequence is None:
         try:
             encoded = tokenize(tokenizer, SENTENCES[:rows], min(LONGEST, drawer.longest_text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.proof.fields import Fields
@@ -130,6 +131,24 @@ def in_place(parameters: Parameters, before: Sequence[Value], made: Value) -> li
     if parameters.get("keep_target"):
         return [*before, made]
     return [made if value.name == target else value for value in before]
+
+
+def made_of_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+    """The outputs after an edit that makes ``output_name``, float32 and as wide as a run tells, of its target."""
+    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
+    return in_place(parameters, before, made)
+
+
+def float_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+    """The outputs after an edit whose target is float32 then, and of the dims that it had."""
+    target = parameters["target"]
+    return [replace(one, dtype=onnx.TensorProto.FLOAT) if one.name == target else one for one in before]
+
+
+def pooled(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    """The outputs after an edit that pools: what it makes, ``[batch, width]`` float32, and those that it keeps."""
+    kept = [value for value in before if value.name in parameters["keep_output"]]
+    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept]
 
 
 def resized(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:

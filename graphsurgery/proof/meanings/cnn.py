@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import onnx
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
+from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
 from graphsurgery.proof.rounding import EPSILON, beside, largest
 
@@ -48,16 +46,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, relative_to(y, x) + beside(grown, y), own + grown)]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
-
-
 MEANING = Meaning(
     {"target": str, "output_name": str, "keep_target": bool, "width": int, "digests": list},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=made_of_target,
     mixes_positions=True,
 )

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from graphsurgery.errors import UnsupportedModelError, WeightsDifferError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
+from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.activations import ACTIVATIONS, STEEPEST, with_jumps
 from graphsurgery.proof.rounding import EPSILON, beside, largest
 from graphsurgery.proof.weights import RecordedWeights
@@ -87,16 +83,11 @@ def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool)
     )
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
-
-
 MEANING = Meaning(
     {"target": str, "output_name": str, "activation": str, "residual": bool, "keep_target": bool, "digests": list},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=made_of_target,
     check=_check,
 )

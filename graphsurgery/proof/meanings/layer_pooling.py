@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
+from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
 from graphsurgery.proof.rounding import EPSILON, beside, largest
 
@@ -43,11 +41,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, tolerance + beside(before * np.sum(shares), y), own + before * np.sum(shares))]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
-
-
 MEANING = Meaning(
     {
         "layers": str,
@@ -61,5 +54,5 @@ MEANING = Meaning(
     reads=_layers,
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=made_of_target,
 )

@@ -5,26 +5,12 @@ The weights are found as torch has them: one tensor for every layer and directio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import onnx
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import (
-    RELATIVE,
-    UNIT,
-    Array,
-    Expected,
-    Known,
-    Meaning,
-    Parameters,
-    in_place,
-    named,
-    relative_to,
-    resized,
-)
+from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.pooling import check_mask, mask_of, mask_reads
 from graphsurgery.proof.rounding import beside
 from graphsurgery.proof.weights import RecordedWeights
@@ -100,17 +86,12 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, tolerance + beside(grown, y), np.ravel(tolerance) * UNIT / RELATIVE + grown)]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
-
-
 MEANING = Meaning(
     {"target": str, "mask": str, "output_name": str, "keep_target": bool, "width": int, "digests": list},
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=made_of_target,
     saturates=True,
     mixes_positions=True,
     check=check_mask,

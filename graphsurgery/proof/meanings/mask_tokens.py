@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters, relative_to
+from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters, float_target, relative_to
 from graphsurgery.proof.meanings.pooling import ONES, check_mask, mask_of, mask_reads
 
 
@@ -26,17 +22,12 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE))]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = parameters["target"]
-    return [Value(made, onnx.TensorProto.FLOAT, one.dims) if one.name == made else one for one in before]
-
-
 MEANING = Meaning(
     {"target": str, "mask": str, "skip_first": bool},
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["target"]],
     value=_value,
-    outputs=_outputs,
+    outputs=float_target,
     ignores_padding=lambda p: p["mask"] != ONES,
     multiplies=False,
     check=check_mask,

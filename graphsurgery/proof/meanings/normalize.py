@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import UNIT, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.meaning import UNIT, Array, Expected, Known, Meaning, Parameters, float_target
 from graphsurgery.proof.rounding import EPSILON, beside, largest
 
 
@@ -30,9 +26,4 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [unit(known[parameters["target"]], known.rounding(parameters["target"]))]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = parameters["target"]
-    return [Value(made, onnx.TensorProto.FLOAT, one.dims) if one.name == made else one for one in before]
-
-
-MEANING = Meaning({"target": str}, lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs)
+MEANING = Meaning({"target": str}, lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)

@@ -7,15 +7,13 @@ slow, plain and with nothing in common with the graph builders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
-from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.fields import Fields
-from graphsurgery.proof.meaning import LITERAL, RELATIVE, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled
 from graphsurgery.proof.meanings.normalize import unit
 from graphsurgery.proof.rounding import EPSILON, beside, largest
 
@@ -174,17 +172,12 @@ def _token_weights(parameters: Parameters) -> list[str]:
     return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    kept = [value for value in before if value.name in parameters["keep_output"]]
-    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept]
-
-
 MEANING = Meaning(
     {"mode": str, "normalize": bool, "hidden_state": str, "mask": str, "output_name": str, "keep_output": list},
     reads=lambda p: [p["hidden_state"], *mask_reads(p), *_token_weights(p), *filter(None, [prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=pooled,
     ignores_padding=lambda p: p["mask"] != ONES,
     multiplies=False,
     per_token=lambda p: _token_weights(p),

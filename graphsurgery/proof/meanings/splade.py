@@ -3,14 +3,10 @@ SpladePooling module."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import LITERAL, RELATIVE, Array, Expected, Known, Meaning, Parameters
+from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled
 from graphsurgery.proof.meanings.pooling import ONES, check_mask, mask_of, mask_reads
 
 STRATEGIES = ("max", "sum")
@@ -57,11 +53,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, tolerance, terms * ROUNDING)]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    kept = [value for value in before if value.name in parameters["keep_output"]]
-    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept]
-
-
 MEANING = Meaning(
     {
         "strategy": str,
@@ -75,7 +66,7 @@ MEANING = Meaning(
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["output_name"]],
     value=_value,
-    outputs=_outputs,
+    outputs=pooled,
     ignores_padding=lambda p: p["mask"] != ONES,
     multiplies=False,
     check=_check,

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.interface import Dim, Value
-from graphsurgery.proof.meaning import (
-    RELATIVE,
-    Array,
-    Expected,
-    Known,
-    Meaning,
-    Parameters,
-    in_place,
-    named,
-    relative_to,
-    resized,
-)
+from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
 from graphsurgery.proof.meanings.pooling import check_mask, mask_of, mask_reads
 from graphsurgery.proof.rounding import EPSILON, beside, largest
@@ -52,11 +37,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, tolerance, EPSILON * largest(y) + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
-
-
 MEANING = Meaning(
     {
         "target": str, "mask": str, "ids": str, "output_name": str, "token_weights": str, "keep_target": bool, "width": int,
@@ -65,7 +45,7 @@ MEANING = Meaning(
     reads=lambda p: [p["target"], p["ids"], *(name for name in mask_reads(p) if name != p["ids"])],
     makes=lambda p: [p["output_name"], p["token_weights"]],
     value=_value,
-    outputs=_outputs,
+    outputs=made_of_target,
     ignores_padding=lambda p: p["mask"] != "ones",
     check=check_mask,
 )  # fmt: skip
