@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 
@@ -164,8 +163,6 @@ def _after(step: Step, means: Meaning, before: Before, weights: RecordedWeights)
             raise UnsupportedModelError(f"{step.edit} reads {absent[0]!r}, which the source has not", "make the output again")
         with np.errstate(all="ignore"):  # the source's own NaN and infinities
             made = means.value(step.parameters, known)
-        rounding = reduce(np.maximum, (known.rounding(name) for name in means.reads(step.parameters)), np.zeros(1))
-        made = [replace(one, rounding=rounding) if one.rounding is None else one for one in made]
         return given | dict(zip(means.makes(step.parameters), made, strict=True))
 
     return value

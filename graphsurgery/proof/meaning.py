@@ -31,8 +31,8 @@ class Expected:
     values: Array
     tolerance: Array
     rounding: Array | None = None
-    """What float32 leaves open in each row, ``[batch]``, however short its vector is: brought to length one, that grows. None:
-    as much as in what it was made from."""
+    """What float32 leaves open in each of the values (broadcast), however small they are: brought to length one, that grows.
+    None: nothing."""
     output: Array | None = None
     """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
 
@@ -57,9 +57,9 @@ class Known:
         return name in self.expected
 
     def rounding(self, name: str) -> Array:
-        """What float32 leaves open in each row of ``name``; 0 unless a step before said otherwise."""
-        found = self.expected[name].rounding
-        return np.zeros(1) if found is None else found
+        """What float32 leaves open in each value of ``name``; 0 unless a step before said otherwise."""
+        one = self.expected[name]
+        return np.broadcast_to(np.array(0.0) if one.rounding is None else one.rounding, one.values.shape)
 
     def tolerance(self, name: str) -> Array:
         """How exactly ``name`` is known; 0 for the source's own values."""

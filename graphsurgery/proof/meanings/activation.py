@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Expected, Known, Meaning, Parameters, in_place, named, relative_to, resized
-from graphsurgery.proof.meanings.activations import ACTIVATIONS, STEEPEST, with_jumps
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.meanings.activations import ACTIVATIONS, bent, with_jumps
+from graphsurgery.proof.rounding import EPSILON, allowed, magnitude
 
 
 def _check(parameters: Parameters) -> None:
@@ -22,8 +23,9 @@ def _check(parameters: Parameters) -> None:
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, activation = known[parameters["target"]], parameters["activation"]
     y = ACTIVATIONS[activation](x)
-    grown = STEEPEST * known.rounding(parameters["target"])
-    return [Expected(y, with_jumps(activation, x, relative_to(y) + beside(grown, y)), grown + EPSILON * largest(y, 1))]
+    own, grown = EPSILON * np.maximum(1, magnitude(y)), bent(activation, x, known.rounding(parameters["target"]))
+    tolerance, rounding = allowed(relative_to(y), own, grown), own + grown
+    return [Expected(y, with_jumps(activation, x, tolerance), with_jumps(activation, x, rounding))]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

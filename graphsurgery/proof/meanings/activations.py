@@ -8,11 +8,14 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsurgery.proof.meaning import Array
+from graphsurgery.proof.rounding import magnitude
 
-STEEPEST = 2.0
-"""No activation grows faster than twice its argument, but for GLU, a product, and for jumps."""
+STEEPEST = {"logsoftmax": 2.0, "selu": 1.76, "hardswish": 1.5, "gelu": 1.13, "silu": 1.1, "mish": 1.09}
+"""How many times faster than their argument activations grow, where that is more than once; GLU and jumps aside."""
 JUMPS = {"hardshrink": 0.5}
 """Activations that jump, and at which size of x."""
+OVER_ALL = ("softmax", "softmin", "logsoftmax")
+"""Those in which every dim depends on every other."""
 
 
 def _sigmoid(x: Array) -> Array:
@@ -75,6 +78,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "logsoftmax": _log_softmax,
     "glu": glu,
 }
+
+
+def bent(activation: str, z: Array, errors: Array) -> Array:
+    """What ``errors`` in z come to in ``activation(z)``, at jumps as beside them."""
+    if activation in OVER_ALL:
+        errors = np.broadcast_to(np.max(errors, axis=-1, keepdims=True, initial=0), errors.shape)
+    if activation == "glu":
+        half = z.shape[-1] // 2
+        return errors[..., :half] + magnitude(z[..., :half]) / 4 * errors[..., half:]  # a sigmoid rises by 1/4 at most
+    return STEEPEST.get(activation, 1.0) * errors
 
 
 def with_jumps(activation: str, z: Array, tolerance: Array) -> Array:

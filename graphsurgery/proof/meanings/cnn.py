@@ -9,7 +9,7 @@ import numpy as np
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.rounding import EPSILON, allowed, magnitude, together
 
 
 def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
@@ -40,10 +40,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise NothingToPoolError(f"{what}: what is convolved is [batch, seq, hidden]", "name another value with --target")
     if not kernels or any(weight.shape[1] != x.shape[2] for weight, _ in kernels):
         raise WeightsDifferError("the file records no kernels that fit their target", "make the output again")
-    y, sizes = convolve(x, kernels), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels]
-    own = EPSILON * largest(convolve(np.abs(x), sizes))
-    grown = known.rounding(parameters["target"]) * max(weight.sum(axis=(1, 2)).max() for weight, _ in sizes)
-    return [Expected(y, relative_to(y, x) + beside(grown, y), own + grown)]
+    y, errors = convolve(x, kernels), known.rounding(parameters["target"])
+    own = EPSILON * convolve(magnitude(x), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels])
+    sums = convolve(errors, [(np.abs(weight), 0 * bias) for weight, bias in kernels])
+    grown = together(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
+    return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown)]
 
 
 MEANING = Meaning(

@@ -6,8 +6,8 @@ import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError, WeightsDifferError
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
-from graphsurgery.proof.meanings.activations import ACTIVATIONS, STEEPEST, with_jumps
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.meanings.activations import ACTIVATIONS, bent, with_jumps
+from graphsurgery.proof.rounding import EPSILON, allowed, magnitude, through
 from graphsurgery.proof.weights import RecordedWeights
 
 
@@ -41,30 +41,23 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     z = linear(x, tensors["linear.weight"], tensors.get("linear.bias"))
     y = ACTIVATIONS[activation](z) if activation in ACTIVATIONS else prelu(z, tensors["activation_function.weight"])
     bypass = linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x
-    own, grown = _rounding(x, z, known.rounding(parameters["target"]), tensors, activation, residual)
-    tolerance = relative_to(z, x, *([bypass] if residual else [])) + beside(grown, x)
-    return [Expected(y + bypass if residual else y, with_jumps(activation, z, tolerance), own + grown)]
+    own, grown = _rounding(x, z, known.rounding(parameters["target"]), tensors, activation)
+    if residual:
+        own = own + EPSILON * linear(magnitude(x), np.abs(tensors.get("residual.weight", np.eye(x.shape[-1]))), None)
+        grown = grown + through(known.rounding(parameters["target"]), tensors.get("residual.weight", np.eye(x.shape[-1])))
+    tolerance = allowed(relative_to(z, x, *([bypass] if residual else [])), own, grown)
+    rounding = with_jumps(activation, z, own + grown)
+    return [Expected(y + bypass if residual else y, with_jumps(activation, z, tolerance), rounding)]
 
 
-def _rounding(
-    x: Array, z: Array, before: Array, tensors: dict[str, Array], activation: str, residual: bool
-) -> tuple[Array, Array]:
-    """What float32 leaves open in y, ``[batch]``: in its own sums, and what becomes of the rounding in x."""
-    slope = _steepness(activation, z, tensors.get("activation_function.weight", np.ones(1)))
-    weight, bias = np.abs(tensors["linear.weight"]), np.abs(tensors.get("linear.bias", np.zeros(1)))
-    own = slope * EPSILON * largest(linear(np.abs(x), weight, bias)) + (0 if activation == "identity" else EPSILON)
-    grown = slope * before * weight.sum(axis=1).max()
-    if not residual:
-        return own, grown
-    bypass = np.abs(tensors.get("residual.weight", np.eye(x.shape[-1])))
-    return own + EPSILON * largest(linear(np.abs(x), bypass, None)), grown + before * bypass.sum(axis=1).max()
-
-
-def _steepness(activation: str, z: Array, slope: Array) -> Array:
-    """How many times faster than z an activation of it may grow, ``[batch]`` or ``[1]``."""
-    if activation == "glu":
-        return 1 + largest(z)
-    return np.ones(1) if activation == "identity" else STEEPEST * np.maximum(1, np.abs(slope))
+def _rounding(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:
+    """What float32 leaves open in the activation of z, in its own sums and by ``errors`` in x."""
+    weight, bias = tensors["linear.weight"], tensors.get("linear.bias", np.zeros(1))
+    sums, grown = EPSILON * linear(magnitude(x), np.abs(weight), np.abs(bias)), through(errors, weight)
+    if activation == "prelu":
+        slope = max(1.0, float(np.abs(tensors["activation_function.weight"][0])))
+        return slope * (sums + EPSILON), slope * grown
+    return bent(activation, z, sums) + (0 if activation == "identity" else EPSILON), bent(activation, z, grown)
 
 
 def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool) -> bool:

@@ -128,12 +128,12 @@ def _joined(parts: Sequence[Expected], rows: int, group: int) -> Expected:
     def rows_of(arrays: Sequence[Any]) -> Array:
         return np.concatenate(arrays)[:rows]
 
-    known = [one.rounding for one in parts if one.rounding is not None] or None
+    known = [one.rounding for one in parts if one.rounding is not None]
     return replace(
         parts[0],
         values=rows_of([one.values for one in parts]),
         tolerance=rows_of([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
-        rounding=None if known is None else rows_of([np.broadcast_to(one, (group,)) for one in known]),
+        rounding=rows_of([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
         output=None if parts[0].output is None else rows_of([one.output for one in parts]),
     )
 
@@ -144,12 +144,12 @@ def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
     if np.ndim(whole.values) == 0 or len(whole.values) != rows:
         return whole
     tolerance = np.broadcast_to(whole.tolerance, whole.values.shape)
+    rounding = np.broadcast_to(np.array(0.0) if whole.rounding is None else whole.rounding, whole.values.shape)
     if whole.values.ndim > 2 and whole.values.shape[1] == length:
         tokens = mask.reshape(rows, columns, *[1] * (whole.values.ndim - 2))
         output = None if whole.output is None else whole.output[:, :columns]
-        return replace(
-            whole, values=whole.values[:, :columns], tolerance=np.where(tokens, tolerance[:, :columns], np.inf), output=output
-        )
+        tolerance, rounding = np.where(tokens, tolerance[:, :columns], np.inf), rounding[:, :columns]
+        return Expected(whole.values[:, :columns], tolerance, rounding, output)
     some = mask.any(axis=1).reshape(rows, *[1] * (whole.values.ndim - 1))
     return replace(whole, tolerance=np.where(some, tolerance, np.inf))
 

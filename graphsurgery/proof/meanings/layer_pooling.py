@@ -9,7 +9,7 @@ import numpy as np
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.rounding import EPSILON, allowed, magnitude
 
 
 def weighted_mean(layers: Sequence[Array], weights: Array) -> Array:
@@ -35,10 +35,10 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if weights is None or weights.shape != (len(layers),):
         raise WeightsDifferError("the file records no layer_weights for its layers", "make the output again")
     y, shares = weighted_mean(layers, weights), np.abs(weights / np.sum(weights))
-    before = np.max([np.broadcast_to(known.rounding(name), len(y)) for name in _layers(parameters)], axis=0)
-    own = EPSILON * largest(np.tensordot(shares, np.abs(layers), axes=1))
+    own = EPSILON * np.tensordot(shares, magnitude(np.stack(layers)), axes=1)
+    grown = np.tensordot(shares, np.stack([known.rounding(name) for name in _layers(parameters)]), axes=1)
     tolerance = relative_to(y, *layers) * max(float(np.sum(shares)), 1.0)
-    return [Expected(y, tolerance + beside(before * np.sum(shares), y), own + before * np.sum(shares))]
+    return [Expected(y, allowed(tolerance, own, grown), own + grown)]
 
 
 MEANING = Meaning(

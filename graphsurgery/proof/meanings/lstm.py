@@ -12,7 +12,7 @@ import numpy as np
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.pooling import check_mask, mask_of, mask_reads
-from graphsurgery.proof.rounding import beside
+from graphsurgery.proof.rounding import allowed, through
 from graphsurgery.proof.weights import RecordedWeights
 
 SUFFIXES = ("", "_reverse")
@@ -81,9 +81,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         y = np.stack([lstm_row(row, tokens, tensors) for row, tokens in zip(x, m, strict=True)])
     except (KeyError, ValueError) as error:
         raise WeightsDifferError(f"the LSTM's recorded weights do not fit each other: {error}", "make it again") from error
-    grown = known.rounding(parameters["target"]) * np.abs(tensors["encoder.weight_ih_l0"]).sum(axis=1).max()
+    errors = through(known.rounding(parameters["target"]), tensors["encoder.weight_ih_l0"])
+    grown = np.max(errors, axis=(1, 2), keepdims=True, initial=0)
     tolerance = relative_to(y, x)
-    return [Expected(y, tolerance + beside(grown, y), np.ravel(tolerance) * UNIT / RELATIVE + grown)]
+    own = tolerance * UNIT / RELATIVE
+    return [Expected(y, allowed(tolerance, own, grown), own + grown)]
 
 
 MEANING = Meaning(

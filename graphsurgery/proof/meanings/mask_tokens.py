@@ -19,7 +19,8 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
     m = mask_of(parameters, known, x.shape[:2])
     y = np.stack([mask_row(row, mask, parameters["skip_first"]) for row, mask in zip(x, m, strict=True)])
-    return [Expected(y, np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE))]
+    tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE)
+    return [Expected(y, tolerance, known.rounding(parameters["target"]))]
 
 
 MEANING = Meaning(

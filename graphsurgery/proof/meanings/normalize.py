@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.proof.meaning import UNIT, Array, Expected, Known, Meaning, Parameters, float_target
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.rounding import EPSILON, allowed, total
+
+OWN = 4 * EPSILON
+"""What a float32 norm of many dims, and the division by it, leave open in a unit vector, by its values."""
 
 
 def normalize(x: Array) -> Array:
@@ -15,11 +18,11 @@ def normalize(x: Array) -> Array:
 
 
 def unit(x: Array, rounding: Array) -> Expected:
-    """x normalised, to be met to 1e-6 and what ``rounding [batch]`` becomes when the vectors are brought to length one."""
-    norm = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True))
-    rows = beside(rounding, x)
-    grown = np.divide(rows, norm, out=np.zeros_like(norm), where=(rows > 0) & (norm > 0))
-    return Expected(normalize(x), UNIT + grown, largest(grown) + EPSILON)
+    """x normalised, to be met to 1e-6, or to what ``rounding`` in x becomes when the vectors are brought to length one."""
+    norm, y = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)), normalize(x)
+    errors = np.divide(rounding, norm, out=np.zeros(x.shape), where=(rounding > 0) & (norm > 0))
+    own, grown = OWN * np.abs(y), errors + np.abs(y) * total(np.abs(y) * errors)
+    return Expected(y, allowed(UNIT, own, grown), own + grown)
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:

@@ -50,7 +50,9 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     largest, y = (splade(x, m, strategy, parameters["activation"]) for strategy in ("max", parameters["strategy"]))
     terms = np.maximum(m.sum(axis=1), 1) if parameters["strategy"] == "sum" else np.ones(len(x))
     tolerance = RELATIVE * terms[:, None] * np.max(largest, axis=1, initial=1, keepdims=True)
-    return [Expected(y, tolerance, terms * ROUNDING)]
+    errors = np.where(m[:, :, None], known.rounding(parameters["target"]) + ROUNDING, 0)
+    over_tokens = np.max(errors, axis=1, initial=0) if parameters["strategy"] == "max" else np.sum(errors, axis=1)
+    return [Expected(y, tolerance, over_tokens)]
 
 
 MEANING = Meaning(

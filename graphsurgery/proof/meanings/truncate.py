@@ -33,11 +33,11 @@ def _made(parameters: Parameters) -> list[str]:
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
-    x = known[parameters["target"]]
+    x, rounding = known[parameters["target"]], known.rounding(parameters["target"])
     tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
     if parameters["keep_length"]:
-        return [Expected(x[..., :dim], tolerance[..., :dim]) for dim in _dims(parameters)]
-    return [unit(x[..., :dim], known.rounding(parameters["target"])) for dim in _dims(parameters)]
+        return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
+    return [unit(x[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -8,7 +8,7 @@ from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
 from graphsurgery.proof.meanings.dense import recorded
 from graphsurgery.proof.meanings.pooling import check_mask, mask_of, mask_reads
-from graphsurgery.proof.rounding import EPSILON, beside, largest
+from graphsurgery.proof.rounding import EPSILON, allowed, magnitude
 
 
 def row_weights(ids: Array, m: Array, table: Array) -> Array:
@@ -32,9 +32,8 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise WeightsDifferError("the file records no token_weights", "make the output again")
     w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
-    grown = known.rounding(parameters["target"]) * largest(w)
-    tolerance = relative_to(y) + beside(grown, y)
-    return [Expected(y, tolerance, EPSILON * largest(y) + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
+    own, grown = EPSILON * magnitude(y), known.rounding(parameters["target"]) * np.abs(w)[:, :, None]
+    return [Expected(y, allowed(relative_to(y), own, grown), own + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
 MEANING = Meaning(

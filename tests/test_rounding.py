@@ -1,0 +1,84 @@
+"""What float32 leaves open in chains: promised tolerances stay where float32 can meet them, and give way where it cannot."""
+
+from __future__ import annotations
+
+import module_folders
+import numpy as np
+import pytest
+from encoders import tiny_encoder
+
+import graphsurgery
+from graphsurgery.edits.edit import Edit
+from graphsurgery.model.model import Model
+from graphsurgery.proof.chain import after, steps_beyond
+from graphsurgery.proof.difference import difference
+from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, exact
+from graphsurgery.proof.weights import RecordedWeights
+
+WIDTH, UNITS = 384, graphsurgery.AddNormalize()
+
+
+def chain(*steps: Edit) -> tuple[Model, Model]:
+    source = output = graphsurgery.load(tiny_encoder(hidden=WIDTH))
+    for step in steps:
+        output = step.apply(output)
+    return source, output
+
+
+def expected(hidden: Array, *steps: Edit) -> Expected:
+    """What the reference makes of ``hidden [batch, seq, 384]``."""
+    source, output = chain(*steps)
+    recorded = steps_beyond(source, output)
+    weights = RecordedWeights.of(output, difference(source, output).added)
+    mask = np.ones(hidden.shape[:2], dtype=np.int64)
+    before = lambda feed: exact(feed) | exact({"last_hidden_state": hidden})  # noqa: E731
+    return after(recorded, before, weights)({"attention_mask": mask})["sentence_embedding"]
+
+
+def drawn(scale: float = 1.0, offset: float = 0.0) -> Array:
+    """Tokens of a text have as much in common with each other as they have of their own."""
+    rng = np.random.default_rng(3)
+    tokens = rng.standard_normal((4, 1, WIDTH)) + rng.standard_normal((4, 32, WIDTH))
+    return (tokens * scale + offset).astype(np.float32)
+
+
+def mean() -> Edit:
+    return graphsurgery.AddPooling("mean")
+
+
+def dense(rows: int = 256) -> Edit:
+    """Of weights as training leaves them: their products with a vector are of its size."""
+    weight = module_folders.drawn({"linear.weight": (rows, WIDTH)})["linear.weight"] / np.sqrt(WIDTH, dtype=np.float32)
+    return graphsurgery.AddDense(module_folders.saved({"linear.weight": weight}), "tanh")
+
+
+def layer_norm() -> Edit:
+    return graphsurgery.AddLayerNorm(module_folders.layer_norm(WIDTH, 1))
+
+
+@pytest.mark.parametrize(
+    "steps", [(mean(), UNITS), (mean(), dense(), UNITS), (mean(), layer_norm(), UNITS), (mean(), layer_norm(), dense(), UNITS)],
+    ids=lambda steps: " ".join(step.verb for step in steps),
+)  # fmt: skip
+def test_unit_vectors_of_usual_size_keep_their_tolerance(steps: tuple[Edit, ...]) -> None:
+    assert np.all(expected(drawn(), *steps).tolerance == UNIT)
+
+
+def test_values_of_usual_size_keep_their_tolerance() -> None:
+    one = expected(drawn(), mean(), layer_norm())
+    largest = np.abs(one.values).max(axis=1, keepdims=True)
+    assert np.allclose(one.tolerance, RELATIVE * np.maximum(1, largest), rtol=1e-12)
+
+
+def test_what_float32_cannot_meet_is_allowed_for() -> None:
+    """A mean near 1000 with a spread of 0.01: layer norm brings its rounding up to some 1e-2."""
+    one = expected(drawn(0.01, 1000.0), mean(), layer_norm(), UNITS)
+    assert np.median(one.tolerance) > 100 * UNIT
+
+
+def test_an_edit_by_itself_is_held_to_its_tolerance() -> None:
+    """However the values cancel each other."""
+    hidden = drawn()
+    hidden[:, 1::2] = -hidden[:, ::2] + 1e-3
+    one = expected(hidden, graphsurgery.AddPooling("mean", normalize=True))
+    assert np.all(one.tolerance == UNIT)
