@@ -17,6 +17,7 @@ from graphsurgery.consumers import Reading, readings
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface, type_name
+from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
@@ -45,6 +46,7 @@ class Inspection:
     tables: Tables
     head: tuple[dict[str, Any], ...]
     goldens: bool
+    certificate: Certificate | None
     """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
@@ -65,6 +67,7 @@ class Inspection:
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
             "precision": self.precision,
+            "certificate": None if self.certificate is None else self.certificate.to_json(),
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
         }  # fmt: skip
@@ -92,6 +95,7 @@ def inspect(source: Loadable) -> Inspection:
         candidates=() if hidden else tuple(hidden_candidates(model)),
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
+        certificate=certificate_of(model),
         goldens=any(step.edit == GOLDEN for step in steps(proto)),
         pools=why_pooled(model),
         precision=_precision(model),

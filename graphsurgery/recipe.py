@@ -27,8 +27,10 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
+from graphsurgery.model.certificate import certificate_of
+from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import GOLDEN, steps
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, steps
 from graphsurgery.proof.compare import NO_LIMITS, Limits
 
 LARGEST = 1 << 20
@@ -52,7 +54,9 @@ class Recipe:
     checks: Limits = NO_LIMITS
     """What the result must pass besides the proofs' own tolerances."""
     goldens: bool = False
-    """Whether golden inputs and vectors are recorded in the file."""
+    """Whether golden inputs and vectors, and a certificate, are recorded in the file."""
+    sources: tuple[str, ...] = ()
+    """The files of the model folder whose sha256 the certificate records."""
 
 
 def read_recipe(path: Path, model: Path | None = None) -> Recipe:
@@ -97,6 +101,7 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
         prompts=prompts,
         checks=Limits(**limits),
         goldens=_typed(content, "goldens", bool, where, False),
+        sources=_places(content, where),
     )
 
 
@@ -106,14 +111,16 @@ def recipe_of(model: Model) -> Recipe:
     if not recorded:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
     entries = [{"edit": step.edit, **step.parameters} for step in recorded]
-    goldens = any(step.edit == GOLDEN for step in steps(model.proto))
-    return parsed({"steps": entries, "goldens": goldens}, "the file's record")
+    goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in steps(model.proto))
+    certified = certificate_of(model)
+    sources = list(certified.sources) if certified is not None else []
+    return parsed({"steps": entries, "goldens": goldens, "sources": sources}, "the file's record")
 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as text; parameters that have their default are left out."""
     lines = [f"{key} = {_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
-    lines += [f"{key} = {_value(list(value))}" for key in ("models", "unchecked") if (value := getattr(recipe, key))]
+    lines += [f"{key} = {_value(list(value))}" for key in ("models", "unchecked", "sources") if (value := getattr(recipe, key))]
     lines += [f"padding_side = {_value(recipe.padding_side)}"] if recipe.padding_side else []
     lines += ["goldens = true"] if recipe.goldens else []
     lines += (
@@ -146,7 +153,7 @@ def _step(entry: object, where: str, model: Path | None) -> Edit:
             continue
         values[name] = _fitted(value, kinds[name], f"{where}: {name}")
         if declared[name].metadata.get("metavar") == "PATH" and model is not None and value:
-            values[name] = str(_found(Path(value), model))
+            values[name] = str(found_beside(model, Path(value)))
     return edit(**values)
 
 
@@ -167,7 +174,7 @@ def _fitted(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def _found(path: Path, model: Path) -> Path:
+def found_beside(model: Path, path: Path) -> Path:
     """A path of a recipe: from the ONNX file's folder, or where there is nothing from the folder above."""
     return next((found for base in (model.parent, model.parent.parent) if (found := base / path).exists()), model.parent / path)
 
@@ -191,6 +198,16 @@ def _strings(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...
     if not all(isinstance(one, str) for one in found):
         raise RecipeError(f"{where}: {key} is {found!r}", "write a list of texts")
     return tuple(found)
+
+
+def _places(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The files that a recipe names: of the model folder, and of nowhere else."""
+    found = _strings(content, "sources", where)
+    for place in found:
+        why = why_misspelt(place)
+        if why is not None:
+            raise RecipeError(f"{where}: sources: the path {place!r} {why}", "name files of the model folder")
+    return found
 
 
 def _value(value: Any) -> str:

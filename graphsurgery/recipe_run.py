@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.folders.files import is_there, read_json
+from graphsurgery.folders.files import is_there, read_json, sha256_of
 from graphsurgery.folders.onnx_files import find_onnx
-from graphsurgery.recipe import Recipe, read_recipe
+from graphsurgery.recipe import Recipe, found_beside, read_recipe
 from graphsurgery.runner import Outcome, run
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -29,10 +30,19 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     given = Path(model).absolute()
     path = find_onnx(given)[0] if given.is_dir() else given
     found = read_recipe(Path(recipe), path)
+    sources = _digests(found.sources, path)
     outcome = run(
-        found.steps, path, atol=found.checks.atol, min_cosine=found.checks.min_cosine, goldens=found.goldens, **options
-    )
-    return replace(outcome, notes=(*recipe_notes(found, path), *outcome.notes))
+        found.steps, path, atol=found.checks.atol, min_cosine=found.checks.min_cosine, goldens=found.goldens, sources=sources,
+        **options,
+    )  # fmt: skip
+    missing = [f"warning: {place} is not there, and not in the certificate" for place in found.sources if place not in sources]
+    return replace(outcome, notes=(*recipe_notes(found, path), *missing, *outcome.notes))
+
+
+def _digests(places: Sequence[str], model: Path) -> dict[str, str]:
+    """sha256 (hex) of the files at ``places`` in the model's folder, those that are there."""
+    paths = {place: found_beside(model, Path(place)) for place in places}
+    return {place: sha256_of(path) for place, path in paths.items() if path.is_file()}
 
 
 def recipe_notes(recipe: Recipe, model: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
+from graphsurgery.model.certificate import certificate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import HOUSEKEEPING, steps, undone
-from graphsurgery.model.saving import Plan, Saved, plan_output, staged
+from graphsurgery.model.saving import LARGEST_PROTOBUF, Plan, Saved, plan_output, staged
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.golden import verify_itself, with_goldens
 from graphsurgery.proof.untouched import untouched
@@ -25,6 +26,9 @@ from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, joined
 from graphsurgery.snippet import snippet
+
+ROOM = 1 << 20
+"""Bytes kept free in a protobuf for the certificate, which comes last."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def run(
     keep_failed: bool = False,
     hash_weights: bool = False,
     goldens: bool = False,
+    sources: Mapping[str, str] | None = None,
     atol: float | None = None,
     min_cosine: float | None = None,
     progress: Progress = lambda _: None,
@@ -90,7 +95,8 @@ def run(
         hash_weights: record a sha256 of the weights inside the file as well.
         atol, min_cosine: what the proofs must keep to, as in `verify`.
         goldens: record golden inputs and vectors, for `verify --self`, and hold the file against them; runs the source once
-        more.
+            more. A certificate is recorded, too: versions, what was proven, and ``sources``.
+        sources: the files that the output is made from, as sha256 (hex) by their places in the model folder.
 
     Raises:
         VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and
@@ -100,12 +106,8 @@ def run(
     if not steps:
         raise RequestError("there is no step to run", "give at least one edit")
     target = Path(output) if output is not None else default_output(before, steps[-1])
-    progress("editing the graph")
-    base, after = _applied(steps, before, hash_weights)
-    if goldens:
-        progress("making golden vectors")
-        after = with_goldens(base, after)
-    plan = plan_output(after, target, force=force)
+    base, after = _applied(steps, before, hash_weights, goldens, progress)
+    plan = plan_output(after, target, force=force, largest=LARGEST_PROTOBUF - ROOM)
     described = Outcome(
         after, before, target, tuple(step.to_json() for step in head_steps(after)),
         (*after.notes, *plan.notes), None, None, snippet(target, after.interface, before.path), readings(after.interface),
@@ -129,6 +131,8 @@ def run(
             described = replace(described, report=report)
             if not report and not keep_failed:
                 return _judged(described)
+        if goldens:
+            stage.append(certificate(load(stage.path), sources or {}, described.report))
         return _judged(replace(described, saved=stage.commit()))
 
 
@@ -158,13 +162,19 @@ def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
     return tell
 
 
-def _applied(steps: Sequence[Edit], source: Model, hash_weights: bool) -> tuple[Model, Model]:
+def _applied(
+    steps: Sequence[Edit], source: Model, hash_weights: bool, goldens: bool, progress: Progress
+) -> tuple[Model, Model]:
     """(the model that the proof starts from, the edited model)."""
+    progress("editing the graph")
     base = current = source
     for step in steps:
         current = step.apply(current, hash_weights=hash_weights)
         if step.restores:
             base = current
+    if goldens:
+        progress("making golden vectors")
+        current = with_goldens(base, current)
     return base, current
 
 

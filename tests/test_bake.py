@@ -44,11 +44,11 @@ import graphsurgery
 from graphsurgery import exporting
 from graphsurgery.baking import bake as baking
 from graphsurgery.baking.bake import bake
-from graphsurgery.baking.certificate import PACKAGES
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits import pooling_graph
 from graphsurgery.errors import OutputExistsError, RequestError, SurroundingsError, VerificationFailed
 from graphsurgery.folders.pooling_config import parse_pooling
+from graphsurgery.model.certificate import PACKAGES, certificate_of
 from graphsurgery.version import __version__
 
 FILES = (
@@ -173,15 +173,38 @@ def test_a_pooling_config_without_a_width_gets_the_encoders(tmp_path: Path) -> N
     assert found["word_embedding_dimension"] == HIDDEN
 
 
+def test_the_file_itself_certifies_the_same(tmp_path: Path, capsys) -> None:
+    folder = write_folder(tmp_path / "model", (transformer(), pooling(), dense(), normalize()))
+    code, told = command("bake", folder, capsys=capsys)
+    assert code == OK
+    model, written = tmp_path / "model-baked" / "onnx" / "model.onnx", certificate(tmp_path / "model-baked")
+    found = certificate_of(graphsurgery.load(model))
+    assert found is not None and (found.sources, found.versions) == (written["sources"], written["versions"])
+    assert (found.verdict, found.checks) == (
+        written["report"]["verdict"], {check["name"]: check["verdict"] for check in written["report"]["checks"]}
+    )  # fmt: skip
+    assert {"encoder untouched", "head proof", "whole proof", "golden vectors"} <= set(found.checks)
+    assert command("inspect", model, capsys=capsys)[1]["certificate"] == found.to_json()
+    _, told = command("verify", model, "--self", capsys=capsys)
+    assert any(str(found) in line for line in told["report"]["observations"])
+    assert "made from" in str(found) and "PASSED" in str(found)
+    undone = tmp_path / "undone.onnx"
+    assert command("strip-head", model, "-o", undone, capsys=capsys)[0] == OK
+    assert undone.read_bytes() == (folder / "onnx" / "model.onnx").read_bytes()
+
+
 def test_two_bakes_give_the_same_bytes(tmp_path: Path) -> None:
     """Wherever the folder lies and wherever it goes."""
     entries = (transformer(), pooling(), dense(), normalize())
     folders = [write_folder(tmp_path / place / "model", entries) for place in ("a", "b/c")]
     bake(folders[0])
-    bake(folders[1], tmp_path / "elsewhere", verify=False)
-    assert (tmp_path / "a" / "model-baked" / "onnx" / "model.onnx").read_bytes() == (
-        tmp_path / "elsewhere" / "onnx" / "model.onnx"
-    ).read_bytes()
+    bake(folders[1], tmp_path / "elsewhere")
+    bake(folders[1], tmp_path / "unproven", verify=False)
+    one, other, unproven = (
+        (tmp_path / place / "onnx" / "model.onnx").read_bytes() for place in ("a/model-baked", "elsewhere", "unproven")
+    )
+    assert one == other
+    assert one[:-2000] == unproven[: len(one) - 2000] and b'"verdict":""' in unproven[-2000:], "all but the certificate"
 
 
 # --- the README -----------------------------------------------------------------------------------------------------------

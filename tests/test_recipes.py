@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 import graphsurgery
 from graphsurgery.cli.main import run
 from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestError
+from graphsurgery.model.certificate import certificate_of
 from graphsurgery.recipe import Recipe, parsed, read_recipe, recipe_of, to_toml
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -61,6 +62,7 @@ WRONG = {
     "a text for a number": ({"steps": [POOLING], "checks": {"atol": "1"}}, "recipe.toml: checks: atol is '1'", "float"),
     "another side": ({"steps": [POOLING], "padding_side": "up"}, "recipe.toml: padding_side is 'up'", "left"),
     "a prompt that is none": ({"steps": [POOLING], "prompts": {"query": 1}}, "recipe.toml: prompts: query is 1", "str"),
+    "a source elsewhere": ({"steps": [POOLING], "sources": ["../x"]}, "recipe.toml: sources: the path '../x' climbs", "folder"),
     "models that are none": ({"steps": [POOLING], "models": [1]}, "recipe.toml: models is [1]", "list of texts"),
 }  # fmt: skip
 
@@ -153,6 +155,11 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     (tmp_path / "shown.toml").write_text(to_toml(recipe_of(graphsurgery.load(baked))), encoding="utf-8")
     outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "again.onnx")
     assert outcome.saved and (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
+    (folder / "1_Pooling" / "config.json").unlink()
+    outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "without.onnx")
+    assert any("1_Pooling/config.json is not there" in note for note in outcome.notes)
+    certified = certificate_of(graphsurgery.load(tmp_path / "without.onnx"))
+    assert certified is not None and "modules.json" in certified.sources and "1_Pooling/config.json" not in certified.sources
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model import saving
-from graphsurgery.model.provenance import GOLDEN, PREFIX
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, PREFIX
+from graphsurgery.model.seal import seal
 from graphsurgery.proof import golden_making, golden_values
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.proof.golden_making import EXACT, HALF
-from graphsurgery.proof.golden_values import GoldenOutput, seal
+from graphsurgery.proof.golden_values import GoldenOutput
 from graphsurgery.report import Report, Verdict
 
 ENTRIES = (transformer(), pooling(), dense(rows=12), normalize())
@@ -63,7 +64,8 @@ def baked(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 def outward(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
     """As if protobuf ended after so many bytes."""
     original = saving.plan_output
-    monkeypatch.setattr("graphsurgery.runner.plan_output", lambda *given, **more: original(*given, largest=largest, **more))
+    planned = lambda *given, **more: original(*given, **{**more, "largest": largest})  # noqa: E731
+    monkeypatch.setattr("graphsurgery.runner.plan_output", planned)
 
 
 KINDS = (
@@ -145,6 +147,15 @@ class Spoilt:
         change(array)
         entry["data"] = base64.b64encode(array.tobytes()).decode()
         self.put(content, sealed=sealed)
+
+    def certificate(self, change: Callable[[dict[str, Any]], object], **fields: str) -> None:
+        """Another certificate; of another ``source``, sealed again."""
+        entry = next(one for one in self.proto.metadata_props if f'"{CERTIFICATE}"' in one.value)
+        content = json.loads(entry.value) | fields
+        change(content["parameters"])
+        if fields:
+            content["parameters"]["seal"] = seal(content["parameters"], content["version"], content["source"])
+        entry.value = json.dumps(content, separators=(",", ":"))
 
     def parameters(self, *, sealed: bool = False, **change: Any) -> None:
         content = self.content
@@ -242,6 +253,10 @@ FAULTS: dict[str, Callable[[Spoilt], object]] = {
     "no seal": lambda spoilt: spoilt.parameters(seal=None),
     "no fingerprint of the weights": lambda spoilt: spoilt.parameters(weights=None, sealed=True),
     "another file's goldens": another_files_goldens,
+    "a verdict": lambda spoilt: spoilt.certificate(lambda said: said.update(verdict="FAILED")),
+    "the sha256 of a source": lambda spoilt: spoilt.certificate(lambda said: said["sources"].update({"x.json": "0" * 64})),
+    "a version": lambda spoilt: spoilt.certificate(lambda said: said["versions"].update(onnx="1.0")),
+    "a certificate of another file": lambda spoilt: spoilt.certificate(lambda _: None, source="0" * 64),
     "metadata without the first step": lambda spoilt: without_steps(spoilt, 1),
     "metadata without a step between": lambda spoilt: without_steps(spoilt, 2),
     "metadata without all steps but the goldens": lambda spoilt: without_steps(spoilt, 1, 2, 3),
@@ -318,7 +333,8 @@ def test_no_bit_can_be_flipped_unnoticed(kind: str, tmp_path: Path, monkeypatch)
     for path in (path for path in model.parent.iterdir()):
         whole = path.read_bytes()
         moves = path == model and kind == "outward"  # who recorded the move, and the way back, are no facts about the file
-        way_back = range(whole.index(b'"undo"', whole.index(b'"record-golden"')), len(whole)) if moves else range(0)
+        start = whole.index(b'"undo"', whole.index(b'"record-golden"')) if moves else 0
+        way_back = range(start, whole.index(b'"record-certificate"') if moves else 0)
         filling = {place for place, byte in enumerate(whole) if not byte} if path != model else set()  # between tensors
         for place in sorted(set(rng.integers(0, len(whole), 250).tolist()) - set(way_back) - filling):
             flip(path, place, int(rng.integers(0, 8)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphsurgery import exporting
-from graphsurgery.baking.certificate import certificate
+from graphsurgery.baking.certificate import certificate, source_digests
 from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, default_folder, staged_folder, write_file
 from graphsurgery.baking.naming import rename
 from graphsurgery.baking.plan import BakePlan, Request, plan_bake
@@ -113,16 +113,17 @@ def _bake(
     plan: BakePlan, target: Path, *, verify: bool, full: bool, force: bool, dry_run: bool, keep_failed: bool, progress: Progress
 ) -> Baked:
     with staged_folder(target) as stage:
+        sources = source_digests(plan)
         for name, content in published_files(plan).items():
             write_file(stage / name, content)
         model_place(stage).parent.mkdir()
         try:
             outcome = run(
                 plan.steps, plan.encoder, output=model_place(stage), verify=verify, full=full, dry_run=dry_run,
-                keep_failed=keep_failed, goldens=True, progress=progress,
+                keep_failed=keep_failed, goldens=True, sources=sources, progress=progress,
             )  # fmt: skip
         except VerificationFailed as error:
-            raise _failed(error, plan, stage, target, force) from error
+            raise _failed(error, plan, sources, stage, target, force) from error
         except GraphSurgeryError as error:
             rename(error, _culprit(plan), plan.encoder.path)
             raise
@@ -130,7 +131,7 @@ def _bake(
         if dry_run:
             return Baked(target, plan, told, ())
         progress("writing the folder")
-        return Baked(target, plan, told, _publish(plan, told, stage, target, force))
+        return Baked(target, plan, told, _publish(plan, sources, told, stage, target, force))
 
 
 def _culprit(plan: BakePlan) -> Path | None:
@@ -157,14 +158,16 @@ def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     return replace(outcome, output=place, saved=saved, notes=(*plan.notes, *outcome.notes), snippet=embed)
 
 
-def _failed(error: VerificationFailed, plan: BakePlan, stage: Path, target: Path, force: bool) -> VerificationFailed:
+def _failed(
+    error: VerificationFailed, plan: BakePlan, sources: Mapping[str, str], stage: Path, target: Path, force: bool
+) -> VerificationFailed:
     """The error of a failed proof, about the folder; which is there after it when that was asked for."""
     if not isinstance(error.outcome, Outcome):
         return error
     told = _told(error.outcome, plan, target)
     kept = "nothing was left behind"
     if told.saved is not None:
-        _publish(plan, told, stage, target, force)
+        _publish(plan, sources, told, stage, target, force)
         kept = f"it was kept as {target}"
     verdict = told.report.verdict.value if told.report is not None else "nothing"
     return VerificationFailed(f"the proof of {target.name} came to {verdict}; {kept}", error.advice, told)
@@ -183,10 +186,12 @@ def _dims(given: int | Sequence[int] | str | None) -> str | None:
     return str(given) if isinstance(given, int) else ",".join(map(str, given))
 
 
-def _publish(plan: BakePlan, outcome: Outcome, stage: Path, target: Path, force: bool) -> tuple[str, ...]:
+def _publish(
+    plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, stage: Path, target: Path, force: bool
+) -> tuple[str, ...]:
     """Write README and certificate and give the folder its name; the files by their places in it."""
     write_file(stage / "README.md", readme(plan, outcome).encode(errors="backslashreplace"))
-    write_file(stage / CERTIFICATE, as_json(certificate(plan, outcome, stage)))
+    write_file(stage / CERTIFICATE, as_json(certificate(plan, sources, outcome, stage)))
     files = tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
     commit_folder(stage, target, force=force)
     return files

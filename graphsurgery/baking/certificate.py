@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +10,32 @@ from graphsurgery.baking.built import TABLES
 from graphsurgery.baking.folder import FILES
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.published import copied_files
-from graphsurgery.folders.files import open_file
+from graphsurgery.folders.files import sha256_of
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES, weights_file
-from graphsurgery.model.records import Span, payloads_fingerprint
+from graphsurgery.model.certificate import versions
+from graphsurgery.model.model import Model
 from graphsurgery.runner import Outcome
 from graphsurgery.version import __version__
 
-PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
 READ_BY_STEPS = ("weights", "ranges")
 """Parameters of edits that are paths."""
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    file = open_file(path)
-    return payloads_fingerprint([Span(file, 0, file.size)])
+def source_digests(plan: BakePlan) -> dict[str, str]:
+    """sha256 (hex) of every file that is baked, by its place in the model folder; of a file from elsewhere, such as ranges, by
+    its name. An export counts as lying where it would have been."""
+    return {_place(_at_home(path, plan.encoder), plan.folder): sha256_of(path) for path in dict.fromkeys(sources_of(plan))}
 
 
-def certificate(plan: BakePlan, outcome: Outcome, stage: Path) -> dict[str, Any]:
-    """The facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one; of a file from
-    elsewhere, such as an export or ranges, there is the name."""
-    sources = list(dict.fromkeys(sources_of(plan)))
+def certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, stage: Path) -> dict[str, Any]:
+    """The facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one."""
     return {
         "graphsurgery": __version__,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "model": plan.repository or plan.name,
-        "sources": {_place(path, plan.folder): sha256_of(path) for path in sources},
+        "sources": dict(sources),
         "modules": [{"name": module.name, "kind": module.kind, "type": module.type} for module in plan.modules],
         "steps": list(outcome.steps),
         "notes": list(outcome.notes),
@@ -47,6 +43,13 @@ def certificate(plan: BakePlan, outcome: Outcome, stage: Path) -> dict[str, Any]
         "report": outcome.report.to_json() if outcome.report is not None else None,
         FILES: {_place(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
     }
+
+
+def _at_home(path: Path, encoder: Model) -> Path:
+    """Where a file of an encoder that was made elsewhere would lie."""
+    if encoder.home is None or encoder.folder is None or not path.is_relative_to(encoder.folder):
+        return path
+    return encoder.home / path.relative_to(encoder.folder)
 
 
 def sources_of(plan: BakePlan) -> Iterator[Path]:

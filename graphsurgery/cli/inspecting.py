@@ -46,6 +46,8 @@ def _encoder_facts(found: Inspection) -> list[tuple[str, str]]:
         facts.append(("steps", ", ".join(step["edit"] for step in found.head)))
     if found.goldens:
         facts.append(("golden vectors", "recorded: verify --self"))
+    if found.certificate is not None:
+        facts.append(("certificate", str(found.certificate)))
     if found.hidden is not None:
         width = found.hidden.width if found.hidden.width is not None else "unknown (a run tells)"
         facts.append(("hidden state", f"{found.hidden.name}, {type_name(found.hidden.dtype)}, width {width}"))

@@ -14,6 +14,7 @@ from typing import Any
 from graphsurgery.errors import FolderError, GraphSurgeryError
 from graphsurgery.model.locations import stays_inside, why_misspelt
 from graphsurgery.model.parsing import shown
+from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.model.sources import FileBytes
 
 LARGEST_CONFIG = 8 << 20
@@ -58,6 +59,12 @@ def open_file(path: Path) -> FileBytes:
         return FileBytes(path)
     except GraphSurgeryError as error:
         raise FolderError(str(error), DOWNLOAD) from error
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    file = open_file(path)
+    return payloads_fingerprint([Span(file, 0, file.size)])
 
 
 def read_json(path: Path, kind: type = dict, largest: int = LARGEST_CONFIG) -> Any:

@@ -112,6 +112,14 @@ def copy_range(source: FileRange, target: int, offset: int, progress: Progress =
         progress(moved)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Write ``data`` behind what the file at ``path`` holds, durably."""
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a folder, so that the names in it survive a crash; where the system cannot, the names exist all the same."""
     with contextlib.suppress(OSError):

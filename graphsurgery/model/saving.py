@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphsurgery.errors import OutputExistsError, SurroundingsError
@@ -15,7 +15,7 @@ from graphsurgery.model.external import ExternalFile
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.output_names import already_there, check_output, left_behind, same_folder, unused_data_name
 from graphsurgery.model.provenance import recorded_move, recorded_outward
-from graphsurgery.model.records import Chunk, Document, Span
+from graphsurgery.model.records import Chunk, Document, Record, Span
 from graphsurgery.model.relocate import referenced
 from graphsurgery.model.sources import ByteSource
 
@@ -96,6 +96,12 @@ class Stage:
         _write(self.path, _in_order(plan.document.chunks()), plan.document.size, progress)
         self.made.append(self.path)
         atomic.sync_folder(plan.output.parent)
+
+    def append(self, record: Record) -> None:
+        """Write a field of the model that holds no payload behind what is written, durably."""
+        with _system_errors(self.plan.output):
+            atomic.append(self.path, record.skeleton)
+        self.plan.document = replace(self.plan.document, model=(*self.plan.document.model, record))
 
     def discard(self) -> None:
         """Remove what was written, but no data of an output that has its name: an interrupt may come just when it got it."""

@@ -11,15 +11,17 @@ from dataclasses import replace
 import onnxruntime
 
 from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
+from graphsurgery.model.certificate import certificate_of, certified
 from graphsurgery.model.external import is_external
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, steps, undone
 from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.model.schema import tensors
+from graphsurgery.model.seal import is_sealed, seal
 from graphsurgery.proof.compare import ABSENT
 from graphsurgery.proof.golden_making import made_goldens
-from graphsurgery.proof.golden_values import Goldens, seal
+from graphsurgery.proof.golden_values import Goldens
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.session import open_session
 from graphsurgery.version import __version__
@@ -62,11 +64,12 @@ def verify_itself(model: Loadable) -> Report:
     golden = found[place]
     try:
         goldens = Goldens.from_json(golden.parameters)
-        sealed = seal(golden.parameters, golden.version, golden.source) == golden.parameters.get("seal")
+        sealed = is_sealed(golden)
     except UNREADABLE as error:
         return _not_checked(f"the golden vectors that the file records cannot be read: {error}")
     checks = (_unchanged(loaded, golden), _compared(loaded, goldens, sealed))
-    return Report(checks, tuple(_observed(goldens)), tuple(_left_out(loaded, goldens)))
+    told = certificate_of(loaded)
+    return Report(checks, (*_observed(goldens), *([] if told is None else [str(told)])), tuple(_left_out(loaded, goldens)))
 
 
 def _not_checked(why: str) -> Report:
@@ -80,6 +83,9 @@ def _unchanged(model: Model, golden: Step) -> Check:
             return Check(UNCHANGED, "graph or metadata are not those that were recorded", stated=Verdict.FAILED)
         if weights_digest(model) != golden.parameters.get("weights"):
             return Check(UNCHANGED, "the weights are not those that were recorded", stated=Verdict.FAILED)
+        entry = certified(model)
+        if entry is not None and not (is_sealed(entry) and _before(model, entry) == entry.source):
+            return Check(UNCHANGED, "the certificate is not what was recorded", stated=Verdict.FAILED)
     except GraphSurgeryError as error:
         return Check(UNCHANGED, str(error), stated=Verdict.FAILED)
     return Check(UNCHANGED, "graph and metadata have the recorded fingerprint, the weights their sha256", stated=Verdict.PASSED)

@@ -8,8 +8,6 @@ another runtime makes it; every other one must be what it was.
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,12 +88,6 @@ class Goldens:
         if not (outputs and inputs and 0 < allowed < 1 and 0 < least_cosine < 1):
             raise ValueError("they say nothing, or allow everything")
         return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
-
-
-def seal(content: Mapping[str, Any], version: str, source: str) -> str:
-    """sha256 (hex) over golden content, the version that recorded it, and the fingerprint of what it was recorded for."""
-    everything = [{key: value for key, value in content.items() if key != "seal"}, version, source]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
