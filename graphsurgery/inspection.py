@@ -21,7 +21,7 @@ from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import GOLDEN, steps
+from graphsurgery.model.provenance import GOLDEN, since_edited
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
 
@@ -96,7 +96,7 @@ def inspect(source: Loadable) -> Inspection:
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
-        goldens=any(step.edit == GOLDEN for step in steps(proto)),
+        goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=why_pooled(model),
         precision=_precision(model),
         pooling_config=pooling,

@@ -30,7 +30,7 @@ from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, steps
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, since_edited
 from graphsurgery.proof.compare import NO_LIMITS, Limits
 
 LARGEST = 1 << 20
@@ -111,7 +111,7 @@ def recipe_of(model: Model) -> Recipe:
     if not recorded:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
     entries = [{"edit": step.edit, **step.parameters} for step in recorded]
-    goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in steps(model.proto))
+    goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in since_edited(model.proto))
     certified = certificate_of(model)
     sources = list(certified.sources) if certified is not None else []
     return parsed({"steps": entries, "goldens": goldens, "sources": sources}, "the file's record")

@@ -188,7 +188,10 @@ def test_the_file_itself_certifies_the_same(tmp_path: Path, capsys) -> None:
     _, told = command("verify", model, "--self", capsys=capsys)
     assert any(str(found) in line for line in told["report"]["observations"])
     assert "made from" in str(found) and "PASSED" in str(found)
-    undone = tmp_path / "undone.onnx"
+    edited, undone = tmp_path / "edited.onnx", tmp_path / "undone.onnx"
+    assert command("output-precision", model, "--to", "binary", "-o", edited, capsys=capsys)[0] == OK
+    told = command("inspect", edited, capsys=capsys)[1]
+    assert told["certificate"] is None and told["goldens"] is False, "they were of another file"
     assert command("strip-head", model, "-o", undone, capsys=capsys)[0] == OK
     assert undone.read_bytes() == (folder / "onnx" / "model.onnx").read_bytes()
 

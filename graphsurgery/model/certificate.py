@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, Step, recorded_last, steps
+from graphsurgery.model.provenance import CERTIFICATE, Step, recorded_last, since_edited
 from graphsurgery.model.records import Record
 from graphsurgery.model.seal import seal
 from graphsurgery.report import Report
@@ -55,8 +55,8 @@ def certificate(model: Model, sources: Mapping[str, str], report: Report | None)
 
 
 def certified(model: Model) -> Step | None:
-    """The entry that holds the certificate, None where there is none."""
-    return next((step for step in reversed(steps(model.proto)) if step.edit == CERTIFICATE), None)
+    """The entry that holds the certificate, None where there is none or the file was edited since."""
+    return next((step for step in reversed(since_edited(model.proto)) if step.edit == CERTIFICATE), None)
 
 
 def certificate_of(model: Model) -> Certificate | None:

@@ -57,6 +57,13 @@ class Step:
         return shown | ({"weights": self.weights} if self.weights else {})
 
 
+def since_edited(model: onnx.ModelProto) -> list[Step]:
+    """What a file records behind its newest edit: of the file as it is, and not of one that it was made from."""
+    found = steps(model)
+    last = max((place for place, step in enumerate(found) if step.edit not in HOUSEKEEPING), default=-1)
+    return found[last + 1 :]
+
+
 def steps(model: onnx.ModelProto) -> list[Step]:
     """The edits that a file records, oldest first; entries that cannot be read are ignored."""
     return [step for _, step in _numbered(model)]
