@@ -56,13 +56,14 @@ if TYPE_CHECKING:
     from graphsurgery.edits.rename import Rename
     from graphsurgery.edits.strip_head import StripHead
     from graphsurgery.edits.truncate import Truncate
-    from graphsurgery.errors import GraphSurgeryError
+    from graphsurgery.errors import GraphSurgeryError, VerificationFailed
     from graphsurgery.exporting import Exported, export
     from graphsurgery.inspection import Inspection, inspect
     from graphsurgery.interface import Interface, Value
     from graphsurgery.model.loading import load
     from graphsurgery.model.model import Model
-    from graphsurgery.model.saving import Saved, save
+    from graphsurgery.model.saving import save
+    from graphsurgery.model.staging import Saved
     from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
     from graphsurgery.recipe import Recipe
@@ -111,13 +112,14 @@ _HOMES = {
     "edits.rename": ("Rename",),
     "edits.dynamic_dim": ("DynamicDim",),
     "edits.fix_dim": ("FixDim",),
-    "errors": ("GraphSurgeryError",),
+    "errors": ("GraphSurgeryError", "VerificationFailed"),
     "exporting": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),
     "interface": ("Interface", "Value"),
     "model.loading": ("load",),
     "model.model": ("Model",),
-    "model.saving": ("Saved", "save"),
+    "model.saving": ("save",),
+    "model.staging": ("Saved",),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "recipe": ("Recipe",),
@@ -160,6 +162,7 @@ __all__ = [
     "Truncate",
     "Value",
     "Verdict",
+    "VerificationFailed",
     "__version__",
     "add_activation",
     "add_cnn",

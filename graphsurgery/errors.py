@@ -16,6 +16,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── MaskError                          no usable attention mask
     │   ├── AlreadyPooledError                 the file already has a head
     │   ├── NoHeadError                        nothing that strip-head could take off
+    │   ├── NothingToOptimizeError             the optimizer would change nothing
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
     │   ├── RecipeError                        a recipe file that is none, or names what there is not
     │   └── OutputExistsError [FileExistsError]
@@ -98,6 +99,10 @@ class NoHeadError(RequestError):
 
 class UnsupportedModelError(RequestError):
     """An opset, dtype or graph structure outside what the edit supports."""
+
+
+class NothingToOptimizeError(RequestError):
+    """The optimizer would change nothing."""
 
 
 class RecipeError(RequestError):

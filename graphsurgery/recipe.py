@@ -15,11 +15,12 @@ Paths within steps start at the folder of the ONNX file, or where there is nothi
 
 from __future__ import annotations
 
+import os
 import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graphsurgery.anatomy.head import head_steps
@@ -27,7 +28,7 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
-from graphsurgery.model.certificate import certificate_of
+from graphsurgery.model.certificate import ELSEWHERE, certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, since_edited
@@ -89,6 +90,9 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
         _typed(prompts, name, str, f"{where}: prompts")
     checks = _typed(content, "checks", dict, where, {})
     _known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
+    goldens = _typed(content, "goldens", bool, where, False)
+    if content.get("sources") and not goldens:
+        raise RecipeError(f"{where}: sources are for the certificate, which comes with golden vectors", "write goldens = true")
     limits = {one.name: _typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Limits)}
     return Recipe(
         steps=tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
@@ -100,7 +104,7 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
         padding_side=side,
         prompts=prompts,
         checks=Limits(**limits),
-        goldens=_typed(content, "goldens", bool, where, False),
+        goldens=goldens,
         sources=_places(content, where),
     )
 
@@ -113,7 +117,8 @@ def recipe_of(model: Model) -> Recipe:
     entries = [{"edit": step.edit, **step.parameters} for step in recorded]
     goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in since_edited(model.proto))
     certified = certificate_of(model)
-    sources = list(certified.sources) if certified is not None else []
+    named = () if certified is None else certified.sources
+    sources = [place for place in named if _why_no_place(place) is None and not place.startswith(ELSEWHERE)]
     return parsed({"steps": entries, "goldens": goldens, "sources": sources}, "the file's record")
 
 
@@ -153,7 +158,7 @@ def _step(entry: object, where: str, model: Path | None) -> Edit:
             continue
         values[name] = _fitted(value, kinds[name], f"{where}: {name}")
         if declared[name].metadata.get("metavar") == "PATH" and model is not None and value:
-            values[name] = str(found_beside(model, Path(value)))
+            values[name] = str(_found(Path(value), model))
     return edit(**values)
 
 
@@ -174,9 +179,10 @@ def _fitted(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def found_beside(model: Path, path: Path) -> Path:
+def _found(path: Path, model: Path) -> Path:
     """A path of a recipe: from the ONNX file's folder, or where there is nothing from the folder above."""
-    return next((found for base in (model.parent, model.parent.parent) if (found := base / path).exists()), model.parent / path)
+    bases = (model.parent, model.parent.parent)
+    return next((found for base in bases if os.path.exists(found := base / path)), model.parent / path)  # noqa: PTH110
 
 
 def _known(content: Mapping[str, Any], valid: list[str], where: str) -> None:
@@ -204,10 +210,15 @@ def _places(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The files that a recipe names: of the model folder, and of nowhere else."""
     found = _strings(content, "sources", where)
     for place in found:
-        why = why_misspelt(place)
+        why = _why_no_place(place)
         if why is not None:
             raise RecipeError(f"{where}: sources: the path {place!r} {why}", "name files of the model folder")
     return found
+
+
+def _why_no_place(place: str) -> str | None:
+    """What is wrong with how a file of the model folder is named, or None."""
+    return why_misspelt(place) or (None if PurePosixPath(place).as_posix() == place else "is not spelt as short as it can be")
 
 
 def _value(value: Any) -> str:

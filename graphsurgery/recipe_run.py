@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.folders.files import is_there, read_json, sha256_of
+from graphsurgery.folders.files import inside, is_there, read_json, sha256_of
+from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.onnx_files import find_onnx
-from graphsurgery.recipe import Recipe, found_beside, read_recipe
+from graphsurgery.recipe import Recipe, read_recipe
 from graphsurgery.runner import Outcome, run
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -30,7 +31,7 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     given = Path(model).absolute()
     path = find_onnx(given)[0] if given.is_dir() else given
     found = read_recipe(Path(recipe), path)
-    sources = _digests(found.sources, path)
+    sources = _digests(found.sources, given if given.is_dir() else _folder_of(path))
     outcome = run(
         found.steps, path, atol=found.checks.atol, min_cosine=found.checks.min_cosine, goldens=found.goldens, sources=sources,
         **options,
@@ -39,10 +40,18 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     return replace(outcome, notes=(*recipe_notes(found, path), *missing, *outcome.notes))
 
 
-def _digests(places: Sequence[str], model: Path) -> dict[str, str]:
-    """sha256 (hex) of the files at ``places`` in the model's folder, those that are there."""
-    paths = {place: found_beside(model, Path(place)) for place in places}
+def _digests(places: Sequence[str], folder: Path) -> dict[str, str]:
+    """sha256 (hex) of the files at ``places`` in the model's ``folder``, those that are there. FolderError for a place that
+    leads out of it."""
+    paths = {place: inside(folder, place, "sources") for place in places}
     return {place: sha256_of(path) for place, path in paths.items() if path.is_file()}
+
+
+def _folder_of(model: Path) -> Path:
+    """The model folder that an ONNX file belongs to: the one with modules.json, else the one above a folder ``onnx``."""
+    folders = (model.parent, model.parent.parent)
+    own = model.parent.parent if model.parent.name == "onnx" else model.parent
+    return next((folder for folder in folders if is_there(folder / MODULES)), own)
 
 
 def recipe_notes(recipe: Recipe, model: Path) -> list[str]:

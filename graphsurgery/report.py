@@ -45,6 +45,8 @@ class Comparison:
     """The smallest cosine asked for; None: only the differences count."""
     skipped: int = 0
     """Rows that could not be compared because the source itself is not finite there."""
+    beyond: float = 1.0
+    """How many times the promised tolerance was allowed, at most: more than once where float32 leaves more open in a chain."""
 
     @property
     def verdict(self) -> Verdict:
@@ -58,7 +60,7 @@ class Comparison:
         return {
             "kind": self.kind, "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
             "margin": _number(self.margin), "min_cosine": None if self.cosine is None else _number(self.cosine),
-            "not_finite": self.not_finite, "skipped": self.skipped,
+            "not_finite": self.not_finite, "skipped": self.skipped, "beyond_promised": _number(self.beyond),
         }  # fmt: skip
 
 

@@ -14,11 +14,12 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
-from graphsurgery.model.certificate import certificate
+from graphsurgery.model.certificate import with_certificate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import HOUSEKEEPING, steps, undone
-from graphsurgery.model.saving import LARGEST_PROTOBUF, Plan, Saved, plan_output, staged
+from graphsurgery.model.provenance import HOUSEKEEPING, undoable, undone
+from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
+from graphsurgery.model.staging import Plan, Saved, staged
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.golden import verify_itself, with_goldens
 from graphsurgery.proof.untouched import untouched
@@ -103,8 +104,7 @@ def run(
         `save` raise.
     """
     before = load(source)
-    if not steps:
-        raise RequestError("there is no step to run", "give at least one edit")
+    _check_request(steps, goldens)
     target = Path(output) if output is not None else default_output(before, steps[-1])
     base, after = _applied(steps, before, hash_weights, goldens, progress)
     plan = plan_output(after, target, force=force, largest=LARGEST_PROTOBUF - ROOM)
@@ -132,18 +132,32 @@ def run(
             if not report and not keep_failed:
                 return _judged(described)
         if goldens:
-            stage.append(certificate(load(stage.path), sources or {}, described.report))
+            stage.extend(with_certificate(stage.plan.document, sources or {}, described.report))
         return _judged(replace(described, saved=stage.commit()))
+
+
+def _check_request(steps: Sequence[Edit], goldens: bool) -> None:
+    if not steps:
+        raise RequestError("there is no step to run", "give at least one edit")
+    if goldens and steps[-1].restores:
+        raise RequestError(
+            f"{steps[-1].verb} gives the source back, to the byte: no golden vectors can be recorded in it", "leave them out"
+        )
 
 
 def default_output(model: Model, last: Edit) -> Path:
     """Beside the source, named after the last step: ``model.onnx`` -> ``model.pooled.onnx``."""
+    return default_place(model, last.step)
+
+
+def default_place(model: Model, step: str) -> Path:
+    """As `default_output`, of a step by that name."""
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for edit in EDITS.values():
-        stem = stem.removesuffix(f".{edit.step}")
-    return model.path.with_name(f"{stem}.{last.step}.onnx")
+    for name in (*(edit.step for edit in EDITS.values()), "optimized"):
+        stem = stem.removesuffix(f".{name}")
+    return model.path.with_name(f"{stem}.{step}.onnx")
 
 
 def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
@@ -181,7 +195,7 @@ def _applied(
 def _restored(wanted: Model, written: Model) -> Report:
     """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
     document = written.document
-    moves = [step for step in steps(written.proto) if step.edit in HOUSEKEEPING]
+    moves = [step for step in undoable(written.proto) if step.edit in HOUSEKEEPING]
     for step in reversed(moves):
         document = undone(document, step, lambda location: open_data(written.files[location]))
     same = document.fingerprint == wanted.fingerprint

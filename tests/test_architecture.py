@@ -22,10 +22,10 @@ LAYERS = (
     ("model",),
     ("anatomy",),
     ("consumers", "folders", "runtime"),
-    ("edits", "proof", "inspection", "snippet", "exporting"),
+    ("edits", "proof", "inspection", "snippet", "exporting", "simplifying"),
     ("api", "api_interface", "recipe"),
     ("api_tokens", "runner"),
-    ("recipe_run",),
+    ("recipe_run", "optimizing"),
     ("baking",),
     ("cli",),
 )

@@ -196,6 +196,54 @@ def test_the_file_itself_certifies_the_same(tmp_path: Path, capsys) -> None:
     assert undone.read_bytes() == (folder / "onnx" / "model.onnx").read_bytes()
 
 
+def test_a_certificate_with_local_functions(tmp_path: Path, capsys) -> None:
+    """They stand behind the metadata; another program that saves the file writes the fields in that order again."""
+    encoder = tiny_encoder()
+    body = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    encoder.functions.append(onnx.helper.make_function("local", "F", ["x"], ["y"], body, [onnx.helper.make_opsetid("", 18)]))
+    encoder.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    folder = write_folder(tmp_path / "model", encoder=encoder)
+    assert command("bake", folder, capsys=capsys)[0] == OK
+    model, again = tmp_path / "model-baked" / "onnx" / "model.onnx", tmp_path / "again.onnx"
+    assert certificate_of(graphsurgery.load(model)) is not None
+    onnx.save(onnx.load(model), again)
+    assert command("verify", again, "--self", capsys=capsys)[0] == OK
+    assert command("strip-head", again, "-o", tmp_path / "back.onnx", capsys=capsys)[0] == OK
+    assert (tmp_path / "back.onnx").read_bytes() == (folder / "onnx" / "model.onnx").read_bytes()
+
+
+def test_a_file_is_certified_anew_after_an_edit(tmp_path: Path, capsys) -> None:
+    bake(write_folder(tmp_path / "model"), tmp_path / "baked")
+    (tmp_path / "cut.toml").write_text('goldens = true\n[[steps]]\nedit = "truncate"\ndim = "4"\n', encoding="utf-8")
+    model, cut = tmp_path / "baked" / "onnx" / "model.onnx", tmp_path / "cut.onnx"
+    code, told = command("run", tmp_path / "cut.toml", model, "-o", cut, capsys=capsys)
+    assert code == OK, told
+    assert command("verify", cut, "--self", capsys=capsys)[0] == OK
+    found = certificate_of(graphsurgery.load(cut))
+    assert found is not None and found.sources == {} and found.verdict == "PASSED"
+
+
+@pytest.mark.parametrize("change", [{"verdict": "PASSED and more"}, {"sources": ["x"]}, {"verdict": "FAILED"}])
+def test_a_certificate_that_is_not_what_was_recorded_is_not_shown(change: dict, tmp_path: Path, capsys) -> None:
+    bake(write_folder(tmp_path / "model"), tmp_path / "baked")
+    model = tmp_path / "baked" / "onnx" / "model.onnx"
+    proto = onnx.load(model)
+    entry = next(one for one in proto.metadata_props if "record-certificate" in one.value)
+    content = json.loads(entry.value)
+    content["parameters"] |= change
+    entry.value = json.dumps(content, separators=(",", ":"))
+    onnx.save(proto, model)
+    assert command("inspect", model, capsys=capsys)[1]["certificate"] is None
+    assert command("verify", model, "--self", capsys=capsys)[0] == VERDICT
+
+
+def test_options_that_would_make_no_difference(tmp_path: Path, capsys) -> None:
+    folder = write_folder(tmp_path / "model")
+    for option in (("--ranges", "texts.txt"), ("--skip-prompt", "3")):
+        code, told = command("bake", folder, *option, capsys=capsys)
+        assert (code, told["error"]["type"]) == (WRONG, "RequestError")
+
+
 def test_two_bakes_give_the_same_bytes(tmp_path: Path) -> None:
     """Wherever the folder lies and wherever it goes."""
     entries = (transformer(), pooling(), dense(), normalize())
@@ -549,7 +597,7 @@ def test_output_precision(precision: str, tmp_path: Path, capsys) -> None:
     buckets = np.floor((whole + 1) / (2 / 255)).astype(int)
     assert np.abs(found.astype(int) + shift - (buckets if options else bits)).max() <= (1 if options else 0)
     assert found.dtype == (np.int8 if shift else np.uint8)
-    assert ("ranges.npy" in certificate(tmp_path / "model-baked")["sources"]) == bool(options)
+    assert ("elsewhere:ranges.npy" in certificate(tmp_path / "model-baked")["sources"]) == bool(options)
     assert command("verify", tmp_path / "model-baked" / "onnx" / "model.onnx", "--self", capsys=capsys)[0] == OK
 
 

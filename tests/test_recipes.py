@@ -62,7 +62,11 @@ WRONG = {
     "a text for a number": ({"steps": [POOLING], "checks": {"atol": "1"}}, "recipe.toml: checks: atol is '1'", "float"),
     "another side": ({"steps": [POOLING], "padding_side": "up"}, "recipe.toml: padding_side is 'up'", "left"),
     "a prompt that is none": ({"steps": [POOLING], "prompts": {"query": 1}}, "recipe.toml: prompts: query is 1", "str"),
-    "a source elsewhere": ({"steps": [POOLING], "sources": ["../x"]}, "recipe.toml: sources: the path '../x' climbs", "folder"),
+    "a source elsewhere": (
+        {"steps": [POOLING], "goldens": True, "sources": ["../x"]}, "recipe.toml: sources: the path '../x' climbs", "folder",
+    ),
+    "a source spelt twice": ({"steps": [POOLING], "goldens": True, "sources": ["./x"]}, "'./x' is not spelt", "folder"),
+    "sources for no certificate": ({"steps": [POOLING], "sources": ["x"]}, "sources are for the certificate", "goldens"),
     "models that are none": ({"steps": [POOLING], "models": [1]}, "recipe.toml: models is [1]", "list of texts"),
 }  # fmt: skip
 
@@ -160,6 +164,34 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     assert any("1_Pooling/config.json is not there" in note for note in outcome.notes)
     certified = certificate_of(graphsurgery.load(tmp_path / "without.onnx"))
     assert certified is not None and "modules.json" in certified.sources and "1_Pooling/config.json" not in certified.sources
+
+
+def test_sources_are_the_model_folders(tmp_path: Path) -> None:
+    """Not what lies beside the ONNX file under the same name, and nothing behind a link that leads out."""
+    folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
+    (folder / "onnx").mkdir()
+    (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
+    (folder / "onnx" / "config.json").write_text('{"other": 1}', encoding="utf-8")
+    graphsurgery.bake(folder, tmp_path / "baked")
+    baked = tmp_path / "baked" / "onnx" / "model.onnx"
+    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(graphsurgery.load(baked))), encoding="utf-8")
+    for model in (folder, folder / "onnx" / "model.onnx"):
+        graphsurgery.run_recipe(tmp_path / "shown.toml", model, output=tmp_path / "again.onnx", force=True)
+        assert (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    text = 'goldens = true\nsources = ["link"]\n[[steps]]\nedit = "add-pooling"\nmode = "mean"\n'
+    (tmp_path / "hostile.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(FolderError, match="leads out of the folder"):
+        graphsurgery.run_recipe(tmp_path / "hostile.toml", folder, output=tmp_path / "hostile.onnx")
+    assert not (tmp_path / "hostile.onnx").exists()
+
+
+def test_a_recipe_that_takes_the_head_off_records_nothing(tmp_path: Path) -> None:
+    (tmp_path / "off.toml").write_text('goldens = true\n[[steps]]\nedit = "strip-head"\n', encoding="utf-8")
+    graphsurgery.run([graphsurgery.AddPooling("mean")], FIXTURES / "bert" / "model.onnx", output=tmp_path / "model.onnx")
+    with pytest.raises(RequestError, match="gives the source back"):
+        graphsurgery.run_recipe(tmp_path / "off.toml", tmp_path / "model.onnx")
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

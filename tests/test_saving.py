@@ -23,7 +23,8 @@ from graphsurgery.model import saving
 from graphsurgery.model.atomic import no_progress, temporary_name
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
-from graphsurgery.model.saving import Saved, Stage, plan_output, save, staged
+from graphsurgery.model.saving import plan_output, save
+from graphsurgery.model.staging import Saved, Stage, staged
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from graphsurgery.folders.files import sha256_of
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES, weights_file
-from graphsurgery.model.certificate import versions
+from graphsurgery.model.certificate import ELSEWHERE, versions
 from graphsurgery.model.model import Model
 from graphsurgery.runner import Outcome
 from graphsurgery.version import __version__
@@ -25,7 +25,7 @@ READ_BY_STEPS = ("weights", "ranges")
 
 def source_digests(plan: BakePlan) -> dict[str, str]:
     """sha256 (hex) of every file that is baked, by its place in the model folder; of a file from elsewhere, such as ranges, by
-    its name. An export counts as lying where it would have been."""
+    its name behind ``elsewhere:``. An export counts as lying where it would have been."""
     return {_place(_at_home(path, plan.encoder), plan.folder): sha256_of(path) for path in dict.fromkeys(sources_of(plan))}
 
 
@@ -87,4 +87,4 @@ def _read(path: Path) -> Path:
 
 
 def _place(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"{ELSEWHERE}{path.name}"

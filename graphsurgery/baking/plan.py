@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     planned += cut(folder, config, encoder, planned, features, request.truncate_dim)
     if request.precision is not None:
         planned.append((OutputPrecision(request.precision, request.ranges), None))
+    _refuse_unused(request, [step for step, _ in planned])
     if not planned:
         raise FolderError(
             f"{folder}: its modules come to no edit of {encoder.path}", "there is nothing to bake; use the encoder as it is"
@@ -99,6 +101,14 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     steps, origins = zip(*planned, strict=True)
     tokens = tokens_of(folder, modules[0])
     return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width)
+
+
+def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:
+    """RequestError for what was asked for and would make no difference."""
+    if request.ranges is not None and request.precision is None:
+        raise RequestError("ranges are for int8 and uint8, and no precision was asked for", "ask with --output-precision int8")
+    if request.skip_prompt is not None and not any(getattr(step, "skip_prompt", None) for step in steps):
+        raise RequestError("no module of the folder leaves the prompt out of pooling", "leave out --skip-prompt")
 
 
 def _kept(request: Request, made: dict[str, str]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def _file_facts(found: Inspection) -> list[tuple[str, str]]:
     return [
         ("opsets", ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())),
         ("IR version", str(found.ir_version)),
-        ("made by", found.producer or "unknown"),
+        ("made by", repr(found.producer)[1:-1] or "unknown"),
         ("nodes", str(found.nodes)),
         ("size", f"{_size(found.file_bytes)}, weights {_size(found.weight_bytes)}"),
         ("initializers", precision or "none"),

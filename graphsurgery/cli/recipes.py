@@ -39,7 +39,7 @@ def recipe_command(verb: str) -> click.Command:
         found = recipe_of(load(model))
         if as_json:
             steps = [{"edit": step.verb, **dataclasses.asdict(step)} for step in found.steps]
-            print_json({"model": model, "recipe": {"goldens": found.goldens, "steps": steps}})
+            print_json({"model": model, "recipe": {"goldens": found.goldens, "sources": found.sources, "steps": steps}})
         elif not quiet:
             out.print(to_toml(found), markup=False, highlight=False, soft_wrap=True, end="")
         return 0

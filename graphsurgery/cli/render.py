@@ -20,6 +20,8 @@ from graphsurgery.snippet import shown
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 WARNING = "warning: "
 SMALLEST_SHARE = 0.001
+NOTEWORTHY = 1.5
+"""Times the promised tolerance, from which on it is told."""
 WIDEST = 1000
 """Columns in which every table fits."""
 
@@ -118,6 +120,9 @@ def _figures(check: Check) -> str:
     kinds = f"{len(check.comparisons)} kind{'s' if len(check.comparisons) > 1 else ''}"
     worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_share(nearest.margin)} of what is allowed"
     text = f"{cases} cases of {kinds}, {worst}"
+    beyond = max(check.comparisons, key=lambda one: one.beyond)
+    if beyond.beyond > NOTEWORTHY:
+        text += f" (up to {beyond.beyond:.0f} x the promised tolerance in {beyond.kind!r}: float32 leaves so much open)"
     return text + (f"; failed: {', '.join(failed)}" if failed else "")
 
 

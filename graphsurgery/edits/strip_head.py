@@ -9,7 +9,7 @@ from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import MOVE, Step, steps, undone
+from graphsurgery.model.provenance import MOVE, Step, undoable, undone
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import locations, moved
 
@@ -38,15 +38,16 @@ class StripHead(Edit):
 
     def document(self, model: Model, weights: str | None) -> Document:
         document = undone_to_source(model)
-        for step in steps(model.proto):
+        for step in undoable(model.proto):
             if step.edit == MOVE:
-                document = _moved_again(document, step)
+                document = moved_again(document, step)
         if not set(locations(document)) <= set(model.files):
             raise _does_not_fit(MOVE)
         return document
 
 
-def _moved_again(document: Document, step: Step) -> Document:
+def moved_again(document: Document, step: Step) -> Document:
+    """``document`` with its weights where a later move of them, ``step``, left them. NoHeadError where that does not fit."""
     try:
         return moved(document, step.parameters["data"], step.parameters["bases"])
     except (KeyError, TypeError, ValueError) as error:
@@ -54,12 +55,13 @@ def _moved_again(document: Document, step: Step) -> Document:
 
 
 def undone_to_source(model: Model) -> Document:
-    """The document that the file's first recorded edit was applied to, each step of the way checked against its fingerprint.
+    """The document that the file's first recorded edit was applied to, or the first behind a rewrite, each step of the way
+    checked against its fingerprint.
 
     Raises NoHeadError when another program changed the file since.
     """
     document = model.document
-    for step in reversed(steps(model.proto)):
+    for step in reversed(undoable(model.proto)):
         document = undone(document, step, lambda location: open_data(model.files[location]))
         if document.fingerprint != step.source:
             raise _does_not_fit(step.edit)

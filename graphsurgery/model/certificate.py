@@ -1,6 +1,7 @@
 """The certificate within a file: from which files it was made and with what, and what was proven of it before it got its name.
 
-It is the file's last record, written behind the bytes that were proven, which stay as they are.
+It is the file's last record wherever nothing else has to stand behind the metadata: the bytes that were proven stay as they
+are.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, Step, recorded_last, since_edited
-from graphsurgery.model.records import Record
-from graphsurgery.model.seal import seal
-from graphsurgery.report import Report
+from graphsurgery.errors import NoHeadError
+from graphsurgery.model.model import Model, open_data
+from graphsurgery.model.provenance import CERTIFICATE, Step, recorded_last, since_edited, undone
+from graphsurgery.model.records import Document
+from graphsurgery.model.seal import is_sealed, seal
+from graphsurgery.report import Report, Verdict
 from graphsurgery.version import __version__
 
+ELSEWHERE = "elsewhere:"
+"""Stands before the name of a source that is not in the model folder."""
+VERDICTS = ("", *(verdict.value for verdict in Verdict))
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
 
 
@@ -45,26 +50,41 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
-def certificate(model: Model, sources: Mapping[str, str], report: Report | None) -> Record:
-    """The last record of ``model``, which was made from ``sources`` and of which ``report`` was proven."""
+def with_certificate(document: Document, sources: Mapping[str, str], report: Report | None) -> Document:
+    """``document`` with a certificate: it was made from ``sources``, and ``report`` was proven of it."""
     verdict = report.verdict.value if report is not None else ""
     checks = {check.name: check.verdict.value for check in report.checks} if report is not None else {}
     content = {"sources": dict(sources), "versions": versions(), "verdict": verdict, "checks": checks}
-    content["seal"] = seal(content, __version__, model.fingerprint)
-    return recorded_last(model.document, CERTIFICATE, content)
+    content["seal"] = seal(content, __version__, document.fingerprint)
+    return recorded_last(document, CERTIFICATE, content)
 
 
 def certified(model: Model) -> Step | None:
-    """The entry that holds the certificate, None where there is none or the file was edited since."""
+    """The entry that holds the certificate, whoever wrote it; None where there is none or the file was edited since."""
     return next((step for step in reversed(since_edited(model.proto)) if step.edit == CERTIFICATE), None)
 
 
 def certificate_of(model: Model) -> Certificate | None:
-    """What the file certifies of itself; None where it does not, or where what it says cannot be read."""
+    """What the file certifies of itself; None where it does not, or where that is not what was recorded for this file."""
     entry = certified(model)
-    content = entry.parameters if entry is not None else {}
+    if entry is None or not is_sealed(entry) or not _is_of(model, entry):
+        return None
+    content = entry.parameters
     tables = [content.get(name) for name in ("sources", "versions", "checks")]
     read = all(isinstance(one, dict) and all(isinstance(value, str) for value in one.values()) for one in tables)
-    if not read or not isinstance(content.get("verdict"), str):
+    if not read or content.get("verdict") not in VERDICTS:
         return None
     return Certificate(**{name: content[name] for name in ("sources", "versions", "verdict", "checks")})
+
+
+def _is_of(model: Model, entry: Step) -> bool:
+    """Whether ``entry`` was recorded for what the file is but for later moves of its weights."""
+    document = model.document
+    try:
+        for step in reversed(since_edited(model.proto)):
+            document = undone(document, step, lambda location: open_data(model.files[location]))
+            if step == entry:
+                return document.fingerprint == entry.source
+    except (NoHeadError, KeyError):
+        pass
+    return False

@@ -33,7 +33,9 @@ GOLDEN = "record-golden"
 """What holds golden inputs and vectors, for a later look whether the file still gives them."""
 CERTIFICATE = "record-certificate"
 """What holds the sha256 of the files that a file was made from, versions, and what was proven of it."""
-HOUSEKEEPING = (MOVE, OUTWARD, GOLDEN, CERTIFICATE)
+OPTIMIZED = "optimize"
+"""What says that the graph was rewritten without a way back: a file starts anew from there."""
+HOUSEKEEPING = (MOVE, OUTWARD, GOLDEN, CERTIFICATE, OPTIMIZED)
 """Steps that change what a file computes in no way: where weights lie, and what is recorded of it."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
@@ -55,6 +57,33 @@ class Step:
         """The entry's content; ``undo`` left out, which is for machines."""
         shown = {"edit": self.edit, "parameters": self.parameters, "version": self.version, "source": self.source}
         return shown | ({"weights": self.weights} if self.weights else {})
+
+
+def undoable(model: onnx.ModelProto) -> list[Step]:
+    """What a file records behind the rewrite that it starts from, oldest first: all of it where there was none."""
+    found = steps(model)
+    start = max((place for place, step in enumerate(found) if step.edit == OPTIMIZED), default=-1)
+    return found[start + 1 :]
+
+
+def rewrites(model: onnx.ModelProto) -> list[Step]:
+    """The entries of rewrites without a way back."""
+    return [step for step in steps(model) if step.edit == OPTIMIZED]
+
+
+def without_entries(records: Sequence[Record]) -> tuple[Record, ...]:
+    """A model's records without ours in its metadata."""
+    entries = {id(record): parse(onnx.StringStringEntryProto, record.content) for record in records if record.field == METADATA}
+    return tuple(record for record in records if id(record) not in entries or _number(entries[id(record)].key) is None)
+
+
+def rewritten(document: Document, parameters: dict[str, Any], source: str) -> Document:
+    """``document``, rewritten from the model of the fingerprint ``source``, with an entry that says so, without a way back."""
+    content = {"edit": OPTIMIZED, "parameters": parameters, "version": __version__, "source": source}
+    kept = [record for record in document.model if record.field == METADATA]
+    entry = onnx.StringStringEntryProto(key=f"{PREFIX}1", value=json.dumps(content | {"undo": {}}, separators=(",", ":")))
+    new = Record.literal(METADATA, entry.SerializeToString())
+    return replace(document, model=spliced(document.model, METADATA, [*kept, new]))
 
 
 def since_edited(model: onnx.ModelProto) -> list[Step]:
@@ -98,11 +127,14 @@ def recorded_outward(document: Document, name: str, start: int, place: Callable[
     return _with_entry(there, there, content)
 
 
-def recorded_last(document: Document, edit: str, parameters: dict[str, Any]) -> Record:
-    """An entry of ``edit`` to stand behind everything of ``document``, whose bytes stay as they are."""
+def recorded_last(document: Document, edit: str, parameters: dict[str, Any]) -> Document:
+    """``document`` with an entry of ``edit`` behind everything else, so that all bytes before it stay as they are; among the
+    metadata where fields follow those, as protobuf would write it."""
+    if any(record.field > METADATA for record in document.model):
+        return recorded(document, document, edit, parameters)
     content = {"edit": edit, "parameters": parameters, "version": __version__, "source": document.fingerprint}
     after = replace(document, model=(*document.model, Record.literal(METADATA, b"")))
-    return _entry(document, after, content)
+    return replace(document, model=(*document.model, _entry(document, after, content)))
 
 
 def _unless_given_back(source: Sequence[Record], there: Sequence[Record], back: Sequence[Record]) -> tuple[Record, ...]:

@@ -11,7 +11,7 @@ from graphsurgery.anatomy.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step
+from graphsurgery.model.provenance import HOUSEKEEPING, Step, rewrites
 from graphsurgery.proof.fields import after_fields
 from graphsurgery.proof.meaning import Before, Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.registry import MEANINGS
@@ -37,7 +37,9 @@ def meanings(steps: Sequence[Step]) -> list[tuple[Step, Meaning]]:
 
 
 def steps_beyond(source: Model, output: Model) -> list[Step]:
-    """The edits that the output records and the source does not."""
+    """The edits that the output records and the source does not; none where the output was rewritten since."""
+    if rewrites(output.proto) != rewrites(source.proto):
+        return []
     before, after = head_steps(source), head_steps(output)
     common = 0
     while common < min(len(before), len(after)) and _same(before[common], after[common]):

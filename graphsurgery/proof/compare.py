@@ -49,12 +49,15 @@ class Tally:
     _cases: int = 0
     _not_finite: int = 0
     _skipped: int = 0
+    _beyond: float = 1.0
 
-    def add(self, found: Array, expected: Array, tolerance: Array) -> None:
-        """Compare the rows of ``found`` with those of ``expected``; each element may differ by ``tolerance``, which broadcasts.
+    def add(self, found: Array, expected: Array, tolerance: Array, beyond: float = 1.0) -> None:
+        """Compare the rows of ``found`` with those of ``expected``; each element may differ by ``tolerance``, which broadcasts
+        and is up to ``beyond`` times what was promised.
 
         Rows whose expected values are not finite themselves are counted as skipped: NaN never agrees with NaN.
         """
+        self._beyond = max(self._beyond, beyond)
         found64, expected64 = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
         if found64.shape != expected64.shape:
             self._cases += max(len(np.atleast_1d(expected64)), 1)
@@ -87,7 +90,7 @@ class Tally:
     def result(self) -> Comparison:
         return Comparison(
             self.kind, self._cases, self._worst, self._margin, min(self._cosines, default=None),
-            self._not_finite, self.least_cosine, self._skipped,
+            self._not_finite, self.least_cosine, self._skipped, self._beyond,
         )  # fmt: skip
 
 

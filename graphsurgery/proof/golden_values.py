@@ -44,7 +44,7 @@ class GoldenOutput:
 
     def compare(self, name: str, found: np.ndarray, allowed: float, least_cosine: float) -> Comparison:
         """``found``, an output of the file, against what was recorded."""
-        tally = Tally(name, self._least_cosine(least_cosine))
+        tally = Tally(name, self._least_cosine(least_cosine, allowed))
         if self.open is None:
             largest = float(np.abs(self.values[np.isfinite(self.values)]).max(initial=1.0))
             tally.add(found, self.values, np.array(allowed * largest))
@@ -56,9 +56,13 @@ class GoldenOutput:
             tally.add(found, self.values, self.open)
         return tally.result()
 
-    def _least_cosine(self, asked: float) -> float | None:
-        wide = self.values.ndim > 1 and self.values.shape[-1] >= NARROWEST
-        return asked if self.open is None and wide else None
+    def _least_cosine(self, asked: float, allowed: float) -> float | None:
+        """The cosine asked for, of wide vectors whose values are more than they may be off by."""
+        if self.open is not None or self.values.ndim < 2 or self.values.shape[-1] < NARROWEST:
+            return None
+        finite = np.where(np.isfinite(self.values), self.values, 0).astype(np.float64)
+        rows, largest = np.sqrt(np.mean(np.square(finite), axis=-1)), max(1.0, float(np.abs(finite).max(initial=0)))
+        return asked if np.all((rows == 0) | (rows > allowed * largest)) else None
 
 
 @dataclass(frozen=True)

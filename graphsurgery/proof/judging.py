@@ -64,7 +64,7 @@ def _compare(
         except UnsupportedModelError as error:
             return {"run": f"{tally.kind}: {error}"} | wrong
         for output, wanted in expected.items():
-            tally.add(found.get(output, ABSENT), wanted.values, limits.tolerance(wanted.tolerance))
+            tally.add(found.get(output, ABSENT), wanted.values, limits.tolerance(wanted.tolerance), wanted.beyond)
         wrong = dict(_misfits(declared, found)) | wrong
     return wrong
 

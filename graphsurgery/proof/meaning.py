@@ -35,6 +35,17 @@ class Expected:
     None: nothing."""
     output: Array | None = None
     """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
+    promised: Array | float | None = None
+    """The tolerance that the edit has by itself, where float32 may leave more open in a chain; None: ``tolerance``."""
+
+    @property
+    def beyond(self) -> float:
+        """How many times the promised tolerance is allowed, at most."""
+        if self.promised is None or not self.values.size:
+            return 1.0
+        with np.errstate(all="ignore"):  # the source's own NaN and infinities
+            ratio = np.broadcast_to(self.tolerance / np.asarray(self.promised), self.values.shape)
+            return float(np.max(ratio, where=np.isfinite(self.values) & np.isfinite(ratio), initial=1.0))
 
 
 Before: TypeAlias = Callable[[Values], dict[str, Expected]]

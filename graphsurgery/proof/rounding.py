@@ -18,6 +18,12 @@ SPREAD = 4
 its bound, it is more once in 10^10 times (Hoeffding's inequality)."""
 
 
+def lengthened(terms: int) -> float:
+    """How many `EPSILON` of the mean size of its terms a float32 mean of so many may be off: the errors of partial sums, each
+    of which is half of one at most, come together as a random walk, in 16 sums at a time."""
+    return max(1.0, float(np.sqrt(terms)) / 8)
+
+
 def magnitude(x: Array) -> Array:
     """|x|, and 0 where x is not finite: there nothing is compared."""
     return np.where(np.isfinite(x), np.abs(x), 0)

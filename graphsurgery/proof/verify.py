@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, RequestError, UnsupportedModelError, WeightsDifferError
+from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
@@ -21,6 +19,7 @@ from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
 from graphsurgery.proof.plain import plain_comparison
 from graphsurgery.proof.promised import broken_promises, unexplained
+from graphsurgery.proof.real_text import real_texts
 from graphsurgery.proof.reference import Reference, computes_in_half, open_source
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.weights import RecordedWeights
@@ -30,7 +29,7 @@ from graphsurgery.proof.widths import start_widths
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import open_session
-from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
+from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Bytes of weights up to which the whole proof runs without being asked for."""
@@ -74,7 +73,7 @@ def verify(
     except UnsupportedModelError as error:
         return Report((Check("recorded edits", str(error), stated=Verdict.NOT_CHECKED),), (), (f"recorded edits: {error}",))
     drawer = drawer_of(source, chain)
-    encoded, why_no_text = _texts(source, output, drawer, texts)
+    encoded, why_no_text = real_texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
         return plain_comparison(source, output, drawer, encoded, limits, why_no_text)
@@ -165,29 +164,3 @@ def _whole(
         right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
         observations += dependence(whole, drawer, right[0])
     return check
-
-
-def _texts(
-    source: Model, output: Model, drawer: Drawer, path: str | os.PathLike[str] | None
-) -> tuple[Encoded | None, str | None]:
-    """Tokenised texts, or None and why there are none. What the user asked for fails; what was only tried is reported."""
-    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
-    if tokenizer is None:
-        if path is not None:
-            raise RequestError(
-                f"the texts of {path} cannot be tokenised: there is no tokenizer.json beside the model or above it",
-                "put the model's tokenizer.json beside it, or leave out --texts",
-            )
-        return None, "real text: there is no tokenizer.json beside the model or above it"
-    if drawer.roles.ids is None:
-        return None, "real text: the model has no input of token ids"
-    try:
-        encoded = tokenize(tokenizer, read_texts(os.fspath(path)) if path is not None else SENTENCES, drawer.longest_text)
-    except GraphSurgeryError as error:
-        if path is not None:
-            raise
-        return None, f"real text: {error}"
-    vocabulary = drawer.tables.vocabulary
-    if vocabulary is not None and int(np.max(encoded.ids)) >= vocabulary:
-        return None, f"real text: {tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table"
-    return encoded, None

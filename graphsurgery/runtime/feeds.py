@@ -5,7 +5,7 @@ A *mask* ``m [batch, seq]`` bool is drawn first; ids lie within the vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,10 @@ class Drawer:
             lengths = prompt_lengths(mask)
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
+
+    def mask_of(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
+        """Where a feed has tokens, ``[batch, seq]`` bool; None where the model takes no mask."""
+        return None if self.roles.mask is None else feed[self.roles.mask.name] != 0
 
     def _ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
         size = self.tables.vocabulary or DEFAULT_VOCABULARY

@@ -24,8 +24,10 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, activation = known[parameters["target"]], parameters["activation"]
     y = ACTIVATIONS[activation](x)
     own, grown = EPSILON * np.maximum(1, magnitude(y)), bent(activation, x, known.rounding(parameters["target"]))
-    tolerance, rounding = allowed(relative_to(y), own, grown), own + grown
-    return [Expected(y, with_jumps(activation, x, tolerance), with_jumps(activation, x, rounding))]
+    tolerance, promised, rounding = (
+        with_jumps(activation, x, one) for one in (allowed(relative_to(y), own, grown), relative_to(y), own + grown)
+    )
+    return [Expected(y, tolerance, rounding, promised=promised)]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

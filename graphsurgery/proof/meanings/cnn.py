@@ -44,7 +44,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     own = EPSILON * convolve(magnitude(x), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels])
     sums = convolve(errors, [(np.abs(weight), 0 * bias) for weight, bias in kernels])
     grown = together(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
-    return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown)]
+    return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown, promised=relative_to(y, x))]
 
 
 MEANING = Meaning(

@@ -45,9 +45,11 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if residual:
         own = own + EPSILON * linear(magnitude(x), np.abs(tensors.get("residual.weight", np.eye(x.shape[-1]))), None)
         grown = grown + through(known.rounding(parameters["target"]), tensors.get("residual.weight", np.eye(x.shape[-1])))
-    tolerance = allowed(relative_to(z, x, *([bypass] if residual else [])), own, grown)
-    rounding = with_jumps(activation, z, own + grown)
-    return [Expected(y + bypass if residual else y, with_jumps(activation, z, tolerance), rounding)]
+    promised = relative_to(z, x, *([bypass] if residual else []))
+    tolerance, promised, rounding = (
+        with_jumps(activation, z, one) for one in (allowed(promised, own, grown), promised, own + grown)
+    )
+    return [Expected(y + bypass if residual else y, tolerance, rounding, promised=promised)]
 
 
 def _rounding(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:

@@ -135,6 +135,7 @@ def _joined(parts: Sequence[Expected], rows: int, group: int) -> Expected:
         tolerance=rows_of([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
         rounding=rows_of([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
         output=None if parts[0].output is None else rows_of([one.output for one in parts]),
+        promised=None,
     )
 
 

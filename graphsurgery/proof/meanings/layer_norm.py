@@ -11,7 +11,7 @@ from graphsurgery.errors import WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
 from graphsurgery.proof.meanings.dense import recorded
-from graphsurgery.proof.rounding import EPSILON, allowed, magnitude, total
+from graphsurgery.proof.rounding import EPSILON, allowed, lengthened, magnitude, total
 
 
 def layer_norm(x: Array, scale: Array, shift: Array) -> Array:
@@ -26,14 +26,14 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
         raise WeightsDifferError("the file records no norm.weight and norm.bias that fit its target", "make the output again")
     scale, shift = tensors["norm.weight"], tensors["norm.bias"]
     y, own, grown = layer_norm(x, scale, shift), *_rounding(x, scale, shift, known.rounding(parameters["target"]))
-    return [Expected(y, allowed(relative_to(y), own, grown), own + grown)]
+    return [Expected(y, allowed(relative_to(y), own, grown), own + grown, promised=relative_to(y))]
 
 
 def _rounding(x: Array, scale: Array, shift: Array, errors: Array) -> tuple[Array, Array]:
     """What float32 leaves open in y, in its own arithmetic and by ``errors`` in x."""
     width, stretch = x.shape[-1], np.abs(scale) / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5)
     centred = magnitude(layer_norm(x, np.ones(width), np.zeros(width)))
-    size = magnitude(x) + np.mean(magnitude(x), axis=-1, keepdims=True)
+    size = magnitude(x) + lengthened(width) * np.mean(magnitude(x), axis=-1, keepdims=True)
     own = EPSILON * (stretch * size + 2 * centred * np.abs(scale) + np.abs(shift))
     return own, stretch * (errors + (total(errors) + centred * total(centred * errors)) / width)
 

@@ -38,7 +38,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     own = EPSILON * np.tensordot(shares, magnitude(np.stack(layers)), axes=1)
     grown = np.tensordot(shares, np.stack([known.rounding(name) for name in _layers(parameters)]), axes=1)
     tolerance = relative_to(y, *layers) * max(float(np.sum(shares)), 1.0)
-    return [Expected(y, allowed(tolerance, own, grown), own + grown)]
+    return [Expected(y, allowed(tolerance, own, grown), own + grown, promised=tolerance)]
 
 
 MEANING = Meaning(

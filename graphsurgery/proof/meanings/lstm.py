@@ -85,7 +85,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     grown = np.max(errors, axis=(1, 2), keepdims=True, initial=0)
     tolerance = relative_to(y, x)
     own = tolerance * UNIT / RELATIVE
-    return [Expected(y, allowed(tolerance, own, grown), own + grown)]
+    return [Expected(y, allowed(tolerance, own, grown), own + grown, promised=tolerance)]
 
 
 MEANING = Meaning(

@@ -22,7 +22,7 @@ def unit(x: Array, rounding: Array) -> Expected:
     norm, y = np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)), normalize(x)
     errors = np.divide(rounding, norm, out=np.zeros(x.shape), where=(rounding > 0) & (norm > 0))
     own, grown = OWN * np.abs(y), errors + np.abs(y) * total(np.abs(y) * errors)
-    return Expected(y, allowed(UNIT, own, grown), own + grown)
+    return Expected(y, allowed(UNIT, own, grown), own + grown, promised=UNIT)
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:

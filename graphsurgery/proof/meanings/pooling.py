@@ -15,7 +15,7 @@ from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled, relative_to
 from graphsurgery.proof.meanings.normalize import unit
-from graphsurgery.proof.rounding import EPSILON, allowed, magnitude
+from graphsurgery.proof.rounding import EPSILON, allowed, lengthened, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -149,14 +149,14 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     y, per_token = pool(x, m, modes, w), relative_to(np.where(m[:, :, None], x, 0))[:, :, 0]
     scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
     divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
-    promised, own = per_token * scale, EPSILON * divides * pool(magnitude(x), m, modes, w)
+    promised, own = per_token * scale, EPSILON * divides * lengthened(x.shape[1]) * pool(magnitude(x), m, modes, w)
     if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
     grown = pool(known.rounding(parameters["hidden_state"]), m, modes, w)
     if parameters["normalize"]:
         return [unit(y, np.where(grown > 0, own + grown, 0))]
-    return [Expected(y, allowed(promised, own, grown), own + grown)]
+    return [Expected(y, allowed(promised, own, grown), own + grown, promised=promised)]
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:

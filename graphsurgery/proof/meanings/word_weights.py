@@ -33,7 +33,8 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
     own, grown = EPSILON * magnitude(y), known.rounding(parameters["target"]) * np.abs(w)[:, :, None]
-    return [Expected(y, allowed(relative_to(y), own, grown), own + grown), Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
+    weighed = Expected(y, allowed(relative_to(y), own, grown), own + grown, promised=relative_to(y))
+    return [weighed, Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
 MEANING = Meaning(

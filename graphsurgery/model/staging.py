@@ -1,0 +1,169 @@
+"""What will be written and how: under a temporary name, to be proven, and then given its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graphsurgery.errors import OutputExistsError, SurroundingsError
+from graphsurgery.model import atomic
+from graphsurgery.model.atomic import FileRange, Piece, Progress, no_progress
+from graphsurgery.model.output_names import already_there
+from graphsurgery.model.records import Chunk, Document, Span
+from graphsurgery.model.sources import ByteSource
+
+
+@dataclass
+class Plan:
+    """What will be written: the document as it will stand in the output folder, and its data file where it needs its own."""
+
+    output: Path
+    document: Document
+    data: Path | None = None
+    data_pieces: list[tuple[int, Span]] = field(default_factory=list)
+    data_size: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be written in all."""
+        return self.document.size + sum(span.length for _, span in self.data_pieces)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written: ``bytes_written`` in all, data file included."""
+
+    path: Path
+    data: Path | None
+    bytes_written: int
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Stage:
+    """A complete, durable output that has not got its name yet: ``path`` is where it lies."""
+
+    path: Path
+    plan: Plan
+    force: bool = False
+    made: list[Path] = field(default_factory=list)
+
+    def commit(self) -> Saved:
+        """Give the output its name: the moment at which it exists. OutputExistsError when another took the name meanwhile."""
+        with system_errors(self.plan.output):
+            try:
+                atomic.give_name(self.path, self.plan.output, force=self.force)
+            except FileExistsError as error:
+                raise already_there(self.plan.output) from error
+        self.made = [self.path]
+        atomic.sync_folder(self.plan.output.parent)
+        return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
+
+    def write(self, progress: Progress) -> None:
+        """Write data file and output, durably, under names that nobody uses."""
+        plan = self.plan
+        if plan.data is not None:
+            _write(plan.data, plan.data_pieces, plan.data_size, progress)
+            self.made.append(plan.data)
+        _write(self.path, _in_order(plan.document.chunks()), plan.document.size, progress)
+        self.made.append(self.path)
+        atomic.sync_folder(plan.output.parent)
+
+    def extend(self, document: Document) -> None:
+        """Write ``document`` in the place of what is written, durably: its last record alone, where that is all it has more."""
+        *before, last = document.model
+        with system_errors(self.plan.output):
+            if tuple(before) == self.plan.document.model:
+                atomic.append(self.path, last.skeleton)
+            else:
+                self._write_again(document)
+        self.plan.document = document
+
+    def _write_again(self, document: Document) -> None:
+        other = atomic.temporary_name(self.plan.output)
+        self.made.append(other)
+        _write(other, _in_order(document.chunks()), document.size, no_progress)
+        atomic.remove(self.path)
+        self.made.remove(self.path)
+        self.path = other
+
+    def discard(self) -> None:
+        """Remove what was written, but no data of an output that has its name: an interrupt may come just when it got it."""
+        named = self._has_name()
+        for made in self.made:
+            if made == self.path or not named:
+                atomic.remove(made)
+
+    def _has_name(self) -> bool:
+        if self.path not in self.made:
+            return False
+        with suppress(OSError):
+            return self.path.samefile(self.plan.output)
+        return not os.path.lexists(self.path)
+
+
+@contextmanager
+def staged(plan: Plan, *, force: bool = False, progress: Progress = no_progress) -> Iterator[Stage]:
+    """What is planned under a temporary name in its folder, to be proven before `Stage.commit`; without that it is removed."""
+    with system_errors(plan.output):
+        stage = Stage(atomic.temporary_name(plan.output), plan, force)
+    try:
+        with system_errors(plan.output):
+            stage.write(progress)
+        yield stage
+    finally:
+        stage.discard()
+
+
+def _in_order(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
+    """Each chunk with the offset at which it starts."""
+    offset = 0
+    for chunk in chunks:
+        yield offset, chunk
+        offset += len(chunk) if isinstance(chunk, bytes) else chunk.length
+
+
+def _write(path: Path, placed: Iterator[tuple[int, Chunk]] | list[tuple[int, Span]], size: int, progress: Progress) -> None:
+    sources: set[ByteSource] = set()
+
+    def pieces() -> Iterator[tuple[int, Piece]]:
+        for offset, chunk in placed:
+            if isinstance(chunk, bytes):
+                yield offset, chunk
+                continue
+            sources.add(chunk.source)
+            if chunk.source.descriptor is None:
+                yield offset, chunk.source.read(chunk.offset, chunk.length)
+            else:
+                yield offset, FileRange(chunk.source.descriptor, chunk.offset, chunk.length)
+        check_sources()
+
+    def check_sources() -> None:
+        for source in sources:
+            source.check_unchanged()
+
+    try:
+        atomic.write_new(path, pieces(), size, progress)
+    except OSError:
+        check_sources()  # what was cut short while it was copied is the reason to tell
+        raise
+
+
+@contextmanager
+def system_errors(output: Path) -> Iterator[None]:
+    """What the system refuses, as a typed error."""
+    try:
+        yield
+    except SurroundingsError:
+        raise
+    except OSError as error:
+        if isinstance(error, OutputExistsError):
+            raise
+        raise SurroundingsError(
+            f"cannot write {output}: {error.strerror or error}",
+            "nothing was left behind; free some space or choose another folder",
+        ) from error
