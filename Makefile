@@ -6,7 +6,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench clean
+.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench optimize-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fixtures: $(PEERS)/.peers ## make the committed fixtures again
 
 bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and onnx-ir
 	$(PEERS)/bin/python benchmarks/surgery_cost.py
+
+optimize-table: $(PEERS)/.peers ## the table of docs/optimize.md: what fuses, how exact, how fast, by architecture
+	$(PEERS)/bin/python benchmarks/optimize_table.py --write
 
 clean: ## remove environments, caches and demo output
 	rm -rf $(VENV) $(PEERS) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

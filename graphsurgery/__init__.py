@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from graphsurgery.model.model import Model
     from graphsurgery.model.saving import save
     from graphsurgery.model.staging import Saved
+    from graphsurgery.optimizing.optimize import optimize
+    from graphsurgery.optimizing.outcome import Optimized
     from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
     from graphsurgery.recipe import Recipe
@@ -120,6 +122,8 @@ _HOMES = {
     "model.model": ("Model",),
     "model.saving": ("save",),
     "model.staging": ("Saved",),
+    "optimizing.optimize": ("optimize",),
+    "optimizing.outcome": ("Optimized",),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "recipe": ("Recipe",),
@@ -151,6 +155,7 @@ __all__ = [
     "Interface",
     "MaskTokens",
     "Model",
+    "Optimized",
     "OptionalInput",
     "Outcome",
     "OutputPrecision",
@@ -183,6 +188,7 @@ __all__ = [
     "inspect",
     "load",
     "mask_tokens",
+    "optimize",
     "optional_input",
     "output_precision",
     "rename",

@@ -21,7 +21,7 @@ from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import GOLDEN, since_edited
+from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
 
@@ -47,6 +47,8 @@ class Inspection:
     head: tuple[dict[str, Any], ...]
     goldens: bool
     certificate: Certificate | None
+    optimized: dict[str, Any] | None
+    """What the file records of the rewrite that it starts from."""
     """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
@@ -67,7 +69,7 @@ class Inspection:
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
             "precision": self.precision,
-            "certificate": None if self.certificate is None else self.certificate.to_json(),
+            "optimized": self.optimized, "certificate": None if self.certificate is None else self.certificate.to_json(),
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
         }  # fmt: skip
@@ -96,6 +98,7 @@ def inspect(source: Loadable) -> Inspection:
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
+        optimized=next((step.parameters for step in rewrites(proto)), None),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=why_pooled(model),
         precision=_precision(model),

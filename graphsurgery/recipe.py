@@ -31,10 +31,11 @@ from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import ELSEWHERE, certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, since_edited
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, rewrites, since_edited
 from graphsurgery.proof.compare import NO_LIMITS, Limits
 
 LARGEST = 1 << 20
+OF_REWRITTEN = "on the encoder that optimize made, which strip-head gives back"
 SIDES = ("left", "right")
 
 
@@ -119,6 +120,8 @@ def recipe_of(model: Model) -> Recipe:
     certified = certificate_of(model)
     named = () if certified is None else certified.sources
     sources = [place for place in named if _why_no_place(place) is None and not place.startswith(ELSEWHERE)]
+    if rewrites(model.proto):  # goldens and sources are of the file before the rewrite
+        return parsed({"about": OF_REWRITTEN, "steps": entries}, "the file's record")
     return parsed({"steps": entries, "goldens": goldens, "sources": sources}, "the file's record")
 
 

@@ -44,6 +44,9 @@ def _encoder_facts(found: Inspection) -> list[tuple[str, str]]:
     facts = [("head", found.pools or "none: it does not pool")]
     if found.head:
         facts.append(("steps", ", ".join(step["edit"] for step in found.head)))
+    if found.optimized is not None:
+        for_ = found.optimized.get("for") or "any runtime"
+        facts.append(("optimized", f"for {for_}, with ONNX Runtime {found.optimized.get('onnxruntime', 'unknown')}"))
     if found.goldens:
         facts.append(("golden vectors", "recorded: verify --self"))
     if found.certificate is not None:

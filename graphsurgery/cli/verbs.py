@@ -20,6 +20,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "bake": Verb("baking:bake_command", "a whole model folder into one verified file, in a folder to publish"),
         "run": Verb("recipes:run_command", "run a recipe file: edits and checks, on a file or a model folder"),
         "recipe": Verb("recipes:recipe_command", "recipe show MODEL: the recipe that a file was made with"),
+        "optimize": Verb("optimizing:optimize_command", "fuse for ONNX Runtime, say what was missed and why, and prove it"),
         "export": Verb("exporting:export_command", "the transformer of a model folder as ONNX, through Optimum"),
     },
     "Look and prove": {

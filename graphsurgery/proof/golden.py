@@ -15,7 +15,7 @@ from graphsurgery.model.certificate import certificate_of, certified
 from graphsurgery.model.external import is_external
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, steps, undone
+from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, since_edited, steps, undone
 from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.model.schema import tensors
 from graphsurgery.model.seal import is_sealed, seal
@@ -42,6 +42,23 @@ def with_goldens(source: Model, model: Model) -> Model:
         return replace(model, notes=(*model.notes, note))
     content = goldens.to_json()
     content["weights"] = weights
+    content["seal"] = seal(content, __version__, model.fingerprint)
+    return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
+
+
+def with_goldens_of(source: Model, model: Model, limits: tuple[float, float] | None = None) -> Model:
+    """``model``, which was rewritten from ``source``, with the golden values that ``source`` records of itself; as it is where
+    there are none. ``limits``, the difference and the least cosine, are allowed where they are wider."""
+    golden = next((step for step in since_edited(source.proto) if step.edit == GOLDEN), None)
+    if golden is None or not is_sealed(golden):
+        return model
+    given = {value.name for value in model.interface.outputs}
+    content = {name: value for name, value in golden.parameters.items() if name != "seal"}
+    content["outputs"] = {name: entry for name, entry in content["outputs"].items() if name in given}
+    if limits is not None:
+        content["allowed"] = max(content["allowed"], limits[0])
+        content["min_cosine"] = min(content["min_cosine"], limits[1])
+    content["weights"] = weights_digest(model)
     content["seal"] = seal(content, __version__, model.fingerprint)
     return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
 

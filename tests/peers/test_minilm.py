@@ -62,11 +62,15 @@ def feed_of(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, np.ndarray]
 
 
 def embed(path: Path, tokenizer: Tokenizer, texts: Sequence[str], batch: int, by_length: bool) -> np.ndarray:
-    """The texts' embeddings by an ONNX file, in the order of the texts."""
+    """The texts' embeddings by an ONNX file, in the order of the texts; it is fed what it takes."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     order = np.argsort([-len(text) if by_length else 0 for text in texts], kind="stable")
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
-    found = [session.run(["sentence_embedding"], feed_of(tokenizer, [texts[i] for i in part]))[0] for part in parts]
+    names = {value.name for value in session.get_inputs()}
+    feeds = (
+        {name: array for name, array in feed_of(tokenizer, [texts[i] for i in part]).items() if name in names} for part in parts
+    )
+    found = [session.run(["sentence_embedding"], feed)[0] for feed in feeds]
     return np.concatenate(found)[np.argsort(order)]
 
 

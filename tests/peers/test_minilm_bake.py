@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from conftest import FIGURES
@@ -85,16 +84,5 @@ def test_beside_optimum(folder, tokenizer, sentences, encoded, worst, measured, 
     path = tmp_path / "optimum" / "model.onnx"
     inputs = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     assert "token_type_ids" not in inputs, "Optimum drops them"
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    parts = []
-    for start in range(0, len(sentences), 32):
-        batch = tokenizer.encode_batch(list(sentences[start : start + 32]))
-        feed = {
-            "input_ids": np.array([one.ids for one in batch]),
-            "attention_mask": np.array([one.attention_mask for one in batch]),
-        }
-        parts.append(session.run(["sentence_embedding"], feed)[0])
-    found = np.concatenate(parts)
+    found = embed(path, tokenizer, sentences, 32, False)
     worst.within("all-MiniLM-L6-v2, Optimum's pooled export, against encode", found, encoded[32], UNIT)

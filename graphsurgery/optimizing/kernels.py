@@ -1,0 +1,114 @@
+"""Operators that a target has no kernel for, and how the one that the optimizer makes so is taken back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.optimizing.bare import VENDOR
+
+TARGETS = ("cpu", "cuda")
+POSITION_BIAS = "RelativePositionBias"
+NOT_ON_CUDA = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization"})
+"""Operators of com.microsoft that ONNX Runtime's list of kernels has for the CPU alone."""
+
+
+@cache
+def _on_cpu() -> frozenset[tuple[str, str]]:
+    """(domain, operator) of every kernel of the CPU in this build."""
+    from onnxruntime.capi import _pybind_state
+
+    kernels = _pybind_state.get_all_opkernel_def()
+    return frozenset((kernel.domain, kernel.op_name) for kernel in kernels if kernel.provider == "CPUExecutionProvider")
+
+
+def without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
+    """The operators of com.microsoft in ``model`` that ``target`` (cpu or cuda) cannot run, by their number.
+
+    Of the CPU it is known from this very build; of CUDA from ONNX Runtime's published list. RelativePositionBias, which the CPU
+    lacks, counts for both: what is made for one target is proven on the other.
+    """
+    found = Counter(node.op_type for node in model.graph.node if node.domain == VENDOR)
+    known = {name for domain, name in _on_cpu() if domain == VENDOR}
+    lacking = {POSITION_BIAS} | (set(NOT_ON_CUDA) if target == "cuda" else set()) | (set(found) - known)
+    return Counter({name: count for name, count in found.items() if name in lacking})
+
+
+def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """``made`` with the position bias of T5 computed by the nodes of ``source`` again, in place of each RelativePositionBias.
+
+    The operator's table has the source's dims and, transposed, its numbers; the source gathers from its own, moves the heads to
+    the front and adds a batch: ``[1, heads, seq, seq]``, the very value. UnsupportedModelError where it does not.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    tables = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node in [node for node in copy.graph.node if node.op_type == POSITION_BIAS and node.domain == VENDOR]:
+        table = numpy_helper.to_array(tables[node.input[0]])
+        bias = _gathered(source, table.reshape(table.shape[::-1]).T)
+        if bias is None:
+            what = "the optimizer made a RelativePositionBias, which the CPU cannot run, of a bias that the source has not"
+            raise UnsupportedModelError(what, "optimize it with --model-type bert")
+        place = list(copy.graph.node).index(node)
+        nodes = list(copy.graph.node)
+        for other in nodes:
+            other.input[:] = [bias if name == node.output[0] else name for name in other.input]
+        nodes[place : place + 1] = _taken_back(bias, copy, source)
+        del copy.graph.node[:]
+        copy.graph.node.extend(nodes)
+        for tensor in [tensor for tensor in copy.graph.initializer if tensor.name == node.input[0]]:
+            copy.graph.initializer.remove(tensor)
+    return copy
+
+
+def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
+    """``made`` with a bias of zeros in every Attention that has none: without it ONNX Runtime's CPU kernel reads through a null
+    pointer and takes the process down (1.31, T5)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node in copy.graph.node:
+        if node.op_type == "Attention" and node.domain == VENDOR and len(node.input) > 2 and not node.input[2]:
+            weight = tensors[node.input[1]]
+            zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
+            node.input[2] = f"{node.input[1]}/no_bias"
+            copy.graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
+    return copy
+
+
+def _gathered(source: onnx.ModelProto, table: np.ndarray) -> str | None:
+    """The value of ``source`` that is gathered from ``table [buckets, heads]``, transposed, with a batch dim in front."""
+    names = {tensor.name for tensor in source.graph.initializer if _equals(tensor, table)}
+    for operator in ("Gather", "Transpose", "Unsqueeze"):
+        readers = (node for node in source.graph.node if node.op_type == operator and node.input[0] in names)
+        names = {node.output[0] for node in readers}
+    return next(iter(sorted(names)), None)
+
+
+def _equals(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
+    return list(tensor.dims) == list(table.shape) and np.array_equal(numpy_helper.to_array(tensor), table)
+
+
+def _taken_back(value: str, made: onnx.ModelProto, source: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of ``source`` that make ``value`` of what ``made`` still has, in order; initializers they read are put back."""
+    there = {name for node in made.graph.node for name in node.output if node.op_type != POSITION_BIAS}
+    there |= {info.name for info in made.graph.input} | {tensor.name for tensor in made.graph.initializer}
+    missing, needed = [value], set[str]()
+    producers = {output: node for node in source.graph.node for output in node.output}
+    while missing:
+        name = missing.pop()
+        if name and name not in there | needed:
+            needed.add(name)
+            missing += producers[name].input if name in producers else []
+    made.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in needed)
+    return (node for node in source.graph.node if _makes(node.output, needed))
+
+
+def _makes(outputs: Iterable[str], names: set[str]) -> bool:
+    return any(output in names for output in outputs)

@@ -1,0 +1,100 @@
+"""A rewritten graph as a document: what the rewrite kept are the source's own bytes, its weights where they lie.
+
+The optimizer works on a copy whose large weights are marks (see `Payloads`); only those that it may read are there. What comes
+back is taken apart into records: a mark is the source's payload again, and stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import onnx
+
+from graphsurgery.model.model import Model
+from graphsurgery.model.records import GRAPH_FIELD, Document, Record
+from graphsurgery.model.scan import record_of
+from graphsurgery.model.schema import GRAPH, MODEL, tensors
+
+REWRITTEN = ("node", "initializer", "value_info", "input", "output")
+"""Fields of a graph that a rewrite may change."""
+LARGEST_INLINE = 1_500 << 20
+"""Bytes of weights that are all given to the optimizer; beyond that those that it merges or looks at."""
+SMALL = 1 << 20
+
+
+def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL) -> onnx.ModelProto:
+    """The graph for a rewrite to work on, with the weights that it may read.
+
+    All of them up to ``largest`` bytes; beyond that what has at most ``small`` (1 MiB), and matrices that share their input
+    with two others, as those of queries, keys and values do. The others are marks, whose values cannot be read.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    every = model.weight_bytes <= largest
+    merged = set() if every else _merged(proto.graph)
+    for _, tensor in tensors(proto):
+        if _is_elsewhere(model, tensor) and (every or _size(tensor) <= small or tensor.name in merged):
+            values = onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
+            tensor.CopyFrom(values)
+    return proto
+
+
+def _is_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or model.document.payloads.find(tensor) is not None
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    return count * 4
+
+
+def _merged(graph: onnx.GraphProto) -> set[str]:
+    """The matrices by which one value is multiplied more than twice."""
+    by_input: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op_type == "MatMul":
+            by_input.setdefault(node.input[0], []).append(node.input[1])
+    return {name for names in by_input.values() if len(names) > 2 for name in names}
+
+
+def document_of(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:
+    """``made``, a rewrite of ``given``, which `with_weights` gave of ``model``.
+
+    A node, tensor or declared value that is what it was in ``given`` is the source's own record. Opsets and functions are as
+    ``made`` has them; everything else of the model is the source's.
+    """
+    source = model.document
+    fields: dict[int, Iterator[Record]] = {}
+    for name in REWRITTEN:
+        number = GRAPH.fields_by_name[name].number
+        old = dict(zip(_keys(getattr(given.graph, name)), (one for one in source.graph if one.field == number), strict=True))
+        fields[number] = _records(number, getattr(made.graph, name), old, source)
+    graph = tuple(_in_place(source.graph, fields))
+    numbers = {MODEL.fields_by_name[name].number: getattr(made, name) for name in ("opset_import", "functions")}
+    top = {number: _records(number, messages, {}, source) for number, messages in numbers.items()}
+    return Document(tuple(_in_place(source.model, top)), graph, source.payloads)
+
+
+def _keys(messages: Iterable[Any]) -> list[bytes]:
+    return [message.SerializeToString(deterministic=True) for message in messages]
+
+
+def _records(number: int, messages: Iterable[Any], old: dict[bytes, Record], source: Document) -> Iterator[Record]:
+    for message in messages:
+        content = message.SerializeToString(deterministic=True)
+        yield old.get(content) or record_of(number, content, message.DESCRIPTOR, source.payloads)
+
+
+def _in_place(records: Iterable[Record], fields: dict[int, Iterator[Record]]) -> Iterator[Record]:
+    """``records`` with those of ``fields`` where the first of each stood; at the end where there was none."""
+    left = dict(fields)
+    for record in records:
+        if record.field not in fields or record.field == GRAPH_FIELD:
+            yield record
+        elif record.field in left:
+            yield from left.pop(record.field)
+    for rest in left.values():
+        yield from rest

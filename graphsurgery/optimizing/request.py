@@ -1,0 +1,41 @@
+"""What is asked of `optimize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from graphsurgery.errors import RequestError
+from graphsurgery.optimizing.kernels import TARGETS
+
+PRECISIONS = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """``target``: cpu or cuda. ``model_type``, ``heads``, ``hidden_size``: in place of what the graph tells. ``precision``: fp16
+    or bf16 for the encoder's body. ``portable``: standard operators only. ``rehead``: our head in place of another program's."""
+
+    target: str = "cpu"
+    model_type: str | None = None
+    heads: int | None = None
+    hidden_size: int | None = None
+    precision: str | None = None
+    portable: bool = False
+    rehead: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        """RequestError for what contradicts itself."""
+        if self.target not in TARGETS:
+            raise RequestError(f"there is no target {self.target!r}", f"choose from {', '.join(TARGETS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise RequestError(f"there is no precision {self.precision!r}", f"choose from {', '.join(PRECISIONS)}")
+        if (self.heads is None) != (self.hidden_size is None):
+            raise RequestError("the optimizer takes heads and hidden size together", "give both, or none")
+        if self.heads is not None and (self.heads < 1 or not self.hidden_size or self.hidden_size % self.heads):
+            what = f"{self.hidden_size} dims do not divide by {self.heads} heads"
+            raise RequestError(what, "give the numbers of the model's config.json, or none: they are read from the graph")
+        if self.portable and self.strict:
+            raise RequestError("--strict is about fusions, and --portable makes none", "leave out one of them")

@@ -1,0 +1,109 @@
+"""optimize on the architectures that the repository has no files of, on Optimum's pooled export, and on all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from exports import ON_REQUEST
+from fusions import EVERY_MODE, require_optimizer, with_head
+from optimum.exporters.onnx import main_export
+from test_minilm import UNIT, embed, encoded, reference, sentences, tokenizer  # noqa: F401 -- fixtures
+from test_minilm_bake import folder, measured, run  # noqa: F401 -- fixtures
+
+import graphsurgery
+
+require_optimizer()
+
+ATTENTIONS = {
+    "albert": 3, "camembert": 3, "deberta-v2": 0, "distilbert": 3, "electra": 3, "mistral": 0, "mpnet": 0, "roberta": 3,
+}  # fmt: skip
+"""Of three layers each."""
+
+
+def attentions(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "Attention" and node.domain == "com.microsoft" for node in model.graph.node)
+
+
+def bare(path: Path, model_type: str = "bert") -> onnx.ModelProto:
+    """What the optimizer makes of a file by itself."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    return optimize_model(str(path), model_type=model_type, opt_level=0).model
+
+
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tmp_path: Path, worst) -> None:
+    source = on_request / name / "model.onnx"
+    alone = graphsurgery.optimize(source, output=tmp_path / "alone.onnx", time=False)
+    pooled = graphsurgery.optimize(
+        with_head(source, tmp_path, EVERY_MODE, normalize=True), output=tmp_path / "pooled.onnx", time=False
+    )
+    assert alone.report and pooled.report and alone.fusions is not None and pooled.fusions is not None
+    assert alone.fusions.counts == pooled.fusions.counts
+    assert alone.fusions.counts["attention"] == (ATTENTIONS[name], 3)
+    assert alone.fusions.complete == (name in ("albert", "distilbert", "electra"))
+    assert all(reason and "no known reason" not in reason for _, _, reason in pooled.fusions.misses())
+    counts = [
+        Counter(node.op_type for node in graphsurgery.load(one.output).proto.graph.node if node.domain == "com.microsoft")
+        for one in (alone, pooled)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_the_layer_that_is_missed_in_albert(on_request: Path, tmp_path: Path) -> None:
+    source = on_request / "albert" / "model.onnx"
+    assert attentions(bare(source)) == 2
+    done = graphsurgery.optimize(source, output=tmp_path / "made.onnx", strict=True, time=False)
+    assert done.report and attentions(graphsurgery.load(done.output).proto) == 3
+
+
+def test_optimums_pooled_export(folder: Path, tokenizer, sentences, encoded, worst, tmp_path: Path) -> None:  # noqa: F811
+    """The bare optimizer fuses no attention in it; told so without --rehead, and all of them fuse with it."""
+    main_export(
+        str(folder), tmp_path / "pooled", task="feature-extraction", library_name="sentence_transformers", do_validation=False
+    )
+    source = tmp_path / "pooled" / "model.onnx"
+    assert attentions(bare(source)) == 0
+    plain = graphsurgery.optimize(source, output=tmp_path / "plain.onnx", time=False)
+    assert plain.fusions is not None and plain.fusions.counts["attention"] == (0, 6)
+    assert any("--rehead" in note for note in plain.notes)
+    assert any("symbolic shape inference failed" in reason for _, kind, reason in plain.fusions.misses() if kind == "attention")
+    done = graphsurgery.optimize(source, output=tmp_path / "made.onnx", rehead=True, strict=True, time=False)
+    assert done.report and done.fusions is not None and done.fusions.complete
+    assert any("mean pooling, normalised" in note for note in done.notes)
+    found = embed(done.output, tokenizer, sentences, 32, True)
+    worst.within("all-MiniLM-L6-v2, Optimum's pooled export, --rehead", found, encoded[32], UNIT)
+
+
+def test_minilm(folder, minilm_export, encoded, tokenizer, sentences, worst, measured, tmp_path) -> None:  # noqa: F811
+    """bake, optimize, optimize --fp16: each verified, and its embeddings of real sentences beside encode's."""
+    (folder / "onnx").mkdir(exist_ok=True)
+    shutil.copyfile(minilm_export, folder / "onnx" / "model.onnx")
+    graphsurgery.bake(folder, tmp_path / "baked")
+    baked = tmp_path / "baked" / "onnx" / "model.onnx"
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(one.split()) for one in sentences), encoding="utf-8")
+    for name, options in (("optimize", ()), ("optimize --fp16", ("--fp16",))):
+        output = baked.with_name(f"{name.replace(' ', '')}.onnx")
+        command = [
+            "-m", "graphsurgery", "optimize", baked, *options, "-o", output, "--texts", tmp_path / "texts.txt", "--json",
+        ]  # fmt: skip
+        import sys
+
+        told = json.loads(run([sys.executable, *command], f"graphsurgery {name} (with its proof)", measured, tmp_path))
+        assert told["report"]["verdict"] == "PASSED", told["report"]
+        assert told["fusions"]["complete"] and told["fusions"]["counts"]["attention"] == {"fused": 6, "expected": 6}
+        found = embed(output, tokenizer, sentences, 32, True)
+        assert len(found) >= 300
+        if not options:
+            worst.within("all-MiniLM-L6-v2, optimize, against encode", found, encoded[32], UNIT)
+            continue
+        cosines = np.sum(found * encoded[32], axis=1) / np.linalg.norm(found, axis=1)
+        assert cosines.min() > 0.9999
+        worst.within("all-MiniLM-L6-v2, optimize --fp16, against encode", found, encoded[32], 5e-3)
+        assert told["loss"]["min_cosine"] > 0.9999

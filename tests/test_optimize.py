@@ -1,0 +1,294 @@
+"""optimize, through the command line and the library: what it makes is right, and what it says of it is true."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from baked_folders import tree, write_folder
+from conftest import FIXTURES, fixture_names
+from fusions import EVERY_MODE, require_optimizer, with_head
+
+import graphsurgery
+from graphsurgery.cli.main import OK, VERDICT, WRONG, run
+from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
+from graphsurgery.model.certificate import certificate_of
+from graphsurgery.optimizing import optimize as optimizing
+from graphsurgery.optimizing.bare import Fusing, fused, is_there
+from graphsurgery.optimizing.build import Rewritten, fused_encoder
+from graphsurgery.optimizing.kernels import with_own_bias, without_kernel
+from graphsurgery.optimizing.rebuilt import with_weights
+from graphsurgery.optimizing.trial import crash
+from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.report import Verdict
+from graphsurgery.runtime.session import Session
+
+require_optimizer()
+
+HALF = "bert-fp16"
+EXACT = [name for name in fixture_names() if name != HALF]
+ATTENTIONS = {"bert": (3, 3), "bert-external": (2, 2), "modernbert": (0, 3), "qwen3": (0, 2), "t5": (3, 3), "xlmr": (2, 2)}
+"""(fused, expected) attentions of each fixture."""
+
+
+def fixture(name: str) -> Path:
+    return FIXTURES / name / "model.onnx"
+
+
+def command(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    """The command line in this process, with --json."""
+    capsys.readouterr()
+    code = run([*map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def operators(model: graphsurgery.Model) -> Counter[str]:
+    """The vendor's operators in a model, and norms that the optimizer made."""
+    return Counter(node.op_type for node in model.proto.graph.node if node.domain == "com.microsoft")
+
+
+def optimized(source: object, output: Path, **options: Any) -> graphsurgery.Optimized:
+    return graphsurgery.optimize(source, output=output, time=False, **options)
+
+
+# --- what it makes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_head_changes_nothing_about_the_fusions(name: str, tmp_path: Path) -> None:
+    """As many as in the encoder alone; proven on every kind of padding; taken off, it leaves the optimized encoder."""
+    bare = optimized(fixture(name), tmp_path / "bare.onnx")
+    pooled = optimized(with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True), tmp_path / "pooled.onnx")
+    for done in (bare, pooled):
+        assert done.saved and done.report, done.report
+        assert done.fusions is not None and done.fusions.counts["attention"] == ATTENTIONS[name]
+        kinds = {one.kind for check in done.report.checks for one in check.comparisons}
+        assert {"left padding", "holes", "empty row"} <= kinds
+    assert bare.report is not None and "real text" in {one.kind for check in bare.report.checks for one in check.comparisons}
+    written = graphsurgery.load(tmp_path / "pooled.onnx")
+    assert operators(written) == operators(graphsurgery.load(tmp_path / "bare.onnx"))
+    assert pooled.fusions is not None and bare.fusions is not None and pooled.fusions.counts == bare.fusions.counts
+    assert operators(graphsurgery.strip_head(written)) == operators(written)
+    assert [value.name for value in graphsurgery.strip_head(written).interface.outputs] == ["last_hidden_state"]
+    assert graphsurgery.verify(tmp_path / "pooled.onnx", against=tmp_path / f"{EVERY_MODE.replace(',', '-')}-normalized.onnx")
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-external", "t5"])
+def test_the_head_is_there_to_the_byte(name: str, tmp_path: Path) -> None:
+    source = with_head(fixture(name), tmp_path, "mean", normalize=True)
+    done = optimized(source, tmp_path / "made.onnx")
+    before, after = (
+        [node for node in graphsurgery.load(path).proto.graph.node if node.name.startswith("graphsurgery/")]
+        for path in (source, done.output)
+    )
+    assert before and before == after
+
+
+def test_external_data_stay_where_they_are(fixture_copy, tmp_path: Path) -> None:
+    source = fixture_copy("bert-external")
+    before = tree(source.parent)
+    done = optimized(source, source.parent / "made.onnx")
+    after = tree(source.parent)
+    assert {name: after[name] for name in before} == before
+    new = set(after) - set(before)
+    assert new == {"made.onnx"} and done.saved is not None and done.saved.data is None
+    elsewhere = optimized(source, tmp_path / "made.onnx")
+    assert elsewhere.report and elsewhere.saved is not None and elsewhere.saved.data is not None
+
+
+@pytest.mark.parametrize("name", ["bert", "xlmr", "bert-external", "t5"])
+def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, tmp_path: Path, monkeypatch) -> None:
+    """Matrices of queries, keys and values, and small tensors. The same fuses, but for embeddings with their norm."""
+    whole = optimized(fixture(name), tmp_path / "whole.onnx")
+    given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
+    assert any(not is_there(tensor) for tensor in given.graph.initializer)
+    monkeypatch.setattr(optimizing, "with_weights", lambda model: with_weights(model, largest=0, small=1024))
+    part = optimized(fixture(name), tmp_path / "part.onnx")
+    assert part.report and part.fusions is not None and whole.fusions is not None
+    assert {**part.fusions.counts, "embedding norm": 0} == {**whole.fusions.counts, "embedding norm": 0}
+    missed = [reason for _, kind, reason in part.fusions.misses() if kind == "embedding norm"]
+    assert all("not given to the optimizer" in reason for reason in missed) and (missed or name == "t5")
+    source, made = graphsurgery.load(fixture(name)), graphsurgery.load(part.output)
+    kept = set(source.initializers) & set(made.initializers)
+    assert kept and all(
+        np.array_equal(source.values(source.initializers[one]), made.values(made.initializers[one])) for one in kept
+    )
+
+
+# --- where the bare optimizer goes wrong -----------------------------------------------------------------------------------
+
+
+def test_left_padding(tmp_path: Path) -> None:
+    """The bare optimizer takes a mask for the length of a text: wrong wherever padding stands on the left, in silence."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    source = graphsurgery.load(fixture("bert"))
+    bare = Session(optimize_model(str(fixture("bert")), "bert", opt_level=0).model.SerializeToString())
+    ours = Session(optimized(source, tmp_path / "made.onnx").output)
+    drawer = drawer_of(source, [])
+    worst: dict[str, dict[str, float]] = {"right padding": {}, "left padding": {}, "holes": {}}
+    for kind, masks in drawer.kinds():
+        if kind in worst:
+            feed = drawer.feed(masks[0], seed=0)
+            wanted = Session(fixture("bert")).run(feed, ["last_hidden_state"])["last_hidden_state"][masks[0]]
+            for name, session in (("bare", bare), ("ours", ours)):
+                found = session.run(feed, ["last_hidden_state"])["last_hidden_state"][masks[0]]
+                worst[kind][name] = float(np.abs(found - wanted).max())
+    assert worst["right padding"]["bare"] < 1e-5
+    assert worst["left padding"]["bare"] > 0.1 and worst["holes"]["bare"] > 0.1
+    assert all(one["ours"] < 2e-5 for one in worst.values())
+
+
+def test_the_position_bias_of_t5(tmp_path: Path) -> None:
+    """The bare optimizer makes an operator of it that the CPU has no kernel for, and attentions without a bias, which crash."""
+    source = graphsurgery.load(fixture("t5"))
+    given = with_weights(source)
+    bare = fused(given, Fusing("t5")).model
+    assert without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == without_kernel(bare, "cuda")
+    with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
+        Session(bare.SerializeToString())
+    onnx.save(with_own_bias(bare, given), tmp_path / "without_biases.onnx")
+    drawer = drawer_of(source, [])
+    feed = drawer.feed(np.ones((2, 5), bool), seed=0)
+    assert "crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))
+    done = optimized(source, tmp_path / "made.onnx")
+    assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
+    assert any("RelativePositionBias was taken back" in note for note in done.notes)
+    assert crash(done.output, [feed]) is None
+
+
+def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    """As `fused_encoder`, but attentions see no mask."""
+    made = fused_encoder(given, fusing, target)
+    for node in made.graph.graph.node:
+        if node.op_type == "Attention":
+            node.input[3] = ""
+    return made
+
+
+def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(optimizing, "fused_encoder", blind)
+    done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=False), tmp_path / "made.onnx")
+    assert done.report and done.saved
+    assert len(done.attempts) == 1 and "apart in" in done.attempts[0], done.attempts
+    assert done.fusions is not None and done.fusions.counts["attention"] == (0, 3)
+    assert any("switched off" in reason for _, kind, reason in done.fusions.misses() if kind == "attention")
+    recorded = json.loads(graphsurgery.load(done.output).proto.metadata_props[0].value)
+    assert recorded["edit"] == "optimize" and recorded["parameters"]["off"] == ["attention"]
+    assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "again.onnx"), "--no-timing"]) == OK
+    shown = capsys.readouterr().out
+    assert "not used, because the result was wrong" in shown and "attention 0/3" in shown
+
+
+def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+        made = fused_encoder(given, fusing, target)
+        made.graph.graph.initializer[0].raw_data = bytes(len(made.graph.graph.initializer[0].raw_data))
+        return made
+
+    monkeypatch.setattr(optimizing, "fused_encoder", wrong)
+    before = tree(tmp_path)
+    code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", capsys=capsys)
+    assert (code, told["error"]["type"]) == (VERDICT, "VerificationFailed") and tree(tmp_path) == before
+    assert "bert, all fusions" in told["error"]["advice"]
+    with pytest.raises(VerificationFailed) as caught:
+        optimized(fixture("bert"), tmp_path / "made.onnx")
+    assert isinstance(caught.value.outcome, graphsurgery.Optimized) and caught.value.outcome.saved is None
+    done = optimized(fixture("bert"), tmp_path / "made.onnx", keep_failed=True)
+    assert done.saved and done.report is not None and done.report.verdict is Verdict.FAILED
+
+
+# --- what it says ------------------------------------------------------------------------------------------------------------
+
+
+def test_strict(tmp_path: Path, capsys) -> None:
+    output = tmp_path / "made.onnx"
+    code, told = command("optimize", fixture("modernbert"), "--strict", "-o", output, capsys=capsys)
+    assert (code, told["error"]["type"]) == (VERDICT, "VerificationFailed") and not output.exists()
+    assert "attention 0/3" in told["error"]["message"]
+    fusions = told["outcome"]["fusions"]
+    assert not fusions["complete"] and any("rotary" in " ".join(one["why_not"]) for one in fusions["fusions"])
+    assert command("optimize", fixture("bert"), "--strict", "--no-timing", "-o", output, capsys=capsys)[0] == OK
+
+
+def test_an_optimized_file_is_optimized_already(tmp_path: Path, capsys) -> None:
+    optimized(with_head(fixture("bert"), tmp_path, "cls", normalize=True), tmp_path / "made.onnx")
+    with pytest.raises(NothingToOptimizeError, match="optimized already"):
+        optimized(tmp_path / "made.onnx", tmp_path / "again.onnx")
+    code, told = command("optimize", tmp_path / "made.onnx", capsys=capsys)
+    assert (code, told["error"]["type"]) == (WRONG, "NothingToOptimizeError")
+    told = command("inspect", tmp_path / "made.onnx", capsys=capsys)[1]
+    assert told["optimized"]["for"] == "cpu" and [step["edit"] for step in told["head"]] == ["add-pooling"]
+
+
+def test_the_command_line_and_the_library_make_the_same(tmp_path: Path, capsys) -> None:
+    source = with_head(fixture("xlmr"), tmp_path, "cls", normalize=True)
+    code, told = command("optimize", source, capsys=capsys)
+    assert code == OK and told["output"] == str(source.with_name("cls-normalized.optimized.onnx"))
+    assert told["architecture"]["heads"] == 4 and told["report"]["verdict"] == "PASSED"
+    assert {"texts", "tokens", "before_ms", "after_ms", "ratio"} <= set(told["timings"]["shapes"][0])
+    done = optimized(source, tmp_path / "library.onnx")
+    assert done.output.read_bytes() == Path(told["output"]).read_bytes()
+
+
+def test_a_dry_run_and_a_quiet_one(tmp_path: Path, capsys) -> None:
+    before = tree(tmp_path)
+    code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", "--dry-run", capsys=capsys)
+    assert code == OK and told["output"] is None and told["report"]["verdict"] == "PASSED" and tree(tmp_path) == before
+    capsys.readouterr()
+    assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "made.onnx"), "--quiet", "--no-timing"]) == OK
+    assert capsys.readouterr() == ("", "")
+    assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "made.onnx"), "--json"]) == WRONG
+
+
+def test_goldens_and_certificate_go_with_it(tmp_path: Path, capsys) -> None:
+    folder = write_folder(tmp_path / "model")
+    (folder / "onnx" / "model.onnx").write_bytes(fixture("xlmr").read_bytes())
+    (folder / "1_Pooling" / "config.json").unlink()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}', encoding="utf-8")
+    graphsurgery.bake(folder, tmp_path / "baked")
+    baked = tmp_path / "baked" / "onnx" / "model.onnx"
+    done = optimized(baked, tmp_path / "made.onnx")
+    assert done.report and {"golden vectors", "file unchanged"} <= {check.name for check in done.report.checks}
+    assert command("verify", done.output, "--self", capsys=capsys)[0] == OK
+    of_baked, of_made = (certificate_of(graphsurgery.load(path)) for path in (baked, done.output))
+    assert of_baked is not None and of_made is not None and of_made.sources == of_baked.sources
+    assert "same outputs" in of_made.checks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "tpu"}, "no target 'tpu'"), ({"heads": 4}, "together"), ({"heads": 5, "hidden_size": 32}, "do not divide"),
+        ({"portable": True, "strict": True}, "makes none"), ({"model_type": "elephant"}, "no rewrite"),
+        ({"rehead": True}, "a head can be replaced"), ({"fp16": True, "bf16": True}, "both were asked for"),
+    ],
+)  # fmt: skip
+def test_wrong_requests(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        optimized(fixture("bert"), tmp_path / "made.onnx", **options)
+    assert not (tmp_path / "made.onnx").exists()
+
+
+def test_a_model_without_a_transformer(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[a] x) => (float[a] y) { y = Abs(x) }'
+    with pytest.raises(NothingToOptimizeError):
+        optimized(onnx.parser.parse_model(text), tmp_path / "made.onnx")
+
+
+def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypatch) -> None:
+    seen: list[Fusing] = []
+
+    def watched(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+        seen.append(fusing)
+        return fused_encoder(given, fusing, target)
+
+    monkeypatch.setattr(optimizing, "fused_encoder", watched)
+    optimized(fixture("bert"), tmp_path / "made.onnx", heads=4, hidden_size=32, model_type="vit")
+    assert seen == [replace(Fusing(), model_type="vit", heads=4, hidden=32)]
