@@ -22,7 +22,7 @@ LAYERS = (
     ("model",),
     ("anatomy",),
     ("consumers", "folders", "runtime"),
-    ("edits", "proof", "inspection", "snippet", "exporting", "simplifying"),
+    ("edits", "proof", "inspection", "snippet", "exporting", "simplifying", "halving"),
     ("api", "api_interface", "recipe"),
     ("api_tokens", "runner"),
     ("recipe_run", "optimizing"),

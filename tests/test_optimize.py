@@ -18,16 +18,18 @@ from fusions import EVERY_MODE, require_optimizer, with_head
 import graphsurgery
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
+from graphsurgery.halving.half import to_half
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.optimizing import optimize as optimizing
 from graphsurgery.optimizing.bare import Fusing, fused, is_there
-from graphsurgery.optimizing.build import Rewritten, fused_encoder
 from graphsurgery.optimizing.kernels import with_own_bias, without_kernel
 from graphsurgery.optimizing.rebuilt import with_weights
+from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder
 from graphsurgery.optimizing.trial import crash
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Session
+from graphsurgery.simplifying.portable import vendor_operators
 
 require_optimizer()
 
@@ -108,7 +110,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, tmp_path
     whole = optimized(fixture(name), tmp_path / "whole.onnx")
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not is_there(tensor) for tensor in given.graph.initializer)
-    monkeypatch.setattr(optimizing, "with_weights", lambda model: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(optimizing, "with_weights", lambda model, _largest: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
     assert {**part.fusions.counts, "embedding norm": 0} == {**whole.fusions.counts, "embedding norm": 0}
@@ -202,6 +204,88 @@ def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) ->
     assert isinstance(caught.value.outcome, graphsurgery.Optimized) and caught.value.outcome.saved is None
     done = optimized(fixture("bert"), tmp_path / "made.onnx", keep_failed=True)
     assert done.saved and done.report is not None and done.report.verdict is Verdict.FAILED
+
+
+# --- half precision, standard operators ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_float16(name: str, tmp_path: Path) -> None:
+    """The body computes in float16, the head and what goes in and out in float32; two engines say what is lost."""
+    source = with_head(fixture(name), tmp_path, "mean", normalize=True)
+    done = optimized(source, tmp_path / "half.onnx", fp16=True)
+    assert done.report and done.loss is not None and done.loss["min_cosine"] > 0.999
+    engines = {one["engine"]: one["loss"] for one in done.loss["opinions"]}
+    assert set(engines) == {"ONNX Runtime", "onnx's reference"} and all(one["vectors"] > 0 for one in engines.values())
+    assert all(one["max_abs_diff"] > 0 for one in engines.values()), "float16 that loses nothing is none"
+    written = graphsurgery.load(done.output)
+    assert [value.dtype for value in written.interface.outputs] == [onnx.TensorProto.FLOAT]
+    halves = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in written.initializers.values())
+    assert halves > len(written.initializers) / 2
+    whole = optimized(source, tmp_path / "whole.onnx")
+    assert done.fusions is not None and whole.fusions is not None and done.fusions.counts == whole.fusions.counts
+    assert written.weight_bytes < 0.8 * graphsurgery.load(whole.output).weight_bytes
+
+
+def overflowing(tmp_path: Path) -> Path:
+    """BERT with an activation of some 1e5 inside, of factors each of which float16 can hold."""
+    proto = onnx.load(fixture("bert"))
+    norm = next(node for node in proto.graph.node if node.op_type == "LayerNormalization")
+    values = ["x0", "x1", "large", "x3", norm.output[0]]
+    norm.output[0] = values[0]
+    for before, after, factor in zip(values, values[1:], (256.0, 512.0, 1 / 256, 1 / 512), strict=False):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), f"{after}/factor"))
+        proto.graph.node.append(onnx.helper.make_node("Mul", [before, f"{after}/factor"], [after]))
+    nodes = list(proto.graph.node)
+    place = nodes.index(norm) + 1
+    nodes[place:place] = nodes[-4:]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes[:-4])
+    onnx.save(proto, tmp_path / "overflowing.onnx")
+    return tmp_path / "overflowing.onnx"
+
+
+def test_what_overflows_in_float16_stays_float32(tmp_path: Path, monkeypatch) -> None:
+    source = overflowing(tmp_path)
+    done = optimized(source, tmp_path / "half.onnx", fp16=True)
+    assert done.report and done.loss is not None and "large" in done.loss["nodes"], done.loss
+    monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", lambda graph, kind, _keep: to_half(graph, kind))
+    with pytest.raises(VerificationFailed):
+        optimized(source, tmp_path / "wrong.onnx", fp16=True)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    """ONNX Runtime's CPU cannot run it: the reference evaluator judges, and the report says what was not checked."""
+    done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=True), tmp_path / "half.onnx", bf16=True)
+    assert done.report and any("no kernels for bfloat16" in line for line in done.report.not_checked)
+    assert [check.name for check in done.report.checks] == ["head untouched", "second opinion"]
+    assert done.loss is not None and 0.999 < done.loss["min_cosine"] < 1
+
+
+def test_an_encoder_in_half_precision(tmp_path: Path) -> None:
+    done = optimized(fixture(HALF), tmp_path / "made.onnx")
+    assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (2, 2)
+    with pytest.raises(RequestError, match="float16 already"):
+        optimized(fixture(HALF), tmp_path / "half.onnx", fp16=True)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_portable(name: str, tmp_path: Path) -> None:
+    """No vendor's operators, fewer nodes, the same vectors; the second time there is nothing left to do."""
+    source = with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True)
+    done = optimized(source, tmp_path / "portable.onnx", portable=True)
+    assert done.report and done.fusions is None
+    written = graphsurgery.load(done.output)
+    assert not vendor_operators(written.to_proto())
+    assert len(written.proto.graph.node) < 0.9 * len(graphsurgery.load(source).proto.graph.node)
+    with pytest.raises(NothingToOptimizeError):
+        optimized(done.output, tmp_path / "again.onnx", portable=True)
+    fused_after = optimized(done.output, tmp_path / "fused.onnx")
+    assert fused_after.report and fused_after.fusions is not None
+    assert fused_after.fusions.counts["attention"] == ATTENTIONS[name]
+    with pytest.raises(RequestError, match="one vendor"):
+        optimized(fused_after.output, tmp_path / "never.onnx", portable=True)
 
 
 # --- what it says ------------------------------------------------------------------------------------------------------------

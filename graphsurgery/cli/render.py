@@ -119,6 +119,10 @@ def _figures(check: Check) -> str:
     failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
     kinds = f"{len(check.comparisons)} kind{'s' if len(check.comparisons) > 1 else ''}"
     worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_share(nearest.margin)} of what is allowed"
+    angles = [one for one in check.comparisons if one.least_cosine is not None and one.cosine is not None]
+    if angles:
+        least = min(angles, key=lambda one: one.cosine or 0)
+        worst = f"cosine at least {least.cosine:.6f} ({least.least_cosine} asked), at worst {nearest.worst:.1e} apart"
     text = f"{cases} cases of {kinds}, {worst}"
     beyond = max(check.comparisons, key=lambda one: one.beyond)
     if beyond.beyond > NOTEWORTHY:

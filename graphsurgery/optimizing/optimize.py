@@ -15,26 +15,30 @@ from graphsurgery.errors import NothingToOptimizeError, RequestError, Unsupporte
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.optimizing.bare import Fusing, is_there
-from graphsurgery.optimizing.build import Rewritten, assembled, fused_encoder, safer
+from graphsurgery.optimizing.build import assembled
 from graphsurgery.optimizing.detected import detected
 from graphsurgery.optimizing.fusion_report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM, Fusable
 from graphsurgery.optimizing.fusions import compared as fusions_compared
 from graphsurgery.optimizing.fusions import expected
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts, parts_of
-from graphsurgery.optimizing.proof import Prover
-from graphsurgery.optimizing.rebuilt import with_weights
+from graphsurgery.optimizing.proof import EVERY, Prover
+from graphsurgery.optimizing.rebuilt import LARGEST_INLINE, with_weights
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
-from graphsurgery.optimizing.request import Request
+from graphsurgery.optimizing.request import PRECISIONS, Request
+from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, halved, safer, simplified_encoder
 from graphsurgery.optimizing.writing import Writing, written_as
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.golden import with_goldens_of
+from graphsurgery.proof.golden_making import HALF
 from graphsurgery.proof.real_text import real_texts
 from graphsurgery.report import Report, Verdict
 from graphsurgery.runner import default_place
 
 STEP = "optimized"
+TOLD = 4
+"""Attempts that an error tells of."""
 KINDS = {
     "attention": ATTENTION, "embedding norm": EMBEDDINGS, "rotary": ROTARY, "skip norm": SKIP_NORM,
     "bias skip norm": SKIP_NORM, "bias gelu": ACTIVATION, "gelu": ACTIVATION, "layer norm": NORM,
@@ -95,7 +99,8 @@ def optimize(
     progress("reading the graph")
     job = _Job.of(before, request)
     drawer = drawer_of(before, [])
-    prover = Prover(before, drawer, *real_texts(before, before, drawer, texts), Limits(atol, min_cosine))
+    half = PRECISIONS.get(precision or "")
+    prover = Prover(before, drawer, *real_texts(before, before, drawer, texts), Limits(atol, min_cosine), half)
     return _first_right(job, prover, Writing(place, verify, time, force, dry_run, keep_failed), progress)
 
 
@@ -125,7 +130,9 @@ class _Job:
         notes += architecture.notes if architecture is not None else ()
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
         wanted = () if request.portable else expected(parts.encoder, model_type)
-        return cls(source, request, parts, with_weights(parts.encoder), architecture, wanted, tuple(notes))
+        largest = LARGEST_INLINE if request.precision is None else EVERY  # to convert weights is to read them all
+        given = with_weights(parts.encoder, largest)
+        return cls(source, request, parts, given, architecture, wanted, tuple(notes))
 
     @property
     def fusing(self) -> Fusing:
@@ -143,31 +150,54 @@ def _first_right(job: _Job, prover: Prover, writing: Writing, progress: Progress
     """The first of the rewrites, from the boldest to the safest, that gives the source's vectors."""
     attempts: list[str] = []
     outcome = None
-    for fusing in (job.fusing, *safer(job.fusing)):
+    for fusing in (None,) if job.request.portable else (job.fusing, *safer(job.fusing)):
         try:
-            progress("running the transformer optimizer")
-            made = fused_encoder(job.given, fusing, job.request.target)
+            made = _rewritten(job, fusing, progress)
         except UnsupportedModelError as error:
+            if fusing is None:
+                raise
             attempts.append(f"{fusing}: {error}")
             continue
-        _refuse_unchanged(job, made)
+        made = _halved(job, made, prover, progress)
         outcome = _outcome(job, made, tuple(attempts), writing)
         outcome = written_as(outcome, job.parts, prover, writing, job.request.strict, progress)
         if outcome.report is None or outcome.report or outcome.saved is not None:
             return outcome
         if outcome.report.verdict is not Verdict.FAILED:
             break
-        attempts.append(f"{fusing}: {_wrong(outcome.report)}")
+        attempts.append(f"{fusing or 'standard operators'}: {_wrong(outcome.report)}")
     raise _failed(attempts, outcome)
 
 
+def _rewritten(job: _Job, fusing: Fusing | None, progress: Progress) -> Rewritten:
+    """The encoder fused, or simplified where there is no ``fusing``."""
+    if fusing is None:
+        progress("simplifying the graph")
+        return simplified_encoder(job.given)
+    progress("running the transformer optimizer")
+    return fused_encoder(job.given, fusing, job.request.target)
+
+
+def _halved(job: _Job, made: Rewritten, prover: Prover, progress: Progress) -> Rewritten:
+    """``made`` in half precision where that was asked for. NothingToOptimizeError where nothing changed."""
+    kind = PRECISIONS.get(job.request.precision or "")
+    if kind is None:
+        _refuse_unchanged(job, made)
+        return made
+    progress("measuring activations")
+    return halved(made, kind, prover.feeds)
+
+
 def _outcome(job: _Job, made: Rewritten, attempts: tuple[str, ...], writing: Writing) -> Optimized:
-    model = with_goldens_of(job.source, assembled(job.parts, job.given, made, job.source))
+    model = assembled(job.parts, job.given, made, job.source)
+    if job.request.precision != "bf16":  # which could not be held against them here
+        model = with_goldens_of(job.source, model, None if job.request.precision is None else HALF)
     because = {} if all(map(is_there, job.given.graph.initializer)) else {EMBEDDINGS: NOT_GIVEN}
     because |= {KINDS[name]: "switched off: with it the vectors were not the source's" for name in made.recorded.get("off", ())}
-    fusions = fusions_compared(job.expected, job.given, made.graph, because) if job.expected else None
+    fusions = fusions_compared(job.expected, job.given, made.exact or made.graph, because) if job.expected else None
     notes = (*job.notes, *made.notes)
-    return Optimized(model, job.source, writing.place, job.architecture, fusions, attempts, notes, None, None, None)
+    model = replace(model, notes=())
+    return Optimized(model, job.source, writing.place, job.architecture, fusions, attempts, notes, None, None, None, made.kept)
 
 
 def _refuse_unchanged(job: _Job, made: Rewritten) -> None:
@@ -175,7 +205,8 @@ def _refuse_unchanged(job: _Job, made: Rewritten) -> None:
     before, after = ([node.SerializeToString(deterministic=True) for node in one.graph.node] for one in (job.given, made.graph))
     if sorted(before) == sorted(after) and not job.request.rehead:
         raise NothingToOptimizeError(
-            "the optimizer changes nothing in this graph: it is optimized already, or it holds no transformer",
+            f"{'simplifying' if job.request.portable else 'the optimizer'} changes nothing in this graph: it is optimized "
+            "already, or it holds no transformer",
             "see `graphsurgery inspect`; for half precision ask with --fp16",
         )
 
@@ -191,7 +222,7 @@ def _wrong(report: Report) -> str:
 
 
 def _failed(attempts: list[str], outcome: Optimized | None) -> VerificationFailed | UnsupportedModelError:
-    tried = "; ".join(attempts)
+    tried = "; ".join([*attempts[:TOLD], *([f"and {len(attempts) - TOLD} more"] if len(attempts) > TOLD else [])])
     if outcome is None:
         return UnsupportedModelError(f"no rewrite of this graph could be made: {tried}", "optimize it with --portable")
     report = outcome.report

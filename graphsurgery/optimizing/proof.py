@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.halving.loss import Opinion, opinions
+from graphsurgery.halving.probes import Feed
 from graphsurgery.interface import Value
 from graphsurgery.model.changes import INITIALIZER, NODE
 from graphsurgery.model.dtypes import FLOATS
@@ -14,14 +18,28 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.optimizing.comparing import NAME, Pair, compared
 from graphsurgery.optimizing.parts import Parts
+from graphsurgery.optimizing.rebuilt import with_weights
 from graphsurgery.optimizing.trial import crash
 from graphsurgery.proof.compare import Limits
-from graphsurgery.report import Check, Report, Verdict
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.proof.reference import computes_in_half
+from graphsurgery.report import Check, Comparison, Report, Verdict
+from graphsurgery.runtime.feeds import Drawer, text_feed
 from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
-RUN, HEAD = "runs", "head untouched"
+RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
+LEAST_COSINE = 0.999
+"""Of vectors in half precision to those in float32, unless another is asked for."""
+MEASURED = ("right padding", "left padding", "long")
+EVERY = 1 << 62
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What a proof came to, and what half precision loses in the opinion of two engines."""
+
+    report: Report
+    opinions: tuple[Opinion, Opinion] | None
 
 
 @dataclass
@@ -33,6 +51,8 @@ class Prover:
     texts: Encoded | None
     why_no_text: str | None
     limits: Limits
+    half: int | None = None
+    """The half type that the file is to compute in."""
     _sessions: tuple[Session, Session] | None = None
 
     @property
@@ -42,20 +62,60 @@ class Prover:
             self._sessions = open_session(self.source), open_session(self.source, plain=True)
         return self._sessions
 
-    def report(self, path: Path, parts: Parts, made: Model) -> Report:
+    @property
+    def feeds(self) -> list[Feed]:
+        """What activations and losses are measured on: real text where there is some, and drawn ids."""
+        drawn: list[Feed] = [self.drawer.feed(masks[0], seed=0) for kind, masks in self.drawer.kinds() if kind in MEASURED]
+        return drawn if self.texts is None else [text_feed(self.drawer, self.texts), *drawn]
+
+    def report(self, path: Path, parts: Parts, made: Model) -> Proven:
         """What the proof of the file at ``path``, which ``made`` is, comes to. UnsupportedModelError when ONNX Runtime cannot
         run the source."""
         not_checked = [self.why_no_text] if self.why_no_text else []
+        checks = [_head(load(path), parts)]
+        if self.half == onnx.TensorProto.BFLOAT16:
+            not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
+        else:
+            checks = [*checks, *self._run(path, made)]
+        told = None
+        if self.half is not None and checks[-1].verdict is not Verdict.FAILED:
+            told = opinions(with_weights(self.source, EVERY), with_weights(load(path), EVERY), self.feeds)
+            checks += [_second(told[1], self._limits)] if told[1].loss is not None else []
+            not_checked += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
+        return Proven(Report(tuple(checks), (), tuple(not_checked)), told)
+
+    @property
+    def exact(self) -> bool:
+        """Whether both files compute in float32."""
+        return self.half is None and not computes_in_half(self.source)
+
+    @property
+    def _limits(self) -> Limits:
+        """In half precision, the file's or the source's own, the angle counts besides a difference that is asked for."""
+        if self.exact:
+            return self.limits
+        return Limits(self.limits.atol, self.limits.min_cosine if self.limits.min_cosine is not None else LEAST_COSINE)
+
+    def _run(self, path: Path, made: Model) -> list[Check]:
         died = crash(path, [self.drawer.feed(masks[0], seed=0) for _, masks in self.drawer.kinds()])
         if died is not None:
-            return Report((Check(RUN, died, stated=Verdict.FAILED),), (), tuple(not_checked))
-        checks = [Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED), _head(load(path), parts)]
+            return [Check(RUN, died, stated=Verdict.FAILED)]
+        ran = Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED)
+        names = shared_outputs(self.source, made)
         try:
             pair = Pair(*self.sessions, Session(path))
-            checks.append(compared(pair, shared_outputs(self.source, made), self.drawer, self.texts, self.limits))
+            return [ran, compared(pair, names, self.drawer, self.texts, self._limits, exact=self.exact)]
         except UnsupportedModelError as error:
-            checks.append(Check(NAME, str(error), stated=Verdict.FAILED))
-        return Report(tuple(checks), (), tuple(not_checked))
+            return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]
+
+
+def _second(opinion: Opinion, limits: Limits) -> Check:
+    """The loss that onnx's reference evaluator finds, each operator in the type that the file says."""
+    loss = opinion.loss
+    assert loss is not None
+    margin = loss.max_abs / limits.atol if limits.atol else 0.0
+    one = Comparison("first rows", loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, limits.min_cosine)
+    return Check(SECOND, f"by {opinion.engine} evaluator, on the first rows: {loss}", (one,))
 
 
 def shared_outputs(source: Model, made: Model) -> list[str]:

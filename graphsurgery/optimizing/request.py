@@ -14,8 +14,9 @@ PRECISIONS = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT1
 
 @dataclass(frozen=True)
 class Request:
-    """``target``: cpu or cuda. ``model_type``, ``heads``, ``hidden_size``: in place of what the graph tells. ``precision``: fp16
-    or bf16 for the encoder's body. ``portable``: standard operators only. ``rehead``: our head in place of another program's."""
+    """``target``: cpu or cuda. ``model_type``, ``heads``, ``hidden_size``: in place of what the graph tells. ``precision``:
+    fp16 or bf16 for the encoder's body. ``portable``: standard operators only. ``rehead``: our head in place of another
+    program's."""
 
     target: str = "cpu"
     model_type: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
 from graphsurgery.model.certificate import certificate_of, with_certificate
@@ -16,7 +17,7 @@ from graphsurgery.model.saving import plan_output
 from graphsurgery.model.staging import Plan, Stage, staged
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts
-from graphsurgery.optimizing.proof import Prover
+from graphsurgery.optimizing.proof import Proven, Prover
 from graphsurgery.optimizing.timing import Timings, timed
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.report import joined
@@ -47,10 +48,12 @@ def written_as(
     with _stage(outcome, writing) as stage:
         if writing.verify:
             progress("proving the file")
-            report = prover.report(stage.path, parts, outcome.model)
+            proven = prover.report(stage.path, parts, outcome.model)
+            report = proven.report
             written = load(stage.path)
             has_goldens = any(step.edit == GOLDEN for step in since_edited(written.proto))
             outcome = replace(outcome, report=joined(report, verify_itself(written)) if report and has_goldens else report)
+            outcome = replace(outcome, loss=_loss(outcome.loss, proven))
         failed = outcome.report is not None and not outcome.report
         if not failed and strict and outcome.fusions is not None and outcome.fusions.missed:
             missed = len(outcome.fusions.missed)
@@ -65,6 +68,15 @@ def written_as(
         if certificate is not None:
             stage.extend(with_certificate(stage.plan.document, certificate.sources, outcome.report))
         return replace(outcome, saved=stage.commit())
+
+
+def _loss(kept: dict[str, Any] | None, proven: Proven) -> dict[str, Any] | None:
+    """What half precision keeps in float32, and what it loses, JSON-ready."""
+    if proven.opinions is None:
+        return kept
+    losses = [one.loss for one in proven.opinions if one.loss is not None]
+    worst = {"min_cosine": min((one.min_cosine for one in losses), default=None)}
+    return (kept or {}) | worst | {"opinions": [one.to_json() for one in proven.opinions]}
 
 
 @contextmanager

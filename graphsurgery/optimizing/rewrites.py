@@ -1,0 +1,102 @@
+"""The rewrites of an encoder's graph: fused for ONNX Runtime, or simplified with standard operators; in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.halving.activations import kept
+from graphsurgery.halving.half import to_half
+from graphsurgery.halving.probes import Feed
+from graphsurgery.model.dtypes import NAMES
+from graphsurgery.optimizing.bare import SWITCHES, Fusing, fused
+from graphsurgery.optimizing.kernels import POSITION_BIAS, with_biases, with_own_bias, without_kernel
+from graphsurgery.optimizing.prepare import prepared
+from graphsurgery.simplifying.portable import vendor_operators
+from graphsurgery.simplifying.simplify import simplify
+
+FOR_GPUS = "half precision pays on GPUs: ONNX Runtime's CPU computes much of it in float32, with casts around it"
+OLDEST_IR = 4
+"""The IR version from which weights need not be inputs."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The encoder's graph after a rewrite, what to tell of it, and what the file is to record of it."""
+
+    graph: onnx.ModelProto
+    notes: tuple[str, ...]
+    recorded: dict[str, Any]
+    kept: dict[str, Any] | None = None
+    """Of half precision: what stays float32, and why."""
+    exact: onnx.ModelProto | None = None
+    """Of half precision: the graph in float32."""
+
+
+def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    """The optimizer's fusions of ``given``, all of whose operators ``target`` can run.
+
+    UnsupportedModelError where the optimizer fails, or makes what the target has no kernel for and what cannot be taken back.
+    """
+    made = fused(prepared(given), fusing)
+    notes = [f"the optimizer warns: {said}" for said in made.said]
+    graph = made.model
+    if without_kernel(graph, target)[POSITION_BIAS]:
+        graph = with_own_bias(graph, given)
+        notes.append(f"{POSITION_BIAS} was taken back: the CPU has no kernel for it; the bias is computed as before")
+    graph = with_biases(graph)
+    lacking = without_kernel(graph, target)
+    if lacking:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
+        raise UnsupportedModelError(f"{target} has no kernel for {listed}", "optimize it with --portable")
+    recorded = {
+        "model_type": fusing.model_type, "heads": fusing.heads, "hidden": fusing.hidden, "off": sorted(fusing.off),
+        "for": target, "onnxruntime": onnxruntime.__version__,
+    }  # fmt: skip
+    return Rewritten(graph, tuple(notes), recorded)
+
+
+def simplified_encoder(given: onnx.ModelProto) -> Rewritten:
+    """``given`` with fewer nodes, all of them standard operators. UnsupportedModelError where it has others already."""
+    vendors = vendor_operators(given)
+    if vendors:
+        listed = ", ".join(f"{name} ({count})" for name, count in vendors.items())
+        raise UnsupportedModelError(f"the graph has operators of one vendor: {listed}", "take the file it was made from")
+    made = simplify(given)
+    told = ", ".join(f"{name} {count}" for name, count in made.counts.items() if count)
+    notes = (f"{made.before} nodes became {made.after}" + (f": {told}" if told else ""),)
+    return Rewritten(made.model, notes, {"portable": True})
+
+
+def halved(made: Rewritten, kind: int, feeds: Sequence[Feed]) -> Rewritten:
+    """``made`` in half precision but for the nodes that overflow or lose most on ``feeds``; as it declares, its output stays
+    float32. Raises as `to_half` and `kept`."""
+    if made.graph.ir_version < OLDEST_IR:
+        what = f"the file is of IR version {made.graph.ir_version}, in which every weight is an input"
+        raise UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
+    inputs = {info.name for info in made.graph.graph.input}
+    stays = kept(made.graph, [{name: array for name, array in feed.items() if name in inputs} for feed in feeds], kind)
+    recorded = made.recorded | {"precision": NAMES[kind].lower(), "float32_nodes": len(stays.nodes)}
+    graph = to_half(made.graph, kind, stays.nodes)
+    return replace(
+        made,
+        graph=graph,
+        notes=(*made.notes, *stays.summary(), FOR_GPUS),
+        recorded=recorded,
+        kept=stays.to_json(),
+        exact=made.graph,
+    )
+
+
+def safer(fusing: Fusing) -> Iterator[Fusing]:
+    """What to try when a fused graph is wrong: without each fusion, the likeliest first; then without more and more."""
+    names = [name for name in SWITCHES if name not in fusing.off]
+    for name in names:
+        yield fusing.without(name)
+    for count in range(2, len(names) + 1):
+        yield fusing.without(*names[:count])

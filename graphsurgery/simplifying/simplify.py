@@ -1,0 +1,64 @@
+"""Simplifying a model: the same outputs from fewer nodes, all of them standard operators at the model's own opset.
+
+What is promised: outputs are the same bit for bit, as long as each node is computed by itself; inputs and outputs keep their
+names, element types and dims; a second time changes nothing. Dims of inputs that bear the same name are taken to be the same
+size, and sizes that a run decides to be 1 or more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import onnx
+
+from graphsurgery.simplifying.branches import take_branches
+from graphsurgery.simplifying.constants import fold_constants
+from graphsurgery.simplifying.dead import drop_dead
+from graphsurgery.simplifying.duplicates import merge_duplicates
+from graphsurgery.simplifying.facts import Facts
+from graphsurgery.simplifying.identities import drop_identities
+from graphsurgery.simplifying.pairs import join_pairs
+from graphsurgery.simplifying.recognised import recognised
+from graphsurgery.simplifying.scope import check_given_once
+from graphsurgery.simplifying.shapes import simplify_shapes
+from graphsurgery.simplifying.workspace import Workspace
+
+SIMPLIFICATIONS = {
+    "branches": take_branches, "constants": fold_constants, "shapes": simplify_shapes, "identities": drop_identities,
+    "pairs": join_pairs, "duplicates": merge_duplicates, "dead": drop_dead,
+}  # fmt: skip
+"""In the order in which they run, again and again until none finds anything."""
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """A simplified model, and what it took."""
+
+    model: onnx.ModelProto
+    before: int
+    """Nodes of the main graph."""
+    after: int
+    counts: dict[str, int] = field(default_factory=dict)
+    """How often each of `SIMPLIFICATIONS` found something."""
+
+
+def simplify(model: onnx.ModelProto) -> Simplified:
+    """``model`` with fewer nodes; ``model`` itself is not changed.
+
+    Weights may be anywhere: in the model, in external data, which are left alone, or elsewhere with a mark in their place.
+    MalformedModelError where a name stands for two values.
+    """
+    check_given_once(model.graph)
+    work = Workspace(model)
+    counts: Counter[str] = Counter()
+    changed = True
+    while changed:
+        work.find_pinned()
+        work.kept = recognised(work)
+        facts = Facts(work)
+        found = {name: run(work, facts) for name, run in SIMPLIFICATIONS.items()}
+        counts.update(found)
+        changed = any(found.values())
+    done = work.finish()
+    return Simplified(done, len(model.graph.node), len(done.graph.node), dict(counts))
