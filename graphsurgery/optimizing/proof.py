@@ -31,6 +31,8 @@ RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
 LEAST_COSINE = 0.999
 """Of vectors in half precision to those in float32, unless another is asked for."""
 MEASURED = ("right padding", "left padding", "long")
+MOST_TEXTS = 4
+"""Batches of real text that losses are measured on."""
 EVERY = 1 << 62
 
 
@@ -66,7 +68,8 @@ class Prover:
     def feeds(self) -> list[Feed]:
         """What activations and losses are measured on: real text where there is some, and drawn ids."""
         drawn: list[Feed] = [self.drawer.feed(masks[0], seed=0) for kind, masks in self.drawer.kinds() if kind in MEASURED]
-        return drawn if self.texts is None else [text_feed(self.drawer, self.texts), *drawn]
+        batches = [] if self.texts is None else list(self.texts.batches())[:MOST_TEXTS]
+        return [*(text_feed(self.drawer, batch) for batch in batches), *drawn]
 
     def report(self, path: Path, parts: Parts, made: Model) -> Proven:
         """What the proof of the file at ``path``, which ``made`` is, comes to. UnsupportedModelError when ONNX Runtime cannot

@@ -51,7 +51,7 @@ def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, li
         if drawer.fed is not None:
             yield f"{kind}, optional inputs given", [drawer.fed.feed(mask, seed) for seed, mask in enumerate(masks)]
     if texts is not None:
-        yield "real text", [text_feed(drawer, texts)]
+        yield "real text", [text_feed(drawer, batch) for batch in texts.batches()]
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ SENTENCES = (
 SIDES = ("right", "left")
 
 
+BATCH = 32
+"""Texts that are run at a time."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``."""
@@ -34,6 +38,14 @@ class Encoded:
     ids: np.ndarray
     mask: np.ndarray
     types: np.ndarray
+
+    def batches(self, size: int = BATCH) -> Iterator[Encoded]:
+        """The texts, so many at a time, without the columns in which none of those has a token."""
+        for start in range(0, len(self.ids), size):
+            rows = slice(start, start + size)
+            some = np.flatnonzero(self.mask[rows].any(axis=0))
+            columns = slice(some[0], some[-1] + 1) if some.size else slice(None)
+            yield Encoded(self.ids[rows, columns], self.mask[rows, columns], self.types[rows, columns])
 
 
 def find_tokenizer(model: Path | None) -> Path | None:

@@ -42,6 +42,10 @@ class Call:
         """The dims of an input."""
         return self.facts[place].dims if place < len(self.facts) else None
 
+    def dtype(self, place: int = 0) -> int:
+        """The element type of an input, 0 where it is not known."""
+        return self.facts[place].dtype if place < len(self.facts) else 0
+
     def values(self, place: int) -> Sizes | None:
         """The integers in an input."""
         return self.numbers[place] if place < len(self.numbers) else None

@@ -27,6 +27,10 @@ PLACE_HOLDERS = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "u
 """Names of dims that say only that they are not known."""
 
 
+LONGEST_SHAPE = 1 << 16
+"""Elements of a vector of integers that inference is asked about at most: it may be a shape, with as many dims."""
+
+
 class Facts:
     """What is known of the values of ``work``, as it is now; true of them for as long as they are there."""
 
@@ -137,6 +141,8 @@ class Facts:
 
     def _inferred(self, schema: onnx.defs.OpSchema, node: onnx.NodeProto) -> dict[str, onnx.TypeProto] | None:
         """The types of what a node gives, by onnx; None where it finds that the node cannot be."""
+        if not all(self._can_be_asked_about(node, name) for name in node.input):
+            return None
         types = {name: _type(self[name]) for name in node.input if name}
         data = {name: tensor for name in types if (tensor := self._data(name)) is not None}
         try:
@@ -145,6 +151,15 @@ class Facts:
             )
         except Exception:  # it has several types for what it refuses, a plain RuntimeError among them
             return None
+
+    def _can_be_asked_about(self, node: onnx.NodeProto, name: str) -> bool:
+        """Whether onnx's inference bears an input: not a vector so long that a tensor of as many dims does not fit into memory,
+        nor, where slices are taken, an empty one, on which it ends the process."""
+        fact = self[name]
+        sizes = [dim for dim in fact.dims or () if isinstance(dim, int)]
+        if min(sizes, default=1) < (1 if node.op_type == "Slice" else 0):
+            return False
+        return fact.dtype not in LIMITS or len(fact.dims or ()) != 1 or max(sizes, default=0) <= LONGEST_SHAPE
 
     def _data(self, name: str) -> onnx.TensorProto | None:
         """The elements of a small value, where all are known."""

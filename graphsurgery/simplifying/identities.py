@@ -57,8 +57,8 @@ def _cast(work: Workspace, facts: Facts, node: onnx.NodeProto) -> str | None:
 
 
 def _cast_like(work: Workspace, facts: Facts, node: onnx.NodeProto) -> str | None:
-    own, other = (facts[name].dtype for name in node.input[:2])
-    return node.input[0] if own and own == other else None
+    types = {facts[name].dtype for name in node.input}
+    return node.input[0] if len(node.input) == 2 and len(types) == 1 and 0 not in types else None
 
 
 def _transpose(work: Workspace, facts: Facts, node: onnx.NodeProto) -> str | None:

@@ -44,7 +44,7 @@ def same(call: Call) -> Numbers:
 
 def cast(call: Call) -> Numbers:
     """``Cast(x)``: literals that both types hold; an int64 stays what it is as an int64."""
-    values, to, source = call.values(0), call.integer("to", 0), call.facts[0].dtype
+    values, to, source = call.values(0), call.integer("to", 0), call.dtype()
     if values is None or to not in LIMITS or to == source:
         return values if to == source else None
     return tuple(_cast(call.symbols, value, to, source) for value in values)

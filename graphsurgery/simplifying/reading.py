@@ -64,7 +64,7 @@ def schema_of(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """What a Constant node gives, None where that is no dense tensor of numbers."""
-    if node.op_type != "Constant" or node.domain not in STANDARD or len(node.attribute) != 1:
+    if node.op_type != "Constant" or node.domain not in STANDARD or len(node.attribute) != 1 or len(node.output) != 1:
         return None
     (held,) = node.attribute
     if held.name == "value":

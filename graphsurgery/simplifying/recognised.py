@@ -35,6 +35,8 @@ def recognised(work: Workspace) -> Mapping[str, str]:
     found: dict[str, str] = {}
     halves: list[str] = []
     for node in work.nodes:
+        if not node.input:
+            continue
         if node.op_type == "Sqrt":
             found |= _root(work, node)
         elif node.op_type == "Slice":
@@ -103,7 +105,7 @@ def _before(work: Workspace, name: str, kinds: Sequence[str], place: int = 0) ->
     """``name`` and the values before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
     found = [name]
     for kind in kinds:
-        while (made := work.producer(found[-1])) is not None and made.op_type == "Cast":
+        while (made := work.producer(found[-1])) is not None and made.op_type == "Cast" and made.input:
             found.append(made.input[0])
         if made is None or made.op_type != kind or len(made.input) <= place:
             return []

@@ -38,7 +38,7 @@ class Workspace:
         self.outputs = frozenset(info.name for info in self.graph.output)
         self.constants = {one.name: one for one in self.graph.initializer if one.name not in self.inputs}
         self._source = list(self.graph.node)
-        self._nodes = {id(node): node for node in in_order(self._source)}
+        self._nodes = {id(node): node for node in in_order(self._source) if any(node.output)}
         self._front: list[onnx.NodeProto] = []
         self._gone: list[onnx.NodeProto] = []  # kept, so that no other node can get the id of one of them
         self._before = self._names()
@@ -201,7 +201,7 @@ class Workspace:
         self._join(node)
         self._producers |= {name: node for name in node.output if name}
         tensor = constant_tensor(node)
-        if tensor is not None and node.output:
+        if tensor is not None:
             self.constants[node.output[0]] = tensor
 
     def _join(self, node: onnx.NodeProto) -> None:

@@ -104,6 +104,6 @@ def test_minilm(folder, minilm_export, encoded, tokenizer, sentences, worst, mea
             worst.within("all-MiniLM-L6-v2, optimize, against encode", found, encoded[32], UNIT)
             continue
         cosines = np.sum(found * encoded[32], axis=1) / np.linalg.norm(found, axis=1)
-        assert cosines.min() > 0.9999
+        worst.within("all-MiniLM-L6-v2, optimize --fp16, 1 - cosine to encode", 1 - cosines, np.zeros(len(cosines)), 1e-4)
         worst.within("all-MiniLM-L6-v2, optimize --fp16, against encode", found, encoded[32], 5e-3)
         assert told["loss"]["min_cosine"] > 0.9999

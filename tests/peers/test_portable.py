@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from exports import COMMITTED, FIXTURES, ON_REQUEST, OPSETS
 from fusions import NORMS, fused, require_optimizer
@@ -23,7 +24,6 @@ from graphsurgery.runtime.session import Session
 from graphsurgery.simplifying.portable import vendor_operators
 from graphsurgery.simplifying.simplify import simplify
 
-openvino = pytest.importorskip("openvino", reason="pip install openvino")
 require_optimizer()
 
 HALF = 2.0**-8
