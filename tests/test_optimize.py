@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import module_folders
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,19 @@ from conftest import FIXTURES, fixture_names
 from fusions import EVERY_MODE, require_optimizer, with_head
 
 import graphsurgery
+from graphsurgery import (
+    AddDense,
+    AddNormalize,
+    AddPooling,
+    DropInput,
+    FixDim,
+    OutputPrecision,
+    Rename,
+    Truncate,
+)
+from graphsurgery.anatomy.head import head_steps
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
+from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
 from graphsurgery.halving.half import to_half
 from graphsurgery.model.certificate import certificate_of
@@ -123,6 +136,37 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, tmp_path
     )
 
 
+CHAINS: dict[str, list[Edit]] = {
+    "renamed before": [Rename(("input_ids=ids", "last_hidden_state=hidden")), AddPooling("mean")],
+    "renamed after": [AddPooling("mean"), Rename(("sentence_embedding=embedding",))],
+    "an input less": [DropInput("token_type_ids"), AddPooling("cls", normalize=True)],
+    "a fixed batch": [FixDim(("batch_size=2",)), AddPooling("max")],
+    "a prompt's length as input": [AddPooling("mean", skip_prompt="input")],
+    "the hidden state kept": [AddPooling("lasttoken", keep_output=("last_hidden_state",))],
+    "dense, cut, bits": [
+        AddPooling("mean"), AddDense(module_folders.dense(16, 32), "tanh"), AddNormalize(), Truncate("8,4"),
+        OutputPrecision("ubinary", target="sentence_embedding_8"),
+    ],
+    "bytes alone": [AddPooling("mean", normalize=True), OutputPrecision("int8", module_folders.ranges(32))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_of_edits(name: str, tmp_path: Path, capsys) -> None:
+    """Every edit of a head is recorded anew, what came before is the encoder's; all of it fuses."""
+    graphsurgery.run(CHAINS[name], fixture("bert"), output=tmp_path / "source.onnx", verify=False)
+    done = optimized(tmp_path / "source.onnx", tmp_path / "made.onnx")
+    assert done.report and not done.attempts and done.fusions is not None and done.fusions.complete
+    made, source = graphsurgery.load(done.output), graphsurgery.load(tmp_path / "source.onnx")
+    assert made.interface == source.interface
+    head = [step.edit for step in head_steps(made)]
+    assert head == [edit.verb for edit in CHAINS[name]][-len(head) :] and head
+    hidden = "hidden" if name == "renamed before" else "last_hidden_state"
+    assert [value.name for value in graphsurgery.strip_head(made).interface.outputs] == [hidden]
+    if name != "bytes alone":
+        assert graphsurgery.verify(made, against=source)
+
+
 # --- where the bare optimizer goes wrong -----------------------------------------------------------------------------------
 
 
@@ -224,6 +268,8 @@ def test_float16(name: str, tmp_path: Path) -> None:
     assert halves > len(written.initializers) / 2
     whole = optimized(source, tmp_path / "whole.onnx")
     assert done.fusions is not None and whole.fusions is not None and done.fusions.counts == whole.fusions.counts
+    assert graphsurgery.verify(done.output, against=source), "held to an angle"
+    assert not graphsurgery.verify(done.output, against=source, atol=1e-5)
     assert written.weight_bytes < 0.8 * graphsurgery.load(whole.output).weight_bytes
 
 

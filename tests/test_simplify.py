@@ -943,6 +943,18 @@ def test_graphs_that_are_none_are_refused() -> None:
             simplify(parsed(text))
 
 
+def test_inference_is_not_asked_what_it_does_not_survive() -> None:
+    """onnx's inference makes as many dims as a shape is long, and ends the process over a slice backwards of nothing."""
+    long = parsed("(float[b] x, int64[1099511627776] s) => (float[] y) { y = Expand(x, s) }")
+    assert simplify(long).after == 1
+    backwards = (
+        "<int64[1] from = {-1}, int64[1] to = {-9}, int64[1] axis = {0}> { n = Slice(x, from, to, axis, from) \n y = Neg(n) }"
+    )
+    empty = parsed(backwards.replace("{ n =", "{ c = ConstantOfShape(none) \n n =").replace("Slice(x", "Slice(c"))
+    empty.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "none"))
+    assert "Slice" in [node.op_type for node in simplify(empty).model.graph.node]
+
+
 def test_unsorted_nodes_come_in_order() -> None:
     model = parsed("{ a = Exp(x) \n b = Neg(a) \n y = Relu(b) }")
     nodes = [*model.graph.node][::-1]

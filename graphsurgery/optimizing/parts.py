@@ -12,7 +12,7 @@ from functools import reduce
 import onnx
 
 from graphsurgery.edits.strip_head import moved_again
-from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
+from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import HOUSEKEEPING, MOVE, OUTWARD, Step, recorded, undoable, undone, without_entries
 from graphsurgery.model.records import Document, Record
@@ -24,10 +24,12 @@ OWNED = (NODE, INITIALIZER)
 
 @dataclass(frozen=True)
 class Layer:
-    """One recorded edit of a head: all that the graph holds beyond the encoder after it, and the outputs then."""
+    """One recorded edit of a head: all that the graph holds beyond the encoder after it, and the inputs and outputs
+    then."""
 
     step: Step
     added: tuple[Record, ...]
+    inputs: tuple[Record, ...]
     outputs: tuple[Record, ...]
 
 
@@ -39,6 +41,11 @@ class Parts:
     encoder: Model
     head: tuple[Layer, ...]
 
+    @property
+    def reads(self) -> list[str]:
+        """The values that the encoder gives to the head."""
+        return [value.name for value in self.encoder.interface.outputs]
+
     def joined(self, encoder: Model) -> Model:
         """The head on another ``encoder`` with the same outputs, each edit recorded."""
         document = encoder.document
@@ -48,7 +55,8 @@ class Parts:
             for number in OWNED:
                 own = [record for record in graph if record.field == number]
                 graph = spliced(graph, number, own + [record for record in layer.added if record.field == number])
-            after = replace(document, graph=spliced(graph, OUTPUT, layer.outputs))
+            graph = spliced(spliced(graph, INPUT, layer.inputs), OUTPUT, layer.outputs)
+            after = replace(document, graph=graph)
             document = recorded(document, after, layer.step.edit, layer.step.parameters, layer.step.weights)
         return replace(encoder, document=document)
 
@@ -66,7 +74,7 @@ def parts_of(model: Model) -> Parts:
         return Parts(replace(model, document=bare), ())
     own = {record.skeleton for record in encoder.graph if record.field in OWNED}
     head = tuple(
-        Layer(step, _beyond(after, own), tuple(record for record in after.graph if record.field == OUTPUT))
+        Layer(step, _beyond(after, own), _of(after, INPUT), _of(after, OUTPUT))
         for step, after in zip(steps[base:], layers, strict=True)
     )
     return Parts(replace(model, document=_giving(bare, _read(head, encoder, layers[-1]))), head)
@@ -102,6 +110,10 @@ def _base(documents: Sequence[Document]) -> int:
 
 def _but_outputs(document: Document) -> set[bytes]:
     return {record.skeleton for record in document.graph if record.field != OUTPUT}
+
+
+def _of(document: Document, field: int) -> tuple[Record, ...]:
+    return tuple(record for record in document.graph if record.field == field)
 
 
 def _beyond(document: Document, own: set[bytes]) -> tuple[Record, ...]:

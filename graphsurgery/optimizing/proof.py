@@ -20,7 +20,7 @@ from graphsurgery.optimizing.comparing import NAME, Pair, compared
 from graphsurgery.optimizing.parts import Parts
 from graphsurgery.optimizing.rebuilt import with_weights
 from graphsurgery.optimizing.trial import crash
-from graphsurgery.proof.compare import Limits
+from graphsurgery.proof.compare import LEAST_COSINE, Limits
 from graphsurgery.proof.reference import computes_in_half
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer, text_feed
@@ -28,8 +28,6 @@ from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
 RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
-LEAST_COSINE = 0.999
-"""Of vectors in half precision to those in float32, unless another is asked for."""
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
 """Batches of real text that losses are measured on."""
@@ -79,7 +77,7 @@ class Prover:
         if self.half == onnx.TensorProto.BFLOAT16:
             not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
         else:
-            checks = [*checks, *self._run(path, made)]
+            checks = [*checks, *self._run(path, parts, made)]
         told = None
         if self.half is not None and checks[-1].verdict is not Verdict.FAILED:
             told = opinions(with_weights(self.source, EVERY), with_weights(load(path), EVERY), self.feeds)
@@ -99,17 +97,26 @@ class Prover:
             return self.limits
         return Limits(self.limits.atol, self.limits.min_cosine if self.limits.min_cosine is not None else LEAST_COSINE)
 
-    def _run(self, path: Path, made: Model) -> list[Check]:
+    def _run(self, path: Path, parts: Parts, made: Model) -> list[Check]:
         died = crash(path, [self.drawer.feed(masks[0], seed=0) for _, masks in self.drawer.kinds()])
         if died is not None:
             return [Check(RUN, died, stated=Verdict.FAILED)]
         ran = Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED)
         names = shared_outputs(self.source, made)
         try:
-            pair = Pair(*self.sessions, Session(path))
+            pair = Pair(*self.sessions, Session(path)) if names else self._inner(path, parts)
+            names = names or parts.reads
             return [ran, compared(pair, names, self.drawer, self.texts, self._limits, exact=self.exact)]
         except UnsupportedModelError as error:
             return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]
+
+    def _inner(self, path: Path, parts: Parts) -> Pair:
+        """Of a file whose outputs are bytes, what its head reads."""
+        source, plain, output = (
+            open_session(model, extra_outputs=parts.reads, plain=without)
+            for model, without in ((self.source, False), (self.source, True), (load(path), False))
+        )
+        return Pair(source, plain, output)
 
 
 def _second(opinion: Opinion, limits: Limits) -> Check:

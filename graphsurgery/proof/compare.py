@@ -35,6 +35,8 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+LEAST_COSINE = 0.999
+"""Of vectors in half precision to those in float32, unless another is asked for."""
 
 
 @dataclass

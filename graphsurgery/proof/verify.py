@@ -9,9 +9,9 @@ from dataclasses import replace
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
+from graphsurgery.model.provenance import Step, rewrites
 from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
-from graphsurgery.proof.compare import Limits
+from graphsurgery.proof.compare import LEAST_COSINE, NO_LIMITS, Limits
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import added_values, extract_head
@@ -76,6 +76,8 @@ def verify(
     encoded, why_no_text = real_texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
+        if limits == NO_LIMITS and any(step.parameters.get("precision") for step in rewrites(output.proto)):
+            limits = Limits(min_cosine=LEAST_COSINE)  # optimized for half precision: an angle is all that can be asked for
         return plain_comparison(source, output, drawer, encoded, limits, why_no_text)
     return _proofs(
         source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress

@@ -25,8 +25,6 @@ from graphsurgery.simplifying.workspace import Workspace
 NAMED = re.compile(r"[A-Za-z_][\w.+ -]*")
 PLACE_HOLDERS = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "undefined"})
 """Names of dims that say only that they are not known."""
-
-
 LONGEST_SHAPE = 1 << 16
 """Elements of a vector of integers that inference is asked about at most: it may be a shape, with as many dims."""
 
@@ -35,7 +33,7 @@ class Facts:
     """What is known of the values of ``work``, as it is now; true of them for as long as they are there."""
 
     def __init__(self, work: Workspace) -> None:
-        self.symbols = Symbols()
+        self._symbols = Symbols()
         self._work = work
         self._known: dict[str, Fact] = {}
         self._numbers: dict[str, Sizes] = {}
@@ -60,21 +58,14 @@ class Facts:
         found = [value for value in values or () if isinstance(value, int)]
         return found if values is not None and len(found) == len(values) else None
 
-    def call(self, node: onnx.NodeProto) -> Call:
-        """A node with what is known of what it reads."""
-        return Call(
-            node, tuple(self[name] for name in node.input), tuple(map(self._numbers.get, node.input)), self.symbols
-        )  # fmt: skip
-
     def _declared(self) -> None:
         """The graph's inputs, initializers with a default among them."""
         shared: dict[str, str] = {}
         distrusted = _repeated_names(self._work.graph.input)
         for info in self._work.graph.input:
-            tensor = info.type.tensor_type
             if not info.type.HasField("tensor_type"):
                 continue
-            dims = None
+            tensor, dims = info.type.tensor_type, None
             if tensor.HasField("shape"):
                 dims = tuple(self._input_dim(dim, shared, distrusted) for dim in tensor.shape.dim)
             self._known[info.name] = Fact(tensor.elem_type, dims)
@@ -84,9 +75,9 @@ class Facts:
         if dim.dim_value > 0:
             return int(dim.dim_value)
         if not NAMED.fullmatch(name) or name.lower() in PLACE_HOLDERS or name in distrusted:
-            return self.symbols.new()
+            return self._symbols.new()
         if name not in shared:
-            shared[name] = self.symbols.new()
+            shared[name] = self._symbols.new()
         return shared[name]
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> None:
@@ -101,13 +92,14 @@ class Facts:
         types = None if schema is None else self._inferred(schema, node)
         if types is None:
             return
-        call = self.call(node)
+        numbers = tuple(self._numbers.get(name) for name in node.input)
+        call = Call(node, tuple(self[name] for name in node.input), numbers, self._symbols)
         for place, name in enumerate(node.output):
             if not name or name not in types or not types[name].HasField("tensor_type"):
                 continue
             dims = _plain(types[name].tensor_type)
             dims = self._dims(call, dims) if place == 0 else dims
-            full = None if dims is None else tuple(self.symbols.new() if dim is None else dim for dim in dims)
+            full = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
             self._known[name] = Fact(types[name].tensor_type.elem_type, full)
         self._follow(call)
 

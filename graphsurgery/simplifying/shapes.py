@@ -1,9 +1,11 @@
 """Shape subgraphs: what of them is known becomes constants, and what says the same is computed once.
 
-Gather(Shape(x), 2) = 768                        where x is [batch, seq, 768]
-Reshape(x, [batch, seq, 12, 64]) = Reshape(x, [0, 0, 12, 64])
-Expand(x, [batch, 1, seq]) = Expand(x, [1, 1, seq])                         where x is [batch, 1, ...]
-Gather(Shape(y), 0) = Gather(Shape(x), 0)        where both are [batch, ...] and x's is read before
+    Gather(Shape(x), 2) = 768                                           where x is [batch, seq, 768]
+    Reshape(x, [batch, seq, 12, 64]) = Reshape(x, [0, 0, 12, 64])       where x is [batch, seq, ...]
+    Expand(x, [batch, 4, 8]) = Expand(x, [1, 4, 8])                     where x is [batch, 1, 8]
+    Gather(Shape(y), 0) = Gather(Shape(x), 0)                           where both are [batch, ...] and x's is read before
+
+A size that stays where it is may be 0, as of a batch without rows; a -1 stands for one only where none can be.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A name always means the same value, for as long as there is one of that name: what is known of values stays true while nodes
 come and go. *Pinned* are names that others than the graph's own nodes know: outputs, what subgraphs and training graphs read,
-what quantisation annotations name. They keep their names, whatever gives their values. *Kept* are values that
-the nodes that compute them are to compute further on; see `recognised`.
+what quantisation annotations name. They keep their names, whatever gives their values. *Kept* are values that are to be
+computed by the nodes that compute them now; see `recognised`.
 """
 
 from __future__ import annotations
