@@ -23,6 +23,7 @@ from graphsurgery import (
     AddPooling,
     DropInput,
     FixDim,
+    InputType,
     OutputPrecision,
     Rename,
     Truncate,
@@ -165,6 +166,15 @@ def test_chains_of_edits(name: str, tmp_path: Path, capsys) -> None:
     assert [value.name for value in graphsurgery.strip_head(made).interface.outputs] == [hidden]
     if name != "bytes alone":
         assert graphsurgery.verify(made, against=source)
+
+
+def test_a_head_that_cannot_be_taken_off(tmp_path: Path) -> None:
+    """An edit of the interface after it changed the encoder. The graph still fuses; that the record is lost is told."""
+    steps = [AddPooling("mean", normalize=True), InputType("int32")]
+    graphsurgery.run(steps, fixture("bert"), output=tmp_path / "source.onnx", verify=False)
+    done = optimized(tmp_path / "source.onnx", tmp_path / "made.onnx")
+    assert done.report and done.fusions is not None and done.fusions.complete
+    assert any("is lost" in note for note in done.notes) and not head_steps(graphsurgery.load(done.output))
 
 
 # --- where the bare optimizer goes wrong -----------------------------------------------------------------------------------

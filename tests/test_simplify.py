@@ -515,6 +515,8 @@ class RandomGraph:
 
     def transposed(self, x: str) -> None:
         rank = len(self.shapes[x])
+        if not rank:
+            return
         perm = self.rng.sample(range(rank), rank)
         y = self.node("Transpose", x, shape=tuple(self.shapes[x][axis] for axis in perm), perm=perm)
         if self.rng.random() < 0.4:

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 
 from graphsurgery.anatomy.architecture import Architecture
+from graphsurgery.anatomy.head import head_steps
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
@@ -37,6 +38,10 @@ from graphsurgery.report import Report, Verdict
 from graphsurgery.runner import default_place
 
 STEP = "optimized"
+ALL_OF_IT = (
+    "edits of the interface came after the head, so that it cannot be taken off whole: the graph is optimized as it is, and "
+    "what it records of its head is lost"
+)
 TOLD = 4
 """Attempts that an error tells of."""
 KINDS = {
@@ -126,6 +131,8 @@ class _Job:
         parts = parts_of(base)
         if not parts.head and hidden_behind(source) is not None:
             notes.append("warning: a pooled export of another program may hide its encoder from the optimizer: try --rehead")
+        if not parts.head and head_steps(base):
+            notes.append(f"warning: {ALL_OF_IT}")
         architecture = detected(parts.encoder)
         notes += architecture.notes if architecture is not None else ()
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
