@@ -28,6 +28,8 @@ from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, joined
 from graphsurgery.snippet import snippet
 
+OPTIMIZED = "optimized"
+"""What `optimize` puts into a file's name, as an edit puts its step."""
 ROOM = 1 << 20
 """Bytes kept free in a protobuf for the certificate, which comes last."""
 
@@ -155,7 +157,7 @@ def default_place(model: Model, step: str) -> Path:
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in (*(edit.step for edit in EDITS.values()), "optimized"):
+    for name in (*(edit.step for edit in EDITS.values()), OPTIMIZED):
         stem = stem.removesuffix(f".{name}")
     return model.path.with_name(f"{stem}.{step}.onnx")
 

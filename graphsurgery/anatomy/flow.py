@@ -10,7 +10,7 @@ import onnx
 
 from graphsurgery.anatomy.hidden_layers import MEASURING
 from graphsurgery.anatomy.roles import MASK_NAMES
-from graphsurgery.anatomy.wiring import PASS_THROUGH, Wiring, all_nodes, attribute_int
+from graphsurgery.anatomy.wiring import PASS_THROUGH, Wiring, attribute_int, within
 from graphsurgery.errors import MissingDataError
 from graphsurgery.model.dtypes import FLOATS, element_count
 from graphsurgery.model.model import Model
@@ -151,10 +151,8 @@ def ordered(graph: onnx.GraphProto) -> tuple[onnx.NodeProto, ...]:
 def _taken(node: onnx.NodeProto) -> Iterator[str]:
     """The values that a node takes, those that its subgraphs take from around them, too."""
     yield from node.input
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inner in all_nodes(graph):
-                yield from inner.input
+    for inner in within(node):
+        yield from inner.input
 
 
 def _spread(model: Model, wiring: Wiring, nodes: tuple[onnx.NodeProto, ...]) -> tuple[frozenset[str], frozenset[str]]:

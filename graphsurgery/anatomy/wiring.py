@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import subgraphs
 
 PASS_THROUGH = frozenset({"Cast", "CastLike", "Identity", "Dropout"})
 """Operators whose first output is their first input, element for element."""
@@ -76,9 +77,7 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from all_nodes(subgraph)
+        yield from within(node)
 
 
 def downstream(graph: onnx.GraphProto, name: str) -> set[str]:
@@ -88,14 +87,14 @@ def downstream(graph: onnx.GraphProto, name: str) -> set[str]:
     while grown:
         grown = False
         for node in graph.node:
-            taken = {one for inner in (node, *_within(node)) for one in inner.input}
+            taken = {one for inner in (node, *within(node)) for one in inner.input}
             if found & taken and not found >= set(node.output):
                 found |= set(node.output)
                 grown = True
     return found - {name, ""}
 
 
-def _within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    for attribute in node.attribute:
-        for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from all_nodes(subgraph)
+def within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the subgraphs that ``node`` holds."""
+    for graph in subgraphs(node):
+        yield from all_nodes(graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from graphsurgery.consumers import Reading
 from graphsurgery.interface import Interface
+from graphsurgery.model.model import Model
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runner import Outcome
 from graphsurgery.snippet import shown
@@ -28,19 +30,26 @@ WIDEST = 1000
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """What a writing verb did: the new interface, the proof, how to run the file, who can read it."""
-    where = "" if outcome.saved else "  (not written)"
-    source = outcome.source.path.name if outcome.source.path else "model"
-    console.print(Text.assemble((source, "bold"), " -> ", (shown(outcome.output), "bold"), where))
+    console.print(title(outcome.source, outcome.output, written=outcome.saved is not None))
     console.print(bullets(outcome.notes))
     console.print(section("Interface", interface_table(outcome.interface)))
-    if outcome.report is not None:
-        console.print(section("Proof", report_summary(outcome.report)))
-    else:
-        console.print(section("Proof", Text("left out (--no-verify)", style="yellow")))
+    console.print(proof(outcome.report))
     if outcome.saved:
         console.print(heading("Run it"))
         console.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
     console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
+
+
+def title(source: Model, output: Path, *, written: bool) -> Text:
+    """From which file to which."""
+    name = source.path.name if source.path else "model"
+    return Text.assemble((name, "bold"), " -> ", (shown(output), "bold"), "" if written else "  (not written)")
+
+
+def proof(report: Report | None) -> RenderableType:
+    """The part of the output that a proof is, also where there was none."""
+    done = Text("left out (--no-verify)", style="yellow") if report is None else report_summary(report)
+    return section("Proof", done)
 
 
 def interface_table(interface: Interface) -> Table:

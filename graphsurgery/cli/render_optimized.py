@@ -6,26 +6,21 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphsurgery.cli.render import bullets, facts_table, report_summary, section
+from graphsurgery.cli.render import bullets, facts_table, proof, section, title
 from graphsurgery.optimizing.fusions import FusionReport
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.timing import Timings
-from graphsurgery.snippet import shown
 
 
 def print_optimized(console: Console, done: Optimized) -> None:
     """What was fused and what was not, the proof, whether it helped."""
-    where = "" if done.saved else "  (not written)"
-    source = done.source.path.name if done.source.path else "model"
-    console.print(Text.assemble((source, "bold"), " -> ", (shown(done.output), "bold"), where))
+    console.print(title(done.source, done.output, written=done.saved is not None))
     lines = [str(done.architecture)] if done.architecture is not None else []
     tried = [f"warning: not used, because the result was wrong: {attempt}" for attempt in done.attempts]
     console.print(bullets([*lines, *done.notes, *tried]))
     if done.fusions is not None:
         console.print(section("Fused", fusion_table(done.fusions)))
-    console.print(
-        section("Proof", report_summary(done.report) if done.report is not None else Text("left out (--no-verify)", "yellow"))
-    )
+    console.print(proof(done.report))
     if done.timings is not None:
         console.print(section("Time", timing_table(done.timings)))
 

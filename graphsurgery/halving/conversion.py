@@ -10,10 +10,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphsurgery.halving.keeping import SHAPES, constants
-from graphsurgery.halving.types import FLOAT, TYPE_ATTRIBUTES, Typed, captured, key_of, subgraphs
+from graphsurgery.halving.types import FLOAT, TYPE_ATTRIBUTES, Typed, captured, key_of
 from graphsurgery.halving.values import Array, held, tamed, tensor
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.namer import Namer
+from graphsurgery.model.nodes import subgraphs
 
 MASK_FILL = "mask_filter_value"
 """com.microsoft's attribute for what is added to masked scores."""

@@ -12,9 +12,10 @@ from functools import cached_property
 import onnx
 from onnx import numpy_helper
 
-from graphsurgery.halving.types import FLOAT, Typed, captured, key_of, subgraphs
+from graphsurgery.halving.types import FLOAT, Typed, captured, key_of
 from graphsurgery.halving.values import Array, held, tamed, unfit
 from graphsurgery.model.dtypes import NAMES, element_count
+from graphsurgery.model.nodes import subgraphs
 
 MOVING = frozenset({
     "Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",

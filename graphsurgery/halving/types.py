@@ -17,6 +17,7 @@ import onnx
 
 from graphsurgery.anatomy.wiring import all_nodes, attribute_int
 from graphsurgery.errors import MalformedModelError
+from graphsurgery.model.nodes import subgraphs
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 TYPES = {f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()}
@@ -34,11 +35,6 @@ STASHED = "stash_type"
 def key_of(node: onnx.NodeProto) -> str:
     """What a node is called here: its first output that has a name. Nodes' own names may be missing or not unique."""
     return next((name for name in node.output if name), "")
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs within a node: an If's branches, the body of a Loop."""
-    return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else []), *one.graphs)]
 
 
 def captured(node: onnx.NodeProto) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.model.records import Payloads, Record
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.schema import GRAPH
@@ -65,13 +66,11 @@ class Changes:
     def _rename(self, node: onnx.NodeProto) -> None:
         node.input[:] = [self.names.get(name, name) for name in node.input]
         node.output[:] = [self.names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            graphs = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
-            for graph in graphs:
-                for inner in graph.node:
-                    self._rename(inner)
-                for info in (*graph.output, *graph.value_info):
-                    info.name = self.names.get(info.name, info.name)
+        for graph in subgraphs(node):
+            for inner in graph.node:
+                self._rename(inner)
+            for info in (*graph.output, *graph.value_info):
+                info.name = self.names.get(info.name, info.name)
 
 
 def _again(record: Record, message: Any, payloads: Payloads) -> Record:

@@ -22,6 +22,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO, Changes
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.signature import attribute_signature, node_signature
@@ -208,9 +209,8 @@ def _drop_undecodable(nodes: Iterable[onnx.NodeProto]) -> None:
         for index in reversed(range(len(node.attribute))):
             if not all(map(_is_utf8, [node.attribute[index].s, *node.attribute[index].strings])):
                 del node.attribute[index]
-        for attribute in node.attribute:
-            for subgraph in [attribute.g, *attribute.graphs]:
-                _drop_undecodable(subgraph.node)
+        for graph in subgraphs(node):
+            _drop_undecodable(graph.node)
 
 
 def _is_utf8(text: bytes) -> bool:

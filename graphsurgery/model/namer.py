@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
+from graphsurgery.model.nodes import subgraphs
+
 
 class Namer:
     """Gives names that nothing in the model has."""
@@ -48,8 +50,5 @@ def _collect(graph: onnx.GraphProto, names: set[str]) -> None:
 def _collect_nodes(nodes: Iterable[onnx.NodeProto], names: set[str]) -> None:
     for node in nodes:
         names.update([node.name, *node.input, *node.output])
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _collect(attribute.g, names)
-            for graph in attribute.graphs:
-                _collect(graph, names)
+        for graph in subgraphs(node):
+            _collect(graph, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.optimizing.bare import VENDOR
+from graphsurgery.optimizing.upstream import upstream
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
@@ -99,16 +100,6 @@ def _taken_back(value: str, made: onnx.ModelProto, source: onnx.ModelProto) -> I
     """The nodes of ``source`` that make ``value`` of what ``made`` still has, in order; initializers they read are put back."""
     there = {name for node in made.graph.node for name in node.output if node.op_type != POSITION_BIAS}
     there |= {info.name for info in made.graph.input} | {tensor.name for tensor in made.graph.initializer}
-    missing, needed = [value], set[str]()
-    producers = {output: node for node in source.graph.node for output in node.output}
-    while missing:
-        name = missing.pop()
-        if name and name not in there | needed:
-            needed.add(name)
-            missing += producers[name].input if name in producers else []
+    needed = upstream(source.graph.node, value, there)
     made.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in needed)
-    return (node for node in source.graph.node if _makes(node.output, needed))
-
-
-def _makes(outputs: Iterable[str], names: set[str]) -> bool:
-    return any(output in names for output in outputs)
+    return (node for node in source.graph.node if needed & set(node.output))

@@ -20,6 +20,7 @@ REWRITTEN = ("node", "initializer", "value_info", "input", "output")
 """Fields of a graph that a rewrite may change."""
 LARGEST_INLINE = 1_500 << 20
 """Bytes of weights that are all given to the optimizer; beyond that those that it merges or looks at."""
+EVERY = 1 << 62
 SMALL = 1 << 20
 
 

@@ -7,7 +7,6 @@ that of our heads whose reference gives the same vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import without_entries
 from graphsurgery.model.splice import spliced
+from graphsurgery.optimizing.upstream import reads, upstream
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.meanings.normalize import normalize
 from graphsurgery.proof.meanings.pooling import MODES, pool
@@ -92,9 +92,9 @@ def _without_head(model: Model, hidden: str) -> Model:
     """The nodes that ``hidden`` is computed by, and the weights that these read; ``hidden`` is the only output."""
     document = model.document
     nodes = [(record, onnx.NodeProto.FromString(record.content)) for record in document.graph if record.field == NODE]
-    needed = _needed([node for _, node in nodes], hidden)
+    needed = upstream([node for _, node in nodes], hidden)
     kept = [record for record, node in nodes if needed & set(node.output)]
-    read = needed | {name for record, node in nodes if record in kept for name in _read_within(node)}
+    read = needed | {name for record, node in nodes if record in kept for name in reads(node)}
     weights = [record for record in document.graph if record.field == INITIALIZER and _name(record.content) in read]
     outputs = [
         record for record in document.graph
@@ -108,25 +108,3 @@ def _without_head(model: Model, hidden: str) -> Model:
 
 def _name(content: bytes) -> str:
     return onnx.TensorProto.FromString(content).name
-
-
-def _needed(nodes: list[onnx.NodeProto], value: str) -> set[str]:
-    """``value`` and every value that it is computed from."""
-    producers = {output: node for node in nodes for output in node.output if output}
-    found, todo = set[str](), [value]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += _read_within(producers[name]) if name in producers else []
-    return found
-
-
-def _read_within(node: onnx.NodeProto) -> Iterator[str]:
-    """The values that a node reads, those of its subgraphs too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in graph.node:
-                yield from _read_within(inner)
-            yield from (info.name for info in graph.output)

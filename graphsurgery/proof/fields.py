@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import onnx
 
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.schema import GRAPH
@@ -82,11 +83,10 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
         for place, name in enumerate(side):
             if name in names:
                 side[place] = names[name]
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            _rename_within(graph.node, names)
-            for info in (*graph.output, *graph.value_info):
-                info.name = names.get(info.name, info.name)
+    for graph in subgraphs(node):
+        _rename_within(graph.node, names)
+        for info in (*graph.output, *graph.value_info):
+            info.name = names.get(info.name, info.name)
 
 
 def _rename_within(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.simplifying.facts import Facts
-from graphsurgery.simplifying.reading import attribute, subgraphs
+from graphsurgery.simplifying.reading import attribute
 from graphsurgery.simplifying.workspace import Workspace
 
 

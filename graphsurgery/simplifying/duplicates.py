@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import onnx
 
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.simplifying.facts import Facts
-from graphsurgery.simplifying.reading import RANDOM, TRAINING, constant_tensor, schema_of, subgraphs
+from graphsurgery.simplifying.reading import RANDOM, TRAINING, constant_tensor, schema_of
 from graphsurgery.simplifying.workspace import Workspace
 
 Key = tuple[object, ...]

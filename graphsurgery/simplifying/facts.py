@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from onnx.shape_inference import infer_node_outputs
 
+from graphsurgery.model.nodes import subgraphs
 from graphsurgery.simplifying.call import UNKNOWN, Call, Fact
 from graphsurgery.simplifying.dims import DIMS, Dims
 from graphsurgery.simplifying.numbers import LIMITS, MOST, RULES
-from graphsurgery.simplifying.reading import schema_of, subgraphs
+from graphsurgery.simplifying.reading import schema_of
 from graphsurgery.simplifying.sizes import Size, Sizes, Symbols
 from graphsurgery.simplifying.workspace import Workspace
 

@@ -169,20 +169,18 @@ def _equal(symbols: Symbols, one: Size, other: Size) -> Size:
     return symbols.computed("({}={})".format(*sorted(map(str, (one, other)))), signed=False)
 
 
-def _least(symbols: Symbols, one: Size, other: Size) -> Size:
-    if isinstance(one, int) and isinstance(other, int):
-        return min(one, other)
-    if one == other:
-        return one
-    return symbols.computed("({}<{})".format(*sorted(map(str, (one, other)))))
+def _extreme(pick: Callable[[int, int], int], sign: str) -> Callable[[Symbols, Size, Size], Size]:
+    """``Min`` or ``Max``."""
 
+    def picked(symbols: Symbols, one: Size, other: Size) -> Size:
+        if isinstance(one, int) and isinstance(other, int):
+            return pick(one, other)
+        if one == other:
+            return one
+        first, second = sorted(map(str, (one, other)))
+        return symbols.computed(f"({first}{sign}{second})")
 
-def _most(symbols: Symbols, one: Size, other: Size) -> Size:
-    if isinstance(one, int) and isinstance(other, int):
-        return max(one, other)
-    if one == other:
-        return one
-    return symbols.computed("({}>{})".format(*sorted(map(str, (one, other)))))
+    return picked
 
 
 def _inverted(call: Call) -> Numbers:
@@ -201,8 +199,8 @@ def _negated(call: Call) -> Numbers:
 
 RULES: dict[str, Callable[[Call], Numbers]] = {
     "Add": _elementwise(_sum), "Cast": cast, "Concat": joined, "ConstantOfShape": filled, "Div": _elementwise(_quotient),
-    "Equal": _elementwise(_equal), "Gather": gathered, "Identity": same, "Max": _elementwise(_most),
-    "Min": _elementwise(_least), "Mul": _elementwise(_product), "Neg": _negated, "Not": _inverted, "Reshape": same,
+    "Equal": _elementwise(_equal), "Gather": gathered, "Identity": same, "Max": _elementwise(_extreme(max, ">")),
+    "Min": _elementwise(_extreme(min, "<")), "Mul": _elementwise(_product), "Neg": _negated, "Not": _inverted, "Reshape": same,
     "Shape": shape_of, "Size": element_count, "Slice": sliced, "Squeeze": same, "Sub": _elementwise(_difference),
     "Unsqueeze": same, "Where": chosen,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from graphsurgery.simplifying.reading import subgraphs
+from graphsurgery.model.nodes import subgraphs
 
 
 def vendor_operators(model: onnx.ModelProto) -> dict[str, int]:

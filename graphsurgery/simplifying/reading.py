@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.nodes import subgraphs
 
 STANDARD = ("", "ai.onnx")
 """The domain of the standard operators, in both spellings."""
@@ -31,13 +32,6 @@ def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
     """A list of integers among the attributes, None where it is not given."""
     found = attribute(node, name)
     return None if found is None else [int(one) for one in found.ints]
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs that ``node`` holds."""
-    return [
-        graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else []), *one.graphs)
-    ]  # fmt: skip
 
 
 def taken(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
