@@ -24,9 +24,11 @@ from graphsurgery import (
     DropInput,
     FixDim,
     InputType,
+    OptionalInput,
     OutputPrecision,
     Rename,
     Truncate,
+    runner,
 )
 from graphsurgery.anatomy.head import head_steps
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
@@ -34,6 +36,7 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
 from graphsurgery.halving.half import to_half
 from graphsurgery.model.certificate import certificate_of
+from graphsurgery.model.provenance import OUTWARD, undoable
 from graphsurgery.optimizing import optimize as optimizing
 from graphsurgery.optimizing.bare import Fusing, fused, is_there
 from graphsurgery.optimizing.kernels import with_own_bias, without_kernel
@@ -148,6 +151,16 @@ CHAINS: dict[str, list[Edit]] = {
         AddPooling("mean"), AddDense(module_folders.dense(16, 32), "tanh"), AddNormalize(), Truncate("8,4"),
         OutputPrecision("ubinary", target="sentence_embedding_8"),
     ],
+    "types after": [AddPooling("mean", normalize=True), InputType("int32")],
+    "types between": [AddPooling("mean", normalize=True), InputType("int32"), Truncate("8")],
+    "inputs renamed between": [
+        AddPooling("mean"), Rename(("input_ids=ids", "attention_mask=mask", "sentence_embedding=vector")),
+        AddNormalize("vector"),
+    ],
+    "the interface all over": [
+        AddPooling("mean", keep_output=("last_hidden_state",)), DropInput("token_type_ids"),
+        Rename(("last_hidden_state=tokens",)), FixDim(("batch_size=2",)),
+    ],
     "bytes alone": [AddPooling("mean", normalize=True), OutputPrecision("int8", module_folders.ranges(32))],
 }  # fmt: skip
 
@@ -169,12 +182,35 @@ def test_chains_of_edits(name: str, tmp_path: Path, capsys) -> None:
 
 
 def test_a_head_that_cannot_be_taken_off(tmp_path: Path) -> None:
-    """An edit of the interface after it changed the encoder. The graph still fuses; that the record is lost is told."""
-    steps = [AddPooling("mean", normalize=True), InputType("int32")]
+    """An edit after it changed the encoder in a way that cannot be told anew. The graph still fuses; what is lost is told."""
+    steps = [AddPooling("mean", normalize=True), OptionalInput("token_type_ids")]
     graphsurgery.run(steps, fixture("bert"), output=tmp_path / "source.onnx", verify=False)
     done = optimized(tmp_path / "source.onnx", tmp_path / "made.onnx")
+    assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
+    assert [note for note in done.notes if "is lost" in note and "add-pooling, optional-input" in note]
+    assert not head_steps(graphsurgery.load(done.output))
+
+
+def test_a_record_that_does_not_fit_is_no_obstacle(tmp_path: Path) -> None:
+    """Another program changed the pooled file since: what it records is told to be lost, the graph is optimized as it is."""
+    source = onnx.load(with_head(fixture("bert"), tmp_path, "mean", normalize=True))
+    next(node for node in source.graph.node if node.op_type == "MatMul").name = "changed"
+    done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.complete
-    assert any("is lost" in note for note in done.notes) and not head_steps(graphsurgery.load(done.output))
+    assert any("add-pooling cannot be taken off" in note for note in done.notes)
+    assert not head_steps(graphsurgery.load(done.output))
+
+
+def test_weights_that_were_moved_out_stay_there(tmp_path: Path, monkeypatch) -> None:
+    """A head on a file that was too large for protobuf, so that its weights were moved into external data."""
+    monkeypatch.setattr(runner, "LARGEST_PROTOBUF", runner.ROOM + 50_000)
+    graphsurgery.run([AddPooling("mean", normalize=True)], fixture("xlmr"), output=tmp_path / "large.onnx")
+    assert any(step.edit == OUTWARD for step in undoable(graphsurgery.load(tmp_path / "large.onnx").proto))
+    done = optimized(tmp_path / "large.onnx", tmp_path / "made.onnx")
+    assert done.report and [step.edit for step in head_steps(graphsurgery.load(done.output))] == ["add-pooling"]
+    assert not any("lost" in note for note in done.notes)
+    graphsurgery.run([graphsurgery.StripHead()], done.output, output=tmp_path / "encoder.onnx")
+    assert Session(tmp_path / "encoder.onnx")
 
 
 # --- where the bare optimizer goes wrong -----------------------------------------------------------------------------------

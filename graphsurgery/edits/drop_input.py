@@ -42,6 +42,7 @@ class DropInput(GraphEdit):
     verb: ClassVar[str] = "drop-input"
     step: ClassVar[str] = "dropped"
     summary: ClassVar[str] = "take an input away that the graph can make by itself: token types, a mask, positions"
+    repeatable: ClassVar[bool] = True
 
     input: str = parameter("The input to take away.", "", "NAME")
     fill: str | None = parameter("What it becomes, where its name does not say.", None, "zeros|ones|positions")

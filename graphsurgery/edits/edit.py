@@ -43,6 +43,8 @@ class Edit(ABC):
     summary: ClassVar[str]
     restores: ClassVar[bool] = False
     """Whether it gives back an earlier file, so that its proof is that file's fingerprint."""
+    repeatable: ClassVar[bool] = False
+    """Whether it does the same to any other encoder with the same interface, however that computes."""
 
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """``model`` after this edit; ``model`` itself is untouched. Raises what `resolve` raises."""

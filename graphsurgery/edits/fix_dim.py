@@ -28,6 +28,7 @@ class FixDim(GraphEdit):
     verb: ClassVar[str] = "fix-dim"
     step: ClassVar[str] = "fixed"
     summary: ClassVar[str] = "give a symbolic dim a number, wherever it is declared"
+    repeatable: ClassVar[bool] = True
 
     dim: tuple[str, ...] = parameter("A symbolic dim and its size; may be repeated.", (), "NAME=N")
 

@@ -31,6 +31,7 @@ class InputType(GraphEdit):
     verb: ClassVar[str] = "input-type"
     step: ClassVar[str] = "typed"
     summary: ClassVar[str] = "take ids and masks as int32 or int64: a cast inside"
+    repeatable: ClassVar[bool] = True
 
     to: str = parameter("The element type to take.", "", "int32|int64")
     input: tuple[str, ...] = parameter("An input to change, where not all are; may be repeated.", (), "NAME")

@@ -47,6 +47,7 @@ class Rename(GraphEdit):
     verb: ClassVar[str] = "rename"
     step: ClassVar[str] = "renamed"
     summary: ClassVar[str] = "give inputs, outputs and symbolic dims other names"
+    repeatable: ClassVar[bool] = True
 
     name: tuple[str, ...] = parameter("An input or output and its new name; may be repeated.", (), "OLD=NEW")
     dim: tuple[str, ...] = parameter("A symbolic dim and its new name; may be repeated.", (), "OLD=NEW")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,8 +56,15 @@ def moved_again(document: Document, step: Step) -> Document:
 
 
 def undone_to_source(model: Model) -> Document:
-    """The document that the file's first recorded edit was applied to, or the first behind a rewrite, each step of the way
-    checked against its fingerprint.
+    """The document that the file's first recorded edit was applied to, or the first behind a rewrite. Raises as `ways_back`."""
+    document = model.document
+    for _, document in ways_back(model):  # noqa: B007
+        pass
+    return document
+
+
+def ways_back(model: Model) -> Iterator[tuple[Step, Document]]:
+    """Each recorded edit, newest first, with the document that it was applied to, checked against its fingerprint.
 
     Raises NoHeadError when another program changed the file since.
     """
@@ -65,7 +73,7 @@ def undone_to_source(model: Model) -> Document:
         document = undone(document, step, lambda location: open_data(model.files[location]))
         if document.fingerprint != step.source:
             raise _does_not_fit(step.edit)
-    return document
+        yield step, document
 
 
 def _does_not_fit(edit: str) -> NoHeadError:

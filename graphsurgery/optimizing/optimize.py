@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 
 from graphsurgery.anatomy.architecture import Architecture
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
@@ -23,8 +22,8 @@ from graphsurgery.optimizing.fusions import compared as fusions_compared
 from graphsurgery.optimizing.fusions import expected
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts, parts_of
-from graphsurgery.optimizing.proof import EVERY, Prover
-from graphsurgery.optimizing.rebuilt import LARGEST_INLINE, with_weights
+from graphsurgery.optimizing.proof import Prover
+from graphsurgery.optimizing.rebuilt import EVERY, LARGEST_INLINE, with_weights
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
 from graphsurgery.optimizing.request import PRECISIONS, Request
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, halved, safer, simplified_encoder
@@ -35,12 +34,11 @@ from graphsurgery.proof.golden import with_goldens_of
 from graphsurgery.proof.golden_making import HALF
 from graphsurgery.proof.real_text import real_texts
 from graphsurgery.report import Report, Verdict
-from graphsurgery.runner import default_place
+from graphsurgery.runner import OPTIMIZED, default_place
 
-STEP = "optimized"
-ALL_OF_IT = (
-    "edits of the interface came after the head, so that it cannot be taken off whole: the graph is optimized as it is, and "
-    "what it records of its head is lost"
+NOT_TAKEN_OFF = (
+    "cannot be taken off, because the encoder below was changed since: the graph is optimized as it is, and its record of "
+    "them is lost"
 )
 TOLD = 4
 """Attempts that an error tells of."""
@@ -100,7 +98,7 @@ def optimize(
     request = Request(target, model_type, heads, hidden_size, precision, portable, rehead, strict)
     before = load(source)
     before.require_data("optimizing")
-    place = Path(output) if output is not None else default_place(before, STEP)
+    place = Path(output) if output is not None else default_place(before, OPTIMIZED)
     progress("reading the graph")
     job = _Job.of(before, request)
     drawer = drawer_of(before, [])
@@ -131,8 +129,8 @@ class _Job:
         parts = parts_of(base)
         if not parts.head and hidden_behind(source) is not None:
             notes.append("warning: a pooled export of another program may hide its encoder from the optimizer: try --rehead")
-        if not parts.head and head_steps(base):
-            notes.append(f"warning: {ALL_OF_IT}")
+        if parts.lost:
+            notes.append(f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}")
         architecture = detected(parts.encoder)
         notes += architecture.notes if architecture is not None else ()
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
@@ -203,7 +201,6 @@ def _outcome(job: _Job, made: Rewritten, attempts: tuple[str, ...], writing: Wri
     because |= {KINDS[name]: "switched off: with it the vectors were not the source's" for name in made.recorded.get("off", ())}
     fusions = fusions_compared(job.expected, job.given, made.exact or made.graph, because) if job.expected else None
     notes = (*job.notes, *made.notes)
-    model = replace(model, notes=())
     return Optimized(model, job.source, writing.place, job.architecture, fusions, attempts, notes, None, None, None, made.kept)
 
 

@@ -18,7 +18,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.optimizing.comparing import NAME, Pair, compared
 from graphsurgery.optimizing.parts import Parts
-from graphsurgery.optimizing.rebuilt import with_weights
+from graphsurgery.optimizing.rebuilt import EVERY, with_weights
 from graphsurgery.optimizing.trial import crash
 from graphsurgery.proof.compare import LEAST_COSINE, Limits
 from graphsurgery.proof.reference import computes_in_half
@@ -31,7 +31,6 @@ RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
 """Batches of real text that losses are measured on."""
-EVERY = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,15 @@ class Prover:
         """What the proof of the file at ``path``, which ``made`` is, comes to. UnsupportedModelError when ONNX Runtime cannot
         run the source."""
         not_checked = [self.why_no_text] if self.why_no_text else []
-        checks = [_head(load(path), parts)]
+        written = load(path)
+        checks = [_head(written, parts)]
         if self.half == onnx.TensorProto.BFLOAT16:
             not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
         else:
             checks = [*checks, *self._run(path, parts, made)]
         told = None
         if self.half is not None and checks[-1].verdict is not Verdict.FAILED:
-            told = opinions(with_weights(self.source, EVERY), with_weights(load(path), EVERY), self.feeds)
+            told = opinions(with_weights(self.source, EVERY), with_weights(written, EVERY), self.feeds)
             checks += [_second(told[1], self._limits)] if told[1].loss is not None else []
             not_checked += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
         return Proven(Report(tuple(checks), (), tuple(not_checked)), told)
@@ -142,10 +142,9 @@ def _head(written: Model, parts: Parts) -> Check:
     """Whether every node and weight of the head is in the file, to the byte."""
     if not parts.head:
         return Check(HEAD, "the file records no head of its own", stated=Verdict.PASSED)
-    wanted = parts.head[-1].added
     there = {record.chunks[0]: record for record in written.document.graph if record.field in (NODE, INITIALIZER)}
-    lost = [one for one in wanted if one.chunks[0] not in there or not _same(one, there[one.chunks[0]])]
-    what = f"{len(wanted)} nodes and weights of {', '.join(layer.step.edit for layer in parts.head)}"
+    lost = [one for one in parts.own if one.chunks[0] not in there or not _same(one, there[one.chunks[0]])]
+    what = f"{len(parts.own)} nodes and weights of {', '.join(one.step.edit for one in parts.head)}"
     verdict = Verdict.FAILED if lost else Verdict.PASSED
     return Check(HEAD, f"{what}: {f'{len(lost)} of them are missing or changed' if lost else 'as they were'}", stated=verdict)
 
