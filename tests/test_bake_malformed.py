@@ -462,9 +462,9 @@ def test_what_is_wrong_is_named(name: str, tmp_path: Path, capsys) -> None:
     spoil, words = CASES[name]
     options = spoil(tmp_path) or []
     before = tree(tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()
     code = run(["bake", str(tmp_path / "model"), *map(str, options)])
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     captured = capsys.readouterr()
     said = captured.err.replace(str(tmp_path), "")
     assert code == WRONG and not captured.out and "Traceback" not in said, said

@@ -190,10 +190,10 @@ def test_recipes_that_do_not_fit_are_refused(undo: dict[str, Any]) -> None:
 def test_a_recipe_cannot_ask_for_more_than_there_is() -> None:
     """A megabyte of metadata that stands for half a billion records."""
     nodes = [helper.make_node("Relu", ["x"], [f"r{index}"]) for index in range(2000)]
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(NoHeadError):
         graphsurgery.strip_head(edited_entry({"graph": [[0, 2000]] * 250_000}, nodes))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

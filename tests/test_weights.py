@@ -328,11 +328,11 @@ def test_a_pickle_is_refused_and_nothing_runs(case: str, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("case", PICKLES)
 def test_time_and_memory(case: str, tmp_path: Path) -> None:
     path = tf.zip_of(tmp_path / "a.bin", PICKLES[case][0], {"0": ONES.storage.tobytes()})
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(WeightsError):
         read_weights(path)
     many = case.startswith("too many")  # half a million operations: slow to trace, and each adds an element to a list
-    assert time.perf_counter() - started < (3 if many else 1)
+    assert time.process_time() - started < (3 if many else 1)
     if not many:
         tracemalloc.start()
         with pytest.raises(WeightsError):
@@ -373,6 +373,15 @@ def beyond(path: Path) -> None:
     data = path.read_bytes()
     at = data.rindex(b"PK\1\2", 0, data.index(b"archive/data/0", data.index(b"PK\1\2")))
     path.write_bytes(data[: at + 42] + struct.pack("<I", len(data) + 1000) + data[at + 46 :])
+
+
+def before_the_start(path: Path) -> None:
+    """A directory that claims to stand further back, so that what its entries start at is negative."""
+    tf.write_zip(path, {"a": ONES})
+    data = path.read_bytes()
+    at = data.rindex(b"PK\5\6") + 16
+    (place,) = struct.unpack("<I", data[at : at + 4])
+    path.write_bytes(data[:at] + struct.pack("<I", place + 65536) + data[at + 4 :])
 
 
 def twice(path: Path) -> None:
@@ -421,6 +430,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip: compressed": (bomb, "compressed"),
     "zip: huge directory": (sparse_zip, "one piece"),
     "zip: entry beyond the end": (beyond, "beyond"),
+    "zip: entry before the start": (before_the_start, "beyond the start"),
     "zip: two pickles of one name": (twice, "one name"),
     "zip: two archives": (two_archives, "2 entries"),
     "zip: strange byte order": (lambda path: tf.write_zip(path, {"a": ONES}, "middle"), "byte order"),
@@ -463,10 +473,10 @@ def test_a_broken_file_is_refused(case: str, tmp_path: Path) -> None:
     make, word = FILES[case]
     path = tmp_path / "a.bin"
     make(path)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(WeightsError) as refused:
         read_weights(path)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert word in str(refused.value) and str(path) in str(refused.value) and refused.value.advice
     assert len(str(refused.value)) < LONGEST_MESSAGE
 

@@ -116,8 +116,8 @@ def _extent(file: FileBytes, entry: zipfile.ZipInfo) -> Extent:
     what = f"{file.path}: its entry {shown(entry.filename)!r}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
         raise WeightsError(f"{what} is compressed or encrypted, which PyTorch's never are", CONVERT)
-    if entry.header_offset + LOCAL_HEADER.size > file.size:
-        raise WeightsError(f"{what} lies beyond the end of the file", DAMAGED)
+    if not 0 <= entry.header_offset <= file.size - LOCAL_HEADER.size:
+        raise WeightsError(f"{what} lies beyond the start or the end of the file", DAMAGED)
     mark, name_length, extra_length = LOCAL_HEADER.unpack(file.read(entry.header_offset, LOCAL_HEADER.size))
     start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
     if mark != b"PK\3\4" or start + entry.file_size > file.size:
