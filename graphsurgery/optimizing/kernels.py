@@ -70,7 +70,7 @@ def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelP
 
 def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
     """``made`` with a bias of zeros in every Attention that has none: without it ONNX Runtime's CPU kernel reads through a null
-    pointer and takes the process down (1.31, T5)."""
+    pointer and takes the process down (T5; mended in 1.32)."""
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}

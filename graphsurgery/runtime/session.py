@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from graphsurgery.model.model import Model
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
+SOURCE_PLACE = re.compile(r"\S+\.(?:h|cc|cpp):\d+ ")
 
 
 class Session:
@@ -83,4 +85,6 @@ def _ort_value(onnxruntime: object, array: np.ndarray) -> object:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+    """What ONNX Runtime says, without the places in its own source, which change from version to version."""
+    lines = SOURCE_PLACE.sub("", str(error)).strip().splitlines()
+    return lines[0][:400] if lines else type(error).__name__
