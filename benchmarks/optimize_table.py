@@ -23,6 +23,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT), str(ROOT / "fixtures")]
 
+from page import put  # noqa: E402
+
 import graphsurgery  # noqa: E402
 from graphsurgery.errors import UnsupportedModelError  # noqa: E402
 from graphsurgery.optimizing.fusion_report import KINDS, FusionReport  # noqa: E402
@@ -31,7 +33,6 @@ from graphsurgery.proof.drawing import drawer_of  # noqa: E402
 from graphsurgery.runtime.session import Session  # noqa: E402
 
 PAGE = ROOT / "docs" / "optimize.md"
-START, END = "<!-- table -->", "<!-- end of table -->"
 LEFT_OUT = ("bert-external", "bert-fp16")
 """BERT once more."""
 COLUMNS = ("architecture", *KINDS, "left padding, alone", "left padding, here", "speed")
@@ -52,8 +53,7 @@ def main() -> None:
     table = "\n".join([HEADER, *rows(arguments.names)])
     print(table)
     if arguments.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-        PAGE.write_text(f"{before}{START}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        put(PAGE, "table", table)
 
 
 def rows(names: list[str]) -> Iterator[str]:

@@ -27,14 +27,14 @@ SMALLEST_EXTERNAL = 1024
 
 
 def write(size: Size, path: Path) -> None:
-    """Write the encoder to ``path``; sparse weights go into ``<path>_data``."""
+    """Write the encoder to ``path``; external weights go into ``<path>_data``."""
     template = onnx.load(TEMPLATE)
     graph = GraphProto(name=template.graph.name, node=_nodes(template.graph, size))
     interface = GraphProto(input=template.graph.input, output=template.graph.output)
     interface.output[0].type.tensor_type.shape.dim[2].dim_value = size.hidden
     tensors = list(_initializers(template.graph, size))
-    if size.sparse:
-        _refer_to(tensors, path.with_name(path.name + "_data"))
+    if size.sparse or size.external:
+        _refer_to(tensors, path.with_name(path.name + "_data"), holes=size.sparse)
     before = onnx.ModelProto(ir_version=template.ir_version, producer_name=template.producer_name)
     after = onnx.ModelProto(opset_import=template.opset_import)
     fields = [_tensor_head(tensor) for tensor in tensors]
@@ -122,16 +122,18 @@ def _in_layer(name: str, number: int) -> str:
     return renamed if renamed != name or f"layer.{REPEATED_LAYER}" in name else f"{name}_{number}"
 
 
-def _refer_to(tensors: list[TensorProto], data: Path) -> None:
-    """Put the tensors, one after the other, into ``data``, a file of holes."""
+def _refer_to(tensors: list[TensorProto], data: Path, holes: bool) -> None:
+    """Put the tensors, one after the other, into ``data``: a file of holes, or of their values."""
     place = 0
-    for tensor in tensors:
-        if _size(tensor) >= SMALLEST_EXTERNAL:
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", data.name), ("offset", place), ("length", _size(tensor))):
-                tensor.external_data.add(key=key, value=str(value))
-            place += _size(tensor)
     with data.open("wb") as file:
+        for index, tensor in enumerate(tensors):
+            if _size(tensor) >= SMALLEST_EXTERNAL:
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", data.name), ("offset", place), ("length", _size(tensor))):
+                    tensor.external_data.add(key=key, value=str(value))
+                if not holes:
+                    file.writelines(_weights(tensor, seed=index))
+                place += _size(tensor)
         file.truncate(place)
 
 

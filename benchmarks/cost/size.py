@@ -10,7 +10,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Size:
-    """How large an encoder is. ``sparse``: all weights are zeros in holes of a data file beside the model."""
+    """How large an encoder is. ``external``: weights are in a data file beside the model; ``sparse``: they are, too, and are
+    zeros in holes of it."""
 
     hidden: int
     layers: int
@@ -18,6 +19,7 @@ class Size:
     vocabulary: int = 30522
     positions: int = 512
     sparse: bool = False
+    external: bool = False
 
     @property
     def weight_bytes(self) -> int:

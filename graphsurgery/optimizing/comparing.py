@@ -7,8 +7,9 @@ an encoder rounds. Hidden states are compared at tokens: what stands at padding 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -30,59 +31,62 @@ Values = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The source, once as ONNX Runtime runs it and once without its graph optimisations, and what was made of it."""
+class Wanted:
+    """What the source gives on one feed: each output at tokens, and how far its own rounding is off in each row."""
 
-    source: Session
-    plain: Session
-    output: Session
+    kind: str
+    feed: Values
+    mask: Array | None
+    values: Values
+    noise: Values
 
-
-@dataclass(frozen=True)
-class _Run:
-    """One output on one feed, at tokens: of the source, and of what was made of it; how much of its promised tolerance the
-    source's own rounding takes."""
-
-    name: str
-    wanted: Array
-    found: Array
-    promised: Array
-    noise: Array
-
-    @property
-    def share(self) -> float:
-        return float(np.max(self.noise / self.promised, initial=0))
+    def share(self, name: str) -> float:
+        """How much of the promised tolerance the source's own rounding takes."""
+        return float(np.max(self.noise[name] / promised(self.values[name]), initial=0))
 
 
-def compared(
-    pair: Pair, names: Sequence[str], drawer: Drawer, texts: Encoded | None, limits: Limits, exact: bool = True
-) -> Check:
-    """Whether the outputs ``names`` are the same on every kind of feed that the model takes; not ``exact``: within ``limits``
-    alone."""
+def wanted(
+    opened: Callable[[bool], Session], names: Sequence[str], drawer: Drawer, texts: Encoded | None
+) -> tuple[Wanted, ...]:
+    """The source's outputs ``names`` on every kind of feed that it takes: as ONNX Runtime runs it, and, for its rounding,
+    without graph optimisations. ``opened`` opens it so, or (True) without them: one after the other, as both may not fit."""
+    session = opened(False)
     runs = [
-        (kind, [one for feed in feeds for one in _runs(pair, names, feed, drawer.mask_of(feed))])
+        (kind, feed, mask, _at_tokens(session.run(feed, names), mask))
         for kind, feeds in whole_cases(drawer, texts)
+        for feed, mask in ((feed, drawer.mask_of(feed)) for feed in feeds)
     ]
-    every = [one for _, of_kind in runs for one in of_kind]
-    widened = {name: max(1.0, NOISE * max((one.share for one in every if one.name == name), default=0)) for name in names}
+    del session
+    session = opened(True)
+    return tuple(Wanted(kind, feed, mask, made, _noise(session, feed, mask, made)) for kind, feed, mask, made in runs)
+
+
+def compared(every: Sequence[Wanted], output: Session, limits: Limits, exact: bool = True) -> Check:
+    """Whether ``output`` gives what is wanted; not ``exact``: within ``limits`` alone."""
+    names = list(every[0].values) if every else []
+    beyond = {name: max(1.0, NOISE * max(one.share(name) for one in every)) if exact else 1.0 for name in names}
     comparisons = []
-    for kind, of_kind in runs:
+    for kind, cases in groupby(every, lambda one: one.kind):
         tally = Tally(kind, limits.min_cosine)
-        for one in of_kind:
-            own = one.promised * widened[one.name] if exact else np.array(np.inf)
-            tally.add(one.found, one.wanted, limits.tolerance(own), widened[one.name] if exact else 1.0)
+        for one in cases:
+            found = _at_tokens(output.run(one.feed, names), one.mask)
+            for name, values in one.values.items():
+                own = promised(values) * beyond[name] if exact else np.array(np.inf)
+                tally.add(found.get(name, ABSENT), values, limits.tolerance(own), beyond[name])
         comparisons.append(tally.result())
-    noise = max((float(one.noise.max(initial=0)) for one in every), default=0.0)
+    noise = max((float(rows.max(initial=0)) for one in every for rows in one.noise.values()), default=0.0)
     detail = f"{', '.join(names)} of both files on the same feeds; the source's own rounding is {noise:.1e}"
     return Check(NAME, detail, tuple(comparisons))
 
 
-def _runs(pair: Pair, names: Sequence[str], feed: Values, mask: Array | None) -> Iterator[_Run]:
-    wanted, plain, found = (one.run(feed, names) for one in (pair.source, pair.plain, pair.output))
-    for name in names:
-        one = at_tokens(wanted[name], mask)
-        noise = difference(one, at_tokens(plain[name], mask))
-        yield _Run(name, one, at_tokens(found.get(name, ABSENT), mask), promised(one), noise)
+def _noise(plain: Session, feed: Values, mask: Array | None, made: Values) -> Values:
+    """How far the source is off in each row without graph optimisations."""
+    other = _at_tokens(plain.run(feed, list(made)), mask)
+    return {name: difference(values, other[name]) for name, values in made.items()}
+
+
+def _at_tokens(values: Values, mask: Array | None) -> Values:
+    return {name: at_tokens(array, mask) for name, array in values.items()}
 
 
 def at_tokens(values: Array, mask: Array | None) -> Array:

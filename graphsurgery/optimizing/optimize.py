@@ -23,7 +23,7 @@ from graphsurgery.optimizing.fusions import expected
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts, parts_of
 from graphsurgery.optimizing.proof import Prover
-from graphsurgery.optimizing.rebuilt import EVERY, LARGEST_INLINE, with_weights
+from graphsurgery.optimizing.rebuilt import EVERY, LARGEST_INLINE, tables_of, with_weights
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
 from graphsurgery.optimizing.request import PRECISIONS, Request
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, halved, safer, simplified_encoder
@@ -47,7 +47,7 @@ KINDS = {
     "bias skip norm": SKIP_NORM, "bias gelu": ACTIVATION, "gelu": ACTIVATION, "layer norm": NORM,
 }  # fmt: skip
 """What the optimizer's switches are about, as the report calls it."""
-NOT_GIVEN = "the embedding tables were not given to the optimizer: the model is too large to be in memory whole"
+NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
 Progress = Callable[[str], None]
 
 
@@ -197,11 +197,17 @@ def _outcome(job: _Job, made: Rewritten, attempts: tuple[str, ...], writing: Wri
     model = assembled(job.parts, job.given, made, job.source)
     if job.request.precision != "bf16":  # which could not be held against them here
         model = with_goldens_of(job.source, model, None if job.request.precision is None else HALF)
-    because = {} if all(map(is_there, job.given.graph.initializer)) else {EMBEDDINGS: NOT_GIVEN}
+    because = {} if _has_tables(job.given.graph) else {EMBEDDINGS: NOT_GIVEN}
     because |= {KINDS[name]: "switched off: with it the vectors were not the source's" for name in made.recorded.get("off", ())}
     fusions = fusions_compared(job.expected, job.given, made.exact or made.graph, because) if job.expected else None
     notes = (*job.notes, *made.notes)
     return Optimized(model, job.source, writing.place, job.architecture, fusions, attempts, notes, None, None, None, made.kept)
+
+
+def _has_tables(graph: onnx.GraphProto) -> bool:
+    """Whether the values of all embedding tables are there."""
+    tables = tables_of(graph)
+    return all(is_there(tensor) for tensor in graph.initializer if tensor.name in tables)
 
 
 def _refuse_unchanged(job: _Job, made: Rewritten) -> None:

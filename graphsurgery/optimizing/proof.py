@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -16,7 +17,7 @@ from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
-from graphsurgery.optimizing.comparing import NAME, Pair, compared
+from graphsurgery.optimizing.comparing import NAME, Wanted, compared, wanted
 from graphsurgery.optimizing.parts import Parts
 from graphsurgery.optimizing.rebuilt import EVERY, with_weights
 from graphsurgery.optimizing.trial import crash
@@ -24,7 +25,7 @@ from graphsurgery.proof.compare import LEAST_COSINE, Limits
 from graphsurgery.proof.reference import computes_in_half
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer, text_feed
-from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
 RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
@@ -43,7 +44,7 @@ class Proven:
 
 @dataclass
 class Prover:
-    """The source in ONNX Runtime, loaded once for every file that is held against it."""
+    """What the source gives, run once for every file that is held against it."""
 
     source: Model
     drawer: Drawer
@@ -52,14 +53,16 @@ class Prover:
     limits: Limits
     half: int | None = None
     """The half type that the file is to compute in."""
-    _sessions: tuple[Session, Session] | None = None
+    _wanted: dict[tuple[str, ...], tuple[Wanted, ...]] = field(default_factory=dict)
 
-    @property
-    def sessions(self) -> tuple[Session, Session]:
-        """The source as ONNX Runtime runs it, and without its graph optimisations."""
-        if self._sessions is None:
-            self._sessions = open_session(self.source), open_session(self.source, plain=True)
-        return self._sessions
+    def wanted(self, names: Sequence[str]) -> tuple[Wanted, ...]:
+        """The values ``names`` of the source, on every kind of feed."""
+        key = tuple(names)
+        if key not in self._wanted:
+            self._wanted[key] = wanted(
+                lambda plain: open_session(self.source, extra_outputs=names, plain=plain), names, self.drawer, self.texts
+            )
+        return self._wanted[key]
 
     @property
     def feeds(self) -> list[Feed]:
@@ -103,20 +106,13 @@ class Prover:
             return [Check(RUN, died, stated=Verdict.FAILED)]
         ran = Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED)
         names = shared_outputs(self.source, made)
+        inside = [] if names else parts.reads  # where the outputs are bytes, what the head reads
         try:
-            pair = Pair(*self.sessions, Session(path)) if names else self._inner(path, parts)
-            names = names or parts.reads
-            return [ran, compared(pair, names, self.drawer, self.texts, self._limits, exact=self.exact)]
+            every = self.wanted(names or inside)
+            output = open_session(load(path), extra_outputs=inside)
+            return [ran, compared(every, output, self._limits, exact=self.exact)]
         except UnsupportedModelError as error:
             return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]
-
-    def _inner(self, path: Path, parts: Parts) -> Pair:
-        """Of a file whose outputs are bytes, what its head reads."""
-        source, plain, output = (
-            open_session(model, extra_outputs=parts.reads, plain=without)
-            for model, without in ((self.source, False), (self.source, True), (load(path), False))
-        )
-        return Pair(source, plain, output)
 
 
 def _second(opinion: Opinion, limits: Limits) -> Check:

@@ -22,20 +22,26 @@ LARGEST_INLINE = 1_500 << 20
 """Bytes of weights that are all given to the optimizer; beyond that those that it merges or looks at."""
 EVERY = 1 << 62
 SMALL = 1 << 20
+LARGEST_TABLE = 256 << 20
+"""Bytes of an embedding table that is given beyond that: the optimizer reads all of it to learn how wide it is."""
 
 
 def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL) -> onnx.ModelProto:
     """The graph for a rewrite to work on, with the weights that it may read.
 
-    All of them up to ``largest`` bytes; beyond that what has at most ``small`` (1 MiB), and matrices that share their input
-    with two others, as those of queries, keys and values do. The others are marks, whose values cannot be read.
+    All of them up to ``largest`` bytes; beyond that what has at most ``small`` (1 MiB), matrices that share their input with
+    two others, as those of queries, keys and values do, and tables of at most `LARGEST_TABLE` bytes that rows are taken from.
+    The others are marks, whose values cannot be read.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     every = model.weight_bytes <= largest
     merged = set() if every else _merged(proto.graph)
+    tables = set() if every else tables_of(proto.graph)
     for _, tensor in tensors(proto):
-        if _is_elsewhere(model, tensor) and (every or _size(tensor) <= small or tensor.name in merged):
+        size, name = _size(tensor), tensor.name
+        wanted = every or size <= small or name in merged or (name in tables and size <= LARGEST_TABLE)
+        if wanted and _is_elsewhere(model, tensor):
             values = onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
             tensor.CopyFrom(values)
     return proto
@@ -59,6 +65,11 @@ def _merged(graph: onnx.GraphProto) -> set[str]:
         if node.op_type == "MatMul":
             by_input.setdefault(node.input[0], []).append(node.input[1])
     return {name for names in by_input.values() if len(names) > 2 for name in names}
+
+
+def tables_of(graph: onnx.GraphProto) -> set[str]:
+    """What rows are taken from: embedding tables, among others."""
+    return {node.input[0] for node in graph.node if node.op_type == "Gather"}
 
 
 def document_of(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:

@@ -21,7 +21,7 @@ from graphsurgery.optimizing.proof import Proven, Prover
 from graphsurgery.optimizing.timing import Timings, timed
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.report import joined
-from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.session import Session, open_session
 
 Progress = Callable[[str], None]
 
@@ -96,6 +96,6 @@ def _stage(outcome: Optimized, writing: Writing) -> Iterator[Stage]:
 def _times(prover: Prover, path: Path) -> Timings | None:
     """How long source and file take, None where either cannot run here."""
     try:
-        return timed(prover.sessions[0], Session(path), prover.drawer)
+        return timed(open_session(prover.source), Session(path), prover.drawer)
     except GraphSurgeryError:
         return None
