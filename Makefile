@@ -6,10 +6,10 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench optimize-table clean
+.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench optimize-table optimize-cost clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## inspect, pool, normalise and verify a fixture export, then embed sentences with it (no torch)
 	$(VENV)/bin/python demo/demo.py
@@ -42,6 +42,9 @@ bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and
 
 optimize-table: $(PEERS)/.peers ## the table of docs/optimize.md: what fuses, how exact, how fast, by architecture
 	$(PEERS)/bin/python benchmarks/optimize_table.py --write
+
+optimize-cost: $(VENV)/.test ## the table of docs/optimize.md: seconds and memory by size (6 GB of disk)
+	$(VENV)/bin/python benchmarks/optimize_cost.py --write
 
 clean: ## remove environments, caches and demo output
 	rm -rf $(VENV) $(PEERS) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

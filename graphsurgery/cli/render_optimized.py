@@ -39,5 +39,6 @@ def timing_table(timings: Timings) -> RenderableType:
         (f"{one.texts} x {one.tokens} tokens", f"{one.before:.2f} ms -> {one.after:.2f} ms ({one.ratio:.2f}x)")
         for one in timings.shapes
     ]
-    style = {True: "green", False: "bold yellow", None: ""}[timings.helped]
+    slower = any(one.helped is False for one in timings.shapes)
+    style = "bold yellow" if slower else "green" if timings.helped else ""
     return Group(facts_table(facts), Text(str(timings), style=style))

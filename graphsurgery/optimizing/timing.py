@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
@@ -15,31 +15,56 @@ from graphsurgery.runtime.session import Session
 
 SHAPES = ((1, 16), (8, 32), (32, 64))
 """Texts and tokens of each: a query, a few passages, a batch to index."""
-ROUNDS, SECONDS = 15, 2.0
-"""Runs of each file and seconds, at most, for one shape."""
+LEAST, MOST, SECONDS = 3, 101, 1.0
+"""Pairs of runs for one shape: at least, at most, and until this time is over."""
 CHANCE = 0.05
 """Less than this, up or down, is noise on a machine that does other things, too."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds of one shape of feed."""
+    """One shape of feed: seconds that both files took, run one right after the other, pair by pair (before, after)."""
 
     texts: int
     tokens: int
-    before: float
-    after: float
-    rounds: int
+    pairs: tuple[tuple[float, float], ...]
+
+    @property
+    def before(self) -> float:
+        """Median milliseconds of the file that was there."""
+        return median(one for one, _ in self.pairs) * 1000
+
+    @property
+    def after(self) -> float:
+        """Median milliseconds of the new file."""
+        return median(other for _, other in self.pairs) * 1000
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """How many times faster the new file is, pair by pair: a quarter of them at most, half, three quarters."""
+        low, middle, high = quantiles((one / other for one, other in self.pairs), method="inclusive")
+        return low, middle, high
 
     @property
     def ratio(self) -> float:
-        """How many times faster the new file is."""
-        return self.before / self.after if self.after else 1.0
+        """How many times faster the new file is: the median of the pairs."""
+        return self.quartiles[1]
+
+    @property
+    def helped(self) -> bool | None:
+        """Whether the new file is faster; None where the difference is small, or a quarter of the pairs say otherwise."""
+        low, middle, high = self.quartiles
+        if low > 1 and middle > 1 + CHANCE:
+            return True
+        return False if high < 1 and middle < 1 - CHANCE else None
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f}x at {self.texts} x {self.tokens} tokens"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "texts": self.texts, "tokens": self.tokens, "before_ms": self.before, "after_ms": self.after,
-            "ratio": self.ratio, "rounds": self.rounds,
+            "ratio": self.ratio, "quartiles": list(self.quartiles), "helped": self.helped, "pairs": len(self.pairs),
         }  # fmt: skip
 
 
@@ -51,15 +76,19 @@ class Timings:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster here; None where the difference is chance."""
-        ratio = median(one.ratio for one in self.shapes) if self.shapes else 1.0
-        return None if abs(ratio - 1) <= CHANCE else ratio > 1
+        """Whether the new file is faster here: at some shape, and slower at none. None where there is no difference, or it is
+        faster at one shape and slower at another."""
+        told = {one.helped for one in self.shapes} - {None}
+        return told.pop() if len(told) == 1 else None
 
     def __str__(self) -> str:
         """What to tell of it."""
-        ratios = ", ".join(f"{one.ratio:.2f}x at {one.texts} x {one.tokens} tokens" for one in self.shapes)
-        said = {True: "faster here", False: "SLOWER here: keep the file it was made from", None: "no faster here"}
-        return f"{said[self.helped]} ({ratios})"
+        faster, slower = (", ".join(str(one) for one in self.shapes if one.helped is told) for told in (True, False))
+        if faster and slower:
+            return f"faster here ({faster}), and SLOWER ({slower}): time it on texts of your own"
+        every = ", ".join(map(str, self.shapes))
+        said = "faster here" if faster else "SLOWER here: keep the file it was made from" if slower else "no faster here"
+        return f"{said} ({every})"
 
     def to_json(self) -> dict[str, Any]:
         return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}
@@ -77,13 +106,20 @@ def _feeds(drawer: Drawer) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarr
 
 
 def _timing(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
-    seconds: tuple[list[float], list[float]] = ([], [])
     for one in (before, after):
         one.run(feed)  # what is made ready on the first run
+    pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
-    while len(seconds[0]) < ROUNDS and (time.perf_counter() - start < SECONDS or len(seconds[0]) < 3):
-        for one, taken in zip((before, after), seconds, strict=True):
-            begin = time.perf_counter()
-            one.run(feed)
-            taken.append(time.perf_counter() - begin)
-    return Timing(texts, tokens, median(seconds[0]) * 1000, median(seconds[1]) * 1000, len(seconds[0]))
+    while len(pairs) < LEAST or (len(pairs) < MOST and time.perf_counter() - start < SECONDS):
+        if len(pairs) % 2:  # neither is always the one that finds the other's data in the caches
+            late = _seconds(after, feed)
+            pairs.append((_seconds(before, feed), late))
+        else:
+            pairs.append((_seconds(before, feed), _seconds(after, feed)))
+    return Timing(texts, tokens, tuple(pairs))
+
+
+def _seconds(session: Session, feed: dict[str, np.ndarray]) -> float:
+    start = time.perf_counter()
+    session.run(feed)
+    return time.perf_counter() - start
