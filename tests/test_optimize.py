@@ -38,8 +38,7 @@ from graphsurgery.errors import NothingToOptimizeError, RequestError, Verificati
 from graphsurgery.halving.half import to_half
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
-from graphsurgery.optimizing import optimize as optimizing
-from graphsurgery.optimizing import rebuilt
+from graphsurgery.optimizing import job, rebuilt
 from graphsurgery.optimizing.bare import Fusing, fused, is_there
 from graphsurgery.optimizing.kernels import with_own_bias, without_kernel
 from graphsurgery.optimizing.rebuilt import with_weights
@@ -133,7 +132,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     monkeypatch.setattr(rebuilt, "LARGEST_TABLE", table)
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not is_there(tensor) for tensor in given.graph.initializer)
-    monkeypatch.setattr(optimizing, "with_weights", lambda model, _largest: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(job, "with_weights", lambda model, _largest: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
     if table:
@@ -277,7 +276,7 @@ def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
 
 
 def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(optimizing, "fused_encoder", blind)
+    monkeypatch.setattr(job, "fused_encoder", blind)
     done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=False), tmp_path / "made.onnx")
     assert done.report and done.saved
     assert len(done.attempts) == 1 and "apart in" in done.attempts[0], done.attempts
@@ -287,7 +286,7 @@ def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypa
     assert recorded["edit"] == "optimize" and recorded["parameters"]["off"] == ["attention"]
     assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "again.onnx"), "--no-timing"]) == OK
     shown = capsys.readouterr().out
-    assert "not used, because the result was wrong" in shown and "attention 0/3" in shown
+    assert "not used: bert, all fusions" in shown and "attention 0/3" in shown
 
 
 def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -296,7 +295,7 @@ def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) ->
         made.graph.graph.initializer[0].raw_data = bytes(len(made.graph.graph.initializer[0].raw_data))
         return made
 
-    monkeypatch.setattr(optimizing, "fused_encoder", wrong)
+    monkeypatch.setattr(job, "fused_encoder", wrong)
     before = tree(tmp_path)
     code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", capsys=capsys)
     assert (code, told["error"]["type"]) == (VERDICT, "VerificationFailed") and tree(tmp_path) == before
@@ -304,8 +303,12 @@ def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) ->
     with pytest.raises(VerificationFailed) as caught:
         optimized(fixture("bert"), tmp_path / "made.onnx")
     assert isinstance(caught.value.outcome, graphsurgery.Optimized) and caught.value.outcome.saved is None
-    done = optimized(fixture("bert"), tmp_path / "made.onnx", keep_failed=True)
-    assert done.saved and done.report is not None and done.report.verdict is Verdict.FAILED
+    code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", "--keep-failed", capsys=capsys)
+    assert code == VERDICT and "it was kept as" in told["error"]["message"] and (tmp_path / "made.onnx").exists()
+    with pytest.raises(VerificationFailed) as caught:
+        optimized(fixture("bert"), tmp_path / "kept.onnx", keep_failed=True)
+    done = caught.value.outcome
+    assert done.saved and done.report.verdict is Verdict.FAILED and (tmp_path / "kept.onnx").exists()
 
 
 # --- half precision, standard operators ------------------------------------------------------------------------------------
@@ -363,7 +366,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     """ONNX Runtime's CPU cannot run it: the reference evaluator judges, and the report says what was not checked."""
     done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=True), tmp_path / "half.onnx", bf16=True)
     assert done.report and any("no kernels for bfloat16" in line for line in done.report.not_checked)
-    assert [check.name for check in done.report.checks] == ["head untouched", "second opinion"]
+    assert [check.name for check in done.report.checks] == ["same interface", "head untouched", "second opinion"]
     assert done.loss is not None and 0.999 < done.loss["min_cosine"] < 1
 
 
@@ -454,7 +457,8 @@ def test_goldens_and_certificate_go_with_it(tmp_path: Path, capsys) -> None:
     ("options", "message"),
     [
         ({"target": "tpu"}, "no target 'tpu'"), ({"heads": 4}, "together"), ({"heads": 5, "hidden_size": 32}, "do not divide"),
-        ({"portable": True, "strict": True}, "makes none"), ({"model_type": "elephant"}, "no rewrite"),
+        ({"portable": True, "strict": True}, "makes none"), ({"model_type": "elephant"}, "no model type 'elephant'"),
+        ({"portable": True, "target": "cuda"}, "makes none"), ({"portable": True, "model_type": "t5"}, "makes none"),
         ({"rehead": True}, "a head can be replaced"), ({"fp16": True, "bf16": True}, "both were asked for"),
     ],
 )  # fmt: skip
@@ -477,6 +481,6 @@ def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypa
         seen.append(fusing)
         return fused_encoder(given, fusing, target)
 
-    monkeypatch.setattr(optimizing, "fused_encoder", watched)
+    monkeypatch.setattr(job, "fused_encoder", watched)
     optimized(fixture("bert"), tmp_path / "made.onnx", heads=4, hidden_size=32, model_type="vit")
     assert seen == [replace(Fusing(), model_type="vit", heads=4, hidden=32)]

@@ -45,8 +45,9 @@ class Architecture:
 
     def __str__(self) -> str:
         size = f" of {self.head_size}" if self.head_size is not None else ""
-        terms = f", {self.model_type} to the optimizer" if self.model_type != self.name else ""
-        return f"{self.name}{terms}: {self.layers} layers, {self.heads} heads{size}, {self.hidden} wide, by {self.source}"
+        terms = f" (model type {self.model_type} to the optimizer)" if self.model_type != self.name else ""
+        found = f"{self.layers} layers, {self.heads} heads{size}, hidden size {self.hidden}"
+        return f"{self.name}{terms}: {found} (by {self.source})"
 
     def to_json(self) -> dict[str, Any]:
         """The architecture as JSON-ready data."""

@@ -7,14 +7,16 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import err, out, print_json, progress
-from graphsurgery.cli.options import MODEL, PROVING, SHOWN, with_options
+from graphsurgery.cli.options import FORCE, KEEP_FAILED, MODEL, NO_VERIFY, SHOWN, with_options
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.optimizing.kernels import TARGETS
 from graphsurgery.optimizing.optimize import optimize
 from graphsurgery.optimizing.outcome import Optimized
 
 OPTIONS = (
-    click.option("--for", "target", type=click.Choice(TARGETS), default="cpu", help="Avoid what has no kernel there."),
+    click.option(
+        "--for", "target", type=click.Choice(TARGETS), default="cpu", help="Avoid operators that have no kernel there."
+    ),
     click.option("--fp16", is_flag=True, help="Compute the encoder in float16, but for what overflows or loses most."),
     click.option("--bf16", is_flag=True, help="The same in bfloat16."),
     click.option("--portable", is_flag=True, help="Simplify with standard operators only, instead of fusing."),
@@ -28,6 +30,13 @@ OPTIONS = (
     click.option("--min-cosine", type=float, metavar="X", help="Smallest allowed cosine, besides that."),
     click.option("--no-timing", is_flag=True, help="Do not time the two files."),
 )
+PROVING = (
+    FORCE,
+    click.option("--dry-run", is_flag=True, help="Do everything but write, the whole proof too."),
+    NO_VERIFY,
+    click.option("--full", is_flag=True, help="The proof is always the whole one: no difference here."),
+    KEEP_FAILED,
+)
 OUTPUT = click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, .optimized in its name]")
 
 
@@ -37,7 +46,7 @@ def optimize_command(verb: str) -> click.Command:
         **options: Any,
     ) -> int:  # fmt: skip
         """Run the ONNX Runtime transformer optimizer on MODEL, torch-free; say what it fused, what it did not and why, and
-        prove that the result gives the same vectors. The proof is always the whole one."""
+        prove that the result gives the same vectors."""
         with progress(quiet or as_json) as tell:
             try:
                 done = optimize(model, output=output, verify=not no_verify, time=not no_timing, progress=tell, **options)

@@ -18,12 +18,15 @@ SHOWN = (
     click.option("--json", "as_json", is_flag=True, help="A machine-readable report on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
+FORCE = click.option("--force", is_flag=True, help="Replace an existing output; never the input.")
+NO_VERIFY = click.option("--no-verify", is_flag=True, help="Leave the proof out.")
+KEEP_FAILED = click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look.")
 PROVING = (
-    click.option("--force", is_flag=True, help="Replace an existing output; never the input."),
+    FORCE,
     click.option("--dry-run", is_flag=True, help="Do everything but write; only the head is proven."),
-    click.option("--no-verify", is_flag=True, help="Leave the proof out."),
+    NO_VERIFY,
     click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
-    click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look."),
+    KEEP_FAILED,
 )
 WRITING = (
     click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, the step in its name]"),

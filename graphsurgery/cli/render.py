@@ -25,6 +25,7 @@ SMALLEST_SHARE = 0.001
 NOTEWORTHY = 1.5
 """Times the promised tolerance, from which on it is told."""
 WIDEST = 1000
+MANY = 10
 """Columns in which every table fits."""
 
 
@@ -127,7 +128,7 @@ def _figures(check: Check) -> str:
     nearest = max(check.comparisons, key=lambda one: one.margin)
     failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
     kinds = f"{len(check.comparisons)} kind{'s' if len(check.comparisons) > 1 else ''}"
-    worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_share(nearest.margin)} of what is allowed"
+    worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_of_allowed(nearest.margin)}"
     angles = [one for one in check.comparisons if one.least_cosine is not None and one.cosine is not None]
     if angles:
         least = min(angles, key=lambda one: one.cosine or 0)
@@ -151,7 +152,7 @@ class _Comparisons:
             yield table
             return
         for one in self.comparisons:
-            figures = f"{one.kind}: {one.cases} cases, at most {one.worst:.1e} apart, {_share(one.margin)} of what is allowed"
+            figures = f"{one.kind}: {one.cases} cases, at most {one.worst:.1e} apart, {_of_allowed(one.margin)}"
             cosine = "" if one.cosine is None else f", cosine at least {one.cosine:.7f}"
             yield Text.assemble(_compared(one), "  ", f"{figures}{cosine}", overflow="fold")
 
@@ -175,7 +176,11 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
 def _share(margin: float) -> str:
     if 0 < margin < SMALLEST_SHARE:
         return f"<{SMALLEST_SHARE:.1%}"
-    return f"{margin:.1%}" if margin < 10 else f"{margin:.3g} times"
+    return f"{margin:.1%}" if margin < MANY else f"{margin:,.0f} times"
+
+
+def _of_allowed(margin: float) -> str:
+    return f"{_share(margin)} {'of ' if margin < MANY else ''}what is allowed"
 
 
 def _remarks(report: Report) -> list[RenderableType]:

@@ -13,7 +13,8 @@ from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.errors import RequestError
 from graphsurgery.halving.conversion import Conversion
 from graphsurgery.halving.half import in_float32, prepared
-from graphsurgery.halving.keeping import MOVING, SHAPES, Keeping
+from graphsurgery.halving.keeping import SHAPES, Keeping
+from graphsurgery.halving.moving import MOVING
 from graphsurgery.halving.overflow import CALM_MASK, overflowing
 from graphsurgery.halving.probes import Feed, Rounding
 from graphsurgery.halving.rounding import Loss, loss_measure, worst

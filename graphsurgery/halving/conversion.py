@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphsurgery.halving.keeping import SHAPES, constants
+from graphsurgery.halving.masks import Masks
 from graphsurgery.halving.types import FLOAT, TYPE_ATTRIBUTES, Typed, captured, key_of
 from graphsurgery.halving.values import Array, held, tamed, tensor
 from graphsurgery.model.dtypes import NAMES
@@ -28,6 +29,7 @@ class Conversion:
 
     def __init__(self, typed: Typed, kind: int, kept: Collection[str], namer: Namer, mask: float) -> None:
         self._typed, self._kind, self._namer, self._mask = typed, kind, namer, mask
+        self._masks = Masks(typed)
         self._changes = {
             key_of(node): frozenset() if key_of(node) in kept else typed.changes(node, kind) for node in typed.graph.node
         }
@@ -57,7 +59,7 @@ class Conversion:
                 continue
             values = numpy_helper.to_array(one)
             for kind in sorted(self._wanted[one.name]):
-                yield self._stored(values, kind, self._names[one.name, kind], one)
+                yield self._stored(values, kind, one.name, self._names[one.name, kind], one)
 
     @property
     def rounded(self) -> list[str]:
@@ -114,9 +116,11 @@ class Conversion:
         for kind in kinds:
             self._names[name, kind] = name if kind == own else self._namer.new(f"{name}/{NAMES[kind].lower()}")
 
-    def _stored(self, values: Array, kind: int, name: str, source: onnx.TensorProto | None = None) -> onnx.TensorProto:
-        """``values`` as a tensor; the source's own bytes where they stay."""
-        calmed = tamed(values, self._kind, self._mask)
+    def _stored(
+        self, values: Array, kind: int, of: str, name: str = "", source: onnx.TensorProto | None = None
+    ) -> onnx.TensorProto:
+        """``values``, the source's constant ``of``, as a tensor; the source's own bytes where they stay."""
+        calmed = self._masks.stored(of, values, kind, self._kind, self._mask)
         if kind == FLOAT and calmed is values and source is not None and source.name == name:
             return source
         return tensor(calmed, kind, name)
@@ -145,7 +149,7 @@ class Conversion:
             new.output[0] = self._names.get((name, kind), name)
             del new.attribute[:]
             assert values is not None
-            new.attribute.append(helper.make_attribute("value", self._stored(values, kind, "")))
+            new.attribute.append(helper.make_attribute("value", self._stored(values, kind, name)))
             yield new
 
     def _set_attributes(self, new: onnx.NodeProto, node: onnx.NodeProto) -> None:
@@ -153,7 +157,7 @@ class Conversion:
         gives = self._kind if self._kind in self._gives(node) else FLOAT
         values = held(node)
         if values is not None:
-            _set(new, helper.make_attribute("value", self._stored(values, gives, "")))
+            _set(new, helper.make_attribute("value", self._stored(values, gives, node.output[0])))
         elif gives != FLOAT and node.op_type in TYPE_ATTRIBUTES:
             _set(new, helper.make_attribute(TYPE_ATTRIBUTES[node.op_type], gives))
         for one in new.attribute:
@@ -161,17 +165,21 @@ class Conversion:
                 one.f = max(one.f, self._mask)
 
     def _enter(self, graph: onnx.GraphProto) -> None:
-        """A graph within a node: it takes the outer float32 values under their float32 names, and its masks are tamed."""
+        """A graph within a node: it takes the outer float32 values under their float32 names; its stand-ins for infinity are
+        tamed."""
         for one in graph.initializer:
             if one.data_type == FLOAT:
-                one.CopyFrom(self._stored(numpy_helper.to_array(one), FLOAT, one.name, one))
+                one.CopyFrom(_tamed(numpy_helper.to_array(one), one, self._kind, self._mask))
         for value in graph.output:
             value.name = self._names.get((value.name, FLOAT), value.name)
         for node in graph.node:
             node.input[:] = [self._names.get((name, FLOAT), name) for name in node.input]
             values = held(node)
             if values is not None:
-                _set(node, helper.make_attribute("value", self._stored(values, FLOAT, "")))
+                _set(
+                    node,
+                    helper.make_attribute("value", tensor(tamed(values, self._kind, self._mask, numbers=False), FLOAT, "")),
+                )
             for inner in subgraphs(node):
                 self._enter(inner)
 
@@ -194,6 +202,11 @@ class Conversion:
             if kind == self._kind:
                 new.type.tensor_type.elem_type = kind
             yield new
+
+
+def _tamed(values: Array, source: onnx.TensorProto, kind: int, mask: float) -> onnx.TensorProto:
+    calmed = tamed(values, kind, mask, numbers=False)
+    return source if calmed is values else tensor(calmed, FLOAT, source.name)
 
 
 def _set(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:

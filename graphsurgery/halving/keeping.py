@@ -12,16 +12,13 @@ from functools import cached_property
 import onnx
 from onnx import numpy_helper
 
+from graphsurgery.halving.masks import Masks
+from graphsurgery.halving.moving import MOVING
 from graphsurgery.halving.types import FLOAT, Typed, captured, key_of
-from graphsurgery.halving.values import Array, held, tamed, unfit
+from graphsurgery.halving.values import Array, held, unfit
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.model.nodes import subgraphs
 
-MOVING = frozenset({
-    "Cast", "CastLike", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
-    "ScatterND", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
-})  # fmt: skip
-"""Operators that give numbers of their inputs as they are."""
 GUARDING = frozenset({"Add", "Max", "Clip"})
 """What takes an epsilon, ..."""
 GUARDED = frozenset({"Cast", "Expand", "Identity", "Pow", "Reciprocal", "Sqrt", "Squeeze", "Unsqueeze"})
@@ -48,7 +45,7 @@ class Keeping:
     """The nodes of a graph that stay float32 in ``kind``: `reasons` by what a node is called (`key_of`)."""
 
     def __init__(self, typed: Typed, kind: int) -> None:
-        self._typed, self._kind = typed, kind
+        self._typed, self._kind, self._masks = typed, kind, Masks(typed)
 
     @cached_property
     def reasons(self) -> dict[str, str]:
@@ -142,11 +139,14 @@ class Keeping:
 
     def _own_reason(self, node: onnx.NodeProto) -> str | None:
         values = held(node) if node.op_type in FILLING else None
-        return None if values is None else unfit(tamed(values, self._kind), self._kind)
+        return None if values is None else self._unfit(node.output[0], values)
 
     def _unfit_values(self) -> dict[str, str]:
-        found = ((name, unfit(tamed(values, self._kind), self._kind)) for name, values in constants(self._typed.graph))
+        found = ((name, self._unfit(name, values)) for name, values in constants(self._typed.graph))
         return {name: reason for name, reason in found if reason is not None}
+
+    def _unfit(self, name: str, values: Array) -> str | None:
+        return unfit(self._masks.stored(name, values, self._kind, self._kind), self._kind)
 
 
 def constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:

@@ -31,6 +31,8 @@ def loss_measure(rounding: Rounding, feeds: Sequence[Feed], mask: str | None) ->
             found = _at_tokens(rounding.run(feed, names), feed, mask)
             with np.errstate(all="ignore"):
                 apart += float(np.square(found - wanted).sum())
+        if apart == 0:
+            return 0.0
         return apart / size if np.isfinite(apart) and size > 0 else np.inf
 
     return loss

@@ -114,6 +114,8 @@ class Typed:
         operator = self.operator(node)
         if operator is None or operator.mixed or subgraphs(node) or any(name and name not in self.types for name in node.input):
             return frozenset()
+        if any(one.name == "sparse_value" for one in node.attribute):
+            return frozenset()
         both = (*operator.variables(node.input, operator.inputs), *operator.variables(node.output, operator.outputs))
         found = {variable for name, variable in both if self.types.get(name) == FLOAT and operator.admits(variable, kind)}
         return frozenset(found - _stashed(node, operator))

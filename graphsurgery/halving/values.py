@@ -39,12 +39,12 @@ def lowest_mask(kind: int) -> float:
     return -largest(kind) / 2
 
 
-def tamed(values: Array, kind: int, mask: float | None = None) -> Array:
-    """float32 ``values`` with stand-ins for infinity brought into the range of ``kind``; the same array where there are none.
+def tamed(values: Array, kind: int, mask: float | None = None, numbers: bool = True) -> Array:
+    """float32 ``values`` of a mask with stand-ins for infinity brought into the range of ``kind``; the same array without any.
 
-    Stand-ins are finite numbers of 1e30 and more, of both signs, and in a tensor that holds at most one other number (a mask:
-    one negative number, zeros besides) any negative number that ``kind`` has not, or has as its lowest. Negative ones become
-    ``mask`` (`lowest_mask` when None), positive ones `largest`.
+    Stand-ins are finite numbers of 1e30 and more, of both signs, and, with ``numbers``, in a tensor that holds at most one
+    other number (one negative number, zeros besides) any negative number that ``kind`` has not, or has as its lowest.
+    Negative ones become ``mask`` (`lowest_mask` when None), positive ones `largest`.
     """
     if not values.size or max(float(values.max()), -float(values.min())) <= -lowest_mask(kind):  # NaN is not
         return values
@@ -52,7 +52,9 @@ def tamed(values: Array, kind: int, mask: float | None = None) -> Array:
     if not beyond.any():
         return values
     sized = np.abs(values) >= STANDS_FOR_INFINITY
-    negative = sized & (values < 0) | _mask_of_one_number(values, beyond, kind)
+    negative = sized & (values < 0)
+    if numbers:
+        negative |= _mask_of_one_number(values, beyond, kind)
     clipped = np.where(beyond & negative, np.float32(lowest_mask(kind) if mask is None else mask), values)
     return np.where(beyond & sized & (values > 0), np.float32(min(largest(kind), float(np.finfo(np.float32).max))), clipped)
 

@@ -12,24 +12,37 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import onnx
 
-from graphsurgery.errors import MissingPackageError, UnsupportedModelError
+from graphsurgery.errors import MissingPackageError, RequestError, UnsupportedModelError
 from graphsurgery.model.dtypes import payload_size
+from graphsurgery.optimizing.fusion_report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
+
+
+class Switch(NamedTuple):
+    """A fusion that can be switched off: the optimizer's own name for it, and what our report calls what it makes."""
+
+    option: str
+    kind: str
+
 
 SWITCHES = {
-    "attention": "enable_attention",
-    "embedding norm": "enable_embed_layer_norm",
-    "rotary": "enable_rotary_embeddings",
-    "skip norm": "enable_skip_layer_norm",
-    "bias skip norm": "enable_bias_skip_layer_norm",
-    "bias gelu": "enable_bias_gelu",
-    "gelu": "enable_gelu",
-    "layer norm": "enable_layer_norm",
+    "attention": Switch("enable_attention", ATTENTION),
+    "embedding norm": Switch("enable_embed_layer_norm", EMBEDDINGS),
+    "rotary": Switch("enable_rotary_embeddings", ROTARY),
+    "skip norm": Switch("enable_skip_layer_norm", SKIP_NORM),
+    "bias skip norm": Switch("enable_bias_skip_layer_norm", SKIP_NORM),
+    "bias gelu": Switch("enable_bias_gelu", ACTIVATION),
+    "gelu": Switch("enable_gelu", ACTIVATION),
+    "layer norm": Switch("enable_layer_norm", NORM),
 }
-"""Fusions that can be switched off, the likeliest to go wrong first, by the optimizer's own name for it."""
+"""The likeliest to go wrong first."""
 VENDOR = "com.microsoft"
+MOST_RUNS = 4
+OF_ITS_OWN = "Model producer not matched"
+"""How it complains of a file that it has written itself, on its second run."""
 NEEDED = "the transformer optimizer of ONNX Runtime (onnxruntime.transformers) and sympy"
 
 
@@ -60,37 +73,61 @@ class Fused:
 
 
 def fused(model: onnx.ModelProto, fusing: Fusing) -> Fused:
-    """The optimizer's fusions on a copy of ``model``, whose weights it reads for queries, keys and values.
+    """The optimizer's fusions on a copy of ``model``, whose weights it reads for queries, keys and values, until nothing
+    changes: what one run clears away may have hidden a pattern.
 
     Raises MissingPackageError without the optimizer or sympy, UnsupportedModelError with its own reason where it fails.
     """
     try:
         from onnxruntime.transformers.fusion_options import AttentionMaskFormat, FusionOptions
-        from onnxruntime.transformers.optimizer import MODEL_TYPES, optimize_model
+        from onnxruntime.transformers.optimizer import optimize_model
     except ImportError as error:
-        raise MissingPackageError(f"optimize needs {NEEDED}: {error}", "pip install onnxruntime sympy") from error
-    if fusing.model_type not in MODEL_TYPES:
-        known = ", ".join(sorted(MODEL_TYPES))
-        raise UnsupportedModelError(f"the optimizer has no model type {fusing.model_type!r}", f"choose from {known}")
+        raise _missing(error) from error
     options = FusionOptions(fusing.model_type)
     options.attention_mask_format = AttentionMaskFormat.AttentionMask
     for fusion in fusing.off:
-        setattr(options, SWITCHES[fusion], False)
+        setattr(options, SWITCHES[fusion].option, False)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     absent = _without_absent(copy)
     with _elsewhere(), _listening() as said:
-        try:
-            made = optimize_model(
-                copy, fusing.model_type, fusing.heads, fusing.hidden, optimization_options=options, opt_level=0
-            )
-            made.topological_sort()
-        except Exception as error:  # it raises whatever a matcher of it stumbled over
-            what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise UnsupportedModelError(f"the transformer optimizer failed ({what})", "optimize it with --portable") from error
-    _import_vendor(made.model)
-    _with_absent(made.model, absent)
-    return Fused(made.model, tuple(dict.fromkeys(said)))
+        for _ in range(MOST_RUNS):
+            before = _nodes(copy)
+            try:
+                made = optimize_model(
+                    copy, fusing.model_type, fusing.heads, fusing.hidden, optimization_options=options, opt_level=0
+                )
+                made.topological_sort()
+            except Exception as error:  # it raises whatever a matcher of it stumbled over
+                what = f"{type(error).__name__}: {error}".partition("\n")[0]
+                raise UnsupportedModelError(
+                    f"the transformer optimizer failed ({what})", "optimize it with --portable"
+                ) from error
+            copy = made.model
+            _import_vendor(copy)
+            if _nodes(copy) == before:
+                break
+    _with_absent(copy, absent)
+    _with_interface_of(model, copy)
+    return Fused(copy, tuple(one for one in dict.fromkeys(said) if not one.startswith(OF_ITS_OWN)))
+
+
+def _nodes(model: onnx.ModelProto) -> list[bytes]:
+    return sorted(node.SerializeToString(deterministic=True) for node in model.graph.node)
+
+
+def require_model_type(name: str) -> None:
+    """RequestError for what is no model type of the optimizer; MissingPackageError without it."""
+    try:
+        from onnxruntime.transformers.optimizer import MODEL_TYPES
+    except ImportError as error:
+        raise _missing(error) from error
+    if name not in MODEL_TYPES:
+        raise RequestError(f"the optimizer has no model type {name!r}", f"choose from {', '.join(sorted(MODEL_TYPES))}")
+
+
+def _missing(error: ImportError) -> MissingPackageError:
+    return MissingPackageError(f"optimize needs {NEEDED}: {error}", "pip install onnxruntime sympy")
 
 
 def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -110,6 +147,15 @@ def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None
     model.graph.input.extend(kept)
     read = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(tensor for tensor in absent if tensor.name in read)
+
+
+def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+    """Let ``made`` take and give what ``model`` does: the optimizer drops inputs that nothing reads. Weights that are inputs,
+    too, and that it dropped, stay away."""
+    weights = {tensor.name for tensor in model.graph.initializer} - {tensor.name for tensor in made.graph.initializer}
+    del made.graph.input[:], made.graph.output[:]
+    made.graph.input.extend(info for info in model.graph.input if info.name not in weights)
+    made.graph.output.extend(model.graph.output)
 
 
 def is_there(tensor: onnx.TensorProto) -> bool:
@@ -144,7 +190,11 @@ def _listening() -> Iterator[list[str]]:
     others, level = root.handlers[:], root.level
     root.handlers = [handler]
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,  # noqa: PTH123
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),  # progress bars
+        ):
             yield said
     finally:
         root.handlers, root.level = others, level

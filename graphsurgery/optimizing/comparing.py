@@ -1,8 +1,7 @@
 """A rewritten file against the one it was made from: both end to end, on every kind of feed.
 
-Allowed is 1e-6 for vectors of length one and 1e-5 x max(1, max|x|) over a row otherwise; where the source itself rounds by
-more on any of the feeds, run by ONNX Runtime with its graph optimisations and without, four times that: a head may magnify what
-an encoder rounds. Hidden states are compared at tokens: what stands at padding may be anything.
+Hidden states are compared at tokens: what stands at padding may be anything. The models run one after the other, as they may
+not fit into memory together.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from itertools import groupby
 
 import numpy as np
 
+from graphsurgery.optimizing.allowed import in_float32, in_half
 from graphsurgery.proof.compare import ABSENT, Limits, Tally
-from graphsurgery.proof.meaning import RELATIVE, UNIT
 from graphsurgery.proof.whole_proof import whole_cases
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer
@@ -22,78 +21,89 @@ from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
 
 NAME = "same outputs"
-NOISE = 4
-"""How many times the source's own rounding is allowed."""
-ALMOST_ONE = 1e-4
-"""How far the length of a vector may be from one that is meant to be of length one."""
 Array = np.ndarray
 Values = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the source gives on one feed: each output at tokens, and how far its own rounding is off in each row."""
+class Given:
+    """A feed, where it has tokens (None: the model takes no mask), and whether rows without any count."""
 
     kind: str
     feed: Values
     mask: Array | None
+    empty_rows: bool
+
+    def run(self, session: Session, names: Sequence[str]) -> Values:
+        """Each output, ``[batch, seq, ...]`` as ``[tokens, ...]``."""
+        return {name: self._counted(array) for name, array in session.run(self.feed, names).items()}
+
+    def _counted(self, values: Array) -> Array:
+        if self.mask is None or values.shape[:1] != self.mask.shape[:1]:
+            return values
+        if values.ndim > 2 and values.shape[:2] == self.mask.shape:
+            return values[self.mask]
+        return values if self.empty_rows else values[self.mask.any(axis=1)]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the source gives on one feed, and how far its own rounding is off in each row."""
+
+    given: Given
     values: Values
     noise: Values
 
-    def share(self, name: str) -> float:
-        """How much of the promised tolerance the source's own rounding takes."""
-        return float(np.max(self.noise[name] / promised(self.values[name]), initial=0))
-
 
 def wanted(
-    opened: Callable[[bool], Session], names: Sequence[str], drawer: Drawer, texts: Encoded | None
+    opened: Callable[[bool], Session], names: Sequence[str], drawer: Drawer, texts: Encoded | None, empty_rows: bool = True
 ) -> tuple[Wanted, ...]:
     """The source's outputs ``names`` on every kind of feed that it takes: as ONNX Runtime runs it, and, for its rounding,
-    without graph optimisations. ``opened`` opens it so, or (True) without them: one after the other, as both may not fit."""
-    session = opened(False)
-    runs = [
-        (kind, feed, mask, _at_tokens(session.run(feed, names), mask))
-        for kind, feeds in whole_cases(drawer, texts)
-        for feed, mask in ((feed, drawer.mask_of(feed)) for feed in feeds)
+    without graph optimisations. ``opened`` opens it so, or (True) without them. ``empty_rows``: whether the vectors of rows
+    without a token count."""
+    every = [
+        Given(kind, feed, drawer.mask_of(feed), empty_rows) for kind, feeds in whole_cases(drawer, texts) for feed in feeds
     ]
+    session = opened(False)
+    made = [one.run(session, names) for one in every]
     del session
     session = opened(True)
-    return tuple(Wanted(kind, feed, mask, made, _noise(session, feed, mask, made)) for kind, feed, mask, made in runs)
+    plain = (one.run(session, names) for one in every)
+    return tuple(Wanted(one, values, _apart(values, other)) for one, values, other in zip(every, made, plain, strict=True))
 
 
 def compared(every: Sequence[Wanted], output: Session, limits: Limits, exact: bool = True) -> Check:
-    """Whether ``output`` gives what is wanted; not ``exact``: within ``limits`` alone."""
+    """Whether ``output`` gives what is wanted; not ``exact``: as far as half precision does, by ``limits``."""
     names = list(every[0].values) if every else []
-    beyond = {name: max(1.0, NOISE * max(one.share(name) for one in every)) if exact else 1.0 for name in names}
+    seen = (lambda one: one) if exact else _vectors
+    by_name = {name: ([seen(one.values[name]) for one in every], [one.noise[name] for one in every]) for name in names}
+    allowed = {
+        name: in_float32(values, noise, limits) if exact else in_half(values, limits)
+        for name, (values, noise) in by_name.items()
+    }
     comparisons = []
-    for kind, cases in groupby(every, lambda one: one.kind):
-        tally = Tally(kind, limits.min_cosine)
+    for kind, cases in groupby(every, lambda one: one.given.kind):
+        tallies: dict[float | None, Tally] = {}
         for one in cases:
-            found = _at_tokens(output.run(one.feed, names), one.mask)
-            for name, values in one.values.items():
-                own = promised(values) * beyond[name] if exact else np.array(np.inf)
-                tally.add(found.get(name, ABSENT), values, limits.tolerance(own), beyond[name])
-        comparisons.append(tally.result())
+            found = one.given.run(output, names)
+            for name in names:
+                limit, values = allowed[name], seen(one.values[name])
+                scores = ", scores" if not exact and limit.least_cosine is None else ""
+                tally = tallies.setdefault(limit.least_cosine, Tally(kind + scores, limit.least_cosine))
+                tally.add(seen(found.get(name, ABSENT)), values, limit.tolerance(values), limit.beyond)
+        comparisons += [tally.result() for tally in tallies.values()]
     noise = max((float(rows.max(initial=0)) for one in every for rows in one.noise.values()), default=0.0)
     detail = f"{', '.join(names)} of both files on the same feeds; the source's own rounding is {noise:.1e}"
     return Check(NAME, detail, tuple(comparisons))
 
 
-def _noise(plain: Session, feed: Values, mask: Array | None, made: Values) -> Values:
-    """How far the source is off in each row without graph optimisations."""
-    other = _at_tokens(plain.run(feed, list(made)), mask)
-    return {name: difference(values, other[name]) for name, values in made.items()}
+def _vectors(values: Array) -> Array:
+    """``[..., dim]`` as ``[vectors, dim]``: an angle is between two of them."""
+    return values.reshape(-1, values.shape[-1]) if values.ndim > 2 else values
 
 
-def _at_tokens(values: Values, mask: Array | None) -> Values:
-    return {name: at_tokens(array, mask) for name, array in values.items()}
-
-
-def at_tokens(values: Array, mask: Array | None) -> Array:
-    """``values [batch, seq, ...]`` at tokens, ``[tokens, ...]``; values of other shapes as they are."""
-    if mask is None or values.ndim < 3 or values.shape[:2] != mask.shape:
-        return values
-    return values[mask]
+def _apart(values: Values, other: Values) -> Values:
+    return {name: difference(one, other[name]) for name, one in values.items()}
 
 
 def difference(one: Array, other: Array) -> Array:
@@ -101,12 +111,3 @@ def difference(one: Array, other: Array) -> Array:
     apart = np.abs(one.astype(np.float64) - other.astype(np.float64)) if one.shape == other.shape else np.zeros(one.shape)
     finite = np.where(np.isfinite(apart), apart, 0)
     return finite.max(axis=tuple(range(1, finite.ndim)), keepdims=True, initial=0) if finite.ndim else finite
-
-
-def promised(values: Array) -> Array:
-    """How far a value may be from ``values``, row by row."""
-    rows = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    axes = tuple(range(1, rows.ndim))
-    largest = np.abs(rows).max(axis=axes, keepdims=True, initial=0) if rows.ndim else np.abs(rows)
-    length = np.sqrt(np.square(rows).sum(axis=-1, keepdims=True)) if rows.ndim == 2 else np.zeros_like(largest)
-    return np.where(np.abs(length - 1) < ALMOST_ONE, UNIT, RELATIVE * np.maximum(1, largest))

@@ -94,7 +94,7 @@ class FusionReport:
         """A table under `COLUMNS`."""
         return tuple(
             (
-                _layers([one.part.layer]),
+                _layers(one.part.kind, [one.part.layer]),
                 one.part.kind,
                 one.part.wanted[0],
                 one.operator or "-",
@@ -108,7 +108,7 @@ class FusionReport:
         found: dict[tuple[str, str], list[int | None]] = {}
         for one in self.missed:
             found.setdefault((one.part.kind, one.reason), []).append(one.part.layer)
-        return tuple((_layers(layers), kind, reason) for (kind, reason), layers in found.items())
+        return tuple((_layers(kind, layers), kind, reason) for (kind, reason), layers in found.items())
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -117,9 +117,10 @@ class FusionReport:
         return {"complete": self.complete, "summary": self.summary, "counts": counts, "fusions": fusions}
 
 
-def _layers(layers: list[int | None]) -> str:
-    """Layers in words: ``embeddings``, ``3``, ``0-5, 7``."""
+def _layers(kind: str, layers: list[int | None]) -> str:
+    """Layers in words: ``embeddings``, ``3``, ``0-5, 7``; ``-`` where what comes before the first attention is of another
+    kind, or no attention is known."""
     numbers = sorted({layer for layer in layers if layer is not None})
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return ", ".join([*(["embeddings"] if None in layers else []), *words])
+    return ", ".join([*(["embeddings" if kind == EMBEDDINGS else "-"] if None in layers else []), *words])

@@ -90,10 +90,12 @@ def compared(
 
 @dataclass(frozen=True)
 class _Made:
-    """A graph by its values: what makes each, what reads each."""
+    """A graph by its values: what makes each, what reads each; what it gives, and what weights may be given to it."""
 
     makers: dict[str, onnx.NodeProto]
     readers: dict[str, list[onnx.NodeProto]]
+    outputs: frozenset[str]
+    replaceable: frozenset[str]
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> _Made:
@@ -102,7 +104,9 @@ class _Made:
         for node in model.graph.node:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
-        return cls(makers, readers)
+        inputs = {info.name for info in model.graph.input}
+        replaceable = frozenset(tensor.name for tensor in model.graph.initializer if tensor.name in inputs)
+        return cls(makers, readers, frozenset(info.name for info in model.graph.output), replaceable)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class _Reasons:
         if part.kind in self.because:
             return (self.because[part.kind],)
         known = (*part.obstacles, *self._order(part), *self._others(part), *self._shape(part))
-        return known or tuple(self._casts(part)) or (UNKNOWN,)
+        return known or tuple(self._casts(part)) or tuple(self._outside(part)) or (UNKNOWN,)
 
     def _order(self, part: Fusable) -> Iterator[str]:
         first = self.after.makers.get(part.other_first or "")
@@ -140,6 +144,12 @@ class _Reasons:
             shapes = ", ".join(str(list(self.shapes.known.get(name, ()))) for name in part.operands)
             yield f"what should be of one shape is not: {shapes}"
 
+    def _outside(self, part: Fusable) -> Iterator[str]:
+        if part.output in self.after.outputs:
+            yield "what it gives is an output of the graph, too"
+        if self.after.replaceable:
+            yield "weights are inputs of the graph, too: they may be replaced when it runs"
+
     def _casts(self, part: Fusable) -> Iterator[str]:
         near = [part.output] if part.kind in IN_A_ROW else []
         for _ in range(FURTHEST):
@@ -152,7 +162,7 @@ class _Reasons:
 def _norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
     made = Fusable(NORM, layer, (), norm.output, norm.output, _maker(blocks, norm.output), norm.scale)
     layer_norm = norm.kind == LAYER
-    if layer is None and (norm.summands or norm.lookups):
+    if layer is None and (norm.lookups or (norm.summands and blocks.attentions)):
         ids = tuple(one.index for one in norm.lookups if blocks.flow.behind(one.index) is None)
         wanted, reasons = ("EmbedLayerNormalization",), embedding_obstacles(norm)
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)

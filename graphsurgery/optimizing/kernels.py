@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.namer import Namer
 from graphsurgery.optimizing.bare import VENDOR
 from graphsurgery.optimizing.upstream import upstream
 
@@ -75,11 +76,47 @@ def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(made)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in copy.graph.node:
-        if node.op_type == "Attention" and node.domain == VENDOR and len(node.input) > 2 and not node.input[2]:
-            weight = tensors[node.input[1]]
+        weight = tensors.get(node.input[1]) if node.op_type == "Attention" and node.domain == VENDOR else None
+        if weight is None or (len(node.input) > 2 and node.input[2]):
+            continue
+        bias = f"{weight.name}/no_bias"
+        if bias not in tensors:
             zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
-            node.input[2] = f"{node.input[1]}/no_bias"
-            copy.graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
+            copy.graph.initializer.append(numpy_helper.from_array(zeros, bias))
+            tensors[bias] = copy.graph.initializer[-1]
+        node.input[:] = [*node.input[:2], bias, *node.input[3:]]
+    return copy
+
+
+def with_positions_from_zero(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """``made`` with 0 in place of negative positions wherever a RotaryEmbedding reads them that ``source`` had not.
+
+    ``cumsum(mask) - 1`` is -1 at padding on the left. The rotation that the operator stands for took that as it came; the
+    operator refuses it. What is computed at padding counts for nothing.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    constant = {tensor.name for tensor in copy.graph.initializer}
+    old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
+    readers = [
+        node for node in copy.graph.node
+        if node.op_type == "RotaryEmbedding" and node.domain == VENDOR and node.name not in old
+    ]  # fmt: skip
+    positions = list(dict.fromkeys(node.input[1] for node in readers if node.input[1] not in constant))
+    namer, nodes = Namer.of(copy), list(copy.graph.node)
+    for name in positions:
+        zero, below, within = (namer.new(f"{name}/{what}") for what in ("zero", "below_zero", "from_zero"))
+        copy.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int64), zero))
+        new = [
+            onnx.helper.make_node("Less", [name, zero], [below], below),
+            onnx.helper.make_node("Where", [below, zero, name], [within], within),
+        ]
+        made_at = next((place for place, node in enumerate(nodes) if name in node.output), -1)
+        nodes[made_at + 1 : made_at + 1] = new
+        for node in readers:
+            node.input[1] = within if node.input[1] == name else node.input[1]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
     return copy
 
 

@@ -33,6 +33,11 @@ class Optimized:
     loss: dict[str, Any] | None = None
     """Of half precision: how far the vectors are from those in float32."""
 
+    @property
+    def is_right(self) -> bool:
+        """Whether its proof passed, or none was asked for."""
+        return self.report is None or bool(self.report)
+
     def to_json(self) -> dict[str, Any]:
         """The outcome as JSON-ready data."""
         return {

@@ -98,8 +98,7 @@ def parts_of(model: Model) -> Parts:
         history = history_of(model)
     except NoHeadError:
         return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in head_steps(model)))
-    head, base = _head(history)
-    lost = tuple(step.edit for step in history.steps[:base] if not _is_repeatable(step))
+    head, base, lost = _head(history)
     if not head:
         return Parts(_with(model, _bare(model.document)), lost=lost)
     encoder = history.documents[base]
@@ -121,20 +120,22 @@ def _bare(document: Document) -> Document:
     return replace(document, model=without_entries(document.model))
 
 
-def _head(history: History) -> tuple[tuple[Layer | Again, ...], int]:
+def _head(history: History) -> tuple[tuple[Layer | Again, ...], int, tuple[str, ...]]:
     """The newest edits that can all be put on anew, from the first that adds to the graph on, and the place of the document
-    before them."""
+    before them; edits from the first of a head on that cannot."""
     found: list[Layer | Again] = []
     names: frozenset[Key] = frozenset()
     base = 0
+    lost: list[str] = []
     for place, step in enumerate(history.steps):
         made = _as_made(step, history.documents[place], history.documents[place + 1], names)
         if made is None or (isinstance(made, Again) and not found):
+            lost += [one.step.edit for one in found] + ([step.edit] if found or lost else [])
             found, names, base = [], frozenset(), place + 1
             continue
         found.append(made)
         names = made.names if isinstance(made, Layer) else names
-    return tuple(found), base
+    return tuple(found), base, tuple(lost)
 
 
 def _as_made(step: Step, before: Document, after: Document, head: frozenset[Key]) -> Layer | Again | None:

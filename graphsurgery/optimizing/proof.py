@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -21,14 +21,14 @@ from graphsurgery.optimizing.comparing import NAME, Wanted, compared, wanted
 from graphsurgery.optimizing.parts import Parts
 from graphsurgery.optimizing.rebuilt import EVERY, with_weights
 from graphsurgery.optimizing.trial import crash
-from graphsurgery.proof.compare import LEAST_COSINE, Limits
+from graphsurgery.proof.compare import LEAST_COSINE, NO_LIMITS, Limits, longest_apart
 from graphsurgery.proof.reference import computes_in_half
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer, text_feed
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
-RUN, HEAD, SECOND = "runs", "head untouched", "second opinion"
+INTERFACE, RUN, HEAD, SECOND = "same interface", "runs", "head untouched", "second opinion"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
 """Batches of real text that losses are measured on."""
@@ -53,15 +53,19 @@ class Prover:
     limits: Limits
     half: int | None = None
     """The half type that the file is to compute in."""
-    _wanted: dict[tuple[str, ...], tuple[Wanted, ...]] = field(default_factory=dict)
+    reheaded: bool = False
+    """Whether the file has another head than the source: its outputs may be in another order, and rows without any token give
+    zeros where that of the source may not."""
+    _wanted: dict[tuple[bool | str, ...], tuple[Wanted, ...]] = field(default_factory=dict)
 
-    def wanted(self, names: Sequence[str]) -> tuple[Wanted, ...]:
+    def wanted(self, names: Sequence[str], empty_rows: bool) -> tuple[Wanted, ...]:
         """The values ``names`` of the source, on every kind of feed."""
-        key = tuple(names)
+        key: tuple[bool | str, ...] = (empty_rows, *names)
         if key not in self._wanted:
             self._wanted[key] = wanted(
-                lambda plain: open_session(self.source, extra_outputs=names, plain=plain), names, self.drawer, self.texts
-            )
+                lambda plain: open_session(self.source, extra_outputs=names, plain=plain),
+                names, self.drawer, self.texts, empty_rows=empty_rows,
+            )  # fmt: skip
         return self._wanted[key]
 
     @property
@@ -72,21 +76,44 @@ class Prover:
         return [*(text_feed(self.drawer, batch) for batch in batches), *drawn]
 
     def report(self, path: Path, parts: Parts, made: Model) -> Proven:
-        """What the proof of the file at ``path``, which ``made`` is, comes to. UnsupportedModelError when ONNX Runtime cannot
-        run the source."""
-        not_checked = [self.why_no_text] if self.why_no_text else []
+        """What the proof of the file at ``path``, which ``made`` is, comes to."""
+        not_checked = self._left_out(parts, made)
         written = load(path)
-        checks = [_head(written, parts)]
+        checks = [_interface(self.source, written, self.reheaded), *_head(written, parts)]
         if self.half == onnx.TensorProto.BFLOAT16:
             not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
         else:
-            checks = [*checks, *self._run(path, parts, made)]
+            checks += self._run(path, parts, made, not_checked)
         told = None
-        if self.half is not None and checks[-1].verdict is not Verdict.FAILED:
-            told = opinions(with_weights(self.source, EVERY), with_weights(written, EVERY), self.feeds)
+        if self.half is not None and all(check.verdict is not Verdict.FAILED for check in checks):
+            cannot_run = crash(path, []) if self.half == onnx.TensorProto.BFLOAT16 else None  # it was not tried yet
+            source, candidate = with_weights(self.source, EVERY), with_weights(written, EVERY)
+            told = opinions(source, candidate, self.feeds, cannot_run=cannot_run)
             checks += [_second(told[1], self._limits)] if told[1].loss is not None else []
             not_checked += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
         return Proven(Report(tuple(checks), (), tuple(not_checked)), told)
+
+    def _left_out(self, parts: Parts, made: Model) -> list[str]:
+        """What is not checked, and why, whatever comes out."""
+        found = [self.why_no_text] if self.why_no_text else []
+        others = [value for value in made.interface.outputs if not _is_float(value)]
+        found += [f"output {value}: only floats are compared" for value in others if shared_outputs(self.source, made)]
+        if self.drawer.roles.mask is None and self.drawer.roles.others:
+            names = ", ".join(value.name for value in self.drawer.roles.others)
+            found.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
+        if self.reheaded:
+            found.append("rows without a token: our head gives zeros there, the source's may give anything")
+        elif not self._empty_rows(parts):
+            found.append("rows without a token: half precision masks with another number, so that they come to something else")
+        return found
+
+    def _empty_rows(self, parts: Parts) -> bool:
+        """Whether the vectors of rows without a token can be compared: where a head makes them zero, or nothing rounds."""
+        return not self.reheaded and (self.exact or bool(parts.head))
+
+    def in_float32(self) -> Prover:
+        """For the same graph before it computes in half precision: the proof's own limits."""
+        return replace(self, half=None, limits=NO_LIMITS)
 
     @property
     def exact(self) -> bool:
@@ -100,26 +127,45 @@ class Prover:
             return self.limits
         return Limits(self.limits.atol, self.limits.min_cosine if self.limits.min_cosine is not None else LEAST_COSINE)
 
-    def _run(self, path: Path, parts: Parts, made: Model) -> list[Check]:
+    def _run(self, path: Path, parts: Parts, made: Model, not_checked: list[str]) -> list[Check]:
+        names = shared_outputs(self.source, made)
+        inside = [] if names else parts.reads  # where the outputs are bytes, what the head reads
+        try:
+            every = self.wanted(names or inside, self._empty_rows(parts))
+        except UnsupportedModelError as error:
+            not_checked.append(f"{NAME}: of the source, {error}")
+            return []
         died = crash(path, [self.drawer.feed(masks[0], seed=0) for _, masks in self.drawer.kinds()])
         if died is not None:
             return [Check(RUN, died, stated=Verdict.FAILED)]
         ran = Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED)
-        names = shared_outputs(self.source, made)
-        inside = [] if names else parts.reads  # where the outputs are bytes, what the head reads
         try:
-            every = self.wanted(names or inside)
             output = open_session(load(path), extra_outputs=inside)
             return [ran, compared(every, output, self._limits, exact=self.exact)]
         except UnsupportedModelError as error:
             return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]
 
 
+def _interface(source: Model, written: Model, reordered: bool) -> Check:
+    """Whether the file takes and gives what its source does, under the same names and of the same types."""
+    order = sorted if reordered else list
+    one, other = (
+        [order((value.name, value.dtype) for value in side) for side in (model.interface.inputs, model.interface.outputs)]
+        for model in (source, written)
+    )
+    if one == other:
+        counted = f"{len(written.interface.inputs)} inputs and {len(written.interface.outputs)} outputs"
+        return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
+    has, wanted_ = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (written.interface, source.interface))
+    return Check(INTERFACE, f"{has} in place of {wanted_}", stated=Verdict.FAILED)
+
+
 def _second(opinion: Opinion, limits: Limits) -> Check:
     """The loss that onnx's reference evaluator finds, each operator in the type that the file says."""
     loss = opinion.loss
-    assert loss is not None
-    margin = loss.max_abs / limits.atol if limits.atol else 0.0
+    assert loss is not None and limits.min_cosine is not None
+    asked = loss.max_abs / limits.atol if limits.atol else 0.0
+    margin = max(asked, loss.relative / longest_apart(limits.min_cosine))
     one = Comparison("first rows", loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, limits.min_cosine)
     return Check(SECOND, f"by {opinion.engine} evaluator, on the first rows: {loss}", (one,))
 
@@ -134,15 +180,15 @@ def _is_float(value: Value) -> bool:
     return value.dtype in FLOATS
 
 
-def _head(written: Model, parts: Parts) -> Check:
-    """Whether every node and weight of the head is in the file, to the byte."""
+def _head(written: Model, parts: Parts) -> list[Check]:
+    """Whether every node and weight of the head is in the file, to the byte; nothing where there is none."""
     if not parts.head:
-        return Check(HEAD, "the file records no head of its own", stated=Verdict.PASSED)
+        return []
     there = {record.chunks[0]: record for record in written.document.graph if record.field in (NODE, INITIALIZER)}
     lost = [one for one in parts.own if one.chunks[0] not in there or not _same(one, there[one.chunks[0]])]
     what = f"{len(parts.own)} nodes and weights of {', '.join(one.step.edit for one in parts.head)}"
     verdict = Verdict.FAILED if lost else Verdict.PASSED
-    return Check(HEAD, f"{what}: {f'{len(lost)} of them are missing or changed' if lost else 'as they were'}", stated=verdict)
+    return [Check(HEAD, f"{what}: {f'{len(lost)} of them are missing or changed' if lost else 'as they were'}", stated=verdict)]
 
 
 def _same(one: Record, other: Record) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import GRAPH_FIELD, Document, Record
 from graphsurgery.model.scan import record_of
@@ -52,10 +53,8 @@ def _is_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count * 4
+    size = payload_size(tensor.data_type, tensor.dims)
+    return EVERY if size is None else size
 
 
 def _merged(graph: onnx.GraphProto) -> set[str]:

@@ -38,5 +38,8 @@ class Request:
         if self.heads is not None and (self.heads < 1 or not self.hidden_size or self.hidden_size % self.heads):
             what = f"{self.hidden_size} dims do not divide by {self.heads} heads"
             raise RequestError(what, "give the numbers of the model's config.json, or none: they are read from the graph")
-        if self.portable and self.strict:
-            raise RequestError("--strict is about fusions, and --portable makes none", "leave out one of them")
+        cuda = self.target == "cuda"
+        for_fusions = {"--strict": self.strict, "--model-type": self.model_type, "--heads": self.heads, "--for cuda": cuda}
+        given = [option for option, value in for_fusions.items() if value]
+        if self.portable and given:
+            raise RequestError(f"{given[0]} is about fusions, and --portable makes none", "leave out one of them")

@@ -9,18 +9,21 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
 from graphsurgery.halving.activations import kept
 from graphsurgery.halving.half import to_half
 from graphsurgery.halving.probes import Feed
 from graphsurgery.model.dtypes import NAMES
-from graphsurgery.optimizing.bare import SWITCHES, Fusing, fused
-from graphsurgery.optimizing.kernels import POSITION_BIAS, with_biases, with_own_bias, without_kernel
+from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, fused
+from graphsurgery.optimizing.kernels import POSITION_BIAS, with_biases, with_own_bias, with_positions_from_zero, without_kernel
 from graphsurgery.optimizing.prepare import prepared
 from graphsurgery.simplifying.portable import vendor_operators
 from graphsurgery.simplifying.simplify import simplify
 
-FOR_GPUS = "half precision pays on GPUs: ONNX Runtime's CPU computes much of it in float32, with casts around it"
+FOR_GPUS = {
+    "FLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU computes much of float16 in float32, with casts around it",
+    "BFLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU has no kernels for bfloat16, and does not load this file",
+}
 OLDEST_IR = 4
 """The IR version from which weights need not be inputs."""
 
@@ -49,16 +52,33 @@ def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewrit
     if without_kernel(graph, target)[POSITION_BIAS]:
         graph = with_own_bias(graph, given)
         notes.append(f"{POSITION_BIAS} was taken back: the CPU has no kernel for it; the bias is computed as before")
-    graph = with_biases(graph)
-    lacking = without_kernel(graph, target)
+    graph = with_positions_from_zero(with_biases(graph), given)
+    lacking = without_kernel(graph, target) - without_kernel(given, target)
     if lacking:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
         raise UnsupportedModelError(f"{target} has no kernel for {listed}", "optimize it with --portable")
     recorded = {
-        "model_type": fusing.model_type, "heads": fusing.heads, "hidden": fusing.hidden, "off": sorted(fusing.off),
-        "for": target, "onnxruntime": onnxruntime.__version__,
+        "model_type": fusing.model_type, "heads": _heads(graph) or fusing.heads, "hidden": fusing.hidden,
+        "off": sorted(fusing.off), "for": target, "onnxruntime": onnxruntime.__version__,
     }  # fmt: skip
-    return Rewritten(graph, tuple(notes), recorded)
+    return Rewritten(graph, (*notes, *_grown(given, graph)), recorded)
+
+
+def _heads(made: onnx.ModelProto) -> int:
+    """The heads of the first attention that was fused, 0 where there is none: the optimizer goes by the graph where it can."""
+    attentions = (node for node in made.graph.node if node.domain == VENDOR and node.op_type.endswith("Attention"))
+    found = (attribute.i for node in attentions for attribute in node.attribute if attribute.name == "num_heads")
+    return next(found, 0)
+
+
+def _grown(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
+    """What to tell of tables that came in with rotary positions."""
+    tables = {node.input[2] for node in made.graph.node if node.op_type == "RotaryEmbedding" and node.domain == VENDOR}
+    old = {tensor.name for tensor in given.graph.initializer}
+    new = [tensor for tensor in made.graph.initializer if tensor.name in tables - old]
+    if new:
+        rows, size = new[0].dims[0], 2 * sum(len(tensor.raw_data) for tensor in new) / 2**20
+        yield f"rotary positions are tables of {rows} rows now, {size:.0f} MiB with both: positions beyond are refused"
 
 
 def simplified_encoder(given: onnx.ModelProto) -> Rewritten:
@@ -81,12 +101,15 @@ def halved(made: Rewritten, kind: int, feeds: Sequence[Feed]) -> Rewritten:
         raise UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
     inputs = {info.name for info in made.graph.graph.input}
     stays = kept(made.graph, [{name: array for name, array in feed.items() if name in inputs} for feed in feeds], kind)
+    if not stays.others:
+        what = f"no node of this graph can compute in {NAMES[kind].lower()}"
+        raise NothingToOptimizeError(what, "leave out --fp16 and --bf16")
     recorded = made.recorded | {"precision": NAMES[kind].lower(), "float32_nodes": len(stays.nodes)}
     graph = to_half(made.graph, kind, stays.nodes)
     return replace(
         made,
         graph=graph,
-        notes=(*made.notes, *stays.summary(), FOR_GPUS),
+        notes=(*made.notes, *stays.summary(), FOR_GPUS[NAMES[kind]]),
         recorded=recorded,
         kept=stays.to_json(),
         exact=made.graph,

@@ -73,6 +73,8 @@ class Timings:
     """Every shape, measured in one go."""
 
     shapes: tuple[Timing, ...]
+    elsewhere: bool = False
+    """Whether the new file is meant for another device than this CPU."""
 
     @property
     def helped(self) -> bool | None:
@@ -84,9 +86,12 @@ class Timings:
     def __str__(self) -> str:
         """What to tell of it."""
         faster, slower = (", ".join(str(one) for one in self.shapes if one.helped is told) for told in (True, False))
-        if faster and slower:
+        if faster and slower and not self.elsewhere:
             return f"faster here ({faster}), and SLOWER ({slower}): time it on texts of your own"
         every = ", ".join(map(str, self.shapes))
+        if self.elsewhere:
+            said = "faster" if faster else "slower" if slower else "no faster"
+            return f"{said} on this CPU, which it is not meant for ({every})"
         said = "faster here" if faster else "SLOWER here: keep the file it was made from" if slower else "no faster here"
         return f"{said} ({every})"
 
@@ -94,9 +99,9 @@ class Timings:
         return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}
 
 
-def timed(before: Session, after: Session, drawer: Drawer) -> Timings:
+def timed(before: Session, after: Session, drawer: Drawer, elsewhere: bool = False) -> Timings:
     """Both files on each of `SHAPES` that they take."""
-    return Timings(tuple(_timing(before, after, feed, *shape) for shape, feed in _feeds(drawer)))
+    return Timings(tuple(_timing(before, after, feed, *shape) for shape, feed in _feeds(drawer)), elsewhere)
 
 
 def _feeds(drawer: Drawer) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:

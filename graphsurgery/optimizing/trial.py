@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from graphsurgery.runtime.session import without_places
+
 SECONDS = 600
 Feed = Mapping[str, np.ndarray]
 PROGRAM = """
@@ -21,7 +23,9 @@ options.log_severity_level = 4
 try:
     session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
     for path in sys.argv[2:]:
-        session.run(None, dict(numpy.load(path)))
+        feed = numpy.load(path)
+        names = [str(name) for name in feed["names"]]
+        session.run(None, {name: feed[f"array{place}"] for place, name in enumerate(names)})
 except Exception as error:
     sys.exit(str(error).splitlines()[0])
 """
@@ -33,7 +37,8 @@ def crash(model: Path, feeds: Sequence[Feed]) -> str | None:
         paths = []
         for number, feed in enumerate(feeds):
             paths.append(Path(folder) / f"{number}.npz")
-            np.savez(paths[-1], allow_pickle=False, **feed)
+            arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
+            np.savez(paths[-1], allow_pickle=False, names=np.array(list(feed)), **arrays)
         try:
             done = subprocess.run(
                 [sys.executable, "-c", PROGRAM, str(model), *map(str, paths)],
@@ -43,4 +48,5 @@ def crash(model: Path, feeds: Sequence[Feed]) -> str | None:
             return f"ONNX Runtime did not come to an end within {SECONDS} s"
     if done.returncode < 0:
         return f"ONNX Runtime crashed on it (signal {-done.returncode})"
-    return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
+    said = without_places(done.stderr.strip().rpartition("\n")[2].replace(str(model), "the file"))
+    return (said or f"exit code {done.returncode}") if done.returncode else None

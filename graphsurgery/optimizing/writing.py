@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.errors import GraphSurgeryError, VerificationFailed
+from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.certificate import certificate_of, with_certificate
 from graphsurgery.model.loading import load
 from graphsurgery.model.provenance import GOLDEN, since_edited
 from graphsurgery.model.saving import plan_output
-from graphsurgery.model.staging import Plan, Stage, staged
+from graphsurgery.model.staging import Plan, Saved, Stage, staged
+from graphsurgery.optimizing.job import Job
 from graphsurgery.optimizing.outcome import Optimized
-from graphsurgery.optimizing.parts import Parts
 from graphsurgery.optimizing.proof import Proven, Prover
-from graphsurgery.optimizing.timing import Timings, timed
+from graphsurgery.optimizing.timing import timed
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.report import joined
 from graphsurgery.runtime.session import Session, open_session
@@ -37,37 +37,43 @@ class Writing:
     dry_run: bool = False
     keep_failed: bool = False
 
+    @property
+    def for_trial(self) -> Writing:
+        """The same, but that nothing is left or timed."""
+        return replace(self, time=False, dry_run=True)
 
-def written_as(
-    outcome: Optimized, parts: Parts, prover: Prover, writing: Writing, strict: bool, progress: Progress
-) -> Optimized:
-    """``outcome`` with its proof, its times and what was saved; nothing is saved where the proof failed, unless it is kept.
 
-    VerificationFailed with ``strict`` where anything that should have fused did not.
-    """
+def written_as(outcome: Optimized, job: Job, prover: Prover, writing: Writing, progress: Progress) -> Optimized:
+    """``outcome`` with its proof, its times and what was saved: nothing where the proof failed, or where everything was to fuse
+    and did not."""
     with _stage(outcome, writing) as stage:
         if writing.verify:
             progress("proving the file")
-            proven = prover.report(stage.path, parts, outcome.model)
+            proven = prover.report(stage.path, job.parts, outcome.model)
             report = proven.report
             written = load(stage.path)
             has_goldens = any(step.edit == GOLDEN for step in since_edited(written.proto))
             outcome = replace(outcome, report=joined(report, verify_itself(written)) if report and has_goldens else report)
             outcome = replace(outcome, loss=_loss(outcome.loss, proven))
-        failed = outcome.report is not None and not outcome.report
-        if not failed and strict and outcome.fusions is not None and outcome.fusions.missed:
-            missed = len(outcome.fusions.missed)
-            what = f"{missed} of what should have fused did not: {outcome.fusions.summary}"
-            raise VerificationFailed(what, "see the table; or leave out --strict", outcome)
-        if not failed and writing.time:
-            progress("timing both files")
-            outcome = replace(outcome, timings=_times(prover, stage.path))
-        if writing.dry_run or (failed and not writing.keep_failed):
+        if not outcome.is_right or job.misses(outcome):
             return outcome
-        certificate = certificate_of(outcome.source)
-        if certificate is not None:
-            stage.extend(with_certificate(stage.plan.document, certificate.sources, outcome.report))
-        return replace(outcome, saved=stage.commit())
+        if writing.time:
+            progress("timing both files")
+            outcome = _timed(outcome, job, prover, stage.path)
+        return outcome if writing.dry_run else replace(outcome, saved=_committed(outcome, stage))
+
+
+def kept_as(outcome: Optimized, writing: Writing) -> Optimized:
+    """``outcome``, whose proof failed, saved for a look."""
+    with _stage(outcome, writing) as stage:
+        return replace(outcome, saved=_committed(outcome, stage))
+
+
+def _committed(outcome: Optimized, stage: Stage) -> Saved:
+    certificate = certificate_of(outcome.source)
+    if certificate is not None:
+        stage.extend(with_certificate(stage.plan.document, certificate.sources, outcome.report))
+    return stage.commit()
 
 
 def _loss(kept: dict[str, Any] | None, proven: Proven) -> dict[str, Any] | None:
@@ -93,9 +99,11 @@ def _stage(outcome: Optimized, writing: Writing) -> Iterator[Stage]:
             yield stage
 
 
-def _times(prover: Prover, path: Path) -> Timings | None:
-    """How long source and file take, None where either cannot run here."""
+def _timed(outcome: Optimized, job: Job, prover: Prover, path: Path) -> Optimized:
+    """``outcome`` with how long source and file take, or with why that cannot be told."""
+    elsewhere = job.half is not None or job.request.target != "cpu"
     try:
-        return timed(open_session(prover.source), Session(path), prover.drawer)
-    except GraphSurgeryError:
-        return None
+        timings = timed(open_session(prover.source), Session(path), prover.drawer, elsewhere)
+    except GraphSurgeryError as error:
+        return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
+    return replace(outcome, timings=timings)

@@ -37,6 +37,14 @@ class Limits:
 NO_LIMITS = Limits()
 LEAST_COSINE = 0.999
 """Of vectors in half precision to those in float32, unless another is asked for."""
+ONE_STEP = float(np.finfo(np.float16).eps)
+"""Of float16: what may be lost however small an angle is asked for."""
+
+
+def longest_apart(cosine: float) -> float:
+    """Twice the distance of two vectors of length one at that cosine, ``2 sqrt(2 (1 - cosine))``: the share of its length that
+    a vector in half precision may be off, so that one of the right direction and of the wrong length does not pass."""
+    return 2 * float(np.sqrt(2 * (1 - cosine))) + ONE_STEP
 
 
 @dataclass

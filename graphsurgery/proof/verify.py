@@ -76,8 +76,10 @@ def verify(
     encoded, why_no_text = real_texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
-        if limits == NO_LIMITS and any(step.parameters.get("precision") for step in rewrites(output.proto)):
-            limits = Limits(min_cosine=LEAST_COSINE)  # optimized for half precision: an angle is all that can be asked for
+        optimized = rewrites(output.proto)
+        half = computes_in_half(source) or any(step.parameters.get("precision") for step in optimized)
+        if limits == NO_LIMITS and optimized and half:
+            limits = Limits(min_cosine=LEAST_COSINE)  # half precision rounds otherwise wherever a graph is fused
         return plain_comparison(source, output, drawer, encoded, limits, why_no_text)
     return _proofs(
         source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress

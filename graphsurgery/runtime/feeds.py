@@ -117,7 +117,7 @@ class Drawer:
         sizes = {dim: size for dim, size in zip(self._leading_dims(), mask.shape, strict=True) if isinstance(dim, str)}
         past = "past" in value.name
         shape = [dim if isinstance(dim, int) else sizes.get(dim, 0 if past else 1) if dim else 1 for dim in value.dims]
-        if not isinstance(value.dims[0], int) and not past and value.dims[0] not in sizes:
+        if value.dims and not isinstance(value.dims[0], int) and not past and value.dims[0] not in sizes:
             shape[: min(2, len(shape))] = mask.shape[: min(2, len(shape))]
         if value.dtype in FLOATS:
             return rng.standard_normal(shape).astype(_numpy(value))

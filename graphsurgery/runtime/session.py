@@ -15,7 +15,7 @@ from graphsurgery.model.model import Model
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
-SOURCE_PLACE = re.compile(r"\S+\.(?:h|cc|cpp):\d+ ")
+SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
 
 
 class Session:
@@ -85,6 +85,10 @@ def _ort_value(onnxruntime: object, array: np.ndarray) -> object:
 
 
 def _first_line(error: Exception) -> str:
-    """What ONNX Runtime says, without the places in its own source, which change from version to version."""
-    lines = SOURCE_PLACE.sub("", str(error)).strip().splitlines()
+    lines = without_places(str(error)).strip().splitlines()
     return lines[0][:400] if lines else type(error).__name__
+
+
+def without_places(said: str) -> str:
+    """What ONNX Runtime says, without the places in its own source, which change from version to version."""
+    return SOURCE_PLACE.sub("", said)

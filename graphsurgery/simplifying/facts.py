@@ -19,13 +19,14 @@ from graphsurgery.model.nodes import subgraphs
 from graphsurgery.simplifying.call import UNKNOWN, Call, Fact
 from graphsurgery.simplifying.dims import DIMS, Dims
 from graphsurgery.simplifying.numbers import LIMITS, MOST, RULES
-from graphsurgery.simplifying.reading import schema_of
+from graphsurgery.simplifying.reading import attribute, schema_of
 from graphsurgery.simplifying.sizes import Size, Sizes, Symbols
 from graphsurgery.simplifying.workspace import Workspace
 
 NAMED = re.compile(r"[A-Za-z_][\w.+ -]*")
 PLACE_HOLDERS = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "undefined"})
 """Names of dims that say only that they are not known."""
+POOLING = frozenset({"AveragePool", "LpPool", "MaxPool"})
 LONGEST_SHAPE = 1 << 16
 """Elements of a vector of integers that inference is asked about at most: it may be a shape, with as many dims."""
 
@@ -100,6 +101,8 @@ class Facts:
                 continue
             dims = _plain(types[name].tensor_type)
             dims = self._dims(call, dims) if place == 0 else dims
+            if call.node.op_type in POOLING and attribute(call.node, "ceil_mode") is not None and dims is not None:
+                dims = (*dims[:2], *(None for _ in dims[2:]))  # onnx counts a last window that starts in the padding
             full = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
             self._known[name] = Fact(types[name].tensor_type.elem_type, full)
         self._follow(call)

@@ -1,0 +1,158 @@
+"""What is rewritten, and what is known of it before anything is tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from graphsurgery.anatomy.architecture import BERT, Architecture
+from graphsurgery.model.model import Model
+from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, is_there, require_model_type
+from graphsurgery.optimizing.build import assembled
+from graphsurgery.optimizing.detected import detected
+from graphsurgery.optimizing.fusion_report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
+from graphsurgery.optimizing.fusions import compared, expected
+from graphsurgery.optimizing.outcome import Optimized
+from graphsurgery.optimizing.parts import Parts, parts_of
+from graphsurgery.optimizing.rebuilt import EVERY, LARGEST_INLINE, tables_of, with_weights
+from graphsurgery.optimizing.rehead import hidden_behind, reheaded
+from graphsurgery.optimizing.request import PRECISIONS, Request
+from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer, simplified_encoder
+from graphsurgery.proof.golden import with_goldens_of
+from graphsurgery.proof.golden_making import HALF
+
+NOT_TAKEN_OFF = (
+    "cannot be taken off, because the encoder below was changed since: the graph is optimized as it is, and its record of "
+    "them is lost"
+)
+NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
+FUSED = ("Gelu", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+"""Operators of the standard's domain that the optimizer makes."""
+HIDDEN = "warning: a pooled export of another program may hide its encoder from the optimizer: try --rehead"
+
+
+@dataclass(frozen=True)
+class Job:
+    """``given``, the encoder of ``parts``, is rewritten for a file that ``source`` is."""
+
+    source: Model
+    request: Request
+    parts: Parts
+    given: onnx.ModelProto
+    architecture: Architecture | None
+    expected: tuple[Fusable, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Model, request: Request) -> Job:
+        """Raises RequestError and what `reheaded` raises for what cannot be done with ``source``, MissingPackageError without
+        the optimizer."""
+        if request.model_type is not None:
+            require_model_type(request.model_type)
+        notes: list[str] = []
+        base = source
+        if request.rehead:
+            base, head = reheaded(source)
+            notes.append(f"its own head, {head}, was taken off and ours put in its place")
+            old, new = ([value.name for value in model.interface.outputs] for model in (source, base))
+            notes += [f"its outputs are in another order: {', '.join(new)}"] if old != new else []
+        parts = parts_of(base)
+        if not parts.head and hidden_behind(source) is not None:
+            notes.append(HIDDEN)
+        if parts.lost:
+            notes.append(f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}")
+        architecture = detected(parts.encoder)
+        notes += architecture.notes if architecture is not None else ()
+        notes += _overridden(request, architecture)
+        model_type = request.model_type or (architecture.model_type if architecture is not None else None)
+        wanted = () if request.portable else expected(parts.encoder, model_type)
+        largest = LARGEST_INLINE if request.precision is None else EVERY  # to convert weights is to read them all
+        if not request.portable and not any(one.kind == ATTENTION for one in wanted):
+            notes.append("warning: no attention was recognised in the graph: what should fuse is not known for certain")
+        given = with_weights(parts.encoder, largest)
+        return cls(source, request, parts, given, architecture, wanted, tuple(notes))
+
+    @property
+    def half(self) -> int | None:
+        """The half type that the encoder is to compute in."""
+        return PRECISIONS.get(self.request.precision or "")
+
+    def misses(self, outcome: Optimized) -> bool:
+        """Whether everything was to fuse, and something did not, or nothing was there to fuse."""
+        return self.request.strict and outcome.fusions is not None and not outcome.fusions.complete
+
+    def variants(self) -> Iterator[Fusing | None]:
+        """How the optimizer is run, the boldest way first; None: it is not, the graph is simplified."""
+        if self.request.portable:
+            yield None
+            return
+        yield self.fusing
+        yield from safer(self.fusing)
+
+    @property
+    def fusing(self) -> Fusing:
+        """How the optimizer is run at first."""
+        found, asked = self.architecture, self.request
+        model_type = asked.model_type or (found.model_type if found is not None else BERT)
+        heads = asked.heads or (found.heads if found is not None else 0)
+        hidden = asked.hidden_size or (found.hidden if found is not None else 0)
+        fits = found is None or found.head_size is None or found.heads * found.head_size == found.hidden
+        known = heads and hidden and hidden % heads == 0 and (fits or asked.heads is not None)
+        return Fusing(model_type, heads if known else 0, hidden if known else 0)
+
+    def rewritten(self, fusing: Fusing | None) -> Rewritten:
+        """The encoder fused, or simplified where there is no ``fusing``. UnsupportedModelError where that cannot be done."""
+        return simplified_encoder(self.given) if fusing is None else fused_encoder(self.given, fusing, self.request.target)
+
+    def does_nothing(self, made: Rewritten) -> bool:
+        """Whether nothing was fused; or, where the graph is simplified, not one node is another."""
+        graphs = (self.given.graph, made.graph.graph)
+        if self.request.rehead:
+            return False
+        if self.request.portable:
+            before, after = (sorted(node.SerializeToString(deterministic=True) for node in graph.node) for graph in graphs)
+            return before == after
+        old, new = (Counter(node.op_type for node in graph.node if _is_fused(node)) for graph in graphs)
+        return not new - old
+
+    def outcome(self, made: Rewritten, attempts: Sequence[str], place: Path) -> Optimized:
+        """The head on what was ``made``, not proven yet."""
+        model = assembled(self.parts, self.given, made, self.source)
+        if self.request.precision != "bf16":  # which could not be held against them here
+            model = with_goldens_of(self.source, model, None if made.exact is None else HALF)
+        notes = (*self.notes, *made.notes)
+        fusions = None if self.request.portable else self.fusions(made, attempts)
+        return Optimized(
+            model, self.source, place, self.architecture, fusions, tuple(attempts), notes, None, None, None, made.kept
+        )
+
+    def fusions(self, made: Rewritten, attempts: Sequence[str]) -> FusionReport:
+        """What should have fused, and what became of it."""
+        because = {} if _has_tables(self.given.graph) else {EMBEDDINGS: NOT_GIVEN}
+        off = made.recorded.get("off", ())
+        because |= {
+            SWITCHES[name].kind: "switched off, because what was made with it was not right" for name in off if attempts
+        }
+        return compared(self.expected, self.given, made.exact or made.graph, because)
+
+
+def _overridden(request: Request, found: Architecture | None) -> Iterator[str]:
+    """What to tell of heads that were asked for and are not the graph's."""
+    if request.heads is None or found is None or (request.heads, request.hidden_size) == (found.heads, found.hidden):
+        return
+    asked, has = f"{request.heads} heads and hidden size {request.hidden_size}", f"{found.heads} and {found.hidden}"
+    yield f"warning: {asked} were asked for, where {found.source} told {has}: the optimizer may go by the graph"
+
+
+def _is_fused(node: onnx.NodeProto) -> bool:
+    return node.domain == VENDOR or node.op_type in FUSED
+
+
+def _has_tables(graph: onnx.GraphProto) -> bool:
+    """Whether the values of all embedding tables are there."""
+    tables = tables_of(graph)
+    return all(is_there(tensor) for tensor in graph.initializer if tensor.name in tables)
