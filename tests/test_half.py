@@ -541,3 +541,99 @@ def test_a_loss_is_never_vacuous():
         measured([wanted], [vectors([1, 0], [1, 0])])
     with pytest.raises(RequestError, match="nothing to measure"):
         opinions(made(CHAIN, w=WEIGHT), made(CHAIN, w=WEIGHT), [])
+
+
+# --- what stands for infinity, and where -----------------------------------------------------------------------------------
+
+SCALED = "g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n s = Mul(h, factor) \n y = Add(s, s) }"
+"""A factor that is no mask, however large."""
+MASKING = """g (float[a,4] x, float[a,4] m) => (float[a,4] y) { h = MatMul(x, w) \n n = Sub(one, m) \n p = Mul(n, factor)
+    s = Add(h, p) \n y = Softmax(s) }"""
+"""As exporters mask scores: ``(1 - m) * lowest`` is added."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_factor_is_no_mask(kind):
+    """Where it is not added to scores it stays what it is: in float32, for float16 has no such number."""
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    source = made(SCALED, w=weight, factor=np.array(-1e5, np.float32))
+    half = checked(to_half(source, kind))
+    factor = next(numpy_helper.to_array(one) for one in half.graph.initializer if one.name.startswith("factor"))
+    assert float(factor) == pytest.approx(-1e5, rel=2**-8)
+    feed = {"x": np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32) / 100}
+    wanted = run(source, feed)[0]
+    found = evaluator(half).run(None, feed)[0]
+    np.testing.assert_allclose(found, wanted, rtol=0.05, atol=0.02 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lowest", [-1e5, -1e9, LOWEST])
+def test_what_masks_scores_is_brought_within_reach(kind, lowest):
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    source = made(MASKING, w=weight, one=np.array(1, np.float32), factor=np.array(lowest, np.float32))
+    half = checked(to_half(source, kind))
+    mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], np.float32)
+    feed = {"x": np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32), "m": mask}
+    wanted, found = run(source, feed)[0], evaluator(half).run(None, feed)[0]
+    assert np.isfinite(found).all() and (found[0, 2:] == 0).all()
+    np.testing.assert_allclose(found[0], wanted[0], atol=0.02)
+
+
+def test_an_output_that_is_a_constant_stays():
+    """Whatever else takes it."""
+    text = "g (float[a,4] x) => (float[a,4] y, float lowest) { s = Add(x, lowest) \n y = Softmax(s) }"
+    half = to_half(made(text, lowest=np.array(LOWEST, np.float32)), FLOAT16)
+    assert run(half, {"x": np.ones((1, 4), np.float32)})[1] == np.float32(LOWEST)
+
+
+def test_a_limit_that_stays_in_float32_stays():
+    """Of Clip, with a stand-in for minus infinity: of float32 numbers it cuts none off."""
+    text = """g (float[a,4] x) => (float[a,4] y)
+        { h = MatMul(x, w) \n c = Clip(h, lowest) \n e = Mul(c, tiny) \n y = Mul(e, huge) }"""
+    constants = {"lowest": np.float32(LOWEST), "tiny": np.float32(1e-12), "huge": np.float32(1e12)}
+    source = made(text, w=np.eye(4, dtype=np.float32) * 5e4, **{name: np.array(one) for name, one in constants.items()})
+    kept = [key_of(node) for node in source.graph.node if node.op_type == "Clip"]
+    feed = {"x": np.array([[-3, -1, 0, 2]], np.float32)}
+    wanted = run(source, feed)[0]
+    np.testing.assert_allclose(run(to_half(source, BFLOAT16, [key_of(node) for node in source.graph.node]), feed)[0], wanted)
+    low = next(one for one in to_half(source, FLOAT16, kept).graph.initializer if one.name == "lowest")
+    assert numpy_helper.to_array(low) == np.float32(LOWEST)
+
+
+def test_a_sparse_constant_keeps_its_type():
+    values = helper.make_tensor("v", FLOAT, [1], [2.0])
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [1])
+    sparse = helper.make_sparse_tensor(values, indices, [4])
+    source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Add(h, c) }", w=WEIGHT)
+    source.graph.node.insert(0, helper.make_node("Constant", [], ["c"], sparse_value=sparse))
+    half = to_half(source, FLOAT16)
+    feed = {"x": np.ones((2, 4), np.float32)}
+    np.testing.assert_allclose(run(half, feed)[0], run(source, feed)[0], rtol=1e-2)
+
+
+def test_an_evaluator_that_is_off_in_float32_has_no_opinion():
+    """onnx's reference reads a Loop without a condition as one that never starts; what it says of float16 is then no loss."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Add", ["i", "i"], ["o"])], "body",
+        [helper.make_tensor_value_info("n", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("i", FLOAT, None)],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, None), helper.make_tensor_value_info("o", FLOAT, None)],
+    )  # fmt: skip
+    source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Add(l, h) }", w=WEIGHT)
+    source.graph.initializer.append(numpy_helper.from_array(np.array(3, np.int64), "times"))
+    source.graph.node.insert(0, helper.make_node("Loop", ["times", "", "x"], ["l"], body=body))
+    feeds = [{"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}]
+    runtime, reference = opinions(source, to_half(source, FLOAT16), feeds)
+    assert runtime.loss is not None and runtime.loss.min_cosine > 0.999
+    assert reference.loss is None and "in float32 already" in reference.why
+
+
+def test_scores_are_one_vector():
+    """One number per row has no direction; a shift of all of them, and a few that are off, count."""
+    wanted = [np.array([[1.0], [1.1], [0.9]]), np.array([[1.05]])]
+    assert measured(wanted, wanted).vectors == 1 and measured(wanted, wanted).min_cosine == pytest.approx(1)
+    assert measured(wanted, [-one for one in wanted]).relative > 10
+    turned = [2 - one for one in wanted]
+    assert measured(wanted, turned).min_cosine < 0
+    assert measured(wanted, [one + 0.05 for one in wanted]).relative > 0.5
+    assert measured([np.ones((3, 1))], [np.ones((3, 1))]).relative == 0

@@ -89,6 +89,12 @@ CASES: dict[str, dict[str, tuple[str, str]]] = {
                 d = Unsqueeze(q, front) \n w = Concat<axis = 0>(c, d, heads, left) \n y = Reshape(x, w) }""",
             "<int64[4] y_shape = {0, 0, 2, -1}> { y = Reshape(x, y_shape) }",
         ),
+        "windows that start in the padding are not counted": (
+            """(float[1,1,5] x) => (int64[3] y, float[] z) {
+                z = MaxPool<kernel_shape = [2], strides = [3], pads = [1, 1], ceil_mode = 1>(x) \n y = Shape(z) }""",
+            """(float[1,1,5] x) => (int64[3] y, float[] z) {
+                z = MaxPool<kernel_shape = [2], strides = [3], pads = [1, 1], ceil_mode = 1>(x) \n y = Shape(z) }""",
+        ),
         "what is left where nothing can be empty": (
             """<int64 zero = {0}, int64 one = {1}, int64[1] front = {0}, int64[1] four = {4}> { s = Shape(x)
                 b = Gather(s, zero) \n q = Gather(s, one) \n n = Mul(b, q) \n c = Unsqueeze(n, front)

@@ -108,6 +108,7 @@ def _apart(values: Values, other: Values) -> Values:
 
 def difference(one: Array, other: Array) -> Array:
     """The largest difference in each row, ``[batch]``, shaped to broadcast against ``one``; 0 where either is not finite."""
-    apart = np.abs(one.astype(np.float64) - other.astype(np.float64)) if one.shape == other.shape else np.zeros(one.shape)
+    with np.errstate(invalid="ignore"):  # infinite in both
+        apart = np.abs(one.astype(np.float64) - other.astype(np.float64)) if one.shape == other.shape else np.zeros(one.shape)
     finite = np.where(np.isfinite(apart), apart, 0)
     return finite.max(axis=tuple(range(1, finite.ndim)), keepdims=True, initial=0) if finite.ndim else finite
