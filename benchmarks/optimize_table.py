@@ -29,6 +29,7 @@ import graphsurgery  # noqa: E402
 from graphsurgery.errors import UnsupportedModelError  # noqa: E402
 from graphsurgery.optimizing.fusion_report import KINDS, FusionReport  # noqa: E402
 from graphsurgery.optimizing.fusions import compared, expected  # noqa: E402
+from graphsurgery.optimizing.timing import Timing  # noqa: E402
 from graphsurgery.proof.drawing import drawer_of  # noqa: E402
 from graphsurgery.runtime.session import Session  # noqa: E402
 
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put it into docs/optimize.md")
     parser.add_argument("names", nargs="*", help="only these architectures")
     arguments = parser.parse_args()
+    if arguments.write and arguments.names:
+        parser.error("the page has the table of all architectures: give no names with --write")
     logging.disable(logging.CRITICAL)
     table = "\n".join([HEADER, *rows(arguments.names)])
     print(table)
@@ -73,9 +76,14 @@ def row(architecture: Any, folder: Path) -> str:
     config = {key: LARGER.get(key, value) for key, value in architecture.config.items()}
     larger = export(dataclasses.replace(architecture, config=config), folder / "larger")
     timings = graphsurgery.optimize(larger, output=folder / "larger.onnx").timings
-    speed = ", ".join(f"{one.ratio:.2f}x" for one in timings.shapes) if timings is not None else "-"
+    speed = ", ".join(map(_speed, timings.shapes)) if timings is not None else "-"
     here = f"{left_padding(pooled, Session(done.output)):.1e}"
     return f"| {' | '.join([architecture.name, *fused, apart, here, speed])} |"
+
+
+def _speed(timing: Timing) -> str:
+    """How many times faster, in brackets where that may be chance."""
+    return f"({timing.ratio:.2f}x)" if timing.helped is None else f"{timing.ratio:.2f}x"
 
 
 def _counted(kind: str, bare: FusionReport, ours: FusionReport | None) -> str:

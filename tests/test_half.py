@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphsurgery
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
+from graphsurgery.halving.activations import kept
 from graphsurgery.halving.half import to_half
 from graphsurgery.halving.keeping import Keeping
 from graphsurgery.halving.loss import measured, opinions
@@ -36,6 +38,7 @@ ENCODERS = ("bert", "xlmr", "t5", "qwen3", "modernbert")
 LEAST_COSINE = {FLOAT16: 0.995, BFLOAT16: 0.85}
 """Of any token, for tiny encoders with random weights; T5's is the worst by far."""
 LOWEST = float(np.finfo(np.float32).min)
+ZERO = np.array(0, np.float32)
 
 
 def plain(name: str) -> onnx.ModelProto:
@@ -637,3 +640,11 @@ def test_scores_are_one_vector():
     assert measured(wanted, turned).min_cosine < 0
     assert measured(wanted, [one + 0.05 for one in wanted]).relative > 0.5
     assert measured([np.ones((3, 1))], [np.ones((3, 1))]).relative == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_lost_of_zeros(kind):
+    """A model that gives nothing but zeros loses nothing, and nothing is kept for it."""
+    source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Mul(h, nought) }", w=WEIGHT, nought=ZERO)
+    found = kept(source, [{"x": np.ones((2, 4), np.float32)}], kind)
+    assert found.loss == 0 and not found.nodes and json.dumps(found.to_json(), allow_nan=False)

@@ -6,7 +6,7 @@ after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, UnsupportedModelError, VerificationFailed
@@ -16,11 +16,11 @@ from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.proof import Prover
 from graphsurgery.optimizing.rewrites import Rewritten, halved
 from graphsurgery.optimizing.writing import Writing, kept_as, written_as
+from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Report, Verdict
 
 TOLD = 4
 """Attempts that an error tells of."""
-Progress = Callable[[str], None]
 
 
 def first_right(job: Job, prover: Prover, writing: Writing, progress: Progress) -> Optimized:

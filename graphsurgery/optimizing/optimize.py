@@ -4,7 +4,6 @@ right."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from graphsurgery.errors import RequestError
@@ -18,9 +17,8 @@ from graphsurgery.optimizing.writing import Writing
 from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.real_text import real_texts
+from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import OPTIMIZED, default_place
-
-Progress = Callable[[str], None]
 
 
 def optimize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,9 @@ from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.proof import Proven, Prover
 from graphsurgery.optimizing.timing import timed
 from graphsurgery.proof.golden import verify_itself
+from graphsurgery.proof.verify import Progress
 from graphsurgery.report import joined
 from graphsurgery.runtime.session import Session, open_session
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,13 @@ class Writing:
     force: bool = False
     dry_run: bool = False
     keep_failed: bool = False
+    commit: bool = True
+    """Whether the file is to get its name; else it goes once it is proven."""
 
     @property
     def for_trial(self) -> Writing:
         """The same, but that nothing is left or timed."""
-        return replace(self, time=False, dry_run=True)
+        return replace(self, time=False, commit=False)
 
 
 def written_as(outcome: Optimized, job: Job, prover: Prover, writing: Writing, progress: Progress) -> Optimized:
@@ -60,7 +61,8 @@ def written_as(outcome: Optimized, job: Job, prover: Prover, writing: Writing, p
         if writing.time:
             progress("timing both files")
             outcome = _timed(outcome, job, prover, stage.path)
-        return outcome if writing.dry_run else replace(outcome, saved=_committed(outcome, stage))
+        stays = writing.commit and not writing.dry_run
+        return replace(outcome, saved=_committed(outcome, stage)) if stays else outcome
 
 
 def kept_as(outcome: Optimized, writing: Writing) -> Optimized:
