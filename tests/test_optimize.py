@@ -356,7 +356,7 @@ def test_what_overflows_in_float16_stays_float32(tmp_path: Path, monkeypatch) ->
     source = overflowing(tmp_path)
     done = optimized(source, tmp_path / "half.onnx", fp16=True)
     assert done.report and done.loss is not None and "large" in done.loss["nodes"], done.loss
-    monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", lambda graph, kind, _keep: to_half(graph, kind))
+    monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", lambda graph, kind, *_: to_half(graph, kind))
     with pytest.raises(VerificationFailed):
         optimized(source, tmp_path / "wrong.onnx", fp16=True)
     assert not (tmp_path / "wrong.onnx").exists()

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
 from graphsurgery.cli.main import VERDICT, WRONG, run
-from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError, VerificationFailed
+from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.optimizing import attempts, job, proof
 from graphsurgery.optimizing.bare import SWITCHES, Fusing
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer
@@ -371,8 +371,8 @@ def scored(path: Path) -> onnx.ModelProto:
 def spoiling(change: Change) -> Callable[..., onnx.ModelProto]:
     from graphsurgery.halving.half import to_half
 
-    def spoiled(model: onnx.ModelProto, kind: int, keep: Any = ()) -> onnx.ModelProto:
-        made = to_half(model, kind, keep)
+    def spoiled(*given: Any) -> onnx.ModelProto:
+        made = to_half(*given)
         change(made)
         return made
 
@@ -430,6 +430,28 @@ def test_nothing_in_half_precision(tmp_path: Path) -> None:
     with pytest.raises(NothingToOptimizeError, match="no node of this graph can compute in float16"):
         optimized(onnx.parser.parse_model(text), tmp_path / "made.onnx", fp16=True)
     assert optimized(tiny_encoder(), tmp_path / "made.onnx", fp16=True).report
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_inputs_and_outputs_in_half_precision(precision: str, kind: int, tmp_path: Path) -> None:
+    """As asked for, of an encoder without a head; ids and masks stay what they are, floats that go in are rounded."""
+    source = onnx.load(BERT)
+    ids = next(node for node in source.graph.node if node.op_type == "Gather" and "input_ids" in node.input)
+    given = helper.make_tensor_value_info("extra", TensorProto.FLOAT, ["batch_size", "sequence_length", 32])
+    source.graph.input.append(given)
+    for node in source.graph.node:
+        node.input[:] = ["with_extra" if name == ids.output[0] else name for name in node.input]
+    place = list(source.graph.node).index(ids) + 1
+    source.graph.node.insert(place, helper.make_node("Add", [ids.output[0], "extra"], ["with_extra"]))
+    done = optimized(source, tmp_path / "half.onnx", half_io=True, **{precision: True})
+    made = graphsurgery.load(done.output).interface
+    assert done.report and [value.dtype for value in made.outputs] == [kind]
+    assert {value.name: value.dtype for value in made.inputs}["extra"] == kind and made.inputs[0].dtype == TensorProto.INT64
+    assert done.loss is not None and 0.999 < done.loss["min_cosine"] < 1
+    with pytest.raises(RequestError, match="the encoder not"):
+        optimized(BERT, tmp_path / "never.onnx", half_io=True)
+    with pytest.raises(RequestError, match="the head takes float32"):
+        optimized(with_head(BERT, tmp_path, "mean", normalize=True), tmp_path / "never.onnx", fp16=True, half_io=True)
 
 
 def test_optimized_half_precision_is_verified_as_such(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ OPTIONS = (
     ),
     click.option("--fp16", is_flag=True, help="Compute the encoder in float16, but for what overflows or loses most."),
     click.option("--bf16", is_flag=True, help="The same in bfloat16."),
+    click.option(
+        "--half-io", is_flag=True, help="Float inputs and outputs in half precision, too; of an encoder without a head."
+    ),
     click.option("--portable", is_flag=True, help="Simplify with standard operators only, instead of fusing."),
     click.option("--rehead", is_flag=True, help="Put our head in place of a pooled export's own, so that its encoder fuses."),
     click.option("--strict", is_flag=True, help="Fail where anything that should fuse did not."),

@@ -24,12 +24,13 @@ MASK_FILL = "mask_filter_value"
 class Conversion:
     """One conversion of a graph.
 
-    ``kept``: the nodes that stay float32, by `key_of`. ``mask``: what stand-ins for minus infinity become.
+    ``kept``: the nodes that stay float32, by `key_of`. ``mask``: what stand-ins for minus infinity become. ``outside``: the
+    type that float32 inputs and outputs get.
     """
 
-    def __init__(self, typed: Typed, kind: int, kept: Collection[str], namer: Namer, mask: float) -> None:
+    def __init__(self, typed: Typed, kind: int, kept: Collection[str], namer: Namer, mask: float, outside: int = FLOAT) -> None:
         self._typed, self._kind, self._namer, self._mask = typed, kind, namer, mask
-        self._masks = Masks(typed)
+        self._masks, self._outside = Masks(typed), outside
         self._changes = {
             key_of(node): frozenset() if key_of(node) in kept else typed.changes(node, kind) for node in typed.graph.node
         }
@@ -45,6 +46,9 @@ class Conversion:
         new.name, new.doc_string = source.name, source.doc_string
         for field in ("input", "output", "sparse_initializer", "quantization_annotation", "metadata_props"):
             getattr(new, field).extend(getattr(source, field))
+        for info in (*new.input, *new.output):
+            if info.type.tensor_type.elem_type == FLOAT:
+                info.type.tensor_type.elem_type = self._outside
         new.node.extend(self._casts(source.input))
         new.node.extend(self._casts(one.values for one in source.sparse_initializer))
         for node in source.node:
@@ -90,18 +94,16 @@ class Conversion:
         for node in self._typed.graph.node:
             given = zip(node.output, self._gives(node), strict=True)
             made |= {name: kind for name, kind in given if self._typed.types.get(name) == FLOAT and name not in self._constants}
-        return dict.fromkeys(self._typed.floats(self._given), FLOAT) | made
-
-    @property
-    def _given(self) -> list[str]:
         graph = self._typed.graph
-        return [*(one.name for one in graph.input), *(one.values.name for one in graph.sparse_initializer)]
+        begin = dict.fromkeys((one.values.name for one in graph.sparse_initializer), FLOAT)
+        begin |= dict.fromkeys((one.name for one in graph.input), self._outside)
+        return {name: begin[name] for name in self._typed.floats(begin)} | made
 
     @cached_property
     def _wanted(self) -> dict[str, set[int]]:
         """The types in which each float32 value is taken or made; constants are made in those in which they are taken."""
         wanted = {name: {kind} for name, kind in self._produced.items()}
-        outputs = ((value.name, FLOAT) for value in self._typed.graph.output)
+        outputs = ((value.name, self._outside) for value in self._typed.graph.output)
         inside = ((name, FLOAT) for node in self._typed.graph.node for name in captured(node))
         taken = (pair for node in self._typed.graph.node for pair in zip(node.input, self._takes(node), strict=True))
         for name, kind in chain(outputs, inside, taken):
@@ -110,9 +112,9 @@ class Conversion:
         return wanted
 
     def _give_names(self, name: str, kinds: set[int]) -> None:
-        """The source's name stays with an output in float32, a constant in float32, and else with what makes the value."""
+        """The source's name stays with an output, a constant in float32, and else with what makes the value."""
         is_output = any(value.name == name for value in self._typed.graph.output)
-        own = FLOAT if is_output else self._produced.get(name, min(kinds))
+        own = self._outside if is_output else self._produced.get(name, min(kinds))
         for kind in kinds:
             self._names[name, kind] = name if kind == own else self._namer.new(f"{name}/{NAMES[kind].lower()}")
 

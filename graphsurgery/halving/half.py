@@ -23,16 +23,16 @@ DEFAULTS_APART = 4
 """The IR version from which an initializer need not be an input."""
 
 
-def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outside: int = FLOAT) -> onnx.ModelProto:
     """A new model that computes in ``kind`` (FLOAT16 or BFLOAT16); ``model`` is left as it is. Weights lie in memory.
 
     A node becomes ``kind`` where its operator's schema admits it: its float32 weights, what it takes and what it gives. In
     float32 stay the nodes that ``keep`` names by their first output (nodes' own names may be missing), those that
     `Keeping` gives a reason for, and inputs that are float32 by schema. Where a value is wanted in both types one Cast
     serves all who want it; a constant is there in both instead, each rounded once. Inputs and outputs keep their names and
-    types: a float32 output is cast to float32 last. Stand-ins for minus infinity are brought within ``kind``'s range, in what
-    stays float32, too, so that no mask becomes -inf at a Cast (see `tamed`). Functions of the model's own are inlined;
-    IR versions below 4 become 4.
+    types, a float32 output is cast to float32 last; with ``outside`` as ``kind`` those of float32 become that, too. Stand-ins
+    for minus infinity in masks are brought within ``kind``'s range, in what stays float32, too, so that no mask becomes -inf at
+    a Cast (see `Masks`). Functions of the model's own are inlined; IR versions below 4 become 4.
 
     Raises:
         UnsupportedModelError: ``kind`` is no half type, the model has half precision parts already or no float32 ones, or
@@ -47,7 +47,7 @@ def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = ()) -> on
         raise NameNotFoundError(f"no node has {unknown[0]!r} as its first output{others}", "name nodes by their first output")
     kept = set(keep) | Keeping(typed, kind).reasons.keys()
     new = _without_graph(model, typed)
-    conversion = Conversion(typed, kind, kept, Namer.of(model), lowest_mask(kind))
+    conversion = Conversion(typed, kind, kept, Namer.of(model), lowest_mask(kind), outside)
     conversion.write(new.graph)
     new.graph.initializer.extend(conversion.initializers())
     return new

@@ -18,10 +18,11 @@ from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedMode
 from graphsurgery.halving.probes import Feed
 from graphsurgery.halving.reference_ops import evaluator
 from graphsurgery.halving.session import opened
-from graphsurgery.halving.types import FLOAT
+from graphsurgery.halving.types import BFLOAT16, FLOAT, FLOAT16
 from graphsurgery.interface import interface_of
 
 Array = np.ndarray
+HALVES = (FLOAT16, BFLOAT16)
 RUNTIME, REFERENCE = "ONNX Runtime", "onnx's reference"
 SUSPECT = 0.05
 """A relative loss from which it is asked whether the evaluator itself is at fault."""
@@ -157,12 +158,19 @@ def by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], output: str) -> 
     """An output on every feed, by onnx's reference evaluator. UnsupportedModelError where it cannot."""
     try:
         known = evaluator(model)
-        return [known.run([output], dict(feed))[0] for feed in feeds]
+        return [np.asarray(known.run([output], _as_declared(model, feed))[0]) for feed in feeds]
     except GraphSurgeryError:
         raise
     except Exception as error:  # operators raise what they like
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
         raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {reason}") from error
+
+
+def _as_declared(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
+    """``feed``, its float32 arrays rounded where ``model`` takes a half type."""
+    kinds = {info.name: info.type.tensor_type.elem_type for info in model.graph.input}
+    halves = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in HALVES}
+    return {name: array.astype(halves[name]) if name in halves else array for name, array in feed.items()}
 
 
 def _vectors(arrays: Sequence[Array], tokens: Sequence[Array | None]) -> Array:

@@ -58,7 +58,7 @@ class LentSession(Session):
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
             raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {reason}") from error
-        self.outputs = [value.name for value in self._session.get_outputs()]
+        self._read_interface()
 
 
 def _is_lent(one: onnx.TensorProto) -> bool:

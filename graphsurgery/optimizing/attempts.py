@@ -98,7 +98,7 @@ def _proven(
         if exact.report is not None and exact.report.verdict is Verdict.FAILED:
             return exact
     progress("measuring activations")
-    tried = job.outcome(halved(made, job.half, prover.feeds), attempts, writing.place)
+    tried = job.outcome(halved(made, job.half, prover.feeds, job.request.half_io), attempts, writing.place)
     return written_as(tried, job, prover, writing, progress)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from graphsurgery.anatomy.architecture import BERT, Architecture
+from graphsurgery.errors import RequestError
 from graphsurgery.model.model import Model
 from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, is_there, require_model_type
 from graphsurgery.optimizing.build import assembled
@@ -61,6 +62,11 @@ class Job:
             old, new = ([value.name for value in model.interface.outputs] for model in (source, base))
             notes += [f"its outputs are in another order: {', '.join(new)}"] if old != new else []
         parts = parts_of(base)
+        if parts.head and request.half_io:
+            raise RequestError(
+                "the head takes float32 and gives what its edits say",
+                "leave out --half-io, or take its head off with strip-head",
+            )
         if not parts.head and hidden_behind(source) is not None:
             notes.append(HIDDEN)
         if parts.lost:

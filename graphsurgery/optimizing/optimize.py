@@ -31,6 +31,7 @@ def optimize(
     hidden_size: int | None = None,
     fp16: bool = False,
     bf16: bool = False,
+    half_io: bool = False,
     portable: bool = False,
     rehead: bool = False,
     strict: bool = False,
@@ -50,7 +51,9 @@ def optimize(
         output: where to; beside the source with ``optimized`` in its name when None.
         target: ``cpu`` or ``cuda``: what has no kernel there is avoided.
         model_type, heads, hidden_size: of the optimizer, in place of what is found in the graph.
-        fp16, bf16: compute the encoder in half precision, but for nodes that overflow or lose most; the head stays float32.
+        fp16, bf16: compute the encoder in half precision, but for nodes that overflow or lose most; the head stays float32, and
+            so does what goes in and out.
+        half_io: float inputs and outputs of an encoder without a head in half precision, too.
         portable: no fusions: what can be simplified with standard operators only.
         rehead: give a pooled export of another program our head in place of its own.
         strict: fail where anything that should fuse did not.
@@ -75,12 +78,14 @@ def optimize(
     if fp16 and bf16:
         raise RequestError("an encoder computes in float16 or in bfloat16, and both were asked for", "ask for one of them")
     precision = "fp16" if fp16 else "bf16" if bf16 else None
-    request = Request(target, model_type, heads, hidden_size, precision, portable, rehead, strict)
+    request = Request(target, model_type, heads, hidden_size, precision, portable, rehead, strict, half_io)
     before = load(source)
     before.require_data("optimizing")
     place = Path(output) if output is not None else default_place(before, OPTIMIZED)
     progress("reading the graph")
     job = Job.of(before, request)
     drawer = drawer_of(before, [])
-    prover = Prover(before, drawer, *real_texts(before, before, drawer, texts), Limits(atol, min_cosine), job.half, rehead)
+    prover = Prover(
+        before, drawer, *real_texts(before, before, drawer, texts), Limits(atol, min_cosine), job.half, rehead, half_io
+    )
     return first_right(job, prover, Writing(place, verify, time, force, dry_run, keep_failed), progress)

@@ -56,6 +56,8 @@ class Prover:
     reheaded: bool = False
     """Whether the file has another head than the source: its outputs may be in another order, and rows without any token give
     zeros where that of the source may not."""
+    half_io: bool = False
+    """Whether floats go in and out in the half type, too."""
     _wanted: dict[tuple[bool | str, ...], tuple[Wanted, ...]] = field(default_factory=dict)
 
     def wanted(self, names: Sequence[str], empty_rows: bool) -> tuple[Wanted, ...]:
@@ -79,7 +81,7 @@ class Prover:
         """What the proof of the file at ``path``, which ``made`` is, comes to."""
         not_checked = self._left_out(parts, made)
         written = load(path)
-        checks = [_interface(self.source, written, self.reheaded), *_head(written, parts)]
+        checks = [self._interface(written), *_head(written, parts)]
         if self.half == onnx.TensorProto.BFLOAT16:
             not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
         else:
@@ -113,7 +115,7 @@ class Prover:
 
     def in_float32(self) -> Prover:
         """For the same graph before it computes in half precision: the proof's own limits."""
-        return replace(self, half=None, limits=NO_LIMITS)
+        return replace(self, half=None, limits=NO_LIMITS, half_io=False)
 
     @property
     def exact(self) -> bool:
@@ -145,19 +147,26 @@ class Prover:
         except UnsupportedModelError as error:
             return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]
 
+    def _interface(self, written: Model) -> Check:
+        """Whether the file takes and gives what its source does, under the same names and of the same types, but for what was
+        asked for."""
+        order = sorted if self.reheaded else list
+        one, other = (
+            [order(map(self._shown, side)) for side in (model.interface.inputs, model.interface.outputs)]
+            for model in (self.source, written)
+        )
+        if one == other:
+            counted = f"{len(written.interface.inputs)} inputs and {len(written.interface.outputs)} outputs"
+            return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
+        has, should = (
+            ", ".join(map(str, (*side.inputs, *side.outputs))) for side in (written.interface, self.source.interface)
+        )
+        return Check(INTERFACE, f"{has} in place of {should}", stated=Verdict.FAILED)
 
-def _interface(source: Model, written: Model, reordered: bool) -> Check:
-    """Whether the file takes and gives what its source does, under the same names and of the same types."""
-    order = sorted if reordered else list
-    one, other = (
-        [order((value.name, value.dtype) for value in side) for side in (model.interface.inputs, model.interface.outputs)]
-        for model in (source, written)
-    )
-    if one == other:
-        counted = f"{len(written.interface.inputs)} inputs and {len(written.interface.outputs)} outputs"
-        return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
-    has, wanted_ = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (written.interface, source.interface))
-    return Check(INTERFACE, f"{has} in place of {wanted_}", stated=Verdict.FAILED)
+    def _shown(self, value: Value) -> tuple[str, int]:
+        """Name and type; floats count as of the half type where they are to go in and out so."""
+        wanted = self.half if self.half_io and value.dtype == onnx.TensorProto.FLOAT and self.half is not None else value.dtype
+        return value.name, wanted
 
 
 def _second(opinion: Opinion, limits: Limits) -> Check:

@@ -26,6 +26,8 @@ class Request:
     portable: bool = False
     rehead: bool = False
     strict: bool = False
+    half_io: bool = False
+    """Whether float inputs and outputs become half precision, too."""
 
     def __post_init__(self) -> None:
         """RequestError for what contradicts itself."""
@@ -33,6 +35,8 @@ class Request:
             raise RequestError(f"there is no target {self.target!r}", f"choose from {', '.join(TARGETS)}")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise RequestError(f"there is no precision {self.precision!r}", f"choose from {', '.join(PRECISIONS)}")
+        if self.half_io and self.precision is None:
+            raise RequestError("inputs and outputs were to be in half precision, and the encoder not", "add --fp16 or --bf16")
         if (self.heads is None) != (self.hidden_size is None):
             raise RequestError("the optimizer takes heads and hidden size together", "give both, or none")
         if self.heads is not None and (self.heads < 1 or not self.hidden_size or self.hidden_size % self.heads):

@@ -13,6 +13,7 @@ from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
 from graphsurgery.halving.activations import kept
 from graphsurgery.halving.half import to_half
 from graphsurgery.halving.probes import Feed
+from graphsurgery.halving.types import FLOAT
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, fused
 from graphsurgery.optimizing.kernels import POSITION_BIAS, with_biases, with_own_bias, with_positions_from_zero, without_kernel
@@ -93,9 +94,9 @@ def simplified_encoder(given: onnx.ModelProto) -> Rewritten:
     return Rewritten(made.model, notes, {"portable": True})
 
 
-def halved(made: Rewritten, kind: int, feeds: Sequence[Feed]) -> Rewritten:
-    """``made`` in half precision but for the nodes that overflow or lose most on ``feeds``; as it declares, its output stays
-    float32. Raises as `to_half` and `kept`."""
+def halved(made: Rewritten, kind: int, feeds: Sequence[Feed], io: bool = False) -> Rewritten:
+    """``made`` in half precision but for the nodes that overflow or lose most on ``feeds``; its inputs and outputs stay as they
+    are, unless with ``io``. Raises as `to_half` and `kept`, and NothingToOptimizeError where no node can be converted."""
     if made.graph.ir_version < OLDEST_IR:
         what = f"the file is of IR version {made.graph.ir_version}, in which every weight is an input"
         raise UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
@@ -105,7 +106,7 @@ def halved(made: Rewritten, kind: int, feeds: Sequence[Feed]) -> Rewritten:
         what = f"no node of this graph can compute in {NAMES[kind].lower()}"
         raise NothingToOptimizeError(what, "leave out --fp16 and --bf16")
     recorded = made.recorded | {"precision": NAMES[kind].lower(), "float32_nodes": len(stays.nodes)}
-    graph = to_half(made.graph, kind, stays.nodes)
+    graph = to_half(made.graph, kind, stays.nodes, kind if io else FLOAT)
     return replace(
         made,
         graph=graph,

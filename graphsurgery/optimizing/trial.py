@@ -25,7 +25,11 @@ try:
     for path in sys.argv[2:]:
         feed = numpy.load(path)
         names = [str(name) for name in feed["names"]]
-        session.run(None, {name: feed[f"array{place}"] for place, name in enumerate(names)})
+        arrays = {name: feed[f"array{place}"] for place, name in enumerate(names)}
+        for value in session.get_inputs():
+            if value.type == "tensor(float16)":
+                arrays[value.name] = arrays[value.name].astype(numpy.float16)
+        session.run(None, arrays)
 except Exception as error:
     sys.exit(str(error).splitlines()[0])
 """

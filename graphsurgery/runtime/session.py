@@ -15,6 +15,7 @@ from graphsurgery.model.model import Model
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
+HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
 SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
 
 
@@ -43,11 +44,17 @@ class Session:
             self._session = onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
             raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+        self._read_interface()
+
+    def _read_interface(self) -> None:
         self.outputs = [value.name for value in self._session.get_outputs()]
+        self._halves = {value.name: HALVES[value.type] for value in self._session.get_inputs() if value.type in HALVES}
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Run once. bfloat16 arrays (ml_dtypes) may go in. UnsupportedModelError when ONNX Runtime fails."""
+        """Run once. bfloat16 arrays (ml_dtypes) may go in, and float32 ones where the model takes a half type: they are
+        rounded. UnsupportedModelError when ONNX Runtime fails."""
         names = list(outputs) if outputs is not None else self.outputs
+        feeds = {name: self._rounded(name, array) for name, array in feeds.items()}
         if not names:
             return {}
         try:
@@ -56,6 +63,9 @@ class Session:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:  # as above
             raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+
+    def _rounded(self, name: str, array: np.ndarray) -> np.ndarray:
+        return array.astype(self._halves[name]) if name in self._halves and array.dtype == np.float32 else array
 
     def _run_values(self, feeds: Arrays, names: list[str]) -> list[np.ndarray]:
         import onnxruntime
