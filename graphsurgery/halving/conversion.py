@@ -46,7 +46,7 @@ class Conversion:
         new.name, new.doc_string = source.name, source.doc_string
         for field in ("input", "output", "sparse_initializer", "quantization_annotation", "metadata_props"):
             getattr(new, field).extend(getattr(source, field))
-        for info in (*new.input, *new.output):
+        for info in (*(one for one in new.input if one.name not in self._defaults), *new.output):
             if info.type.tensor_type.elem_type == FLOAT:
                 info.type.tensor_type.elem_type = self._outside
         new.node.extend(self._casts(source.input))
@@ -96,8 +96,13 @@ class Conversion:
             made |= {name: kind for name, kind in given if self._typed.types.get(name) == FLOAT and name not in self._constants}
         graph = self._typed.graph
         begin = dict.fromkeys((one.values.name for one in graph.sparse_initializer), FLOAT)
-        begin |= dict.fromkeys((one.name for one in graph.input), self._outside)
+        begin |= {one.name: FLOAT if one.name in self._defaults else self._outside for one in graph.input}
         return {name: begin[name] for name in self._typed.floats(begin)} | made
+
+    @cached_property
+    def _defaults(self) -> set[str]:
+        """Inputs that have a default, whose type is that of their initializer."""
+        return {one.name for one in self._typed.graph.input} & {one.name for one in self._typed.graph.initializer}
 
     @cached_property
     def _wanted(self) -> dict[str, set[int]]:

@@ -77,9 +77,11 @@ class Opinion:
         return {"engine": self.engine, "loss": self.loss.to_json() if self.loss else None, "why": self.why or None}
 
 
-def measured(wanted: Sequence[Array], found: Sequence[Array], tokens: Sequence[Array | None] | None = None) -> Loss:
+def measured(
+    wanted: Sequence[Array], found: Sequence[Array], tokens: Sequence[Array | None] | None = None, center: float | None = None
+) -> Loss:
     """The loss of ``found`` against ``wanted``, one array ``[..., dim]`` for each feed; vectors lie along the last axis.
-    Scores, ``[..., 1]``, have no direction: all of them, less their mean, are one vector.
+    Scores, ``[..., 1]``, have no direction: all of them, less ``center`` (their mean when None), are one vector.
 
     ``tokens``: bool, for each feed the vectors that count (``[batch, seq]``, say), or None for all.
     RequestError where shapes differ, or where there is nothing to compare.
@@ -90,8 +92,9 @@ def measured(wanted: Sequence[Array], found: Sequence[Array], tokens: Sequence[A
     expected, given = _vectors(wanted, chosen), _vectors(found, chosen)
     sound = np.isfinite(expected).all(axis=-1)
     expected, given, skipped = expected[sound], given[sound], int((~sound).sum())
-    if expected.shape[-1] == 1 and np.ptp(expected) > 0:  # scores: one vector, from their mean
-        expected, given = (expected - expected.mean()).T, (given - expected.mean()).T
+    if expected.shape[-1] == 1:
+        middle = float(expected.mean()) if center is None else center
+        expected, given = ((one - (middle if (expected != middle).any() else 0.0)).T for one in (expected, given))
     if not expected.size:
         raise RequestError("there is nothing to compare", "give feeds with tokens on which the float32 model is finite")
     broken = int((~np.isfinite(given)).sum())
@@ -130,11 +133,13 @@ def opinions(
     wanted = [session.run(feed, [output])[output] for feed in (*feeds, *few)]
     del session
 
+    center = _mean(wanted)
+
     def opinion(engine: str, some: Sequence[Feed], expected: Sequence[Array], run: Callable[[], list[Array]]) -> Opinion:
         name = mask.name if mask is not None else None
         masks = [_tokens(feed, name, one) for feed, one in zip(some, expected, strict=True)]
         try:
-            return Opinion(engine, measured(expected, run(), masks))
+            return Opinion(engine, measured(expected, run(), masks, center))
         except GraphSurgeryError as error:
             return Opinion(engine, None, str(error))
 
@@ -146,6 +151,12 @@ def opinions(
     if cannot_run is not None:
         return Opinion(RUNTIME, None, cannot_run), told
     return opinion(RUNTIME, feeds, wanted[:-1], lambda: by_runtime(candidate, feeds, output)), told
+
+
+def _mean(arrays: Sequence[Array]) -> float:
+    """Of all finite numbers."""
+    numbers = np.concatenate([one[np.isfinite(one)].ravel().astype(np.float64) for one in arrays])
+    return float(numbers.mean()) if numbers.size else 0.0
 
 
 def by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], output: str) -> list[Array]:

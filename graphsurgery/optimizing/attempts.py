@@ -58,8 +58,10 @@ def _made(job: Job, fusing: Fusing | None, attempts: list[str], progress: Progre
             raise
         attempts.append(f"{fusing}: {error}")
         return None
-    if job.half is not None or not job.does_nothing(made):
+    if not job.does_nothing(made):
         return made
+    if job.half is not None:  # in half precision all the same, as it is
+        return replace(made, graph=job.given)
     if attempts:
         return None
     raise _nothing(job, made)
