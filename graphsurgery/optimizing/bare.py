@@ -7,6 +7,7 @@ it loads a file. Masks are passed as they are: as lengths (its default for BERT)
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import tempfile
@@ -104,6 +105,8 @@ def fused(model: onnx.ModelProto, fusing: Fusing) -> Fused:
                     f"the transformer optimizer failed ({what})", "optimize it with --portable"
                 ) from error
             copy = made.model
+            del made  # with the copies that its shape inference holds, in circles
+            gc.collect()
             _import_vendor(copy)
             if _nodes(copy) == before:
                 break

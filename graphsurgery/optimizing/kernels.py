@@ -72,12 +72,14 @@ def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelP
 def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
     """``made`` with a bias of zeros in every Attention that has none: without it ONNX Runtime's CPU kernel reads through a null
     pointer and takes the process down (T5; mended in 1.32)."""
+    if not any(_lacks_bias(node) for node in made.graph.node):
+        return made
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in copy.graph.node:
-        weight = tensors.get(node.input[1]) if node.op_type == "Attention" and node.domain == VENDOR else None
-        if weight is None or (len(node.input) > 2 and node.input[2]):
+        weight = tensors.get(node.input[1]) if _lacks_bias(node) else None
+        if weight is None:
             continue
         bias = f"{weight.name}/no_bias"
         if bias not in tensors:
@@ -88,16 +90,22 @@ def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def _lacks_bias(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Attention" and node.domain == VENDOR and not (len(node.input) > 2 and node.input[2])
+
+
 def with_positions_from_zero(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     """``made`` with 0 in place of negative positions wherever a RotaryEmbedding reads them that ``source`` had not.
 
     ``cumsum(mask) - 1`` is -1 at padding on the left. The rotation that the operator stands for took that as it came; the
     operator refuses it. What is computed at padding counts for nothing.
     """
+    old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
+    if not any(node.op_type == "RotaryEmbedding" and node.name not in old for node in made.graph.node):
+        return made
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
     constant = {tensor.name for tensor in copy.graph.initializer}
-    old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
     readers = [
         node for node in copy.graph.node
         if node.op_type == "RotaryEmbedding" and node.domain == VENDOR and node.name not in old

@@ -9,21 +9,29 @@ MIXING = frozenset({"MatMul", "Einsum", "Gemm"})
 
 
 def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which a residual sum, ``x + attention(x)``, has the attention's branch first.
+    """``model``, or where there are sums to turn a copy in which a residual sum, ``x + attention(x)``, has the attention's
+    branch first.
 
     The attention matcher follows the first operand of a sum that is a sum with a bias itself. In ALBERT that of the first layer
     is the mapping of the embeddings, and the layer is missed.
     """
+    producers = {output: node for node in model.graph.node for output in node.output if output}
+    turned = [place for place, node in enumerate(model.graph.node) if _is_to_be_turned(node, producers)]
+    if not turned:
+        return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    producers = {output: node for node in copy.graph.node for output in node.output if output}
-    for node in copy.graph.node:
-        if node.op_type != "Add" or len(node.input) != 2:
-            continue
-        first, second = (producers.get(name) for name in node.input)
-        if _is_linear(first, producers) and not _attends(first, producers) and _attends(second, producers):
-            node.input[:] = reversed(node.input)
+    for place in turned:
+        node = copy.graph.node[place]
+        node.input[:] = reversed(node.input)
     return copy
+
+
+def _is_to_be_turned(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
+    if node.op_type != "Add" or len(node.input) != 2:
+        return False
+    first, second = (producers.get(name) for name in node.input)
+    return _is_linear(first, producers) and not _attends(first, producers) and _attends(second, producers)
 
 
 def _is_linear(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> bool:

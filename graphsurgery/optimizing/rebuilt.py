@@ -6,6 +6,7 @@ back is taken apart into records: a mark is the source's payload again, and stay
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,8 +20,9 @@ from graphsurgery.model.schema import GRAPH, MODEL, tensors
 
 REWRITTEN = ("node", "initializer", "value_info", "input", "output")
 """Fields of a graph that a rewrite may change."""
-LARGEST_INLINE = 1_500 << 20
-"""Bytes of weights that are all given to the optimizer; beyond that those that it merges or looks at."""
+LARGEST_INLINE = 128 << 20
+"""Bytes of weights that are all given to the optimizer, which takes a dozen times as much; beyond that those that it merges or
+looks at."""
 EVERY = 1 << 62
 SMALL = 1 << 20
 LARGEST_TABLE = 256 << 20
@@ -89,14 +91,19 @@ def document_of(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> 
     return Document(tuple(_in_place(source.model, top)), graph, source.payloads)
 
 
-def _keys(messages: Iterable[Any]) -> list[bytes]:
-    return [message.SerializeToString(deterministic=True) for message in messages]
+def _keys(messages: Iterable[Any]) -> Iterator[bytes]:
+    return (_digest(message.SerializeToString(deterministic=True)) for message in messages)
+
+
+def _digest(content: bytes) -> bytes:
+    """In place of bytes that would be held twice."""
+    return hashlib.sha256(content).digest()
 
 
 def _records(number: int, messages: Iterable[Any], old: dict[bytes, Record], source: Document) -> Iterator[Record]:
     for message in messages:
         content = message.SerializeToString(deterministic=True)
-        yield old.get(content) or record_of(number, content, message.DESCRIPTOR, source.payloads)
+        yield old.get(_digest(content)) or record_of(number, content, message.DESCRIPTOR, source.payloads)
 
 
 def _in_place(records: Iterable[Record], fields: dict[int, Iterator[Record]]) -> Iterator[Record]:

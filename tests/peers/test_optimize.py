@@ -18,6 +18,7 @@ from test_minilm import UNIT, embed, encoded, reference, sentences, tokenizer  #
 from test_minilm_bake import folder, measured, run  # noqa: F401 -- fixtures
 
 import graphsurgery
+from graphsurgery.optimizing import rebuilt
 
 require_optimizer()
 
@@ -39,7 +40,7 @@ def bare(path: Path, model_type: str = "bert") -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", ON_REQUEST)
-def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tmp_path: Path, worst) -> None:
+def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tmp_path: Path, monkeypatch) -> None:
     source = on_request / name / "model.onnx"
     alone = graphsurgery.optimize(source, output=tmp_path / "alone.onnx", time=False)
     pooled = graphsurgery.optimize(
@@ -55,6 +56,11 @@ def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tm
         for one in (alone, pooled)
     ]
     assert counts[0] == counts[1]
+    monkeypatch.setattr(
+        "graphsurgery.optimizing.job.with_weights", lambda model, _: rebuilt.with_weights(model, largest=0, small=1024)
+    )
+    large = graphsurgery.optimize(source, output=tmp_path / "large.onnx", time=False)
+    assert large.report and large.fusions is not None and large.fusions.counts == alone.fusions.counts, "as of a large file"
 
 
 def test_the_layer_that_is_missed_in_albert(on_request: Path, tmp_path: Path) -> None:
