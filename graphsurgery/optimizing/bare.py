@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 
@@ -81,7 +81,6 @@ def fused(model: onnx.ModelProto, fusing: Fusing) -> Fused:
     """
     try:
         from onnxruntime.transformers.fusion_options import AttentionMaskFormat, FusionOptions
-        from onnxruntime.transformers.optimizer import optimize_model
     except ImportError as error:
         raise _missing(error) from error
     options = FusionOptions(fusing.model_type)
@@ -94,25 +93,27 @@ def fused(model: onnx.ModelProto, fusing: Fusing) -> Fused:
     with _elsewhere(), _listening() as said:
         for _ in range(MOST_RUNS):
             before = _nodes(copy)
-            try:
-                made = optimize_model(
-                    copy, fusing.model_type, fusing.heads, fusing.hidden, optimization_options=options, opt_level=0
-                )
-                made.topological_sort()
-            except Exception as error:  # it raises whatever a matcher of it stumbled over
-                what = f"{type(error).__name__}: {error}".partition("\n")[0]
-                raise UnsupportedModelError(
-                    f"the transformer optimizer failed ({what})", "optimize it with --portable"
-                ) from error
-            copy = made.model
-            del made  # with the copies that its shape inference holds, in circles
-            gc.collect()
-            _import_vendor(copy)
+            copy = _fused_once(copy, fusing, options)
+            gc.collect()  # copies that its shape inference holds, in circles
             if _nodes(copy) == before:
                 break
     _with_absent(copy, absent)
     _with_interface_of(model, copy)
     return Fused(copy, tuple(one for one in dict.fromkeys(said) if not one.startswith(OF_ITS_OWN)))
+
+
+def _fused_once(model: onnx.ModelProto, fusing: Fusing, options: Any) -> onnx.ModelProto:
+    """One run of the optimizer on ``model``, which it changes."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    try:
+        made = optimize_model(model, fusing.model_type, fusing.heads, fusing.hidden, optimization_options=options, opt_level=0)
+        made.topological_sort()
+    except Exception as error:  # it raises whatever a matcher of it stumbled over
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UnsupportedModelError(f"the transformer optimizer failed ({what})", "optimize it with --portable") from error
+    _import_vendor(made.model)
+    return made.model
 
 
 def _nodes(model: onnx.ModelProto) -> list[bytes]:

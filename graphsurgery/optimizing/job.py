@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -54,33 +54,34 @@ class Job:
         the optimizer."""
         if request.model_type is not None:
             require_model_type(request.model_type)
-        notes: list[str] = []
-        base = source
-        if request.rehead:
-            base, head = reheaded(source)
-            notes.append(f"its own head, {head}, was taken off and ours put in its place")
-            old, new = ([value.name for value in model.interface.outputs] for model in (source, base))
-            notes += [f"its outputs are in another order: {', '.join(new)}"] if old != new else []
+        base, notes = _with_our_head(source) if request.rehead else (source, [])
         parts = parts_of(base)
         if parts.head and request.half_io:
             raise RequestError(
                 "the head takes float32 and gives what its edits say",
                 "leave out --half-io, or take its head off with strip-head",
             )
-        if not parts.head and hidden_behind(source) is not None:
-            notes.append(HIDDEN)
-        if parts.lost:
-            notes.append(f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}")
         architecture = detected(parts.encoder)
-        notes += architecture.notes if architecture is not None else ()
-        notes += _overridden(request, architecture)
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
         wanted = () if request.portable else expected(parts.encoder, model_type)
         largest = LARGEST_INLINE if request.precision is None else EVERY  # to convert weights is to read them all
-        if not request.portable and not any(one.kind == ATTENTION for one in wanted):
-            notes.append("warning: no attention was recognised in the graph: what should fuse is not known for certain")
         given = with_weights(parts.encoder, largest)
-        return cls(source, request, parts, given, architecture, wanted, tuple(notes))
+        job = cls(source, request, parts, given, architecture, wanted, tuple(notes))
+        return replace(job, notes=(*notes, *job._remarks()))
+
+    def _remarks(self) -> Iterator[str]:
+        """What to tell of what was found, before anything is done."""
+        request, found = self.request, self.architecture
+        if not self.parts.head and hidden_behind(self.source) is not None:
+            yield HIDDEN
+        if self.parts.lost:
+            yield f"warning: {', '.join(self.parts.lost)} {NOT_TAKEN_OFF}"
+        yield from found.notes if found is not None else ()
+        if found is not None and request.heads and (request.heads, request.hidden_size) != (found.heads, found.hidden):
+            asked, has = f"{request.heads} heads and hidden size {request.hidden_size}", f"{found.heads} and {found.hidden}"
+            yield f"warning: {asked} were asked for, where {found.source} told {has}: the optimizer may go by the graph"
+        if not request.portable and not any(one.kind == ATTENTION for one in self.expected):
+            yield "warning: no attention was recognised in the graph: what should fuse is not known for certain"
 
     @property
     def half(self) -> int | None:
@@ -146,12 +147,12 @@ class Job:
         return compared(self.expected, self.given, made.exact or made.graph, because)
 
 
-def _overridden(request: Request, found: Architecture | None) -> Iterator[str]:
-    """What to tell of heads that were asked for and are not the graph's."""
-    if request.heads is None or found is None or (request.heads, request.hidden_size) == (found.heads, found.hidden):
-        return
-    asked, has = f"{request.heads} heads and hidden size {request.hidden_size}", f"{found.heads} and {found.hidden}"
-    yield f"warning: {asked} were asked for, where {found.source} told {has}: the optimizer may go by the graph"
+def _with_our_head(source: Model) -> tuple[Model, list[str]]:
+    """``source`` with its own head replaced, and what to tell of that."""
+    base, head = reheaded(source)
+    old, new = ([value.name for value in model.interface.outputs] for model in (source, base))
+    told = [f"its own head, {head}, was taken off and ours put in its place"]
+    return base, told + ([f"its outputs are in another order: {', '.join(new)}"] if old != new else [])
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:

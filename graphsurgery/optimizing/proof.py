@@ -156,7 +156,8 @@ class Prover:
             for model in (self.source, written)
         )
         if one == other:
-            counted = f"{len(written.interface.inputs)} inputs and {len(written.interface.outputs)} outputs"
+            sides = {"input": written.interface.inputs, "output": written.interface.outputs}
+            counted = " and ".join(f"{len(side)} {name}{'s' * (len(side) != 1)}" for name, side in sides.items())
             return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
         has, should = (
             ", ".join(map(str, (*side.inputs, *side.outputs))) for side in (written.interface, self.source.interface)
