@@ -132,7 +132,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     monkeypatch.setattr(rebuilt, "LARGEST_TABLE", table)
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not is_there(tensor) for tensor in given.graph.initializer)
-    monkeypatch.setattr(job, "with_weights", lambda model, _largest: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
     if table:
@@ -484,3 +484,17 @@ def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypa
     monkeypatch.setattr(job, "fused_encoder", watched)
     optimized(fixture("bert"), tmp_path / "made.onnx", heads=4, hidden_size=32, model_type="vit")
     assert seen == [replace(Fusing(), model_type="vit", heads=4, hidden=32)]
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-external"])
+def test_half_precision_of_a_large_model(name: str, tmp_path: Path, monkeypatch) -> None:
+    """The optimizer gets what it reads; the other weights are read for the conversion. The same comes out."""
+    whole = optimized(fixture(name), tmp_path / "whole.onnx", fp16=True)
+    monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    part = optimized(fixture(name), tmp_path / "part.onnx", fp16=True)
+    assert part.report and whole.report and part.fusions is not None and whole.fusions is not None
+    assert part.fusions.counts == whole.fusions.counts and part.loss == whole.loss
+    one, other = (graphsurgery.load(done.output).to_proto().graph for done in (part, whole))
+    assert list(one.node) == list(other.node)
+    weights = [{tensor.name: tensor.SerializeToString() for tensor in graph.initializer} for graph in (one, other)]
+    assert weights[0] == weights[1]

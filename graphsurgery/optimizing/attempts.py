@@ -93,14 +93,16 @@ def _proven(
     """What was ``made``, proven and written; where it is to be in half precision: proven in float32 first, and no more than
     that where it is wrong so."""
     tried = job.outcome(made, attempts, writing.place)
-    if job.half is None:
+    half = job.half
+    if half is None:
         return written_as(tried, job, prover, writing, progress)
     if writing.verify:
         exact = written_as(tried, job, prover.in_float32(), writing.for_trial, progress)
         if exact.report is not None and exact.report.verdict is Verdict.FAILED:
             return exact
     progress("measuring activations")
-    tried = job.outcome(halved(made, job.half, prover.feeds, job.request.half_io), attempts, writing.place)
+    job, made = job.with_every_weight(made)
+    tried = job.outcome(halved(made, half, prover.feeds, job.request.half_io), attempts, writing.place)
     return written_as(tried, job, prover, writing, progress)
 
 

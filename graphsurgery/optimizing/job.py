@@ -19,7 +19,7 @@ from graphsurgery.optimizing.fusion_report import ATTENTION, EMBEDDINGS, Fusable
 from graphsurgery.optimizing.fusions import compared, expected
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts, parts_of
-from graphsurgery.optimizing.rebuilt import EVERY, LARGEST_INLINE, tables_of, with_weights
+from graphsurgery.optimizing.rebuilt import LARGEST_FOLDED, LARGEST_INLINE, filled, tables_of, with_weights
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
 from graphsurgery.optimizing.request import PRECISIONS, Request
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer, simplified_encoder
@@ -47,6 +47,8 @@ class Job:
     architecture: Architecture | None
     expected: tuple[Fusable, ...]
     notes: tuple[str, ...]
+    tables_given: bool
+    """Whether the optimizer gets the values of all embedding tables."""
 
     @classmethod
     def of(cls, source: Model, request: Request) -> Job:
@@ -64,9 +66,8 @@ class Job:
         architecture = detected(parts.encoder)
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
         wanted = () if request.portable else expected(parts.encoder, model_type)
-        largest = LARGEST_INLINE if request.precision is None else EVERY  # to convert weights is to read them all
-        given = with_weights(parts.encoder, largest)
-        job = cls(source, request, parts, given, architecture, wanted, tuple(notes))
+        given = with_weights(parts.encoder, LARGEST_FOLDED if request.portable else LARGEST_INLINE)
+        job = cls(source, request, parts, given, architecture, wanted, tuple(notes), _has_tables(given.graph))
         return replace(job, notes=(*notes, *job._remarks()))
 
     def _remarks(self) -> Iterator[str]:
@@ -115,6 +116,11 @@ class Job:
         """The encoder fused, or simplified where there is no ``fusing``. UnsupportedModelError where that cannot be done."""
         return simplified_encoder(self.given) if fusing is None else fused_encoder(self.given, fusing, self.request.target)
 
+    def with_every_weight(self, made: Rewritten) -> tuple[Job, Rewritten]:
+        """The same, all weights of both graphs read: to convert them."""
+        given, graph = (filled(one, self.parts.encoder) for one in (self.given, made.graph))
+        return replace(self, given=given), replace(made, graph=graph)
+
     def does_nothing(self, made: Rewritten) -> bool:
         """Whether nothing was fused; or, where the graph is simplified, not one node is another."""
         graphs = (self.given.graph, made.graph.graph)
@@ -139,7 +145,7 @@ class Job:
 
     def fusions(self, made: Rewritten, attempts: Sequence[str]) -> FusionReport:
         """What should have fused, and what became of it."""
-        because = {} if _has_tables(self.given.graph) else {EMBEDDINGS: NOT_GIVEN}
+        because = {} if self.tables_given else {EMBEDDINGS: NOT_GIVEN}
         off = made.recorded.get("off", ())
         because |= {
             SWITCHES[name].kind: "switched off, because what was made with it was not right" for name in off if attempts

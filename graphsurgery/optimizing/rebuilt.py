@@ -23,6 +23,8 @@ REWRITTEN = ("node", "initializer", "value_info", "input", "output")
 LARGEST_INLINE = 128 << 20
 """Bytes of weights that are all given to the optimizer, which takes a dozen times as much; beyond that those that it merges or
 looks at."""
+LARGEST_FOLDED = 1_500 << 20
+"""Bytes of weights that are all read where constants are folded, which takes no copies of them."""
 EVERY = 1 << 62
 SMALL = 1 << 20
 LARGEST_TABLE = 256 << 20
@@ -48,6 +50,16 @@ def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL
             values = onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
             tensor.CopyFrom(values)
     return proto
+
+
+def filled(proto: onnx.ModelProto, model: Model) -> onnx.ModelProto:
+    """A copy of ``proto``, a rewrite of what `with_weights` gave of ``model``, with the weights in place of every mark."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for _, tensor in tensors(copy):
+        if _is_elsewhere(model, tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(model.values(tensor), tensor.name))
+    return copy
 
 
 def _is_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:

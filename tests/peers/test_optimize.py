@@ -57,7 +57,7 @@ def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tm
     ]
     assert counts[0] == counts[1]
     monkeypatch.setattr(
-        "graphsurgery.optimizing.job.with_weights", lambda model, _: rebuilt.with_weights(model, largest=0, small=1024)
+        "graphsurgery.optimizing.job.with_weights", lambda model, *_: rebuilt.with_weights(model, largest=0, small=1024)
     )
     large = graphsurgery.optimize(source, output=tmp_path / "large.onnx", time=False)
     assert large.report and large.fusions is not None and large.fusions.counts == alone.fusions.counts, "as of a large file"
