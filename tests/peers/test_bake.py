@@ -7,6 +7,7 @@ and no more.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Callable
@@ -83,7 +84,11 @@ def command(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int
 
 
 def check(model: SentenceTransformer, baked: Path, onnx: Path, worst, what: str, where: str, unit: bool) -> None:
-    """Hold a baked file against both references."""
+    """Hold a baked file against both references.
+
+    How far two float32 encoders are apart depends on the processor: it is allowed as a few times what PyTorch's own is off from
+    float64 there, where that is more than what is promised.
+    """
     model.eval()
     feed = feed_of(model)
     found = run_onnx(baked, feed)["sentence_embedding"]
@@ -91,15 +96,17 @@ def check(model: SentenceTransformer, baked: Path, onnx: Path, worst, what: str,
     with torch.no_grad():
         behind = through_modules(model, feed | {"token_embeddings": torch.from_numpy(hidden)})["sentence_embedding"].numpy()
         whole = model(dict(feed))["sentence_embedding"].numpy()
+        exact = copy.deepcopy(model).double()(dict(feed))["sentence_embedding"].numpy()
     tokens = feed["attention_mask"].sum(dim=1).numpy() ** 0.5 if "sqrt" in where else 1
     largest = np.maximum(np.abs(np.where(feed["attention_mask"].numpy()[:, :, None] > 0, hidden, 0)).max(axis=(1, 2)), 1)
     allowed = np.full(found.shape, UNIT) if unit else RELATIVE * (largest * tokens)[:, None] * np.ones_like(found)
     worst.within(f"{what} behind ONNX Runtime's hidden state", found, behind, allowed, where)
     worst.within(f"{what} from text to embedding in PyTorch", found, whole, allowed + np.abs(whole - behind), where)
-    encoder = np.abs(whole - behind) / allowed
+    encoder, rounding = np.abs(whole - behind) / allowed, float(np.abs(whole - exact).max())
     worst.within(
-        "the encoder's own share of that", whole, behind, allowed * 4, f"{where}: {encoder.max():.2f} of what is allowed"
-    )
+        "the encoder's own share of that", whole, behind, np.maximum(allowed, rounding) * 4,
+        f"{where}: {encoder.max():.2f} of what is allowed, where PyTorch itself rounds by {rounding:.1e}",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("mode", "tail", "name"), CELLS, ids=lambda value: str(value))
