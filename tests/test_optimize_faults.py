@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.cli.main import VERDICT, WRONG, run
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
-from graphsurgery.optimizing import attempts, job, proof
+from graphsurgery.optimizing import attempts, job, kernels, proof
 from graphsurgery.optimizing.bare import SWITCHES, Fusing
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer
 from graphsurgery.report import Verdict
@@ -280,6 +280,19 @@ def test_an_input_of_any_name(tmp_path: Path) -> None:
         node.input[:] = ["file" if name == "token_type_ids" else name for name in node.input]
     source.graph.input[2].name = "file"
     assert optimized(source, tmp_path / "made.onnx").report
+
+
+def test_what_the_target_has_no_kernel_for_is_avoided(tmp_path: Path, monkeypatch) -> None:
+    """That one fusion is left out, which the report tells; the other target gets it."""
+    monkeypatch.setattr(kernels, "NOT_ON_CUDA", frozenset({"EmbedLayerNormalization"}))
+    cuda, cpu = (optimized(BERT, tmp_path / f"{target}.onnx", target=target) for target in ("cuda", "cpu"))
+    made = {node.op_type for node in graphsurgery.load(cuda.output).proto.graph.node}
+    assert cuda.report and "EmbedLayerNormalization" not in made and "Attention" in made
+    told = "cuda has no kernel for EmbedLayerNormalization (1)"
+    assert not cuda.attempts and f"{told}: left unfused" in cuda.notes and cuda.fusions is not None
+    assert cuda.fusions.counts["embedding norm"] == (0, 1) and cuda.fusions.counts["attention"] == (3, 3)
+    assert [(kind, told in reason) for _, kind, reason in cuda.fusions.misses()] == [("embedding norm", True)]
+    assert not cpu.attempts and cpu.fusions is not None and cpu.fusions.complete
 
 
 def test_negative_positions_are_taken_as_before(tmp_path: Path) -> None:

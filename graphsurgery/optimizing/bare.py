@@ -23,20 +23,22 @@ from graphsurgery.optimizing.fusion_report import ACTIVATION, ATTENTION, EMBEDDI
 
 
 class Switch(NamedTuple):
-    """A fusion that can be switched off: the optimizer's own name for it, and what our report calls what it makes."""
+    """A fusion that can be switched off: the optimizer's own name for it, what our report calls what it makes, and the
+    operators of com.microsoft that it makes."""
 
     option: str
     kind: str
+    operators: tuple[str, ...] = ()
 
 
 SWITCHES = {
-    "attention": Switch("enable_attention", ATTENTION),
-    "embedding norm": Switch("enable_embed_layer_norm", EMBEDDINGS),
-    "rotary": Switch("enable_rotary_embeddings", ROTARY),
-    "skip norm": Switch("enable_skip_layer_norm", SKIP_NORM),
+    "attention": Switch("enable_attention", ATTENTION, ("Attention", "MultiHeadAttention", "GroupQueryAttention")),
+    "embedding norm": Switch("enable_embed_layer_norm", EMBEDDINGS, ("EmbedLayerNormalization",)),
+    "rotary": Switch("enable_rotary_embeddings", ROTARY, ("RotaryEmbedding",)),
+    "skip norm": Switch("enable_skip_layer_norm", SKIP_NORM, ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")),
     "bias skip norm": Switch("enable_bias_skip_layer_norm", SKIP_NORM),
-    "bias gelu": Switch("enable_bias_gelu", ACTIVATION),
-    "gelu": Switch("enable_gelu", ACTIVATION),
+    "bias gelu": Switch("enable_bias_gelu", ACTIVATION, ("BiasGelu",)),
+    "gelu": Switch("enable_gelu", ACTIVATION, ("FastGelu", "Gelu", "QuickGelu")),
     "layer norm": Switch("enable_layer_norm", NORM),
 }
 """The likeliest to go wrong first."""

@@ -150,7 +150,7 @@ class Job:
         because |= {
             SWITCHES[name].kind: "switched off, because what was made with it was not right" for name in off if attempts
         }
-        return compared(self.expected, self.given, made.exact or made.graph, because)
+        return compared(self.expected, self.given, made.exact or made.graph, because | dict(made.because))
 
 
 def _with_our_head(source: Model) -> tuple[Model, list[str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -40,6 +41,8 @@ class Rewritten:
     """Of half precision: what stays float32, and why."""
     exact: onnx.ModelProto | None = None
     """Of half precision: the graph in float32."""
+    because: Mapping[str, str] = field(default_factory=dict)
+    """Why a kind of parts was not to be fused."""
 
 
 def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
@@ -56,13 +59,24 @@ def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewrit
     graph = with_positions_from_zero(with_biases(graph), given)
     lacking = without_kernel(graph, target) - without_kernel(given, target)
     if lacking:
-        listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
-        raise UnsupportedModelError(f"{target} has no kernel for {listed}", "optimize it with --portable")
+        return _without_these(lacking, given, fusing, target)
     recorded = {
         "model_type": fusing.model_type, "heads": _heads(graph) or fusing.heads, "hidden": fusing.hidden,
         "off": sorted(fusing.off), "for": target, "onnxruntime": onnxruntime.__version__,
     }  # fmt: skip
     return Rewritten(graph, (*notes, *_grown(given, graph)), recorded)
+
+
+def _without_these(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    """The fusions but those that make the operators ``lacking``, for which ``target`` has no kernel."""
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
+    what = f"{target} has no kernel for {listed}"
+    off = {name for name, switch in SWITCHES.items() if lacking.keys() & set(switch.operators)} - fusing.off
+    if not off:
+        raise UnsupportedModelError(what, "optimize it with --portable")
+    made = fused_encoder(given, fusing.without(*off), target)
+    because = {SWITCHES[name].kind: what for name in off}
+    return replace(made, notes=(f"{what}: left unfused", *made.notes), because=because | dict(made.because))
 
 
 def _heads(made: onnx.ModelProto) -> int:
