@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import err, out, print_json, progress
-from graphsurgery.cli.options import FORCE, KEEP_FAILED, MODEL, NO_VERIFY, SHOWN, with_options
+from graphsurgery.cli.options import MODEL, SHOWN, proving, with_options
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.optimizing.kernels import TARGETS
 from graphsurgery.optimizing.optimize import optimize
@@ -33,13 +33,7 @@ OPTIONS = (
     click.option("--min-cosine", type=float, metavar="X", help="Smallest allowed cosine, besides that."),
     click.option("--no-timing", is_flag=True, help="Do not time the two files."),
 )
-PROVING = (
-    FORCE,
-    click.option("--dry-run", is_flag=True, help="Do everything but write, the whole proof too."),
-    NO_VERIFY,
-    click.option("--full", is_flag=True, help="The proof is always the whole one: no difference here."),
-    KEEP_FAILED,
-)
+PROVING = proving("Do everything but write, the whole proof too.", "The proof is always the whole one: no difference here.")
 OUTPUT = click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, .optimized in its name]")
 
 

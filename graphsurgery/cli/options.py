@@ -18,17 +18,23 @@ SHOWN = (
     click.option("--json", "as_json", is_flag=True, help="A machine-readable report on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
-FORCE = click.option("--force", is_flag=True, help="Replace an existing output; never the input.")
-NO_VERIFY = click.option("--no-verify", is_flag=True, help="Leave the proof out.")
-KEEP_FAILED = click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look.")
-PROVING = (
-    FORCE,
-    click.option("--dry-run", is_flag=True, help="Do everything but write; only the head is proven."),
-    NO_VERIFY,
-    click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
-    KEEP_FAILED,
+
+
+def proving(dry_run: str, full: str) -> tuple[Callable[[Decorated], Decorated], ...]:
+    """The options of every verb that writes; ``dry_run`` and ``full`` say what these do there."""
+    return (
+        click.option("--force", is_flag=True, help="Replace an existing output; never the input."),
+        click.option("--dry-run", is_flag=True, help=dry_run),
+        click.option("--no-verify", is_flag=True, help="Leave the proof out."),
+        click.option("--full", is_flag=True, help=full),
+        click.option("--keep-failed", is_flag=True, help="Keep an output whose proof failed, for a look."),
+    )
+
+
+PROVING = proving(
+    "Do everything but write; only the head is proven.", "The whole proof, every byte of the weights compared, at any size."
 )
-WRITING = (
+WRITING: tuple[Callable[[Decorated], Decorated], ...] = (
     click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, the step in its name]"),
     *PROVING,
     click.option("--hash-weights", is_flag=True, help="Record a sha256 of the weights as well."),

@@ -25,8 +25,9 @@ SMALLEST_SHARE = 0.001
 NOTEWORTHY = 1.5
 """Times the promised tolerance, from which on it is told."""
 WIDEST = 1000
-MANY = 10
 """Columns in which every table fits."""
+MANY = 10
+"""Times what is allowed, from which on it is told in times and not in percent."""
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:

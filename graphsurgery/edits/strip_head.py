@@ -57,10 +57,8 @@ def moved_again(document: Document, step: Step) -> Document:
 
 def undone_to_source(model: Model) -> Document:
     """The document that the file's first recorded edit was applied to, or the first behind a rewrite. Raises as `ways_back`."""
-    document = model.document
-    for _, document in ways_back(model):  # noqa: B007
-        pass
-    return document
+    before = [document for _, document in ways_back(model)]
+    return before[-1] if before else model.document
 
 
 def ways_back(model: Model) -> Iterator[tuple[Step, Document]]:

@@ -176,19 +176,23 @@ class Conversion:
         tamed."""
         for one in graph.initializer:
             if one.data_type == FLOAT:
-                one.CopyFrom(_tamed(numpy_helper.to_array(one), one, self._kind, self._mask))
+                one.CopyFrom(self._inner(numpy_helper.to_array(one), one))
         for value in graph.output:
             value.name = self._names.get((value.name, FLOAT), value.name)
         for node in graph.node:
             node.input[:] = [self._names.get((name, FLOAT), name) for name in node.input]
             values = held(node)
             if values is not None:
-                _set(
-                    node,
-                    helper.make_attribute("value", tensor(tamed(values, self._kind, self._mask, numbers=False), FLOAT, "")),
-                )
+                _set(node, helper.make_attribute("value", self._inner(values)))
             for inner in subgraphs(node):
                 self._enter(inner)
+
+    def _inner(self, values: Array, source: onnx.TensorProto | None = None) -> onnx.TensorProto:
+        """A constant of a graph within a node: ``source`` itself where it stays as it is."""
+        calmed = tamed(values, self._kind, self._mask, numbers=False)
+        if source is not None and calmed is values:
+            return source
+        return tensor(calmed, FLOAT, source.name if source is not None else "")
 
     def _casts(self, values: Iterable[onnx.ValueInfoProto | onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
         """A Cast for each of the values (anything with a name) that is wanted in the type that it is not made in."""
@@ -209,11 +213,6 @@ class Conversion:
             if kind == self._kind:
                 new.type.tensor_type.elem_type = kind
             yield new
-
-
-def _tamed(values: Array, source: onnx.TensorProto, kind: int, mask: float) -> onnx.TensorProto:
-    calmed = tamed(values, kind, mask, numbers=False)
-    return source if calmed is values else tensor(calmed, FLOAT, source.name)
 
 
 def _set(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:

@@ -11,14 +11,13 @@ from onnx import helper, inliner
 from graphsurgery.errors import MissingDataError, NameNotFoundError, UnsupportedModelError
 from graphsurgery.halving.conversion import Conversion
 from graphsurgery.halving.keeping import Keeping
-from graphsurgery.halving.types import BFLOAT16, FLOAT, FLOAT16, Typed, key_of, operator_of
+from graphsurgery.halving.types import FLOAT, HALVES, Typed, key_of, operator_of
 from graphsurgery.halving.values import lowest_mask
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.external import is_external
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.schema import tensors
 
-HALVES = (FLOAT16, BFLOAT16)
 DEFAULTS_APART = 4
 """The IR version from which an initializer need not be an input."""
 

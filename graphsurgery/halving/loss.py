@@ -18,11 +18,11 @@ from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedMode
 from graphsurgery.halving.probes import Feed
 from graphsurgery.halving.reference_ops import evaluator
 from graphsurgery.halving.session import opened
-from graphsurgery.halving.types import BFLOAT16, FLOAT, FLOAT16
+from graphsurgery.halving.types import FLOAT, HALVES
 from graphsurgery.interface import interface_of
+from graphsurgery.runtime.session import first_line
 
 Array = np.ndarray
-HALVES = (FLOAT16, BFLOAT16)
 RUNTIME, REFERENCE = "ONNX Runtime", "onnx's reference"
 SUSPECT = 0.05
 """A relative loss from which it is asked whether the evaluator itself is at fault."""
@@ -173,8 +173,7 @@ def by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], output: str) -> 
     except GraphSurgeryError:
         raise
     except Exception as error:  # operators raise what they like
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
-        raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {reason}") from error
+        raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {first_line(error)}") from error
 
 
 def _as_declared(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.external import is_external
 from graphsurgery.model.saving import LARGEST_PROTOBUF
-from graphsurgery.runtime.session import FATAL, Session
+from graphsurgery.runtime.session import FATAL, Session, first_line
 
 LENT = 1 << 16
 """Bytes from which an initializer is lent; smaller ones are copied with the graph."""
@@ -56,8 +56,7 @@ class LentSession(Session):
             whole = _with(graph, (_stub(one) if _is_lent(one) else one for one in weights)).SerializeToString()
             self._session = onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
-            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {reason}") from error
+            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
         self._read_interface()
 
 

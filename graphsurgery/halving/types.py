@@ -20,6 +20,7 @@ from graphsurgery.errors import MalformedModelError
 from graphsurgery.model.nodes import subgraphs
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+HALVES = (FLOAT16, BFLOAT16)
 TYPES = {f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()}
 """A schema's word for a type to its number."""
 TYPE_ATTRIBUTES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.proof.compare import LEAST_COSINE, Limits, longest_apart
+from graphsurgery.proof.compare import Limits, longest_apart
 from graphsurgery.proof.meaning import RELATIVE, UNIT
 
 NOISE, MOST_BEYOND = 4, 100.0
@@ -43,8 +43,9 @@ def in_float32(values: Sequence[Array], noise: Sequence[Array], limits: Limits) 
 
 
 def in_half(values: Sequence[Array], limits: Limits) -> Allowed:
-    """For an output that is ``values`` on all feeds, computed in half precision."""
-    cosine = limits.min_cosine if limits.min_cosine is not None else LEAST_COSINE
+    """For an output that is ``values`` on all feeds, computed in half precision; ``limits`` name the smallest cosine."""
+    cosine = limits.min_cosine
+    assert cosine is not None
     share = longest_apart(cosine)
     if not all(_is_score(one) for one in values):
         return Allowed(lambda one: limits.tolerance(share * _largest(one)), least_cosine=cosine)

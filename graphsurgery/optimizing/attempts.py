@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, UnsupportedModelError, VerificationFailed
+from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError, VerificationFailed
 from graphsurgery.optimizing.bare import Fusing
 from graphsurgery.optimizing.job import Job
 from graphsurgery.optimizing.outcome import Optimized
@@ -41,10 +41,13 @@ def first_right(job: Job, prover: Prover, writing: Writing, progress: Progress) 
         attempts.append(f"{fusing or 'standard operators'}: {_wrong(last.report)}")
         if last.loss is not None:  # right in float32, and wrong in half precision
             break
-    if last is None or not last.is_right:
+    if last is None:
+        what = f"no rewrite of this graph could be made: {_tried(attempts)}"
+        raise UnsupportedModelError(what, "optimize it with --portable")
+    if not last.is_right:
         raise _failed(attempts, _kept(last, writing))
     if job.misses(last):
-        raise _missed(_kept(last, writing) or last)
+        raise _missed(_kept(last, writing))
     return last
 
 
@@ -114,10 +117,9 @@ def _missed(outcome: Optimized) -> VerificationFailed:
     return VerificationFailed(f"{what}{_where(outcome)}", "see the table; or leave out --strict", outcome)
 
 
-def _kept(outcome: Optimized | None, writing: Writing) -> Optimized | None:
+def _kept(outcome: Optimized, writing: Writing) -> Optimized:
     """``outcome``, written where failed files are to be kept."""
-    keep = outcome is not None and writing.keep_failed and not writing.dry_run
-    return kept_as(outcome, writing) if outcome is not None and keep else outcome
+    return kept_as(outcome, writing) if writing.keep_failed and not writing.dry_run else outcome
 
 
 def _where(outcome: Optimized) -> str:
@@ -137,16 +139,16 @@ def _wrong(report: Report) -> str:
     return "its proof did not pass"
 
 
-def _failed(attempts: Sequence[str], outcome: Optimized | None) -> GraphSurgeryError:
-    tried = "; ".join([*attempts[:TOLD], *([f"and {len(attempts) - TOLD} more"] if len(attempts) > TOLD else [])])
-    if outcome is None:
-        return UnsupportedModelError(f"no rewrite of this graph could be made: {tried}", "optimize it with --portable")
+def _tried(attempts: Sequence[str]) -> str:
+    return "; ".join([*attempts[:TOLD], *([f"and {len(attempts) - TOLD} more"] if len(attempts) > TOLD else [])])
+
+
+def _failed(attempts: Sequence[str], outcome: Optimized) -> VerificationFailed:
     report = outcome.report
     verdict = (report.verdict if report is not None else Verdict.NOT_CHECKED).value
     what = f"the proof of {outcome.output.name} came to {verdict}{_where(outcome)}"
     advice = "see the report; --keep-failed keeps such an output for a look, --no-verify leaves the proof out"
     if outcome.loss is not None:
         advice = f"half precision loses too much here; --min-cosine allows more. {advice}"
-    return VerificationFailed(
-        what, f"tried: {tried}; {advice}" if tried else advice, replace(outcome, attempts=tuple(attempts))
-    )
+    advice = f"tried: {_tried(attempts)}; {advice}" if attempts else advice
+    return VerificationFailed(what, advice, replace(outcome, attempts=tuple(attempts)))

@@ -101,15 +101,16 @@ def with_positions_from_zero(made: onnx.ModelProto, source: onnx.ModelProto) -> 
     operator refuses it. What is computed at padding counts for nothing.
     """
     old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
-    if not any(node.op_type == "RotaryEmbedding" and node.name not in old for node in made.graph.node):
+
+    def is_new(node: onnx.NodeProto) -> bool:
+        return node.op_type == "RotaryEmbedding" and node.domain == VENDOR and node.name not in old
+
+    if not any(map(is_new, made.graph.node)):
         return made
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
     constant = {tensor.name for tensor in copy.graph.initializer}
-    readers = [
-        node for node in copy.graph.node
-        if node.op_type == "RotaryEmbedding" and node.domain == VENDOR and node.name not in old
-    ]  # fmt: skip
+    readers = list(filter(is_new, copy.graph.node))
     positions = list(dict.fromkeys(node.input[1] for node in readers if node.input[1] not in constant))
     namer, nodes = Namer.of(copy), list(copy.graph.node)
     for name in positions:

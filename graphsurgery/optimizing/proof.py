@@ -19,7 +19,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.optimizing.comparing import NAME, Wanted, compared, wanted
 from graphsurgery.optimizing.parts import Parts
-from graphsurgery.optimizing.rebuilt import EVERY, with_weights
+from graphsurgery.optimizing.rebuilt import filled
 from graphsurgery.optimizing.trial import crash
 from graphsurgery.proof.compare import LEAST_COSINE, NO_LIMITS, Limits, longest_apart
 from graphsurgery.proof.reference import computes_in_half
@@ -85,11 +85,11 @@ class Prover:
         if self.half == onnx.TensorProto.BFLOAT16:
             not_checked.append(f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16")
         else:
-            checks += self._run(path, parts, made, not_checked)
+            checks += self._run(path, written, parts, made, not_checked)
         told = None
         if self.half is not None and all(check.verdict is not Verdict.FAILED for check in checks):
             cannot_run = crash(path, []) if self.half == onnx.TensorProto.BFLOAT16 else None  # it was not tried yet
-            source, candidate = with_weights(self.source, EVERY), with_weights(written, EVERY)
+            source, candidate = (filled(model.proto, model) for model in (self.source, written))
             told = opinions(source, candidate, self.feeds, cannot_run=cannot_run)
             checks += [_second(told[1], self._limits)] if told[1].loss is not None else []
             not_checked += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
@@ -129,7 +129,7 @@ class Prover:
             return self.limits
         return Limits(self.limits.atol, self.limits.min_cosine if self.limits.min_cosine is not None else LEAST_COSINE)
 
-    def _run(self, path: Path, parts: Parts, made: Model, not_checked: list[str]) -> list[Check]:
+    def _run(self, path: Path, written: Model, parts: Parts, made: Model, not_checked: list[str]) -> list[Check]:
         names = shared_outputs(self.source, made)
         inside = [] if names else parts.reads  # where the outputs are bytes, what the head reads
         try:
@@ -142,7 +142,7 @@ class Prover:
             return [Check(RUN, died, stated=Verdict.FAILED)]
         ran = Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED)
         try:
-            output = open_session(load(path), extra_outputs=inside)
+            output = open_session(written, extra_outputs=inside)
             return [ran, compared(every, output, self._limits, exact=self.exact)]
         except UnsupportedModelError as error:
             return [ran, Check(NAME, str(error), stated=Verdict.FAILED)]

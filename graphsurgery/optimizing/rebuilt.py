@@ -7,7 +7,7 @@ back is taken apart into records: a mark is the source's payload again, and stay
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -25,8 +25,9 @@ LARGEST_INLINE = 128 << 20
 looks at."""
 LARGEST_FOLDED = 1_500 << 20
 """Bytes of weights that are all read where constants are folded, which takes no copies of them."""
-EVERY = 1 << 62
 SMALL = 1 << 20
+UNKNOWN = 1 << 62
+"""Stands for the size of what has no fixed one."""
 LARGEST_TABLE = 256 << 20
 """Bytes of an embedding table that is given beyond that: the optimizer reads all of it to learn how wide it is."""
 
@@ -38,26 +39,26 @@ def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL
     two others, as those of queries, keys and values do, and tables of at most `LARGEST_TABLE` bytes that rows are taken from.
     The others are marks, whose values cannot be read.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    every = model.weight_bytes <= largest
-    merged = set() if every else _merged(proto.graph)
-    tables = set() if every else tables_of(proto.graph)
-    for _, tensor in tensors(proto):
+    if model.weight_bytes <= largest:
+        return filled(model.proto, model)
+    merged, tables = _merged(model.proto.graph), tables_of(model.proto.graph)
+
+    def is_read(tensor: onnx.TensorProto) -> bool:
         size, name = _size(tensor), tensor.name
-        wanted = every or size <= small or name in merged or (name in tables and size <= LARGEST_TABLE)
-        if wanted and _is_elsewhere(model, tensor):
-            values = onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
-            tensor.CopyFrom(values)
-    return proto
+        return size <= small or name in merged or (name in tables and size <= LARGEST_TABLE)
+
+    return filled(model.proto, model, is_read)
 
 
-def filled(proto: onnx.ModelProto, model: Model) -> onnx.ModelProto:
-    """A copy of ``proto``, a rewrite of what `with_weights` gave of ``model``, with the weights in place of every mark."""
+def filled(
+    proto: onnx.ModelProto, model: Model, wanted: Callable[[onnx.TensorProto], bool] = lambda _: True
+) -> onnx.ModelProto:
+    """A copy of ``proto``, the graph of ``model`` or a rewrite of it, with the weights that are ``wanted`` in place of their
+    marks."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for _, tensor in tensors(copy):
-        if _is_elsewhere(model, tensor):
+        if _is_elsewhere(model, tensor) and wanted(tensor):
             tensor.CopyFrom(onnx.numpy_helper.from_array(model.values(tensor), tensor.name))
     return copy
 
@@ -68,7 +69,7 @@ def _is_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:
 
 def _size(tensor: onnx.TensorProto) -> int:
     size = payload_size(tensor.data_type, tensor.dims)
-    return EVERY if size is None else size
+    return UNKNOWN if size is None else size
 
 
 def _merged(graph: onnx.GraphProto) -> set[str]:

@@ -43,7 +43,7 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
-            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
         self._read_interface()
 
     def _read_interface(self) -> None:
@@ -62,7 +62,7 @@ class Session:
                 return dict(zip(names, self._run_values(feeds, names), strict=True))
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:  # as above
-            raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+            raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
 
     def _rounded(self, name: str, array: np.ndarray) -> np.ndarray:
         return array.astype(self._halves[name]) if name in self._halves and array.dtype == np.float32 else array
@@ -94,7 +94,8 @@ def _ort_value(onnxruntime: object, array: np.ndarray) -> object:
     return kind.ortvalue_from_numpy(array)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an engine's error says, in one line."""
     lines = without_places(str(error)).strip().splitlines()
     return lines[0][:400] if lines else type(error).__name__
 
