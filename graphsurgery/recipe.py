@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graphsurgery.anatomy.head import head_steps
+from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import NoHeadError, RecipeError
@@ -32,7 +33,6 @@ from graphsurgery.model.certificate import ELSEWHERE, certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, rewrites, since_edited
-from graphsurgery.proof.compare import NO_LIMITS, Limits
 
 LARGEST = 1 << 20
 OF_REWRITTEN = "on the encoder that optimize made, which strip-head gives back"

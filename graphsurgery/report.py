@@ -47,12 +47,20 @@ class Comparison:
     """Rows that could not be compared because the source itself is not finite there."""
     beyond: float = 1.0
     """How many times the promised tolerance was allowed, at most: more than once where float32 leaves more open in a chain."""
+    stretch: float | None = None
+    """The largest relative difference between the length of a vector and that of its reference."""
+    most_stretch: float | None = None
+    """The largest one that is allowed; None: only the differences count."""
+    too_loose: int = 0
+    """Rows that are not checked because float32 leaves more open there than a hundred times what is promised."""
 
     @property
     def verdict(self) -> Verdict:
         if self.not_finite or not self.margin <= 1:
             return Verdict.FAILED
         if self.least_cosine is not None and self.cosine is not None and not self.cosine >= self.least_cosine:
+            return Verdict.FAILED
+        if self.most_stretch is not None and self.stretch is not None and not self.stretch <= self.most_stretch:
             return Verdict.FAILED
         return Verdict.PASSED if self.cases > 0 else Verdict.NOT_CHECKED
 
@@ -61,6 +69,7 @@ class Comparison:
             "kind": self.kind, "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
             "margin": _number(self.margin), "min_cosine": None if self.cosine is None else _number(self.cosine),
             "not_finite": self.not_finite, "skipped": self.skipped, "beyond_promised": _number(self.beyond),
+            "max_relative_length_diff": None if self.stretch is None else _number(self.stretch), "too_loose": self.too_loose,
         }  # fmt: skip
 
 
@@ -80,6 +89,22 @@ class Check:
     def verdict(self) -> Verdict:
         compared = combined(one.verdict for one in self.comparisons)
         return compared if self.stated is None or compared is Verdict.FAILED else self.stated
+
+    @property
+    def not_finite(self) -> list[str]:
+        """Where the source itself is not finite, in words."""
+        rows = ((one.kind, one.skipped) for one in self.comparisons if one.skipped)
+        return [f"the source itself is not finite in {count} row(s) of {kind!r}: not compared" for kind, count in rows]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Rows and kinds of feeds that its verdict says nothing about, in words."""
+        loose = [
+            f"{self.name}: {one.too_loose} row(s) of {one.kind!r}, where float32 may be off by over 100 times the tolerance"
+            for one in self.comparisons if one.too_loose
+        ]  # fmt: skip
+        empty = [one.kind for one in self.comparisons if not (one.cases or one.too_loose or one.skipped)]
+        return loose + [f"{self.name}: nothing could be compared on {kind!r}" for kind in empty]
 
     def to_json(self) -> dict[str, Any]:
         return {

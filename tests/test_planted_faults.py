@@ -23,10 +23,10 @@ from planting import Plant
 from prompt_faults import PROMPT_FAULTS
 
 import graphsurgery
+from graphsurgery.compare.tally import ABSENT, Tally, cosine_of
 from graphsurgery.edits import normalize_graph
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
-from graphsurgery.proof.compare import ABSENT, Tally, cosine_of
 from graphsurgery.proof.judging import judged
 from graphsurgery.proof.meaning import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
@@ -234,10 +234,10 @@ def test_an_empty_tally_passes_nothing() -> None:
 
 def test_the_cosine_counts_where_it_is_asked_for() -> None:
     tally = Tally("kind", least_cosine=0.9)
-    tally.add(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 0.0]]), np.array(INF))
+    tally.add(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 0.0]]), np.array(10.0))
     assert tally.result().verdict is FAILED
     tally = Tally("kind", least_cosine=0.9)
-    tally.add(np.zeros((1, 2)), np.ones((1, 2)), np.array(INF))
+    tally.add(np.zeros((1, 2)), np.ones((1, 2)), np.array(10.0))
     assert tally.result().verdict is FAILED
 
 

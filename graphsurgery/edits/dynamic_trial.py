@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphsurgery.anatomy.roles import Roles
+from graphsurgery.edits.agreement import agreement
 from graphsurgery.edits.baked_dims import BATCH, SEQUENCE
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
@@ -39,6 +41,7 @@ def tried(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -
         return Trial(str(error))
     drawer = Drawer.of(source, roles)
     follows: dict[tuple[str, int], set[str]] = {}
+    agreed: Counter[str] = Counter()
     for seed, (rows, columns) in enumerate(_shapes(drawer, sizes)):
         mask = _mask(rows, columns)
         feed = drawer.feed(mask, seed)
@@ -51,8 +54,13 @@ def tried(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -
             for axis, size in enumerate(array.shape):
                 fits = {which for which, own in ((BATCH, rows), (SEQUENCE, columns)) if which in sizes and own == size}
                 follows[name, axis] = follows.get((name, axis), fits) & fits
-            if not _same(array, wanted[name], mask, columns):
+            same = _same(array, wanted[name], mask, columns)
+            if same is None:
                 return Trial(f"at {rows} x {columns}, {name} is not what the model gives at its own size")
+            agreed[name] += same
+    lost = next((name for name, count in agreed.items() if not count), None)
+    if lost is not None:
+        return Trial(f"that has to be tried, and the model itself gives no finite number in {lost}")
     return Trial(None, tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1))
 
 
@@ -86,12 +94,10 @@ def _at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[st
             for name in parts[0]}  # fmt: skip
 
 
-def _same(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> bool:
-    """Whether tokens agree; what is not one value per token has to agree as it is."""
+def _same(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> int | None:
+    """How many numbers agree at tokens, None where one differs; what is not one value per token has to agree as it is."""
     if found.ndim > 1 and found.shape != wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[:, :columns][mask]
-    if found.shape != wanted.shape:
-        return False
-    if found.ndim > 1 and found.shape[:2] == mask.shape:
+    if found.ndim > 1 and found.shape == wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[mask]
-    return bool(np.allclose(found, wanted, rtol=FAR, atol=FAR, equal_nan=True))
+    return agreement(found, wanted, FAR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import onnx
 
 from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.anatomy.wiring import downstream
+from graphsurgery.edits.agreement import agreement
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
@@ -98,15 +100,18 @@ def why_not(model: Model, after: Model, roles: Roles, value: Value, fill: str) -
         return f"that has to be tried, and the model does not run: {error}"
     try:
         made = open_session(after)
+        agreed: Counter[str] = Counter()
         for seed, mask in enumerate(mask for _, masks in drawer.kinds() for mask in masks):
             given = drawer.feed(mask, seed)
             given[value.name] = np.full_like(given[value.name], 0 if fill == ZEROS else 1)
             wanted = source.run(given)
             found = made.run({name: array for name, array in given.items() if name != value.name})
             for name, one in found.items():
-                other = wanted[name]
-                if one.shape != other.shape or not np.allclose(one, other, rtol=FAR, atol=FAR, equal_nan=True):
+                same = agreement(one, wanted[name], FAR)
+                if same is None:
                     return f"{name} is another where the default stands for it, so the graph does not only broadcast it"
+                agreed[name] += same
     except GraphSurgeryError as error:
         return f"with a default of [1, 1], {error}"
-    return None
+    lost = next((name for name, count in agreed.items() if not count), None)
+    return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"

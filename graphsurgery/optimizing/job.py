@@ -11,6 +11,7 @@ import onnx
 
 from graphsurgery.anatomy.architecture import BERT, Architecture
 from graphsurgery.errors import RequestError
+from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, is_there, require_model_type
 from graphsurgery.optimizing.build import assembled
@@ -19,12 +20,12 @@ from graphsurgery.optimizing.fusion_report import ATTENTION, EMBEDDINGS, Fusable
 from graphsurgery.optimizing.fusions import compared, expected
 from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.parts import Parts, parts_of
-from graphsurgery.optimizing.rebuilt import LARGEST_FOLDED, LARGEST_INLINE, filled, tables_of, with_weights
+from graphsurgery.optimizing.rebuilt import LARGEST_FOLDED, LARGEST_INLINE, tables_of, with_weights
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
 from graphsurgery.optimizing.request import PRECISIONS, Request
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer, simplified_encoder
 from graphsurgery.proof.golden import with_goldens_of
-from graphsurgery.proof.golden_making import HALF
+from graphsurgery.proof.golden_values import HALF
 
 NOT_TAKEN_OFF = (
     "cannot be taken off, because the encoder below was changed since: the graph is optimized as it is, and its record of "

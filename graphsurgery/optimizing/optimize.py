@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from graphsurgery.compare.limits import Limits
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.optimizing.attempts import first_right
@@ -14,9 +15,9 @@ from graphsurgery.optimizing.outcome import Optimized
 from graphsurgery.optimizing.proof import Prover
 from graphsurgery.optimizing.request import Request
 from graphsurgery.optimizing.writing import Writing
-from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.real_text import real_texts
+from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import OPTIMIZED, default_place
 
@@ -85,7 +86,7 @@ def optimize(
     progress("reading the graph")
     job = Job.of(before, request)
     drawer = drawer_of(before, [])
-    prover = Prover(
-        before, drawer, *real_texts(before, before, drawer, texts), Limits(atol, min_cosine), job.half, rehead, half_io
-    )
+    encoded, why_no_text = real_texts(before, before, drawer, texts)
+    same = SameOutputs(before, drawer, encoded)
+    prover = Prover(same, why_no_text, Limits(atol, min_cosine), job.half, rehead, half_io)
     return first_right(job, prover, Writing(place, verify, time, force, dry_run, keep_failed), progress)

@@ -7,16 +7,17 @@ back is taken apart into records: a mark is the source's payload again, and stay
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
 
 from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import GRAPH_FIELD, Document, Record
 from graphsurgery.model.scan import record_of
-from graphsurgery.model.schema import GRAPH, MODEL, tensors
+from graphsurgery.model.schema import GRAPH, MODEL
 
 REWRITTEN = ("node", "initializer", "value_info", "input", "output")
 """Fields of a graph that a rewrite may change."""
@@ -48,23 +49,6 @@ def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL
         return size <= small or name in merged or (name in tables and size <= LARGEST_TABLE)
 
     return filled(model.proto, model, is_read)
-
-
-def filled(
-    proto: onnx.ModelProto, model: Model, wanted: Callable[[onnx.TensorProto], bool] = lambda _: True
-) -> onnx.ModelProto:
-    """A copy of ``proto``, the graph of ``model`` or a rewrite of it, with the weights that are ``wanted`` in place of their
-    marks."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for _, tensor in tensors(copy):
-        if _is_elsewhere(model, tensor) and wanted(tensor):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(model.values(tensor), tensor.name))
-    return copy
-
-
-def _is_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL or model.document.payloads.find(tensor) is not None
 
 
 def _size(tensor: onnx.TensorProto) -> int:

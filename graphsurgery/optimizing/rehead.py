@@ -74,14 +74,13 @@ def _recognised(model: Model, hidden: str) -> Head:
     """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
     drawer, session = drawer_of(model, []), open_session(model)
     candidates: list[Head] | None = None
-    for kind, masks in drawer.kinds():
-        if kind in COMPARED:
-            feed = drawer.feed(masks[0], seed=0)
-            found, mask = session.run(feed, [hidden, EMBEDDING]), drawer.mask_of(feed)
-            tokens = np.ones(found[hidden].shape[:2], dtype=bool) if mask is None else mask
-            wanted = found[EMBEDDING]
-            candidates = _candidates(found[hidden], wanted) if candidates is None else candidates
-            candidates = [head for head in candidates if _gives(head, found[hidden], tokens, wanted)]
+    for mask in (mask for kind, masks in drawer.kinds() if kind in COMPARED for mask in masks):
+        feed = drawer.feed(mask, seed=0)
+        found, given = session.run(feed, [hidden, EMBEDDING]), drawer.mask_of(feed)
+        tokens = np.ones(found[hidden].shape[:2], dtype=bool) if given is None else given
+        wanted = found[EMBEDDING]
+        candidates = _candidates(found[hidden], wanted) if candidates is None else candidates
+        candidates = [head for head in candidates if _gives(head, found[hidden], tokens, wanted)]
     if not candidates:
         raise NothingToPoolError(
             f"{EMBEDDING} is no pooling of {hidden} that graphsurgery knows, normalised or not", "export the transformer alone"

@@ -105,7 +105,8 @@ def timed(before: Session, after: Session, drawer: Drawer, elsewhere: bool = Fal
 
 
 def _feeds(drawer: Drawer) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
-    shapes = dict.fromkeys(drawer.fitted(np.ones((texts, min(tokens, drawer.longest)), bool)).shape for texts, tokens in SHAPES)
+    sizes = drawer.sizes
+    shapes = dict.fromkeys((sizes.batch or texts, sizes.width(tokens)) for texts, tokens in SHAPES)
     for texts, tokens in shapes:
         yield (texts, tokens), drawer.feed(np.ones((texts, tokens), bool), seed=0)
 

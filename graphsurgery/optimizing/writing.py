@@ -50,7 +50,7 @@ def written_as(outcome: Optimized, job: Job, prover: Prover, writing: Writing, p
     with _stage(outcome, writing) as stage:
         if writing.verify:
             progress("proving the file")
-            proven = prover.report(stage.path, job.parts, outcome.model)
+            proven = prover.report(stage.path, job.parts)
             report = proven.report
             written = load(stage.path)
             has_goldens = any(step.edit == GOLDEN for step in since_edited(written.proto))
@@ -105,7 +105,7 @@ def _timed(outcome: Optimized, job: Job, prover: Prover, path: Path) -> Optimize
     """``outcome`` with how long source and file take, or with why that cannot be told."""
     elsewhere = job.half is not None or job.request.target != "cpu"
     try:
-        timings = timed(open_session(prover.source), Session(path), prover.drawer, elsewhere)
+        timings = timed(open_session(prover.source), Session(path), prover.same.drawer, elsewhere)
     except GraphSurgeryError as error:
         return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
     return replace(outcome, timings=timings)

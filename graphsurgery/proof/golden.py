@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import onnxruntime
 
+from graphsurgery.compare.tally import ABSENT
 from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
 from graphsurgery.model.certificate import certificate_of, certified
 from graphsurgery.model.external import is_external
@@ -19,7 +20,6 @@ from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, 
 from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.model.schema import tensors
 from graphsurgery.model.seal import is_sealed, seal
-from graphsurgery.proof.compare import ABSENT
 from graphsurgery.proof.golden_making import made_goldens
 from graphsurgery.proof.golden_values import Goldens
 from graphsurgery.report import Check, Report, Verdict

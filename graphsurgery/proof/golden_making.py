@@ -15,11 +15,12 @@ from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import after, declared, steps_beyond
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.drawing import drawer_of
-from graphsurgery.proof.golden_values import GoldenOutput, Goldens
-from graphsurgery.proof.meaning import Before, Expected, Values
+from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, largest_of
+from graphsurgery.proof.meaning import Array, Before, Expected, Values
 from graphsurgery.proof.reference import Reference, Source, open_source
 from graphsurgery.proof.weights import RecordedWeights
-from graphsurgery.runtime.feeds import Drawer, text_feed
+from graphsurgery.runtime.feeds import Drawer, text_feeds
+from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
 
 ROWS, LONGEST = 4, 24
@@ -33,12 +34,8 @@ QUANTISED = {
     "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
     "DynamicQuantizeLSTM", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
 }  # fmt: skip
-ANY_COSINE = 1e-9
-MOST = 0.5
-"""What is allowed at most where float32 leaves more open: beyond that nothing could be told."""
-EXACT, HALF, COARSE = (1e-4, 0.99999), (1e-2, 0.999), (5e-2, 0.99)
-"""How far another runtime may be: the difference, times max(1, max|x|), and the least cosine. For encoders that compute in
-float32, in float16 or bfloat16, and in integers, whose products saturate on some processors and not on others."""
+OTHER_RUNTIMES = 2
+"""How many times what float32 leaves open: another runtime rounds otherwise than this one."""
 
 
 def made_goldens(source: Model, model: Model) -> Goldens:
@@ -62,20 +59,25 @@ def made_goldens(source: Model, model: Model) -> Goldens:
         what = "the model gives nothing but NaN and infinities, for ordinary text as well"
         raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
     allowed, least_cosine = _limits(source)
-    open_anyway = max(_open(one) for one in given.values())
-    if open_anyway > allowed:
-        allowed, least_cosine = open_anyway, ANY_COSINE
     octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
     rounded = _rounded(opened, chain, weights, allowed, feed, octets)
-    outputs = {name: rounded.get(name) or GoldenOutput(one.values.astype(np.float32)) for name, one in given.items()}
+    outputs = {name: rounded.get(name) or _in_float32(one, allowed) for name, one in given.items()}
     return Goldens(feed, outputs, allowed, least_cosine, onnxruntime.__version__)
 
 
-def _open(one: Expected) -> float:
-    """What float32 leaves open in an output, beside max(1, max|x|); twice that, because another runtime rounds otherwise."""
-    largest = float(np.abs(one.values[np.isfinite(one.values)]).max(initial=1.0))
+def _in_float32(one: Expected, allowed: float) -> GoldenOutput:
+    """An output of floats, and what float32 leaves open in its rows where that is more than ``allowed``, a share of the
+    largest value."""
+    values = one.values.astype(np.float32)
+    rounding = _open(one).max(axis=tuple(range(1, values.ndim)), keepdims=True, initial=0)
+    within = bool(np.all(rounding <= allowed * largest_of(values)))
+    return GoldenOutput(values, rounding=None if within else rounding.astype(np.float32))
+
+
+def _open(one: Expected) -> Array:
+    """How far another runtime may be off in each value, because it computes in float32."""
     rounding = np.zeros(1) if one.rounding is None else one.rounding
-    return min(2 * float(np.max(rounding, where=np.isfinite(rounding), initial=0)) / largest, MOST)
+    return np.broadcast_to(OTHER_RUNTIMES * np.where(np.isfinite(rounding), rounding, 0), one.values.shape)
 
 
 def _rounded(
@@ -103,7 +105,8 @@ def _widened(before: Before, allowed: float) -> Before:
     def widened(one: Expected) -> Expected:
         values = np.abs(np.asarray(one.values, dtype=np.float64))
         largest = values.max(axis=-1, keepdims=True, initial=0) if values.ndim else values
-        return replace(one, tolerance=np.broadcast_to(np.maximum(one.tolerance, allowed * largest), values.shape))
+        widest = np.maximum(np.maximum(one.tolerance, allowed * largest), _open(one))
+        return replace(one, tolerance=np.broadcast_to(widest, values.shape))
 
     return lambda feed: {name: widened(one) for name, one in before(feed).items()}
 
@@ -119,9 +122,10 @@ def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
             encoded = None
         vocabulary = drawer.tables.vocabulary
         if encoded is not None and encoded.ids.size and (vocabulary is None or int(encoded.ids.max()) < vocabulary):
-            return text_feed(drawer, encoded)
-    masks = dict(drawer.kinds())["right padding"]
-    return drawer.feed(masks[0] if drawer.fixed_batch is not None else masks[0][:rows], seed=0)
+            return text_feeds(drawer, encoded)[0]
+    masks = dict(drawer.kinds())
+    mask = next(masks[kind][0] for kind in (RIGHT, EMPTY_ROW) if kind in masks)
+    return drawer.feed(mask if drawer.fixed_batch is not None else mask[:rows], seed=0)
 
 
 def _rows(given: Mapping[str, Expected]) -> int:

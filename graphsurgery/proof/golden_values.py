@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from graphsurgery.proof.compare import ABSENT, Tally
+from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.report import Comparison
 
 KINDS = "biuf"
@@ -23,17 +23,24 @@ KINDS = "biuf"
 WRITTEN = ("float32", "int8", "uint8")
 NARROWEST = 8
 """Dims of a vector at least, where its angle to the recorded one is judged: that of fewer turns on the rounding of each."""
+EXACT, HALF, COARSE = (1e-4, 0.99999), (1e-2, 0.999), (5e-2, 0.99)
+"""How far another runtime may be: the difference, times max(1, max|x|), and the least cosine. For encoders that compute in
+float32, in float16 or bfloat16, and in integers, whose products saturate on some processors and not on others."""
+MOST_OPEN, MOST_BUCKETS = 0.1, 25
+"""What float32 may leave open at most, as a share of a vector's root mean square, and in buckets of a byte: what is compared
+beyond that says nothing."""
 Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class GoldenOutput:
     """``values`` float32, int8 or uint8. ``open``, of bytes: by how many buckets each may be off or, where they are ``packed``,
-    which bits of it may be either."""
+    which bits of it may be either. ``rounding [rows, 1, ...]``, of floats: how far float32 may be off in each row."""
 
     values: np.ndarray
     open: np.ndarray | None = None
     packed: bool = False
+    rounding: np.ndarray | None = None
 
     @property
     def share_open(self) -> float:
@@ -46,15 +53,24 @@ class GoldenOutput:
         """``found``, an output of the file, against what was recorded."""
         tally = Tally(name, self._least_cosine(least_cosine, allowed))
         if self.open is None:
-            largest = float(np.abs(self.values[np.isfinite(self.values)]).max(initial=1.0))
-            tally.add(found, self.values, np.array(allowed * largest))
+            self._add_floats(tally, found, allowed * largest_of(self.values))
         elif found.dtype != self.values.dtype:
             tally.add(ABSENT, self.values, np.array(0.0))
         elif self.packed:
-            tally.add(_bits(found), _bits(self.values), _bits(self.open))
+            tally.add(_bits(found), _bits(self.values), np.where(_bits(self.open) > 0, np.inf, 0))
         else:
-            tally.add(found, self.values, self.open)
+            tally.add(found, self.values, np.where(self.open > MOST_BUCKETS, np.inf, self.open))
         return tally.result()
+
+    def _add_floats(self, tally: Tally, found: np.ndarray, own: np.ndarray) -> None:
+        """Rows in which float32 leaves more open than `MOST_OPEN` are no cases."""
+        if self.rounding is None:
+            tally.add(found, self.values, own)
+            return
+        finite = np.where(np.isfinite(self.values), self.values, 0).astype(np.float64)
+        size = np.sqrt(np.mean(np.square(finite), axis=tuple(range(1, finite.ndim)), keepdims=True))
+        loose = (self.rounding > own) & (self.rounding > MOST_OPEN * size)
+        tally.add(found, self.values, np.maximum(own, self.rounding), np.where(loose, 0, np.maximum(own, self.rounding)))
 
     def _least_cosine(self, asked: float, allowed: float) -> float | None:
         """The cosine asked for, of wide vectors whose values are more than they may be off by."""
@@ -62,6 +78,7 @@ class GoldenOutput:
             return None
         finite = np.where(np.isfinite(self.values), self.values, 0).astype(np.float64)
         rows, largest = np.sqrt(np.mean(np.square(finite), axis=-1)), max(1.0, float(np.abs(finite).max(initial=0)))
+        asked = asked if self.rounding is None else min(asked, COARSE[1])
         return asked if np.all((rows == 0) | (rows > allowed * largest)) else None
 
 
@@ -89,9 +106,15 @@ class Goldens:
         outputs = {name: _read(entry) for name, entry in content["outputs"].items()}
         inputs = {name: _unpacked(entry) for name, entry in content["inputs"].items()}
         allowed, least_cosine = float(content["allowed"]), float(content["min_cosine"])
-        if not (outputs and inputs and 0 < allowed < 1 and 0 < least_cosine < 1):
-            raise ValueError("they say nothing, or allow everything")
+        if not (outputs and inputs and 0 < allowed <= COARSE[0] and COARSE[1] <= least_cosine < 1):
+            raise ValueError("they say nothing, or allow too much")
         return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
+
+
+def largest_of(values: np.ndarray) -> np.ndarray:
+    """max(1, max|x|) over each row's finite values, shaped to broadcast against ``values``."""
+    finite = np.abs(np.where(np.isfinite(values), values, 0).astype(np.float64))
+    return finite.max(axis=tuple(range(1, finite.ndim)), keepdims=True, initial=1.0)
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -102,6 +125,8 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 def _written(output: GoldenOutput) -> dict[str, Any]:
     entry = _packed(output.values)
+    if output.rounding is not None:
+        entry |= {"rounding": _packed(output.rounding)}
     return entry if output.open is None else entry | {"open": _packed(output.open), "packed": output.packed}
 
 
@@ -110,7 +135,10 @@ def _read(entry: Mapping[str, Any]) -> GoldenOutput:
     if values.dtype.name not in WRITTEN or not values.ndim:
         raise ValueError(f"vectors of {values.dtype.name} are none that are recorded")
     if values.dtype == np.float32:
-        return GoldenOutput(values)
+        rounding = _unpacked(entry["rounding"]) if "rounding" in entry else None
+        if rounding is not None and rounding.shape != (len(values), *[1] * (values.ndim - 1)):
+            raise ValueError("what float32 leaves open does not fit the vectors")
+        return GoldenOutput(values, rounding=rounding)
     left = _unpacked(entry["open"])
     if left.dtype != np.uint8 or left.shape != values.shape:
         raise ValueError("what is left open does not fit the bytes")

@@ -13,7 +13,8 @@ import onnx
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.proof.meaning import Values
-from graphsurgery.runtime.feeds import EMPTY_ROW, Drawer, Mask, padded_right, prompt_lengths
+from graphsurgery.runtime.feeds import Drawer, blank_mask, prompt_lengths
+from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, Mask, padded_right
 
 SEEDS = 2
 LARGE = 3e4
@@ -65,14 +66,16 @@ class HeadFeeds:
         masks = dict(self.drawer.kinds())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
-        yield from self._around_padding([*masks["holes"], *masks[EMPTY_ROW]])
+        ragged = masks.get(HOLES) or masks.get(LEFT) or [blank_mask(self.drawer)]
+        yield from self._around_padding([*ragged, *masks[EMPTY_ROW]])
         if self.any_integers:
-            yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(masks["holes"] * SEEDS)]
+            yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
+        padded = [*ragged, *masks.get(LEFT, [])]
         if self.drawer.prompt is not None:
-            some = [mask for kind in ("holes", "left padding", EMPTY_ROW) for mask in masks[kind]]
+            some = [*padded, *masks[EMPTY_ROW]]
             yield "prompt lengths", [self._with_prompt(mask, length) for mask in some for length in prompt_lengths(mask)]
         if self.pooled is not None:
-            some = [*masks["holes"], *masks["left padding"], self.drawer.fitted(ALTERNATING)]
+            some = [*padded, *self._alternating()]
             yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
         lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
@@ -83,12 +86,20 @@ class HeadFeeds:
             ("small values", SMALL, 0.0),
             ("tiny values", TINY, 0.0),
         ):
-            yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in masks["holes"]]
-        if self.drawer.fixed_batch is None and self.drawer.fixed_sequence is None:
-            most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
+            yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in ragged]
+        most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
+        sizes = self.drawer.sizes
+        many = padded_right([1] * min(MANY, most), self.drawer.fixed_sequence)
+        yield "many rows", [self._feed(mask) for mask in sizes.batches(many)]
+        if self.drawer.fixed_sequence is None:
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
-            yield "many rows", [self._feed(padded_right([1] * min(MANY, most)))]
-            yield "very long", [self._feed(padded_right([length]), shift=3.0, waves=True) for length in lengths]
+            some = [mask for length in lengths for mask in sizes.batches(padded_right([length]))]
+            yield "very long", [self._feed(mask, shift=3.0, waves=True) for mask in some]
+
+    def _alternating(self) -> list[Mask]:
+        """`ALTERNATING`, with padding behind it; none where the sequence is too short for it."""
+        missing = (self.drawer.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
+        return self.drawer.sizes.batches(np.pad(ALTERNATING, ((0, 0), (0, missing)))) if missing >= 0 else []
 
     def _with_any_integers(self, mask: Mask, seed: int) -> Values:
         """Integers from end to end of int32 in every input of ids, types and positions."""
@@ -107,20 +118,21 @@ class HeadFeeds:
 
     def _around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:
-            yield "mask values other than 1", [self._feed(mask, odd_mask=True) for mask in masks]
+            some = [self._feed(mask, odd_mask=turn) for mask in masks for turn in range(len(ODD_INTEGERS))]
+            yield "mask values other than 1", some
         if self.padded:
             yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in masks]
             yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in masks]
 
     def _feed(
         self, mask: Mask, seed: int = 0, *, scale: float = 1.0, shift: float = 0.0, padding: float | None = None,
-        odd_mask: bool = False, waves: bool = False,
+        odd_mask: int | None = None, waves: bool = False,
     ) -> Values:  # fmt: skip
         rng = np.random.default_rng(seed + 1)
         inputs = self.drawer.feed(mask, seed)
         role = self.drawer.roles.mask
-        if odd_mask and role is not None:
-            inputs[role.name] = _odd(inputs[role.name], role)
+        if odd_mask is not None and role is not None:
+            inputs[role.name] = _odd(inputs[role.name], role, odd_mask)
         drawn: Values = {}
         for value in self.values:
             if value.name in inputs:
@@ -168,8 +180,8 @@ def _finfo(kind: Any) -> Any:
     return finfo(kind)
 
 
-def _odd(mask: np.ndarray, role: Value) -> np.ndarray:
-    """The same mask in other words: true values other than 1, as far as its type has them."""
+def _odd(mask: np.ndarray, role: Value, turn: int) -> np.ndarray:
+    """The same mask in other words: true values other than 1, as far as its type has them, the first at place ``turn``."""
     if mask.dtype == np.bool_:
         return mask
     if role.dtype in FLOATS:
@@ -177,7 +189,8 @@ def _odd(mask: np.ndarray, role: Value) -> np.ndarray:
     else:
         bounds = np.iinfo(mask.dtype)
         words = [word for word in ODD_INTEGERS if bounds.min <= word <= bounds.max]
-    return np.where(mask != 0, np.resize(np.array(words, dtype=mask.dtype), mask.shape), np.zeros_like(mask))
+    placed = np.resize(np.roll(np.array(words, dtype=mask.dtype), turn), mask.shape)
+    return np.where(mask != 0, placed, np.zeros_like(mask))
 
 
 def _float_dtype(value: Value) -> Any:

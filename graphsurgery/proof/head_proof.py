@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 
+from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import after, destiny, inside, meaning, meanings, read_by, starts
-from graphsurgery.proof.compare import NO_LIMITS, Limits
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
@@ -18,7 +18,8 @@ from graphsurgery.proof.meaning import Expected, Known, Meaning, Values, exact
 from graphsurgery.proof.meanings.pooling import prompt_input, without_prompt
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.report import Check, Verdict
-from graphsurgery.runtime.feeds import Drawer, Mask
+from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.masks import Mask
 from graphsurgery.runtime.session import Session
 
 NAME = "head proof"

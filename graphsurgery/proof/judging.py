@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
-from graphsurgery.proof.compare import ABSENT, NO_LIMITS, Limits, Tally
 from graphsurgery.proof.meaning import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combined
-from graphsurgery.runtime.feeds import EMPTY_ROW
+from graphsurgery.runtime.masks import EMPTY_ROW
 
 Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
 """By kind: feeds, and what every output must be for them."""
@@ -64,9 +65,14 @@ def _compare(
         except UnsupportedModelError as error:
             return {"run": f"{tally.kind}: {error}"} | wrong
         for output, wanted in expected.items():
-            tally.add(found.get(output, ABSENT), wanted.values, limits.tolerance(wanted.tolerance), wanted.beyond)
+            tally.add(found.get(output, ABSENT), wanted.values, *_allowed(wanted, limits))
         wrong = dict(_misfits(declared, found)) | wrong
     return wrong
+
+
+def _allowed(wanted: Expected, limits: Limits) -> tuple[np.ndarray, np.ndarray | float | None]:
+    """How far the values may be off, and how far they might if float32 could keep that."""
+    return limits.tolerance(wanted.tolerance), None if limits.atol is not None else wanted.promised
 
 
 def _misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:

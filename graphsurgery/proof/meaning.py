@@ -38,15 +38,6 @@ class Expected:
     promised: Array | float | None = None
     """The tolerance that the edit has by itself, where float32 may leave more open in a chain; None: ``tolerance``."""
 
-    @property
-    def beyond(self) -> float:
-        """How many times the promised tolerance is allowed, at most."""
-        if self.promised is None or not self.values.size:
-            return 1.0
-        with np.errstate(all="ignore"):  # the source's own NaN and infinities
-            ratio = np.broadcast_to(self.tolerance / np.asarray(self.promised), self.values.shape)
-            return float(np.max(ratio, where=np.isfinite(self.values) & np.isfinite(ratio), initial=1.0))
-
 
 Before: TypeAlias = Callable[[Values], dict[str, Expected]]
 """What a model gives for a feed: its inputs, what it gives, and what references read of it, by name."""

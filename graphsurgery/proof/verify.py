@@ -6,21 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from graphsurgery.compare.limits import Limits
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step, rewrites
+from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
-from graphsurgery.proof.compare import LEAST_COSINE, NO_LIMITS, Limits
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import added_values, extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
-from graphsurgery.proof.plain import plain_comparison
 from graphsurgery.proof.promised import broken_promises, unexplained
 from graphsurgery.proof.real_text import real_texts
 from graphsurgery.proof.reference import Reference, computes_in_half, open_source
+from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.proof.whole_proof import NAME as WHOLE
@@ -28,6 +28,8 @@ from graphsurgery.proof.whole_proof import Whole, dependence, whole_cases, whole
 from graphsurgery.proof.widths import start_widths
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.masks import RIGHT
+from graphsurgery.runtime.reach import found_reach, reaching
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
@@ -76,11 +78,7 @@ def verify(
     encoded, why_no_text = real_texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
-        optimized = rewrites(output.proto)
-        half = computes_in_half(source) or any(step.parameters.get("precision") for step in optimized)
-        if limits == NO_LIMITS and optimized and half:
-            limits = Limits(min_cosine=LEAST_COSINE)  # half precision rounds otherwise wherever a graph is fused
-        return plain_comparison(source, output, drawer, encoded, limits, why_no_text)
+        return SameOutputs(source, drawer, encoded, full).report(output, limits, why_no_text)
     return _proofs(
         source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
     )
@@ -106,7 +104,7 @@ def _proofs(
     checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
     proofs: dict[str, Callable[[], Check]] = {
         HEAD: lambda: _head(source, fields, output, chain, drawer, changed, weights, limits),
-        WHOLE: lambda: _whole(source, output, chain, drawer, texts, weights, observations, limits),
+        WHOLE: lambda: _whole(source, output, chain, drawer, texts, weights, observations, not_checked, limits, full),
     }
     if not added:
         del proofs[HEAD]
@@ -127,8 +125,8 @@ def _proofs(
             checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
             not_checked.append(f"{name}: {error}")
     not_checked += [why_no_text] if why_no_text else []
-    skipped = [(one.kind, one.skipped) for check in checks for one in check.comparisons if one.skipped]
-    observations += [f"the source itself is not finite in {count} row(s) of {kind!r}: not compared" for kind, count in skipped]
+    observations += [said for check in checks for said in check.not_finite]
+    not_checked += [said for check in checks for said in check.left_out]
     return Report(tuple(checks), tuple(observations), tuple(not_checked))
 
 
@@ -152,7 +150,7 @@ def _head(
 
 def _whole(
     source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
-    weights: RecordedWeights, observations: list[str], limits: Limits,
+    weights: RecordedWeights, observations: list[str], not_checked: list[str], limits: Limits, full: bool,
 ) -> Check:  # fmt: skip
     plain = computes_in_half(source) and any(means.resizes for _, means in meanings(chain))
     if plain:
@@ -163,8 +161,11 @@ def _whole(
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(Reference(opened_source, chain, weights), opened, output.interface.outputs)
-    check = whole_proof(whole, whole_cases(drawer, texts), limits)
-    if check.verdict is Verdict.PASSED:
-        right = next(masks for kind, masks in drawer.kinds() if kind == "right padding")
+    reach = found_reach(source, drawer, whole.reference, full)
+    check = whole_proof(whole, whole_cases(reaching(drawer, reach), texts), limits)
+    observations.append(str(reach))
+    not_checked += reach.not_checked
+    right = next((masks for kind, masks in drawer.kinds() if kind == RIGHT), None)
+    if check.verdict is Verdict.PASSED and right is not None:
         observations += dependence(whole, drawer, right[0])
     return check

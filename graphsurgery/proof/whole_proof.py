@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphsurgery.compare.limits import Limits
 from graphsurgery.interface import Value
-from graphsurgery.proof.compare import Limits
 from graphsurgery.proof.judging import judged
 from graphsurgery.proof.meaning import Expected
 from graphsurgery.proof.reference import Reference
 from graphsurgery.report import Check
-from graphsurgery.runtime.feeds import Drawer, Mask, text_feed
+from graphsurgery.runtime.feeds import Drawer, text_feeds
+from graphsurgery.runtime.masks import Mask
 from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
 
@@ -46,12 +47,12 @@ def whole_proof(whole: Whole, cases: Iterator[tuple[str, list[Values]]], limits:
 
 def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:
     """Drawn feeds of every kind, and real text where there is a tokenizer."""
-    for kind, masks in drawer.kinds():
+    for kind, masks in drawer.every_kind():
         yield kind, [drawer.feed(mask, seed) for seed, mask in enumerate(masks)]
         if drawer.fed is not None:
             yield f"{kind}, optional inputs given", [drawer.fed.feed(mask, seed) for seed, mask in enumerate(masks)]
     if texts is not None:
-        yield "real text", [text_feed(drawer, batch) for batch in texts.batches()]
+        yield "real text", [feed for batch in texts.batches() for feed in text_feeds(drawer, batch)]
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.errors import RequestError
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.feeds import Drawer, text_feed
+from graphsurgery.runtime.feeds import Drawer, text_feeds
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import find_tokenizer, read_texts, tokenize
 
@@ -37,8 +37,8 @@ def embedding_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
     session = open_session(model)
     low, high = [], []
     for start in range(0, len(lines), BATCH):
-        feed = text_feed(drawer, tokenize(tokenizer, lines[start : start + BATCH], drawer.longest_text))
-        found = session.run(feed, [output])[output].astype(np.float32)
-        low.append(found.min(axis=0))
-        high.append(found.max(axis=0))
+        for feed in text_feeds(drawer, tokenize(tokenizer, lines[start : start + BATCH], drawer.longest_text)):
+            found = session.run(feed, [output])[output].astype(np.float32)
+            low.append(found.min(axis=0))
+            high.append(found.max(axis=0))
     return np.vstack((np.min(low, axis=0), np.max(high, axis=0)))

@@ -5,7 +5,7 @@ A *mask* ``m [batch, seq]`` bool is drawn first; ids lie within the vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,12 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, longest_masks, masks_of
 from graphsurgery.runtime.texts import Encoded
 
-Mask = np.ndarray
 DEFAULT_VOCABULARY = 20
 """Ids stay below this where no embedding table was found."""
-BATCH, SHORT, MIDDLE, LONG, LONGEST_TEXT = 4, 3, 9, 64, 128
-EMPTY_ROW = "empty row"
+LONGEST_TEXT = 128
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Drawer:
     """As this one, and draws for inputs that have a default, too."""
     most: int | None = None
     """The longest sequence to draw where no table limits it."""
+    reach: tuple[int, int] | None = None
+    """How many tokens the longest text of a whole proof has, and how many positions the longest one with padding in front; None
+    where it has none longer than `longest`."""
 
     @classmethod
     def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:
@@ -58,22 +60,32 @@ class Drawer:
         return self._fixed(1)
 
     @property
+    def sizes(self) -> Sizes:
+        """What the model takes: sizes that are baked in, and the longest sequence to draw (`LONG` at most)."""
+        return Sizes(self.fixed_batch, self.fixed_sequence, self._within(LONG))
+
+    @property
     def longest(self) -> int:
-        """The longest sequence to draw: within the position table, and `LONG` at most."""
-        return min(LONG, self.tables.longest or LONG, self.most or LONG)
+        """The longest sequence of the usual feeds."""
+        return self.fixed_sequence or self._within(LONG)
 
     @property
     def longest_text(self) -> int:
         """As `longest`, for real text."""
-        return min(LONGEST_TEXT, self.tables.longest or LONGEST_TEXT, self.most or LONGEST_TEXT)
+        return self.fixed_sequence or self._within(LONGEST_TEXT)
+
+    def _within(self, tokens: int) -> int:
+        return min(tokens, self.tables.longest or tokens, self.most or tokens)
 
     def kinds(self) -> Iterator[tuple[str, list[Mask]]]:
         """The masks of every kind of feed that this encoder's dims admit."""
-        for name, draw in KINDS.items():
-            rng = np.random.default_rng([ord(letter) for letter in name])
-            masks = [self.fitted(mask) for mask in draw(rng, self.longest)]
-            distinct = {(mask.shape, mask.tobytes()): mask for mask in masks}
-            yield name, list(distinct.values())
+        yield from masks_of(self.sizes)
+
+    def every_kind(self) -> Iterator[tuple[str, list[Mask]]]:
+        """As `kinds`, and the longest texts where they have been found."""
+        yield from self.kinds()
+        if self.reach is not None:
+            yield from longest_masks(self.sizes, *self.reach)
 
     def feed(self, mask: Mask, seed: int) -> dict[str, np.ndarray]:
         """Arrays for every input, for one mask. The same seed gives the same ids at the same places."""
@@ -133,27 +145,21 @@ class Drawer:
         dim = self._leading_dims()[axis]
         return dim if isinstance(dim, int) else None
 
-    def fitted(self, mask: Mask) -> Mask:
-        """``mask`` cut or repeated to the batch and sequence sizes that are baked into the model."""
-        batch, sequence = self.fixed_batch or mask.shape[0], self.fixed_sequence or mask.shape[1]
-        return np.resize(mask, (batch, sequence)) if mask.shape != (batch, sequence) else mask
+
+def text_feeds(drawer: Drawer, texts: Encoded) -> list[dict[str, np.ndarray]]:
+    """The arrays for tokenised texts: each is padded on the tokenizer's side to a sequence size that is baked in; where the
+    batch size is, there are several feeds."""
+    fitted = texts if drawer.fixed_sequence is None else texts.as_wide_as(drawer.fixed_sequence)
+    rows = drawer.sizes.batches(np.arange(len(fitted.ids)))
+    return [_text_feed(drawer, fitted.rows(chosen)) for chosen in rows]
 
 
-def text_feed(drawer: Drawer, texts: Encoded) -> dict[str, np.ndarray]:
-    """The arrays for tokenised texts, cut, padded and repeated to the sizes that the model takes."""
-    feed = drawer.feed(_fitted(texts.mask, drawer), seed=0)
-    roles = drawer.roles
-    for value, array in ((roles.ids, texts.ids), (roles.types, texts.types)):
+def _text_feed(drawer: Drawer, texts: Encoded) -> dict[str, np.ndarray]:
+    feed = drawer.feed(texts.mask, seed=0)
+    for value, array in ((drawer.roles.ids, texts.ids), (drawer.roles.types, texts.types)):
         if value is not None:
-            feed[value.name] = _fitted(array, drawer).astype(feed[value.name].dtype)
+            feed[value.name] = array.astype(feed[value.name].dtype)
     return feed
-
-
-def _fitted(array: np.ndarray, drawer: Drawer) -> np.ndarray:
-    """``[batch, seq]`` cut or filled up with zeros to a sequence size that is fixed, rows repeated to a batch size that is."""
-    batch, sequence = drawer.fixed_batch or len(array), drawer.fixed_sequence or array.shape[1]
-    filled = np.pad(array, ((0, 0), (0, max(sequence - array.shape[1], 0))))[:, :sequence]
-    return np.resize(filled, (batch, sequence))
 
 
 def blank_mask(drawer: Drawer) -> Mask:
@@ -164,73 +170,6 @@ def blank_mask(drawer: Drawer) -> Mask:
 def prompt_lengths(mask: Mask) -> list[int]:
     """None, a few tokens, whole rows and more."""
     return [1, 0, 2, mask.shape[1] - 1, mask.shape[1], mask.shape[1] + 3]
-
-
-def padded_right(lengths: list[int], width: int | None = None) -> Mask:
-    """Rows of these many tokens, then padding."""
-    return np.arange(width or max(lengths))[None, :] < np.array(lengths)[:, None]
-
-
-def _ragged(rng: np.random.Generator, most: int) -> list[int]:
-    lengths = [int(length) for length in rng.integers(1, most + 1, size=BATCH)]
-    lengths[0] = most
-    return lengths
-
-
-def _right(rng: np.random.Generator, longest: int) -> list[Mask]:
-    return [padded_right(_ragged(rng, min(MIDDLE, longest)))]
-
-
-def _left(rng: np.random.Generator, longest: int) -> list[Mask]:
-    return [_right(rng, longest)[0][:, ::-1].copy()]
-
-
-def _mixed(rng: np.random.Generator, longest: int) -> list[Mask]:
-    mask = padded_right(_ragged(rng, min(MIDDLE, longest)), min(MIDDLE, longest) + (longest > MIDDLE))
-    return [np.array([np.roll(row, rng.integers(0, max(len(row) - row.sum(), 0) + 1)) for row in mask])]
-
-
-def _holes(rng: np.random.Generator, longest: int) -> list[Mask]:
-    mask = rng.random((BATCH, min(MIDDLE, longest))) < 0.6
-    mask[np.arange(BATCH), rng.integers(0, mask.shape[1], size=BATCH)] = True
-    return [mask]
-
-
-def _single(_: np.random.Generator, longest: int) -> list[Mask]:
-    first = padded_right([1, 1], min(SHORT, longest))
-    return [first, first[:, ::-1].copy()]
-
-
-def _sequence_of_one(_: np.random.Generator, longest: int) -> list[Mask]:
-    return [np.ones((BATCH, 1), dtype=np.bool_)]
-
-
-def _batch_of_one(_: np.random.Generator, longest: int) -> list[Mask]:
-    length = min(MIDDLE, longest)
-    return [np.ones((1, length), dtype=np.bool_), padded_right([max(length - 3, 1)], length)]
-
-
-def _empty_row(_: np.random.Generator, longest: int) -> list[Mask]:
-    length = min(SHORT, longest)
-    return [padded_right([length, 0, 1], length), np.zeros((1, length), dtype=np.bool_)]
-
-
-def _long(_: np.random.Generator, longest: int) -> list[Mask]:
-    return [padded_right([longest, max(longest // 2, 1)])]
-
-
-KINDS: dict[str, Callable[[np.random.Generator, int], list[Mask]]] = {
-    "right padding": _right,
-    "left padding": _left,
-    "mixed padding": _mixed,
-    "holes": _holes,
-    "single token": _single,
-    "sequence of one": _sequence_of_one,
-    "batch of one": _batch_of_one,
-    EMPTY_ROW: _empty_row,
-    "long": _long,
-}
-"""Every kind of feed: from a generator and the longest admissible sequence to masks."""
 
 
 def _numpy(value: Value) -> np.dtype[np.generic]:

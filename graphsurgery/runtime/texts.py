@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``."""
+    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``. They are padded with the id ``pad`` on
+    one ``side``."""
 
     ids: np.ndarray
     mask: np.ndarray
     types: np.ndarray
+    pad: int = 0
+    side: str = "right"
 
     def batches(self, size: int = BATCH) -> Iterator[Encoded]:
         """The texts, so many at a time, without the columns in which none of those has a token."""
@@ -45,7 +49,28 @@ class Encoded:
             rows = slice(start, start + size)
             some = np.flatnonzero(self.mask[rows].any(axis=0))
             columns = slice(some[0], some[-1] + 1) if some.size else slice(None)
-            yield Encoded(self.ids[rows, columns], self.mask[rows, columns], self.types[rows, columns])
+            yield self._of(partial(_part, rows, columns))
+
+    def rows(self, chosen: np.ndarray) -> Encoded:
+        """The texts at these places."""
+        return self._of(lambda array, _: array[chosen])
+
+    def as_wide_as(self, width: int) -> Encoded:
+        """Each text padded up to ``width`` tokens, or cut, on its own side."""
+        missing = max(width - self.ids.shape[1], 0)
+        room = (missing, 0) if self.side == "left" else (0, missing)
+        kept = slice(-width, None) if self.side == "left" else slice(width)
+        return self._of(lambda array, filler: np.pad(array, ((0, 0), room), constant_values=filler)[:, kept])
+
+    def _of(self, change: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
+        """The same with every array changed; ``change`` gets what the array holds at padding, too."""
+        arrays = ((self.ids, self.pad), (self.mask, 0), (self.types, 0))
+        ids, mask, types = (change(array, filler) for array, filler in arrays)
+        return replace(self, ids=ids, mask=mask, types=types)
+
+
+def _part(rows: slice, columns: slice, array: np.ndarray, _filler: int) -> np.ndarray:
+    return array[rows, columns]
 
 
 def find_tokenizer(model: Path | None) -> Path | None:
@@ -80,7 +105,7 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
     loaded.enable_padding(direction=side, pad_id=pad, pad_token=token)
     encodings = loaded.encode_batch(list(texts))
     ids, mask, types = (np.array([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask", "type_ids"))
-    return Encoded(ids, mask.astype(np.bool_), types)
+    return Encoded(ids, mask.astype(np.bool_), types, pad, side)
 
 
 def padding_of(tokenizer: Path) -> tuple[str, int, str]:

@@ -1,0 +1,164 @@
+"""Two models with the same inputs, end to end on the same feeds, output by output.
+
+The source is run once for every model that is held against it, and the models run one after the other, as they may not fit into
+memory together. Values are compared vector by vector at tokens: what a model gives at padding may be anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+from graphsurgery.compare.limits import Limits
+from graphsurgery.compare.tally import ABSENT, Tally
+from graphsurgery.compare.tolerance import NARROW, Tolerance, exact, lossy, promised, spread_of
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.report import Check, Comparison, Verdict
+from graphsurgery.runtime.session import Session
+
+NAME = "same outputs"
+Array = np.ndarray
+Values = dict[str, Array]
+Opener = Callable[[bool], Session]
+"""Opens a model, or (True) opens it without ONNX Runtime's graph optimisations."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What goes in, and where it has tokens (None: the model takes no mask)."""
+
+    kind: str
+    arrays: Values
+    mask: Array | None
+    empty_rows: bool = True
+    """Whether the vectors of rows without a token count."""
+
+    def run(self, session: Session, names: Sequence[str]) -> Values:
+        """Those values of each output that count, as vectors ``[n, dim]``."""
+        return {name: self.vectors(array) for name, array in session.run(self.arrays, names).items()}
+
+    def vectors(self, values: Array) -> Array:
+        """``values [batch, seq, ..., dim]`` at tokens, or ``[batch, ..., dim]``, as ``[n, dim]``."""
+        if self.mask is not None and values.shape[:1] == self.mask.shape[:1]:
+            if values.ndim > 2 and values.shape[:2] == self.mask.shape:
+                values = values[self.mask]
+            elif not self.empty_rows:
+                values = values[self.mask.any(axis=1)]
+        return values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
+
+
+@dataclass
+class Given:
+    """What the source gives on every feed that it can be run on."""
+
+    opened: Opener
+    names: tuple[str, ...]
+    feeds: list[Feed]
+    values: list[Values]
+    failed: dict[str, str]
+    """The kinds of feed on which the source cannot be run, and why."""
+    _noise: list[Values] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, opened: Opener, names: Sequence[str], feeds: Iterable[Feed], session: Session | None = None) -> Given:
+        """Run the source, opened already where a ``session`` is given. UnsupportedModelError where it cannot be run at all."""
+        session = session or opened(False)
+        ran: list[Feed] = []
+        values: list[Values] = []
+        failed: dict[str, str] = {}
+        for feed in feeds:
+            try:
+                values.append(feed.run(session, names))
+                ran.append(feed)
+            except UnsupportedModelError as error:
+                failed.setdefault(feed.kind, str(error))
+        if failed and not ran:
+            raise UnsupportedModelError(next(iter(failed.values())), "look at the source first")
+        return cls(opened, tuple(names), ran, values, failed)
+
+    def noise(self) -> list[Values]:
+        """The source's own rounding, ``[n, 1]`` for each output of each feed: the largest difference within each vector when it
+        is run without ONNX Runtime's graph optimisations. Measured once, when it is asked for."""
+        if not self._noise:
+            session = self.opened(True)
+            plain = (feed.run(session, self.names) for feed in self.feeds)
+            self._noise = [
+                {name: _apart(one[name], other[name]) for name in self.names}
+                for one, other in zip(self.values, plain, strict=True)
+            ]
+        return self._noise
+
+
+def compared(given: Given, opened: Opener, limits: Limits, *, is_exact: bool = True) -> Check:
+    """Whether another model gives what the source gave; not ``is_exact``: as far as ``limits.min_cosine`` asks.
+
+    A model that cannot be loaded or run where the source can has failed.
+    """
+    found, broken = _ran(given, opened)
+    noise = given.noise() if is_exact and limits.atol is None and not _as_promised(given, found) else None
+    spread = {name: _spread(given, name) for name in given.names} if not is_exact else {}
+
+    def allowed(place: int, name: str) -> Tolerance:
+        values = given.values[place][name]
+        if not is_exact:
+            return lossy(values, spread[name], limits)
+        return exact(values, None if noise is None else noise[place][name], limits)
+
+    comparisons: list[Comparison] = []
+    for kind, places in groupby(range(len(found)), lambda place: given.feeds[place].kind):
+        tallies: dict[tuple[float | None, float | None], Tally] = {}
+        for place in places:
+            for name in given.names:
+                tolerance = allowed(place, name)
+                asked = (tolerance.least_cosine, tolerance.most_stretch)
+                told = kind if is_exact or tolerance.least_cosine is not None else f"{kind}, scores"
+                tally = tallies.setdefault(asked, Tally(told, *asked))
+                values = given.values[place][name]
+                tally.add(found[place].get(name, ABSENT), values, tolerance.elements, tolerance.promised)
+        comparisons += [tally.result() for tally in tallies.values()]
+    if broken is not None:
+        return Check(NAME, broken, tuple(comparisons), stated=Verdict.FAILED)
+    detail = f"{', '.join(given.names)} of both models, on the same feeds"
+    if noise is not None:
+        most = max((float(rows.max(initial=0)) for one in noise for rows in one.values()), default=0.0)
+        detail += f"; the source's own rounding is {most:.1e}"
+    return Check(NAME, detail, tuple(comparisons))
+
+
+def _ran(given: Given, opened: Opener) -> tuple[list[Values], str | None]:
+    """What the model gives on the feeds up to the first that it fails on, and how it fails."""
+    found: list[Values] = []
+    try:
+        session = opened(False)
+    except UnsupportedModelError as error:
+        return found, f"the source can be loaded and the output cannot: {error}"
+    for feed in given.feeds:
+        try:
+            found.append(feed.run(session, given.names))
+        except UnsupportedModelError as error:
+            return found, f"{feed.kind}: {error}"
+    return found, None
+
+
+def _as_promised(given: Given, found: Sequence[Values]) -> bool:
+    """Whether every vector is as near as float32 promises, whatever the source rounds."""
+    pairs = ((one[name], other.get(name, ABSENT)) for one, other in zip(given.values, found, strict=False) for name in one)
+    return all(one.shape == other.shape and bool(np.all(_apart(one, other) <= promised(one))) for one, other in pairs)
+
+
+def _spread(given: Given, name: str) -> Array:
+    """The spread of each column of an output whose vectors are narrow; nothing of others, whose spread does not count."""
+    values = [one[name] for one in given.values]
+    return spread_of(values) if values and values[0].shape[-1] <= NARROW else np.zeros(1)
+
+
+def _apart(one: Array, other: Array) -> Array:
+    """The largest difference within each vector, ``[n, 1]``; 0 where either is not finite."""
+    if one.shape != other.shape:
+        return np.zeros((len(one), 1))
+    with np.errstate(invalid="ignore"):  # infinite in both
+        apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    return np.where(np.isfinite(apart), apart, 0).max(axis=-1, keepdims=True, initial=0)
