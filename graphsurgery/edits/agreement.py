@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -17,3 +19,9 @@ def agreement(found: np.ndarray, wanted: np.ndarray, far: float) -> int | None:
     one, other = (array[finite].astype(np.float64) for array in (found, wanted))
     same = bool(np.all(np.abs(one - other) <= far * np.maximum(1, np.abs(other))))  # False for a NaN
     return int(finite.sum()) if same else None
+
+
+def nothing_compared(agreed: Mapping[str, int]) -> str | None:
+    """Why a trial tells nothing, from how many numbers of each output agreed; None where some of every output did."""
+    lost = next((name for name, count in agreed.items() if not count), None)
+    return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.anatomy.roles import Roles
-from graphsurgery.edits.agreement import agreement
+from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.baked_dims import BATCH, SEQUENCE
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
@@ -58,10 +58,9 @@ def tried(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -
             if same is None:
                 return Trial(f"at {rows} x {columns}, {name} is not what the model gives at its own size")
             agreed[name] += same
-    lost = next((name for name, count in agreed.items() if not count), None)
-    if lost is not None:
-        return Trial(f"that has to be tried, and the model itself gives no finite number in {lost}")
-    return Trial(None, tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1))
+    return Trial(
+        nothing_compared(agreed), tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1)
+    )
 
 
 def _shapes(drawer: Drawer, sizes: Mapping[str, int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import onnx
 
 from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.anatomy.wiring import downstream
-from graphsurgery.edits.agreement import agreement
+from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
@@ -113,5 +113,4 @@ def why_not(model: Model, after: Model, roles: Roles, value: Value, fill: str) -
                 agreed[name] += same
     except GraphSurgeryError as error:
         return f"with a default of [1, 1], {error}"
-    lost = next((name for name, count in agreed.items() if not count), None)
-    return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"
+    return nothing_compared(agreed)
