@@ -27,6 +27,10 @@ The tree (each error is also the natural builtin named in brackets):
     ├── MissingPackageError [ImportError]      an optional package is needed
     └── VerificationFailed [AssertionError]    `run` was asked to prove its work and could not
 
+Beside the tree, so that nothing that deals with known errors takes it for one:
+
+    PostconditionError [AssertionError]        an edit did not do what it promises: a bug in graphsurgery
+
 A message says what was found and what is needed; ``advice`` says how to get there.
 """
 
@@ -139,3 +143,10 @@ class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it
     def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:
         super().__init__(message, advice)
         self.outcome = outcome
+
+
+class PostconditionError(AssertionError):
+    """An edit did not do what it promises, or was not settled: a bug in graphsurgery. Nothing was written.
+
+    The message says what was promised and what was found. The command line treats it as a bug: traceback and exit code 3.
+    """

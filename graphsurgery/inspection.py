@@ -21,6 +21,7 @@ from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
@@ -156,10 +157,10 @@ def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
 
 
 def _sorted(graph: onnx.GraphProto) -> bool:
-    known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
-    known |= {sparse.values.name for sparse in graph.sparse_initializer}
+    """Whether each node comes after those whose values it or its subgraphs take, in every subgraph as well."""
+    coming = {name for node in graph.node for name in node.output}
     for node in graph.node:
-        if any(name not in known for name in node.input):
+        if not coming.isdisjoint(reads(node)) or not all(map(_sorted, subgraphs(node))):
             return False
-        known.update(node.output)
+        coming.difference_update(node.output)
     return True

@@ -138,7 +138,7 @@ def to_toml(recipe: Recipe) -> str:
     )
     for step in recipe.steps:
         lines += ["", "[[steps]]", f"edit = {_value(step.verb)}"]
-        given = ((one.name, getattr(step, one.name), one.default) for one in fields(step))
+        given = ((one.name, getattr(step, one.name), one.default) for one in step.known())
         lines += [f"{name} = {_value(value)}" for name, value, default in given if value != default]
     limits = [(one.name, value) for one in fields(Limits) if (value := getattr(recipe.checks, one.name)) is not None]
     lines += ["", "[checks]", *(f"{name} = {value!r}" for name, value in limits)] if limits else []
@@ -153,7 +153,7 @@ def _step(entry: object, where: str, model: Path | None) -> Edit:
         raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
     edit = EDITS[verb]
     kinds = typing.get_type_hints(edit)
-    declared = {one.name: one for one in fields(edit)}
+    declared = {one.name: one for one in edit.known()}
     _known(entry, ["edit", *declared], where)
     values: dict[str, Any] = {}
     for name, value in entry.items():

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import onnx
 import pytest
+from branches import with_branches
 from conftest import FIXTURES, fixture_names
 from encoders import tiny_encoder
 from onnx import TensorProto, helper, numpy_helper
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.anatomy.architecture import architecture_of
 from graphsurgery.anatomy.blocks import Blocks, blocks_of
+from graphsurgery.halving.types import in_order
 from graphsurgery.optimizing.detected import detected
 
 PADDING, CAUSAL, WINDOW, BIAS = "padding mask", "causal mask", "local window", "position bias"
@@ -236,3 +238,20 @@ def test_norms_in_pieces(name):
     assert [(layer, norm.output, norm.of, norm.scale, norm.biased) for layer, norm in pieces.norms] == [
         (layer, norm.output, norm.of, norm.scale, norm.biased) for layer, norm in whole.norms
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "local"),
+    [
+        ("/embeddings/LayerNorm/LayerNormalization_output_0", "/encoder/layer.0/attention/self/query/MatMul_output_0"),
+        ("last_hidden_state", "own"),
+    ],
+)
+def test_branches_in_the_middle(value, local):
+    """An If that the encoder flows through, before the first layer or behind the last. Its branches take the value from around
+    them, and give a value of their own the name of a later node's. That is valid, and no circle: nothing is left out."""
+    model = with_branches(FIXTURES / "bert" / "model.onnx", value, local)
+    onnx.checker.check_model(model, full_check=True)
+    made = blocks_of(graphsurgery.load(model))
+    assert len(made.flow.nodes) == len(model.graph.node) == len(in_order(model.graph))
+    assert in_short(made) == in_short(blocks("bert"))

@@ -17,7 +17,7 @@ from graphsurgery.edits.registry import EDITS
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
     ("version", "errors"),
-    ("interface",),
+    ("contracts", "interface"),
     ("report",),
     ("model",),
     ("anatomy",),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,15 @@ import onnxruntime
 import pytest
 from conftest import FIXTURES
 from encoders import tiny_encoder
+from onnx import numpy_helper
 from tokenizers import Tokenizer
 
 import graphsurgery
-from graphsurgery.errors import RequestError, SurroundingsError
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.edits import output_precision
+from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
+from graphsurgery.recipe import parsed
+from graphsurgery.runtime.calibration import embedding_ranges
 
 TEXTS = Path(__file__).parent / "data" / "sentences.txt"
 
@@ -59,3 +66,45 @@ def test_texts_that_are_too_few_or_none(tmp_path: Path) -> None:
         graphsurgery.output_precision(pooled, "int8", ranges=tmp_path / "none.txt")
     with pytest.raises(RequestError, match="no tokenizer"):
         graphsurgery.output_precision(graphsurgery.add_pooling(tiny_encoder(), "mean"), "int8", ranges=TEXTS)
+
+
+def test_texts_that_change_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranges, and the digest that is recorded, are those of the file as it is, and are taken once for each application."""
+    folder = Path(shutil.copytree(FIXTURES / "bert", tmp_path / "bert"))
+    lines = [line for line in TEXTS.read_text(encoding="utf-8").splitlines() if line]
+    pooled = graphsurgery.add_pooling(folder / "model.onnx", "mean")
+    taken: list[np.ndarray] = []
+
+    def counted(*given: object) -> np.ndarray:
+        taken.append(embedding_ranges(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(output_precision, "embedding_ranges", counted)
+    digests = []
+    for texts in (lines[:100], lines[100:200]):
+        (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+        made = graphsurgery.output_precision(pooled, "uint8", ranges=tmp_path / "texts.txt")
+        digests.append(head_steps(made)[-1].parameters["digests"])
+        held = [numpy_helper.to_array(node.attribute[0].t) for node in made.proto.graph.node if node.name.endswith("/ranges")]
+        assert len(held) == 1 and np.array_equal(held[0], taken[-1])
+    assert digests[0] != digests[1]
+    assert len(taken) == 2
+
+
+def test_no_model_is_kept(tmp_path: Path) -> None:
+    """Ranges of texts keep neither the model nor its file open."""
+    folder = Path(shutil.copytree(FIXTURES / "bert", tmp_path / "bert"))
+    pooled = graphsurgery.add_pooling(folder / "model.onnx", "mean")
+    graphsurgery.output_precision(pooled, "int8", ranges=TEXTS)
+    gone = weakref.ref(pooled)
+    del pooled
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_is_read_is_no_parameter() -> None:
+    """The ranges themselves are handed on, and neither recorded nor given."""
+    edit = graphsurgery.OutputPrecision("uint8", str(TEXTS))
+    assert "read" not in edit.parameters() and "read" not in {one.name for one in edit.declared()}
+    with pytest.raises(RecipeError, match="read"):
+        parsed({"steps": [{"edit": "output-precision", "to": "uint8", "read": [1]}]}, "here")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -280,3 +282,62 @@ def test_a_full_disk_under_stdout_is_no_bug(fixture_copy) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == WRONG and "Traceback" not in done.stderr
+    assert done.stderr == "error: the output cannot be printed: No space left on device\n"
+
+
+@pytest.mark.parametrize("verb", [["--help"], ["inspect", "{model}"], ["inspect", "{model}", "--json"], ["verify", "no-such"]])
+def test_a_reader_that_went_away(verb: list[str], fixture_copy) -> None:
+    """As `| head` does: no message, no traceback. What goes to stderr is still told, with its own exit code."""
+    model = fixture_copy("bert")
+    arguments = [one.format(model=model) for one in verb]
+    reading, writing_ = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "graphsurgery", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing_, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing_)
+    assert done.returncode == (WRONG if "no-such" in verb else OK)
+    assert done.stderr.startswith("error: ") if "no-such" in verb else not done.stderr
+
+
+def test_a_full_disk_under_stderr(fixture_copy) -> None:
+    """A message that nobody can be told: exit code 2 all the same."""
+    command = [sys.executable, "-m", "graphsurgery", "inspect", "no-such.onnx"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert (done.returncode, done.stdout) == (WRONG, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), WRONG, "cannot read"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/folder"), WRONG, "/a/folder: No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/file"), BUG, "this is a bug"),
+    ],
+)
+def test_trouble_with_files_is_no_trouble_with_printing(error, code, told, fixture_copy, capsys, monkeypatch) -> None:
+    """A disk that fails while the model is read, a full disk elsewhere; and what only a bug can be the reason of."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        "graphsurgery.model.sources.os.pread" if error.errno == errno.EIO else "graphsurgery.cli.inspecting.inspect", fails
+    )
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", str(fixture_copy("bert"))])
+    printed = capsys.readouterr()
+    assert left.value.code == code and told in printed.err
+    assert "cannot be printed" not in printed.err and not printed.out
+
+
+@pytest.mark.parametrize(
+    "given", [["--texts", "t.txt"], ["--atol", "1"], ["--min-cosine", "5"], ["--full"], ["--atol", "0", "--full"]]
+)
+def test_what_does_not_go_with_self(given: list[str], fixture_copy, capsys) -> None:
+    """An option without any use there is refused by its name, not ignored."""
+    code, failure = as_json("verify", fixture_copy("bert"), "--self", *given, capsys=capsys)
+    error = failure["error"]
+    assert (code, error["type"]) == (WRONG, "RequestError")
+    named = " and ".join(one for one in given if one.startswith("--"))
+    assert error["message"].startswith(f"{named} cannot be given with --self") and named in error["advice"]

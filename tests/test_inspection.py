@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from branches import with_branches
 from conftest import FIXTURES, corpus_params, fixture_names
 
 import graphsurgery
@@ -127,3 +128,30 @@ def test_pooling_modes_have_one_list() -> None:
     from graphsurgery.edits.pooling_graph import MODES
 
     assert set(MODES) == set(BOOLEANS.values())
+
+
+UNSORTED = "nodes are not topologically sorted"
+EMBEDDED = "/embeddings/LayerNorm/LayerNormalization_output_0"
+
+
+def unsorted(model: onnx.ModelProto) -> bool:
+    return any(UNSORTED in warning for warning in graphsurgery.inspect(model).warnings)
+
+
+def test_nodes_that_stand_before_what_their_subgraphs_take() -> None:
+    """What a branch takes from around it has to be there before; a name of its own has not; within it the same holds."""
+    model = with_branches(FIXTURES / "bert" / "model.onnx", EMBEDDED, "/encoder/layer.0/attention/self/query/MatMul_output_0")
+    assert not unsorted(model)
+    place = next(place for place, node in enumerate(model.graph.node) if node.op_type == "If")
+    early, late = onnx.ModelProto(), onnx.ModelProto()
+    early.CopyFrom(model)
+    branches = early.graph.node.pop(place)
+    early.graph.node.insert(0, branches)
+    assert unsorted(early)
+    late.CopyFrom(model)
+    inner = late.graph.node[place].attribute[0].g.node
+    inner.append(inner.pop(0))
+    assert unsorted(late)
+    for wrong in (early, late):
+        with pytest.raises(onnx.checker.ValidationError):
+            onnx.checker.check_model(wrong)

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from baked_folders import tree, write_folder
+from branches import WEIGHT, with_branches
 from conftest import FIXTURES, fixture_names
 from fusions import EVERY_MODE, require_optimizer, with_head
 
@@ -121,6 +122,26 @@ def test_external_data_stay_where_they_are(fixture_copy, tmp_path: Path) -> None
     assert new == {"made.onnx"} and done.saved is not None and done.saved.data is None
     elsewhere = optimized(source, tmp_path / "made.onnx")
     assert elsewhere.report and elsewhere.saved is not None and elsewhere.saved.data is not None
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypatch) -> None:
+    """A large model goes to the optimizer without most of its weights. One that is read within an If alone is put back, too."""
+    turn = np.eye(32, dtype=np.float32)[::-1].copy()
+    value = "/embeddings/LayerNorm/LayerNormalization_output_0"
+    source = tmp_path / "source.onnx"
+    onnx.save(with_branches(fixture("bert"), value, "own", turn), source)
+    if large:
+        given = with_weights(graphsurgery.load(source), largest=0, small=1024)
+        assert not all(is_there(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
+        made = fused(given, Fusing("bert")).model
+        assert WEIGHT in {tensor.name for tensor in made.graph.initializer}
+        monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    done = optimized(source, tmp_path / "made.onnx")
+    assert done.saved and done.report, done.report
+    written = graphsurgery.load(done.output)
+    assert np.array_equal(written.values(written.initializers[WEIGHT]), turn)
+    assert done.fusions is not None and done.fusions.counts["attention"] == ATTENTIONS["bert"]
 
 
 @pytest.mark.parametrize("name", ["bert", "xlmr", "bert-external", "t5"])

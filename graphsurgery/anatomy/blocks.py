@@ -15,6 +15,7 @@ from graphsurgery.anatomy.hidden_state import KNOWN_NAMES, find_hidden_state
 from graphsurgery.anatomy.norms import Norm, norms
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _encoder(flow: Flow) -> set[str]:
         if current in found or node is None:
             continue
         found.update(one for one in node.output if one)
-        todo += node.input
+        todo += reads(node)
     return found
 
 
@@ -78,13 +79,13 @@ def _layers(flow: Flow, found: tuple[Attention, ...]) -> tuple[dict[str, int], d
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     for node in flow.nodes:
-        upstream = [before[name] for name in node.input if name in before]
+        upstream = [before[name] for name in reads(node) if name in before]
         upstream += [places[name] for name in node.output if name in places]
         before.update({name: max(upstream) for name in node.output if upstream})
     for node in reversed(flow.nodes):
         downstream = [places.get(name, after.get(name)) for name in node.output]
         known = [place for place in downstream if place is not None]
-        for name in node.input if known else ():
+        for name in reads(node) if known else ():
             after[name] = min(known[0], after.get(name, known[0]), *known)
     return before, after
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
 
 from graphsurgery.anatomy.hidden_layers import MEASURING
 from graphsurgery.anatomy.roles import MASK_NAMES
-from graphsurgery.anatomy.wiring import PASS_THROUGH, Wiring, attribute_int, within
+from graphsurgery.anatomy.wiring import PASS_THROUGH, Wiring, attribute_int
 from graphsurgery.errors import MissingDataError
 from graphsurgery.model.dtypes import FLOATS, element_count
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads
 
 TABLE_STEPS = frozenset({"Cast", "Identity", "DequantizeLinear"})
 """Operators between a table, or a vector of weights, and what reads it."""
@@ -133,7 +133,7 @@ def ordered(graph: onnx.GraphProto) -> tuple[onnx.NodeProto, ...]:
     waiting: dict[int, set[int]] = {}
     followers: dict[int, list[int]] = {}
     for place, node in enumerate(graph.node):
-        waiting[place] = {makers[name] for name in _taken(node) if name in makers}
+        waiting[place] = {makers[name] for name in reads(node) if name in makers}
         for other in waiting[place]:
             followers.setdefault(other, []).append(place)
     ready = [place for place, others in waiting.items() if not others]
@@ -148,20 +148,13 @@ def ordered(graph: onnx.GraphProto) -> tuple[onnx.NodeProto, ...]:
     return tuple(found)
 
 
-def _taken(node: onnx.NodeProto) -> Iterator[str]:
-    """The values that a node takes, those that its subgraphs take from around them, too."""
-    yield from node.input
-    for inner in within(node):
-        yield from inner.input
-
-
 def _spread(model: Model, wiring: Wiring, nodes: tuple[onnx.NodeProto, ...]) -> tuple[frozenset[str], frozenset[str]]:
     """What is `fed` and what are `tokens`. Floats that are given count as tokens only where no table is looked up in: beside
     ids they are caches."""
     fed = set(wiring.inputs)
     starts = set()
     for node in nodes:
-        if node.op_type in MEASURING or not any(name in fed for name in _taken(node)):
+        if node.op_type in MEASURING or fed.isdisjoint(reads(node)):
             continue
         fed.update(node.output)
         if is_lookup(wiring, node) or node.op_type == "EmbedLayerNormalization":
@@ -172,6 +165,6 @@ def _spread(model: Model, wiring: Wiring, nodes: tuple[onnx.NodeProto, ...]) -> 
         if value.dtype in FLOATS and (value.rank or 0) >= 3 and value.name not in MASK_NAMES
     }
     for node in nodes:
-        if node.op_type not in MEASURING and any(name in tokens for name in node.input):
+        if node.op_type not in MEASURING and not tokens.isdisjoint(reads(node)):
             tokens.update(node.output)
     return frozenset(fed), frozenset(tokens - {""})

@@ -17,6 +17,7 @@ import onnx
 
 from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.interface import Interface
+from graphsurgery.model.nodes import reads, taken
 
 NORMALISING = frozenset({
     "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Pow", "RMSNormalization", "Reciprocal",
@@ -86,7 +87,7 @@ class _Stream:
         """Whether the numbers of ``value`` are computed from those of ``source``, which is no weight (layers share zeros)."""
         if value in source or source & self.wiring.initializers.keys():
             return False
-        return any(source & set(node.input) for node in self._behind(value, source))
+        return any(source & reads(node) for node in self._behind(value, source))
 
     def _behind(
         self, value: str, until: frozenset[str] = frozenset(), through: frozenset[str] | None = None
@@ -102,7 +103,7 @@ class _Stream:
             seen.add(current)
             yield node
             if through is None or node.op_type in through:
-                todo += node.input
+                todo += (*node.input, *taken([node]))
 
 
 def _attends(node: onnx.NodeProto) -> bool:

@@ -15,6 +15,7 @@ from graphsurgery.anatomy.hidden_layers import MEASURING
 from graphsurgery.anatomy.projections import PRODUCTS
 from graphsurgery.anatomy.wiring import PASS_THROUGH, RESHAPING
 from graphsurgery.model.dtypes import FLOATS, element_count
+from graphsurgery.model.nodes import taken
 
 PADDING = "padding mask"
 """Made of an input: the mask, or the ids."""
@@ -109,7 +110,7 @@ def _ancestors(flow: Flow, name: str) -> Iterator[onnx.NodeProto]:
             continue
         seen.add(current)
         yield node
-        todo += node.input
+        todo += (*node.input, *taken([node]))
 
 
 def _holds_numbers(flow: Flow, node: onnx.NodeProto) -> bool:

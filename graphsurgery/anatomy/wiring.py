@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import subgraphs
+from graphsurgery.model.nodes import reads, subgraphs
 
 PASS_THROUGH = frozenset({"Cast", "CastLike", "Identity", "Dropout"})
 """Operators whose first output is their first input, element for element."""
@@ -87,8 +87,7 @@ def downstream(graph: onnx.GraphProto, name: str) -> set[str]:
     while grown:
         grown = False
         for node in graph.node:
-            taken = {one for inner in (node, *within(node)) for one in inner.input}
-            if found & taken and not found >= set(node.output):
+            if found & reads(node) and not found >= set(node.output):
                 found |= set(node.output)
                 grown = True
     return found - {name, ""}

@@ -6,25 +6,29 @@ the file or the surroundings are wrong; 3 a bug; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
-import io
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from graphsurgery.cli.printing import CannotPrintError, printing
 from graphsurgery.cli.verbs import GROUPS, VERBS
 from graphsurgery.version import __version__
 
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-PRINTING = (OSError, BrokenPipeError)
-"""What only printing raises: every other trouble with files has a type of our own."""
+REFUSALS = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS,
+    errno.ESTALE, errno.ETIMEDOUT,
+})  # fmt: skip
+"""What the system says of disks, space and permissions: no bug of ours, wherever it comes up."""
 
 
 class LazyGroup(click.Group):
@@ -59,25 +63,16 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks is no reason to fail
     try:
-        code = run(given)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
-        _forget_stdout()
-        code = OK
-    except OSError as error:
-        _forget_stdout()
-        click.echo(f"error: the output cannot be printed: {error.strerror}", err=True)
+        with printing():
+            code = run(given)
+    except CannotPrintError as error:
+        if error.closed:  # whoever read our output has seen enough
+            sys.exit(OK)
+        with suppress(OSError):  # stderr may be what cannot be printed to
+            click.echo(f"error: the output cannot be printed: {error}", err=True)
         code = WRONG
     sys.exit(code)
-
-
-def _forget_stdout() -> None:
-    """Nothing can be printed any more; Python must not try when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -95,9 +90,9 @@ def run(arguments: Sequence[str]) -> int:
             _print_error("KeyboardInterrupt", "interrupted", "nothing was left behind")
         click.echo("interrupted; nothing was left behind", err=True)
         return INTERRUPTED
+    except CannotPrintError:
+        raise
     except Exception as error:
-        if type(error) in PRINTING:
-            raise
         return _failed(error, as_json)
     return code if isinstance(code, int) else OK
 
@@ -114,6 +109,7 @@ def _failed(error: Exception, as_json: bool) -> int:
     """A known error: its message and exit code. An unknown one: a bug, with its traceback."""
     from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # not before a verb has run
 
+    error = _named(error)
     if not isinstance(error, GraphSurgeryError):
         traceback.print_exception(error)
         advice = "this is a bug in graphsurgery: please report it with the traceback and, if you can, the file"
@@ -130,6 +126,16 @@ def _failed(error: Exception, as_json: bool) -> int:
         if error.advice:
             click.echo(f"{click.style('what to do:', bold=True)} {error.advice}", err=True)
     return VERDICT if isinstance(error, VerificationFailed) else WRONG
+
+
+def _named(error: Exception) -> Exception:
+    """``error``, or SurroundingsError where it is the system's refusal, as of a full disk, that nothing has named yet."""
+    from graphsurgery.errors import GraphSurgeryError, SurroundingsError
+
+    if isinstance(error, GraphSurgeryError) or not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return error
+    where = f"{error.filename}: " if error.filename else ""
+    return SurroundingsError(f"{where}{error.strerror}", "see what is wrong with the disk, its space or its permissions")
 
 
 def _print_error(kind: str, message: str, advice: str, outcome: dict[str, Any] | None = None) -> None:

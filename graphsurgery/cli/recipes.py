@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -38,7 +37,7 @@ def recipe_command(verb: str) -> click.Command:
         """show: print the recipe that MODEL was made with. Running it on the original source gives the same bytes."""
         found = recipe_of(load(model))
         if as_json:
-            steps = [{"edit": step.verb, **dataclasses.asdict(step)} for step in found.steps]
+            steps = [{"edit": step.verb, **step.parameters()} for step in found.steps]
             print_json({"model": model, "recipe": {"goldens": found.goldens, "sources": found.sources, "steps": steps}})
         elif not quiet:
             out.print(to_toml(found), markup=False, highlight=False, soft_wrap=True, end="")

@@ -27,6 +27,16 @@ OPTIONS = (
 )
 
 
+def _refuse_with_self(given: dict[str, object]) -> None:
+    """RequestError for options that `verify --self` has no use for: the file records its inputs, and how far it may be off."""
+    listed = " and ".join(option for option, value in given.items() if value is not None)
+    if listed:
+        raise RequestError(
+            f"{listed} cannot be given with --self: the file records its own inputs and how far apart its outputs may be",
+            f"leave out {listed}, or give --against SOURCE in place of --self",
+        )
+
+
 def verify_command(verb: str) -> click.Command:
     def callback(
         model: str, against: str | None, itself: bool, texts: str | None, atol: float | None, min_cosine: float | None,
@@ -37,6 +47,8 @@ def verify_command(verb: str) -> click.Command:
         the verdict is PASSED, 1 when it is FAILED or nothing could be checked."""
         if itself == (against is not None):
             raise RequestError("verify needs something to hold the file against", "give either --against SOURCE or --self")
+        if itself:
+            _refuse_with_self({"--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--full": full or None})
         with progress(quiet or as_json) as tell:
             if against is None:
                 report = verify_itself(load(model))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place, settled_name
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -47,17 +48,14 @@ class AddActivation(GraphEdit):
         return resolved, (f"{activation} of {target.name}",)
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None and self.output_name is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
+        declared = declared_output(model, self.target)
+        name = present(self.output_name, "output_name")
         ops = Operators(draft, "graphsurgery/activation")
         last = declared.dims[-1] if declared.dims else None
-        put_in_place(
-            draft, declared, self.output_name, ops, lambda x: ACTIVATIONS[self.activation](ops, x), last=last,
-            keep=self.keep_target,
-        )  # fmt: skip
+        activated = ACTIVATIONS[self.activation]
+        put_in_place(draft, declared, name, ops, lambda x: activated(ops, x), last=last, keep=self.keep_target)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None and self.output_name is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        target, made = present(self.target, "target"), present(self.output_name, "output_name")
+        ensure_only(self.verb, before, after, target, [made])

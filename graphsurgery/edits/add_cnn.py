@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
@@ -111,5 +112,4 @@ class AddCnn(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])

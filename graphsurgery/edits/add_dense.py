@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place, settled_name
 from graphsurgery.errors import RequestError, WeightsError
 from graphsurgery.folders.dense_config import IDENTITY, dense_config
 from graphsurgery.interface import Interface
@@ -85,9 +86,9 @@ class AddDense(GraphEdit):
         target = float_target(model, self.target, "put through a dense layer")
         found = ModuleWeights(model, self.weights, self.verb)
         edit, warnings = self._configured(found)
-        assert edit.activation is not None
-        if edit.activation in OVER_ALL and target.rank != 2:
-            raise RequestError(f"{edit.activation} of {target} would be over the batch in torch", "choose another activation")
+        activation = present(edit.activation, "activation")
+        if activation in OVER_ALL and target.rank != 2:
+            raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
         weights = edit._taken(found)
         weights.check_width(target, WEIGHT)
         rows, columns = weights.tensors[WEIGHT].shape
@@ -96,7 +97,7 @@ class AddDense(GraphEdit):
             output_name=settled_name(model, self.output_name, target.name, self.keep_target),
         )  # fmt: skip
         plus = ", plus its input" if edit.residual else ""
-        return resolved, (*warnings, f"{edit.activation} of a linear layer {columns} -> {rows} on {target.name}{plus}")
+        return resolved, (*warnings, f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}")
 
     def _configured(self, weights: ModuleWeights) -> tuple[AddDense, list[str]]:
         """This edit with activation and residual settled, those asked for before those that the config names; warnings."""
@@ -127,17 +128,16 @@ class AddDense(GraphEdit):
         return weights
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None and self.output_name is not None and self.activation is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
-        weights, activation = self._taken(ModuleWeights(model, self.weights, self.verb)), self.activation
+        declared = declared_output(model, self.target)
+        name, activation = present(self.output_name, "output_name"), present(self.activation, "activation")
+        weights = self._taken(ModuleWeights(model, self.weights, self.verb))
         ops = Operators(draft, "graphsurgery/dense")
         put_in_place(
-            draft, declared, self.output_name, ops, lambda x: dense(ops, x, weights, activation, self.residual),
+            draft, declared, name, ops, lambda x: dense(ops, x, weights, activation, self.residual),
             last=len(weights.tensors[WEIGHT]) // (2 if activation == GLU else 1), keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None and self.output_name is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        target, made = present(self.target, "target"), present(self.output_name, "output_name")
+        ensure_only(self.verb, before, after, target, [made])

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, float_target, put_in_place
+from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -71,17 +72,15 @@ class AddLayerNorm(GraphEdit):
         return weights
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
+        declared = declared_output(model, self.target)
         tensors = self._weights(model).tensors
         ops = Operators(draft, "graphsurgery/layer_norm")
         put_in_place(
-            draft, declared, self.target, ops, lambda x: layer_norm(ops, x, tensors[SCALE], tensors[SHIFT]),
+            draft, declared, declared.name, ops, lambda x: layer_norm(ops, x, tensors[SCALE], tensors[SHIFT]),
             last=len(tensors[SCALE]),
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.target])
+        target = present(self.target, "target")
+        ensure_only(self.verb, before, after, target, [target])

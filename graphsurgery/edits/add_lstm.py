@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.lstm_graph import Direction, Layer, lstm
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
@@ -112,5 +113,4 @@ class AddLstm(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])

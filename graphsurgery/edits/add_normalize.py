@@ -8,11 +8,12 @@ from typing import ClassVar
 import onnx
 
 from graphsurgery.anatomy.head import head_steps
+from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.rename import Rename, before_rename
-from graphsurgery.edits.targets import float_target, put_in_place
+from graphsurgery.edits.targets import declared_output, float_target, put_in_place
 from graphsurgery.edits.truncate import Truncate, parsed_dims
 from graphsurgery.errors import AlreadyPooledError
 from graphsurgery.interface import Interface, Value
@@ -77,12 +78,10 @@ class AddNormalize(GraphEdit):
         return replace(self, target=value.name), (f"normalises {value}",)
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
+        declared = declared_output(model, self.target)
         ops = Operators(draft, "graphsurgery/normalize")
         last = declared.dims[-1] if declared.dims else None
-        put_in_place(draft, declared, self.target, ops, lambda x: l2_normalize(ops, x), last=last)
+        put_in_place(draft, declared, declared.name, ops, lambda x: l2_normalize(ops, x), last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
@@ -90,4 +89,4 @@ class AddNormalize(GraphEdit):
             Value(value.name, onnx.TensorProto.FLOAT, value.dims) if value.name == self.target else value
             for value in before.outputs
         )
-        assert after.outputs == expected, "add-normalize changed more than its target"
+        require_promised(self.verb, "the outputs", expected, after.outputs)

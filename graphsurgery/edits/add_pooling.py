@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
 from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask, without_prompt
 from graphsurgery.edits.normalize_graph import l2_normalize
@@ -105,10 +106,9 @@ class AddPooling(GraphEdit):
         return resolved, tuple(notes)
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.hidden_state is not None
-        hidden = find_hidden_state(model, self.hidden_state, self.ids)
+        hidden = find_hidden_state(model, present(self.hidden_state, "hidden_state"), self.ids)
         ops = Operators(draft, "graphsurgery/pooling")
-        x = draft.tensor(self.hidden_state)
+        x = draft.tensor(hidden.name)
         if hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
         m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
@@ -124,13 +124,12 @@ class AddPooling(GraphEdit):
         """N, int64 ``[1]``: a new input, or a constant."""
         if self.skip_prompt == INPUT:
             return draft.add_input(PROMPT_LENGTH, onnx.TensorProto.INT64, [1])
-        assert self.skip_prompt is not None
-        return ops.constant([int(self.skip_prompt)], np.int64, "prompt/length")
+        return ops.constant([int(present(self.skip_prompt, "skip_prompt"))], np.int64, "prompt/length")
 
     def ensure(self, before: Interface, after: Interface) -> None:
         added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
-        assert after.inputs == (*before.inputs, *added), "add-pooling changed the inputs"
-        ensure_first(before, after, self.output_name, self.keep_output)
+        require_promised(self.verb, "the inputs", (*before.inputs, *added), after.inputs)
+        ensure_first(self.verb, before, after, self.output_name, self.keep_output)
 
 
 def _width(model: Model, hidden: HiddenState) -> int:

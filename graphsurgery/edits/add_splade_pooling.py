@@ -9,6 +9,7 @@ import onnx
 
 from graphsurgery.anatomy.head import EMBEDDING, SPLADE, why_pooled
 from graphsurgery.anatomy.logits import find_logits
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.operators import FLOAT, Operators
@@ -69,10 +70,10 @@ class AddSpladePooling(GraphEdit):
         return resolved, (*notes, *dropped_notes(dropped))
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        scores = find_logits(model, self.target, self.ids)
+        target = present(self.target, "target")
+        scores = find_logits(model, target, self.ids)
         ops = Operators(draft, "graphsurgery/splade")
-        x = draft.tensor(self.target)
+        x = draft.tensor(target)
         if scores.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
         m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
@@ -81,4 +82,4 @@ class AddSpladePooling(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_first(before, after, self.output_name, self.keep_output)
+        ensure_first(self.verb, before, after, self.output_name, self.keep_output)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.hidden_layers import find_layers, layers_in_float32, named_layers
 from graphsurgery.edits.module_weights import ModuleWeights
@@ -97,11 +98,10 @@ class AddWeightedLayerPooling(GraphEdit):
         return weights, start
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.layers is not None
         target = token_target(model, self.target)
         weights, _ = self._weights(model)
         ops = Operators(draft, "graphsurgery/layer_pooling")
-        layers = layers_in_float32(ops, model, named_layers(self.layers)[self.layer_start :])
+        layers = layers_in_float32(ops, model, named_layers(present(self.layers, "layers"))[self.layer_start :])
         put_in_place(
             draft, target.value, self.output_name, ops,
             lambda _: weighted_mean(ops, layers, weights.tensors[WEIGHTS]), last=self.width, keep=self.keep_target,
@@ -109,5 +109,4 @@ class AddWeightedLayerPooling(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.anatomy.tables import tables_of
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import MaskChoice, choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import recorded_place, resolved_path
@@ -117,8 +118,7 @@ class AddWordWeights(GraphEdit):
     def change(self, draft: Draft, model: Model) -> None:
         target = token_target(model, self.target, self.ids)
         choice = self._choice(model)
-        assert choice.ids is not None
-        ids = draft.tensor(choice.ids)
+        ids = draft.tensor(present(choice.ids, "ids"))
         _, table = self._table(model, choice)
         ops = Operators(draft, "graphsurgery/word_weights")
         put_in_place(
@@ -129,5 +129,4 @@ class AddWordWeights(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.output_name])
+        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])

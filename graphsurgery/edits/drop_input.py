@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.anatomy.wiring import all_nodes
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.edits.operators import Operators
@@ -59,15 +60,16 @@ class DropInput(GraphEdit):
         return resolved, (f"{value.name} is {fill} in the shape of {like.name}",)
 
     def change(self, draft: Draft, model: Model) -> None:
-        value = model.interface.input(self.input)
-        assert value is not None and self.like is not None and self.fill is not None
+        value = present(model.interface.input(self.input), f"the input {self.input}")
+        like, fill = present(self.like, "like"), present(self.fill, "fill")
         draft.changes.infos.append(lambda kind, info: kind != "input" or info.name != value.name)
         if not any(value.name in node.input for node in all_nodes(model.proto.graph)):
             return
         with draft.at_front():
             ops = Operators(draft, f"graphsurgery/inputs/{value.name}")
-            filled(ops, gs.Variable(self.like), self.fill, value.dtype, value.name)
+            filled(ops, gs.Variable(like), fill, value.dtype, value.name)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        assert after.inputs == tuple(value for value in before.inputs if value.name != self.input), "other inputs changed"
-        assert after.outputs == before.outputs, "the outputs changed"
+        others = tuple(value for value in before.inputs if value.name != self.input)
+        require_promised(self.verb, "the inputs", others, after.inputs)
+        require_promised(self.verb, "the outputs", before.outputs, after.outputs)

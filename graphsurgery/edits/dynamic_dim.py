@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import Roles, roles_of
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.baked_dims import AXES, CUT, SEQUENCE, Rewrite, described, planned
 from graphsurgery.edits.dynamic_graph import Values
 from graphsurgery.edits.dynamic_trial import tried
@@ -18,7 +19,7 @@ from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import listed_dims
 from graphsurgery.edits.operators import Operators
 from graphsurgery.errors import RequestError, UnsupportedModelError
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
@@ -66,10 +67,10 @@ class DynamicDim(GraphEdit):
         require_opset(model, self.verb)
         roles = roles_of(model.interface)
         sizes = self._sizes(model, roles)
-        assert roles.ids is not None
-        values = [value for value in (roles.ids, roles.mask, roles.types, roles.positions) if value is not None]
+        ids = present(roles.ids, "the input of token ids")
+        values = [value for value in (ids, roles.mask, roles.types, roles.positions) if value is not None]
         settled_ = replace(
-            self, dim=tuple(f"{which}={name}" for which, name in self.names.items()), ids=roles.ids.name,
+            self, dim=tuple(f"{which}={name}" for which, name in self.names.items()), ids=ids.name,
             sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=tuple(value.name for value in values),
             mask=roles.mask.name if roles.mask is not None else None, follows=None, rewired=(),
         )  # fmt: skip
@@ -142,7 +143,6 @@ class DynamicDim(GraphEdit):
             self._rewire(draft, model)
 
     def _rewire(self, draft: Draft, model: Model) -> None:
-        assert self.ids is not None
         wanted = {(output, place): name for output, place, name, _ in map(json.loads, self.rewired)}
 
         def rewired(node: onnx.NodeProto) -> None:
@@ -151,15 +151,22 @@ class DynamicDim(GraphEdit):
 
         draft.changes.nodes.append(rewired)
         with draft.at_front():
-            values = Values(Operators(draft, "graphsurgery/dims"), gs.Variable(self.ids), model)
+            values = Values(Operators(draft, "graphsurgery/dims"), gs.Variable(present(self.ids, "ids")), model)
             for rewrite in planned(model, self.baked):
                 values.make(rewrite, wanted[rewrite.output, rewrite.place])
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        assert [value.name for value in after.inputs] == [value.name for value in before.inputs]
-        kept = [value for value in before.inputs if value.name not in self.inputs]
-        assert [value for value in after.inputs if value.name not in self.inputs] == kept, "other inputs changed"
-        assert [(v.name, v.dtype) for v in after.outputs] == [(v.name, v.dtype) for v in before.outputs], "outputs changed"
+        freed = [self._freed(value) if value.name in self.inputs else value for value in before.inputs]
+        require_promised(self.verb, "the inputs", freed, after.inputs)
+        typed, given = ([replace(value, dims=None) for value in one.outputs] for one in (before, after))
+        require_promised(self.verb, "the outputs, but for their dims", typed, given)
+
+    def _freed(self, value: Value) -> Value:
+        """An input with the names of the freed sizes among its dims."""
+        dims = list(present(value.dims, f"the dims of {value.name}"))
+        for which, name in self.names.items():
+            dims[AXES[which]] = name
+        return replace(value, dims=tuple(dims))
 
 
 def _recorded(model: Model, rewrites: list[Rewrite]) -> tuple[str, ...]:

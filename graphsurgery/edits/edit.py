@@ -8,10 +8,11 @@ one declaration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 from graphsurgery.anatomy.head import head_steps
+from graphsurgery.contracts import require_promised
 from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -30,6 +31,11 @@ def parameter(help: str, default: Any, metavar: str = "") -> Any:
 def settled(default: Any) -> Any:
     """A parameter that `Edit.resolve` fills and the file records; recipes may give it, the command line does not."""
     return field(default=default, metadata={"settled": True})
+
+
+def passed_on() -> Any:
+    """What `Edit.resolve` has read and `GraphEdit.change` uses. No parameter: it is never given, recorded or compared."""
+    return field(default=None, repr=False, compare=False, metadata={"settled": True, "passed on": True})
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,9 @@ class Edit(ABC):
         """The edited document of a resolved edit, with the edit recorded in it."""
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        """Raise AssertionError unless the interface changed as declared and in no other way: a bug, not the user's fault."""
-        assert self.restores or before.inputs == after.inputs, f"{self.verb} changed the inputs"
+        """Raise PostconditionError unless the interface changed as declared and in no other way: that is a bug of ours."""
+        if not self.restores:
+            require_promised(self.verb, "the inputs", before.inputs, after.inputs)
 
     def _refuse_again(self, model: Model) -> None:
         """AlreadyPooledError when this very edit is the newest that the file records."""
@@ -76,7 +83,13 @@ class Edit(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """The parameters, as recorded in the file."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = {one.name: getattr(self, one.name) for one in self.known()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def known(cls) -> tuple[Field[Any], ...]:
+        """All parameters, those that `resolve` settles as well: what files record and recipes may give."""
+        return tuple(one for one in fields(cls) if not one.metadata.get("passed on"))
 
     @classmethod
     def declared(cls) -> tuple[Field[Any], ...]:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import onnx
 
+from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter
 from graphsurgery.edits.inputs import listed_dims
 from graphsurgery.edits.rename import pairs
@@ -64,8 +65,8 @@ class FixDim(GraphEdit):
         draft.changes.infos.append(fixed)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        assert after.inputs == tuple(map(self._fixed, before.inputs)), "inputs changed otherwise"
-        assert after.outputs == tuple(map(self._fixed, before.outputs)), "outputs changed otherwise"
+        require_promised(self.verb, "the inputs", tuple(map(self._fixed, before.inputs)), after.inputs)
+        require_promised(self.verb, "the outputs", tuple(map(self._fixed, before.outputs)), after.outputs)
 
     def _fixed(self, value: Value) -> Value:
         if value.dims is None:

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import is_ids_like
+from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import input_named
 from graphsurgery.edits.operators import INT32, INT64, Operators
@@ -82,5 +83,5 @@ class InputType(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         wanted = tuple(replace(v, dtype=TYPES[self.to]) if v.name in self.input else v for v in before.inputs)
-        assert after.inputs == wanted, "other inputs changed"
-        assert after.outputs == before.outputs, "the outputs changed"
+        require_promised(self.verb, "the inputs", wanted, after.inputs)
+        require_promised(self.verb, "the outputs", before.outputs, after.outputs)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.roles import MASK_NAMES, Roles, is_ids_like, is_mask_like, roles_of
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import parameter
 from graphsurgery.edits.operators import BOOL, INT32, Operators
 from graphsurgery.errors import MaskError, NameNotFoundError
@@ -72,8 +73,7 @@ def token_mask(ops: Operators, choice: MaskChoice, x: gs.Tensor) -> gs.Variable:
         )
         return ops.node("ConstantOfShape", batch_seq, name="ones", value=gs.Constant("ones", np.ones(1, dtype=np.bool_)))
     if choice.pad_id is not None:
-        assert choice.ids is not None
-        ids = ops.draft.tensor(choice.ids)
+        ids = ops.draft.tensor(present(choice.ids, "ids"))
         pad = ops.constant(choice.pad_id, np.int64 if ids.dtype == np.int64 else np.int32, "pad_id")
         return ops.node("Not", ops.node("Equal", ids, pad, name="is_padding"), name="mask")
     mask = ops.draft.tensor(choice.spec)

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, token_mask
 from graphsurgery.edits.operators import INT32, Operators
-from graphsurgery.edits.targets import ensure_only, float_target, put_in_place
+from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -63,9 +64,7 @@ class MaskTokens(GraphEdit):
         return resolved, (f"{target.name} is zero at padding{first}, mask {choice.spec}",)
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
+        declared = declared_output(model, self.target)
         ops = Operators(draft, "graphsurgery/mask_tokens")
 
         def build(x: gs.Tensor) -> gs.Variable:
@@ -73,9 +72,9 @@ class MaskTokens(GraphEdit):
             return masked(ops, x, without_first(ops, m) if self.skip_first else m)
 
         last = declared.dims[-1] if declared.dims else None
-        put_in_place(draft, declared, self.target, ops, build, last=last)
+        put_in_place(draft, declared, declared.name, ops, build, last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.target])
+        target = present(self.target, "target")
+        ensure_only(self.verb, before, after, target, [target])

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.contracts import present
+from graphsurgery.edits.edit import GraphEdit, parameter, passed_on, require_opset, settled
 from graphsurgery.edits.module_weights import recorded_place, resolved_path
 from graphsurgery.edits.operators import FLOAT, INT8, UINT8, Operators
-from graphsurgery.edits.targets import VECTORS, ensure_only, float_target, put_in_place
+from graphsurgery.edits.targets import VECTORS, declared_output, ensure_only, float_target, put_in_place
 from graphsurgery.errors import RequestError, WeightsDifferError
 from graphsurgery.folders.ranges import read_ranges
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.digest import digest
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -70,11 +70,12 @@ def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
 
 
-@lru_cache(maxsize=1)
-def _ranges_of(model: Model, target: str | None, texts: Path) -> np.ndarray:
-    """Ranges over embedded texts, which are asked for twice: when an edit is settled, and when it is applied."""
-    assert target is not None
-    return embedding_ranges(model, target, texts)
+def _width(target: Value) -> int:
+    """The last dim of an output; RequestError where it is not declared."""
+    width = target.dims[-1] if target.dims else None
+    if not isinstance(width, int):
+        raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
+    return width
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class OutputPrecision(GraphEdit):
     )
     target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
     digests: tuple[str, ...] = settled(())
+    read: np.ndarray | None = passed_on()  # noqa: RUF009 -- a dataclass field
 
     @property
     def signed(self) -> bool:
@@ -113,19 +115,18 @@ class OutputPrecision(GraphEdit):
             what = f"there is no precision {self.to!r}" if self.to else "output-precision needs a precision"
             raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to")
         target = float_target(model, self.target, "converted", VECTORS)
-        width = target.dims[-1] if target.dims else None
-        if not isinstance(width, int):
-            raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
+        width = _width(target)
         if self.to in PACKED:
             unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
-            resolved = replace(self, target=target.name, ranges=None, digests=())
+            resolved = replace(self, target=target.name, ranges=None, digests=(), read=None)
             return resolved, (*unused, f"packs the signs of {target.name} into {-(-width // BITS)} bytes")
-        values = replace(self, target=target.name)._read_ranges(model, width)
+        values = self._ranges(model, target.name, width)
         place = recorded_place(model, resolved_path(model, self.ranges or ""))
-        resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
+        resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",), read=values)
         return resolved, (f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}",)
 
-    def _read_ranges(self, model: Model, width: int) -> np.ndarray:
+    def _ranges(self, model: Model, target: str, width: int) -> np.ndarray:
+        """Read ``[2, dim]`` from the file of ranges, or take them over the embeddings of the file's texts."""
         if self.ranges is None:
             raise RequestError(
                 f"{self.to} needs each dim's smallest and largest value",
@@ -133,29 +134,26 @@ class OutputPrecision(GraphEdit):
                 "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
         path = resolved_path(model, self.ranges)
-        values = _ranges_of(model, self.target, path) if path.suffix == TEXTS else read_ranges(path, width)
+        values = embedding_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={digest(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
         return values
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None and declared.dims is not None
-        width = declared.dims[-1]
-        assert isinstance(width, int)
+        declared = declared_output(model, self.target)
+        width = _width(declared)
         ops = Operators(draft, "graphsurgery/precision")
         kind = np.int8 if self.signed else np.uint8
         if self.to in PACKED:
             octets = -(-width // BITS)
             put_in_place(
-                draft, declared, self.target, ops, lambda x: packed(ops, x, width, self.signed), last=octets, dtype=kind
+                draft, declared, declared.name, ops, lambda x: packed(ops, x, width, self.signed), last=octets, dtype=kind
             )
             return
-        values = self._read_ranges(model, width)
-        put_in_place(draft, declared, self.target, ops, lambda x: scaled(ops, x, values, self.signed), last=width, dtype=kind)
+        values = present(self.read, "ranges")
+        put_in_place(draft, declared, declared.name, ops, lambda x: scaled(ops, x, values, self.signed), last=width, dtype=kind)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, [self.target])
+        target = present(self.target, "target")
+        ensure_only(self.verb, before, after, target, [target])

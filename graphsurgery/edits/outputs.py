@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import require_promised
 from graphsurgery.errors import NameNotFoundError
-from graphsurgery.interface import Dim, Interface
+from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -35,10 +37,11 @@ def put_first(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int
     set_outputs(draft, [made], kept)
 
 
-def ensure_first(before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
-    """AssertionError unless the outputs are what `put_first` makes of them."""
-    assert after.outputs[0].name == name and after.outputs[0].dtype == onnx.TensorProto.FLOAT
-    assert after.outputs[1:] == tuple(value for value in before.outputs if value.name in kept), "an output that is kept changed"
+def ensure_first(verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
+    """PostconditionError unless the outputs are what `put_first` makes of them."""
+    first = [replace(value, dims=None) for value in after.outputs[:1]]
+    require_promised(verb, "the first output, but for its dims", [Value(name, onnx.TensorProto.FLOAT, None)], first)
+    require_promised(verb, "the outputs behind it", [one for one in before.outputs if one.name in kept], after.outputs[1:])
 
 
 def set_outputs(draft: Draft, first: Sequence[gs.Variable], kept: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import onnx
 
+from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter
 from graphsurgery.edits.inputs import listed_dims
 from graphsurgery.edits.targets import SCOPE
@@ -94,8 +95,8 @@ class Rename(GraphEdit):
         draft.changes.infos.append(renamed)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        assert after.inputs == tuple(map(self._renamed, before.inputs)), "inputs changed otherwise"
-        assert after.outputs == tuple(map(self._renamed, before.outputs)), "outputs changed otherwise"
+        require_promised(self.verb, "the inputs", tuple(map(self._renamed, before.inputs)), after.inputs)
+        require_promised(self.verb, "the outputs", tuple(map(self._renamed, before.outputs)), after.outputs)
 
     def _renamed(self, value: Value) -> Value:
         dims = None if value.dims is None else tuple(dim_renamed(dim, self.dims) for dim in value.dims)

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.anatomy.head import EMBEDDING
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
@@ -92,8 +93,14 @@ def put_in_place(
         draft.graph.outputs = [made if tensor is raw else tensor for tensor in outputs]
 
 
-def ensure_only(before: Interface, after: Interface, target: str, made: Sequence[str]) -> None:
-    """AssertionError unless all outputs but ``target`` and ``made`` are as they were."""
-    others = tuple(value for value in before.outputs if value.name not in (target, *made))
-    assert tuple(value for value in after.outputs if value.name not in (target, *made)) == others, "other outputs changed"
-    assert set(made) <= {value.name for value in after.outputs}
+def declared_output(model: Model, name: str | None) -> Value:
+    """The output ``name`` that `Edit.resolve` settled on."""
+    return present(model.interface.output(present(name, "target")), f"the output {name}")
+
+
+def ensure_only(verb: str, before: Interface, after: Interface, target: str, made: Sequence[str]) -> None:
+    """PostconditionError unless every one of ``made`` is an output, and all others but ``target`` are as they were."""
+    kept, others = ([one for one in side.outputs if one.name not in (target, *made)] for side in (before, after))
+    require_promised(verb, f"the outputs beside {target}", kept, others)
+    names = {value.name for value in after.outputs}
+    require_promised(verb, "the new outputs", made, [name for name in made if name in names])

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.normalize_graph import l2_normalize
 from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import check_free, ensure_only, float_target, put_in_place
+from graphsurgery.edits.targets import check_free, declared_output, ensure_only, float_target, put_in_place
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -84,11 +85,9 @@ class Truncate(GraphEdit):
         return [target] if len(dims) == 1 else [f"{target}_{dim}" for dim in dims]
 
     def change(self, draft: Draft, model: Model) -> None:
-        assert self.target is not None
-        declared = model.interface.output(self.target)
-        assert declared is not None
+        declared = declared_output(model, self.target)
         dims = parsed_dims(self.dim)
-        for dim, name in zip(dims, self.made(self.target, dims), strict=True):
+        for dim, name in zip(dims, self.made(declared.name, dims), strict=True):
             self._cut(draft, declared, dim, name)
 
     def _cut(self, draft: Draft, declared: Value, dim: int, name: str) -> None:
@@ -102,5 +101,5 @@ class Truncate(GraphEdit):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        assert self.target is not None
-        ensure_only(before, after, self.target, self.made(self.target, parsed_dims(self.dim)))
+        target = present(self.target, "target")
+        ensure_only(self.verb, before, after, target, self.made(target, parsed_dims(self.dim)))

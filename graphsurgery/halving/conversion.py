@@ -9,6 +9,7 @@ from itertools import chain
 import onnx
 from onnx import helper, numpy_helper
 
+from graphsurgery.contracts import present
 from graphsurgery.halving.keeping import SHAPES, constants
 from graphsurgery.halving.masks import Masks
 from graphsurgery.halving.types import FLOAT, TYPE_ATTRIBUTES, Typed, captured, key_of
@@ -148,14 +149,14 @@ class Conversion:
         yield from self._casts(helper.make_tensor_value_info(name, FLOAT, None) for name in node.output)
 
     def _constant(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        values, name = held(node), node.output[0]
+        name = node.output[0]
+        values = present(held(node), f"the numbers of {name}")
         for number, kind in enumerate(sorted(self._wanted.get(name, {FLOAT}))):
             new = onnx.NodeProto()
             new.CopyFrom(node)
             new.name = self._namer.new(node.name) if number and node.name else node.name
             new.output[0] = self._names.get((name, kind), name)
             del new.attribute[:]
-            assert values is not None
             new.attribute.append(helper.make_attribute("value", self._stored(values, kind, name)))
             yield new
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.anatomy.wiring import all_nodes, attribute_int
+from graphsurgery.anatomy.wiring import attribute_int
 from graphsurgery.errors import MalformedModelError
-from graphsurgery.model.nodes import subgraphs
+from graphsurgery.model.nodes import subgraphs, taken
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 HALVES = (FLOAT16, BFLOAT16)
@@ -39,9 +39,8 @@ def key_of(node: onnx.NodeProto) -> str:
 
 
 def captured(node: onnx.NodeProto) -> set[str]:
-    """Every name that the graphs within a node take; those of the graph around it are among them."""
-    found = {name for graph in subgraphs(node) for inner in all_nodes(graph) for name in inner.input if name}
-    return found | {value.name for graph in subgraphs(node) for value in graph.output}
+    """Every name that the graphs within a node take from the graphs around them."""
+    return set(taken([node]))
 
 
 @dataclass(frozen=True)

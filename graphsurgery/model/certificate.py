@@ -6,10 +6,10 @@ are.
 
 from __future__ import annotations
 
+import importlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 from graphsurgery.errors import NoHeadError
@@ -24,6 +24,8 @@ ELSEWHERE = "elsewhere:"
 """Stands before the name of a source that is not in the model folder."""
 VERDICTS = ("", *(verdict.value for verdict in Verdict))
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
+"""As their users know them; a module is called alike, with underscores. What was installed may be called otherwise:
+onnxruntime-gpu is onnxruntime, too."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,16 @@ class Certificate:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that take part."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """Python's version and those of the packages that take part, as their modules say; without those that are not there."""
+    found = {name: _version_of(name.replace("-", "_")) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version is not None}
+
+
+def _version_of(module: str) -> str | None:
+    try:
+        return str(importlib.import_module(module).__version__)
+    except ImportError:
+        return None
 
 
 def with_certificate(document: Document, sources: Mapping[str, str], report: Report | None) -> Document:

@@ -7,6 +7,7 @@ inputs, value_info, functions, metadata, every unknown field) stays unless the d
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,8 @@ from graphsurgery.model.signature import attribute_signature, node_signature
 from graphsurgery.model.splice import spliced
 
 LOST_BY_IMPORT = ("doc_string", "overload", "metadata_props", "device_configurations")
+IMPORTING = threading.Lock()
+"""Held while onnx-graphsurgeon imports a graph: its logger, which is silenced meanwhile, belongs to the whole process."""
 
 
 class Draft:
@@ -193,7 +196,7 @@ def _imported(proto: onnx.ModelProto) -> gs.Graph:
     for function in copy.functions:
         _drop_undecodable(function.node)
     try:
-        with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
+        with IMPORTING, G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
             return gs.import_onnx(copy)
     except MemoryError:
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,20 +87,25 @@ class Record:
 class Payloads:
     """The payloads that marks in a skeleton stand for.
 
-    A mark is 16 random bytes, drawn anew for every load so that no file can forge one, and the payload's index.
+    A mark is 16 random bytes, drawn anew for every load so that no file can forge one, and the payload's index. A model and
+    all that is edited from it share one object: several threads may edit one model at a time.
     """
 
     def __init__(self) -> None:
         self.token = secrets.token_bytes(16)
         self._spans: list[Span] = []
+        self._adding = threading.Lock()
 
     def mark(self, span: Span) -> bytes:
-        self._spans.append(span)
-        return self.token + (len(self._spans) - 1).to_bytes(MARK_INDEX_BYTES, "little")
+        """Return a new mark that stands for ``span``."""
+        with self._adding:
+            index = len(self._spans)
+            self._spans.append(span)
+        return self.token + index.to_bytes(MARK_INDEX_BYTES, "little")
 
-    def replace_last(self, span: Span) -> None:
-        """Let the newest mark stand for ``span``: the same payload, better known."""
-        self._spans[-1] = span
+    def let_stand_for(self, mark: bytes, span: Span) -> None:
+        """Let ``mark`` stand for ``span``: the same payload, better known."""
+        self._spans[self._index(mark)] = span
 
     def mark_of(self, span: Span) -> bytes:
         """The mark that stands for ``span``."""
@@ -114,7 +120,11 @@ class Payloads:
         size = len(self.token) + MARK_INDEX_BYTES
         if len(raw) != size or not raw.startswith(self.token):
             return None
-        return self._spans[int.from_bytes(raw[-MARK_INDEX_BYTES:], "little")]
+        return self._spans[self._index(raw)]
+
+    @staticmethod
+    def _index(mark: bytes) -> int:
+        return int.from_bytes(mark[-MARK_INDEX_BYTES:], "little")
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,7 +171,7 @@ class _Scanner:
         index, span = next((index, chunk) for index, chunk in enumerate(chunks) if isinstance(chunk, Span))
         typed = replace(span, data_type=tensor.data_type)
         chunks[index] = typed
-        self.payloads.replace_last(typed)
+        self.payloads.let_stand_for(tensor.raw_data, typed)
 
 
 def _check_told_once(message: Any, seen: list[int]) -> None:

@@ -79,23 +79,31 @@ class FileBytes:
         self.path = path
         self.size = status.st_size
         self.identity = Identity.of(status)
-        self._window_start = 0
-        self._window = b""
+        self._window = (0, b"")
 
     def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes at ``offset``; small reads come from a window of the file's neighbouring bytes."""
+        """Return ``length`` bytes at ``offset``. Small reads come from a window of the file's neighbouring bytes.
+
+        Threads share the window: its start and its bytes are one tuple, read once and replaced by one assignment.
+        """
         if length > WINDOW:
             return self._pread(offset, length)
-        skip = offset - self._window_start
-        if skip < 0 or skip + length > len(self._window):
-            self._window_start, skip = offset, 0
-            self._window = self._pread(offset, min(WINDOW, max(self.size - offset, 0)))
-        return self._window[skip : skip + length]
+        start, window = self._window
+        skip = offset - start
+        if skip < 0 or skip + length > len(window):
+            skip, window = 0, self._pread(offset, min(WINDOW, max(self.size - offset, 0)))
+            self._window = (offset, window)
+        return window[skip : skip + length]
 
     def _pread(self, offset: int, length: int) -> bytes:
+        """Read from the file itself. Raises SurroundingsError where the system cannot, MalformedModelError at its end."""
         pieces = []
         while length > 0:
-            piece = os.pread(self.descriptor, length, offset)
+            try:
+                piece = os.pread(self.descriptor, length, offset)
+            except OSError as error:
+                what = f"cannot read {self.path} at byte {offset}: {error.strerror}"
+                raise SurroundingsError(what, "check the disk or the network drive that the file is on") from error
             if not piece:
                 raise MalformedModelError(f"{self.path} ends at byte {offset} while it was read", "the file is being written")
             pieces.append(piece)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from graphsurgery.contracts import present
 from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError, VerificationFailed
 from graphsurgery.optimizing.bare import Fusing
 from graphsurgery.optimizing.job import Job
@@ -111,9 +112,9 @@ def _proven(
 
 def _missed(outcome: Optimized) -> VerificationFailed:
     """The error where everything was to fuse and did not."""
-    assert outcome.fusions is not None
-    missed = len(outcome.fusions.missed)
-    what = f"{missed} parts that should have fused did not: {outcome.fusions.summary}" if missed else outcome.fusions.summary
+    fusions = present(outcome.fusions, "what fused")
+    missed = len(fusions.missed)
+    what = f"{missed} parts that should have fused did not: {fusions.summary}" if missed else fusions.summary
     return VerificationFailed(f"{what}{_where(outcome)}", "see the table; or leave out --strict", outcome)
 
 

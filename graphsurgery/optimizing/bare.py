@@ -19,6 +19,7 @@ import onnx
 
 from graphsurgery.errors import MissingPackageError, RequestError, UnsupportedModelError
 from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.nodes import reads
 from graphsurgery.optimizing.fusion_report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
 
 
@@ -146,12 +147,12 @@ def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None:
-    """Put those that are read still back."""
+    """Put those back that are still read, by a node or within its subgraphs."""
     names = {tensor.name for tensor in absent}
     kept = [info for info in model.graph.input if info.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    read = {name for node in model.graph.node for name in node.input}
+    read = set[str]().union(*map(reads, model.graph.node))
     model.graph.initializer.extend(tensor for tensor in absent if tensor.name in read)
 
 

@@ -18,6 +18,7 @@ from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads
 from graphsurgery.model.provenance import Step, recorded, without_entries
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
@@ -175,7 +176,7 @@ def _read(head: Sequence[Layer | Again], encoder: Document) -> list[str]:
     layers = [one for one in head if isinstance(one, Layer)]
     nodes = [onnx.NodeProto.FromString(record.content) for one in layers for record in one.head if record.field == NODE]
     outputs = [onnx.ValueInfoProto.FromString(record.content) for one in layers for record in one.outputs]
-    taken = {name for node in nodes for name in node.input} | {info.name for info in outputs}
+    taken = {info.name for info in outputs}.union(*map(reads, nodes))
     made = {name for node in encoder.proto.graph.node for name in node.output}
     given = [value.name for value in encoder.proto.graph.output if value.name in taken]
     return given + sorted(name for name in taken & made if name not in given)

@@ -19,9 +19,10 @@ from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads
 from graphsurgery.model.provenance import without_entries
 from graphsurgery.model.splice import spliced
-from graphsurgery.optimizing.upstream import reads, upstream
+from graphsurgery.optimizing.upstream import upstream
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.meanings.normalize import normalize
 from graphsurgery.proof.meanings.pooling import MODES, pool

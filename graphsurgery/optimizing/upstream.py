@@ -6,12 +6,7 @@ from collections.abc import Collection, Iterable
 
 import onnx
 
-from graphsurgery.simplifying.reading import taken
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """The values that a node takes, those that its subgraphs take from around them, too."""
-    return {name for name in (*node.input, *taken([node])) if name}
+from graphsurgery.model.nodes import reads
 
 
 def upstream(nodes: Iterable[onnx.NodeProto], value: str, there: Collection[str] = ()) -> set[str]:

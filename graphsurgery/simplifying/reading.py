@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
 import onnx
 
 from graphsurgery.model.dtypes import payload_size
-from graphsurgery.model.nodes import subgraphs
 
 STANDARD = ("", "ai.onnx")
 """The domain of the standard operators, in both spellings."""
@@ -32,18 +30,6 @@ def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
     """A list of integers among the attributes, None where it is not given."""
     found = attribute(node, name)
     return None if found is None else [int(one) for one in found.ints]
-
-
-def taken(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """The names that subgraphs of ``nodes`` take from the graphs around them."""
-    for node in nodes:
-        for graph in subgraphs(node):
-            own = {one.name for field in (graph.input, graph.initializer) for one in field}
-            own.update(one.values.name for one in graph.sparse_initializer)
-            own.update(name for inner in graph.node for name in inner.output)
-            read = [info.name for info in graph.output]
-            read += [name for inner in graph.node for name in inner.input]
-            yield from (name for name in (*read, *taken(graph.node)) if name and name not in own)
 
 
 @cache

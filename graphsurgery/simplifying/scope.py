@@ -9,17 +9,14 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from graphsurgery.errors import MalformedModelError
+from graphsurgery.model.nodes import reads, taken
 from graphsurgery.model.parsing import shown
-from graphsurgery.simplifying.reading import taken
 
 
 def in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """``nodes``, each behind those that it reads, otherwise in the order they have; MalformedModelError where that is none."""
     given = {name: place for place, node in enumerate(nodes) for name in node.output if name}
-    needs = [
-        {given[name] for name in (*node.input, *taken([node])) if name in given}
-        for node in nodes
-    ]  # fmt: skip
+    needs = [{given[name] for name in reads(node) if name in given} for node in nodes]
     if all(max(needed, default=-1) < place for place, needed in enumerate(needs)):
         return nodes
     needed_by: dict[int, list[int]] = {}
