@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.compare.limits import Limits
+from graphsurgery.contracts import present
 
 RELATIVE, UNIT = 1e-5, 1e-6
 NOISE = 4
@@ -51,8 +52,7 @@ def exact(values: Array, noise: Array | None, limits: Limits) -> Tolerance:
 def lossy(values: Array, spread: Array, limits: Limits) -> Tolerance:
     """For vectors that are ``values [n, dim]`` and that may be off by an angle, which ``limits`` name; ``spread [dim]`` is the
     standard deviation of each column over all feeds."""
-    cosine = limits.min_cosine
-    assert cosine is not None
+    cosine = present(limits.min_cosine, "the smallest cosine")
     narrow = values.shape[-1] <= NARROW
     scale = np.where(spread > 0, spread, largest(values)) if narrow else largest(values)
     allowed = limits.tolerance(2 * most_stretch(cosine) * scale)

@@ -11,6 +11,7 @@ import onnx
 
 from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.anatomy.wiring import downstream
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
@@ -68,8 +69,8 @@ class OptionalInput(GraphEdit):
         return resolved, (f"{value.name} is {fill} when it is left out",)
 
     def change(self, draft: Draft, model: Model) -> None:
-        value = model.interface.input(self.input)
-        assert value is not None and self.fill is not None
+        value = present(model.interface.input(self.input), f"the input {self.input}")
+        default = default_of(value, present(self.fill, "fill"))
         behind = downstream(model.proto.graph, value.name)
 
         def loosened(kind: str, info: onnx.ValueInfoProto) -> bool:
@@ -80,11 +81,12 @@ class OptionalInput(GraphEdit):
             return kind != "value_info" or info.name not in behind
 
         draft.changes.infos.append(loosened)
-        draft.changes.initializers.append(default_of(value, self.fill))
+        draft.changes.initializers.append(default)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        assert after.inputs == tuple(value for value in before.inputs if value.name != self.input), "other inputs changed"
-        assert after.outputs == before.outputs, "the outputs changed"
+        kept = [value for value in before.inputs if value.name != self.input]
+        require_promised(self.verb, "inputs that have to be given", kept, after.inputs)
+        require_promised(self.verb, "outputs", before.outputs, after.outputs)
 
 
 def _instead(value: Value) -> str:

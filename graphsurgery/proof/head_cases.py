@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+from graphsurgery.contracts import present
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.proof.meaning import Values
@@ -112,9 +113,8 @@ class HeadFeeds:
         return feed
 
     def _with_prompt(self, mask: Mask, length: int) -> Values:
-        feed = self._feed(mask)
-        assert self.drawer.prompt is not None
-        return feed | {self.drawer.prompt: np.full_like(feed[self.drawer.prompt], length)}
+        feed, prompt = self._feed(mask), present(self.drawer.prompt, "the input of prompt lengths")
+        return feed | {prompt: np.full_like(feed[prompt], length)}
 
     def _around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:

@@ -16,6 +16,7 @@ from graphsurgery.anatomy.head import head_steps
 from graphsurgery.compare.limits import LEAST_COSINE, Limits
 from graphsurgery.compare.models import NAME, Feed, Given, compared
 from graphsurgery.compare.tolerance import most_stretch
+from graphsurgery.contracts import present
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.halving.loss import Opinion, opinions
 from graphsurgery.interface import Value
@@ -124,14 +125,13 @@ class SameOutputs:
         if self.drawer.roles.mask is None and self.drawer.roles.others:
             names = ", ".join(value.name for value in self.drawer.roles.others)
             left_out.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
-        assert self.reach is not None
         check = compared(
             given,
             lambda plain: open_session(output, extra_outputs=relation.names, plain=plain),
             limits,
             is_exact=relation.is_exact,
         )
-        return [check], [*left_out, *self.reach.not_checked, *check.left_out]
+        return [check], [*left_out, *present(self.reach, "how long texts are").not_checked, *check.left_out]
 
     def runs(self, relation: Relation) -> bool:
         """Whether the source can be run here."""
@@ -242,9 +242,8 @@ def _is_float(value: Value) -> bool:
 
 def _second(opinion: Opinion, limits: Limits) -> Check:
     """The loss that onnx's reference evaluator finds, each operator in the type that the file says."""
-    loss = opinion.loss
-    assert loss is not None and limits.min_cosine is not None
+    loss, cosine = present(opinion.loss, "the loss"), present(limits.min_cosine, "the smallest cosine")
     asked = loss.max_abs / limits.atol if limits.atol else 0.0
-    margin = max(asked, loss.relative / (2 * most_stretch(limits.min_cosine)))
-    one = Comparison("first rows", loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, limits.min_cosine)
+    margin = max(asked, loss.relative / (2 * most_stretch(cosine)))
+    one = Comparison("first rows", loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, cosine)
     return Check(SECOND, f"by {opinion.engine} evaluator, on the first rows: {loss}", (one,))
