@@ -74,11 +74,10 @@ def found_reach(source: Model, drawer: Drawer, run: Callable[[Values], object], 
     while not full and tokens > short and seconds * (tokens / short) ** GROWTH > SECONDS:
         tokens //= 2
     hurried = tokens < goal
-    for length in _lengths(tokens, drawer.tables.longest, short):
-        if _runs(run, drawer, length):
-            ends = length == drawer.tables.longest and tokens == table
-            return Reach(length, length if ends else limit, window, hurried)
-    return Reach(short, limit, window, hurried)
+    runs = (length for length in _lengths(tokens, drawer.tables.longest, short) if _runs(run, drawer, length))
+    length = next(runs, short)
+    ends = length == drawer.tables.longest and tokens == table
+    return Reach(length, length if ends else limit, window, hurried)
 
 
 def reaching(drawer: Drawer, reach: Reach) -> Drawer:
