@@ -6,7 +6,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench optimize-table optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench fault-table optimize-table optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fixtures: $(PEERS)/.peers ## make the committed fixtures again
 
 bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and onnx-ir
 	$(PEERS)/bin/python benchmarks/surgery_cost.py
+
+fault-table: $(VENV)/.test ## the table of docs/verification.md: planted faults by kind of interface, and how many are caught
+	$(VENV)/bin/python benchmarks/planted_faults.py --write
 
 optimize-table: $(PEERS)/.peers ## the table of docs/optimize.md: what fuses, how exact, how fast, by architecture
 	$(PEERS)/bin/python benchmarks/optimize_table.py --write

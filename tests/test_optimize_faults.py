@@ -23,6 +23,7 @@ from graphsurgery.errors import NothingToOptimizeError, RequestError, Unsupporte
 from graphsurgery.optimizing import attempts, job, kernels, proof
 from graphsurgery.optimizing.bare import SWITCHES, Fusing
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer
+from graphsurgery.proof import same_outputs
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Session
 
@@ -145,9 +146,10 @@ def test_another_interface_is_found(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_tolerances_do_not_grow_without_end(tmp_path: Path, monkeypatch) -> None:
-    """A source that ONNX Runtime runs in two ways that are far apart: a hundred times what is promised is allowed, no more."""
+    """A source that ONNX Runtime runs in two ways that are far apart: where it leaves open more than a hundred times what is
+    promised, nothing is checked, however near the file is."""
     planted(monkeypatch, on_output("last_hidden_state", "Add", 0.1))
-    opened = proof.open_session
+    opened = same_outputs.open_session
 
     def shaky(model: graphsurgery.Model, *arguments: Any, plain: bool = False, **options: Any) -> Session:
         session = opened(model, *arguments, plain=plain, **options)
@@ -156,9 +158,11 @@ def test_tolerances_do_not_grow_without_end(tmp_path: Path, monkeypatch) -> None
             monkeypatch.setattr(session, "run", lambda *given: {name: one + 1 for name, one in run_(*given).items()})
         return session
 
-    monkeypatch.setattr(proof, "open_session", shaky)
+    monkeypatch.setattr(same_outputs, "open_session", shaky)
     report = refused(BERT, tmp_path).outcome.report
-    assert max(one.beyond for check in report.checks for one in check.comparisons) == 100
+    (check,) = [check for check in report.checks if check.comparisons]
+    assert report.verdict is check.verdict is Verdict.NOT_CHECKED and report.cases == 0
+    assert all(one.too_loose for one in check.comparisons) and any("100 times" in one for one in report.not_checked)
 
 
 def test_what_crashes_is_not_run_here(tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,313 @@
+"""Two models on the same feeds: what is close enough, row by row, and what a verdict may never come to."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import FIXTURES
+from encoders import HIDDEN, IDS, MASK, tiny_encoder
+from fusions import require_optimizer, with_head
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import graphsurgery
+from graphsurgery.compare.limits import Limits
+from graphsurgery.compare.models import Feed, Given, compared
+from graphsurgery.compare.tally import MOST_BEYOND, Tally
+from graphsurgery.compare.tolerance import exact, lossy, most_stretch, promised
+from graphsurgery.edits.agreement import agreement, nothing_compared
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.report import Check, Comparison, Verdict
+from graphsurgery.runtime.session import Session
+
+PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
+INF, NAN = np.inf, np.nan
+COSINE = 0.999
+NUMBERS = st.floats(-100, 100, width=32)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------------
+
+
+def tallied(found: Any, wanted: Any, tolerance: Any, promised: Any = None, **asked: float) -> Comparison:
+    tally = Tally("kind", **asked)
+    tally.add(np.array(found, float), np.array(wanted, float), np.array(tolerance, float), promised)
+    return tally.result()
+
+
+def test_what_has_no_limit_is_no_case() -> None:
+    assert tallied([[1e9]], [[0]], INF).verdict is NOT_CHECKED
+    one = tallied([[1e9, 1], [1e9, 2]], [[0, 1], [0, 2]], [[INF, 0.1], [INF, INF]])
+    assert (one.verdict, one.cases, one.worst) == (PASSED, 1, 0)
+    assert tallied([[1e9, 2]], [[0, 1]], [[INF, 0.1]]).verdict is FAILED
+
+
+def test_rows_at_the_cap_are_no_cases() -> None:
+    """They may fail, by their own tolerance, and never pass."""
+    loose = (MOST_BEYOND + 1) * 1e-6
+    one = tallied([[5e-5], [0]], [[0], [0]], [[loose], [1e-6]], 1e-6)
+    assert (one.verdict, one.cases, one.too_loose) == (PASSED, 1, 1)
+    assert tallied([[5e-5]], [[0]], [[loose]], 1e-6).verdict is NOT_CHECKED
+    assert tallied([[2e-4]], [[0]], [[loose]], 1e-6).verdict is FAILED
+    assert tallied([[5e-5]], [[0]], [[MOST_BEYOND * 1e-6]], 1e-6).beyond == pytest.approx(MOST_BEYOND)
+    check = Check("name", "detail", (one,))
+    assert check.verdict is PASSED and "1 row(s)" in check.left_out[0]
+
+
+def test_a_kind_that_compared_nothing_is_told() -> None:
+    check = Check("name", "detail", (Comparison("one", 1, 0.0, 0.0, None), Comparison("other", 0, 0.0, 0.0, None)))
+    assert check.verdict is PASSED and check.left_out == ["name: nothing could be compared on 'other'"]
+
+
+@given(st.lists(NUMBERS, min_size=3, max_size=6), st.floats(1.1, 5))
+def test_the_length_counts_where_it_is_asked_for(vector: list[float], factor: float) -> None:
+    wanted = np.array([vector]) + np.sign(np.array([vector]) + 0.5)
+    one = tallied(wanted * factor, wanted, 1e9, least_cosine=COSINE, most_stretch=0.05)
+    assert one.verdict is FAILED and one.stretch == pytest.approx(factor - 1) and one.cosine == pytest.approx(1)
+    assert tallied(wanted, wanted, 1e9, least_cosine=COSINE, most_stretch=0.05).verdict is PASSED
+
+
+def test_nothing_where_there_was_something_is_found_by_length_too() -> None:
+    assert tallied([[0, 0, 0]], [[1, 0, 0]], 1e9, most_stretch=0.5).verdict is FAILED
+    assert tallied([[0, 0, 0]], [[0, 0, 0]], 1e9, most_stretch=0.5).verdict is PASSED
+
+
+# --- tolerances -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_row_has_its_own_noise() -> None:
+    """One that rounds much leaves no room to the others."""
+    values, noise = np.array([[1.0, 0], [0, 1], [3, 4]]), np.array([[1e-4], [0], [0]])
+    allowed = exact(values, noise, Limits()).elements[:, 0]
+    assert allowed == pytest.approx([4.01e-4, 1e-6, 4e-5])
+    found = Tally("kind")
+    found.add(values + np.array([[0, 0], [9e-5, 0], [0, 0]]), values, allowed[:, None], promised(values))
+    assert found.result().verdict is FAILED
+
+
+def test_integers_are_equal() -> None:
+    assert np.all(promised(np.array([[1 << 40], [0]])) == 0) and np.all(promised(np.array([[True]])) == 0)
+
+
+def test_narrow_vectors_are_compared_number_by_number() -> None:
+    values, spread = np.array([[5.0], [5.1]]), np.array([0.05])
+    allowed = lossy(values, spread, Limits(min_cosine=COSINE))
+    assert allowed.least_cosine is None and np.all(allowed.elements == 2 * most_stretch(COSINE) * 0.05)
+    pairs = lossy(np.ones((2, 2)), np.array([0.1, 0]), Limits(min_cosine=COSINE))
+    assert pairs.least_cosine is None and np.all(pairs.elements[:, 0] < pairs.elements[:, 1])
+    assert lossy(np.ones((2, 3)), np.zeros(1), Limits(min_cosine=COSINE)).least_cosine == COSINE
+
+
+# --- models ---------------------------------------------------------------------------------------------------------------
+
+
+class Sham(Session):
+    """A session that gives what it is told to, one answer after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def run(self, feeds: Any, outputs: Any = None) -> dict[str, np.ndarray]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"y": np.array(answer, np.float32)}
+
+
+BROKEN = UnsupportedModelError("ONNX Runtime cannot run the model: no")
+FEEDS = [Feed(kind, {}, None) for kind in ("one", "two", "three")]
+
+
+def held(source: list[Any], output: list[Any], plain: list[Any] | None = None, **options: Any) -> Check:
+    given = Given.of(lambda plainly: Sham(*(plain or source)) if plainly else Sham(*source), ["y"], FEEDS)
+    return compared(given, lambda _: Sham(*output), Limits(), **options)
+
+
+def test_failures_before_a_run_that_fails_are_kept() -> None:
+    """What cannot be run where the source can has failed, whatever came before."""
+    check = held([[[1.0]], [[2.0]], [[3.0]]], [[[5.0]], BROKEN, BROKEN])
+    assert check.verdict is FAILED and check.comparisons[0].verdict is FAILED and "two" in check.detail
+    assert held([[[1.0]], [[2.0]], [[3.0]]], [[[1.0]], BROKEN, BROKEN]).verdict is FAILED
+
+
+def test_what_the_source_cannot_run_is_left_out() -> None:
+    given = Given.of(lambda _: Sham([[1.0]], BROKEN, [[3.0]]), ["y"], FEEDS)
+    assert [feed.kind for feed in given.feeds] == ["one", "three"] and given.failed.keys() == {"two"}
+    with pytest.raises(UnsupportedModelError, match="cannot run"):
+        Given.of(lambda _: Sham(BROKEN, BROKEN, BROKEN), ["y"], FEEDS)
+
+
+def test_an_output_that_cannot_be_loaded_has_failed() -> None:
+    given = Given.of(lambda _: Sham([[1.0]], [[1.0]], [[1.0]]), ["y"], FEEDS)
+
+    def opened(_: bool) -> Session:
+        raise UnsupportedModelError("ONNX Runtime cannot load the model: no")
+
+    check = compared(given, opened, Limits())
+    assert check.verdict is FAILED and "cannot" in check.detail
+
+
+def test_noise_is_each_vectors_own() -> None:
+    """The second vector of the first feed rounds, and that is room for it alone."""
+    source = [[[1.0, 0], [0, 1.0]]] * 3
+    plain = [[[1.0, 0], [1e-4, 1.0]], *source[1:]]
+    assert held(source, [[[1.0, 0], [9e-5, 1.0]], *source[1:]], plain).verdict is PASSED
+    assert held(source, [[[1.0, 9e-5], [0, 1.0]], *source[1:]], plain).verdict is FAILED
+    assert held(source, [source[0], [[1.0, 0], [9e-5, 1.0]], source[2]], plain).verdict is FAILED
+
+
+def test_nothing_but_noise_is_not_checked() -> None:
+    source, plain = [[[1.0, 0]]] * 3, [[[1.0, 1.0]]] * 3
+    check = held(source, [[[1.0, 0.5]]] * 3, plain)
+    assert check.verdict is NOT_CHECKED and len(check.left_out) == 3
+
+
+def test_positions_that_count() -> None:
+    """Hidden states at tokens; vectors of rows without a token where those count."""
+    mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    state = np.arange(12.0).reshape(2, 3, 2)
+    assert np.array_equal(Feed("kind", {}, mask).vectors(state), state[0, :2])
+    assert len(Feed("kind", {}, mask).vectors(np.ones((2, 5)))) == 2
+    assert len(Feed("kind", {}, mask, empty_rows=False).vectors(np.ones((2, 5)))) == 1
+    assert Feed("kind", {}, None).vectors(state).shape == (6, 2)
+    assert Feed("kind", {}, mask).vectors(np.ones(4)).shape == (4, 1)
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------------
+
+
+def with_nodes(model: onnx.ModelProto, output: str, *nodes: onnx.NodeProto, **weights: Any) -> onnx.ModelProto:
+    """``model`` whose ``output`` is called ``right``, and nodes that make another of it."""
+    made = copy.deepcopy(model)
+    for node in made.graph.node:
+        node.output[:] = ["right" if name == output else name for name in node.output]
+        node.input[:] = ["right" if name == output else name for name in node.input]
+    made.graph.node.extend(nodes)
+    made.graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in weights.items())
+    return made
+
+
+def scored(width: int) -> onnx.ModelProto:
+    """Scores ``[batch, width]``: a few numbers of the first token, around 3."""
+    model = tiny_encoder()
+    nodes = [
+        helper.make_node("ReduceMean", [HIDDEN], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Slice", ["mean", "start", "end", "axis"], ["few"]),
+        helper.make_node("Add", ["few", "three"], ["scores"]),
+    ]
+    model.graph.node.extend(nodes)
+    numbers = {"start": [0], "end": [width], "axis": [1]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in numbers.items())
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "three"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", width]))
+    return model
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize(("factor", "shift"), [(1000, 500), (1, 0.5), (2, 0), (0, 3), (-1, 0)])
+def test_a_cosine_alone_is_no_proof_of_scores(width: int, factor: float, shift: float) -> None:
+    source = scored(width)
+    nodes = [helper.make_node("Mul", ["right", "factor"], ["grown"]), helper.make_node("Add", ["grown", "shift"], ["scores"])]
+    made = with_nodes(source, "scores", *nodes, factor=factor, shift=shift)
+    assert graphsurgery.verify(made, against=source, min_cosine=0.999999).verdict is FAILED
+    assert graphsurgery.verify(made, against=source, min_cosine=0.99).verdict is FAILED
+    same = with_nodes(source, "scores", *nodes, factor=1, shift=0)
+    assert graphsurgery.verify(same, against=source, min_cosine=0.999999).verdict is PASSED
+
+
+def test_a_cosine_alone_is_no_proof_of_vectors() -> None:
+    source = tiny_encoder()
+    made = with_nodes(source, HIDDEN, helper.make_node("Mul", ["right", "factor"], [HIDDEN]), factor=3)
+    report = graphsurgery.verify(made, against=source, min_cosine=COSINE)
+    assert report.verdict is FAILED and all(one.cosine == pytest.approx(1) for one in report.checks[0].comparisons)
+    assert graphsurgery.verify(made, against=source, min_cosine=COSINE, atol=100).verdict is PASSED
+
+
+def test_an_output_that_is_wrong_and_then_cannot_run_has_failed() -> None:
+    """The failures found so far were thrown away with it once."""
+    source = tiny_encoder()
+    nodes = [
+        helper.make_node("Expand", ["half", "shape_of_four"], ["four"]),
+        helper.make_node("Add", ["right", "four"], [HIDDEN]),
+    ]
+    made = with_nodes(source, HIDDEN, *nodes, half=0.5)
+    made.graph.initializer.append(numpy_helper.from_array(np.array([4, 1, 1]), "shape_of_four"))
+    report = graphsurgery.verify(made, against=source)
+    assert report.verdict is FAILED and report.cases
+
+
+def test_an_output_that_does_not_load_has_failed() -> None:
+    source = tiny_encoder()
+    made = with_nodes(source, HIDDEN, helper.make_node("NoSuchOperator", ["right"], [HIDDEN], domain="com.microsoft"))
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert graphsurgery.verify(made, against=source).verdict is FAILED
+    assert graphsurgery.verify(source, against=made).verdict is NOT_CHECKED
+
+
+def test_other_inputs_are_another_question() -> None:
+    """Said before anything is run."""
+    source = tiny_encoder()
+    for made in (tiny_encoder(dims=(2, 5)), tiny_encoder(names={IDS: "ids"}), tiny_encoder(mask_dtype=TensorProto.INT32)):
+        report = graphsurgery.verify(made, against=source)
+        assert report.verdict is NOT_CHECKED and "other inputs" in report.checks[0].detail
+    assert graphsurgery.verify(source, against=tiny_encoder(dims=(2, 5))), "it takes whatever the other takes"
+    assert graphsurgery.verify(source, against=source) and MASK in {one.name for one in source.graph.input}
+
+
+@pytest.mark.parametrize("headed", [False, True])
+def test_optimize_and_verify_say_the_same(headed: bool, tmp_path: Path) -> None:
+    """Of a file in half precision: neither what stands at padding nor what masks rows without a token is its fault."""
+    require_optimizer()
+    source = (
+        with_head(FIXTURES / "bert" / "model.onnx", tmp_path, "mean", normalize=False)
+        if headed
+        else FIXTURES / "bert" / "model.onnx"
+    )
+    done = graphsurgery.optimize(source, output=tmp_path / "half.onnx", fp16=True, time=False)
+    report = graphsurgery.verify(tmp_path / "half.onnx", against=source)
+    assert done.report is not None and report.verdict is done.report.verdict is PASSED
+    told = {check.name: [one.to_json() for one in check.comparisons] for check in report.checks}
+    again = {check.name: [one.to_json() for one in check.comparisons] for check in done.report.checks}
+    assert told == {name: again[name] for name in told} and told.keys() == {"same outputs", "second opinion"}
+
+
+@pytest.mark.parametrize("headed", [False, True])
+def test_half_precision_of_another_length(headed: bool, tmp_path: Path) -> None:
+    """Three times too long, written into the file that optimize made."""
+    require_optimizer()
+    source = (
+        with_head(FIXTURES / "bert" / "model.onnx", tmp_path, "mean", normalize=False)
+        if headed
+        else FIXTURES / "bert" / "model.onnx"
+    )
+    graphsurgery.optimize(source, output=tmp_path / "half.onnx", fp16=True, time=False)
+    name = "sentence_embedding" if headed else HIDDEN
+    wrong = with_nodes(onnx.load(tmp_path / "half.onnx"), name, helper.make_node("Mul", ["right", "factor"], [name]), factor=3)
+    assert graphsurgery.verify(wrong, against=source).verdict is FAILED
+
+
+# --- trials ---------------------------------------------------------------------------------------------------------------
+
+
+def test_nan_agrees_with_nothing() -> None:
+    one, nothing = np.array([1.0, NAN]), np.array([NAN, NAN])
+    assert agreement(one, one, 1e-3) == 1 and agreement(nothing, nothing, 1e-3) == 0
+    assert agreement(nothing, one, 1e-3) is None and agreement(one[:1], one, 1e-3) is None
+    assert agreement(np.array([1.01]), np.array([1.0]), 1e-3) is None
+    assert nothing_compared({"y": 3}) is None and "y" in (nothing_compared({"x": 1, "y": 0}) or "")
+
+
+def test_a_model_that_gives_nothing_but_nan_has_no_optional_input() -> None:
+    """The trial compared NaN with NaN once, and passed."""
+    source = tiny_encoder(inputs=["token_type_ids"])
+    broken = with_nodes(source, HIDDEN, helper.make_node("Mul", ["right", "nan"], [HIDDEN]), nan=NAN)
+    assert graphsurgery.optional_input(source, input="token_type_ids")
+    with pytest.raises(UnsupportedModelError, match="no finite number"):
+        graphsurgery.optional_input(broken, input="token_type_ids")
