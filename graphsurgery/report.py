@@ -56,13 +56,22 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        if self.not_finite or not self.margin <= 1:
-            return Verdict.FAILED
-        if self.least_cosine is not None and self.cosine is not None and not self.cosine >= self.least_cosine:
-            return Verdict.FAILED
-        if self.most_stretch is not None and self.stretch is not None and not self.stretch <= self.most_stretch:
+        if self.wrong is not None:
             return Verdict.FAILED
         return Verdict.PASSED if self.cases > 0 else Verdict.NOT_CHECKED
+
+    @property
+    def wrong(self) -> str | None:
+        """What is wrong, in words; None where nothing is."""
+        if self.not_finite:
+            return f"{self.not_finite} numbers that are not finite"
+        if not self.margin <= 1:
+            return f"{self.worst:.1e} apart"
+        if self.least_cosine is not None and self.cosine is not None and not self.cosine >= self.least_cosine:
+            return f"cosine {self.cosine:.7f}"
+        if self.most_stretch is not None and self.stretch is not None and not self.stretch <= self.most_stretch:
+            return f"a vector's length {self.stretch:.1%} off"
+        return None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -293,6 +293,19 @@ def test_half_precision_of_another_length(headed: bool, tmp_path: Path) -> None:
     assert graphsurgery.verify(wrong, against=source).verdict is FAILED
 
 
+def test_a_record_alone_loosens_nothing(tmp_path: Path) -> None:
+    """A file that claims to compute in half precision, and does not, is held to float32."""
+    require_optimizer()
+    source = FIXTURES / "bert" / "model.onnx"
+    graphsurgery.optimize(source, output=tmp_path / "made.onnx", time=False)
+    made = onnx.load(tmp_path / "made.onnx")
+    (entry,) = made.metadata_props
+    entry.value = entry.value.replace('"parameters":{', '"parameters":{"precision":"float16",')
+    wrong = with_nodes(made, HIDDEN, helper.make_node("Mul", ["right", "factor"], [HIDDEN]), factor=1.001)
+    assert graphsurgery.verify(made, against=source).verdict is PASSED
+    assert graphsurgery.verify(wrong, against=source).verdict is FAILED
+
+
 # --- trials ---------------------------------------------------------------------------------------------------------------
 
 

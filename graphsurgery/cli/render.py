@@ -127,7 +127,7 @@ def _figures(check: Check) -> str:
         return check.detail
     cases = sum(one.cases for one in check.comparisons)
     nearest = max(check.comparisons, key=lambda one: one.margin)
-    failed = [one.kind for one in check.comparisons if one.verdict is Verdict.FAILED]
+    failed = [f"{one.kind} ({one.wrong})" for one in check.comparisons if one.wrong is not None]
     kinds = f"{len(check.comparisons)} kind{'s' if len(check.comparisons) > 1 else ''}"
     worst = f"at worst {nearest.worst:.1e} apart in {nearest.kind!r}, {_of_allowed(nearest.margin)}"
     angles = [one for one in check.comparisons if one.least_cosine is not None and one.cosine is not None]

@@ -135,8 +135,7 @@ def _wrong(report: Report) -> str:
             worst = max(wrong, key=lambda one: one.margin, default=None)
             if worst is None:
                 return check.detail
-            turned = worst.margin <= 1 and worst.cosine is not None
-            return f"{f'cosine {worst.cosine:.7f}' if turned else f'{worst.worst:.1e} apart'} in {worst.kind!r}"
+            return f"{worst.wrong} in {worst.kind!r}"
     return "its proof did not pass"
 
 

@@ -61,7 +61,7 @@ class Prover:
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
         checks = [self._interface(written), *_head(written, parts)]
         if relation.half != onnx.TensorProto.BFLOAT16 and self.same.runs(relation):
-            died = crash(path, [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.kinds()])
+            died = crash(path, [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.every_kind()])
             if died is not None:
                 return Proven(Report((*checks, Check(RUN, died, stated=Verdict.FAILED)), (), tuple(not_checked)), None)
             checks.append(Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED))

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.anatomy.head import head_steps
+from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.compare.limits import LEAST_COSINE, Limits
 from graphsurgery.compare.models import NAME, Feed, Given, compared
 from graphsurgery.compare.tolerance import most_stretch
@@ -24,6 +25,7 @@ from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewrites
+from graphsurgery.model.schema import tensors
 from graphsurgery.proof.chain import starts
 from graphsurgery.proof.reference import computes_in_half
 from graphsurgery.proof.whole_proof import whole_cases
@@ -60,6 +62,7 @@ class Relation:
         """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
         records = rewrites(output.proto) if rewrites(output.proto) != rewrites(source.proto) else []
         half = next((HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records)), None)
+        half = half if half is not None and _computes_in(output, half) else None
         is_exact = half is None and not computes_in_half(source) if records else limits.min_cosine is None
         head, had = bool(head_steps(output)), bool(head_steps(source))
         names, not_checked = _compared(source, output, only_floats=bool(records))
@@ -195,6 +198,14 @@ def _takes(value: Value, given: Value) -> bool:
         return True
     sizes = zip(value.dims, given.dims, strict=False)
     return len(value.dims) == len(given.dims) and all(not isinstance(one, int) or one == other for one, other in sizes)
+
+
+def _computes_in(model: Model, kind: int) -> bool:
+    """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
+    casts = (node for node in all_nodes(model.proto.graph) if node.op_type == "Cast")
+    return any(tensor.data_type == kind for _, tensor in tensors(model.proto)) or any(
+        attribute.i == kind for node in casts for attribute in node.attribute
+    )
 
 
 def _cosine(limits: Limits) -> float:

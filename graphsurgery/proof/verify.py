@@ -57,8 +57,10 @@ def verify(
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
         atol: allowed absolute difference, in place of the proofs' own tolerances; where outputs are compared with outputs the
             default is 1e-5 * max(1, max|x|).
-        min_cosine: smallest allowed cosine, besides those tolerances; between outputs instead of them unless ``atol`` is given.
-        full: run the whole proof and compare every byte of the weights however large they are.
+        min_cosine: smallest allowed cosine, besides those tolerances; between the outputs of two files that record no rewrite
+            instead of them unless ``atol`` is given: lengths may then be off by sqrt(2 (1 - cosine)).
+        full: run the whole proof, compare every byte of the weights however large they are, and texts as long as the model
+            takes however long that takes.
         head_only: leave the whole proof out.
 
     Returns:
