@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import pytest
+from conftest import FIXTURES, fixture_names
 from encoders import FLOAT, FLOAT16, HIDDEN, IDS, MASK, TYPE_IDS, tiny_encoder
 from interface_faults import Baked
 from onnx import TensorProto, helper
@@ -27,6 +28,9 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model import nodes
+from graphsurgery.proof.inference import values_of
+from graphsurgery.proof.nested import computed_from, every_node
+from graphsurgery.proof.vocabulary import rows_read
 from graphsurgery.report import Verdict
 
 
@@ -208,3 +212,34 @@ def test_a_smaller_vocabulary(broken, tmp_path: Path, rows: int | None) -> None:
     right = tables.tables_of
     broken(right, lambda *given: replace(right(*given), vocabulary=rows))
     failed(AddWordWeights(str(tmp_path / "config.json")), tiny_encoder(), tmp_path, "encoder untouched")
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_both_readings_agree(name: str) -> None:
+    """What the proof reads by itself is what the edits read, as long as neither is broken."""
+    model = graphsurgery.load(FIXTURES / name / "model.onnx")
+    graph = model.proto.graph
+    for value in model.interface.inputs:
+        assert computed_from(graph, value.name) == wiring.downstream(graph, value.name) != set()
+    assert sorted(map(str, every_node(graph))) == sorted(map(str, wiring.all_nodes(graph)))
+    found = hidden_state.find_hidden_state(model)
+    assert values_of(model)[found.name].dims[-1] == found.width
+    assert rows_read(model, IDS) == tables.tables_of(model, roles.roles_of(model.interface)).vocabulary
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "out of order"])
+@pytest.mark.parametrize("reached", [wiring.downstream, computed_from], ids=["edits", "proof"])
+def test_what_an_input_goes_into(reached: Any, order: int) -> None:
+    """By way of a branch too, never by way of an input that is left out, and whatever the order of the nodes."""
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["b"], ["c"])], "then", [], [helper.make_tensor_value_info("c", FLOAT, None)]
+    )
+    chain = [
+        helper.make_node("Abs", ["a"], ["b", ""]),
+        helper.make_node("If", ["always"], ["d"], then_branch=branch, else_branch=branch),
+        helper.make_node("Clip", ["other", "", ""], ["e"]),
+        helper.make_node("Add", ["d", "other"], ["f"]),
+    ]
+    assert reached(onnx.GraphProto(node=chain[::order]), "a") == {"b", "d", "f"}
+    long = [helper.make_node("Abs", [f"v{place}"], [f"v{place + 1}"]) for place in range(300)]
+    assert len(reached(onnx.GraphProto(node=long[::order]), "v0")) == 300
