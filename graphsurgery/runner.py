@@ -22,6 +22,7 @@ from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
 from graphsurgery.model.staging import Plan, Saved, staged
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.golden import verify_itself, with_goldens
+from graphsurgery.proof.intent import as_asked
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
@@ -118,9 +119,10 @@ def run(
     def prove(written: Model, *, full: bool, head_only: bool) -> Report:
         if steps[-1].restores:
             return _restored(after, written)
-        return verify_model(
+        report = verify_model(
             written, against=base, atol=atol, min_cosine=min_cosine, full=full, head_only=head_only, progress=progress
         )
+        return joined(report, as_asked(base, written, _asked(steps)))
 
     if dry_run:
         report = prove(after, full=False, head_only=True) if verify else None
@@ -136,6 +138,12 @@ def run(
         if goldens:
             stage.extend(with_certificate(stage.plan.document, sources or {}, described.report))
         return _judged(replace(described, saved=stage.commit()))
+
+
+def _asked(steps: Sequence[Edit]) -> list[dict[str, Any]]:
+    """The parameters, as asked for, of the edits that are proven: those behind the last one that restores a file."""
+    start = max((place for place, edit in enumerate(steps) if edit.restores), default=-1)
+    return [edit.parameters() for edit in steps[start + 1 :]]
 
 
 def _check_request(steps: Sequence[Edit], goldens: bool) -> None:

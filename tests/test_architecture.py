@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from conftest import ROOT
+from sharing import Name, Source
 
 import graphsurgery
 from graphsurgery.cli.main import VERBS
@@ -33,6 +36,54 @@ LAYERS = (
 """Each layer imports only from layers above it, and from itself; but edits and proof, side by side, know nothing of each
 other."""
 
+# What edits and proof may share. A fault in shared code is dangerous if it makes an output wrong and, at the same time, makes
+# the proof expect that output. Each line says why that cannot happen. Code that decides what an edit does must not be listed.
+SHARED_MODULES = {
+    "errors": "the error tree decides nothing",
+    "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
+    "model.model": "a loaded file: its fields and the bytes of its weights",
+    "model.records": "the bytes of a file, field by field",
+    "model.provenance": "the steps that a file records: proof/intent.py compares them with the request",
+    "model.sources": "the bytes of a file",
+    "model.wire": "protobuf's encoding of numbers and lengths",
+    "model.parsing": "protobuf's own parser, with limits",
+    "model.schema": "which messages can hold a tensor, from onnx's descriptors",
+    "model.external": "where external data lie",
+    "model.locations": "which places of external data are safe to open",
+    "model.dtypes": "numbers and sizes of element types, from onnx's own table",
+    "model.digest": "sha256 of a weight: finds it in the file again",
+    "runtime.session": "ONNX Runtime itself",
+    "runtime.texts": "real texts to feed",
+    "runtime.feeds": "decides what is fed, and not what is expected",
+    "anatomy.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
+    "anatomy.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
+}
+SHARED_NAMES = {
+    "anatomy.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
+    "anatomy.wiring": (
+        "Wiring all_nodes within constant_value attribute_int PASS_THROUGH RESHAPING",
+        "only `tables_of` uses it on the proof's side, for what is fed",
+    ),
+    "model.scan": (
+        "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
+        "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
+    ),
+    "model.nodes": ("subgraphs", "behind `all_nodes` and the namer alone, see there; the proof has proof/nested.py"),
+    "model.namer": (
+        "Namer _collect _collect_nodes",
+        "names for nodes that the proof adds to the source to run it: ONNX Runtime refuses a name that is taken",
+    ),
+}
+DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery.model.provenance", "undone")})
+"""How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
+
+
+def shared(planted: Mapping[str, str] = MappingProxyType({})) -> set[Name]:
+    """The names that both edits and proof reach, the package's name left out; ``planted``: with these modules added."""
+    source = Source(PACKAGE, planted)
+    both = source.reached("graphsurgery.edits", DOORS) & source.reached("graphsurgery.proof", DOORS)
+    return {(module.removeprefix("graphsurgery."), name) for module, name in both}
+
 
 def imported(path: Path) -> set[str]:
     """The graphsurgery modules that a file imports."""
@@ -56,6 +107,32 @@ def test_imports_go_one_way(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for other in imported(path):
         assert other == own or layer_of[other] < layer_of[own], f"{own} must not import {other}"
+
+
+def test_edits_and_proof_share_nothing_that_decides() -> None:
+    """What both reach is on the list above, with its reason, and nothing on the list is out of date."""
+    allowed = {(module, name) for module, (names, _) in SHARED_NAMES.items() for name in names.split()}
+    found = {one for one in shared() if one[0] not in SHARED_MODULES}
+    assert found - allowed == set(), "an edit and its proof would share a fault in this"
+    assert allowed - found == set(), "no longer shared"
+    assert SHARED_MODULES.keys() - {module for module, _ in shared()} == set(), "no longer shared"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from graphsurgery.anatomy.wiring import downstream as used", ("anatomy.wiring", "downstream")),
+        ("from graphsurgery.anatomy import width\nused = width.last_dim", ("anatomy.width", "last_dim")),
+        ("from graphsurgery.between import used", ("anatomy.hidden_state", "inferred")),
+    ],
+    ids=["by its name", "by its module's", "by another module's"],
+)
+def test_sharing_is_noticed(line: str, name: Name) -> None:
+    """A name that the edits use is found on whatever way the proof gets at it."""
+    between = "from graphsurgery.anatomy.hidden_state import inferred\ndef used():\n    return inferred"
+    assert name not in shared()
+    planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
+    assert name in shared(planted)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

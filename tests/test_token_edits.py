@@ -139,3 +139,10 @@ def test_splade_is_a_head() -> None:
     )
     with pytest.raises(AlreadyPooledError, match="add-splade-pooling with max pooling"):
         graphsurgery.add_pooling(model, "mean", hidden_state="token")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+def test_word_weights_beside_an_input_of_another_type(first: bool, tmp_path: Path) -> None:
+    """Ids that no vocabulary has are not looked up in a table of word weights."""
+    steps = [graphsurgery.AddWordWeights(words(WORDS)), graphsurgery.InputType("int32")]
+    assert graphsurgery.run(steps[:: 1 if first else -1], tiny_encoder(), output=tmp_path / "out.onnx").report

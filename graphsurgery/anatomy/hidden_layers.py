@@ -10,6 +10,7 @@ in transformers, but for ModernBERT in transformers 4, whose last one is not (`b
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,9 +95,9 @@ class _Stream:
     ) -> Iterator[onnx.NodeProto]:
         """The nodes that ``value`` is computed by, nearest first, no further back than ``until``; where ``through`` is given,
         only behind such nodes."""
-        todo, seen = [value], {"", *until}
+        todo, seen = deque([value]), {"", *until}
         while todo:
-            current = todo.pop(0)
+            current = todo.popleft()
             node = self.wiring.producers.get(current)
             if current in seen or node is None or node.op_type in MEASURING:
                 continue

@@ -82,15 +82,16 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def downstream(graph: onnx.GraphProto, name: str) -> set[str]:
     """Every value of the main graph that ``name`` goes into."""
-    found = {name}
-    grown = True
-    while grown:
-        grown = False
-        for node in graph.node:
-            if found & reads(node) and not found >= set(node.output):
-                found |= set(node.output)
-                grown = True
-    return found - {name, ""}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for taken in reads(node):
+            users.setdefault(taken, []).append(node)
+    found, todo = {name}, [name]
+    while todo:
+        new = {one for node in users.get(todo.pop(), ()) for one in node.output if one} - found
+        found |= new
+        todo += new
+    return found - {name}
 
 
 def within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:

@@ -10,12 +10,12 @@ from typing import Any
 import onnx
 from google.protobuf.message_factory import GetMessageClass
 
-from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import PREFIX
 from graphsurgery.model.records import GRAPH_FIELD, Record
 from graphsurgery.model.schema import GRAPH, MODEL, tensor_holders, tensors
+from graphsurgery.proof.nested import every_node
 
 NODE = GRAPH.fields_by_name["node"].number
 OUTPUT = GRAPH.fields_by_name["output"].number
@@ -160,7 +160,7 @@ def _without_renames(
     pairs = _paired(added, removed)
     renamed = {old: new for node, twin in pairs for old, new in _names(node, twin) if old != new}
     gone = {name for node in removed for name in node.output}
-    kept = [node for node in all_nodes(source.proto.graph) if gone.isdisjoint(node.output)]
+    kept = [node for node in every_node(source.proto.graph) if gone.isdisjoint(node.output)]
     consistent = (
         all(renamed.get(old, old) == new for node, twin in pairs for old, new in _names(node, twin))
         and len(set(renamed.values())) == len(renamed)

@@ -7,17 +7,16 @@ field: what is then still different was not declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import onnx
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import subgraphs
 from graphsurgery.model.records import Document, Record
-from graphsurgery.model.scan import record_of
 from graphsurgery.model.schema import GRAPH
+from graphsurgery.proof.nested import graphs_within
 
 NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
     GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
@@ -54,7 +53,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
             node = onnx.NodeProto.FromString(record.content)
             _rename(node, names)
             fields.node(parameters, node)
-            records.append(_unless_same(record, onnx.NodeProto.FromString(record.content), node, payloads))
+            records.append(_unless_same(record, onnx.NodeProto.FromString(record.content), node))
         elif record.field in INFOS:
             source = Info.FromString(record.content)
             if record.field != INPUT and source.name in made:
@@ -62,7 +61,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
                 continue
             info = Info.FromString(record.content)
             found = declaring(INFOS[record.field], info)
-            records += [] if found is None else [_unless_same(record, source, found, payloads)]
+            records += [] if found is None else [_unless_same(record, source, found)]
         else:
             records.append(record)
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
@@ -70,25 +69,22 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     return replace(model, document=Document(model.document.model, tuple(records), payloads))
 
 
-def _unless_same(record: Record, before: Any, after: Any, payloads: Any) -> Record:
-    """``record`` itself where nothing changed, so that it stays what it is to the last byte."""
+def _unless_same(record: Record, before: Any, after: Any) -> Record:
+    """Return ``record`` itself where nothing changed, so that it stays what it is to the last byte.
+
+    A changed one is only held against an output's, and never written: it has its new content, and the old payloads behind it.
+    """
     if before == after:
         return record
-    return record_of(record.field, after.SerializeToString(), after.DESCRIPTOR, payloads)
+    changed = Record.literal(record.field, after.SerializeToString())
+    return replace(changed, chunks=(*changed.chunks, *record.spans))
 
 
 def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Other names for values, in subgraphs as well."""
-    for side in (node.input, node.output):
-        for place, name in enumerate(side):
-            if name in names:
-                side[place] = names[name]
-    for graph in subgraphs(node):
-        _rename_within(graph.node, names)
-        for info in (*graph.output, *graph.value_info):
-            info.name = names.get(info.name, info.name)
-
-
-def _rename_within(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    for node in nodes:
-        _rename(node, names)
+    """Other names for values, in the graphs within the node as well."""
+    inner = list(graphs_within(node))
+    for one in (node, *(one for graph in inner for one in graph.node)):
+        for side in (one.input, one.output):
+            side[:] = [names.get(name, name) for name in side]
+    for info in (info for graph in inner for info in (*graph.output, *graph.value_info)):
+        info.name = names.get(info.name, info.name)

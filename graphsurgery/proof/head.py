@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from graphsurgery.anatomy.hidden_state import inferred
-from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import inside, made_by
 from graphsurgery.proof.difference import Difference
+from graphsurgery.proof.inference import value_in
+from graphsurgery.proof.nested import every_node
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,8 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
 
 
 def _typed(model: Model, name: str) -> Value:
-    """The type of a value that the head takes: declared, or what type inference says; float32 where nothing does."""
-    found = model.interface.input(name) or model.interface.output(name)
-    if found is None or found.dtype == onnx.TensorProto.UNDEFINED:
-        found = inferred(model).output(name)
-    return found if found is not None and found.dtype else Value(name, onnx.TensorProto.FLOAT, None)
+    """A value that the head takes, with its type; float32 where nothing tells."""
+    return value_in(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
 
 
 def _complete(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -78,5 +75,5 @@ def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onn
 
 def added_values(output: Model, steps: Sequence[Step], changed: Difference) -> set[str]:
     """What nodes that were added have to make: outputs, and values that nodes of the source take in place of inputs."""
-    taken = {name for node in all_nodes(output.proto.graph) for name in node.input}
+    taken = {name for node in every_node(output.proto.graph) for name in node.input}
     return made_by(steps) | {name for name in inside(steps) if name in taken or name in changed.made}

@@ -48,7 +48,7 @@ def head_proof(
         values, drawer, sizes, masked=any(isinstance(step.parameters.get("mask"), str) for step, _ in chain),
         padded=drawer.has_mask and _ignores_padding(chain), multiplies=any(_multiplies(step) for step, _ in chain),
         saturates=any(means.saturates for _, means in chain), per_token=_per_token(steps, renamed),
-        any_integers=bool(inside(steps)), pooled=_pooled(steps, drawer),
+        any_integers=bool(inside(steps)) and not any(means.looks_up for _, means in chain), pooled=_pooled(steps, drawer),
     )  # fmt: skip
     what = ", ".join(step.edit for step, _ in chain)
     return judged(

@@ -90,6 +90,8 @@ class Meaning:
     """Whether it bends what it multiplied, as sigmoids do, so that of large values only their rounding would be compared."""
     mixes_positions: bool = False
     """Whether a position's value comes from other positions as well: what stands at padding then reaches the tokens."""
+    looks_up: bool = False
+    """Whether it looks ids up in a table, which has rows for the vocabulary alone."""
     per_token: Callable[[Parameters], list[str]] = lambda _: []
     """Those of the values it reads that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
     check: Callable[[Parameters], None] = lambda _: None

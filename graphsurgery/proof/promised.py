@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphsurgery.anatomy.hidden_state import find_hidden_state
-from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, meanings
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.meaning import LITERAL, named
+from graphsurgery.proof.vocabulary import uncovered
 
 
 def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:
@@ -24,6 +23,7 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     for place, (step, means) in enumerate(meanings(steps)):
         misfit = means.misfit(step.parameters, declared(source, steps[:place]).interface)
         wrong += [] if misfit is None else [f"{step.edit} is recorded otherwise than it can be: {misfit}"]
+    wrong += uncovered(source, output, steps)
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
         return [*wrong, f"the outputs are {_listed(found)} instead of {_listed(wanted)}"]
@@ -42,19 +42,19 @@ def promised_outputs(source: Model, steps: Sequence[Step]) -> list[Value]:
     for place, (step, means) in enumerate(meanings(steps)):
         read = means.reads(step.parameters)
         before = declared(source, steps[:place])
-        outputs = means.outputs(step.parameters, outputs, _batch(before, outputs, read[0] if read else "", step))
+        outputs = means.outputs(step.parameters, outputs, _batch(before, outputs, read[0] if read else ""))
     return outputs
 
 
-def _batch(source: Model, outputs: Sequence[Value], name: str, step: Step) -> Dim:
-    """The batch dim of the value ``name``, which a step reads."""
+def _batch(source: Model, outputs: Sequence[Value], name: str) -> Dim:
+    """The batch dim of the value ``name``, which a step reads: an output's own, and for a value inside the graph what the
+    first input that tells it calls the batch."""
     given = named(outputs, name)
     if given is not None and given.dims:
         return given.dims[0]
-    try:
-        return find_hidden_state(source, name, step.parameters.get("ids")).batch
-    except GraphSurgeryError:
-        return None
+    leading = [value.dims[0] for value in source.interface.inputs if value.dims]
+    known = [dim for dim in leading if dim is not None]
+    return known[0] if known else None
 
 
 def _same(found: Value, wanted: Value) -> bool:

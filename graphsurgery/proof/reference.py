@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from graphsurgery.anatomy.hidden_state import inferred
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import after, made_by, origin, starts
+from graphsurgery.proof.inference import value_in
 from graphsurgery.proof.meaning import RELATIVE, Expected, Values, exact
 from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.runtime.session import Session, open_session
@@ -100,5 +100,5 @@ def computes_in_half(source: Model) -> bool:
 
 
 def _may_be_half(source: Model, name: str) -> bool:
-    found = source.interface.output(name) or inferred(source).output(name)
+    found = value_in(source, name)
     return found is None or found.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphsurgery.anatomy.width import last_dim
-from graphsurgery.anatomy.wiring import Wiring
+from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import meanings, starts
+from graphsurgery.proof.inference import values_of
 
 UNKNOWN = 16
 WIDEST = 1 << 20
@@ -18,8 +18,26 @@ WIDEST = 1 << 20
 def start_widths(source: Model, chain: Sequence[Step]) -> dict[str, int]:
     """The last dim of every value of the source that ``chain`` reads: from the weights, what an edit recorded, what the source
     declares (which may be wrong), else 16."""
-    wiring, recorded = Wiring.of(source), _recorded(chain)
-    return {name: last_dim(wiring, name) or recorded.get(name) or _declared(source, name) or UNKNOWN for name in starts(chain)}
+    names = starts(chain)
+    told, recorded = values_of(source) if names else {}, _recorded(chain)
+    return {
+        name: _last(told.get(name)) or _normalised(source, name) or recorded.get(name) or _declared(source, name) or UNKNOWN
+        for name in names
+    }
+
+
+def _last(value: Value | None) -> int | None:
+    """The last dim of a value, where it is a number."""
+    last = value.dims[-1] if value is not None and value.dims else None
+    return last if isinstance(last, int) else None
+
+
+def _normalised(source: Model, name: str) -> int | None:
+    """As wide as the scale and shift of the normalisation that makes the value: onnx does not know every one of them."""
+    makers = [node for node in source.proto.graph.node if name in node.output and node.op_type.endswith("Normalization")]
+    weights = [source.initializers[one] for node in makers for one in node.input if one in source.initializers]
+    widths = {int(tensor.dims[0]) for tensor in weights if len(tensor.dims) == 1}
+    return widths.pop() if len(widths) == 1 else None
 
 
 def _recorded(chain: Sequence[Step]) -> dict[str, int]:
@@ -34,7 +52,5 @@ def _recorded(chain: Sequence[Step]) -> dict[str, int]:
     return found
 
 
-def _declared(model: Model, name: str) -> int | None:
-    value = model.interface.output(name)
-    last = value.dims[-1] if value is not None and value.dims else None
-    return last if isinstance(last, int) else None
+def _declared(source: Model, name: str) -> int | None:
+    return _last(source.interface.output(name))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from graphsurgery.anatomy.wiring import downstream
 from graphsurgery.proof.fields import Declaring, Fields, Info
 from graphsurgery.proof.meaning import Before, Expected, Meaning, Parameters, Values
 from graphsurgery.proof.meanings.inputs import check_fill, filled, filled_misfit, no_value, same_outputs
+from graphsurgery.proof.nested import computed_from
 
 
 def _default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.TensorProto]:
@@ -17,7 +17,7 @@ def _default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.Tenso
 
 
 def _infos(parameters: Parameters, graph: onnx.GraphProto) -> Declaring:
-    reached = downstream(graph, parameters["input"])
+    reached = computed_from(graph, parameters["input"])
 
     def loose(kind: str, info: Info) -> Info | None:
         if kind == "input" and info.name == parameters["input"]:

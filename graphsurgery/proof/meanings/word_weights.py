@@ -30,6 +30,9 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     table = tensors.get("token_weights")
     if table is None or table.ndim != 1:
         raise WeightsDifferError("the file records no token_weights", "make the output again")
+    if np.any((ids >= len(table)) | (ids < -len(table))):
+        what = f"the file has word weights for {len(table)} words, and its encoder has more"
+        raise WeightsDifferError(what, "make the output again")
     w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
     own, grown = EPSILON * magnitude(y), known.rounding(parameters["target"]) * np.abs(w)[:, :, None]
@@ -47,5 +50,6 @@ MEANING = Meaning(
     value=_value,
     outputs=made_of_target,
     ignores_padding=lambda p: p["mask"] != "ones",
+    looks_up=True,
     check=check_mask,
 )  # fmt: skip

@@ -1,0 +1,39 @@
+"""What types and dims the values of a graph have, for the proof: onnx's shape inference, asked anew for each question."""
+
+from __future__ import annotations
+
+import onnx
+
+from graphsurgery.interface import Value, value_of
+from graphsurgery.model.model import Model
+from graphsurgery.model.schema import tensors
+
+
+def values_of(model: Model) -> dict[str, Value]:
+    """Type and dims of the main graph's values by name, derived from the inputs and the weights alone.
+
+    What the file declares of inner values and of the dims of outputs is left out beforehand, because it may be wrong. A value
+    behind an operator that onnx does not know is absent.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model.proto)
+    del bare.graph.value_info[:]
+    for info in bare.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    for _, tensor in tensors(bare):
+        if model.document.payloads.find(tensor) is not None:
+            tensor.ClearField("raw_data")
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare).graph
+    except Exception:  # it raises several types; what it cannot tell is unknown
+        return {}
+    return {info.name: value_of(info) for info in (*graph.value_info, *graph.output)}
+
+
+def value_in(model: Model, name: str) -> Value | None:
+    """The value ``name`` with its element type: an input as it is declared, else as `values_of`, else as it is declared."""
+    told = model.interface.input(name) or values_of(model).get(name)
+    if told is not None and told.dtype:
+        return told
+    declared = (*model.interface.outputs, *map(value_of, model.proto.graph.value_info))
+    return next((value for value in declared if value.name == name and value.dtype), None)

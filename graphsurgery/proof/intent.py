@@ -1,0 +1,107 @@
+"""Whether the edits that a file records are those that were asked for.
+
+The other checks take the recorded parameters as given: had an edit taken the token ids for the mask and recorded that, they
+would expect a file pooled by the ids. This one holds the record against the request. A name that was asked for must be the
+recorded one. What an edit had to find by itself is held against plain rules, read off the names of inputs and outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.interface import Value
+from graphsurgery.model.dtypes import FLOATS, INTEGERS
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import Step
+from graphsurgery.proof.chain import declared, steps_beyond
+from graphsurgery.proof.meaning import named
+from graphsurgery.proof.promised import promised_outputs
+from graphsurgery.report import Check, Report, Verdict
+
+NAME = "as asked"
+GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "like", "input", "output_name")
+"""Parameters that are recorded the way they were asked for."""
+MASK, IDS = "attention_mask", "input_ids"
+TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
+OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
+"""Edits of the encoder's hidden state."""
+FILLS = {"mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions"}
+"""What stands for an input that is not given, by a word in its name."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an edit started from: the interface before it, and the edits before it."""
+
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+    earlier: Sequence[Step]
+
+
+def as_asked(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -> Report:
+    """Hold what ``output`` records beyond ``source`` against the parameters of the edits that were ``asked`` for.
+
+    The report has a check only if something is wrong.
+    """
+    wrong = list(_wrong(source, steps_beyond(source, output), asked))
+    return Report((Check(NAME, "; ".join(wrong), stated=Verdict.FAILED),) if wrong else ())
+
+
+def _wrong(source: Model, chain: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(chain) != len(asked):
+        yield f"{len(asked)} edits were asked for, and the file records {len(chain)}"
+        return
+    for place, (step, wanted) in enumerate(zip(chain, asked, strict=True)):
+        earlier = chain[:place]
+        inputs, outputs = declared(source, earlier).interface.inputs, promised_outputs(source, earlier)
+        start = Start(inputs, outputs, [*head_steps(source), *earlier])
+        for name in GIVEN:
+            found = step.parameters.get(name)
+            if isinstance(wanted.get(name), str) and wanted[name]:
+                if found != wanted[name]:
+                    yield f"{step.edit} records {name} = {found!r}, and {wanted[name]!r} was asked for"
+            elif name in step.parameters and not _fits(step, name, start):
+                yield f"{step.edit} took {found!r} as its {name}, which is another if none is named"
+
+
+def _fits(step: Step, name: str, start: Start) -> bool:
+    """Whether an edit can have found that parameter by itself."""
+    found = step.parameters[name]
+    if name == "mask":
+        return _is_mask(found, start.inputs)
+    if name == "ids":
+        return _is_ids(found, start.inputs)
+    if name == "fill":
+        return _is_fill(found, str(step.parameters.get("input")))
+    return name not in ("hidden_state", "target") or step.edit not in OF_TOKENS or _is_tokens(found, start)
+
+
+def _is_mask(found: Any, inputs: Sequence[Value]) -> bool:
+    """The attention mask if there is one, else an input that is called a mask, or nothing."""
+    if named(inputs, MASK) is not None:
+        return bool(found == MASK)
+    return found is None or (named(inputs, found) is not None and "mask" in found.lower())
+
+
+def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
+    """The input ids if they are integers ``[batch, seq]``, else an input that is not called anything else, or nothing."""
+    usual = named(inputs, IDS)
+    if usual is not None and usual.dtype in INTEGERS and usual.rank in (2, None):
+        return bool(found == IDS)
+    return found is None or (named(inputs, found) is not None and not any(word in found.lower() for word in FILLS))
+
+
+def _is_fill(found: Any, name: str) -> bool:
+    """What the name of the input says."""
+    return bool(found == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
+
+
+def _is_tokens(found: Any, start: Start) -> bool:
+    """Token embeddings that the newest edit made, else the output of a usual name, else an output ``[batch, seq, hidden]``."""
+    fitting = {value.name: value for value in start.outputs if value.dtype in FLOATS and value.rank in (3, None)}
+    made = [step.parameters.get("output_name") for step in reversed(start.earlier)]
+    usual = [name for name in (*made, *TOKENS) if name in TOKENS and name in fitting]
+    return bool(found == usual[0]) if usual else found in fitting and fitting[found].rank == 3

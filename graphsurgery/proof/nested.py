@@ -1,0 +1,48 @@
+"""The graphs within a graph, for the proof: found by the types of protobuf's fields, sharing nothing with the edits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+
+HOLDERS = frozenset(kind.DESCRIPTOR.full_name for kind in (onnx.GraphProto, onnx.NodeProto, onnx.AttributeProto))
+"""The messages that a graph can lie in."""
+
+
+def graphs_within(message: Any) -> Iterator[onnx.GraphProto]:
+    """Yield every graph inside a node or a graph, at any depth, but not ``message`` itself."""
+    todo = [message]
+    while todo:
+        for field, value in todo.pop().ListFields():
+            if field.message_type is None or field.message_type.full_name not in HOLDERS:
+                continue
+            inside = list(value) if field.is_repeated else [value]
+            todo += inside
+            yield from (one for one in inside if isinstance(one, onnx.GraphProto))
+
+
+def every_node(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph and of every graph within it."""
+    return [*graph.node, *(node for inner in graphs_within(graph) for node in inner.node)]
+
+
+def computed_from(graph: onnx.GraphProto, name: str) -> set[str]:
+    """The values of the main graph that ``name`` goes into, directly or through other nodes.
+
+    ONNX demands that a node stands behind those that make its inputs, so one pass in the graph's order finds them all. Some
+    files of ONNX Runtime's optimizer are out of order: passes are made until one finds nothing new.
+    """
+    pairs = [({*node.input, *_taken_within(node)}, {*filter(None, node.output)}) for node in graph.node]
+    found, before = {name}, 0
+    while len(found) > before:
+        before = len(found)
+        for taken, made in pairs:
+            if not found.isdisjoint(taken):
+                found |= made
+    return found - {name}
+
+
+def _taken_within(node: onnx.NodeProto) -> set[str]:
+    return {name for graph in graphs_within(node) for inner in graph.node for name in inner.input}

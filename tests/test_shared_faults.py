@@ -1,0 +1,245 @@
+"""Prove the prover against faults of code that an edit uses: broken wherever it is bound, the wrong file still does not pass.
+
+Each fault replaces a function in every module of graphsurgery that has it, proof included. Were a reference to use it, too, the
+reference would expect the wrong file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from conftest import FIXTURES, fixture_names
+from encoders import FLOAT, FLOAT16, HIDDEN, IDS, MASK, TYPE_IDS, tiny_encoder
+from interface_faults import Baked
+from onnx import TensorProto, helper
+
+import graphsurgery
+from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
+from graphsurgery.anatomy import hidden_state, roles, tables, width, wiring
+from graphsurgery.edits import mask_graph
+from graphsurgery.edits.edit import Edit
+from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
+from graphsurgery.interface import Interface, Value
+from graphsurgery.model import nodes
+from graphsurgery.proof.inference import values_of
+from graphsurgery.proof.nested import computed_from, every_node
+from graphsurgery.proof.vocabulary import rows_read
+from graphsurgery.report import Verdict
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:
+    """Puts another function in the place of one, wherever graphsurgery has bound it."""
+
+    def put(function: Any, other: Any) -> None:
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] == "graphsurgery":
+                for bound, value in list(vars(module).items()):
+                    if value is function:
+                        monkeypatch.setattr(module, bound, other)
+
+    return put
+
+
+def failed(edits: Edit | list[Edit], source: onnx.ModelProto, folder: Path, where: str) -> None:
+    """Both the whole proof and that of a dry run, without the encoder's weights, say FAILED; ``where`` is the check."""
+    for dry_run in (False, True):
+        steps = edits if isinstance(edits, list) else [edits]
+        with pytest.raises(VerificationFailed) as caught:
+            run(steps, source, output=folder / "out.onnx", dry_run=dry_run)
+        report = caught.value.outcome.report
+        assert report.verdict is Verdict.FAILED
+        assert {check.name: check.verdict for check in report.checks}[where] is Verdict.FAILED, report.to_json()
+    assert not (folder / "out.onnx").exists()
+
+
+def told(**more: Any) -> onnx.ModelProto:
+    """An encoder that declares the values behind its token types."""
+    model = tiny_encoder(inputs=[TYPE_IDS], **more)
+    dims = ["batch", "sequence", 8]
+    model.graph.value_info.extend(helper.make_tensor_value_info(name, FLOAT, dims) for name in ("token", "words"))
+    return model
+
+
+def branching() -> onnx.ModelProto:
+    """An encoder in which only the branches of an If take the token types."""
+    model = tiny_encoder(inputs=[TYPE_IDS])
+    place, old = next((at, node) for at, node in enumerate(model.graph.node) if node.name == "types")
+    branches = {
+        f"{which}_branch": helper.make_graph(
+            [helper.make_node("Gather", list(old.input), [which], which)], which, [],
+            [helper.make_tensor_value_info(which, FLOAT, None)],
+        )
+        for which in ("then", "else")
+    }  # fmt: skip
+    always = helper.make_node("Constant", [], ["always"], "always", value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    model.graph.node.remove(old)
+    model.graph.node.insert(place, helper.make_node("If", ["always"], ["types"], "branch", **branches))
+    model.graph.node.insert(place, always)
+    return model
+
+
+@pytest.mark.parametrize(
+    "fewer", [lambda found: set(), lambda found: found - {"token"}, lambda found: found | {"words"}],
+    ids=["nothing", "one too few", "one too many"],
+)  # fmt: skip
+def test_downstream(broken, tmp_path: Path, fewer: Callable[[set[str]], set[str]]) -> None:
+    right = wiring.downstream
+    broken(right, lambda graph, name: fewer(right(graph, name)))
+    failed(OptionalInput(TYPE_IDS), told(), tmp_path, "encoder untouched")
+
+
+@pytest.mark.parametrize("name", ["token", "bent", "biased"])
+def test_another_hidden_state(broken, tmp_path: Path, name: str) -> None:
+    right = hidden_state.find_hidden_state
+    broken(right, lambda model, asked=None, ids=None: right(model, asked or name, ids))
+    failed(AddPooling("mean"), tiny_encoder(), tmp_path, "as asked")
+
+
+@pytest.mark.parametrize("asked", [None, "bent"], ids=["an output", "inside"])
+@pytest.mark.parametrize("dim", ["sequence", "other", 4])
+def test_another_batch_dim(broken, tmp_path: Path, asked: str | None, dim: str | int) -> None:
+    right = hidden_state.find_hidden_state
+    broken(right, lambda *given: replace(right(*given), batch=dim))
+    failed(AddPooling("mean", hidden_state=asked), tiny_encoder(), tmp_path, "encoder untouched")
+
+
+def test_a_wrong_inferred_type(broken, tmp_path: Path) -> None:
+    """No cast is put before a head that needs one."""
+    right = hidden_state.inferred
+
+    def inferred(model: graphsurgery.Model) -> Interface:
+        return Interface((), tuple(Value(one.name, FLOAT, one.dims) for one in right(model).outputs))
+
+    broken(right, inferred)
+    failed(AddPooling("mean", hidden_state="bent"), tiny_encoder(dtype=FLOAT16), tmp_path, "head proof")
+
+
+def test_nothing_inferred(broken, tmp_path: Path) -> None:
+    """A cast too many changes no number; a size that is baked in cannot be told from others and is refused."""
+    broken(hidden_state.inferred, lambda _: Interface((), ()))
+    steps = [AddPooling("mean", hidden_state="bent")]
+    assert run(steps, tiny_encoder(dtype=FLOAT16), output=tmp_path / "out.onnx").report
+    with pytest.raises(UnsupportedModelError):
+        run([DynamicDim(("batch", "sequence"))], Baked([]).source, output=tmp_path / "dynamic.onnx")
+
+
+@pytest.mark.parametrize("size", [4, 9, 1])
+@pytest.mark.parametrize("edit", [AddPooling("mean"), AddSpladePooling(target=HIDDEN)], ids=lambda edit: edit.verb)
+def test_a_wrong_width(broken, tmp_path: Path, edit: Edit, size: int) -> None:
+    broken(width.last_dim, lambda *_: size)
+    failed(edit, tiny_encoder(), tmp_path, "head proof")
+
+
+def exchanged(interface: Interface, ids: str | None = None, mask: str | None = None) -> roles.Roles:
+    """Ids and mask taken for each other."""
+    found = RIGHT_ROLES(interface, ids, mask)
+    return replace(found, ids=found.mask, mask=found.ids)
+
+
+def types_for_mask(interface: Interface, ids: str | None = None, mask: str | None = None) -> roles.Roles:
+    """Token types and mask taken for each other."""
+    found = RIGHT_ROLES(interface, ids, mask)
+    return replace(found, types=found.mask, mask=found.types)
+
+
+def without_mask(interface: Interface, ids: str | None = None, mask: str | None = None) -> roles.Roles:
+    """The mask is an input like any other."""
+    found = RIGHT_ROLES(interface, ids, mask)
+    return replace(found, mask=None, others=(*found.others, *([found.mask] if found.mask else [])))
+
+
+RIGHT_ROLES = roles.roles_of
+
+
+@pytest.mark.parametrize("roles_of", [exchanged, types_for_mask])
+@pytest.mark.parametrize("edit", [AddPooling("mean"), AddSpladePooling(target=HIDDEN)], ids=lambda edit: edit.verb)
+def test_another_mask(broken, tmp_path: Path, edit: Edit, roles_of: Any) -> None:
+    broken(RIGHT_ROLES, roles_of)
+    failed(edit, told(), tmp_path, "as asked")
+
+
+def test_another_mask_than_asked_for(broken, tmp_path: Path) -> None:
+    broken(mask_graph.choose_mask, lambda *_: mask_graph.MaskChoice(IDS, IDS))
+    failed(AddPooling("mean", mask=MASK), tiny_encoder(), tmp_path, "as asked")
+
+
+def test_a_mask_that_is_not_seen(broken, tmp_path: Path) -> None:
+    """Nothing is pooled without one: no edit takes every position for a token by itself."""
+    broken(RIGHT_ROLES, without_mask)
+    with pytest.raises(RequestError, match="no attention mask"):
+        run([AddPooling("mean")], told(), output=tmp_path / "out.onnx")
+
+
+def test_another_fill(broken, tmp_path: Path) -> None:
+    """A mask that nobody gives is zeros, as token types would be."""
+    broken(RIGHT_ROLES, types_for_mask)
+    failed([AddPooling("mean", mask=MASK), DropInput(MASK)], told(), tmp_path, "as asked")
+
+
+@pytest.mark.parametrize("roles_of", [exchanged, types_for_mask, without_mask])
+def test_freed_dims_by_wrong_roles(broken, tmp_path: Path, roles_of: Any) -> None:
+    broken(RIGHT_ROLES, roles_of)
+    with pytest.raises(GraphSurgeryError):
+        run([DynamicDim(("batch", "sequence"))], Baked([]).source, output=tmp_path / "out.onnx")
+
+
+def test_inner_nodes_that_are_not_seen(broken, tmp_path: Path) -> None:
+    """An input that branches alone take is gone, and nothing stands in its place."""
+    broken(wiring.all_nodes, lambda graph: iter(graph.node))
+    failed(DropInput(TYPE_IDS), branching(), tmp_path, "head proof")
+
+
+def test_branches_that_are_not_seen(broken, tmp_path: Path) -> None:
+    """The branches of an If go on taking an input by its old name."""
+    broken(nodes.subgraphs, lambda _: [])
+    failed(Rename((f"{TYPE_IDS}=kinds",)), branching(), tmp_path, "encoder untouched")
+
+
+@pytest.mark.parametrize("rows", [None, 20], ids=["no table", "a smaller one"])
+def test_a_smaller_vocabulary(broken, tmp_path: Path, rows: int | None) -> None:
+    """Word weights for a part of the words: the drawn ids are of that part, too."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight": 1})
+    )
+    right = tables.tables_of
+    broken(right, lambda *given: replace(right(*given), vocabulary=rows))
+    failed(AddWordWeights(str(tmp_path / "config.json")), tiny_encoder(), tmp_path, "encoder untouched")
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_both_readings_agree(name: str) -> None:
+    """What the proof reads by itself is what the edits read, as long as neither is broken."""
+    model = graphsurgery.load(FIXTURES / name / "model.onnx")
+    graph = model.proto.graph
+    for value in model.interface.inputs:
+        assert computed_from(graph, value.name) == wiring.downstream(graph, value.name) != set()
+    assert sorted(map(str, every_node(graph))) == sorted(map(str, wiring.all_nodes(graph)))
+    found = hidden_state.find_hidden_state(model)
+    assert values_of(model)[found.name].dims[-1] == found.width
+    assert rows_read(model, IDS) == tables.tables_of(model, roles.roles_of(model.interface)).vocabulary
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "out of order"])
+@pytest.mark.parametrize("reached", [wiring.downstream, computed_from], ids=["edits", "proof"])
+def test_what_an_input_goes_into(reached: Any, order: int) -> None:
+    """By way of a branch too, never by way of an input that is left out, and whatever the order of the nodes."""
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["b"], ["c"])], "then", [], [helper.make_tensor_value_info("c", FLOAT, None)]
+    )
+    chain = [
+        helper.make_node("Abs", ["a"], ["b", ""]),
+        helper.make_node("If", ["always"], ["d"], then_branch=branch, else_branch=branch),
+        helper.make_node("Clip", ["other", "", ""], ["e"]),
+        helper.make_node("Add", ["d", "other"], ["f"]),
+    ]
+    assert reached(onnx.GraphProto(node=chain[::order]), "a") == {"b", "d", "f"}
+    long = [helper.make_node("Abs", [f"v{place}"], [f"v{place + 1}"]) for place in range(300)]
+    assert len(reached(onnx.GraphProto(node=long[::order]), "v0")) == 300
