@@ -22,7 +22,7 @@ from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads, subgraphs
-from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited
+from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
 
@@ -99,12 +99,12 @@ def inspect(source: Loadable) -> Inspection:
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
-        optimized=next((step.parameters for step in rewrites(proto)), None),
+        optimized=next((step.given for step in rewrites(proto)), None),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=why_pooled(model),
         precision=_precision(model),
         pooling_config=pooling,
-        warnings=(*model.notes, *complaint, *_warnings(model, hidden)),
+        warnings=(*model.notes, *complaint, *_unreadable(proto), *_warnings(model, hidden)),
         consumers=readings(model.interface),
         fingerprint=model.fingerprint,
     )
@@ -123,6 +123,10 @@ def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
     except GraphSurgeryError as error:
         return None, [str(error)]
     return (",".join(found.modes) if found else None), []
+
+
+def _unreadable(proto: onnx.ModelProto) -> list[str]:
+    return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
 
 
 def _attention_layers(graph: onnx.GraphProto) -> int:

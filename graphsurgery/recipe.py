@@ -168,13 +168,13 @@ def _step(entry: object, where: str, model: Path | None) -> Edit:
 def _fitted(value: Any, kind: Any, where: str) -> Any:
     """``value`` where it is of a parameter's type; a list of texts for a tuple, and a number for a text of numbers."""
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
+    if value is None and type(None) in arguments:
+        return None
+    if any(typing.get_origin(one) is tuple for one in (kind, *arguments)):
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return tuple(value)
         raise RecipeError(f"{where} is {value!r}", "write a list of texts")
     wanted = [one for one in (arguments or (kind,)) if one is not type(None)]
-    if value is None and type(None) in arguments:
-        return None
     if isinstance(value, int) and not isinstance(value, bool) and str in wanted:
         return str(value)
     if not any(isinstance(value, one) for one in wanted) or (isinstance(value, bool) and bool not in wanted):

@@ -137,7 +137,6 @@ DENSE = [
         ("the bias claimed as the weight", lambda p: claim_digests(p, linear_weight=digests(p)["linear.bias"])),
         ("digests claimed the wrong way round", lambda p: claim_digests(
             p, linear_weight=digests(p)["linear.bias"], linear_bias=digests(p)["linear.weight"])),
-        ("digests that are no digests", lambda p: p.claim(digests=[1, None])),
     ),
     *table("square dense", PLAIN,
         ("transposed", lambda p: p.before("dense/product", 1, "Transpose", perm=[1, 0])),
@@ -512,7 +511,10 @@ EQUIVALENT = [
 ]  # fmt: skip
 
 UNREADABLE = [
-    *table("dense", TANH, ("an activation that is not known", lambda p: p.claim(activation="swiglu"))),
+    *table("dense", TANH,
+        ("an activation that is not known", lambda p: p.claim(activation="swiglu")),
+        ("digests that are no texts", lambda p: p.claim(digests=[1, None])),
+    ),
     *table("sigmoid", bent("sigmoid"), ("an activation that is not known", lambda p: p.claim(activation="prelu"))),
     *table("truncate", CUT,
         ("dims that are no numbers", lambda p: p.claim(dim="3,x")),

@@ -21,7 +21,7 @@ def why_pooled(model: Model) -> str | None:
     """How it is known that the file already pools, or None where it does not."""
     for step in head_steps(model):
         if step.edit in (POOLING, SPLADE):
-            mode = step.parameters.get("mode" if step.edit == POOLING else "strategy")
+            mode = step.given.get("mode" if step.edit == POOLING else "strategy", "unreadable")
             return f"its metadata record {step.edit} with {mode} pooling"
     if model.interface.output(EMBEDDING) is not None:
         return f"it has an output named {EMBEDDING!r}"

@@ -36,13 +36,13 @@ def _makes(step: Step) -> list[str]:
     """The outputs that a recorded edit made."""
     given = step.parameters
     if step.edit == Truncate.verb:
-        return Truncate.made(str(given.get("target")), parsed_dims(str(given.get("dim"))))
+        return Truncate.made(given["target"], parsed_dims(given["dim"]))
     return [given.get("output_name") or given.get("target") or ""]
 
 
 def _normalises(step: Step) -> bool:
     if step.edit == Truncate.verb:
-        return not step.parameters.get("keep_length")
+        return not step.parameters["keep_length"]
     return step.edit == AddNormalize.verb or bool(step.parameters.get("normalize"))
 
 

@@ -78,7 +78,7 @@ class Edit(ABC):
     def _refuse_again(self, model: Model) -> None:
         """AlreadyPooledError when this very edit is the newest that the file records."""
         newest = head_steps(model)[-1:]
-        if newest and not self.restores and (newest[0].edit, newest[0].parameters) == (self.verb, self.parameters()):
+        if newest and not self.restores and (newest[0].edit, newest[0].given) == (self.verb, self.parameters()):
             raise already_recorded(self.verb)
 
     def parameters(self) -> dict[str, Any]:

@@ -105,8 +105,8 @@ class Rename(GraphEdit):
 
 def before_rename(step: Step, name: str) -> str:
     """What ``name`` was called before a recorded rename."""
-    texts = [text for text in step.parameters.get("name") or () if isinstance(text, str)]
-    return next((old for old, _, new in (text.partition("=") for text in texts) if new == name), name)
+    pairs_ = (text.partition("=") for text in step.parameters["name"])
+    return next((old for old, _, new in pairs_ if new == name), name)
 
 
 def _check_name(model: Model, old: str, new: str) -> None:

@@ -51,7 +51,7 @@ def moved_again(document: Document, step: Step) -> Document:
     """``document`` with its weights where a later move of them, ``step``, left them. NoHeadError where that does not fit."""
     try:
         return moved(document, step.parameters["data"], step.parameters["bases"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise _does_not_fit(step.edit) from error
 
 

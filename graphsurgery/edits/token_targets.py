@@ -50,7 +50,7 @@ def token_target(model: Model, name: str | None, ids: str | None = None) -> Toke
 def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> None:
     """AlreadyPooledError where the newest recorded edit is this one with these weights, on whatever target."""
     newest = head_steps(model)[-1:]
-    if newest and newest[0].edit == verb and newest[0].parameters.get("digests") == list(digests):
+    if newest and newest[0].edit == verb and newest[0].parameters["digests"] == list(digests):
         raise already_recorded(verb)
 
 

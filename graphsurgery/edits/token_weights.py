@@ -44,8 +44,8 @@ def token_weights_value(ops: Operators, model: Model, name: str) -> gs.Tensor:
 
 
 def _recorded(model: Model) -> str | None:
-    names = [step.parameters.get("token_weights") for step in head_steps(model) if step.edit == WORD_WEIGHTS]
-    return next((name for name in reversed(names) if isinstance(name, str)), None)
+    names = [str(step.parameters["token_weights"]) for step in head_steps(model) if step.edit == WORD_WEIGHTS]
+    return names[-1] if names else None
 
 
 def _value(model: Model, name: str) -> Value | None:

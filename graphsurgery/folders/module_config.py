@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import DOWNLOAD, LARGEST_CONFIG, inside, is_there, read_json
+from graphsurgery.folders.files import DOWNLOAD, LARGEST_CONFIG, inside, is_folder, is_there, read_json
 from graphsurgery.model.parsing import shown
 
 
@@ -15,7 +15,7 @@ def module_config(place: Path, name: str, largest: int = LARGEST_CONFIG) -> tupl
 
     FolderError when it cannot be read.
     """
-    folder = place if place.is_dir() else place.parent
+    folder = place if is_folder(place) else place.parent
     if not is_there(folder / name):
         return folder / name, None
     path = inside(folder, name, str(folder))

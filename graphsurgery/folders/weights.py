@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from graphsurgery.errors import WeightsError
-from graphsurgery.folders.files import DOWNLOAD, inside, is_there, open_file
+from graphsurgery.folders.files import DOWNLOAD, inside, is_folder, is_there, open_file
 from graphsurgery.folders.safetensors_file import looks_like_safetensors, read_safetensors
 from graphsurgery.folders.stored_tensor import StoredTensor
 from graphsurgery.folders.torch_file import read_legacy, read_zip
@@ -54,7 +54,7 @@ class Weights(Mapping[str, np.ndarray]):
 
 def read_weights(path: Path) -> Weights:
     """The weights in ``path``, a module folder or a weights file; FolderError when they cannot be read."""
-    file = open_file(weights_file(path) if path.is_dir() else path)
+    file = open_file(weights_file(path) if is_folder(path) else path)
     start = file.read(0, min(16, file.size))
     if start.startswith(b"PK\3\4"):
         return Weights(file, read_zip(file))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import DOWNLOAD, LARGEST_VOCABULARY, described, read_json, setting
+from graphsurgery.folders.files import DOWNLOAD, LARGEST_VOCABULARY, described, is_folder, read_json, setting
 from graphsurgery.folders.module_config import module_config
 from graphsurgery.model.parsing import shown
 
@@ -37,7 +37,7 @@ def read_word_weights(place: Path) -> WordWeights:
 
     A word's weight is ``word_weights[word]``, else ``word_weights[word.lower()]``, else ``unknown_word_weight``.
     """
-    if place.is_dir():
+    if is_folder(place):
         path, config = module_config(place, NAME, LARGEST_VOCABULARY)
     else:
         path, config = place, read_json(place, largest=LARGEST_VOCABULARY)

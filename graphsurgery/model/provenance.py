@@ -14,8 +14,9 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.errors import NoHeadError
+from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model.parsing import parse
+from graphsurgery.model.record_types import TEXT, UNDO, fits, misfit, typed
 from graphsurgery.model.records import Document, Record, Span
 from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
@@ -47,16 +48,29 @@ class Step:
     """One edit that a file records: ``source`` is the fingerprint of what it was applied to, ``undo`` the way back."""
 
     edit: str
-    parameters: dict[str, Any]
+    given: dict[str, Any]
+    """Its parameters, of the types that they must have (see `record_types`); none where they are not."""
     version: str
     source: str
     undo: dict[str, Any]
     weights: str | None = None
+    unreadable: str | None = None
+    """Why the parameters cannot be read; None where they can."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters. UnsupportedModelError where they cannot be read."""
+        if self.unreadable is not None:
+            raise UnsupportedModelError(
+                self.unreadable, "use the version of graphsurgery that recorded it, or make the file again from its source"
+            )
+        return self.given
 
     def to_json(self) -> dict[str, Any]:
-        """The entry's content; ``undo`` left out, which is for machines."""
-        shown = {"edit": self.edit, "parameters": self.parameters, "version": self.version, "source": self.source}
-        return shown | ({"weights": self.weights} if self.weights else {})
+        """The entry's content; ``undo`` left out, which is for machines. Says why where the parameters cannot be read."""
+        shown = {"edit": self.edit, "parameters": self.given, "version": self.version, "source": self.source}
+        shown |= {"weights": self.weights} if self.weights else {}
+        return shown | ({"unreadable": self.unreadable} if self.unreadable else {})
 
 
 def undoable(model: onnx.ModelProto) -> list[Step]:
@@ -170,9 +184,9 @@ def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] |
     try:
         if step.edit == OUTWARD and opened is not None:
             name = step.parameters["data"]
-            document = internalised(document, name, int(step.parameters["start"]), opened(name))
+            document = internalised(document, name, step.parameters["start"], opened(name))
         return _undone(document, step)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration, OverflowError) as error:
         raise NoHeadError(
             f"what the file records about {step.edit} does not fit its content: another program rewrote it since",
             "take the original encoder file instead",
@@ -204,11 +218,16 @@ def _number(key: str | bytes) -> int | None:
 
 
 def _parsed(text: str) -> Step | None:
+    """The one place where the JSON of an entry is read; None for what is no entry at all."""
     try:
         content = json.loads(text)
         fields = (content["edit"], content["parameters"], content["version"], content["source"], content["undo"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not all(isinstance(value, kind) for value, kind in zip(fields, (str, dict, str, str, dict), strict=True)):
+    if not all(fits(value, kind) for value, kind in zip(fields, (str, dict, str, str, dict), strict=True)):
         return None
-    return Step(*fields, weights=content.get("weights"))
+    edit, parameters, version, source, undo = fields
+    weights = content.get("weights")
+    why = misfit(edit, parameters) if fits(weights, TEXT) else f"the file records {edit} with weights that are no sha256"
+    given = typed(edit, parameters) if why is None else {}
+    return Step(edit, given, version, source, undo if fits(undo, UNDO) else {}, weights if why is None else None, why)

@@ -17,5 +17,5 @@ def seal(content: Mapping[str, Any], version: str, source: str) -> str:
 
 
 def is_sealed(step: Step) -> bool:
-    """Whether an entry's content is what was recorded."""
-    return seal(step.parameters, step.version, step.source) == step.parameters.get("seal")
+    """Whether an entry's content is what was recorded, and can be read."""
+    return step.unreadable is None and seal(step.given, step.version, step.source) == step.given.get("seal")

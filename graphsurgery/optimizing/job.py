@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from graphsurgery.anatomy.architecture import BERT, Architecture
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.optimizing.bare import SWITCHES, VENDOR, Fusing, is_there, require_model_type
@@ -24,7 +24,7 @@ from graphsurgery.optimizing.rebuilt import LARGEST_FOLDED, LARGEST_INLINE, tabl
 from graphsurgery.optimizing.rehead import hidden_behind, reheaded
 from graphsurgery.optimizing.request import PRECISIONS, Request
 from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer, simplified_encoder
-from graphsurgery.proof.golden import with_goldens_of
+from graphsurgery.proof.golden import recorded_goldens, with_goldens_of
 from graphsurgery.proof.golden_values import HALF
 
 NOT_TAKEN_OFF = (
@@ -78,6 +78,10 @@ class Job:
             yield HIDDEN
         if self.parts.lost:
             yield f"warning: {', '.join(self.parts.lost)} {NOT_TAKEN_OFF}"
+        try:
+            recorded_goldens(self.source)
+        except UnsupportedModelError as error:
+            yield f"warning: {error}; the output has none"
         yield from found.notes if found is not None else ()
         if found is not None and request.heads and (request.heads, request.hidden_size) != (found.heads, found.hidden):
             asked, has = f"{request.heads} heads and hidden size {request.hidden_size}", f"{found.heads} and {found.hidden}"

@@ -140,7 +140,10 @@ def _head(history: History) -> tuple[tuple[Layer | Again, ...], int, tuple[str, 
 
 
 def _as_made(step: Step, before: Document, after: Document, head: frozenset[Key]) -> Layer | Again | None:
-    """How ``step`` can be made anew on the ``head`` before it; None where it cannot: it changed the encoder."""
+    """How ``step`` can be made anew on the ``head`` before it; None where it cannot: it changed the encoder, or nobody can read
+    what is recorded of it."""
+    if step.unreadable is not None:
+        return None
     rest = {record.skeleton for record in before.graph if record.field != OUTPUT and not _is_of(head, record)}
     if rest <= {record.skeleton for record in after.graph}:
         made = tuple(record for record in after.graph if record.field in OWNED and record.skeleton not in rest)

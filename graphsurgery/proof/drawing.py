@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 from graphsurgery.anatomy.head import head_steps
 from graphsurgery.anatomy.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
@@ -15,25 +15,32 @@ from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, input_destiny, meanings, origin
+from graphsurgery.proof.meaning import Parameters
+from graphsurgery.proof.meanings.numbers import MOST_TOKENS
 from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
 from graphsurgery.proof.meanings.registry import OPTIONAL
 from graphsurgery.runtime.feeds import Drawer
 
 ROLES = ("ids", "mask", "types", "positions")
+MOST_ELEMENTS = 1 << 26
+"""Literal sizes of an input, multiplied: what a file declares beyond that is not drawn."""
 
 
 def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
     """Draws feeds for what ``chain`` makes of ``source``: for its inputs, which may not be the source's.
 
     Which of them are ids and mask is what ``chain``, or the edits that the source records itself, say. The embedding tables are
-    the source's.
+    the source's. UnsupportedModelError where one of these edits cannot be read, for then nobody knows what its inputs mean, and
+    where an input is too large to be drawn.
     """
-    known = list(_told(source, chain))
+    own = head_steps(source)
+    known = list(_told(source, chain, own))
     ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
     roles = roles_of(source.interface, ids=ids, mask=mask)
     after = declared(source, chain)
     inputs = {value.name: value for value in after.interface.inputs}
-    pad = _pad(source, chain)
+    _require_drawable(after.interface.inputs)
+    pad = next((pad for step in (*chain, *own) if (pad := pad_id(step.parameters)) is not None), None)
     tables = tables_of(source, roles)
     limits = [means.longest(step.parameters) for step, means in meanings(chain)]
     most = min((limit for limit in limits if limit is not None), default=None)
@@ -63,31 +70,30 @@ def _optional(chain: Sequence[Step]) -> set[str]:
     return {input_destiny(chain[place + 1 :], name) for name, place in found.items()}
 
 
-def _pad(source: Model, chain: Sequence[Step]) -> int | None:
-    """The id that means padding, where a pooling mask is read from the ids."""
-    return next((pad for step in (*chain, *head_steps(source)) if (pad := pad_id(step.parameters)) is not None), None)
+def _require_drawable(inputs: Sequence[Value]) -> None:
+    """UnsupportedModelError for an input that would take all of the memory."""
+    for value in inputs:
+        sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
+        if math.prod(sizes[:2]) > MOST_TOKENS or math.prod(sizes) > MOST_ELEMENTS:
+            raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
 
 
-def _told(source: Model, chain: Sequence[Step]) -> Iterator[tuple[str | None, ...]]:
-    """What recorded edits call ids, mask and prompt length, by the source's names."""
-    for place, step in enumerate(chain):
-        yield _named(source, _asked(step), partial(origin, chain[:place]))
-    own = head_steps(source)
-    try:
-        for place, step in enumerate(own):
-            yield _named(source, _asked(step), partial(input_destiny, own[place + 1 :]))
-        for ids, mask in product(IDS_NAMES, MASK_NAMES):  # what a recorded edit gave another name
-            yield _named(source, (ids, mask, None), partial(input_destiny, own)) if own else (None, None, None)
-    except UnsupportedModelError:  # an edit that this version does not know
-        return
+def _told(source: Model, chain: Sequence[Step], own: Sequence[Step]) -> Iterator[tuple[str | None, ...]]:
+    """What recorded edits call ids, mask and prompt length, by the source's names; ``own``: those that the source records."""
+    for place, (step, _) in enumerate(meanings(chain)):
+        yield _named(source, _asked(step.parameters), partial(origin, chain[:place]))
+    for place, (step, _) in enumerate(meanings(own)):
+        yield _named(source, _asked(step.parameters), partial(input_destiny, own[place + 1 :]))
+    for ids, mask in product(IDS_NAMES, MASK_NAMES) if own else ():  # what a recorded edit gave another name
+        yield _named(source, (ids, mask, None), partial(input_destiny, own))
 
 
-def _asked(step: Step) -> tuple[Any, ...]:
-    return step.parameters.get("ids"), step.parameters.get("mask"), prompt_input(step.parameters)
+def _asked(parameters: Parameters) -> tuple[str | None, ...]:
+    return parameters.get("ids"), parameters.get("mask"), prompt_input(parameters)
 
 
-def _named(source: Model, names: Sequence[Any], called: Callable[[str], str | None]) -> tuple[str | None, ...]:
-    found = [called(name) if isinstance(name, str) else None for name in names]
+def _named(source: Model, names: Sequence[str | None], called: Callable[[str], str | None]) -> tuple[str | None, ...]:
+    found = [None if name is None else called(name) for name in names]
     return tuple(name if name is not None and source.interface.input(name) is not None else None for name in found)
 
 

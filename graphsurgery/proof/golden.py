@@ -27,7 +27,7 @@ from graphsurgery.runtime.session import open_session
 from graphsurgery.version import __version__
 
 NAME, UNCHANGED = "golden vectors", "file unchanged"
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SyntaxError)
 
 
 def with_goldens(source: Model, model: Model) -> Model:
@@ -40,27 +40,48 @@ def with_goldens(source: Model, model: Model) -> Model:
     except (UnsupportedModelError, MissingDataError) as error:
         note = f"warning: no golden vectors are recorded, so that `verify --self` will have nothing to go by: {error}"
         return replace(model, notes=(*model.notes, note))
-    content = goldens.to_json()
-    content["weights"] = weights
-    content["seal"] = seal(content, __version__, model.fingerprint)
-    return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
+    return _with(model, goldens, weights)
 
 
 def with_goldens_of(source: Model, model: Model, limits: tuple[float, float] | None = None) -> Model:
     """``model``, which was rewritten from ``source``, with the golden values that ``source`` records of itself; as it is where
     there are none. ``limits``, the difference and the least cosine, are allowed where they are wider."""
-    golden = next((step for step in since_edited(source.proto) if step.edit == GOLDEN), None)
-    if golden is None or not is_sealed(golden):
+    try:
+        goldens = recorded_goldens(source)
+    except UnsupportedModelError:  # nothing could be held against them
+        goldens = None
+    if goldens is None:
         return model
     given = {value.name for value in model.interface.outputs}
-    content = {name: value for name, value in golden.parameters.items() if name != "seal"}
-    content["outputs"] = {name: entry for name, entry in content["outputs"].items() if name in given}
+    goldens = replace(goldens, outputs={name: output for name, output in goldens.outputs.items() if name in given})
     if limits is not None:
-        content["allowed"] = max(content["allowed"], limits[0])
-        content["min_cosine"] = min(content["min_cosine"], limits[1])
-    content["weights"] = weights_digest(model)
+        goldens = replace(goldens, allowed=max(goldens.allowed, limits[0]), least_cosine=min(goldens.least_cosine, limits[1]))
+    return _with(model, goldens, weights_digest(model)) if goldens.outputs else model
+
+
+def recorded_goldens(model: Model) -> Goldens | None:
+    """The golden values that a file records of itself; None where there are none, or not as they were sealed.
+    UnsupportedModelError where they cannot be read."""
+    golden = next((step for step in since_edited(model.proto) if step.edit == GOLDEN), None)
+    if golden is None or not (golden.unreadable or is_sealed(golden)):
+        return None
+    return _read(golden)
+
+
+def _with(model: Model, goldens: Goldens, weights: str) -> Model:
+    """``model`` with ``goldens`` recorded in it, and sealed."""
+    content = goldens.to_json() | {"weights": weights}
     content["seal"] = seal(content, __version__, model.fingerprint)
     return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
+
+
+def _read(golden: Step) -> Goldens:
+    """The golden values of a record. UnsupportedModelError where they cannot be read."""
+    try:
+        return Goldens.from_json(golden.parameters)
+    except UNREADABLE as error:
+        what = f"the golden vectors that the file records cannot be read: {error}"
+        raise UnsupportedModelError(what, "verify the file --against its source") from error
 
 
 def verify_itself(model: Loadable) -> Report:
@@ -80,11 +101,10 @@ def verify_itself(model: Loadable) -> Report:
         return _not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
     golden = found[place]
     try:
-        goldens = Goldens.from_json(golden.parameters)
-        sealed = is_sealed(golden)
-    except UNREADABLE as error:
-        return _not_checked(f"the golden vectors that the file records cannot be read: {error}")
-    checks = (_unchanged(loaded, golden), _compared(loaded, goldens, sealed))
+        goldens = _read(golden)
+    except UnsupportedModelError as error:
+        return _not_checked(str(error))
+    checks = (_unchanged(loaded, golden), _compared(loaded, goldens, is_sealed(golden)))
     told = certificate_of(loaded)
     return Report(checks, (*_observed(goldens), *([] if told is None else [str(told)])), tuple(_left_out(loaded, goldens)))
 

@@ -55,7 +55,7 @@ class Known:
         values = self.expected[name].values
         return values if values.dtype.kind in "biu" else np.asarray(values, dtype=np.float64)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.expected
 
     def rounding(self, name: str) -> Array:
@@ -70,10 +70,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an edit means. Everything is a function of the parameters that the file records."""
+    """What an edit means. Everything is a function of the parameters that the file records, which are of the types that
+    `record_types` lists."""
 
-    parameters: Mapping[str, type]
-    """Those that it must have."""
     reads: Callable[[Parameters], list[str]]
     """Values of the graph that it starts from."""
     makes: Callable[[Parameters], list[str]]
@@ -128,9 +127,9 @@ def relative_to(*arrays: Array) -> Array:
 
 
 def in_place(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
-    """``before`` with ``made`` where the target was; behind them where it has another name and the target stays."""
+    """``before`` with ``made`` where the target was; behind them where the target stays, which then has another name."""
     target = parameters["target"]
-    if any(value.name == made.name for value in before):
+    if any(value.name == made.name for value in before) and not (parameters.get("keep_target") and made.name == target):
         return [made if value.name == made.name else value for value in before]
     if parameters.get("keep_target"):
         return [*before, made]
@@ -150,9 +149,11 @@ def float_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -
 
 
 def pooled(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    """The outputs after an edit that pools: what it makes, ``[batch, width]`` float32, and those that it keeps."""
+    """The outputs after an edit that pools: what it makes, ``[batch, width]`` float32, and those that it keeps: also one that
+    there is not, which no file has then."""
     kept = [value for value in before if value.name in parameters["keep_output"]]
-    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept]
+    lost = [Value(name, onnx.TensorProto.UNDEFINED, None) for name in parameters["keep_output"] if named(before, name) is None]
+    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept, *lost]
 
 
 def resized(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:

@@ -11,7 +11,7 @@ from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, Unsupport
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
+from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, misfits, steps_beyond
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import added_values, extract_head
@@ -35,6 +35,7 @@ from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Bytes of weights up to which the whole proof runs without being asked for."""
+RECORDED = "recorded edits"
 Progress = Callable[[str], None]
 """Called with what is about to be done."""
 
@@ -73,14 +74,16 @@ def verify(
     output, source = load(model), load(against)
     chain = steps_beyond(source, output)
     try:
-        meanings(chain)
+        drawer = drawer_of(source, chain)
     except UnsupportedModelError as error:
-        return Report((Check("recorded edits", str(error), stated=Verdict.NOT_CHECKED),), (), (f"recorded edits: {error}",))
-    drawer = drawer_of(source, chain)
+        return Report((Check(RECORDED, str(error), stated=Verdict.NOT_CHECKED),), (), (f"{RECORDED}: {error}",))
     encoded, why_no_text = real_texts(source, output, drawer, texts)
     if not chain:
         progress("comparing outputs")
         return SameOutputs(source, drawer, encoded, full).report(output, limits, why_no_text)
+    wrong = misfits(source, chain)
+    if wrong:
+        return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
     return _proofs(
         source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
     )
@@ -141,6 +144,9 @@ def _head(
         return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
     if made_by(chain) and not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
+    missing = sorted(made_by(chain) - set(changed.made))
+    if missing:
+        return Check(HEAD, f"no node that was added makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
     taken = [value for value in inside_values(source, chain) if value.name in changed.made]
     head = extract_head(fields, output, changed, taken)
     strange = strangers(head, chain, changed.renamed)

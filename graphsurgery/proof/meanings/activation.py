@@ -37,7 +37,6 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 
 MEANING = Meaning(
-    {"activation": str, "target": str, "output_name": str, "keep_target": bool},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,

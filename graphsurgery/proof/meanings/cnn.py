@@ -48,7 +48,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {"target": str, "output_name": str, "keep_target": bool, "width": int, "digests": list},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -79,7 +79,6 @@ def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool)
 
 
 MEANING = Meaning(
-    {"target": str, "output_name": str, "activation": str, "residual": bool, "keep_target": bool, "digests": list},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -22,7 +22,6 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
 
 
 MEANING = Meaning(
-    {"input": str, "fill": str, "like": str, "dtype": str},
     reads=lambda p: [p["like"]],
     makes=lambda _: [],
     value=no_value,

@@ -7,6 +7,7 @@ shorter sequence padded behind with the mask, and compared at tokens.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,11 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
+from graphsurgery.model.record_types import fits
 from graphsurgery.proof.fields import Declaring, Fields, Info
 from graphsurgery.proof.meaning import Array, Before, Expected, Meaning, Parameters, Values, exact
 from graphsurgery.proof.meanings.inputs import no_value
+from graphsurgery.proof.meanings.numbers import MOST_TOKENS, number
 
 BATCH, SEQUENCE = "batch", "sequence"
 PLACES = {BATCH: 0, SEQUENCE: 1}
@@ -29,33 +32,41 @@ def _pairs(parameters: Parameters, name: str) -> dict[str, str]:
 
 
 def _sizes(parameters: Parameters) -> dict[str, int]:
-    return {which: int(size) for which, size in _pairs(parameters, "sizes").items()}
+    return {which: number(size) or 0 for which, size in _pairs(parameters, "sizes").items()}
 
 
 def _follows(parameters: Parameters) -> dict[tuple[str, int], str]:
     """Dims of outputs, by name and axis, that are the batch or the sequence."""
-    return {(name, axis): which for name, axis, which in map(json.loads, parameters["follows"])}
+    return {(name, axis): which for name, axis, which in _rows(parameters["follows"])}
 
 
 def _rewired(parameters: Parameters) -> dict[tuple[str, int], str]:
     """The value that stands at a place of the node that makes an output."""
-    return {(output, place): value for output, place, value, *_ in map(json.loads, parameters["rewired"])}
+    return {(output, place): value for output, place, value in _rows(parameters["rewired"])}
+
+
+def _rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
+    """What each text, a JSON list, starts with. ValueError or RecursionError where it is none of these."""
+    rows = [json.loads(text) for text in texts]
+    if not all(fits(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
+        raise ValueError("a name, a place and a name")
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _check(parameters: Parameters) -> None:
     try:
         named, sizes = _pairs(parameters, "dim"), _sizes(parameters)
-        _follows(parameters), _rewired(parameters)
-        fits = set(named) == set(sizes) and set(sizes) <= set(PLACES) and all(size > 0 for size in sizes.values())
-        fits = fits and set(_follows(parameters).values()) <= set(sizes)
-    except (ValueError, TypeError, AttributeError):
-        fits = False
-    if not fits:
+        _rewired(parameters)
+        right = set(named) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
+        right = right and set(_follows(parameters).values()) <= set(sizes)
+    except (ValueError, RecursionError):
+        right = False
+    if not right:
         raise UnsupportedModelError("what the file records of dynamic-dim cannot be read", "make the output again")
 
 
 def _misfit(parameters: Parameters, before: Interface) -> str | None:
-    for name in (parameters["ids"], *parameters["inputs"]):
+    for name in filter(None, (parameters["ids"], parameters["mask"], *parameters["inputs"])):
         value = before.input(name)
         for which, size in _sizes(parameters).items():
             if value is None or value.dims is None or value.dims[PLACES[which]] != size:
@@ -156,7 +167,6 @@ def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
 
 
 MEANING = Meaning(
-    {"dim": list, "sizes": list, "inputs": list, "ids": str, "follows": list, "rewired": list},
     reads=lambda p: [p["ids"]],
     makes=lambda _: [],
     value=no_value,

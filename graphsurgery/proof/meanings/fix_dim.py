@@ -12,6 +12,7 @@ from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.fields import Declaring, Fields, Info
 from graphsurgery.proof.meaning import Before, Expected, Meaning, Parameters, Values
 from graphsurgery.proof.meanings.inputs import no_value
+from graphsurgery.proof.meanings.numbers import number
 
 
 def _sizes(parameters: Parameters) -> dict[str, int]:
@@ -20,7 +21,7 @@ def _sizes(parameters: Parameters) -> dict[str, int]:
 
 def _check(parameters: Parameters) -> None:
     for text in parameters["dim"]:
-        if not isinstance(text, str) or not text.partition("=")[2].isdecimal():
+        if not number(text.partition("=")[2]):
             raise UnsupportedModelError(f"the recorded size {text!r} cannot be read", "make the output again")
 
 
@@ -49,7 +50,6 @@ def _through(_parameters: Parameters, feed: Values, before: Before) -> dict[str,
 
 
 MEANING = Meaning(
-    {"dim": list},
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,

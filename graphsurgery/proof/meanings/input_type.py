@@ -48,7 +48,6 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
 
 
 MEANING = Meaning(
-    {"to": str, "input": list, "inside": list, "dtypes": list},
     reads=lambda p: list(p["input"]),
     makes=lambda _: [],
     value=no_value,

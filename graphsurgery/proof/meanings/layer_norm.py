@@ -44,5 +44,5 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 
 MEANING = Meaning(
-    {"target": str, "digests": list}, lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
+    lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
 )  # fmt: skip

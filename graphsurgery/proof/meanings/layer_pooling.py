@@ -42,16 +42,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {
-        "layers": str,
-        "layer_start": int,
-        "target": str,
-        "output_name": str,
-        "keep_target": bool,
-        "width": int,
-        "digests": list,
-    },
-    reads=_layers,
+    reads=lambda p: list(dict.fromkeys([*_layers(p), p["target"]])),
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=made_of_target,

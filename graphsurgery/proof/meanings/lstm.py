@@ -89,7 +89,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {"target": str, "mask": str, "output_name": str, "keep_target": bool, "width": int, "digests": list},
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["output_name"]],
     value=_value,

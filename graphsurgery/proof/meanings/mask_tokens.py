@@ -24,7 +24,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {"target": str, "mask": str, "skip_first": bool},
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["target"]],
     value=_value,

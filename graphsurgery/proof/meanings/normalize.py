@@ -29,4 +29,4 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [unit(known[parameters["target"]], known.rounding(parameters["target"]))]
 
 
-MEANING = Meaning({"target": str}, lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
+MEANING = Meaning(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)

@@ -35,7 +35,6 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
 
 
 MEANING = Meaning(
-    {"input": str, "fill": str, "like": str, "dtype": str},
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,

@@ -15,6 +15,7 @@ from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled, relative_to
 from graphsurgery.proof.meanings.normalize import unit
+from graphsurgery.proof.meanings.numbers import number
 from graphsurgery.proof.rounding import EPSILON, allowed, lengthened, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -70,7 +71,7 @@ def mask_of(parameters: Parameters, known: Known, shape: tuple[int, ...]) -> Arr
     if spec == ONES:
         return np.full(shape, True)
     if spec.startswith(PAD):
-        return known[parameters["ids"]] != int(spec.removeprefix(PAD))
+        return known[parameters["ids"]] != pad_id(parameters)
     return known[spec].astype(np.float64) != 0
 
 
@@ -82,8 +83,9 @@ def mask_reads(parameters: Parameters) -> list[str]:
 
 def pad_id(parameters: Parameters) -> int | None:
     """The id that means padding, where the mask is read from the ids."""
-    spec = parameters.get("mask", "")
-    return int(spec.removeprefix(PAD)) if spec.startswith(PAD) else None
+    spec = parameters.get("mask") or ""
+    found = number(spec.removeprefix(PAD).removeprefix("-")) if spec.startswith(PAD) else None
+    return -found if found is not None and spec.startswith(f"{PAD}-") else found
 
 
 def prompt_input(parameters: Parameters) -> str | None:
@@ -120,7 +122,7 @@ def mode_names(parameters: Parameters) -> list[str]:
 def check_mask(parameters: Parameters) -> None:
     """UnsupportedModelError for a recorded mask that nothing can be read from."""
     spec = parameters["mask"]
-    if spec.startswith(PAD) and not spec.removeprefix(PAD).removeprefix("-").isdecimal():
+    if spec.startswith(PAD) and pad_id(parameters) is None:
         raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
     if spec.startswith(PAD) and not isinstance(parameters.get("ids"), str):
         raise UnsupportedModelError("the recorded mask is read from the ids, and no ids are recorded", "make the output again")
@@ -133,7 +135,7 @@ def _check(parameters: Parameters) -> None:
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
     check_mask(parameters)
     prompt = parameters.get("skip_prompt")
-    if prompt not in (None, "input") and not (isinstance(prompt, str) and prompt.isdecimal()):
+    if prompt not in (None, "input") and number(prompt) is None:
         raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
 
 
@@ -175,7 +177,6 @@ def _token_weights(parameters: Parameters) -> list[str]:
 
 
 MEANING = Meaning(
-    {"mode": str, "normalize": bool, "hidden_state": str, "mask": str, "output_name": str, "keep_output": list},
     reads=lambda p: [p["hidden_state"], *mask_reads(p), *_token_weights(p), *filter(None, [prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -70,7 +70,6 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 
 MEANING = Meaning(
-    {"to": str, "target": str, "digests": list},
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["target"]],
     value=_value,

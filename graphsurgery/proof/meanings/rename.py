@@ -27,7 +27,7 @@ def _names(parameters: Parameters) -> dict[str, str]:
 
 def _check(parameters: Parameters) -> None:
     for text in (*parameters["name"], *parameters["dim"]):
-        if not isinstance(text, str) or not all(text.partition("=")):
+        if not all(text.partition("=")):
             raise UnsupportedModelError(f"the recorded new name {text!r} cannot be read", "make the output again")
 
 
@@ -74,7 +74,6 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
 
 
 MEANING = Meaning(
-    {"name": list, "dim": list},
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,

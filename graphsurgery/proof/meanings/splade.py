@@ -56,15 +56,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {
-        "strategy": str,
-        "activation": str,
-        "target": str,
-        "mask": str,
-        "output_name": str,
-        "keep_output": list,
-        "width": int,
-    },
     reads=lambda p: [p["target"], *mask_reads(p)],
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -11,8 +11,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.proof.meaning import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
 from graphsurgery.proof.meanings.normalize import unit
-
-MOST_DIGITS = 9
+from graphsurgery.proof.meanings.numbers import number
 
 
 def _dims(parameters: Parameters) -> list[int]:
@@ -20,8 +19,8 @@ def _dims(parameters: Parameters) -> list[int]:
 
 
 def _check(parameters: Parameters) -> None:
-    parts = parameters["dim"].split(",")
-    if not all(part.isdecimal() and 0 < len(part.lstrip("0")) <= MOST_DIGITS for part in parts) or len(set(parts)) < len(parts):
+    dims = [number(part) for part in parameters["dim"].split(",")]
+    if not all(dims) or len(set(dims)) < len(dims):
         raise UnsupportedModelError(
             f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
         )
@@ -48,7 +47,6 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
 
 
 MEANING = Meaning(
-    {"dim": str, "target": str, "keep_length": bool},
     reads=lambda p: [p["target"]],
     makes=_made,
     value=_value,

@@ -41,10 +41,6 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 MEANING = Meaning(
-    {
-        "target": str, "mask": str, "ids": str, "output_name": str, "token_weights": str, "keep_target": bool, "width": int,
-        "digests": list,
-    },
     reads=lambda p: [p["target"], p["ids"], *(name for name in mask_reads(p) if name != p["ids"])],
     makes=lambda p: [p["output_name"], p["token_weights"]],
     value=_value,

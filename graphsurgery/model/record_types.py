@@ -1,0 +1,142 @@
+"""The parameters that a file records of each step: their names and types.
+
+A record is JSON that anybody can have written. `misfit` holds its parameters against this table where they are read, so that
+no code behind it meets a number for a text, an unknown key or half a character. What the texts say is for each edit's reference
+and for the edit itself to check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+LONGEST = 1 << 14
+"""Characters of a recorded text at most, but for data: a name, a path, a list of names."""
+LARGEST = 1 << 63
+"""Every recorded number is below that: sizes, places and offsets are int64 in a model."""
+
+
+class Data(str):
+    """Stands for base64 of any length."""
+
+
+Types = dict[str, Any]
+TEXT = str | None
+TARGET: Types = {"target": str}
+MADE: Types = {**TARGET, "output_name": str, "keep_target": bool}
+WEIGHTS: Types = {"weights": str, "width": int, "digests": list[str]}
+MASK: Types = {"mask": str, "ids": TEXT}
+FILLED: Types = {"input": str, "fill": str, "like": str, "dtype": str}
+UNDO = dict[str, list[list[int] | Data | dict[str, int | list[int | Data]]] | Data]
+ARRAY = dict[str, Data | list[int] | bool | dict[str, Data | list[int]]]
+SWITCHES: Types = {"off": list[str] | None, "for": TEXT, "onnxruntime": TEXT, "precision": TEXT}
+NUMBERS: Types = dict.fromkeys(("heads", "hidden", "float32_nodes"), int | None)
+
+RECORDED: dict[str, Types] = {
+    "add-pooling": {
+        **MASK, "mode": str, "normalize": bool, "hidden_state": str, "output_name": str, "keep_output": list[str],
+        "token_weights": TEXT, "skip_prompt": TEXT, "width": int,
+    },
+    "add-normalize": TARGET,
+    "add-dense": {**MADE, **WEIGHTS, "activation": str, "residual": bool},
+    "add-layer-norm": {**TARGET, **WEIGHTS},
+    "add-activation": {**MADE, "activation": str},
+    "add-cnn": {**MADE, **WEIGHTS},
+    "add-lstm": {**MADE, **WEIGHTS, **MASK},
+    "add-word-weights": {**MADE, **WEIGHTS, "mask": str, "ids": str, "token_weights": str},
+    "add-weighted-layer-pooling": {**MADE, **WEIGHTS, "layers": str, "before_norm": bool, "layer_start": int},
+    "add-splade-pooling": {
+        **TARGET, **MASK, "strategy": str, "activation": str, "output_name": str, "keep_output": list[str], "width": int,
+    },
+    "mask-tokens": {**TARGET, **MASK, "skip_first": bool},
+    "truncate": {**TARGET, "dim": str, "keep_length": bool},
+    "output-precision": {**TARGET, "to": str, "ranges": TEXT, "digests": list[str]},
+    "drop-input": FILLED,
+    "optional-input": FILLED,
+    "input-type": {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
+    "rename": {"name": list[str], "dim": list[str]},
+    "fix-dim": {"dim": list[str]},
+    "dynamic-dim": {
+        "dim": list[str], "sizes": list[str], "inputs": list[str], "ids": str, "mask": TEXT, "follows": list[str],
+        "rewired": list[str],
+    },
+    "move-weights": {"data": str, "bases": dict[str, int]},
+    "externalize-weights": {"data": str, "start": int},
+    "record-golden": {
+        "inputs": dict[str, ARRAY], "outputs": dict[str, ARRAY], "allowed": float, "min_cosine": float, "onnxruntime": str,
+        "weights": TEXT, "seal": TEXT,
+    },
+    "record-certificate": {
+        "sources": dict[str, str], "versions": dict[str, str], "verdict": str, "checks": dict[str, str], "seal": TEXT,
+    },
+    "optimize": {**SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None},
+}  # fmt: skip
+"""By the step's name. A parameter that may be null may be absent as well."""
+
+
+def misfit(edit: str, parameters: Mapping[str, Any]) -> str | None:
+    """How ``parameters`` are not those of ``edit``, in words; None where they are."""
+    types = RECORDED.get(edit)
+    if types is None:
+        return f"there is no edit {_short(edit)} in this version"
+    unknown = [name for name in parameters if name not in types]
+    if unknown:
+        return f"the file records {edit} with {_short(unknown[0])}, which this version does not know"
+    for name, kind in types.items():
+        if not fits(parameters.get(name), kind):
+            return f"the file records {edit} with {name} = {_short(parameters.get(name))}, which is no {_called(kind)}"
+    return None
+
+
+def typed(edit: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """``parameters``, which fit, each of those that ``edit`` has."""
+    return dict.fromkeys(RECORDED[edit]) | dict(parameters)
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether ``value`` is of that type, all the way down.
+
+    Texts are whole characters, numbers are finite, integers are sizes and places: from 0 on, and no booleans.
+    """
+    if isinstance(kind, UnionType):
+        return any(fits(value, one) for one in get_args(kind))
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
+    if get_origin(kind) is dict:
+        pairs = value.items() if isinstance(value, dict) else ()
+        return isinstance(value, dict) and all(fits(key, str) and fits(one, inner[1]) for key, one in pairs)
+    if kind is str:
+        return isinstance(value, str) and len(value) <= LONGEST and is_text(value)
+    if kind is Data:
+        return isinstance(value, str) and value.isascii()
+    if kind is int:
+        return type(value) is int and 0 <= value < LARGEST
+    if kind is float:
+        return fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, kind)
+
+
+def is_text(value: str) -> bool:
+    """Whether ``value`` is whole characters: JSON can hold half of one, which no file and no terminal can."""
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it: no longer than a line, whatever a file holds."""
+    if isinstance(value, (list, dict)):
+        return "[...]" if isinstance(value, list) else "{...}"
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "a number beyond int64"
+    text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _called(kind: Any) -> str:
+    if isinstance(kind, UnionType):
+        return " or ".join(_called(one) for one in get_args(kind) if one is not NoneType)
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", list: "list", dict: "table"}
+    origin = get_origin(kind)
+    return f"list of {_called(get_args(kind)[0])}s" if origin is list else names[origin or kind]
