@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, PREFIX
 from graphsurgery.model.seal import seal
 from graphsurgery.proof import golden_making, golden_values
 from graphsurgery.proof.golden import verify_itself
-from graphsurgery.proof.golden_making import EXACT, HALF
-from graphsurgery.proof.golden_values import GoldenOutput
+from graphsurgery.proof.golden_values import EXACT, HALF, GoldenOutput, Goldens
+from graphsurgery.proof.meaning import Expected
 from graphsurgery.report import Report, Verdict
 
 ENTRIES = (transformer(), pooling(), dense(rows=12), normalize())
@@ -510,3 +511,57 @@ def test_what_is_open_is_said(tmp_path: Path) -> None:
         said = [line for line in done.outcome.report.observations if "may differ on another runtime" in line]
         shares[name] = float(said[0].partition(": ")[2].partition("%")[0]) if said else 0.0
     assert shares["float"] < 0.2 and 0 < shares["half"] < 10
+
+
+# --- what goldens may allow -----------------------------------------------------------------------------------------------
+
+
+def turned(vector: np.ndarray, cosine: float) -> np.ndarray:
+    """``[1, dim]`` of the same length, at that angle."""
+    other = np.roll(vector, 1)
+    other = other - (other @ vector.T) / (vector @ vector.T) * vector
+    other *= np.linalg.norm(vector) / np.linalg.norm(other)
+    return np.float32(cosine * vector + np.sqrt(1 - cosine**2) * other)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 2.0])
+def test_rows_that_float32_leaves_open_are_not_checked(share: float) -> None:
+    """They were compared with up to half of the largest value once, and passed at a cosine of 0.55."""
+    vector = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
+    open_row, sharp_row = (GoldenOutput(vector, rounding=np.full((1, 1), open_, np.float32)) for open_ in (share, 1e-3))
+    for found in (vector, turned(vector, 0.9), turned(vector, 0.55)):
+        assert open_row.compare("y", found, *EXACT).verdict is not PASSED
+    assert open_row.compare("y", vector, *EXACT).too_loose == 1
+    assert sharp_row.compare("y", vector + np.float32(5e-4), *EXACT).verdict is PASSED
+    assert sharp_row.compare("y", turned(vector, 0.9), *EXACT).verdict is FAILED
+
+
+def test_each_row_has_its_own_limit() -> None:
+    """A large row leaves no room to a small one."""
+    values = np.float32([[1000, 0, 0], [1, 0, 0]])
+    assert GoldenOutput(values).compare("y", values + np.float32([[0.05, 0, 0], [0, 0, 0]]), *EXACT).verdict is PASSED
+    assert GoldenOutput(values).compare("y", values + np.float32([[0, 0, 0], [0.05, 0, 0]]), *EXACT).verdict is FAILED
+
+
+def test_bytes_that_may_be_anything_are_no_cases() -> None:
+    values = np.array([[3, 200]], np.uint8)
+    assert GoldenOutput(values, np.array([[255, 255]], np.uint8)).compare("y", values, *EXACT).verdict is NOT_CHECKED
+    half_open = GoldenOutput(values, np.array([[255, 1]], np.uint8))
+    assert half_open.compare("y", np.array([[90, 201]], np.uint8), *EXACT).verdict is PASSED
+    assert half_open.compare("y", np.array([[90, 203]], np.uint8), *EXACT).verdict is FAILED
+    bits = GoldenOutput(values, np.array([[255, 255]], np.uint8), packed=True)
+    assert bits.compare("y", values, *EXACT).verdict is NOT_CHECKED
+
+
+def test_what_float32_leaves_open_is_recorded() -> None:
+    """By row, where it is more than what is allowed anyway; and read back."""
+    given = Expected(np.ones((2, 3)), np.array(1e-6), np.array([[1e-2], [0.0]]))
+    made = golden_making._in_float32(given, EXACT[0])
+    assert made.rounding is not None and made.rounding.ravel() == pytest.approx([2e-2, 0])
+    assert golden_making._in_float32(Expected(np.ones((2, 3)), np.array(1e-6)), EXACT[0]).rounding is None
+    goldens = Goldens({"x": np.zeros(1)}, {"y": made}, *EXACT, "1.0")
+    read = Goldens.from_json(json.loads(json.dumps(goldens.to_json())))
+    assert np.array_equal(read.outputs["y"].rounding, made.rounding)
+    for allowed in ((0.5, 0.99), (1e-4, 1e-9)):
+        with pytest.raises(ValueError, match="too much"):
+            Goldens.from_json(replace(goldens, allowed=allowed[0], least_cosine=allowed[1]).to_json())

@@ -27,6 +27,7 @@ from graphsurgery.runtime.session import open_session
 from graphsurgery.version import __version__
 
 NAME, UNCHANGED = "golden vectors", "file unchanged"
+CHANGED = "golden inputs or vectors are not those that were recorded"
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SyntaxError)
 
 
@@ -100,13 +101,17 @@ def verify_itself(model: Loadable) -> Report:
     if edits:
         return _not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
     golden = found[place]
+    sealed = not golden.unreadable and is_sealed(golden)
     try:
         goldens = _read(golden)
     except UnsupportedModelError as error:
+        if not golden.unreadable and not sealed:
+            return Report((Check(NAME, f"{CHANGED}: {error}", stated=Verdict.FAILED),))
         return _not_checked(str(error))
-    checks = (_unchanged(loaded, golden), _compared(loaded, goldens, is_sealed(golden)))
+    compared = _compared(loaded, goldens, sealed)
     told = certificate_of(loaded)
-    return Report(checks, (*_observed(goldens), *([] if told is None else [str(told)])), tuple(_left_out(loaded, goldens)))
+    observed = (*_observed(goldens), *([] if told is None else [str(told)]))
+    return Report((_unchanged(loaded, golden), compared), observed, (*_left_out(loaded, goldens), *compared.left_out))
 
 
 def _not_checked(why: str) -> Report:
@@ -161,7 +166,7 @@ def weights_digest(model: Model) -> str:
 
 def _compared(model: Model, goldens: Goldens, sealed: bool) -> Check:
     if not sealed:
-        return Check(NAME, "golden inputs or vectors are not those that were recorded", stated=Verdict.FAILED)
+        return Check(NAME, CHANGED, stated=Verdict.FAILED)
     try:
         found = open_session(model).run(goldens.inputs)
     except GraphSurgeryError as error:
