@@ -20,7 +20,7 @@ from graphsurgery.halving.probes import Ranges, Rounding
 from graphsurgery.halving.rounding import worst
 from graphsurgery.halving.session import LentSession
 from graphsurgery.proof.drawing import drawer_of
-from graphsurgery.runtime.feeds import text_feed
+from graphsurgery.runtime.feeds import text_feeds
 from graphsurgery.runtime.texts import SENTENCES, tokenize
 
 Array = np.ndarray
@@ -33,7 +33,7 @@ TOO_LARGE, LOSES = "a value too large", "rounding a value loses most"
 def text_of(name: str) -> dict[str, Array]:
     """Real sentences, tokenised as the fixture's folder says."""
     drawer = drawer_of(graphsurgery.load(FIXTURES / name / "model.onnx"), [])
-    return text_feed(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))
+    return text_feeds(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))
 
 
 def by_sort(found: Kept, sort: str) -> set[str]:
