@@ -40,10 +40,12 @@ other."""
 # the proof expect that output. Each line says why that cannot happen. Code that decides what an edit does must not be listed.
 SHARED_MODULES = {
     "errors": "the error tree decides nothing",
+    "contracts": "a value that is there, or a bug",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",
     "model.records": "the bytes of a file, field by field",
     "model.provenance": "the steps that a file records: proof/intent.py compares them with the request",
+    "model.record_types": "which names and types a record has; tests/test_hostile_records.py compares it with the edits",
     "model.sources": "the bytes of a file",
     "model.wire": "protobuf's encoding of numbers and lengths",
     "model.parsing": "protobuf's own parser, with limits",
@@ -54,6 +56,7 @@ SHARED_MODULES = {
     "model.digest": "sha256 of a weight: finds it in the file again",
     "runtime.session": "ONNX Runtime itself",
     "runtime.texts": "real texts to feed",
+    "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
     "anatomy.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
     "anatomy.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
@@ -68,7 +71,10 @@ SHARED_NAMES = {
         "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
-    "model.nodes": ("subgraphs", "behind `all_nodes` and the namer alone, see there; the proof has proof/nested.py"),
+    "model.nodes": (
+        "subgraphs taken",
+        "behind `all_nodes`, the namer and the order of nodes for onnx's evaluator; the proof has proof/nested.py",
+    ),
     "model.namer": (
         "Namer _collect _collect_nodes",
         "names for nodes that the proof adds to the source to run it: ONNX Runtime refuses a name that is taken",

@@ -33,7 +33,7 @@ TOO_LARGE, LOSES = "a value too large", "rounding a value loses most"
 def text_of(name: str) -> dict[str, Array]:
     """Real sentences, tokenised as the fixture's folder says."""
     drawer = drawer_of(graphsurgery.load(FIXTURES / name / "model.onnx"), [])
-    return text_feeds(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))
+    return text_feeds(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))[0]
 
 
 def by_sort(found: Kept, sort: str) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import typing
 from collections.abc import Iterator
@@ -58,7 +57,7 @@ EXCUSED = {
 def test_the_table_has_what_the_edits_declare(edit: type) -> None:
     """The same names; the types of the dataclass, of which a record may have lost those that only a request can have."""
     declared, recorded = typing.get_type_hints(edit), RECORDED[edit.verb]
-    names = {one.name for one in dataclasses.fields(edit)}
+    names = {one.name for one in edit.known()}
     assert recorded.keys() == names
     for name in names:
         kinds = {list[str] if typing.get_origin(one) is tuple else one for one in _union(declared[name])}

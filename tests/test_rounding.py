@@ -97,8 +97,10 @@ def test_what_onnxruntime_makes_of_it_is_within_that(width: int, mean_of: float,
         assert report
         whole = next(check for check in report.checks if check.name == "whole proof")
         assert max(one.margin for one in whole.comparisons) < 0.8
-        assert max(one.beyond for one in whole.comparisons) > 1
-        assert report.to_json()["checks"][-1]["comparisons"][0]["beyond_promised"] > 1
+        assert max(one.beyond for one in whole.comparisons) > 1 or all(one.too_loose for one in whole.comparisons)
+        first = report.to_json()["checks"][-1]["comparisons"][0]
+        assert first["beyond_promised"] > 1 or first["too_loose"] > 0
+        assert bool(whole.left_out) == any(one.too_loose for one in whole.comparisons)
 
 
 def test_an_edit_by_itself_is_held_to_its_tolerance() -> None:

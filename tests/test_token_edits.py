@@ -18,7 +18,8 @@ from graphsurgery.anatomy.roles import roles_of
 from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
-from graphsurgery.runtime.feeds import Drawer, padded_right
+from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.masks import padded_right
 from graphsurgery.runtime.session import open_session
 
 LAYERS = {"bert": 3, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "qwen3": 2, "t5": 3, "xlmr": 2}

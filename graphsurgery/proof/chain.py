@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from graphsurgery.anatomy.head import head_steps
-from graphsurgery.anatomy.width import last_dim
-from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
@@ -137,21 +135,6 @@ def declared(source: Model, steps: Sequence[Step]) -> Model:
         if means.fields is not None:
             source = after_fields(source, means.fields, step.parameters, made_by(steps[:place]))
     return source
-
-
-def misfits(source: Model, steps: Sequence[Step]) -> list[str]:
-    """How ``steps`` are recorded otherwise than they can have been made of ``source``, in words: then nothing need be run."""
-    wiring = Wiring.of(source)
-    found = [f"{name!r} is read, which the source has not" for name in starts(steps) if not wiring.has(name)]
-    for place, (step, means) in enumerate(meanings(steps)):
-        told = means.misfit(step.parameters, declared(source, steps[:place]).interface)
-        found += [] if told is None else [f"{step.edit} is recorded otherwise than it can be: {told}"]
-        read, width = means.reads(step.parameters), step.parameters.get("width")
-        start = origin(steps[:place], read[0]) if read and width is not None else None
-        real = None if start is None else last_dim(wiring, start)
-        if real is not None and width != real:
-            found.append(f"{step.edit} is recorded with a width of {width}, where {start} is {real} wide")
-    return found
 
 
 def after(steps: Sequence[Step], source: Before, weights: RecordedWeights) -> Before:

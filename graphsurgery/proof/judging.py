@@ -46,6 +46,9 @@ def judged(
         return Check(name, "; ".join(wrong.values()), tuple(done), stated=Verdict.FAILED)
     compared = {one.kind for one in done if one.verdict is not Verdict.NOT_CHECKED}
     if compared == {EMPTY_ROW} and combined(one.verdict for one in done) is Verdict.PASSED:
+        if any(one.too_loose for one in done):
+            what = "float32 leaves more open wherever there is a token than can be told from a fault"
+            return Check(name, what, tuple(done), stated=Verdict.NOT_CHECKED)
         raise UnsupportedModelError("the source itself is not finite wherever there is a token", "look at the encoder")
     return Check(name, detail, tuple(done))
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, meanings
+from graphsurgery.proof.chain import declared, meanings, origin, starts
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.meaning import LITERAL, named
 from graphsurgery.proof.vocabulary import uncovered
+from graphsurgery.proof.widths import known_widths
 
 
 def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:
@@ -20,15 +21,33 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     if output.interface.inputs != inputs:
         wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(inputs)}")
     wanted = promised_outputs(source, steps)
-    for place, (step, means) in enumerate(meanings(steps)):
-        misfit = means.misfit(step.parameters, declared(source, steps[:place]).interface)
-        wrong += [] if misfit is None else [f"{step.edit} is recorded otherwise than it can be: {misfit}"]
     wrong += uncovered(source, output, steps)
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
         return [*wrong, f"the outputs are {_listed(found)} instead of {_listed(wanted)}"]
     pairs = zip(found, wanted, strict=True)
     return wrong + [f"an output is declared as {one} instead of {other}" for one, other in pairs if not _same(one, other)]
+
+
+def misfits(source: Model, steps: Sequence[Step]) -> list[str]:
+    """How ``steps`` are recorded otherwise than they can have been made of ``source``, in words: then nothing need be run."""
+    graph = source.proto.graph
+    there = (
+        {info.name for info in graph.input} | set(source.initializers) | {name for node in graph.node for name in node.output}
+    )
+    found = [f"{name!r} is read, which the source has not" for name in starts(steps) if name not in there]
+    widths: dict[str, int] | None = None
+    for place, (step, means) in enumerate(meanings(steps)):
+        told = means.misfit(step.parameters, declared(source, steps[:place]).interface)
+        found += [] if told is None else [f"{step.edit} is recorded otherwise than it can be: {told}"]
+        read, width = means.reads(step.parameters), step.parameters.get("width")
+        start = origin(steps[:place], read[0]) if read and width is not None else None
+        if start is not None:
+            widths = known_widths(source, starts(steps)) if widths is None else widths
+            real = widths.get(start)
+            if real is not None and width != real:
+                found.append(f"{step.edit} is recorded with a width of {width}, where {start} is {real} wide")
+    return found
 
 
 def unexplained(changed: Difference) -> list[str]:

@@ -13,6 +13,9 @@ from graphsurgery.proof.meaning import Array
 
 EPSILON = 2.0**-23
 """The distance of 1 to the next float32."""
+INDEPENDENT = 64
+"""Terms up to which the rounding errors of a sum count as independent. Where the sum is far larger than its terms, equal terms
+are rounded equally, and their errors add up."""
 SPREAD = 4
 """How many times the root of their squares the sum of independent errors may be. Of rounding errors, each spread evenly up to
 its bound, it is more once in 10^10 times (Hoeffding's inequality)."""

@@ -11,13 +11,13 @@ from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, Unsupport
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, misfits, steps_beyond
+from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import added_values, extract_head
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
-from graphsurgery.proof.promised import broken_promises, unexplained
+from graphsurgery.proof.promised import broken_promises, misfits, unexplained
 from graphsurgery.proof.real_text import real_texts
 from graphsurgery.proof.reference import Reference, computes_in_half, open_source
 from graphsurgery.proof.same_outputs import SameOutputs

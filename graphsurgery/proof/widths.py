@@ -19,11 +19,15 @@ def start_widths(source: Model, chain: Sequence[Step]) -> dict[str, int]:
     """The last dim of every value of the source that ``chain`` reads: from the weights, what an edit recorded, what the source
     declares (which may be wrong), else 16."""
     names = starts(chain)
-    told, recorded = values_of(source) if names else {}, _recorded(chain)
-    return {
-        name: _last(told.get(name)) or _normalised(source, name) or recorded.get(name) or _declared(source, name) or UNKNOWN
-        for name in names
-    }
+    known, recorded = known_widths(source, names), _recorded(chain)
+    return {name: known.get(name) or recorded.get(name) or _declared(source, name) or UNKNOWN for name in names}
+
+
+def known_widths(source: Model, names: Sequence[str]) -> dict[str, int]:
+    """The last dims of these values, as far as the weights tell them."""
+    told = values_of(source) if names else {}
+    widths = {name: _last(told.get(name)) or _normalised(source, name) for name in names}
+    return {name: width for name, width in widths.items() if width is not None}
 
 
 def _last(value: Value | None) -> int | None:
@@ -46,7 +50,7 @@ def _recorded(chain: Sequence[Step]) -> dict[str, int]:
     made: set[str] = set()
     for step, means in meanings(chain):
         width = step.parameters.get("width")
-        if isinstance(width, int) and 0 < width <= WIDEST:
+        if width is not None and 0 < width <= WIDEST:
             found |= {name: width for name in means.reads(step.parameters) if name not in made | found.keys()}
         made.update(means.makes(step.parameters))  # in the place of what was read, often: of another width
     return found

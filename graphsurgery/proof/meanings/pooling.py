@@ -16,7 +16,7 @@ from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.meaning import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled, relative_to
 from graphsurgery.proof.meanings.normalize import unit
 from graphsurgery.proof.meanings.numbers import number
-from graphsurgery.proof.rounding import EPSILON, allowed, lengthened, magnitude
+from graphsurgery.proof.rounding import EPSILON, INDEPENDENT, SPREAD, allowed, lengthened, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -155,10 +155,26 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
+    if x.shape[1] > INDEPENDENT:
+        own = np.maximum(own, np.repeat(np.stack([_summed(x, m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1))
     grown = pool(known.rounding(parameters["hidden_state"]), m, modes, w)
     if parameters["normalize"]:
         return [unit(y, np.where(grown > 0, own + grown, 0))]
     return [Expected(y, allowed(promised, own, grown), own + grown, promised=promised)]
+
+
+def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
+    """`SPREAD` times how far the sum of a row is off when float32 adds one token after the other, ``[batch]``, as a share of
+    what ``mode`` divides by: the largest of all dims. 0 where it sums nothing up."""
+    found = np.zeros(len(x))
+    for row in range(len(x) if mode in DIVIDING else 0):
+        terms = np.where(m[row][:, None], x[row], 0)
+        terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
+        naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
+        over = divisor(m[row], mode, None if w is None else w[row])
+        apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(over) if mode == "mean_sqrt_len_tokens" else over)
+        found[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
+    return found
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:
