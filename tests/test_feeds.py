@@ -232,6 +232,14 @@ def test_a_source_that_takes_less_than_it_seems_to() -> None:
     assert found_reach(model, drawer_of(model, []), run).tokens == 256
 
 
+def test_the_longest_feed_is_run_once() -> None:
+    ran: list[int] = []
+    run = reach_module.Kept(lambda feed: ran.append(feed[IDS].size) or len(ran))
+    short, long, other = ({IDS: np.full((1, size), value)} for size, value in ((3, 1), (5, 1), (5, 2)))
+    assert [run(dict(feed)) for feed in (short, long, short, long, other, long)] == [1, 2, 3, 2, 4, 2]
+    assert ran == [3, 5, 3, 5]
+
+
 @pytest.mark.parametrize("edited", [False, True])
 def test_reports_say_how_long_texts_were(edited: bool, tmp_path: Path) -> None:
     source = FIXTURES / "bert" / "model.onnx"

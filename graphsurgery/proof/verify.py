@@ -29,7 +29,7 @@ from graphsurgery.proof.widths import start_widths
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import RIGHT
-from graphsurgery.runtime.reach import found_reach, reaching
+from graphsurgery.runtime.reach import Kept, found_reach, reaching
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
@@ -169,8 +169,9 @@ def _whole(
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(Reference(opened_source, chain, weights), opened, output.interface.outputs)
-    reach = found_reach(source, drawer, whole.reference, full)
-    check = whole_proof(whole, whole_cases(reaching(drawer, reach), texts), limits)
+    reference = Kept(whole.reference)
+    reach = found_reach(source, drawer, reference, full)
+    check = whole_proof(whole, reference, whole_cases(reaching(drawer, reach), texts), limits)
     observations.append(str(reach))
     not_checked += reach.not_checked
     right = next((masks for kind, masks in drawer.kinds() if kind == RIGHT), None)

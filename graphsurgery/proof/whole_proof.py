@@ -38,10 +38,12 @@ class Whole:
         return self.expected(feed, self.output.outputs)
 
 
-def whole_proof(whole: Whole, cases: Iterator[tuple[str, list[Values]]], limits: Limits) -> Check:
-    """Compare the output with the reference on every feed of every kind."""
+def whole_proof(
+    whole: Whole, reference: Callable[[Values], dict[str, Expected]], cases: Iterator[tuple[str, list[Values]]], limits: Limits
+) -> Check:
+    """Compare the output with ``reference``, which is `Whole.reference`, on every feed of every kind."""
     detail = "source and output end to end in ONNX Runtime, the source's hidden states feeding the float64 reference"
-    pairs = ((kind, ((feed, whole.reference(feed)) for feed in feeds)) for kind, feeds in cases)
+    pairs = ((kind, ((feed, reference(feed)) for feed in feeds)) for kind, feeds in cases)
     return judged(NAME, detail, whole.output.run, whole.declared, pairs, limits)
 
 
