@@ -135,7 +135,7 @@ def test_nothing_inferred(broken, tmp_path: Path) -> None:
 @pytest.mark.parametrize("edit", [AddPooling("mean"), AddSpladePooling(target=HIDDEN)], ids=lambda edit: edit.verb)
 def test_a_wrong_width(broken, tmp_path: Path, edit: Edit, size: int) -> None:
     broken(width.last_dim, lambda *_: size)
-    failed(edit, tiny_encoder(), tmp_path, "head proof")
+    failed(edit, tiny_encoder(), tmp_path, "recorded edits")
 
 
 def exchanged(interface: Interface, ids: str | None = None, mask: str | None = None) -> roles.Roles:

@@ -16,14 +16,13 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.chain import declared, input_destiny, meanings, origin
 from graphsurgery.proof.meaning import Parameters
-from graphsurgery.proof.meanings.numbers import MOST_TOKENS
 from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
 from graphsurgery.proof.meanings.registry import OPTIONAL
 from graphsurgery.runtime.feeds import Drawer
 
 ROLES = ("ids", "mask", "types", "positions")
-MOST_ELEMENTS = 1 << 26
-"""Literal sizes of an input, multiplied: what a file declares beyond that is not drawn."""
+MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
+"""The first two literal sizes of an input, multiplied, and all of them: what a file declares beyond that is not drawn."""
 
 
 def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
@@ -74,7 +73,7 @@ def _require_drawable(inputs: Sequence[Value]) -> None:
     """UnsupportedModelError for an input that would take all of the memory."""
     for value in inputs:
         sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
-        if math.prod(sizes[:2]) > MOST_TOKENS or math.prod(sizes) > MOST_ELEMENTS:
+        if math.prod(sizes[:2]) > MOST_LEADING or math.prod(sizes) > MOST_ELEMENTS:
             raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
 
 
