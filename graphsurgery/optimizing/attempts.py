@@ -6,6 +6,7 @@ after it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -31,11 +32,13 @@ def first_right(job: Job, prover: Prover, writing: Writing, progress: Progress) 
     first one changes nothing; UnsupportedModelError where none can be made.
     """
     attempts: list[str] = []
+    seen: set[bytes] = set()
     last = None
     for fusing in job.variants():
         made = _made(job, fusing, attempts, progress)
-        if made is None:
+        if made is None or (graph := _digest(made)) in seen:
             continue
+        seen.add(graph)
         last = _proven(job, made, attempts, prover, writing, progress)
         if last.report is None or last.report.verdict is not Verdict.FAILED:
             break
@@ -50,6 +53,14 @@ def first_right(job: Job, prover: Prover, writing: Writing, progress: Progress) 
     if job.misses(last):
         raise _missed(_kept(last, writing))
     return last
+
+
+def _digest(made: Rewritten) -> bytes:
+    """Tells one graph from another: switching a fusion off often changes nothing."""
+    found = hashlib.sha256()
+    for part in (*made.graph.graph.node, *made.graph.graph.initializer):
+        found.update(part.SerializeToString(deterministic=True))
+    return found.digest()
 
 
 def _made(job: Job, fusing: Fusing | None, attempts: list[str], progress: Progress) -> Rewritten | None:
