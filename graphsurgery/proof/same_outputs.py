@@ -72,7 +72,7 @@ class Relation:
         else:
             empty_rows = is_exact or head
         if not empty_rows and not (records and head):
-            not_checked.append("rows without a token: what stands there depends on the number that masks scores")
+            not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
 
 

@@ -43,19 +43,20 @@ class Reach:
     """Whether a longer feed would have taken too long."""
 
     def __str__(self) -> str:
-        end = "the longest that the model takes" if self.tokens == self.limit else "the longest feed"
-        return f"texts of up to {self.tokens} tokens were compared, {end}"
+        end = ", the longest that the model takes" if self.tokens == self.limit else ""
+        return f"compared on texts of up to {self.tokens} tokens{end}"
 
     @property
     def not_checked(self) -> list[str]:
         """What is beyond, in words."""
         if self.tokens == self.limit:
             return []
-        longer = f"texts of more than {self.tokens} tokens"
+        longer = f"texts longer than {self.tokens} tokens"
         if self.hurried:
-            return [f"{longer}: they would take too long here; --full compares them"]
-        takes = f"the model takes {self.limit}, but ONNX Runtime cannot run the source on them"
-        return [f"{longer}: {'nothing in the model limits their length' if self.limit is None else takes}"]
+            return [f"{longer}: running them would take too long here; --full does it"]
+        if self.limit is None:
+            return [f"{longer}: the model sets no limit"]
+        return [f"{longer}: the model has {self.limit} positions, but ONNX Runtime cannot run the source on them"]
 
 
 def found_reach(source: Model, drawer: Drawer, run: Callable[[Values], object], full: bool = False) -> Reach:
