@@ -306,6 +306,93 @@ def test_a_record_alone_loosens_nothing(tmp_path: Path) -> None:
     assert graphsurgery.verify(wrong, against=source).verdict is FAILED
 
 
+@pytest.mark.parametrize("dims", [["batch", 1, 1, "sequence"], ["batch", "sequence", 1], ["sequence"]], ids=str)
+def test_masks_of_other_ranks(dims: list[int | str]) -> None:
+    """They do not tell which positions count."""
+    model = tiny_encoder()
+    (mask,) = [info for info in model.graph.input if info.name == MASK]
+    mask.CopyFrom(helper.make_tensor_value_info(MASK, TensorProto.INT64, dims))
+    assert graphsurgery.verify(model, against=model, min_cosine=COSINE).verdict is PASSED
+
+
+def test_one_number_per_token_is_compared_at_tokens() -> None:
+    """``[batch, seq]`` scores: padding of another value is no fault, and a fault at tokens of padded rows is one."""
+    source = tiny_encoder()
+    source.graph.node.append(helper.make_node("ReduceMean", [HIDDEN], ["scores"], axes=[2], keepdims=0))
+    source.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "sequence"]))
+    cast = helper.make_node("Cast", [MASK], ["m"], to=TensorProto.FLOAT)
+    elsewhere = with_nodes(source, "scores", cast, helper.make_node("Where", ["is", "right", "other"], ["scores"]), other=7)
+    elsewhere.graph.node.insert(0, helper.make_node("Cast", [MASK], ["is"], to=TensorProto.BOOL))
+    assert graphsurgery.verify(elsewhere, against=source).verdict is PASSED
+    nodes = [
+        helper.make_node("ReduceMin", ["m"], ["padded"], axes=[1]),
+        helper.make_node("Add", ["right", "padded"], ["scores"]),
+    ]
+    assert graphsurgery.verify(with_nodes(source, "scores", cast, *nodes), against=source).verdict is FAILED
+
+
+def test_an_output_of_nothing_but_nan_is_told() -> None:
+    source = tiny_encoder()
+    source.graph.node.append(helper.make_node("Div", ["none", "none"], ["nan"]))
+    source.graph.node.append(helper.make_node("Mul", [HIDDEN, "nan"], ["lost"]))
+    source.graph.initializer.append(numpy_helper.from_array(np.float32(0), "none"))
+    source.graph.output.append(helper.make_tensor_value_info("lost", TensorProto.FLOAT, ["batch", "sequence", 8]))
+    report = graphsurgery.verify(source, against=source)
+    assert report and "output lost: the source gives no finite vector" in report.not_checked
+
+
+def test_integers_are_equal_whatever_cosine_is_asked_for() -> None:
+    source = scored(2)
+    source.graph.node.append(helper.make_node("ArgMax", ["scores"], ["kind"], axis=1, keepdims=0))
+    source.graph.output.append(helper.make_tensor_value_info("kind", TensorProto.INT64, ["batch"]))
+    made = with_nodes(source, "kind", helper.make_node("Add", ["right", "more"], ["kind"]))
+    made.graph.initializer.append(numpy_helper.from_array(np.array(1), "more"))
+    assert graphsurgery.verify(source, against=source, min_cosine=COSINE).verdict is PASSED
+    assert graphsurgery.verify(made, against=source, min_cosine=COSINE).verdict is FAILED
+
+
+def test_outputs_without_any_numbers() -> None:
+    source = tiny_encoder()
+    source.graph.node.append(helper.make_node("Slice", [HIDDEN, "at", "at", "axis"], ["empty"]))
+    source.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value]), name) for name, value in (("at", 0), ("axis", 2))
+    )
+    source.graph.output[0].CopyFrom(helper.make_tensor_value_info("empty", TensorProto.FLOAT, ["batch", "sequence", 0]))
+    assert graphsurgery.verify(source, against=source).verdict is NOT_CHECKED
+
+
+def test_a_source_that_cannot_run_a_row_without_tokens() -> None:
+    """All other kinds are proven, and the one is told."""
+    source = tiny_encoder()
+    source.graph.node.extend(
+        [
+            helper.make_node("ReduceSum", [MASK, "axis"], ["tokens"], keepdims=0),
+            helper.make_node("ReduceMin", ["tokens"], ["fewest"], keepdims=1, axes=[0]),
+            helper.make_node("Sub", ["fewest", "axis"], ["missing"]),
+            helper.make_node("Mul", ["missing", "five"], ["place"]),
+            helper.make_node("Clip", ["place", "", "zero"], ["checked"]),
+            helper.make_node("Gather", ["table", "checked"], ["nothing"]),
+            helper.make_node("Add", [HIDDEN, "nothing"], ["last"]),
+        ]
+    )
+    numbers = {"axis": np.array([1]), "zero": np.array(0), "five": np.array(5), "table": np.zeros((1, 8), np.float32)}
+    source.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in numbers.items())
+    source.graph.output[0].name = "last"
+    made = graphsurgery.add_pooling(source, mode="mean", hidden_state="last")
+    report = graphsurgery.verify(made, against=source)
+    whole = report.checks[-1]
+    assert whole.name == "whole proof" and whole.verdict is PASSED and any("empty row" in one for one in report.not_checked)
+
+
+def test_inputs_that_get_nothing_but_zeros_are_told() -> None:
+    source = tiny_encoder()
+    source.graph.input.append(helper.make_tensor_value_info("task_id", TensorProto.INT64, ["batch"]))
+    source.graph.node.append(helper.make_node("Identity", ["task_id"], ["unused"]))
+    made = graphsurgery.add_pooling(source, mode="mean")
+    for report in (graphsurgery.verify(source, against=source), graphsurgery.verify(made, against=source)):
+        assert report and any("task_id" in one and "only zeros" in one for one in report.not_checked)
+
+
 # --- trials ---------------------------------------------------------------------------------------------------------------
 
 

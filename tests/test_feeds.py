@@ -208,6 +208,42 @@ def test_a_window_that_was_dropped(window: int, tmp_path: Path) -> None:
     assert not report and failed == {LONGEST, LONG_LEFT}
 
 
+def test_a_table_that_is_none_of_positions() -> None:
+    """As wide as the words' and looked up by something else: texts may be longer than it is."""
+    model = windowed(3)
+    rng = np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((6, 8)).astype(np.float32), "table"))
+    model.graph.node.insert(0, helper.make_node("Gather", ["table", "window"], ["row"]))
+    model.graph.node[-1].output[0] = "mixed"
+    model.graph.node.append(helper.make_node("Add", ["mixed", "row"], [HIDDEN]))
+    loaded = graphsurgery.load(model)
+    assert drawer_of(loaded, []).tables.positions == 6
+    assert (reach_of(loaded).tokens, reach_of(loaded).limit) == (UNLIMITED, None)
+
+
+@pytest.mark.parametrize("most", [1, 5, 20])
+def test_a_source_that_takes_short_texts_alone(most: int) -> None:
+    """It is proven on those, and the report says where that ends."""
+    model = graphsurgery.load(FIXTURES / "modernbert" / "model.onnx")
+    session = open_session(model)
+
+    def run(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if feed[IDS].shape[1] > most:
+            raise UnsupportedModelError("ONNX Runtime cannot run the model: too long")
+        return session.run(feed)
+
+    drawn = drawer_of(model, [])
+    found = found_reach(model, drawn, run)
+    assert most / 2 < found.tokens <= most and "cannot run the source on" in found.not_checked[0]
+    assert reaching(drawn, found).longest == found.tokens
+
+
+def test_wide_outputs_limit_the_reach(monkeypatch) -> None:
+    model = graphsurgery.load(FIXTURES / "modernbert" / "model.onnx")
+    monkeypatch.setattr(reach_module, "MOST_NUMBERS", 32 * 512)
+    assert reach_of(model).tokens == 512 and reach_of(model).hurried
+
+
 def test_time_limits_the_reach(monkeypatch) -> None:
     """And the report says so; --full goes all the way."""
     model = graphsurgery.load(FIXTURES / "modernbert" / "model.onnx")

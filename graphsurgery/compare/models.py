@@ -6,6 +6,7 @@ memory together. Values are compared vector by vector at tokens: what a model gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -35,19 +36,26 @@ class Feed:
     mask: Array | None
     empty_rows: bool = True
     """Whether the vectors of rows without a token count."""
+    per_token: frozenset[str] = frozenset()
+    """Outputs ``[batch, seq]``: one number per token."""
 
     def run(self, session: Session, names: Sequence[str]) -> Values:
         """Those values of each output that count, as vectors ``[n, dim]``."""
-        return {name: self.vectors(array) for name, array in session.run(self.arrays, names).items()}
+        found = session.run(self.arrays, names)
+        return {name: self.vectors(array, per_token=name in self.per_token) for name, array in found.items()}
 
-    def vectors(self, values: Array) -> Array:
+    def vectors(self, values: Array, *, per_token: bool = False) -> Array:
         """``values [batch, seq, ..., dim]`` at tokens, or ``[batch, ..., dim]``, as ``[n, dim]``."""
+        if per_token:
+            values = values[..., None]
         if self.mask is not None and values.shape[:1] == self.mask.shape[:1]:
             if values.ndim > 2 and values.shape[:2] == self.mask.shape:
                 values = values[self.mask]
             elif not self.empty_rows:
                 values = values[self.mask.any(axis=1)]
-        return values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
+        if values.ndim < 2:
+            return values.reshape(-1, 1)
+        return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
 
 
 @dataclass
@@ -78,6 +86,13 @@ class Given:
         if failed and not ran:
             raise UnsupportedModelError(next(iter(failed.values())), "look at the source first")
         return cls(opened, tuple(names), ran, values, failed)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Kinds of feed and outputs that nothing can be compared on, in words."""
+        kinds = [f"{kind}: the source cannot be run on it: {why}" for kind, why in self.failed.items()]
+        lost = [name for name in self.names if not any(np.isfinite(one[name]).all(axis=-1).any() for one in self.values)]
+        return kinds + [f"output {name}: the source gives no finite vector" for name in lost]
 
     def noise(self) -> list[Values]:
         """The source's own rounding, ``[n, 1]`` for each output of each feed: the largest difference within each vector when it
@@ -152,7 +167,8 @@ def _as_promised(given: Given, found: Sequence[Values]) -> bool:
 def _spread(given: Given, name: str) -> Array:
     """The spread of each column of an output whose vectors are narrow; nothing of others, whose spread does not count."""
     values = [one[name] for one in given.values]
-    return spread_of(values) if values and values[0].shape[-1] <= NARROW else np.zeros(1)
+    widths = {one.shape[-1] for one in values}
+    return spread_of(values) if len(widths) == 1 and max(widths) <= NARROW else np.zeros(1)
 
 
 def _apart(one: Array, other: Array) -> Array:

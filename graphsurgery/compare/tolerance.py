@@ -52,6 +52,8 @@ def exact(values: Array, noise: Array | None, limits: Limits) -> Tolerance:
 def lossy(values: Array, spread: Array, limits: Limits) -> Tolerance:
     """For vectors that are ``values [n, dim]`` and that may be off by an angle, which ``limits`` name; ``spread [dim]`` is the
     standard deviation of each column over all feeds."""
+    if values.dtype.kind in "biu":
+        return Tolerance(promised(values), promised(values))
     cosine = present(limits.min_cosine, "the smallest cosine")
     narrow = values.shape[-1] <= NARROW
     scale = np.where(spread > 0, spread, largest(values)) if narrow else largest(values)

@@ -124,7 +124,7 @@ class SameOutputs:
         except UnsupportedModelError as error:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
             return [check], [f"{NAME}: of the source, {error}"]
-        left_out = [f"{kind}: the source cannot be run on it: {why}" for kind, why in given.failed.items()]
+        left_out = [*given.left_out, *self.drawer.left_out]
         if self.drawer.roles.mask is None and self.drawer.roles.others:
             names = ", ".join(value.name for value in self.drawer.roles.others)
             left_out.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
@@ -156,12 +156,21 @@ class SameOutputs:
             if self.reach is None:
                 self.reach = found_reach(self.source, self.drawer, lambda feed: session.run(feed, names), self.full)
                 self.drawer = reaching(self.drawer, self.reach)
+            per_token = self._per_token()
             feeds = (
-                Feed(kind, arrays, self.drawer.mask_of(arrays), empty_rows)
+                Feed(kind, arrays, self.drawer.mask_of(arrays), empty_rows, per_token)
                 for kind, every in whole_cases(self.drawer, self.texts) for arrays in every
             )  # fmt: skip
             self._given[key] = Given.of(opened, names, feeds, session)
         return self._given[key]
+
+    def _per_token(self) -> frozenset[str]:
+        """The outputs ``[batch, seq]``, as their dims are called."""
+        mask = self.drawer.roles.mask
+        dims = mask.dims if mask is not None and mask.rank == 2 else None
+        if dims is None or not isinstance(dims[1], str):
+            return frozenset()
+        return frozenset(value.name for value in self.source.interface.outputs if value.dims == dims)
 
     @property
     def measured(self) -> list[dict[str, np.ndarray]]:

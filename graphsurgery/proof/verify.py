@@ -173,7 +173,7 @@ def _whole(
     reach = found_reach(source, drawer, reference, full)
     check = whole_proof(whole, reference, whole_cases(reaching(drawer, reach), texts), limits)
     observations.append(str(reach))
-    not_checked += reach.not_checked
+    not_checked += [*reach.not_checked, *drawer.left_out]
     right = next((masks for kind, masks in drawer.kinds() if kind == RIGHT), None)
     if check.verdict is Verdict.PASSED and right is not None:
         observations += dependence(whole, drawer, right[0])

@@ -111,9 +111,17 @@ class Drawer:
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
+    @property
+    def left_out(self) -> list[str]:
+        """Inputs that are fed nothing but zeros, in words: a fault in what they do is not seen."""
+        integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name != self.prompt]
+        types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
+        return [f"input {value.name}: its use is not known, so only zeros were fed" for value in (*integers, *types)]
+
     def mask_of(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
-        """Where a feed has tokens, ``[batch, seq]`` bool; None where the model takes no mask."""
-        return None if self.roles.mask is None else feed[self.roles.mask.name] != 0
+        """Where a feed has tokens, ``[batch, seq]`` bool; None where the model takes no mask of that shape."""
+        mask = None if self.roles.mask is None else feed[self.roles.mask.name] != 0
+        return mask if mask is not None and mask.ndim == 2 else None
 
     def _ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
         size = self.tables.vocabulary or DEFAULT_VOCABULARY
