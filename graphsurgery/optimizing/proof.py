@@ -17,7 +17,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.optimizing.parts import Parts
 from graphsurgery.optimizing.trial import crash
-from graphsurgery.proof.same_outputs import Relation, SameOutputs
+from graphsurgery.proof.relation import Relation
+from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.report import Check, Report, Verdict
 
 INTERFACE, RUN, HEAD = "same interface", "runs", "head untouched"

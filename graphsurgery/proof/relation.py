@@ -1,0 +1,123 @@
+"""What an output file must keep to as a rewrite of its source, or as any file beside it: told from what both are and record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from graphsurgery.anatomy.head import head_steps
+from graphsurgery.anatomy.wiring import all_nodes
+from graphsurgery.compare.limits import Limits
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Value
+from graphsurgery.model.dtypes import FLOATS, NAMES
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import rewrites
+from graphsurgery.model.schema import tensors
+from graphsurgery.proof.chain import starts
+from graphsurgery.proof.reference import computes_in_half
+
+HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What an output file must keep to, told from what both files are and record."""
+
+    names: tuple[str, ...]
+    """The values that are compared."""
+    is_exact: bool
+    """Whether they are held to float32's tolerances, and not to an angle and a length."""
+    empty_rows: bool
+    """Whether the vectors of rows without a token count."""
+    half: int | None
+    """The half type that the output was converted to; None where it was not."""
+    not_checked: tuple[str, ...]
+    """What is left out, and why."""
+
+    @classmethod
+    def of(cls, source: Model, output: Model, limits: Limits) -> Relation:
+        """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
+        records = rewrites(output.proto) if rewrites(output.proto) != rewrites(source.proto) else []
+        half = next((HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records)), None)
+        half = half if half is not None and _computes_in(output, half) else None
+        is_exact = half is None and not computes_in_half(source) if records else limits.min_cosine is None
+        head, had = bool(head_steps(output)), bool(head_steps(source))
+        names, not_checked = _compared(source, output, only_floats=bool(records))
+        if records and head and not had:
+            empty_rows = False
+            not_checked.append("rows without a token: our head gives zeros there, the source's may give anything")
+        else:
+            empty_rows = is_exact or head
+        if not empty_rows and not (records and head):
+            not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
+        return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
+
+
+def other_inputs(source: Model, output: Model) -> str | None:
+    """How the models do not take the same feeds, in words; None where they do."""
+    given = {value.name: value for value in source.interface.inputs}
+    taken = {value.name: value for value in output.interface.inputs}
+    if given.keys() == taken.keys() and all(_takes(taken[name], given[name]) for name in given):
+        return None
+    one, other = (", ".join(map(str, side.values())) or "nothing" for side in (taken, given))
+    return f"the models take other inputs: {one}, where the source takes {other}"
+
+
+def _takes(value: Value, given: Value) -> bool:
+    """Whether an input takes whatever ``given`` takes: of its type (or both of floats), and of its sizes."""
+    if value.dtype != given.dtype and not (_is_float(value) and _is_float(given)):
+        return False
+    if value.dims is None or given.dims is None:
+        return True
+    sizes = zip(value.dims, given.dims, strict=False)
+    return len(value.dims) == len(given.dims) and all(not isinstance(one, int) or one == other for one, other in sizes)
+
+
+def _computes_in(model: Model, kind: int) -> bool:
+    """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
+    casts = (node for node in all_nodes(model.proto.graph) if node.op_type == "Cast")
+    return any(tensor.data_type == kind for _, tensor in tensors(model.proto)) or any(
+        attribute.i == kind for node in casts for attribute in node.attribute
+    )
+
+
+def _compared(source: Model, output: Model, *, only_floats: bool) -> tuple[list[str], list[str]]:
+    """(the values of both that are compared, what is left out and why): shared outputs of numbers; ``only_floats``: of floats,
+    or where all outputs are bytes, what the head starts from."""
+    shared, not_checked = [], []
+    for value in output.interface.outputs:
+        other = source.interface.output(value.name)
+        if not _is_numeric(value) or (other is not None and not _is_numeric(other)):
+            not_checked.append(f"output {value.name}: it is no tensor of numbers")
+        elif other is None:
+            not_checked.append(f"output {value.name}: the source has none of that name")
+        elif only_floats and not (_is_float(value) and _is_float(other)):
+            not_checked.append(f"output {value}: only floats are compared")
+        else:
+            shared.append(value.name)
+    given = {value.name for value in output.interface.outputs}
+    lost = [value.name for value in source.interface.outputs if value.name not in given]
+    not_checked += [f"output {name} of the source: the model has none of that name" for name in lost]
+    return shared or (list(_inside(source, output)) if only_floats else []), not_checked
+
+
+def _inside(source: Model, output: Model) -> Iterator[str]:
+    """What the head that both files record starts from."""
+    try:
+        names = starts(head_steps(output))
+    except UnsupportedModelError:  # an edit that this version does not know
+        return
+    for name in names:
+        if all(any(name in node.output for node in model.proto.graph.node) for model in (source, output)):
+            yield name
+
+
+def _is_numeric(value: Value) -> bool:
+    return value.dtype not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+
+
+def _is_float(value: Value) -> bool:
+    return value.dtype in FLOATS
