@@ -261,15 +261,17 @@ def test_other_inputs_are_another_question() -> None:
     assert graphsurgery.verify(source, against=source) and MASK in {one.name for one in source.graph.input}
 
 
+def bert(headed: bool, folder: Path) -> Path:
+    """The fixture, or a copy of it in ``folder`` that pools."""
+    model = FIXTURES / "bert" / "model.onnx"
+    return with_head(model, folder, "mean", normalize=False) if headed else model
+
+
 @pytest.mark.parametrize("headed", [False, True])
 def test_optimize_and_verify_say_the_same(headed: bool, tmp_path: Path) -> None:
     """Of a file in half precision: neither what stands at padding nor what masks rows without a token is its fault."""
     require_optimizer()
-    source = (
-        with_head(FIXTURES / "bert" / "model.onnx", tmp_path, "mean", normalize=False)
-        if headed
-        else FIXTURES / "bert" / "model.onnx"
-    )
+    source = bert(headed, tmp_path)
     done = graphsurgery.optimize(source, output=tmp_path / "half.onnx", fp16=True, time=False)
     report = graphsurgery.verify(tmp_path / "half.onnx", against=source)
     assert done.report is not None and report.verdict is done.report.verdict is PASSED
@@ -282,11 +284,7 @@ def test_optimize_and_verify_say_the_same(headed: bool, tmp_path: Path) -> None:
 def test_half_precision_of_another_length(headed: bool, tmp_path: Path) -> None:
     """Three times too long, written into the file that optimize made."""
     require_optimizer()
-    source = (
-        with_head(FIXTURES / "bert" / "model.onnx", tmp_path, "mean", normalize=False)
-        if headed
-        else FIXTURES / "bert" / "model.onnx"
-    )
+    source = bert(headed, tmp_path)
     graphsurgery.optimize(source, output=tmp_path / "half.onnx", fp16=True, time=False)
     name = "sentence_embedding" if headed else HIDDEN
     wrong = with_nodes(onnx.load(tmp_path / "half.onnx"), name, helper.make_node("Mul", ["right", "factor"], [name]), factor=3)

@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
+from graphsurgery.compare import tolerance
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.proof.fields import Fields
 from graphsurgery.proof.weights import RecordedWeights
 
-RELATIVE, UNIT = 1e-5, 1e-6
+RELATIVE, UNIT = tolerance.RELATIVE, tolerance.UNIT
 LITERAL = "a number"
 """Stands for any literal size in a promised dim: a made output's width is compared with what a run gives."""
 Array = np.ndarray

@@ -40,18 +40,18 @@ class Relation:
     @classmethod
     def of(cls, source: Model, output: Model, limits: Limits) -> Relation:
         """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
-        records = rewrites(output.proto) if rewrites(output.proto) != rewrites(source.proto) else []
+        records = rewrites(output.proto)
+        records = records if records != rewrites(source.proto) else []
         half = next((HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records)), None)
         half = half if half is not None and _computes_in(output, half) else None
         is_exact = half is None and not computes_in_half(source) if records else limits.min_cosine is None
-        head, had = bool(head_steps(output)), bool(head_steps(source))
+        head = bool(head_steps(output))
+        reheaded = bool(records) and head and not head_steps(source)
+        empty_rows = not reheaded and (is_exact or head)
         names, not_checked = _compared(source, output, only_floats=bool(records))
-        if records and head and not had:
-            empty_rows = False
+        if reheaded:
             not_checked.append("rows without a token: our head gives zeros there, the source's may give anything")
-        else:
-            empty_rows = is_exact or head
-        if not empty_rows and not (records and head):
+        elif not empty_rows:
             not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
 

@@ -29,6 +29,7 @@ from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
 SECOND = "second opinion"
+NO_KERNELS = "ONNX Runtime's CPU has no kernels for bfloat16"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
 """Batches of real text that losses are measured on."""
@@ -76,7 +77,7 @@ class SameOutputs:
 
     def _run(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[str]]:
         if relation.half == onnx.TensorProto.BFLOAT16:
-            return [], [f"{NAME}: ONNX Runtime's CPU has no kernels for bfloat16"]
+            return [], [f"{NAME}: {NO_KERNELS}"]
         try:
             given = self.given(relation.names, relation.empty_rows)
         except UnsupportedModelError as error:
@@ -141,8 +142,7 @@ class SameOutputs:
         return [*(feed for batch in batches for feed in text_feeds(self.drawer, batch)), *drawn]
 
     def _opinions(self, output: Model, relation: Relation) -> tuple[Opinion, Opinion]:
-        no_kernels = "ONNX Runtime's CPU has no kernels for bfloat16"
-        cannot_run = no_kernels if relation.half == onnx.TensorProto.BFLOAT16 else None
+        cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None
         source, candidate = (filled(model.proto, model) for model in (self.source, output))
         return opinions(source, candidate, self.measured, cannot_run=cannot_run)
 
