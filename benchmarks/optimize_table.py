@@ -26,11 +26,11 @@ sys.path += [str(ROOT), str(ROOT / "fixtures")]
 from page import put  # noqa: E402
 
 import graphsurgery  # noqa: E402
+from graphsurgery.compare.timing import Timing  # noqa: E402
 from graphsurgery.errors import UnsupportedModelError  # noqa: E402
-from graphsurgery.optimizing.fusion_report import KINDS, FusionReport  # noqa: E402
-from graphsurgery.optimizing.fusions import compared, expected  # noqa: E402
-from graphsurgery.optimizing.timing import Timing  # noqa: E402
 from graphsurgery.proof.drawing import drawer_of  # noqa: E402
+from graphsurgery.rewrites.fuse.fusions import compared, expected  # noqa: E402
+from graphsurgery.rewrites.fuse.report import KINDS, FusionReport  # noqa: E402
 from graphsurgery.runtime.session import Session  # noqa: E402
 
 PAGE = ROOT / "docs" / "optimize.md"

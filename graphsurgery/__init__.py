@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from graphsurgery.model.model import Model
     from graphsurgery.model.saving import save
     from graphsurgery.model.staging import Saved
-    from graphsurgery.optimizing.optimize import optimize
-    from graphsurgery.optimizing.outcome import Optimized
+    from graphsurgery.optimizer.optimize import optimize
+    from graphsurgery.optimizer.outcome import Optimized
     from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
     from graphsurgery.recipe import Recipe
@@ -122,8 +122,8 @@ _HOMES = {
     "model.model": ("Model",),
     "model.saving": ("save",),
     "model.staging": ("Saved",),
-    "optimizing.optimize": ("optimize",),
-    "optimizing.outcome": ("Optimized",),
+    "optimizer.optimize": ("optimize",),
+    "optimizer.outcome": ("Optimized",),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "recipe": ("Recipe",),

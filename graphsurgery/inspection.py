@@ -8,14 +8,14 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.anatomy.head import head_steps, why_pooled
-from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state, hidden_candidates
-from graphsurgery.anatomy.roles import roles_of
-from graphsurgery.anatomy.tables import Tables, tables_of
-from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.consumers import Reading, readings
+from graphsurgery.encoder.head import head_steps, why_pooled
+from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.tables import Tables, tables_of
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.folders.pooling_config import find_pooling_config
+from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import ELSEWHERE, certificate_of

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.consumers import Reading, readings
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.certificate import with_certificate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from graphsurgery.anatomy.roles import Roles, roles_of
+from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer

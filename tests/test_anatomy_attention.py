@@ -16,10 +16,10 @@ from encoders import tiny_encoder
 from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.anatomy.architecture import architecture_of
-from graphsurgery.anatomy.blocks import Blocks, blocks_of
-from graphsurgery.halving.types import in_order
-from graphsurgery.optimizing.detected import detected
+from graphsurgery.encoder.architecture import architecture_of
+from graphsurgery.encoder.blocks import Blocks, blocks_of
+from graphsurgery.graph.element_types import in_order
+from graphsurgery.optimizer.detected import detected
 
 PADDING, CAUSAL, WINDOW, BIAS = "padding mask", "causal mask", "local window", "position bias"
 ATTENTIONS = {

@@ -23,13 +23,16 @@ LAYERS = (
     ("contracts", "interface"),
     ("report",),
     ("model",),
-    ("anatomy",),
+    ("graph",),
+    ("encoder",),
     ("consumers", "folders", "runtime"),
-    ("compare", "simplifying", "halving"),
-    ("edits", "proof", "inspection", "snippet", "exporting"),
+    ("compare",),
+    ("edits", "references", "inspection", "snippet", "exporting"),
+    ("proof",),
     ("api", "api_interface", "recipe"),
+    ("rewrites",),
     ("api_tokens", "runner"),
-    ("recipe_run", "optimizing"),
+    ("recipe_run", "optimizer"),
     ("baking",),
     ("cli",),
 )
@@ -58,12 +61,12 @@ SHARED_MODULES = {
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
-    "anatomy.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
-    "anatomy.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
+    "encoder.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
+    "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
-    "anatomy.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
-    "anatomy.wiring": (
+    "encoder.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
+    "graph.wiring": (
         "Wiring all_nodes within constant_value attribute_int PASS_THROUGH RESHAPING",
         "only `tables_of` uses it on the proof's side, for what is fed",
     ),
@@ -127,15 +130,15 @@ def test_edits_and_proof_share_nothing_that_decides() -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("from graphsurgery.anatomy.wiring import downstream as used", ("anatomy.wiring", "downstream")),
-        ("from graphsurgery.anatomy import width\nused = width.last_dim", ("anatomy.width", "last_dim")),
-        ("from graphsurgery.between import used", ("anatomy.hidden_state", "inferred")),
+        ("from graphsurgery.graph.wiring import downstream as used", ("graph.wiring", "downstream")),
+        ("from graphsurgery.encoder import width\nused = width.last_dim", ("encoder.width", "last_dim")),
+        ("from graphsurgery.between import used", ("encoder.hidden_state", "inferred")),
     ],
     ids=["by its name", "by its module's", "by another module's"],
 )
 def test_sharing_is_noticed(line: str, name: Name) -> None:
     """A name that the edits use is found on whatever way the proof gets at it."""
-    between = "from graphsurgery.anatomy.hidden_state import inferred\ndef used():\n    return inferred"
+    between = "from graphsurgery.encoder.hidden_state import inferred\ndef used():\n    return inferred"
     assert name not in shared()
     planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
     assert name in shared(planted)

@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from tokenizers import Tokenizer
 
 import graphsurgery
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits import output_precision
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
 from graphsurgery.recipe import parsed
 from graphsurgery.runtime.calibration import embedding_ranges

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.anatomy.windows import largest_window
+from graphsurgery.encoder.windows import largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.runtime import reach as reach_module

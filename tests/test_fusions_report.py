@@ -27,7 +27,7 @@ from fusion_plants import (
 from fusions import require_optimizer
 
 import graphsurgery
-from graphsurgery.optimizing.fusions import COLUMNS, FusionReport, compared, expected
+from graphsurgery.rewrites.fuse.fusions import COLUMNS, FusionReport, compared, expected
 
 require_optimizer()
 

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphsurgery
+from graphsurgery.compare.loss import measured, opinions
+from graphsurgery.compare.reference_ops import evaluator
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
-from graphsurgery.halving.activations import kept
-from graphsurgery.halving.half import to_half
-from graphsurgery.halving.keeping import Keeping
-from graphsurgery.halving.loss import measured, opinions
-from graphsurgery.halving.reference_ops import evaluator
-from graphsurgery.halving.types import Typed, key_of
-from graphsurgery.halving.values import converted, largest, lowest_mask, tamed, unfit
+from graphsurgery.graph.element_types import Typed, key_of
 from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.rewrites.half.block_list import Keeping
+from graphsurgery.rewrites.half.convert import to_half
+from graphsurgery.rewrites.half.measure import kept
+from graphsurgery.rewrites.half.values import converted, largest, lowest_mask, tamed, unfit
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import Session
 

@@ -12,15 +12,15 @@ from onnx import TensorProto, numpy_helper
 from test_half import KINDS, feeds_of, fused, made, plain, run
 
 import graphsurgery
+from graphsurgery.compare.loss import opinions
 from graphsurgery.errors import RequestError, UnsupportedModelError
-from graphsurgery.halving.activations import Kept, kept
-from graphsurgery.halving.half import in_float32, to_half
-from graphsurgery.halving.loss import opinions
-from graphsurgery.halving.probes import Ranges, Rounding
-from graphsurgery.halving.rounding import worst
-from graphsurgery.halving.session import LentSession
 from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.rewrites.half.convert import in_float32, to_half
+from graphsurgery.rewrites.half.measure import Kept, kept
+from graphsurgery.rewrites.half.probes import Ranges, Rounding
+from graphsurgery.rewrites.half.rounding_loss import worst
 from graphsurgery.runtime.feeds import text_feeds
+from graphsurgery.runtime.lent_session import LentSession
 from graphsurgery.runtime.texts import SENTENCES, tokenize
 
 Array = np.ndarray
@@ -235,7 +235,7 @@ def test_weights_are_lent():
     del graph.graph.initializer[:]
     feed = feeds_of("bert")[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphsurgery.halving.session.LENT", 16)
+        patch.setattr("graphsurgery.runtime.lent_session.LENT", 16)
         np.testing.assert_array_equal(LentSession(graph, weights).run(feed)["last_hidden_state"], run(model, feed)[0])
     with pytest.raises(UnsupportedModelError, match="cannot load"):
         LentSession(graph, weights[1:])

@@ -25,8 +25,8 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, steps
 from graphsurgery.model.record_types import RECORDED, fits
 from graphsurgery.model.seal import seal
-from graphsurgery.proof.meanings.registry import MEANINGS
 from graphsurgery.recipe import recipe_of
+from graphsurgery.references.registry import MEANINGS
 
 OURS = [edit for verb, edit in EDITS.items() if verb != "strip-head"]
 FILES = [*(edit.verb for edit in OURS), GOLDEN, CERTIFICATE]

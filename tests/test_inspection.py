@@ -11,13 +11,13 @@ from branches import with_branches
 from conftest import FIXTURES, corpus_params, fixture_names
 
 import graphsurgery
-from graphsurgery.anatomy.roles import roles_of
-from graphsurgery.anatomy.tables import tables_of
-from graphsurgery.anatomy.width import last_dim
-from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.consumers import readings
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
+from graphsurgery.graph.wiring import Wiring
 
 
 @pytest.mark.parametrize("name", fixture_names())

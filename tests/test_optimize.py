@@ -32,23 +32,24 @@ from graphsurgery import (
     Truncate,
     runner,
 )
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits.edit import Edit
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
-from graphsurgery.halving.half import to_half
+from graphsurgery.graph import write_back
+from graphsurgery.graph.portable import vendor_operators
+from graphsurgery.graph.write_back import with_weights
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
-from graphsurgery.optimizing import job, rebuilt
-from graphsurgery.optimizing.bare import Fusing, fused, is_there
-from graphsurgery.optimizing.kernels import with_own_bias, without_kernel
-from graphsurgery.optimizing.rebuilt import with_weights
-from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder
-from graphsurgery.optimizing.trial import crash
+from graphsurgery.optimizer import job
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.report import Verdict
+from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder
+from graphsurgery.rewrites.fuse.kernels import with_own_bias, without_kernel
+from graphsurgery.rewrites.fuse.runner import Fusing, fused, is_there
+from graphsurgery.rewrites.half.convert import to_half
+from graphsurgery.runtime.isolated import crash
 from graphsurgery.runtime.session import Session
-from graphsurgery.simplifying.portable import vendor_operators
 
 require_optimizer()
 
@@ -150,7 +151,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     """Matrices of queries, keys and values, small tensors, and embedding tables up to a size. The same fuses, but for the norm
     of embeddings whose table is larger."""
     whole = optimized(fixture(name), tmp_path / "whole.onnx")
-    monkeypatch.setattr(rebuilt, "LARGEST_TABLE", table)
+    monkeypatch.setattr(write_back, "LARGEST_TABLE", table)
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not is_there(tensor) for tensor in given.graph.initializer)
     monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
@@ -377,7 +378,7 @@ def test_what_overflows_in_float16_stays_float32(tmp_path: Path, monkeypatch) ->
     source = overflowing(tmp_path)
     done = optimized(source, tmp_path / "half.onnx", fp16=True)
     assert done.report and done.loss is not None and "large" in done.loss["nodes"], done.loss
-    monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", lambda graph, kind, *_: to_half(graph, kind))
+    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", lambda graph, kind, *_: to_half(graph, kind))
     with pytest.raises(VerificationFailed):
         optimized(source, tmp_path / "wrong.onnx", fp16=True)
     assert not (tmp_path / "wrong.onnx").exists()

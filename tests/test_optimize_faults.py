@@ -20,11 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.cli.main import VERDICT, WRONG, run
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
-from graphsurgery.optimizing import attempts, job, kernels, proof
-from graphsurgery.optimizing.bare import SWITCHES, Fusing
-from graphsurgery.optimizing.rewrites import Rewritten, fused_encoder, safer
+from graphsurgery.optimizer import attempts, job, proof
 from graphsurgery.proof import same_outputs
 from graphsurgery.report import Verdict
+from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder, safer
+from graphsurgery.rewrites.fuse import kernels
+from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing
 from graphsurgery.runtime.session import Session
 
 require_optimizer()
@@ -260,7 +261,7 @@ def test_the_missed_layer_is_mended(tmp_path: Path, monkeypatch) -> None:
     mapped_embeddings(source, branch_first=False)
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    monkeypatch.setattr("graphsurgery.optimizing.rewrites.prepared", lambda model: model)
+    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.prepared", lambda model: model)
     bare = optimized(source, tmp_path / "bare.onnx")
     assert bare.fusions is not None and bare.fusions.counts["attention"] == (2, 3)
     assert any("second operand" in reason for _, _, reason in bare.fusions.misses())
@@ -387,7 +388,7 @@ def scored(path: Path) -> onnx.ModelProto:
 
 
 def spoiling(change: Change) -> Callable[..., onnx.ModelProto]:
-    from graphsurgery.halving.half import to_half
+    from graphsurgery.rewrites.half.convert import to_half
 
     def spoiled(*given: Any) -> onnx.ModelProto:
         made = to_half(*given)
@@ -411,7 +412,7 @@ def times(factor: float, name: str) -> Change:
 def test_vectors_of_another_length_are_found(precision: str, tmp_path: Path, monkeypatch) -> None:
     """Their cosine is 1."""
     source = with_head(BERT, tmp_path, "mean", normalize=False)
-    monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", spoiling(times(1.5, "last_hidden_state")))
+    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", spoiling(times(1.5, "last_hidden_state")))
     error = refused(source, tmp_path, **{precision: True})
     assert "half precision loses too much" in error.advice and len(error.outcome.attempts) == 1
 
@@ -422,7 +423,7 @@ def test_scores_are_held_to_their_spread(tmp_path: Path, monkeypatch) -> None:
     assert done.report and any(one.kind == "long, scores" for check in done.report.checks for one in check.comparisons)
     assert any("rows without a token" in line for line in done.report.not_checked)
     for factor in (0.5, 1.5, -1.0):
-        monkeypatch.setattr("graphsurgery.optimizing.rewrites.to_half", spoiling(times(factor, "scores")))
+        monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", spoiling(times(factor, "scores")))
         refused(scored(BERT), tmp_path, fp16=True)
 
 

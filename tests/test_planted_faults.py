@@ -28,7 +28,7 @@ from graphsurgery.edits import normalize_graph
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.meaning import Expected
+from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
 
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from graphsurgery.compare.reference_ops import OPERATORS, evaluator
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.halving.reference_ops import OPERATORS, evaluator
 from graphsurgery.runtime.session import Session
 
 Array = np.ndarray

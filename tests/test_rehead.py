@@ -13,7 +13,7 @@ from fusions import require_optimizer, with_head
 from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.anatomy.head import head_steps
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.runtime.session import Session
 

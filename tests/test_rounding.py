@@ -12,10 +12,10 @@ import graphsurgery
 from graphsurgery import AddLayerNorm
 from graphsurgery.edits.edit import Edit
 from graphsurgery.model.model import Model
-from graphsurgery.proof.chain import after, steps_beyond
 from graphsurgery.proof.difference import difference
-from graphsurgery.proof.meaning import RELATIVE, UNIT, Array, Expected, exact
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import after, steps_beyond
+from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.references.reference import RELATIVE, UNIT, Array, Expected, exact
 
 GATHERED = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -22,15 +22,16 @@ from onnx import TensorProto, helper
 
 import graphsurgery
 from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
-from graphsurgery.anatomy import hidden_state, roles, tables, width, wiring
 from graphsurgery.edits import mask_graph
 from graphsurgery.edits.edit import Edit
+from graphsurgery.encoder import hidden_state, roles, tables, width
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
+from graphsurgery.graph import wiring
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model import nodes
 from graphsurgery.proof.inference import values_of
-from graphsurgery.proof.nested import computed_from, every_node
 from graphsurgery.proof.vocabulary import rows_read
+from graphsurgery.references.nested import computed_from, every_node
 from graphsurgery.report import Verdict
 
 

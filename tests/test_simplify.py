@@ -19,15 +19,16 @@ from onnx.reference import ReferenceEvaluator
 
 import graphsurgery
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
+from graphsurgery.graph import reading
+from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.loading import load
 from graphsurgery.model.schema import tensors
 from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.rewrites.simplify import identities
+from graphsurgery.rewrites.simplify.recognised import recognised
+from graphsurgery.rewrites.simplify.simplify import Simplified, simplify
 from graphsurgery.runtime.session import Session
-from graphsurgery.simplifying import identities, reading
-from graphsurgery.simplifying.portable import vendor_operators
-from graphsurgery.simplifying.recognised import recognised
-from graphsurgery.simplifying.simplify import Simplified, simplify
-from graphsurgery.simplifying.workspace import Workspace
 
 Feeds = list[dict[str, np.ndarray]]
 OPSET = 18
@@ -713,7 +714,7 @@ FAULTS: dict[str, tuple[str, object, str]] = {
     "an end is wherever it is": (
         "dims._is_whole", lambda dim, end: True, "<int64[1] a = {0}, int64[1] e = {1}> { c = Slice(x, a, e) \n y = Neg(c) }",
     ),
-    "nobody but nodes reads": ("workspace.known_elsewhere", lambda model, nodes: frozenset(), BRANCH),
+    "nobody but nodes reads": ("editor.known_elsewhere", lambda model, nodes: frozenset(), BRANCH),
     "the other branch": (
         "branches.attribute", lambda node, name: reading.attribute(node, OTHER[name]),
         CASES["branches"]["a condition that is known"][0],
@@ -729,7 +730,8 @@ FAULTS: dict[str, tuple[str, object, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     place, planted, text = FAULTS[name]
-    place = f"graphsurgery.simplifying.{place}"
+    folder = "graph" if place.split(".")[0] in ("dims", "editor", "facts") else "rewrites.simplify"
+    place = f"graphsurgery.{folder}.{place}"
     before = parsed(text)
     feeds = [drawn(before, sizes) for sizes in SIZES]
     assert_same(before, simplify(before).model, feeds)

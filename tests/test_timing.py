@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import graphsurgery
-from graphsurgery.optimizing.timing import MOST, Timing, Timings, timed
+from graphsurgery.compare.timing import MOST, Timing, Timings, timed
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.runtime.session import Session
 

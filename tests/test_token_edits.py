@@ -13,11 +13,11 @@ from module_folders import drawn, saved
 from token_faults import lstm, words
 
 import graphsurgery
-from graphsurgery.anatomy.hidden_layers import layers_by_structure
-from graphsurgery.anatomy.roles import roles_of
-from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.edits.edit import Edit
+from graphsurgery.encoder.hidden_layers import layers_by_structure
+from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
+from graphsurgery.graph.wiring import Wiring
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import padded_right
 from graphsurgery.runtime.session import open_session

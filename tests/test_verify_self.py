@@ -27,7 +27,7 @@ from graphsurgery.model.seal import seal
 from graphsurgery.proof import golden_making, golden_values
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.proof.golden_values import EXACT, HALF, GoldenOutput, Goldens
-from graphsurgery.proof.meaning import Expected
+from graphsurgery.references.reference import Expected
 from graphsurgery.report import Report, Verdict
 
 ENTRIES = (transformer(), pooling(), dense(rows=12), normalize())

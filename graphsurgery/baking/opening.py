@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.baking.built import TABLES, build_encoder
 from graphsurgery.baking.features import TOKENS
 from graphsurgery.baking.folder import CERTIFICATE
 from graphsurgery.baking.naming import naming
+from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError
 from graphsurgery.folders.files import DOWNLOAD, is_there, open_file
 from graphsurgery.folders.modules import MODULES, Module, read_modules

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
+from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 

@@ -9,9 +9,9 @@ import click
 from graphsurgery.cli.console import err, out, print_json, progress
 from graphsurgery.cli.options import MODEL, SHOWN, proving, with_options
 from graphsurgery.errors import VerificationFailed
-from graphsurgery.optimizing.kernels import TARGETS
-from graphsurgery.optimizing.optimize import optimize
-from graphsurgery.optimizing.outcome import Optimized
+from graphsurgery.optimizer.optimize import optimize
+from graphsurgery.optimizer.outcome import Optimized
+from graphsurgery.rewrites.fuse.kernels import TARGETS
 
 OPTIONS = (
     click.option(

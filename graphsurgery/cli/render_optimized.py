@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.cli.render import bullets, facts_table, proof, section, title
-from graphsurgery.optimizing.fusions import FusionReport
-from graphsurgery.optimizing.outcome import Optimized
-from graphsurgery.optimizing.timing import Timings
+from graphsurgery.compare.timing import Timings
+from graphsurgery.optimizer.outcome import Optimized
+from graphsurgery.rewrites.fuse.fusions import FusionReport
 
 
 def print_optimized(console: Console, done: Optimized) -> None:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import onnx
 
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
 from graphsurgery.edits.normalize_graph import l2_normalize
@@ -15,6 +14,7 @@ from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.rename import Rename, before_rename
 from graphsurgery.edits.targets import declared_output, float_target, put_in_place
 from graphsurgery.edits.truncate import Truncate, parsed_dims
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import AlreadyPooledError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft

@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.head import EMBEDDING, POOLING, why_pooled
-from graphsurgery.anatomy.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask, without_prompt
@@ -21,6 +19,8 @@ from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import AUTO, INPUT, PROMPT_LENGTH, PROMPT_VALUE, settled_modes, settled_prompt
 from graphsurgery.edits.targets import check_free
 from graphsurgery.edits.token_weights import settled_token_weights, token_weights_value
+from graphsurgery.encoder.head import EMBEDDING, POOLING, why_pooled
+from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft

@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import onnx
 
-from graphsurgery.anatomy.head import EMBEDDING, SPLADE, why_pooled
-from graphsurgery.anatomy.logits import find_logits
 from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
@@ -16,6 +14,8 @@ from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import dropped_notes, ensure_first, kept_outputs, put_first
 from graphsurgery.edits.splade_graph import LOGARITHMS, STRATEGIES, splade
 from graphsurgery.edits.targets import check_free
+from graphsurgery.encoder.head import EMBEDDING, SPLADE, why_pooled
+from graphsurgery.encoder.logits import find_logits
 from graphsurgery.errors import AlreadyPooledError, RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft

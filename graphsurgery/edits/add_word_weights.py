@@ -8,8 +8,6 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.roles import roles_of
-from graphsurgery.anatomy.tables import tables_of
 from graphsurgery.contracts import present
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import MaskChoice, choose_mask, ids_parameter, mask_parameter, token_mask
@@ -17,6 +15,8 @@ from graphsurgery.edits.module_weights import recorded_place, resolved_path
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import check_free, ensure_only, put_in_place
 from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.tables import tables_of
 from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError
 from graphsurgery.folders.word_weights import WordWeights, read_word_weights
 from graphsurgery.interface import Interface

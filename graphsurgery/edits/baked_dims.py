@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from graphsurgery.anatomy.hidden_state import inferred
-from graphsurgery.anatomy.wiring import attribute_int, constant_value
+from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.graph.wiring import attribute_int, constant_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.roles import roles_of
-from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.edits.operators import Operators
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype

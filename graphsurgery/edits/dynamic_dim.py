@@ -10,7 +10,6 @@ from typing import ClassVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.roles import Roles, roles_of
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.baked_dims import AXES, CUT, SEQUENCE, Rewrite, described, planned
 from graphsurgery.edits.dynamic_graph import Values
@@ -18,6 +17,7 @@ from graphsurgery.edits.dynamic_trial import tried
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import listed_dims
 from graphsurgery.edits.operators import Operators
+from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.anatomy.roles import Roles
 from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.baked_dims import BATCH, SEQUENCE
+from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import Drawer

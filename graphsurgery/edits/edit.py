@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.contracts import require_promised
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft

@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.hidden_layers import before_norm, layers_by_name, layers_by_structure
-from graphsurgery.anatomy.hidden_state import inferred
-from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.token_targets import TokenTarget
+from graphsurgery.encoder.hidden_layers import before_norm, layers_by_name, layers_by_structure
+from graphsurgery.encoder.hidden_state import inferred
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
+from graphsurgery.graph.wiring import Wiring
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model

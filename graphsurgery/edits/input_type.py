@@ -8,11 +8,11 @@ from typing import ClassVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.roles import is_ids_like
 from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import input_named
 from graphsurgery.edits.operators import INT32, INT64, Operators
+from graphsurgery.encoder.roles import is_ids_like
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from graphsurgery.anatomy.roles import MASK_TYPES, Roles
+from graphsurgery.encoder.roles import MASK_TYPES, Roles
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model

@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
-from graphsurgery.anatomy.roles import Roles, roles_of
-from graphsurgery.anatomy.wiring import downstream
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
+from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.graph.wiring import downstream
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphsurgery.anatomy.head import head_steps
 from graphsurgery.edits.edit import Edit
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, undoable, undone

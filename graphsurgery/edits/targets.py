@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.head import EMBEDDING
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.operators import FLOAT, Operators
+from graphsurgery.encoder.head import EMBEDDING
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft

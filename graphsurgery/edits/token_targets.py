@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphsurgery.anatomy.head import head_steps
-from graphsurgery.anatomy.hidden_state import find_hidden_state
 from graphsurgery.edits.edit import already_recorded
 from graphsurgery.edits.targets import check_free
+from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model

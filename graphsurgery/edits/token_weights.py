@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.anatomy.head import WORD_WEIGHTS, head_steps
-from graphsurgery.anatomy.hidden_state import inferred
-from graphsurgery.anatomy.wiring import Wiring
 from graphsurgery.edits.operators import FLOAT, Operators
+from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
+from graphsurgery.encoder.hidden_state import inferred
 from graphsurgery.errors import NameNotFoundError, RequestError
+from graphsurgery.graph.wiring import Wiring
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model

@@ -15,7 +15,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import PREFIX
 from graphsurgery.model.records import GRAPH_FIELD, Record
 from graphsurgery.model.schema import GRAPH, MODEL, tensor_holders, tensors
-from graphsurgery.proof.nested import every_node
+from graphsurgery.references.nested import every_node
 
 NODE = GRAPH.fields_by_name["node"].number
 OUTPUT = GRAPH.fields_by_name["output"].number

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 
-from graphsurgery.anatomy.head import head_steps
-from graphsurgery.anatomy.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
-from graphsurgery.anatomy.tables import tables_of
+from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
+from graphsurgery.encoder.tables import tables_of
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, input_destiny, meanings, origin
-from graphsurgery.proof.meaning import Parameters
-from graphsurgery.proof.meanings.pooling import pad_id, prompt_input
-from graphsurgery.proof.meanings.registry import OPTIONAL
+from graphsurgery.references.chain import declared, input_destiny, meanings, origin
+from graphsurgery.references.pooling import pad_id, prompt_input
+from graphsurgery.references.reference import Parameters
+from graphsurgery.references.registry import OPTIONAL
 from graphsurgery.runtime.feeds import Drawer
 
 ROLES = ("ids", "mask", "types", "positions")

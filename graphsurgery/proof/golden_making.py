@@ -12,13 +12,13 @@ import onnxruntime
 from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import after, declared, steps_beyond
 from graphsurgery.proof.difference import difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, largest_of
-from graphsurgery.proof.meaning import Array, Before, Expected, Values
 from graphsurgery.proof.reference import Reference, Source, open_source
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import after, declared, steps_beyond
+from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.references.reference import Array, Before, Expected, Values
 from graphsurgery.runtime.feeds import Drawer, text_feeds
 from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize

@@ -11,10 +11,10 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import inside, made_by
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.inference import value_in
-from graphsurgery.proof.nested import every_node
+from graphsurgery.references.chain import inside, made_by
+from graphsurgery.references.nested import every_node
 
 
 @dataclass(frozen=True)

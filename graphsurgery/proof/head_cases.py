@@ -13,7 +13,7 @@ import onnx
 from graphsurgery.contracts import present
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
-from graphsurgery.proof.meaning import Values
+from graphsurgery.references.reference import Values
 from graphsurgery.runtime.feeds import Drawer, blank_mask, prompt_lengths
 from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, Mask, padded_right
 

@@ -10,13 +10,13 @@ from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import after, destiny, inside, meaning, meanings, read_by, starts
 from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.meaning import Expected, Known, Meaning, Values, exact
-from graphsurgery.proof.meanings.pooling import prompt_input, without_prompt
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import after, destiny, inside, meaning, meanings, read_by, starts
+from graphsurgery.references.pooling import prompt_input, without_prompt
+from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.references.reference import Expected, Known, Meaning, Values, exact
 from graphsurgery.report import Check, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import Mask

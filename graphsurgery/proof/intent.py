@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphsurgery.anatomy.head import head_steps
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, steps_beyond
-from graphsurgery.proof.meaning import named
 from graphsurgery.proof.promised import promised_outputs
+from graphsurgery.references.chain import declared, steps_beyond
+from graphsurgery.references.reference import named
 from graphsurgery.report import Check, Report, Verdict
 
 NAME = "as asked"

@@ -11,7 +11,7 @@ from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
-from graphsurgery.proof.meaning import Expected, Values
+from graphsurgery.references.reference import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combined
 from graphsurgery.runtime.masks import EMPTY_ROW
 

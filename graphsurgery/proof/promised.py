@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, meanings, origin, starts
 from graphsurgery.proof.difference import Difference
-from graphsurgery.proof.meaning import LITERAL, named
 from graphsurgery.proof.vocabulary import uncovered
 from graphsurgery.proof.widths import known_widths
+from graphsurgery.references.chain import declared, meanings, origin, starts
+from graphsurgery.references.reference import LITERAL, named
 
 
 def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:

@@ -11,10 +11,10 @@ import onnx
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import after, made_by, origin, starts
 from graphsurgery.proof.inference import value_in
-from graphsurgery.proof.meaning import RELATIVE, Expected, Values, exact
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import after, made_by, origin, starts
+from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.references.reference import RELATIVE, Expected, Values, exact
 from graphsurgery.runtime.session import Session, open_session
 
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

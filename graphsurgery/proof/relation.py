@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphsurgery.anatomy.head import head_steps
-from graphsurgery.anatomy.wiring import all_nodes
 from graphsurgery.compare.limits import Limits
+from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewrites
 from graphsurgery.model.schema import tensors
-from graphsurgery.proof.chain import starts
 from graphsurgery.proof.reference import computes_in_half
+from graphsurgery.references.chain import starts
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.limits import LEAST_COSINE, Limits
+from graphsurgery.compare.loss import Opinion, opinions
 from graphsurgery.compare.models import NAME, Feed, Given, compared
 from graphsurgery.compare.tolerance import most_stretch
 from graphsurgery.contracts import present
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.halving.loss import Opinion, opinions
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.proof.relation import Relation, other_inputs

@@ -11,7 +11,6 @@ from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, Unsupport
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
 from graphsurgery.proof.difference import Difference, difference
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.head import added_values, extract_head
@@ -22,10 +21,11 @@ from graphsurgery.proof.real_text import real_texts
 from graphsurgery.proof.reference import Reference, computes_in_half, open_source
 from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.untouched import untouched
-from graphsurgery.proof.weights import RecordedWeights
 from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, dependence, whole_cases, whole_proof
 from graphsurgery.proof.widths import start_widths
+from graphsurgery.references.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
+from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import RIGHT

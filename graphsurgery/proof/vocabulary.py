@@ -11,10 +11,10 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.model.schema import tensors
-from graphsurgery.proof.chain import declared
-from graphsurgery.proof.meanings.dense import recorded
-from graphsurgery.proof.nested import every_node
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import declared
+from graphsurgery.references.dense import recorded
+from graphsurgery.references.nested import every_node
+from graphsurgery.references.recorded_weights import RecordedWeights
 
 VERB, WEIGHTS = "add-word-weights", "token_weights"
 COPIES = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")

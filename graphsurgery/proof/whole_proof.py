@@ -10,8 +10,8 @@ import numpy as np
 from graphsurgery.compare.limits import Limits
 from graphsurgery.interface import Value
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.meaning import Expected
 from graphsurgery.proof.reference import Reference
+from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer, text_feeds
 from graphsurgery.runtime.masks import Mask

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.chain import meanings, starts
 from graphsurgery.proof.inference import values_of
+from graphsurgery.references.chain import meanings, starts
 
 UNKNOWN = 16
 WIDEST = 1 << 20

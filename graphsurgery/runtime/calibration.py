@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.anatomy.roles import roles_of
+from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import RequestError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import Drawer, text_feeds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.anatomy.hidden_state import HiddenState
-from graphsurgery.anatomy.roles import roles_of
+from graphsurgery.encoder.hidden_state import HiddenState
+from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import Drawer, blank_mask

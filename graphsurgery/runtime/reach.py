@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.anatomy.windows import largest_window
+from graphsurgery.encoder.windows import largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import Drawer

@@ -14,8 +14,8 @@ from exports import ON_REQUEST, OPSETS
 from fusions import require_optimizer
 
 import graphsurgery
-from graphsurgery.optimizing.detected import detected
-from graphsurgery.optimizing.fusions import FusionReport, compared, expected
+from graphsurgery.optimizer.detected import detected
+from graphsurgery.rewrites.fuse.fusions import FusionReport, compared, expected
 
 require_optimizer()
 
@@ -118,8 +118,8 @@ def test_what_is_said(on_request, name):
 
 @pytest.mark.parametrize("name", ON_REQUEST)
 def test_the_architecture(on_request, name):
-    from graphsurgery.anatomy.architecture import architecture_of
-    from graphsurgery.anatomy.blocks import blocks_of
+    from graphsurgery.encoder.architecture import architecture_of
+    from graphsurgery.encoder.blocks import blocks_of
 
     model = graphsurgery.load(on_request / name / "model.onnx")
     one = detected(model)

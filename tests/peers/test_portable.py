@@ -18,11 +18,11 @@ from fusions import NORMS, fused, require_optimizer
 from onnx.reference import ReferenceEvaluator
 
 import graphsurgery
+from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.loading import load
 from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.rewrites.simplify.simplify import simplify
 from graphsurgery.runtime.session import Session
-from graphsurgery.simplifying.portable import vendor_operators
-from graphsurgery.simplifying.simplify import simplify
 
 require_optimizer()
 

@@ -24,9 +24,9 @@ from transformers import BertConfig, BertForMaskedLM
 import graphsurgery
 from graphsurgery.edits.edit import Edit
 from graphsurgery.model.provenance import steps
-from graphsurgery.proof.chain import after
-from graphsurgery.proof.meaning import exact
-from graphsurgery.proof.weights import RecordedWeights
+from graphsurgery.references.chain import after
+from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.references.reference import exact
 
 RELATIVE, UNIT = 1e-5, 1e-6
 OPSETS = (11, 13, 18)

@@ -1,0 +1,159 @@
+"""What is pooled: the encoder's token embeddings ``[batch, seq, hidden]``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import onnx
+
+from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.roles import IDS_NAMES, is_ids_like, roles_of
+from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.width import last_dim
+from graphsurgery.errors import NameNotFoundError, NothingToPoolError
+from graphsurgery.graph.wiring import Wiring
+from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
+from graphsurgery.model.dtypes import FLOATS
+from graphsurgery.model.model import Model
+
+KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")
+SCORES = re.compile("logits|scores|probs|start|end", re.IGNORECASE)
+"""Names of outputs that are predictions, not embeddings."""
+
+
+@dataclass(frozen=True)
+class HiddenState:
+    """A value of the graph to pool. ``dtype`` is 0 and ``width`` None where only a run can tell."""
+
+    name: str
+    dtype: int
+    batch: Dim
+    sequence: Dim
+    width: int | None
+
+
+def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
+    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens
+    made; one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the
+    vocabulary.
+
+    Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
+    """
+    wiring = Wiring.of(model)
+    outputs = {value.name: value for value in model.interface.outputs}
+    if name is None:
+        made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
+        name = next((one for one in made if one in KNOWN_NAMES and one in outputs and _fits(outputs[one])), None)
+        name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
+        name = name or _only_candidate(model, wiring, ids)
+    elif not wiring.has(name):
+        raise NameNotFoundError(f"there is no value {name!r} in the graph", _advice(model, wiring, ids))
+    if name in wiring.initializers:
+        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", _advice(model, wiring, ids))
+    declared = outputs.get(name) or _declared(model, name)
+    if declared is not None and declared.rank not in (3, None):
+        raise NothingToPoolError(
+            f"{declared} has rank {declared.rank}; what is pooled is [batch, seq, hidden]", _advice(model, wiring, ids)
+        )
+    if declared is not None and declared.dtype and declared.dtype not in FLOATS:
+        raise NothingToPoolError(f"{declared} holds no floats", _advice(model, wiring, ids))
+    dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
+    dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
+    batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)
+    return HiddenState(name, dtype, batch, dims[1], last_dim(wiring, name))
+
+
+def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
+    """Outputs that could be pooled by the third rule, and values inside the graph that normalise over the hidden dim."""
+    wiring = Wiring.of(model)
+    return _output_candidates(model, wiring, ids) or _inner_candidates(model)
+
+
+def _only_candidate(model: Model, wiring: Wiring, ids: str | None) -> str:
+    candidates = _output_candidates(model, wiring, ids)
+    if len(candidates) == 1:
+        return candidates[0]
+    found = ", ".join(map(str, model.interface.outputs)) or "no output"
+    what = "more than one output could be pooled" if candidates else "no output is [batch, seq, hidden]"
+    raise NothingToPoolError(f"{what}; the model gives {found}", _advice(model, wiring, ids))
+
+
+def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[str]:
+    sequence = _sequence_dim(model.interface, ids)
+    vocabulary = tables_of(model, roles_of(model.interface, ids)).vocabulary
+    return [
+        value.name
+        for value in model.interface.outputs
+        if _fits(value)
+        and value.rank == 3
+        and not SCORES.search(value.name)
+        and (sequence is None or value.dims is None or value.dims[1] in (sequence, None))
+        and (vocabulary is None or last_dim(wiring, value.name) != vocabulary)
+    ]
+
+
+def _inner_candidates(model: Model) -> list[str]:
+    """Outputs of the last normalisations in the graph: where a model with a head still has its hidden state."""
+    wiring = Wiring.of(model)
+    found = [node.output[0] for node in model.proto.graph.node if _normalises(wiring, node)]
+    return found[:-4:-1]
+
+
+def _normalises(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    """Whether a node is a layer normalisation, or the last step of one that was exported in pieces (times scale, plus bias)."""
+    if node.op_type.endswith(("LayerNormalization", "RMSNormalization")):
+        return True
+    sources = [wiring.origin(name) for name in node.input]
+    vectors = [name for name in sources if name in wiring.initializers and len(wiring.initializers[name].dims) == 1]
+    before = [wiring.producers[name].op_type for name in sources if name in wiring.producers]
+    return node.op_type == "Add" and bool(vectors) and any(kind in ("Mul", "Div") for kind in before)
+
+
+def _advice(model: Model, wiring: Wiring, ids: str | None) -> str:
+    could = _output_candidates(model, wiring, ids) or _inner_candidates(model)
+    if could:
+        return f"name the hidden state with --hidden-state; it could be {', '.join(could)}"
+    return (
+        "name the hidden state with --hidden-state (inspect shows the graph's outputs), or export the encoder without its head"
+    )
+
+
+def _fits(value: Value) -> bool:
+    return value.dtype in FLOATS and value.rank in (3, None)
+
+
+def _sequence_dim(interface: Interface, ids: str | None) -> Dim:
+    named = [ids] if ids else list(IDS_NAMES)
+    for value in interface.inputs:
+        if value.name in named and is_ids_like(value) and value.dims is not None:
+            return value.dims[1]
+    return next((value.dims[1] for value in interface.inputs if is_ids_like(value) and value.dims is not None), None)
+
+
+def _batch_dim(interface: Interface) -> Dim:
+    """What the inputs call the batch: shape inference only makes up names."""
+    return next((value.dims[0] for value in interface.inputs if value.dims and value.dims[0] is not None), None)
+
+
+def _declared(model: Model, name: str) -> Value | None:
+    """What the graph, or onnx's type inference on it, says about an inner value."""
+    for info in (*model.proto.graph.value_info, *model.proto.graph.input):
+        if info.name == name:
+            return value_of(info)
+    return inferred(model).output(name)
+
+
+def inferred(model: Model) -> Interface:
+    """The graph's values as onnx's shape inference sees them, as outputs of an interface; empty where inference fails."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    for tensor in copy.graph.initializer:
+        if model.document.payloads.find(tensor) is not None:
+            tensor.ClearField("raw_data")
+    try:
+        done = onnx.shape_inference.infer_shapes(copy)
+    except Exception:  # inference raises several types; without it a run has to tell
+        return Interface((), ())
+    graph = onnx.GraphProto(output=done.graph.value_info)
+    return interface_of(graph)

@@ -1,0 +1,1 @@
+"""The graph of a model: its nodes and values, operators, constants, types and dims; editing it and writing it back."""

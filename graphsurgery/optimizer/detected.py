@@ -1,0 +1,28 @@
+"""The architecture of a model file: by its graph, and by the config.json of its folder where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from graphsurgery.encoder.architecture import Architecture, architecture_of
+from graphsurgery.errors import FolderError
+from graphsurgery.folders.transformer_config import read_encoder_config
+from graphsurgery.model.model import Model
+
+
+def detected(model: Model) -> Architecture | None:
+    """The architecture of ``model``, None where neither its graph nor its config tells; a config that cannot be read is noted.
+
+    The config is the one beside the file, or one folder above it (``onnx/model.onnx``).
+    """
+    complaint: tuple[str, ...] = ()
+    for folder in (model.path.parent, model.path.parent.parent) if model.path is not None else ():
+        try:
+            config = read_encoder_config(folder)
+        except FolderError as error:
+            complaint = (f"warning: {error}",)
+            break
+        if config is not None:
+            return architecture_of(model, config.raw)
+    found = architecture_of(model)
+    return None if found is None else replace(found, notes=(*found.notes, *complaint))

@@ -1,0 +1,56 @@
+"""add-cnn: convolutions over the token embeddings. Source: torch.nn.Conv1d, as sentence-transformers' CNN module uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from graphsurgery.errors import NothingToPoolError, WeightsDifferError
+from graphsurgery.references.dense import recorded
+from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.rounding import EPSILON, allowed, magnitude, together
+
+
+def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
+    """One row under one kernel: ``x [seq, in]``, ``weight [out, in, size]`` -> ``[seq, out]``; zeros stand around the row."""
+    seq, size = len(x), weight.shape[2]
+    around = np.zeros(((size - 1) // 2, x.shape[1]))
+    padded = np.concatenate([around, x, around])
+    return bias + sum(padded[offset : offset + seq] @ weight[:, :, offset].T for offset in range(size))
+
+
+def convolve(x: Array, kernels: Sequence[tuple[Array, Array]]) -> Array:
+    """``[batch, seq, sum of out]``: the kernels' values side by side."""
+    return np.concatenate([np.stack([convolve_row(row, *kernel) for row in x]) for kernel in kernels], axis=2)
+
+
+def _kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:
+    for number in range(len(tensors) // 2):
+        weight, bias = tensors.get(f"convs.{number}.weight"), tensors.get(f"convs.{number}.bias")
+        if weight is None or bias is None or weight.ndim != 3 or bias.shape != weight.shape[:1] or weight.shape[2] % 2 == 0:
+            raise WeightsDifferError(f"the file records no convs.{number} of a weight and a bias", "make the output again")
+        yield weight, bias
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x, kernels = known[parameters["target"]], list(_kernels(recorded(parameters, known.weights)))
+    if x.ndim != 3:
+        what = f"{parameters['target']} is {list(x.shape)}"
+        raise NothingToPoolError(f"{what}: what is convolved is [batch, seq, hidden]", "name another value with --target")
+    if not kernels or any(weight.shape[1] != x.shape[2] for weight, _ in kernels):
+        raise WeightsDifferError("the file records no kernels that fit their target", "make the output again")
+    y, errors = convolve(x, kernels), known.rounding(parameters["target"])
+    own = EPSILON * convolve(magnitude(x), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels])
+    sums = convolve(errors, [(np.abs(weight), 0 * bias) for weight, bias in kernels])
+    grown = together(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
+    return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown, promised=relative_to(y, x))]
+
+
+MEANING = Meaning(
+    reads=lambda p: [p["target"]],
+    makes=lambda p: [p["output_name"]],
+    value=_value,
+    outputs=made_of_target,
+    mixes_positions=True,
+)

@@ -1,0 +1,34 @@
+"""drop-input: an input that is always the same."""
+
+from __future__ import annotations
+
+import onnx
+
+from graphsurgery.references.fields import Declaring, Fields, Info
+from graphsurgery.references.inputs import check_fill, filled, filled_misfit, no_value, same_outputs
+from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values, exact
+
+
+def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+    def gone(kind: str, info: Info) -> Info | None:
+        return None if kind == "input" and info.name == parameters["input"] else info
+
+    return gone
+
+
+def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+    made = {parameters["input"]: filled(parameters, feed[parameters["like"]])}
+    return before(feed | made) | exact(made)
+
+
+MEANING = Meaning(
+    reads=lambda p: [p["like"]],
+    makes=lambda _: [],
+    value=no_value,
+    outputs=same_outputs,
+    check=check_fill,
+    fields=Fields(infos=_infos),
+    through=_through,
+    misfit=filled_misfit,
+    inside=lambda p: {p["input"]: p["input"]},
+)

@@ -1,0 +1,181 @@
+"""dynamic-dim: sizes that were baked in and are free.
+
+What the model gives at another size is what it gave at its own: a batch row by row, in groups of the size that it had; a
+shorter sequence padded behind with the mask, and compared at tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Interface, Value
+from graphsurgery.model.record_types import fits
+from graphsurgery.references.fields import Declaring, Fields, Info
+from graphsurgery.references.inputs import no_value
+from graphsurgery.references.numbers import MOST_TOKENS, number
+from graphsurgery.references.reference import Array, Before, Expected, Meaning, Parameters, Values, exact
+
+BATCH, SEQUENCE = "batch", "sequence"
+PLACES = {BATCH: 0, SEQUENCE: 1}
+
+
+def _pairs(parameters: Parameters, name: str) -> dict[str, str]:
+    return {which: value for which, _, value in (text.partition("=") for text in parameters[name])}
+
+
+def _sizes(parameters: Parameters) -> dict[str, int]:
+    return {which: number(size) or 0 for which, size in _pairs(parameters, "sizes").items()}
+
+
+def _follows(parameters: Parameters) -> dict[tuple[str, int], str]:
+    """Dims of outputs, by name and axis, that are the batch or the sequence."""
+    return {(name, axis): which for name, axis, which in _rows(parameters["follows"])}
+
+
+def _rewired(parameters: Parameters) -> dict[tuple[str, int], str]:
+    """The value that stands at a place of the node that makes an output."""
+    return {(output, place): value for output, place, value in _rows(parameters["rewired"])}
+
+
+def _rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
+    """What each text, a JSON list, starts with. ValueError or RecursionError where it is none of these."""
+    rows = [json.loads(text) for text in texts]
+    if not all(fits(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
+        raise ValueError("a name, a place and a name")
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def _check(parameters: Parameters) -> None:
+    try:
+        named, sizes = _pairs(parameters, "dim"), _sizes(parameters)
+        _rewired(parameters)
+        right = set(named) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
+        right = right and set(_follows(parameters).values()) <= set(sizes)
+    except (ValueError, RecursionError):
+        right = False
+    if not right:
+        raise UnsupportedModelError("what the file records of dynamic-dim cannot be read", "make the output again")
+
+
+def _misfit(parameters: Parameters, before: Interface) -> str | None:
+    for name in filter(None, (parameters["ids"], parameters["mask"], *parameters["inputs"])):
+        value = before.input(name)
+        for which, size in _sizes(parameters).items():
+            if value is None or value.dims is None or value.dims[PLACES[which]] != size:
+                return f"{value or name} has no {which} of {size}"
+    return None
+
+
+def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+    names = _pairs(parameters, "dim")
+
+    def freed(kind: str, info: Info) -> Info | None:
+        if kind == "input" and info.name in parameters["inputs"]:
+            for which, name in names.items():
+                info.type.tensor_type.shape.dim[PLACES[which]].dim_param = name
+        return None if kind == "value_info" else info
+
+    return freed
+
+
+def _node(parameters: Parameters, node: onnx.NodeProto) -> None:
+    for (output, place), value in _rewired(parameters).items():
+        if node.output and node.output[0] == output and place < len(node.input):
+            node.input[place] = value
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+    names, follows = _pairs(parameters, "dim"), _follows(parameters)
+
+    def freed(value: Value) -> Value:
+        if value.dims is None:
+            return value
+        which = [follows.get((value.name, axis)) for axis in range(len(value.dims))]
+        return replace(value, dims=tuple(names[one] if one else dim for one, dim in zip(which, value.dims, strict=True)))
+
+    return [freed(value) for value in before]
+
+
+def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+    rows, columns = map(len, (feed[parameters["ids"]], feed[parameters["ids"]].T))
+    sizes = _sizes(parameters)
+    length = max(sizes.get(SEQUENCE, columns), columns)
+    group = sizes.get(BATCH, rows)
+    mask = feed[parameters["mask"]] != 0 if parameters.get("mask") in feed else np.ones((rows, columns), dtype=np.bool_)
+    by_row = {name for name, array in feed.items() if array.ndim > 1 and len(array) == rows}
+    long = {name for name in by_row if name in parameters["inputs"] or feed[name].ndim > 2}
+    padded = {name: _behind(array, length) if name in long else array for name, array in feed.items()}
+    groups = []
+    for start in range(0, rows, group):
+        chosen = [min(row, rows - 1) for row in range(start, start + group)]
+        groups.append(before({name: array[chosen] if name in by_row else array for name, array in padded.items()}))
+    found = {}
+    for name in groups[0]:
+        if name not in feed:
+            whole = _joined([one[name] for one in groups], rows, group)
+            found[name] = _at_tokens(whole, mask, length) if length > columns else whole
+    return found | exact(feed)
+
+
+def _behind(array: Array, length: int) -> Array:
+    """``[batch, seq, ...]`` with zeros behind, up to ``length``."""
+    missing = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
+    return np.pad(array, missing)
+
+
+def _joined(parts: Sequence[Expected], rows: int, group: int) -> Expected:
+    """One group's rows behind the other's."""
+    if np.ndim(parts[0].values) == 0 or len(parts[0].values) != group:
+        return parts[0]
+
+    def rows_of(arrays: Sequence[Any]) -> Array:
+        return np.concatenate(arrays)[:rows]
+
+    known = [one.rounding for one in parts if one.rounding is not None]
+    return replace(
+        parts[0],
+        values=rows_of([one.values for one in parts]),
+        tolerance=rows_of([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
+        rounding=rows_of([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
+        output=None if parts[0].output is None else rows_of([one.output for one in parts]),
+        promised=None,
+    )
+
+
+def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
+    """Without the padding that was put behind; what is of no token may be anything."""
+    rows, columns = mask.shape
+    if np.ndim(whole.values) == 0 or len(whole.values) != rows:
+        return whole
+    tolerance = np.broadcast_to(whole.tolerance, whole.values.shape)
+    rounding = np.broadcast_to(np.array(0.0) if whole.rounding is None else whole.rounding, whole.values.shape)
+    if whole.values.ndim > 2 and whole.values.shape[1] == length:
+        tokens = mask.reshape(rows, columns, *[1] * (whole.values.ndim - 2))
+        output = None if whole.output is None else whole.output[:, :columns]
+        tolerance, rounding = np.where(tokens, tolerance[:, :columns], np.inf), rounding[:, :columns]
+        return Expected(whole.values[:, :columns], tolerance, rounding, output)
+    some = mask.any(axis=1).reshape(rows, *[1] * (whole.values.ndim - 1))
+    return replace(whole, tolerance=np.where(some, tolerance, np.inf))
+
+
+MEANING = Meaning(
+    reads=lambda p: [p["ids"]],
+    makes=lambda _: [],
+    value=no_value,
+    outputs=_outputs,
+    check=_check,
+    fields=Fields(infos=_infos, node=_node),
+    through=_through,
+    misfit=_misfit,
+    resizes=True,
+    by_run_alone=True,
+    longest=lambda p: _sizes(p).get(SEQUENCE),
+)

@@ -1,0 +1,90 @@
+"""What an edit of the interface does to the fields of its source: written on plain protobuf, sharing nothing with the edits.
+
+An edit of the head leaves the source's fields alone; one of the interface changes a few: an input that is gone, a value of
+another name, a dim. `declared` makes these changes to the source once more, so that the output can be held against it field by
+field: what is then still different was not declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import onnx
+
+from graphsurgery.model.model import Model
+from graphsurgery.model.records import Document, Record
+from graphsurgery.model.schema import GRAPH
+from graphsurgery.references.nested import graphs_within
+
+NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
+    GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
+)
+INFOS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
+Info = onnx.ValueInfoProto
+Declaring: TypeAlias = Callable[[str, Info], Info | None]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Each from the parameters that the file records; ``graph`` is the source's."""
+
+    names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
+    """Values that nodes know by another name afterwards."""
+    infos: Callable[[Mapping[str, Any], onnx.GraphProto], Declaring] = lambda _p, _graph: lambda _kind, info: info
+    """What becomes of each ``input``, ``output`` and ``value_info``; it is gone where None. May change the one that it gets."""
+    inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
+    """New inputs, behind all others."""
+    initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
+    """New initializers, behind all others."""
+    node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
+    """What becomes of a node beside names: changes the one that it gets."""
+
+
+def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
+    """``model`` with its fields as ``fields`` says. Values of ``made`` are not the source's own any more: their names stay."""
+    graph, payloads = model.proto.graph, model.document.payloads
+    names = {old: new for old, new in fields.names(parameters).items() if old not in made}
+    declaring = fields.infos(parameters, graph)
+    records: list[Record] = []
+    for record in model.document.graph:
+        if record.field == NODE:
+            node = onnx.NodeProto.FromString(record.content)
+            _rename(node, names)
+            fields.node(parameters, node)
+            records.append(_unless_same(record, onnx.NodeProto.FromString(record.content), node))
+        elif record.field in INFOS:
+            source = Info.FromString(record.content)
+            if record.field != INPUT and source.name in made:
+                records.append(record)
+                continue
+            info = Info.FromString(record.content)
+            found = declaring(INFOS[record.field], info)
+            records += [] if found is None else [_unless_same(record, source, found)]
+        else:
+            records.append(record)
+    records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
+    records += [Record.literal(INITIALIZER, one.SerializeToString()) for one in fields.initializers(parameters, graph)]
+    return replace(model, document=Document(model.document.model, tuple(records), payloads))
+
+
+def _unless_same(record: Record, before: Any, after: Any) -> Record:
+    """Return ``record`` itself where nothing changed, so that it stays what it is to the last byte.
+
+    A changed one is only held against an output's, and never written: it has its new content, and the old payloads behind it.
+    """
+    if before == after:
+        return record
+    changed = Record.literal(record.field, after.SerializeToString())
+    return replace(changed, chunks=(*changed.chunks, *record.spans))
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Other names for values, in the graphs within the node as well."""
+    inner = list(graphs_within(node))
+    for one in (node, *(one for graph in inner for one in graph.node)):
+        for side in (one.input, one.output):
+            side[:] = [names.get(name, name) for name in side]
+    for info in (info for graph in inner for info in (*graph.output, *graph.value_info)):
+        info.name = names.get(info.name, info.name)

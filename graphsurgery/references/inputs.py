@@ -1,0 +1,62 @@
+"""What edits of inputs share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Interface, Value, type_name
+from graphsurgery.references.reference import Array, Expected, Known, Parameters
+
+FILLS = ("zeros", "ones", "positions")
+DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+)  # fmt: skip
+"""Element types that an input can have here, as numpy and the records spell them."""
+
+
+def no_value(_parameters: Parameters, _known: Known) -> list[Expected]:
+    """For edits that make no value of their own."""
+    return []
+
+
+def same_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+    """For edits that leave the outputs alone."""
+    return list(before)
+
+
+def filled(parameters: Parameters, like: Array) -> Array:
+    """What an input is that is not given: 0 or 1 everywhere, or each position's number, for ``like [batch, seq]``."""
+    rows, columns = like.shape
+    row = {"zeros": [0] * columns, "ones": [1] * columns, "positions": list(range(columns))}[parameters["fill"]]
+    return np.array([row] * rows).reshape(rows, columns).astype(parameters["dtype"])
+
+
+def of_type(interface: Interface, name: str, dtype: str) -> str | None:
+    """How the input ``name`` is not one of that element type."""
+    value = interface.input(name)
+    if value is None:
+        return f"there is no input {name!r}"
+    return None if type_name(value.dtype) == dtype else f"{value} is no {dtype}"
+
+
+def filled_misfit(parameters: Parameters, before: Interface) -> str | None:
+    """How an input and the one whose shape it has are not there as recorded."""
+    if before.input(parameters["like"]) is None:
+        return f"there is no input {parameters['like']!r}"
+    return of_type(before, parameters["input"], parameters["dtype"])
+
+
+def check_fill(parameters: Parameters) -> None:
+    """UnsupportedModelError for what no input can be filled with."""
+    if parameters["fill"] not in FILLS:
+        raise UnsupportedModelError(f"there is no reference for {parameters['fill']!r}", "a newer graphsurgery may have one")
+    check_dtype(parameters["dtype"])
+
+
+def check_dtype(name: str) -> None:
+    """UnsupportedModelError for what is no element type of an input."""
+    if name not in DTYPES:
+        raise UnsupportedModelError(f"the recorded element type {name!r} is not known", "make the output again")

@@ -1,0 +1,48 @@
+"""add-layer-norm: (x - mean) / sqrt(var + 1e-5) * scale + shift. Source: torch.nn.LayerNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import WeightsDifferError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.references.dense import recorded
+from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.references.rounding import EPSILON, allowed, lengthened, magnitude, total
+
+
+def layer_norm(x: Array, scale: Array, shift: Array) -> Array:
+    """Over the last dim, the variance being that of the whole and not of a sample."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    return centred / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5) * scale + shift
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x, tensors = known[parameters["target"]], recorded(parameters, known.weights)
+    if any(tensors.get(name, x).shape != x.shape[-1:] for name in ("norm.weight", "norm.bias")):
+        raise WeightsDifferError("the file records no norm.weight and norm.bias that fit its target", "make the output again")
+    scale, shift = tensors["norm.weight"], tensors["norm.bias"]
+    y, own, grown = layer_norm(x, scale, shift), *_rounding(x, scale, shift, known.rounding(parameters["target"]))
+    return [Expected(y, allowed(relative_to(y), own, grown), own + grown, promised=relative_to(y))]
+
+
+def _rounding(x: Array, scale: Array, shift: Array, errors: Array) -> tuple[Array, Array]:
+    """What float32 leaves open in y, in its own arithmetic and by ``errors`` in x."""
+    width, stretch = x.shape[-1], np.abs(scale) / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5)
+    centred = magnitude(layer_norm(x, np.ones(width), np.zeros(width)))
+    size = magnitude(x) + lengthened(width) * np.mean(magnitude(x), axis=-1, keepdims=True)
+    own = EPSILON * (stretch * size + 2 * centred * np.abs(scale) + np.abs(shift))
+    return own, stretch * (errors + (total(errors) + centred * total(centred * errors)) / width)
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    made = resized(named(before, parameters["target"]), parameters["target"], onnx.TensorProto.FLOAT)
+    return [made if value.name == made.name else value for value in before]
+
+
+MEANING = Meaning(
+    lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
+)  # fmt: skip

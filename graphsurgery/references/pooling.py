@@ -1,0 +1,205 @@
+"""add-pooling: from token embeddings to one vector per text.
+
+``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row, from the definitions:
+slow, plain and with nothing in common with the graph builders.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
+from graphsurgery.references.fields import Fields
+from graphsurgery.references.normalize import unit
+from graphsurgery.references.numbers import number
+from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled, relative_to
+from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, allowed, lengthened, magnitude
+
+MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
+PAD, ONES = "pad:", "ones"
+
+
+def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
+    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens.
+
+    Where x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) divides.
+    """
+    tokens = [position for position in range(len(m)) if m[position]]
+    if not tokens:
+        return np.zeros(x.shape[1])
+    if mode == "cls":
+        return x[tokens[0]]
+    if mode == "lasttoken":
+        return x[tokens[-1]]
+    if mode == "max":
+        return np.max([x[position] for position in tokens], axis=0)
+    total = np.sum([x[position] for position in tokens], axis=0)
+    if mode == "mean":
+        return total / divisor(m, mode, w)
+    if mode == "mean_sqrt_len_tokens":
+        return total / math.sqrt(divisor(m, mode, w))
+    if mode == "weightedmean":
+        weighted = np.sum([x[position] * (position + 1) for position in tokens], axis=0)
+        return weighted / divisor(m, mode, w)
+    raise ValueError(f"there is no reference for pooling mode {mode!r}")
+
+
+def divisor(m: Array, mode: str, w: Array | None) -> float:
+    """What a mean divides by: the number of tokens, or the sum of their positions from 1 on; the sum of ``w`` in place of
+    both."""
+    if w is not None:
+        return max(float(np.sum(w)), 1e-9)
+    tokens = [position for position in range(len(m)) if m[position]]
+    return max(sum(position + 1 for position in tokens) if mode == "weightedmean" else len(tokens), 1e-9)
+
+
+def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
+    """``[batch, len(modes) * dim]`` float64: the modes' values side by side."""
+    x = np.asarray(x, dtype=np.float64)
+    weights = [None] * len(x) if w is None else w
+    rows = [np.concatenate([pool_row(x[row], m[row], mode, weights[row]) for mode in modes]) for row in range(len(x))]
+    return np.array(rows).reshape(len(x), len(modes) * x.shape[2])
+
+
+def mask_of(parameters: Parameters, known: Known, shape: tuple[int, ...]) -> Array:
+    """``m`` as a recorded mask parameter means it: an input != 0, ``ones``, or ``pad:<id>`` (ids other than that one)."""
+    spec = parameters["mask"]
+    if spec == ONES:
+        return np.full(shape, True)
+    if spec.startswith(PAD):
+        return known[parameters["ids"]] != pad_id(parameters)
+    return known[spec].astype(np.float64) != 0
+
+
+def mask_reads(parameters: Parameters) -> list[str]:
+    """The values that the mask is read from."""
+    spec = parameters["mask"]
+    return [] if spec == ONES else [parameters["ids"]] if spec.startswith(PAD) else [spec]
+
+
+def pad_id(parameters: Parameters) -> int | None:
+    """The id that means padding, where the mask is read from the ids."""
+    spec = parameters.get("mask") or ""
+    found = number(spec.removeprefix(PAD).removeprefix("-")) if spec.startswith(PAD) else None
+    return -found if found is not None and spec.startswith(f"{PAD}-") else found
+
+
+def prompt_input(parameters: Parameters) -> str | None:
+    """The input that says how many positions of each row are a prompt's, where pooling leaves out as many as that says."""
+    return "prompt_length" if parameters.get("skip_prompt") == "input" else None
+
+
+def prompt_inputs(parameters: Parameters) -> list[onnx.ValueInfoProto]:
+    """That input, as a file declares it: int64 ``[1]``."""
+    name = prompt_input(parameters)
+    return [] if name is None else [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1])]
+
+
+def without_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
+    """``m`` less the positions before first + N, row by row; first is the row's first token.
+
+    Source: Pooling._exclude_prompt_from_mask of sentence-transformers.
+    """
+    if parameters.get("skip_prompt") is None:
+        return m
+    name = prompt_input(parameters)
+    length = int(parameters["skip_prompt"] if name is None else known[name][0])
+    left = np.array(m)
+    for row in left:
+        if row.any():
+            row[: max(int(np.flatnonzero(row)[0]) + length, 0)] = False
+    return left
+
+
+def mode_names(parameters: Parameters) -> list[str]:
+    return [part.strip() for part in parameters["mode"].split(",")]
+
+
+def check_mask(parameters: Parameters) -> None:
+    """UnsupportedModelError for a recorded mask that nothing can be read from."""
+    spec = parameters["mask"]
+    if spec.startswith(PAD) and pad_id(parameters) is None:
+        raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
+    if spec.startswith(PAD) and not isinstance(parameters.get("ids"), str):
+        raise UnsupportedModelError("the recorded mask is read from the ids, and no ids are recorded", "make the output again")
+
+
+def _check(parameters: Parameters) -> None:
+    unknown = [mode for mode in mode_names(parameters) if mode not in MODES]
+    if unknown:
+        what = f"there is no reference for pooling mode {unknown[0]!r}"
+        raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    check_mask(parameters)
+    prompt = parameters.get("skip_prompt")
+    if prompt not in (None, "input") and number(prompt) is None:
+        raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x = known[parameters["hidden_state"]]
+    m = mask_of(parameters, known, x.shape[:2])
+    if x.ndim != 3 or m.shape != x.shape[:2]:
+        what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
+        raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
+    m = without_prompt(parameters, known, m)
+    modes = mode_names(parameters)
+    w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
+    y, per_token = pool(x, m, modes, w), relative_to(np.where(m[:, :, None], x, 0))[:, :, 0]
+    scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
+    divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
+    promised, own = per_token * scale, EPSILON * divides * lengthened(x.shape[1]) * pool(magnitude(x), m, modes, w)
+    if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
+        quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
+        promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
+    if x.shape[1] > INDEPENDENT:
+        own = np.maximum(own, np.repeat(np.stack([_summed(x, m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1))
+    grown = pool(known.rounding(parameters["hidden_state"]), m, modes, w)
+    if parameters["normalize"]:
+        return [unit(y, np.where(grown > 0, own + grown, 0))]
+    return [Expected(y, allowed(promised, own, grown), own + grown, promised=promised)]
+
+
+def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
+    """`SPREAD` times how far the sum of a row is off when float32 adds one token after the other, ``[batch]``, as a share of
+    what ``mode`` divides by: the largest of all dims. 0 where it sums nothing up."""
+    found = np.zeros(len(x))
+    for row in range(len(x) if mode in DIVIDING else 0):
+        terms = np.where(m[row][:, None], x[row], 0)
+        terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
+        naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
+        over = divisor(m[row], mode, None if w is None else w[row])
+        apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(over) if mode == "mean_sqrt_len_tokens" else over)
+        found[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
+    return found
+
+
+def _scale(m: Array, mode: str, w: Array | None) -> Array:
+    """How much an error in every token weighs in what ``mode`` gives, ``[batch]``; 1 for a mean."""
+    tokens = np.maximum(m.sum(axis=1), 1)
+    if w is None or mode not in DIVIDING:
+        return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))
+    positions = np.sum(m * np.arange(1, m.shape[1] + 1), axis=1) if mode == "weightedmean" else tokens
+    total = np.maximum(np.sum(w, axis=1), 1e-9)
+    return positions / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
+
+
+def _token_weights(parameters: Parameters) -> list[str]:
+    """The value of token weights, where means divide by their sum."""
+    return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
+
+
+MEANING = Meaning(
+    reads=lambda p: [p["hidden_state"], *mask_reads(p), *_token_weights(p), *filter(None, [prompt_input(p)])],
+    makes=lambda p: [p["output_name"]],
+    value=_value,
+    outputs=pooled,
+    ignores_padding=lambda p: p["mask"] != ONES,
+    multiplies=False,
+    per_token=lambda p: _token_weights(p),
+    check=_check,
+    fields=Fields(inputs=prompt_inputs),
+)

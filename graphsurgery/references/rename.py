@@ -1,0 +1,85 @@
+"""rename: the same values, inputs and dims under other names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Interface, Value
+from graphsurgery.references.fields import Declaring, Fields, Info
+from graphsurgery.references.inputs import no_value
+from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values
+
+WORD = re.compile(r"\w+", re.ASCII)
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    return {old: new for old, _, new in (text.partition("=") for text in texts)}
+
+
+def _names(parameters: Parameters) -> dict[str, str]:
+    return _pairs(parameters["name"])
+
+
+def _check(parameters: Parameters) -> None:
+    for text in (*parameters["name"], *parameters["dim"]):
+        if not all(text.partition("=")):
+            raise UnsupportedModelError(f"the recorded new name {text!r} cannot be read", "make the output again")
+
+
+def _symbol(dims: dict[str, str], symbol: str) -> str:
+    return WORD.sub(lambda word: dims.get(word.group(), word.group()), symbol)
+
+
+def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+    names, dims = _names(parameters), _pairs(parameters["dim"])
+
+    def renamed(_kind: str, info: Info) -> Info:
+        if info.name in names:
+            info.name = names[info.name]
+        if info.type.WhichOneof("value") == "tensor_type":
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.WhichOneof("value") == "dim_param" and dim.dim_param:
+                    dim.dim_param = _symbol(dims, dim.dim_param)
+        return info
+
+    return renamed
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+    names, dims = _names(parameters), _pairs(parameters["dim"])
+
+    def renamed(value: Value) -> Value:
+        shape = value.dims and tuple(_symbol(dims, dim) if isinstance(dim, str) else dim for dim in value.dims)
+        return replace(value, name=names.get(value.name, value.name), dims=shape)
+
+    return [renamed(value) for value in before]
+
+
+def _misfit(parameters: Parameters, before: Interface) -> str | None:
+    """Of inputs: outputs that an edit makes are not looked up, for these are held against the reference."""
+    taken = [new for new in _names(parameters).values() if before.input(new) is not None]
+    return f"there is an input {taken[0]!r} already" if taken else None
+
+
+def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+    new = _names(parameters)
+    old = {name: one for one, name in new.items()}
+    found = before({old.get(name, name): array for name, array in feed.items()})
+    return {new.get(name, name): one for name, one in found.items()}
+
+
+MEANING = Meaning(
+    reads=lambda _: [],
+    makes=lambda _: [],
+    value=no_value,
+    outputs=_outputs,
+    check=_check,
+    fields=Fields(names=_names, infos=_infos),
+    through=_through,
+    misfit=_misfit,
+)

@@ -1,0 +1,53 @@
+"""What float32 leaves open in a chain of edits, value by value: what one edit rounds, the next one may magnify.
+
+Errors are absolute, in the shape of the values that they are of. Each edit says what its ``own`` arithmetic leaves open, and to
+what the errors of its input have ``grown``. Where both together are more than the promised tolerance, they take its place:
+float32 can do no better. The source's own values are exact, so an edit by itself is held to the promised tolerance alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphsurgery.references.reference import Array
+
+EPSILON = 2.0**-23
+"""The distance of 1 to the next float32."""
+INDEPENDENT = 64
+"""Terms up to which the rounding errors of a sum count as independent. Where the sum is far larger than its terms, equal terms
+are rounded equally, and their errors add up."""
+SPREAD = 4
+"""How many times the root of their squares the sum of independent errors may be. Of rounding errors, each spread evenly up to
+its bound, it is more once in 10^10 times (Hoeffding's inequality)."""
+
+
+def lengthened(terms: int) -> float:
+    """How many `EPSILON` of the mean size of its terms a float32 mean of so many may be off: the errors of partial sums, each
+    of which is half of one at most, come together as a random walk, in 16 sums at a time."""
+    return max(1.0, float(np.sqrt(terms)) / 8)
+
+
+def magnitude(x: Array) -> Array:
+    """|x|, and 0 where x is not finite: there nothing is compared."""
+    return np.where(np.isfinite(x), np.abs(x), 0)
+
+
+def through(errors: Array, weight: Array) -> Array:
+    """What ``errors [..., in]`` come to in a linear layer, ``weight [out, in]`` -> ``[..., out]``: the sum of all, or what they
+    come to when they do not all point the same way."""
+    return together(errors @ np.abs(weight).T, np.square(errors) @ np.square(weight).T)
+
+
+def total(errors: Array) -> Array:
+    """What ``errors [..., n]`` come to in their sum, ``[..., 1]``."""
+    return together(np.sum(errors, axis=-1, keepdims=True), np.sum(np.square(errors), axis=-1, keepdims=True))
+
+
+def together(sums: Array, squares: Array) -> Array:
+    """The error of sums, from the sums of their terms' errors and of the squares of these."""
+    return np.minimum(sums, SPREAD * np.sqrt(squares))
+
+
+def allowed(promised: Array | float, own: Array, grown: Array) -> Array:
+    """``promised``, or what the edit's ``own`` rounding and what has ``grown`` in a chain come to, where that is more."""
+    return np.where(grown > 0, np.maximum(promised, own + grown), promised)

@@ -1,0 +1,55 @@
+"""truncate: the first dims, normalised again unless asked otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Dim, Value
+from graphsurgery.references.normalize import unit
+from graphsurgery.references.numbers import number
+from graphsurgery.references.reference import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
+
+
+def _dims(parameters: Parameters) -> list[int]:
+    return [int(part) for part in parameters["dim"].split(",")]
+
+
+def _check(parameters: Parameters) -> None:
+    dims = [number(part) for part in parameters["dim"].split(",")]
+    if not all(dims) or len(set(dims)) < len(dims):
+        raise UnsupportedModelError(
+            f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
+        )
+
+
+def _made(parameters: Parameters) -> list[str]:
+    dims = _dims(parameters)
+    return [parameters["target"] if len(dims) == 1 else f"{parameters['target']}_{dim}" for dim in dims]
+
+
+def _value(parameters: Parameters, known: Known) -> list[Expected]:
+    x, rounding = known[parameters["target"]], known.rounding(parameters["target"])
+    tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
+    if parameters["keep_length"]:
+        return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
+    return [unit(x[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
+
+
+def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    target, dims = parameters["target"], _dims(parameters)
+    whole = named(before, target)
+    cut = [resized(whole, name, onnx.TensorProto.FLOAT, dim) for name, dim in zip(_made(parameters), dims, strict=True)]
+    return [cut[0] if value.name == target else value for value in before] if len(dims) == 1 else [*before, *cut]
+
+
+MEANING = Meaning(
+    reads=lambda p: [p["target"]],
+    makes=_made,
+    value=_value,
+    outputs=_outputs,
+    check=_check,
+)

@@ -1,0 +1,1 @@
+"""Rewrites: the same meaning from less or cheaper work."""

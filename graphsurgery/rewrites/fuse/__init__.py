@@ -1,0 +1,1 @@
+"""ONNX Runtime's transformer optimizer: run, watched, and told what it misses."""

@@ -1,0 +1,168 @@
+"""Which nodes of an encoder have to stay float32 for the sake of their values, found by running real text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.errors import RequestError
+from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, Typed, key_of
+from graphsurgery.graph.moving import MOVING
+from graphsurgery.interface import interface_of
+from graphsurgery.model.dtypes import NAMES, element_count
+from graphsurgery.model.namer import Namer
+from graphsurgery.rewrites.half.block_list import SHAPES, Keeping
+from graphsurgery.rewrites.half.conversion import Conversion
+from graphsurgery.rewrites.half.convert import in_float32, prepared
+from graphsurgery.rewrites.half.overflow import CALM_MASK, overflowing
+from graphsurgery.rewrites.half.probes import Feed, Rounding
+from graphsurgery.rewrites.half.rounding_loss import Loss, loss_measure, worst
+from graphsurgery.rewrites.half.values import lowest_mask
+
+SHARE = 0.1
+"""A value is a candidate where rounding it alone makes up this much of the (squared) loss of rounding all."""
+STEADY = 10
+"""Units of the type's rounding (2^-11 for float16, 2^-8 for bfloat16) that the outputs may lose before anything is kept for it.
+On 14 encoders, fused and not, they lose 1 to 9, but T5, whose attention scores are not scaled down, 16 to 24."""
+UNITS = {int(FLOAT16): 2.0**-11, int(BFLOAT16): 2.0**-8}
+SAMPLE = 2
+"""Feeds for what is run many times over."""
+ROUNDS = 8
+IDLE = SHAPES | {"Constant"}
+"""Operators that compute nothing with float32 values."""
+HEAVY = 1 << 16
+"""Numbers of a weight: nodes with a larger one stay half precision but where they overflow, for that is what it is for."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The nodes that stay float32, by their first outputs, in the graph's order, and why.
+
+    Among them are those that `to_half` keeps unasked. ``loss``: of rounding all other values, relative to the outputs.
+    """
+
+    kind: int
+    nodes: tuple[str, ...]
+    reasons: dict[str, str]
+    operators: dict[str, str]
+    others: int
+    """Nodes that become half precision."""
+    loss: float
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many nodes of each operator are kept, by the reason's kind."""
+        found: dict[str, Counter[str]] = {}
+        for node in self.nodes:
+            found.setdefault(_sort(self.reasons[node]), Counter())[self.operators[node]] += 1
+        return {reason: dict(sorted(counted.items())) for reason, counted in found.items()}
+
+    def summary(self) -> list[str]:
+        """Lines for people: how many nodes are in which type, and those in float32 by reason and operator."""
+        lines = [f"{self.others} nodes in {NAMES[self.kind].lower()}, {len(self.nodes)} in float32"]
+        for reason, counted in self.counts.items():
+            lines.append(f"float32, {reason}: " + ", ".join(f"{number} {name}" for name, number in counted.items()))
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "precision": NAMES[self.kind].lower(), "half_nodes": self.others, "float32_nodes": len(self.nodes),
+            "reasons": self.counts, "nodes": {node: self.reasons[node] for node in self.nodes}, "loss": self.loss,
+        }  # fmt: skip
+
+
+def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
+    """What ``to_half(model, kind, keep=kept(...).nodes)`` should keep, measured on ``feeds``.
+
+    1. Nodes one of whose float32 values gets beyond a quarter of what ``kind`` reaches on the feeds.
+    2. The nodes around the values whose rounding loses most, while it pays: as long as the outputs lose more than `STEADY`
+       units of the type's rounding, values that make up a tenth of that each are left unrounded, by keeping what makes them
+       and all that take them; where that takes away less than half of what they lost, it is taken back, and no more are kept.
+
+    Raises RequestError without feeds, and what `to_half` and running the model raise.
+    """
+    if not feeds:
+        raise RequestError("there is nothing to measure activations on", "give one feed or more")
+    measuring = _Measuring(prepared(model, kind), kind, Namer.of(model))
+    reasons = dict(measuring.always)
+    reasons |= overflowing(
+        in_float32(model, kind, CALM_MASK), kind, measuring.rounded(reasons), measuring.convertible(reasons), feeds
+    )
+    names = measuring.rounded(reasons)
+    rounding = Rounding(in_float32(model, kind), names, kind)
+    mask = roles_of(interface_of(model.graph)).mask
+    loss = loss_measure(rounding, feeds[:SAMPLE], mask.name if mask is not None else None)
+    lost, losing = measuring.losing(loss, reasons)
+    reasons |= losing
+    nodes = [node for node in measuring.typed.graph.node if key_of(node) in reasons]
+    return Kept(
+        kind, tuple(key_of(node) for node in nodes), reasons, {key_of(node): node.op_type for node in nodes},
+        len(measuring.convertible(reasons)), lost**0.5,
+    )  # fmt: skip
+
+
+class _Measuring:
+    """A graph and the type that it is to be converted to."""
+
+    def __init__(self, typed: Typed, kind: int, namer: Namer) -> None:
+        self.typed, self._kind, self._namer = typed, kind, namer
+        self.always = Keeping(typed, kind).reasons
+        """What `to_half` keeps unasked, and why."""
+        self._heavy = {one.name for one in typed.graph.initializer if element_count(one.dims) > HEAVY}
+
+    def convertible(self, reasons: Collection[str]) -> list[onnx.NodeProto]:
+        """The nodes that would be converted, were those of ``reasons`` kept."""
+        return [node for node in self.typed.graph.node if key_of(node) not in reasons and self._changes(node)]
+
+    def rounded(self, reasons: Collection[str]) -> list[str]:
+        """The values that would be rounded then."""
+        return Conversion(self.typed, self._kind, set(reasons), self._namer, lowest_mask(self._kind)).rounded
+
+    def losing(self, loss: Loss, reasons: dict[str, str]) -> tuple[float, dict[str, str]]:
+        """(what the outputs lose in the end, the nodes to keep besides ``reasons`` for it)."""
+        found: dict[str, str] = {}
+        lost = loss(self.rounded(reasons))
+        allowed = (STEADY * UNITS[self._kind]) ** 2
+        for _ in range(ROUNDS):
+            candidates = [name for name in self.rounded({**reasons, **found}) if self._may_be_left(name, reasons)]
+            bad = worst(loss, candidates, SHARE * lost) if lost > allowed else {}
+            if not bad:
+                break
+            around = {
+                key_of(node): f"rounding a value loses most: {share / lost:.0%}"
+                for name, share in bad.items()
+                for node in self._around(name)
+            }
+            left = loss(self.rounded({**reasons, **found, **around}))
+            if lost - left < sum(bad.values()) / 2:
+                break
+            found = {key: reason for key, reason in around.items() if key not in reasons} | found
+            lost = left
+        return lost, found
+
+    def _changes(self, node: onnx.NodeProto) -> bool:
+        """Whether ``node`` computes, and can in the half type."""
+        return node.op_type not in IDLE and bool(self.typed.changes(node, self._kind))
+
+    def _around(self, name: str) -> list[onnx.NodeProto]:
+        """What makes a value and what takes it, of the nodes that can be converted."""
+        maker = self.typed.producers.get(name)
+        both = (*([maker] if maker is not None else []), *self.typed.consumers.get(name, []))
+        return [node for node in both if self._changes(node)]
+
+    def _may_be_left(self, name: str, reasons: Collection[str]) -> bool:
+        """Whether a value can be left unrounded without a large weight in float32; copies of others cannot by themselves."""
+        maker = self.typed.producers.get(name)
+        if maker is None or maker.op_type in MOVING:
+            return False
+        return not any(self._heavy & set(node.input) for node in self._around(name) if key_of(node) not in reasons)
+
+
+def _sort(reason: str) -> str:
+    """The kind of a reason: what it says before the number."""
+    return reason.partition(":")[0]

@@ -1,0 +1,102 @@
+"""A float32 model that tells how large its values get, and one that rounds any of its values to half precision on demand.
+
+Both run in ONNX Runtime on the CPU in float32, as whole graphs: of an inner value one number leaves the graph (its largest
+size), or none. So memory stays that of a plain run, and bfloat16, which that provider cannot compute in, can be measured too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from graphsurgery.graph.element_types import FLOAT
+from graphsurgery.model.namer import Namer
+from graphsurgery.rewrites.half.convert import InFloat32
+from graphsurgery.runtime.lent_session import LentSession
+
+Array = np.ndarray
+Feed = Mapping[str, Array]
+INFINITY, ZERO, FLAT = np.array(np.inf, np.float32), np.zeros(1, np.float32), np.array([-1])
+
+
+class Ranges:
+    """How large the values of a float32 model get: max |x| over what is finite."""
+
+    def __init__(self, model: InFloat32, names: Sequence[str], watched: Sequence[str] = ()) -> None:
+        """``names``: float32 values to measure; ``watched``: values to give as they are."""
+        self._names, self._watched, namer = list(names), list(watched), model.namer()
+        graph = onnx.ModelProto()
+        graph.CopyFrom(model.graph)
+        infinity, zero, flat, self._output = (namer.new(f"ranges/{name}") for name in ("infinity", "zero", "flat", "all"))
+        for name, value in ((infinity, INFINITY), (zero, ZERO), (flat, FLAT)):
+            graph.graph.initializer.append(numpy_helper.from_array(value, name))
+        ends = []
+        for name in self._names:
+            nodes = _size_of(name, namer, infinity, zero, flat)
+            graph.graph.node.extend(nodes)
+            ends += nodes[-1].output
+        graph.graph.node.append(helper.make_node("Concat", [*ends, zero], [self._output], axis=0))
+        given = {value.name for value in graph.graph.output}
+        graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._watched if name not in given)
+        graph.graph.output.append(helper.make_tensor_value_info(self._output, FLOAT, [len(ends) + 1]))
+        self._session = LentSession(graph, model.weights)
+
+    def of(self, feed: Feed) -> tuple[dict[str, float], dict[str, Array]]:
+        """(the sizes of the values by name, the watched values) on one feed."""
+        found = self._session.run(feed, [self._output, *self._watched])
+        sizes = found.pop(self._output)
+        return {name: float(size) for name, size in zip(self._names, sizes, strict=False)}, found
+
+
+class Rounding:
+    """A float32 model, any of whose values can be rounded to ``kind`` and back, for all that take them."""
+
+    def __init__(self, model: InFloat32, names: Sequence[str], kind: int) -> None:
+        self._places, namer = {name: place for place, name in enumerate(names)}, model.namer()
+        self._switches = namer.new("switches")
+        self.outputs = [value.name for value in model.graph.graph.output if value.type.tensor_type.elem_type == FLOAT]
+        graph = onnx.ModelProto()
+        graph.CopyFrom(model.graph)
+        del graph.graph.node[:]
+        for source in model.graph.graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(source)
+            raw = {name: namer.new(f"{name}/raw") for name in source.output if name in self._places}
+            node.output[:] = [raw.get(name, name) for name in source.output]
+            graph.graph.node.append(node)
+            for name, inner in raw.items():
+                self._switch(graph.graph, namer, inner, name, kind)
+        size = max(len(self._places), 1)
+        graph.graph.input.append(helper.make_tensor_value_info(self._switches, onnx.TensorProto.BOOL, [size]))
+        self._session = LentSession(graph, model.weights)
+
+    def run(self, feed: Feed, rounded: Collection[str]) -> dict[str, Array]:
+        """The float32 outputs, with these values rounded."""
+        switches = np.zeros(max(len(self._places), 1), dtype=np.bool_)
+        switches[[self._places[name] for name in rounded]] = True
+        return self._session.run({**feed, self._switches: switches}, self.outputs)
+
+    def _switch(self, graph: onnx.GraphProto, namer: Namer, raw: str, name: str, kind: int) -> None:
+        """``name`` is ``raw``, rounded where its switch is on."""
+        place, on, half, back = (namer.new(f"{name}/{step}") for step in ("place", "on", "half", "back"))
+        graph.initializer.append(numpy_helper.from_array(np.array(self._places[name]), place))
+        graph.node.append(helper.make_node("Gather", [self._switches, place], [on]))
+        graph.node.append(helper.make_node("Cast", [raw], [half], to=kind))
+        graph.node.append(helper.make_node("Cast", [half], [back], to=FLOAT))
+        graph.node.append(helper.make_node("Where", [on, back, raw], [name]))
+
+
+def _size_of(name: str, namer: Namer, infinity: str, zero: str, flat: str) -> list[onnx.NodeProto]:
+    """Nodes for max(0, |x| where that is finite) as ``[1]``; an empty tensor's is 0."""
+    size, finite, kept, row, longer, end = (namer.new(f"{name}/size{step}") for step in range(6))
+    return [
+        helper.make_node("Abs", [name], [size]),
+        helper.make_node("Less", [size, infinity], [finite]),
+        helper.make_node("Where", [finite, size, zero], [kept]),
+        helper.make_node("Reshape", [kept, flat], [row]),
+        helper.make_node("Concat", [row, zero], [longer], axis=0),
+        helper.make_node("ReduceMax", [longer], [end], keepdims=1),
+    ]

@@ -1,0 +1,132 @@
+"""A pooled export of another program, given our head in the place of its own.
+
+Optimum's export of sentence-transformers pools with operators that ONNX Runtime's shape inference gives up on, and then the
+optimizer fuses no attention. What it pools stays an output, ``token_embeddings``; how it pools is found by running it: it is
+that of our heads whose reference gives the same vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import onnx
+
+from graphsurgery.edits.add_pooling import AddPooling
+from graphsurgery.encoder.head import EMBEDDING, POOLING, head_steps
+from graphsurgery.errors import NothingToPoolError, RequestError
+from graphsurgery.graph.ancestors import upstream
+from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
+from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import reads
+from graphsurgery.model.provenance import without_entries
+from graphsurgery.model.splice import spliced
+from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.references.normalize import normalize
+from graphsurgery.references.pooling import MODES, pool
+from graphsurgery.runtime.session import open_session
+
+POOLED = ("token_embeddings", "last_hidden_state")
+NEAR, MOST_MODES = 1e-5, 3
+COMPARED = ("right padding", "left padding", "holes")
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Head:
+    """What another program's head turned out to be: modes of pooling, side by side, and whether brought to length one."""
+
+    mode: str
+    normalize: bool
+
+    def __str__(self) -> str:
+        return f"{self.mode} pooling{', normalised' if self.normalize else ''}"
+
+
+def hidden_behind(model: Model) -> str | None:
+    """The token embeddings of a pooled export that has them as an output beside the embedding; None where it is none."""
+    names = {value.name for value in model.interface.outputs}
+    return next((name for name in POOLED if name in names and EMBEDDING in names), None)
+
+
+def reheaded(model: Model) -> tuple[Model, Head]:
+    """``model`` with its own head taken off and ours in its place; its other outputs stay, behind the embedding.
+
+    Raises RequestError for what is no pooled export with token embeddings, NothingToPoolError for a head that is none of ours.
+    """
+    hidden = hidden_behind(model)
+    if hidden is None:
+        outputs = ", ".join(map(str, model.interface.outputs))
+        raise RequestError(
+            f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}",
+            "leave out --rehead, or export the transformer alone",
+        )
+    if any(step.edit == POOLING for step in head_steps(model)):
+        raise RequestError("its head is graphsurgery's own already", "leave out --rehead")
+    head = _recognised(model, hidden)
+    kept = tuple(value.name for value in model.interface.outputs if value.name != EMBEDDING)
+    pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
+    return pooling.apply(_without_head(model, kept)), head
+
+
+def _recognised(model: Model, hidden: str) -> Head:
+    """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
+    drawer, session = drawer_of(model, []), open_session(model)
+    candidates: list[Head] | None = None
+    for mask in (mask for kind, masks in drawer.kinds() if kind in COMPARED for mask in masks):
+        feed = drawer.feed(mask, seed=0)
+        found, given = session.run(feed, [hidden, EMBEDDING]), drawer.mask_of(feed)
+        tokens = np.ones(found[hidden].shape[:2], dtype=bool) if given is None else given
+        wanted = found[EMBEDDING]
+        candidates = _candidates(found[hidden], wanted) if candidates is None else candidates
+        candidates = [head for head in candidates if _gives(head, found[hidden], tokens, wanted)]
+    if not candidates:
+        raise NothingToPoolError(
+            f"{EMBEDDING} is no pooling of {hidden} that graphsurgery knows, normalised or not", "export the transformer alone"
+        )
+    return candidates[0]
+
+
+def _candidates(hidden: Array, embedding: Array) -> list[Head]:
+    """Every head whose vectors are as wide: one mode, or a few side by side."""
+    times, rest = divmod(embedding.shape[-1], hidden.shape[-1])
+    if rest or embedding.ndim != 2 or times > MOST_MODES:
+        return []
+    modes = permutations(MODES, times)
+    return [Head(",".join(some), unit) for some in modes for unit in (False, True)]
+
+
+def _gives(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
+    made = pool(hidden, mask, head.mode.split(","))
+    made = normalize(made) if head.normalize else made
+    return made.shape == wanted.shape and bool(np.all(np.abs(made - wanted) <= NEAR * np.maximum(1, np.abs(made).max())))
+
+
+def _without_head(model: Model, outputs: Collection[str]) -> Model:
+    """The nodes that ``outputs`` are computed by, and the weights that these read. RequestError where one of them is computed
+    from the embedding."""
+    document = model.document
+    nodes = [(record, onnx.NodeProto.FromString(record.content)) for record in document.graph if record.field == NODE]
+    needed = set[str]().union(*(upstream([node for _, node in nodes], name) for name in outputs))
+    if EMBEDDING in needed:
+        raise RequestError(
+            f"of the outputs {', '.join(outputs)} some are computed from {EMBEDDING}, so that its head cannot be replaced",
+            "leave out --rehead, or export the transformer alone",
+        )
+    kept = [record for record, node in nodes if needed & set(node.output)]
+    read = needed | {name for record, node in nodes if record in kept for name in reads(node)}
+    weights = [record for record in document.graph if record.field == INITIALIZER and _name(record.content) in read]
+    given = [
+        record for record in document.graph
+        if record.field == OUTPUT and onnx.ValueInfoProto.FromString(record.content).name in outputs
+    ]  # fmt: skip
+    graph = document.graph
+    for number, wanted in ((NODE, kept), (INITIALIZER, weights), (OUTPUT, given)):
+        graph = spliced(graph, number, wanted)
+    return replace(model, document=replace(document, model=without_entries(document.model), graph=graph))
+
+
+def _name(content: bytes) -> str:
+    return onnx.TensorProto.FromString(content).name
