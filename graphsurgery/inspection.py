@@ -12,7 +12,7 @@ from graphsurgery.consumers import Reading, readings
 from graphsurgery.encoder.head import head_steps, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import Tables, tables_of
+from graphsurgery.encoder.tables import Tables, find_tables
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.graph.wiring import all_nodes
@@ -96,7 +96,7 @@ def inspect(source: Loadable) -> Inspection:
         hidden=hidden,
         why_not=why_not,
         candidates=() if hidden else tuple(hidden_candidates(model)),
-        tables=tables_of(model, roles_of(model.interface)),
+        tables=find_tables(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
         optimized=next((step.given for step in rewrites(proto)), None),

@@ -16,7 +16,7 @@ from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import check_free, ensure_only, put_in_place
 from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError
 from graphsurgery.folders.word_weights import WordWeights, read_word_weights
 from graphsurgery.interface import Interface
@@ -107,7 +107,7 @@ class AddWordWeights(GraphEdit):
         if not self.weights:
             raise RequestError(f"{self.verb} needs the module's config", "give its folder with --weights PATH")
         words = read_word_weights(resolved_path(model, self.weights))
-        vocabulary = tables_of(model, roles_of(model.interface, choice.ids)).vocabulary or 0
+        vocabulary = find_tables(model, roles_of(model.interface, choice.ids)).vocabulary or 0
         missing = max(vocabulary - len(words.weights), 0)
         table = np.concatenate([words.weights, np.full(missing, words.unknown, dtype=np.float32)])
         if self.digests and self.digests != (f"{WEIGHTS}={digest(table)}",):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.graph.wiring import attribute_int, constant_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -51,7 +51,7 @@ def planned(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
     """What to rewrite so that ``sizes``, of batch, sequence or both, are no longer baked in: where constants meet the rest."""
     constants = Constants(model, sizes.get(SEQUENCE))
     declared = (*model.interface.inputs, *model.interface.outputs)
-    shapes = {value.name: value.dims for value in (*inferred(model).outputs, *declared)}
+    shapes = {value.name: value.dims for value in (*infer_values(model).outputs, *declared)}
     found = []
     for node in model.proto.graph.node:
         if not node.output or node.output[0] in constants:

@@ -13,7 +13,7 @@ from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.edits.operators import Operators
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.graph.wiring import all_nodes
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype
@@ -63,7 +63,8 @@ class DropInput(GraphEdit):
         value = present(model.interface.input(self.input), f"the input {self.input}")
         like, fill = present(self.like, "like"), present(self.fill, "fill")
         draft.changes.infos.append(lambda kind, info: kind != "input" or info.name != value.name)
-        if not any(value.name in node.input for node in all_nodes(model.proto.graph)):
+        graph = Graph.of(model)
+        if not graph.users(present(graph.value(value.name), f"the input {self.input}")):
             return
         with draft.at_front():
             ops = Operators(draft, f"graphsurgery/inputs/{value.name}")

@@ -8,9 +8,9 @@ import onnx_graphsurgeon as gs
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.token_targets import TokenTarget
 from graphsurgery.encoder.hidden_layers import before_norm, layers_by_name, layers_by_structure
-from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -32,16 +32,19 @@ def find_layers(
     NameNotFoundError for a name that is no value of the graph, RequestError for one that is no hidden layer,
     UnsupportedModelError, listing what was found, where there are more or fewer.
     """
-    wiring, notes = Wiring.of(model), []
+    graph, notes = Graph.of(model), []
     given = named_layers(names) if names is not None else layers_by_name(model.interface)
-    found = given or layers_by_structure(wiring, target.name)
-    last = None if given else before_norm(wiring, found)
+    end = graph.value(target.name)
+    layers = layers_by_structure(graph, end) if end is not None and not given else ()
+    found = given or tuple(value.name or "" for value in layers)
+    stream = before_norm(graph, layers)
+    last = None if stream is None else stream.name
     if last is not None:
         notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")
         notes += [] if unnormalised else [BEFORE_NORM]
     if unnormalised:
         found = (*found[:-1], _require(last, found))
-    missing = [name for name in found if not wiring.has(name)]
+    missing = [name for name in found if graph.value(name) is None]
     if missing:
         raise NameNotFoundError(f"there is no value {missing[0]!r} in the graph", "name hidden layers with --layers")
     if len(found) != wanted:
@@ -78,5 +81,5 @@ def layers_in_float32(ops: Operators, model: Model, names: tuple[str, ...]) -> l
 
 def _known(model: Model) -> dict[str, Value]:
     """The values whose type is declared or inferred, by name."""
-    values = (*inferred(model).outputs, *model.interface.outputs, *model.interface.inputs)
+    values = (*infer_values(model).outputs, *model.interface.outputs, *model.interface.inputs)
     return {value.name: value for value in values}

@@ -15,7 +15,7 @@ from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, input_named, settled_fill, settled_like
 from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
-from graphsurgery.graph.wiring import downstream
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype
@@ -71,7 +71,9 @@ class OptionalInput(GraphEdit):
     def change(self, draft: Draft, model: Model) -> None:
         value = present(model.interface.input(self.input), f"the input {self.input}")
         default = default_of(value, present(self.fill, "fill"))
-        behind = downstream(model.proto.graph, value.name)
+        graph = Graph.of(model)
+        given = present(graph.value(value.name), f"the input {self.input}")
+        behind = {one.name for one in graph.descendants([given])}
 
         def loosened(kind: str, info: onnx.ValueInfoProto) -> bool:
             """The input's dims left open; no word any more on values whose dims may be the default's."""

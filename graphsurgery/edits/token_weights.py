@@ -9,9 +9,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
-from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import NameNotFoundError, RequestError
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -28,7 +28,7 @@ def settled_token_weights(model: Model, name: str | None, modes: Sequence[str]) 
     found = name if name is not None else _recorded(model)
     if found is None or not any(mode in DIVIDING for mode in modes):
         return None
-    if not Wiring.of(model).has(found):
+    if Graph.of(model).value(found) is None:
         raise NameNotFoundError(f"there is no value {found!r} in the graph", "add-word-weights makes token weights")
     value = _value(model, found)
     if value is not None and (value.rank not in (2, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED)):
@@ -49,4 +49,4 @@ def _recorded(model: Model) -> str | None:
 
 
 def _value(model: Model, name: str) -> Value | None:
-    return model.interface.input(name) or model.interface.output(name) or inferred(model).output(name)
+    return model.interface.input(name) or model.interface.output(name) or infer_values(model).output(name)

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
+
 from graphsurgery.encoder.attention import Attention
-from graphsurgery.encoder.blocks import Blocks, blocks_of
-from graphsurgery.encoder.norms import RMS
+from graphsurgery.encoder.blocks import Blocks, find_blocks
+from graphsurgery.encoder.norms import COMPUTED, RMS
 from graphsurgery.encoder.projections import NORMALISED
 from graphsurgery.encoder.scores import CAUSAL, CONTENT, POSITION
+from graphsurgery.graph.attributes import read_at
 from graphsurgery.model.model import Model
 
 BERT, T5 = "bert", "t5"
@@ -57,10 +60,10 @@ class Architecture:
         }  # fmt: skip
 
 
-def architecture_of(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
+def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
     """The architecture of an encoder, None where it cannot be told: the graph has no attention, or neither it nor ``config``,
     transformers' ``config.json``, says how many heads there are and how wide it is."""
-    blocks = blocks_of(model)
+    blocks = find_blocks(model)
     if not blocks.attentions:
         return None
     said = _said(config or {})
@@ -73,7 +76,7 @@ def architecture_of(model: Model, config: Mapping[str, Any] | None = None) -> Ar
     heads, hidden, layers = (found[key] for key in CONFIG_KEYS)
     if not heads or not hidden or not layers:
         return None
-    kind = structure(blocks)
+    kind = find_likeness(blocks)
     name = str(config["model_type"]) if config and isinstance(config.get("model_type"), str) else f"like {kind}"
     return Architecture(
         T5 if kind == "T5" else BERT,
@@ -110,8 +113,7 @@ def _width(blocks: Blocks, attention: Attention) -> int | None:
     flow = blocks.flow
     if attention.queries is not None:
         return attention.queries.reads
-    node = flow.maker(attention.value)
-    weight = flow.constant(node.input[1]) if node is not None and len(node.input) > 1 else None
+    weight = flow.weights(read_at(attention.node, 1))
     return int(weight.dims[0]) if weight is not None and len(weight.dims) == 2 else attention.width
 
 
@@ -129,7 +131,7 @@ def _notes(told: Mapping[str, int | None], said: Mapping[str, int]) -> Iterable[
             yield f"the graph does not tell {key}: taken from config.json"
 
 
-def structure(blocks: Blocks) -> str:
+def find_likeness(blocks: Blocks) -> str:
     """The encoder that the structure is like, ``BERT`` where nothing sets it apart."""
     if not blocks.attentions:
         return "BERT"
@@ -159,17 +161,15 @@ def _bert_kind(blocks: Blocks) -> str:
         return "ALBERT"
     if embeddings is None or not embeddings.lookups:
         return "BERT"
-    if any(one.by == "computed" for one in embeddings.lookups):
+    if any(one.by == COMPUTED for one in embeddings.lookups):
         return "RoBERTa"
     if len(embeddings.lookups) == 2:
         return "DistilBERT"
     return "BERT" if _reads(blocks, embeddings.output) else "ELECTRA"
 
 
-def _reads(blocks: Blocks, value: str) -> bool:
-    """Whether the first attention reads ``value`` itself."""
-    first = blocks.attentions[0]
-    origin = blocks.flow.wiring.origin
-    node = blocks.flow.maker(first.value)
-    sources = first.sources or frozenset([] if node is None else node.input[:1])
-    return origin(value) in {origin(name) for name in sources}
+def _reads(blocks: Blocks, value: ir.Value) -> bool:
+    """Return whether the first attention reads ``value`` itself."""
+    first, origin = blocks.attentions[0], blocks.flow.graph.origin
+    sources = first.sources or {one for one in first.node.inputs[:1] if one is not None}
+    return origin(value) in map(origin, sources)

@@ -9,7 +9,7 @@ from itertools import product
 
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
@@ -40,7 +40,7 @@ def drawer_of(source: Model, chain: Sequence[Step]) -> Drawer:
     inputs = {value.name: value for value in after.interface.inputs}
     _require_drawable(after.interface.inputs)
     pad = next((pad for step in (*chain, *own) if (pad := pad_id(step.parameters)) is not None), None)
-    tables = tables_of(source, roles)
+    tables = find_tables(source, roles)
     limits = [means.longest(step.parameters) for step, means in meanings(chain)]
     most = min((limit for limit in limits if limit is not None), default=None)
 
