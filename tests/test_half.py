@@ -659,3 +659,23 @@ def test_nothing_is_lost_of_zeros(kind):
     source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Mul(h, nought) }", w=WEIGHT, nought=ZERO)
     found = kept(source, [{"x": np.ones((2, 4), np.float32)}], kind)
     assert found.loss == 0 and not found.nodes and json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_of_the_standard_is_measured_as_such(kind):
+    """Its heads are called otherwise than those of com.microsoft.Attention, and keys may be shared by several heads."""
+    text = """<ir_version: 11, opset_import: ["" : 23]>
+    g (float[b, s, 8] x) => (float[b, s, 8] y) {
+        q = MatMul(x, w)
+        k = MatMul(x, v)
+        y = Attention<q_num_heads = 4, kv_num_heads = 2>(q, k, k)
+    }"""
+    model = parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for name, width in (("w", 8), ("v", 4)):
+        held = random.standard_normal((8, width)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(held, name))
+    feed = {"x": random.standard_normal((2, 3, 8)).astype(np.float32)}
+    assert not kept(model, [feed], kind).nodes
+    hot = {"x": feed["x"] * np.float32(200)}  # the scores are too large, queries and keys are not
+    assert kept(model, [hot], FLOAT16).nodes == ("y",)
