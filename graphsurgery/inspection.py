@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
@@ -13,18 +14,19 @@ from graphsurgery.encoder.head import head_steps, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.encoder.tables import Tables, find_tables
-from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
-from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import reads, subgraphs
+from graphsurgery.model.nodes import all_nodes, reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def inspect(source: Loadable) -> Inspection:
         layers=_attention_layers(proto.graph),
         hidden=hidden,
         why_not=why_not,
-        candidates=() if hidden else tuple(hidden_candidates(model)),
-        tables=find_tables(model, roles_of(model.interface)),
+        candidates=() if hidden else _of_valid(lambda: tuple(hidden_candidates(model)), ()),
+        tables=_of_valid(lambda: find_tables(model, roles_of(model.interface)), Tables()),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
         optimized=next((step.given for step in rewrites(proto)), None),
@@ -115,6 +117,14 @@ def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
         return find_hidden_state(model), None
     except GraphSurgeryError as error:
         return None, str(error)
+
+
+def _of_valid(answer: Callable[[], T], otherwise: T) -> T:
+    """Return ``answer()``, or ``otherwise`` where the graph is malformed. `why_not` says what is wrong with it."""
+    try:
+        return answer()
+    except (MalformedModelError, UnsupportedModelError):
+        return otherwise
 
 
 def _pooling_config(model: Model) -> tuple[str | None, list[str]]:

@@ -62,27 +62,33 @@ SHARED_MODULES = {
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
     "encoder.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
+    "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
+    "graph.attributes": "behind graph.graph",
+    "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
     "encoder.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
-    "graph.wiring": (
-        "Wiring all_nodes within constant_value attribute_int PASS_THROUGH RESHAPING",
-        "only `tables_of` uses it on the proof's side, for what is fed",
-    ),
     "model.scan": (
         "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
     "model.nodes": (
-        "subgraphs taken",
-        "behind `all_nodes`, the namer and the order of nodes for onnx's evaluator; the proof has proof/nested.py",
+        "subgraphs all_nodes",
+        "behind the namer and the import of a graph; the proof has references/nested.py",
     ),
     "model.namer": (
         "Namer _collect _collect_nodes",
         "names for nodes that the proof adds to the source to run it: ONNX Runtime refuses a name that is taken",
     ),
 }
+GRAPH_DOORS = frozenset({
+    ("graphsurgery.encoder.tables", "find_tables"),
+    ("graphsurgery.encoder.windows", "largest_window"),
+    ("graphsurgery.compare.reference_ops", "_readable"),
+})  # fmt: skip
+"""By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, and how long texts are.
+The third takes from a model what onnx's evaluator cannot run; a fault there makes the second opinion differ."""
 DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery.model.provenance", "undone")})
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 
@@ -118,6 +124,16 @@ def test_imports_go_one_way(path: Path) -> None:
         assert other == own or layer_of[other] < layer_of[own], f"{own} must not import {other}"
 
 
+def test_the_proof_reads_graphs_by_code_of_its_own() -> None:
+    """Whatever the proof expects of an edit, it has not asked `Graph`, by which the edits find their way."""
+    source = Source(PACKAGE)
+    reached = {one for room in ("proof", "references") for one in source.reached(f"graphsurgery.{room}", DOORS | GRAPH_DOORS)}
+    assert {name for module, name in reached if module == "graphsurgery.graph.graph"} == set()
+    for door in GRAPH_DOORS:
+        others = DOORS | GRAPH_DOORS - {door}
+        assert ("graphsurgery.graph.graph", "Graph") in source.reached("graphsurgery.proof", others), f"no longer needed: {door}"
+
+
 def test_edits_and_proof_share_nothing_that_decides() -> None:
     """What both reach is on the list above, with its reason, and nothing on the list is out of date."""
     allowed = {(module, name) for module, (names, _) in SHARED_NAMES.items() for name in names.split()}
@@ -130,15 +146,15 @@ def test_edits_and_proof_share_nothing_that_decides() -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("from graphsurgery.graph.wiring import downstream as used", ("graph.wiring", "downstream")),
+        ("from graphsurgery.encoder.width import last_dim as used", ("encoder.width", "last_dim")),
         ("from graphsurgery.encoder import width\nused = width.last_dim", ("encoder.width", "last_dim")),
-        ("from graphsurgery.between import used", ("encoder.hidden_state", "inferred")),
+        ("from graphsurgery.between import used", ("encoder.hidden_state", "infer_values")),
     ],
     ids=["by its name", "by its module's", "by another module's"],
 )
 def test_sharing_is_noticed(line: str, name: Name) -> None:
     """A name that the edits use is found on whatever way the proof gets at it."""
-    between = "from graphsurgery.encoder.hidden_state import inferred\ndef used():\n    return inferred"
+    between = "from graphsurgery.encoder.hidden_state import infer_values\ndef used():\n    return infer_values"
     assert name not in shared()
     planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
     assert name in shared(planted)

@@ -13,11 +13,11 @@ from conftest import FIXTURES, corpus_params, fixture_names
 import graphsurgery
 from graphsurgery.consumers import readings
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -55,12 +55,13 @@ def test_width_comes_from_the_weights_and_not_from_the_declaration() -> None:
     proto = onnx.load(FIXTURES / "bert" / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 768
     model = graphsurgery.load(proto)
-    assert last_dim(Wiring.of(model), "last_hidden_state") == 32
+    graph = Graph.of(model)
+    assert last_dim(graph, graph.value("last_hidden_state")) == 32
     assert any("declared 768 wide" in warning for warning in graphsurgery.inspect(model).warnings)
     assert graphsurgery.add_pooling(model, mode="mean").interface.outputs[0].dims == ("batch_size", 32)
 
 
-def test_tables_of_ids_that_are_added_up() -> None:
+def test_find_tables_ids_that_are_added_up() -> None:
     """Where the sum of ids and types is looked up, there is room for the types in the table."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
     e (int64[b, s] input_ids, int64[b, s] token_type_ids) => (float[b, s, 2] last_hidden_state)
@@ -69,7 +70,7 @@ def test_tables_of_ids_that_are_added_up() -> None:
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.helper.make_tensor("table", 1, [20, 2], [0.0] * 40))
     model = graphsurgery.load(proto)
-    assert tables_of(model, roles_of(model.interface)).vocabulary == 19
+    assert find_tables(model, roles_of(model.interface)).vocabulary == 19
 
 
 def reads(model: graphsurgery.Model) -> set[str]:

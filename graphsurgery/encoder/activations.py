@@ -70,9 +70,7 @@ def find_activations(flow: Flow) -> tuple[Activation, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def _activation(
-    flow: Flow, kind: str, node: ir.Node, source: ir.Value, output: ir.Value, name: str = PIECES
-) -> Activation:
+def _activation(flow: Flow, kind: str, node: ir.Node, source: ir.Value, output: ir.Value, name: str = PIECES) -> Activation:
     bias = _bias_before(flow, source) or (read_at(node, 1) if name != PIECES else None)
     gate = next((one for one in flow.used_by(output, "Mul") if len(set(flow.token_inputs(one))) == 2), None)
     return Activation(kind, node, output, source, name, bias, gate)
@@ -112,9 +110,7 @@ def _last_product(flow: Flow, product: ir.Node, source: ir.Value) -> ir.Value:
     with_source = any(_is_copy(flow, value, source) for value in product.inputs)
     for node in flow.used_by(output, "Mul") if with_source or _has_number(flow, product) else ():
         others = [value for value in node.inputs if not _is_copy(flow, value, output)]
-        fits = len(others) == 1 and (
-            flow.number(others[0]) is not None if with_source else _is_copy(flow, others[0], source)
-        )
+        fits = len(others) == 1 and (flow.number(others[0]) is not None if with_source else _is_copy(flow, others[0], source))
         if fits:
             return node.outputs[0]
     return output

@@ -121,8 +121,10 @@ def find_summands(flow: Flow, value: ir.Value) -> list[ir.Value]:
 
 
 def _spread(model: Model, graph: Graph) -> tuple[frozenset[ir.Value], frozenset[ir.Value]]:
-    """Return what is `fed` and what are `tokens`. Float inputs count as tokens only where the graph looks nothing up: beside ids
-    they are caches."""
+    """Return what is `fed` and what are `tokens`.
+
+    Float inputs count as tokens only where the graph looks nothing up: beside ids they are caches.
+    """
     reads = {node: graph.reads(node) for node in graph.nodes if operator(node) not in MEASURING}
     fed = {value for value in graph.main.inputs if graph.is_fed(value)}
     tokens: set[ir.Value] = set()

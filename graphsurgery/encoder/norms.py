@@ -63,7 +63,7 @@ class Norm:
 
 def find_norms(flow: Flow) -> tuple[Norm, ...]:
     """Return every norm of values that are made of tokens, in the order in which they run."""
-    found = []
+    found: list[Norm | None] = []
     for node in flow.graph.nodes:
         if flow.tokens.isdisjoint(node.outputs):
             continue

@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.errors import MalformedModelError
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import array_of, constant_tensor, graphs_within
 from graphsurgery.graph.operators import COPYING, STANDARD, operator
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import all_nodes
+from graphsurgery.model.nodes import all_nodes, subgraphs
 from graphsurgery.model.parsing import shown
 from graphsurgery.model.records import Document
 
@@ -38,12 +38,12 @@ class Graph:
     def __init__(self, source: onnx.ModelProto) -> None:
         """Import ``source``. Its weights may lie in it, in external data, or elsewhere with a mark in their place.
 
-        Raises MalformedModelError where a name stands for two values, or where a value is computed from itself.
+        Raises MalformedModelError where a name stands for two values, or where a value is computed from itself, and
+        UnsupportedModelError where onnx-ir cannot hold the graph.
         """
         check_defined_once(source.graph)
         self.source = source
-        with _quiet():
-            self.model: ir.Model = ir.serde.deserialize_model(_importable(source))
+        self.model: ir.Model = _import(_importable(source))
         self.main: ir.Graph = self.model.graph
         self.opset = max((one.version for one in source.opset_import if one.domain in STANDARD), default=0)
         self._local_operators = {one.name for one in source.functions if one.domain in STANDARD}
@@ -237,6 +237,44 @@ def check_defined_once(graph: onnx.GraphProto) -> None:
     twice = [name for name, times in Counter([*inputs, *initializers, *sparse, *made]).items() if times > 1]
     if twice:
         raise MalformedModelError(f"{shown(twice[0])!r} is given twice in the graph", "export the model again")
+
+
+def _import(source: onnx.ModelProto) -> ir.Model:
+    """Return ``source`` as onnx-ir holds it.
+
+    onnx-ir knows no types of maps, and no texts but UTF-8. Where there are such, it imports a copy without them. Nothing here
+    reads them, and `Editor` writes the source's own.
+    """
+    with _quiet():
+        try:
+            return ir.serde.deserialize_model(source)
+        except ir.serde.SerdeError:
+            copy = onnx.ModelProto()
+            copy.CopyFrom(source)
+            _drop_unknown(copy)
+        try:
+            return ir.serde.deserialize_model(copy)
+        except ir.serde.SerdeError as error:
+            what = f"onnx-ir cannot hold the graph: {error.__cause__ or error}"
+            raise UnsupportedModelError(what, "export the model again") from error
+
+
+def _drop_unknown(model: onnx.ModelProto) -> None:
+    """Clear types other than a tensor's, and replace bytes in texts that are not UTF-8."""
+    nodes = [node for body in (model.graph, *model.functions) for node in all_nodes(body)]
+    graphs = [model.graph, *(graph for node in nodes for graph in subgraphs(node))]
+    infos = [info for graph in graphs for field in (graph.input, graph.output, graph.value_info) for info in field]
+    for info in (*infos, *(info for function in model.functions for info in function.value_info)):
+        if not info.type.HasField("tensor_type"):
+            info.ClearField("type")
+    for attribute in (one for node in nodes for one in node.attribute):
+        if attribute.HasField("s"):
+            attribute.s = _in_utf8(attribute.s)
+        attribute.strings[:] = map(_in_utf8, attribute.strings)
+
+
+def _in_utf8(text: bytes) -> bytes:
+    return text.decode(errors="replace").encode()
 
 
 def _importable(source: onnx.ModelProto) -> onnx.ModelProto:

@@ -128,9 +128,9 @@ SUMS = frozenset({"Add"}) | SKIP_NORMS
 PRODUCT_BIASES = {"Gemm": 2, f"{VENDOR}.DynamicQuantizeMatMul": 4}
 """The place of the bias among a product's inputs."""
 BETWEEN_LAYERS = PLAIN_NORMS | {
-    "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "Mul", "Pow", "ReduceMean", "Reciprocal", "Reshape", "Sqrt", "Sub",
+    "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "Mul", "Pow", "Reciprocal", "ReduceMean", "Reshape", "Sqrt", "Sub",
     "Where",
-}
+}  # fmt: skip
 """Operators between the sum that ends a layer and what the next layer is given: norms, whole or in pieces, masking, views."""
 BEHIND_ATTENTION = PRODUCTS | SUMS | JOINING | PLAIN_NORMS | {"Mul"}
 """Operators between an attention's output and the sum that adds it to what flows through the layers."""

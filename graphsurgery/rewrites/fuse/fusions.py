@@ -153,7 +153,8 @@ def _norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)
     if norm.summands:
         wanted, reasons = (OF_SUM[0 if layer_norm else 1],), skip_obstacles(blocks, norm)
-        return replace(made, kind=SKIP_NORM, wanted=wanted, operands=tuple(value.name or "" for value in norm.summands), obstacles=reasons)
+        summands = tuple(value.name or "" for value in norm.summands)
+        return replace(made, kind=SKIP_NORM, wanted=wanted, operands=summands, obstacles=reasons)
     if norm.whole:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
