@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
 
@@ -25,8 +24,6 @@ from graphsurgery.model.nodes import all_nodes, reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def inspect(source: Loadable) -> Inspection:
     """Look at a model without running it or reading its weights. Raises what `load` raises."""
     model = load(source)
     proto = model.proto
-    hidden, why_not = _hidden(model)
+    hidden, why_not, candidates = _hidden(model)
     pooling, complaint = _pooling_config(model)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
@@ -97,8 +94,8 @@ def inspect(source: Loadable) -> Inspection:
         layers=_attention_layers(proto.graph),
         hidden=hidden,
         why_not=why_not,
-        candidates=() if hidden else _of_valid(lambda: tuple(hidden_candidates(model)), ()),
-        tables=_of_valid(lambda: find_tables(model, roles_of(model.interface)), Tables()),
+        candidates=candidates,
+        tables=find_tables(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
         optimized=next((step.given for step in rewrites(proto)), None),
@@ -112,19 +109,16 @@ def inspect(source: Loadable) -> Inspection:
     )
 
 
-def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
+def _hidden(model: Model) -> tuple[HiddenState | None, str | None, tuple[str, ...]]:
+    """Return the hidden state; else why there is none, and what could be named as one."""
     try:
-        return find_hidden_state(model), None
+        return find_hidden_state(model), None, ()
     except GraphSurgeryError as error:
-        return None, str(error)
-
-
-def _of_valid(answer: Callable[[], T], otherwise: T) -> T:
-    """Return ``answer()``, or ``otherwise`` where the graph is malformed. `why_not` says what is wrong with it."""
+        why_not = str(error)
     try:
-        return answer()
+        return None, why_not, tuple(hidden_candidates(model))
     except (MalformedModelError, UnsupportedModelError):
-        return otherwise
+        return None, why_not, ()
 
 
 def _pooling_config(model: Model) -> tuple[str | None, list[str]]:

@@ -241,8 +241,8 @@ def test_both_readings_agree(name: str) -> None:
     graph = model.proto.graph
     for value in model.interface.inputs:
         assert computed_from(graph, value.name) == reached_in(graph, value.name) != set()
-    nodes = Graph.of(model).main.all_nodes()
-    assert sorted(map(outline, every_node(graph))) == sorted((node.op_type, *names(node.inputs, node.outputs)) for node in nodes)
+    read = [(node.op_type, *names(node.inputs, node.outputs)) for node in Graph.of(model).main.all_nodes()]
+    assert sorted(map(outline, every_node(graph))) == sorted(read)
     found = hidden_state.find_hidden_state(model)
     assert values_of(model)[found.name].dims[-1] == found.width
     assert rows_read(model, IDS) == tables.find_tables(model, roles.roles_of(model.interface)).vocabulary

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphsurgery.encoder.roles import Roles
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import integer, read_at
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import EMBEDDING_NORM, INDEX_STEPS, STORED_STEPS, operator
@@ -37,10 +38,13 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     """Find the tables that ids, token types and positions are looked up in.
 
     A table is a weight of rank 2 that a Gather reads along axis 0, or one of EmbedLayerNormalization's. The position
-    table is the shortest one as wide as the vocabulary's whose index comes from neither ids nor token types.
-    Raises MalformedModelError as `Graph` does.
+    table is the shortest one as wide as the vocabulary's whose index comes from neither ids nor token types. None is found in
+    a malformed graph: ONNX Runtime runs some of these.
     """
-    graph = Graph.of(model)
+    try:
+        graph = Graph.of(model)
+    except (MalformedModelError, UnsupportedModelError):
+        return Tables()
     rows: dict[str, tuple[int, int]] = {}
     others = []
     for table, index in _lookups(graph):

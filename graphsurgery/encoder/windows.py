@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import constant_tensor, integer
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import COMPARING, POSITION_STEPS, operator
@@ -21,9 +22,12 @@ def largest_window(model: Model) -> int | None:
     """Return the largest number that positions, or differences of positions, are compared with; None where there is none.
 
     A comparison that has another purpose (relative position buckets, say) only makes the result larger than it need be.
-    Raises MalformedModelError as `Graph` does.
+    None is found in a malformed graph: ONNX Runtime runs some of these.
     """
-    graph, found = Graph.of(model), [0]
+    try:
+        graph, found = Graph.of(model), [0]
+    except (MalformedModelError, UnsupportedModelError):
+        return None
     for node in graph.main.all_nodes():
         found += [integer(node, name, 0) for name in WINDOW_ATTRIBUTES]
         if operator(node) in COMPARING:

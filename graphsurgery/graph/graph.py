@@ -95,8 +95,8 @@ class Graph:
         return None if value is None or value.is_graph_input() else self._tensors.get(value)
 
     def is_fed(self, value: ir.Value) -> bool:
-        """Return whether ``value`` is an input that every caller has to give: one without a default."""
-        return value.is_graph_input() and value not in self._tensors
+        """Return whether ``value`` is an input of the main graph that every caller has to give: one without a default."""
+        return value.is_graph_input() and value.graph is self.main and value not in self._tensors
 
     @property
     def constants(self) -> dict[ir.Value, onnx.TensorProto]:
