@@ -687,7 +687,8 @@ def test_attention_of_the_standard_is_measured_as_such(kind):
     [
         ("Attention", ("x", "far", "x", "mask"), {"mask"}),
         ("com.microsoft.MultiHeadAttention", ("x", "x", "x", "", "", "mask"), {"mask"}),
-        ("com.microsoft.MultiHeadAttention", ("x", "far", "x"), set()), ("com.microsoft.Attention", ("x", "far", "mask"), set()),
+        ("com.microsoft.MultiHeadAttention", ("x", "far", "x"), set()),
+        ("com.microsoft.Attention", ("x", "far", "mask"), set()),
     ],
 )  # fmt: skip
 def test_only_what_an_attention_takes_as_a_mask_is_one(operator, inputs, masks):

@@ -77,11 +77,10 @@ def _largest_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
 
 
 def _largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
-    """max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
+    """Return max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
     given = [values.get(name) for name in _inputs(node)] + [None] * 4
-    known = {PROJECTING: _projected, SHIFTING: _shifted, GROUPED: _given_apart, STANDARD: _given_apart}[operator(node)](
-        node, given
-    )
+    apart = {PROJECTING: _projected, SHIFTING: _shifted}.get(operator(node), _given_apart)
+    known = apart(node, given)
     if len(known) < 3:
         return 0.0
     query, key = _heads_of(node, known)
