@@ -20,7 +20,7 @@ from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import all_nodes, reads, subgraphs
+from graphsurgery.model.nodes import all_graphs, reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
 
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
@@ -135,7 +135,7 @@ def _unreadable(proto: onnx.ModelProto) -> list[str]:
 
 def _attention_layers(graph: onnx.GraphProto) -> int:
     """Fused attention operators, or else Softmax nodes: one per layer in every export seen."""
-    kinds = Counter(node.op_type for node in all_nodes(graph))
+    kinds = Counter(node.op_type for one in all_graphs(graph) for node in one.node)
     return sum(kinds[kind] for kind in ATTENTIONS) or kinds["Softmax"]
 
 
@@ -150,7 +150,7 @@ def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     graph = model.proto.graph
     found = []
     imported = {entry.domain or "ai.onnx" for entry in model.proto.opset_import}
-    missing = {node.domain or "ai.onnx" for node in all_nodes(graph)} - imported
+    missing = {node.domain or "ai.onnx" for one in all_graphs(graph) for node in one.node} - imported
     found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
     if not _sorted(graph):
         found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")

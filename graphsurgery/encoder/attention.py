@@ -22,6 +22,7 @@ from graphsurgery.graph.operators import (
     BEHIND_ATTENTION,
     COPYING,
     JOINING,
+    MASK_INPUTS,
     PRODUCT_BIASES,
     PRODUCTS,
     PROJECTING,
@@ -179,7 +180,8 @@ def _whole(flow: Flow, node: ir.Node) -> Attention:
     size = width // heads if width is not None and heads else None
     if queries is not None and heads is None:
         heads, size = queries.heads() or (None, None)
-    terms = find_terms(flow, [value for value in node.inputs[3:] if value is not None and flow.weights(value) is None])
+    given = (read_at(node, place) for place in MASK_INPUTS.get(operator(node), range(3, len(node.inputs))))
+    terms = find_terms(flow, [value for value in given if value is not None and flow.weights(value) is None])
     output = _joined(flow, node.outputs[0])
     return Attention(
         node=node,

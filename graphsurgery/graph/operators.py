@@ -108,6 +108,12 @@ WEIGHT_STEPS = COPYING | {"Mul", "Reshape", "Where"}
 """Operators between the softmax and the product with values."""
 POSITION_BIASES = _vendor("GatedRelativePositionBias", "RelativePositionBias")
 """Operators that make a bias of positions by a table of their own."""
+MASK_INPUTS = {
+    "Attention": (3,), f"{VENDOR}.Attention": (3, 5), f"{VENDOR}.MultiHeadAttention": (4, 5), f"{VENDOR}.QAttention": (5,),
+    f"{VENDOR}.GroupQueryAttention": (10,), f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3, 4),
+    f"{VENDOR}.PackedAttention": (5,), f"{VENDOR}.PackedMultiHeadAttention": (6,),
+}  # fmt: skip
+"""The places of an attention's inputs that only mask scores or are added to them."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that make queries, keys and values by themselves, from one input and one matrix."""
 ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")
