@@ -64,6 +64,7 @@ SHARED_MODULES = {
     "encoder.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
     "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
     "graph.attributes": "behind graph.graph",
+    "graph.importing": "behind graph.graph",
     "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
@@ -74,7 +75,7 @@ SHARED_NAMES = {
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
     "model.nodes": (
-        "subgraphs all_nodes",
+        "subgraphs all_graphs",
         "behind the namer and the import of a graph; the proof has references/nested.py",
     ),
     "model.namer": (

@@ -14,13 +14,11 @@ import onnx_ir as ir
 
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.graph.attributes import read_at, text
-from graphsurgery.graph.operators import GELUS, PRODUCTS, QUICK_GELUS, TANH_GELUS, operator
+from graphsurgery.graph.operators import BENDS, GELUS, PRODUCTS, QUICK_GELUS, RELUS, SCALING, SILUS, TANH_GELUS, operator
 
 GELU, TANH_GELU, QUICK_GELU, SILU, RELU = "gelu", "tanh gelu", "quick gelu", "silu", "relu"
-WHOLE = {
-    **dict.fromkeys(GELUS, GELU), **dict.fromkeys(TANH_GELUS, TANH_GELU), **dict.fromkeys(QUICK_GELUS, QUICK_GELU),
-    "Relu": RELU, "Swish": SILU,
-}  # fmt: skip
+OPERATORS = {GELU: GELUS, TANH_GELU: TANH_GELUS, QUICK_GELU: QUICK_GELUS, SILU: SILUS, RELU: RELUS}
+WHOLE = {name: kind for kind, names in OPERATORS.items() for name in names}
 """Operators that are an activation, and which."""
 QUICK = 1.702
 PIECES = "pieces"
@@ -63,7 +61,7 @@ def find_activations(flow: Flow) -> tuple[Activation, ...]:
         if operator(node) in WHOLE:
             kind = TANH_GELU if text(node, "approximate") == "tanh" else WHOLE[operator(node)]
             found.append(_activation(flow, kind, node, source, node.outputs[0], node.op_type))
-        elif operator(node) in ("Erf", "Tanh"):
+        elif operator(node) in BENDS:
             found.append(_gelu(flow, node, source))
         elif operator(node) == "Sigmoid":
             found.append(_silu(flow, node, source))
@@ -123,7 +121,7 @@ def _is_copy(flow: Flow, value: ir.Value | None, other: ir.Value) -> bool:
 def _scaled(flow: Flow, value: ir.Value) -> ir.Value | None:
     """Return x in ``x / sqrt 2``."""
     node = flow.behind(value)
-    if node is None or operator(node) not in ("Div", "Mul"):
+    if node is None or operator(node) not in SCALING:
         return None
     return next(iter(flow.token_inputs(node)), None)
 

@@ -14,7 +14,7 @@ from graphsurgery.encoder.tables import find_tables
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import NORMS, operator
+from graphsurgery.graph.operators import NORMS, SCALING, operator
 from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -109,7 +109,7 @@ def _normalises(graph: Graph, node: ir.Node) -> bool:
     tensors = [tensor for value in sources if (tensor := graph.tensor(value)) is not None]
     before = [made for value in sources if (made := value.producer()) is not None]
     has_vector = any(len(tensor.dims) == 1 for tensor in tensors)
-    return operator(node) == "Add" and has_vector and any(operator(one) in ("Mul", "Div") for one in before)
+    return operator(node) == "Add" and has_vector and any(operator(one) in SCALING for one in before)
 
 
 def _advice(model: Model, graph: Graph, ids: str | None) -> str:

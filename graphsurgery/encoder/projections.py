@@ -10,7 +10,18 @@ import onnx_ir as ir
 from graphsurgery.encoder.flow import MOST_INTEGERS, Flow
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.graph.attributes import integer, read_at
-from graphsurgery.graph.operators import COPYING, NORMS, PRODUCT_BIASES, PRODUCTS, RESHAPING, ROTATIONS, operator
+from graphsurgery.graph.operators import (
+    COPYING,
+    NORMS,
+    PRODUCT_BIASES,
+    PRODUCTS,
+    RESHAPING,
+    ROOTS,
+    ROTATIONS,
+    SCALING,
+    SHAPE_STEPS,
+    operator,
+)
 
 SCALED = "Mul by a constant"
 """The step of a multiplication by a number that stands in the graph."""
@@ -113,7 +124,7 @@ def find_shape(flow: Flow, value: ir.Value | None, deep: int = 4) -> tuple[int |
     if numbers is not None:
         return tuple(numbers)
     node = flow.behind(value)
-    if node is None or not deep or operator(node) not in ("Concat", "Unsqueeze", "Reshape", "Slice"):
+    if node is None or not deep or operator(node) not in SHAPE_STEPS:
         return (None,)
     if operator(node) == "Concat":
         return tuple(dim for piece in node.inputs[:MOST_INTEGERS] for dim in find_shape(flow, piece, deep - 1))
@@ -132,7 +143,7 @@ def _pass(flow: Flow, node: ir.Node, inputs: list[ir.Value], way: _Way) -> ir.Va
     if step not in COPYING:
         way.steps.append(step)
         way.last = node
-    if step in (SCALED, "Mul", "Div"):
+    if step == SCALED or step in SCALING:
         way.scale = next((one for one in node.inputs if one is not None and one not in flow.tokens), way.scale)
     return before
 
@@ -170,7 +181,7 @@ def _step(flow: Flow, node: ir.Node, inputs: list[ir.Value]) -> tuple[str, ir.Va
     main = inputs[0] if inputs else None
     if operator(node) in NORMS:
         return NORMALISED, main
-    if operator(node) in ("Mul", "Div") and len(inputs) == 2:
+    if operator(node) in SCALING and len(inputs) == 2:
         measured = [value for value in inputs if _is_measure(flow, value)]
         return NORMALISED, next((value for value in inputs if value not in measured), main)
     factors = [value for value in node.inputs if value not in flow.tokens]
@@ -182,7 +193,7 @@ def _step(flow: Flow, node: ir.Node, inputs: list[ir.Value]) -> tuple[str, ir.Va
 def _is_measure(flow: Flow, value: ir.Value) -> bool:
     """Return whether ``value`` is one over the size of a vector."""
     node = flow.behind(value)
-    if node is None or operator(node) not in ("Sqrt", "Reciprocal", "Div"):
+    if node is None or operator(node) not in ROOTS:
         return False
     return operator(node) == "Sqrt" or "Sqrt" in {_operator(flow, one) for one in node.inputs}
 

@@ -19,6 +19,7 @@ from graphsurgery.graph.operators import (
     MEASURING,
     POSITION_BIASES,
     PRODUCTS,
+    SCALING,
     SCORE_STEPS,
     SHIFTING,
     VIEWS,
@@ -103,7 +104,7 @@ def _added(flow: Flow, node: ir.Node, others: list[ir.Value]) -> tuple[ir.Value,
 
 
 def _scale(flow: Flow, node: ir.Node, others: list[ir.Value]) -> ir.Value | None:
-    factors = others if operator(node) in ("Mul", "Div") else []
+    factors = others if operator(node) in SCALING else []
     return next((value for value in factors if value not in flow.fed), None)
 
 

@@ -64,6 +64,11 @@ RANDOM = frozenset({
 TRAINING = frozenset({"Dropout", "BatchNormalization"})
 """Operators that are random, or change what they are given, while a model is trained."""
 COMPARING = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+SCALING = frozenset({"Div", "Mul"})
+ROOTS = frozenset({"Div", "Reciprocal", "Sqrt"})
+"""Operators that give the size of a vector, or one over it."""
+SHAPE_STEPS = frozenset({"Concat", "Reshape", "Slice", "Unsqueeze"})
+"""Operators that put the target of a Reshape together."""
 SHIFTING = frozenset({"Abs", "Add", "Neg", "Sub"})
 """Operators that make another position, or a distance, of positions."""
 POSITION_STEPS = SHIFTING | {"Cast", "Expand", "Identity", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -143,6 +148,10 @@ BEHIND_ATTENTION = PRODUCTS | SUMS | JOINING | PLAIN_NORMS | {"Mul"}
 GELUS = frozenset({"Gelu"}) | _vendor("BiasGelu", "Gelu")
 TANH_GELUS = _vendor("FastGelu")
 QUICK_GELUS = _vendor("QuickGelu")
+SILUS = frozenset({"Swish"})
+RELUS = frozenset({"Relu"})
+BENDS = frozenset({"Erf", "Tanh"})
+"""The operators in the middle of a GELU in pieces."""
 SCALE_INPUTS = {
     "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1,
     f"{VENDOR}.SimplifiedLayerNormalization": 1, f"{VENDOR}.SkipLayerNormalization": 2,
