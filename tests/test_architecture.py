@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import onnx
 import pytest
 from conftest import ROOT
 from sharing import Name, Source
@@ -16,6 +17,7 @@ from sharing import Name, Source
 import graphsurgery
 from graphsurgery.cli.main import VERBS
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.graph.operators import ATTENTIONS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
@@ -160,6 +162,22 @@ def test_sharing_is_noticed(line: str, name: Name) -> None:
     assert name not in shared()
     planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
     assert name in shared(planted)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "encoder").glob("*.py")), ids=lambda path: path.name)
+def test_sets_of_operators_stand_in_one_place(path: Path) -> None:
+    """No module of these names two operators in one literal: graph/operators.py has a word for every set of them. Nor does any
+    ask for an operator's name without its domain, but to show it."""
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()} | {name.split(".")[-1] for name in ATTENTIONS}
+    for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(one, ast.Set | ast.Tuple | ast.List | ast.Dict):
+            held = one.keys if isinstance(one, ast.Dict) else one.elts
+            named = [each.value for each in held if isinstance(each, ast.Constant) and each.value in known]
+            assert len(named) < 2, named
+        if isinstance(one, ast.Compare | ast.Call):
+            asked = [*one.comparators, one.left] if isinstance(one, ast.Compare) else [one.func]
+            found = [each for side in asked for each in ast.walk(side) if isinstance(each, ast.Attribute)]
+            assert "op_type" not in {each.attr for each in found}, ast.unparse(one)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -161,7 +161,7 @@ def test_nodes_keep_their_order_where_they_can():
 
 
 MALFORMED = {
-    "made twice": ([node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["a"]), node("Add", ["a", "a"], ["y"])], "'a' is given twice"),
+    "made twice": ([node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["a"]), node("Neg", ["a"], ["y"])], "'a' is given twice"),
     "made and stored": ([node("Relu", ["x"], ["w"]), node("Add", ["w", "x"], ["y"])], "'w' is given twice"),
     "a circle": ([node("Neg", ["y"], ["a"]), node("Relu", ["a"], ["y"])], "needs what is computed from it"),
     "a node of itself": ([node("Add", ["x", "a"], ["a"]), node("Neg", ["x"], ["y"])], "'a' needs what is computed from it"),
@@ -199,7 +199,9 @@ def test_operators_of_another_domain_are_others():
 def test_whose_attention_is_one(domain, is_one):
     """com.microsoft's Attention projects by itself, the standard's is given queries, keys and values."""
     names = ["input_ids", "table", "weight", "bias"]
-    table, weight = (numpy_helper.from_array(np.zeros((8, 4 * times), np.float32), name) for name, times in (("table", 1), ("weight", 3)))
+    table, weight = (
+        numpy_helper.from_array(np.zeros((8, 4 * times), np.float32), name) for name, times in (("table", 1), ("weight", 3))
+    )
     given = ["token", "token", "token"] if domain in ("", "ai.onnx") else ["token", "weight", "bias"]
     heads = {"q_num_heads": 2, "kv_num_heads": 2} if domain in ("", "ai.onnx") else {"num_heads": 2}
     nodes = [node("Gather", names[1::-1], ["token"]), node("Attention", given, ["y"], domain=domain, **heads)]
