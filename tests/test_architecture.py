@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,12 +16,14 @@ from conftest import ROOT
 from sharing import Name, Source
 
 import graphsurgery
-from graphsurgery.cli.main import VERBS
+from graphsurgery import errors
+from graphsurgery.cli.main import VERBS, cli
+from graphsurgery.edits.parameters import parameters_of
 from graphsurgery.edits.registry import EDITS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
-    ("version", "errors"),
+    ("version", "errors", "edit_list"),
     ("contracts", "interface"),
     ("report",),
     ("model",),
@@ -29,9 +33,9 @@ LAYERS = (
     ("compare",),
     ("edits", "references", "inspection", "snippet", "exporting"),
     ("proof",),
-    ("api", "api_interface", "recipe"),
+    ("api", "recipe"),
     ("rewrites",),
-    ("api_tokens", "runner"),
+    ("runner",),
     ("recipe_run", "optimizer"),
     ("baking",),
     ("cli",),
@@ -43,6 +47,7 @@ other."""
 # the proof expect that output. Each line says why that cannot happen. Code that decides what an edit does must not be listed.
 SHARED_MODULES = {
     "errors": "the error tree decides nothing",
+    "edit_list": "names, and the types of recorded parameters; tests/test_hostile_records.py compares them with the edits",
     "contracts": "a value that is there, or a bug",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",
@@ -90,7 +95,8 @@ DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery
 def shared(planted: Mapping[str, str] = MappingProxyType({})) -> set[Name]:
     """The names that both edits and proof reach, the package's name left out; ``planted``: with these modules added."""
     source = Source(PACKAGE, planted)
-    both = source.reached("graphsurgery.edits", DOORS) & source.reached("graphsurgery.proof", DOORS)
+    proof = source.reached("graphsurgery.proof", DOORS) | source.reached("graphsurgery.references", DOORS)
+    both = source.reached("graphsurgery.edits", DOORS) & proof
     return {(module.removeprefix("graphsurgery."), name) for module, name in both}
 
 
@@ -150,13 +156,35 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
 
 
 def test_public_surface() -> None:
-    """Everything public has a docstring, and every edit is a class, a function and a verb of the same name."""
+    """Everything public has a docstring."""
     for name in graphsurgery.__all__:
         assert name == "__version__" or getattr(graphsurgery, name).__doc__, name
-    for verb, edit in EDITS.items():
-        assert callable(getattr(graphsurgery, verb.replace("-", "_")))
-        assert getattr(graphsurgery, edit.__name__) is edit
-        assert VERBS[verb].summary == edit.summary
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_every_edit_is_a_class_a_function_and_a_verb(verb: str) -> None:
+    """All have one name. The function takes every parameter of the class, and its docstring describes each one."""
+    edit = EDITS[verb]
+    function = getattr(graphsurgery, verb.replace("-", "_"))
+    assert getattr(graphsurgery, edit.__name__) is edit
+    assert (edit.verb, VERBS[verb].summary) == (verb, edit.summary)
+    signature = inspect.signature(function)
+    called = [one.called for one in parameters_of(edit)]
+    assert sorted(signature.parameters) == sorted(["model", *called])
+    assert function.__annotations__.keys() == {*signature.parameters, "return"}
+    about = described(function.__doc__)
+    assert list(about) == ["model", *called] and all(len(text) > 10 for text in about.values())
+    raised = re.search(r"^Raises:\n(.*)\.$", function.__doc__, flags=re.MULTILINE | re.DOTALL)
+    assert all(issubclass(getattr(errors, name.strip()), Exception) for name in raised[1].split(","))
+    options = {one.name: one for one in cli.get_command(None, verb).params}
+    for one in parameters_of(edit):
+        assert options[one.name].opts == [one.option] and one.help in options[one.name].help
+
+
+def described(docstring: str) -> dict[str, str]:
+    """The arguments that the section ``Args:`` of a docstring describes."""
+    section = re.search(r"^Args:\n((?:    .*\n)*)", docstring, flags=re.MULTILINE)
+    return dict(re.findall(r"^    (\w+): (.*)$", section[1], flags=re.MULTILINE))
 
 
 def test_neither_torch_nor_transformers_is_imported() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
@@ -25,14 +24,12 @@ class AddActivation(GraphEdit):
     like are over the last dim of ``[batch, dim]``.
     """
 
-    verb: ClassVar[str] = "add-activation"
-    step: ClassVar[str] = "activated"
-    summary: ClassVar[str] = "append an activation: scores of a cross-encoder's logits"
-
-    activation: str = parameter("As torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME")
-    target: str | None = parameter("The output to work on, where there are several.", None, "NAME")
-    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    activation: str = parameter("The activation, as torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME", required=True)
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
 
     def resolve(self, model: Model) -> tuple[AddActivation, tuple[str, ...]]:
         """Settle activation and target. Raises RequestError, NameNotFoundError, UnsupportedModelError."""

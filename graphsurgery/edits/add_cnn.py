@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import ensure_only, put_in_place
@@ -48,14 +47,16 @@ class AddCnn(GraphEdit):
     at padded positions, too: a token near padding depends on it. Kernels of even size are refused: they shorten the sequence.
     """
 
-    verb: ClassVar[str] = "add-cnn"
-    step: ClassVar[str] = "cnn"
-    summary: ClassVar[str] = "append convolutions over the token embeddings, from a model folder's weights"
-
-    weights: str = parameter("The CNN module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
-    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    weights: str = parameter(
+        "The CNN module's folder, or its model.safetensors or pytorch_model.bin: convs.<i>.weight [out, in, size] and "
+        "convs.<i>.bias [out].",
+        "",
+        PATH,
+        required=True,
+    )
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place, settled_name
@@ -59,20 +58,29 @@ class AddDense(GraphEdit):
     ``+ x Rt`` where the file has R ``[out, in]``, ``residual.weight``.
     """
 
-    verb: ClassVar[str] = "add-dense"
-    step: ClassVar[str] = "dense"
-    summary: ClassVar[str] = "append a linear layer with an activation, from a model folder's weights"
-
-    weights: str = parameter("The Dense module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
+    weights: str = parameter(
+        "The Dense module's folder, or its model.safetensors or pytorch_model.bin: linear.weight [out, in] and, if there is "
+        "one, linear.bias [out].",
+        "",
+        PATH,
+        required=True,
+    )
     activation: str | None = parameter(
-        "As torch.nn names it: tanh, gelu, ... [default: as the config.json beside the weights says, else none]", None, "NAME"
+        "The activation, as torch.nn names it: tanh, gelu, ...",
+        None,
+        "NAME",
+        otherwise="the one in the config.json beside the weights, else none",
     )
     residual: bool = parameter(
-        "Add the input to the result, through residual.weight where the file has one. [default: as the config.json says]", False
+        "Add the input to the result, multiplied by residual.weight if the file has one.",
+        False,
+        otherwise="as the config.json says",
     )
-    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
-    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 

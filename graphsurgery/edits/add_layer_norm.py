@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
@@ -46,12 +45,12 @@ class AddLayerNorm(GraphEdit):
     sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
     """
 
-    verb: ClassVar[str] = "add-layer-norm"
-    step: ClassVar[str] = "layernormed"
-    summary: ClassVar[str] = "append layer normalisation, from a model folder's weights"
-
-    weights: str = parameter("The LayerNorm module's folder, or its weights file.", "", "PATH")
-    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
+    weights: str = parameter(
+        "The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each.", "", PATH, required=True
+    )
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.lstm_graph import Direction, Layer, lstm
 from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import ModuleWeights
@@ -58,18 +57,20 @@ class AddLstm(GraphEdit):
     (There the result is cut to the longest row; here it keeps the sequence.)
     """
 
-    verb: ClassVar[str] = "add-lstm"
-    step: ClassVar[str] = "lstm"
-    summary: ClassVar[str] = "append an LSTM over the token embeddings, from a model folder's weights"
-
-    weights: str = parameter("The LSTM module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
-    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
+    weights: str = parameter(
+        "The LSTM module's folder, or its model.safetensors or pytorch_model.bin: encoder.weight_ih_l0 [4H, in] and so on, as "
+        "torch.nn.LSTM names them.",
+        "",
+        PATH,
+        required=True,
+    )
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
     mask: str | None = mask_parameter(
-        "The mask, whose tokens are a row's length: an input's name, ones, or pad:ID (as add-pooling's)."
+        "The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling)."
     )
     ids: str | None = ids_parameter()
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import onnx
 
@@ -55,11 +54,9 @@ class AddNormalize(GraphEdit):
     ``torch.nn.functional.normalize``.
     """
 
-    verb: ClassVar[str] = "add-normalize"
-    step: ClassVar[str] = "normalized"
-    summary: ClassVar[str] = "append L2 normalisation: embeddings of length one"
-
-    target: str | None = parameter("The output to normalise, where it is not sentence_embedding.", None, "NAME")
+    target: str | None = parameter(
+        "The output to normalise.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
 
     def resolve(self, model: Model) -> tuple[AddNormalize, tuple[str, ...]]:
         """Settle the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.

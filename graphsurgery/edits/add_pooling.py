@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import AUTO, INPUT, PROMPT_LENGTH, PROMPT_VALUE, settled_modes, settled_prompt
 from graphsurgery.edits.targets import check_free
 from graphsurgery.edits.token_weights import settled_token_weights, token_weights_value
-from graphsurgery.encoder.head import EMBEDDING, POOLING, why_pooled
+from graphsurgery.encoder.head import EMBEDDING, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.errors import AlreadyPooledError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface
@@ -37,32 +37,36 @@ class AddPooling(GraphEdit):
     encoder's type.
     """
 
-    verb: ClassVar[str] = POOLING
-    step: ClassVar[str] = "pooled"
-    summary: ClassVar[str] = "append pooling: from token embeddings to one vector per text"
-
     mode: str = parameter(
-        f"Pooling mode: {', '.join(MODES)}, or auto (read the folder's 1_Pooling/config.json). Several, separated by commas, "
-        "are concatenated.",
+        f"Pooling mode: {', '.join(MODES)}, or auto (read the folder's 1_Pooling/config.json). Several modes, separated by "
+        "commas, are concatenated in that order.",
         AUTO,
         "MODE[,MODE...]",
+        takes=str | Sequence[str],
     )
     normalize: bool = parameter("Append L2 normalisation as well.", False)
-    hidden_state: str | None = parameter("The value to pool, where it is not found by itself.", None, "NAME")
-    mask: str | None = mask_parameter()
-    ids: str | None = ids_parameter()
-    output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
-    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
-    token_weights: str | None = parameter(
-        "The weights [batch, seq] that the tokens were multiplied with, by whose sum means divide. [default: those of a "
-        "recorded add-word-weights]",
+    hidden_state: str | None = parameter(
+        "The value to pool: [batch, seq, dim] in float32, float16, bfloat16 or float64.",
         None,
         "NAME",
+        otherwise="the hidden state that the graph shows",
+    )
+    mask: str | None = mask_parameter()
+    ids: str | None = ids_parameter()
+    output_name: str = parameter("The name of the embedding.", EMBEDDING, "NAME")
+    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep. The others are dropped.", (), "NAME")
+    token_weights: str | None = parameter(
+        "The weights [batch, seq] by which the tokens were multiplied. Means divide by their sum.",
+        None,
+        "NAME",
+        otherwise="those of a recorded add-word-weights",
     )
     skip_prompt: str | None = parameter(
-        "Leave out the prompt: N positions from each row's first token on, or as many as a new input prompt_length says.",
+        "Leave out the prompt: N positions from each row's first token on, as sentence-transformers does if a config says "
+        "include_prompt: false. With input, a new input prompt_length (int64 [1]) says how many.",
         None,
         "N|input",
+        takes=int | str | None,
     )
     width: int = settled(0)
 

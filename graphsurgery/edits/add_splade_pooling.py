@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import onnx
 
@@ -14,7 +13,7 @@ from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import dropped_notes, ensure_first, kept_outputs, put_first
 from graphsurgery.edits.splade_graph import LOGARITHMS, STRATEGIES, splade
 from graphsurgery.edits.targets import check_free
-from graphsurgery.encoder.head import EMBEDDING, SPLADE, why_pooled
+from graphsurgery.encoder.head import EMBEDDING, why_pooled
 from graphsurgery.encoder.logits import find_logits
 from graphsurgery.errors import AlreadyPooledError, RequestError
 from graphsurgery.interface import Interface
@@ -32,17 +31,17 @@ class AddSpladePooling(GraphEdit):
     positions, which never contribute, whatever stands there. A row without any token gives zeros.
     """
 
-    verb: ClassVar[str] = SPLADE
-    step: ClassVar[str] = "splade"
-    summary: ClassVar[str] = "append SPLADE pooling: from masked-language scores to one sparse vector per text"
-
-    strategy: str = parameter("What is taken over the tokens: max or sum.", "max", "max|sum")
-    activation: str = parameter("relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).", "relu", "NAME")
-    target: str | None = parameter("The scores, where they are not found by themselves.", None, "NAME")
+    strategy: str = parameter("How the tokens are combined: max or sum.", "max", "max|sum")
+    activation: str = parameter(
+        "relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).", "relu", "NAME", positional=True
+    )
+    target: str | None = parameter(
+        "The scores.", None, "NAME", otherwise="logits, else the only output as wide as the vocabulary"
+    )
     mask: str | None = mask_parameter()
     ids: str | None = ids_parameter()
-    output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
-    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
+    output_name: str = parameter("The name of the embedding.", EMBEDDING, "NAME")
+    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep. The others are dropped.", (), "NAME")
     width: int = settled(0)
 
     def resolve(self, model: Model) -> tuple[AddSpladePooling, tuple[str, ...]]:

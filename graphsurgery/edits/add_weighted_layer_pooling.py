@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.hidden_layers import find_layers, layers_in_float32, named_layers
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
@@ -46,18 +45,22 @@ class AddWeightedLayerPooling(GraphEdit):
     states: outputs named ``hidden_states.<n>`` where the export has them, else found by the graph's structure.
     """
 
-    verb: ClassVar[str] = "add-weighted-layer-pooling"
-    step: ClassVar[str] = "layerpooled"
-    summary: ClassVar[str] = "take a weighted mean of the hidden layers, from a model folder's weights"
-
-    weights: str = parameter("The WeightedLayerPooling module's folder.", "", "PATH")
+    weights: str = parameter(
+        "The WeightedLayerPooling module's folder: its config.json and layer_weights [layers].", "", PATH, required=True
+    )
     layers: str | None = parameter(
-        "All hidden layers, the embeddings' output first, where they are not found by themselves.", None, "NAME[,NAME...]"
+        "The names of all hidden layers, the output of the embeddings first.",
+        None,
+        "NAME[,NAME...]",
+        takes=str | Sequence[str] | None,
+        otherwise="the hidden layers that the graph shows",
     )
     before_norm: bool = parameter("Take the last hidden layer before the encoder's final normalisation.", False)
-    target: str | None = parameter("The last hidden state, where it is not found by itself.", None, "NAME")
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    target: str | None = parameter(
+        "The last hidden state, an output.", None, "NAME", otherwise="the hidden state that the graph shows"
+    )
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
     layer_start: int = settled(0)
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
 from graphsurgery.edits.mask_graph import MaskChoice, choose_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import recorded_place, resolved_path
 from graphsurgery.edits.operators import Operators
@@ -49,17 +48,15 @@ class AddWordWeights(GraphEdit):
     where the encoder's is larger, count as unknown words.
     """
 
-    verb: ClassVar[str] = "add-word-weights"
-    step: ClassVar[str] = "wordweighted"
-    summary: ClassVar[str] = "multiply the token embeddings with weights of their words, from a model folder's config"
-
-    weights: str = parameter("The WordWeights module's folder, or its config.json.", "", "PATH")
-    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
+    weights: str = parameter("The WordWeights module's folder, or its config.json.", "", PATH, required=True)
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
     mask: str | None = mask_parameter()
     ids: str | None = ids_parameter()
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    token_weights: str = parameter("What the weights of a text's tokens are called in the graph.", WEIGHTS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    token_weights: str = parameter(
+        "The name of the weights [batch, seq] in the graph. A later add-pooling divides means by their sum.", WEIGHTS, "NAME"
+    )
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
     width: int = settled(0)
     digests: tuple[str, ...] = settled(())
 

@@ -40,14 +40,13 @@ class DropInput(GraphEdit):
     ``token_type_ids`` become zeros, a mask ones (every position is a token), ``position_ids`` 0, 1, ..., seq - 1 in every row.
     """
 
-    verb: ClassVar[str] = "drop-input"
-    step: ClassVar[str] = "dropped"
-    summary: ClassVar[str] = "take an input away that the graph can make by itself: token types, a mask, positions"
     repeatable: ClassVar[bool] = True
 
-    input: str = parameter("The input to take away.", "", "NAME")
-    fill: str | None = parameter("What it becomes, where its name does not say.", None, "zeros|ones|positions")
-    like: str | None = parameter("The input whose shape it has, where not the ids'.", None, "NAME")
+    input: str = parameter("The input to remove.", "", "NAME", required=True)
+    fill: str | None = parameter(
+        "The values that the graph puts in its place.", None, "zeros|ones|positions", otherwise="as the input's name says"
+    )
+    like: str | None = parameter("The input whose shape the values get.", None, "NAME", otherwise="the token ids")
     dtype: str | None = settled(None)
 
     def resolve(self, model: Model) -> tuple[DropInput, tuple[str, ...]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -34,11 +33,14 @@ class DynamicDim(GraphEdit):
     only where the model then gives at other sizes what it gives at its own: row by row, shorter texts padded with the mask.
     """
 
-    verb: ClassVar[str] = "dynamic-dim"
-    step: ClassVar[str] = "dynamic"
-    summary: ClassVar[str] = "let a batch or sequence size that was baked in be any size again"
-
-    dim: tuple[str, ...] = parameter("Which to free, and what to call it; may be repeated.", (), "batch|sequence[=NAME]")
+    dim: tuple[str, ...] = parameter(
+        "The size that may vary again, batch or sequence, and a name for the dim.",
+        (),
+        "batch|sequence[=NAME]",
+        takes=Sequence[str] | Mapping[str, str],
+        called="dims",
+        required=True,
+    )
     sizes: tuple[str, ...] = settled(())
     inputs: tuple[str, ...] = settled(())
     ids: str | None = settled(None)

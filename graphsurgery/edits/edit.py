@@ -1,8 +1,8 @@
 """What an edit is: a frozen dataclass whose fields are its parameters, and the one way in which every edit is applied.
 
 ``resolve`` (the precondition: what was found, what is needed, how to get there) -> ``change`` -> ``ensure`` (the
-postcondition). The constructor, the command line's options, the recorded parameters and the printed form all come from the
-one declaration.
+postcondition). The constructor, the command line's options, the library function, the recipe's keys and the documentation all
+come from these fields. The edit's verb, file name and summary come from `edit_list`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 from graphsurgery.contracts import require_promised
+from graphsurgery.edit_list import BY_CLASS
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
 from graphsurgery.interface import Interface
@@ -23,9 +24,37 @@ from graphsurgery.model.records import Document
 OLDEST_OPSET = 11
 
 
-def parameter(help: str, default: Any, metavar: str = "") -> Any:
-    """A parameter of an edit, with the sentence that the command line and the documentation show for it."""
-    return field(default=default, metadata={"help": help, "metavar": metavar})
+PATH = "PATH"
+"""The metavar of a parameter that names a file or a folder."""
+
+
+def parameter(
+    help: str,
+    default: Any,
+    metavar: str = "",
+    *,
+    otherwise: str = "",
+    takes: Any = None,
+    called: str | None = None,
+    required: bool = False,
+    positional: bool = False,
+) -> Any:
+    """Declare a parameter of an edit. `edits.parameters` reads the declaration.
+
+    Args:
+        help: the sentences that the command line and the documentation show.
+        metavar: the form of the value on the command line; `PATH` for a file or a folder.
+        otherwise: what the edit uses if the parameter is left out, when the default does not say it.
+        takes: what the library function takes, if that is more than the field's type.
+        called: its name in the library function, if that differs from the field's.
+        required: whether the library function demands it.
+        positional: whether the library function takes it by position too, as it does the first one and the required ones.
+    """
+    metadata = {
+        "help": help, "metavar": metavar, "otherwise": otherwise, "takes": takes, "called": called, "required": required,
+        "positional": positional,
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
 
 
 def settled(default: Any) -> Any:
@@ -43,14 +72,20 @@ class Edit(ABC):
     """Changes what a model computes or offers."""
 
     verb: ClassVar[str]
-    """Its name, on the command line and in recipes."""
+    """Its name on the command line and in recipes. Like `step` and `summary`, it comes from `edit_list`."""
     step: ClassVar[str]
-    """What an output is called after it: ``model.<step>.onnx``."""
+    """The word that its output's file name gets: ``model.<step>.onnx``."""
     summary: ClassVar[str]
     restores: ClassVar[bool] = False
     """Whether it gives back an earlier file, so that its proof is that file's fingerprint."""
     repeatable: ClassVar[bool] = False
     """Whether it does the same to any other encoder with the same interface, however that computes."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        listed = BY_CLASS.get(cls.__name__)
+        if listed is not None:
+            cls.verb, cls.step, cls.summary = listed.verb, listed.step, listed.summary
 
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """``model`` after this edit; ``model`` itself is untouched. Raises what `resolve` raises."""

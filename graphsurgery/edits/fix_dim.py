@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,12 +27,11 @@ class FixDim(GraphEdit):
     No node changes. What is computed at that size is what was computed before; other sizes are no longer taken.
     """
 
-    verb: ClassVar[str] = "fix-dim"
-    step: ClassVar[str] = "fixed"
-    summary: ClassVar[str] = "give a symbolic dim a number, wherever it is declared"
     repeatable: ClassVar[bool] = True
 
-    dim: tuple[str, ...] = parameter("A symbolic dim and its size; may be repeated.", (), "NAME=N")
+    dim: tuple[str, ...] = parameter(
+        "A symbolic dim and its size.", (), "NAME=N", takes=Mapping[str, int], called="dims", required=True
+    )
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -29,13 +29,12 @@ class InputType(GraphEdit):
     All inputs ``[batch, seq]`` of the other of the two types, or those named.
     """
 
-    verb: ClassVar[str] = "input-type"
-    step: ClassVar[str] = "typed"
-    summary: ClassVar[str] = "take ids and masks as int32 or int64: a cast inside"
     repeatable: ClassVar[bool] = True
 
-    to: str = parameter("The element type to take.", "", "int32|int64")
-    input: tuple[str, ...] = parameter("An input to change, where not all are; may be repeated.", (), "NAME")
+    to: str = parameter("The element type to take: int32 or int64.", "", "int32|int64", required=True)
+    input: tuple[str, ...] = parameter(
+        "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type"
+    )
     inside: tuple[str, ...] = settled(())
     dtypes: tuple[str, ...] = settled(())
 

@@ -22,15 +22,16 @@ LONGEST_ID = 10
 
 
 def mask_parameter(
-    help: str = "The mask: an input's name, ones (every position is a token), or pad:ID (tokens are the ids other than ID).",
+    help: str = "The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token), or "
+    "pad:ID (tokens are the ids other than ID).",
 ) -> Any:
-    """The parameter of an edit that `choose_mask` settles."""
-    return parameter(help, None, "NAME|ones|pad:ID")
+    """Declare the parameter that `choose_mask` reads the mask from."""
+    return parameter(help, None, "NAME|ones|pad:ID", otherwise="the attention mask input")
 
 
 def ids_parameter() -> Any:
-    """The parameter that names the ids, for `choose_mask` as well."""
-    return parameter("The input with the token ids, where it is not called input_ids.", None, "NAME")
+    """Declare the parameter that `choose_mask` reads the ids from."""
+    return parameter("The input with the token ids.", None, "NAME", otherwise="input_ids")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -42,13 +41,11 @@ class MaskTokens(GraphEdit):
     compares them needs no mask. ``--skip-first`` sets that of the first token, such as [CLS], to zero as well.
     """
 
-    verb: ClassVar[str] = "mask-tokens"
-    step: ClassVar[str] = "masked"
-    summary: ClassVar[str] = "set the vectors at padded positions to zero"
-
-    target: str | None = parameter("The output of [batch, seq, dim] to mask.", None, "NAME")
-    skip_first: bool = parameter("Set that of each row's first token to zero as well.", False)
-    mask: str | None = parameter("The mask, as in add-pooling.", None, "NAME|pad:ID")
+    target: str | None = parameter("The output [batch, seq, dim] to mask.", None, "NAME", takes=str, required=True)
+    skip_first: bool = parameter("Set the vector of each row's first token to zero as well.", False)
+    mask: str | None = parameter(
+        "The mask: an input's name, or pad:ID (as in add-pooling).", None, "NAME|pad:ID", otherwise="the attention mask input"
+    )
     ids: str | None = ids_parameter()
 
     def resolve(self, model: Model) -> tuple[MaskTokens, tuple[str, ...]]:

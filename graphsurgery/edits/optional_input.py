@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -42,13 +41,11 @@ class OptionalInput(GraphEdit):
     not, as a mask that is pooled with. `drop-input` serves those.
     """
 
-    verb: ClassVar[str] = "optional-input"
-    step: ClassVar[str] = "optional"
-    summary: ClassVar[str] = "let an input be left out: token types, or a mask that only broadcasts"
-
-    input: str = parameter("The input to make optional.", "", "NAME")
-    fill: str | None = parameter("What it is when it is left out, where its name does not say.", None, "zeros|ones")
-    like: str | None = parameter("The input whose shape it has, where not the ids'.", None, "NAME")
+    input: str = parameter("The input that callers may leave out.", "", "NAME", required=True)
+    fill: str | None = parameter(
+        "The default for callers that leave it out.", None, "zeros|ones", otherwise="as the input's name says"
+    )
+    like: str | None = parameter("The input whose shape it has.", None, "NAME", otherwise="the token ids")
     dtype: str | None = settled(None)
 
     def resolve(self, model: Model) -> tuple[OptionalInput, tuple[str, ...]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, passed_on, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, parameter, passed_on, require_opset, settled
 from graphsurgery.edits.module_weights import recorded_place, resolved_path
 from graphsurgery.edits.operators import FLOAT, INT8, UINT8, Operators
 from graphsurgery.edits.targets import VECTORS, declared_output, ensure_only, float_target, put_in_place
@@ -88,18 +87,16 @@ class OutputPrecision(GraphEdit):
     or .json file of ``[2, dim]``.
     """
 
-    verb: ClassVar[str] = "output-precision"
-    step: ClassVar[str] = "bytes"
-    summary: ClassVar[str] = "give the embedding as int8, uint8 or packed bits"
-
-    to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary")
+    to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary", required=True)
     ranges: str | None = parameter(
-        "For int8 and uint8: each dim's min and max over embeddings of your own, [2, dim], as .npy or .json; or a .txt of 100 "
-        "or more texts, one a line, over whose embeddings they are taken.",
+        "For int8 and uint8: the min and max of each dim over embeddings of your own, [2, dim], as .npy or .json; or a .txt "
+        "file of 100 or more texts, one per line. Their embeddings then give the ranges.",
         None,
-        "PATH",
+        PATH,
     )
-    target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
+    target: str | None = parameter(
+        "The output to convert.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
     digests: tuple[str, ...] = settled(())
     read: np.ndarray | None = passed_on()  # noqa: RUF009 -- a dataclass field
 

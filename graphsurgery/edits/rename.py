@@ -45,13 +45,14 @@ def dim_renamed(dim: Dim, dims: Mapping[str, str]) -> Dim:
 class Rename(GraphEdit):
     """Give inputs, outputs and symbolic dims other names, wherever they are used. Nothing is computed otherwise."""
 
-    verb: ClassVar[str] = "rename"
-    step: ClassVar[str] = "renamed"
-    summary: ClassVar[str] = "give inputs, outputs and symbolic dims other names"
     repeatable: ClassVar[bool] = True
 
-    name: tuple[str, ...] = parameter("An input or output and its new name; may be repeated.", (), "OLD=NEW")
-    dim: tuple[str, ...] = parameter("A symbolic dim and its new name; may be repeated.", (), "OLD=NEW")
+    name: tuple[str, ...] = parameter(
+        "An input or output and its new name.", (), "OLD=NEW", takes=Mapping[str, str] | None, called="names"
+    )
+    dim: tuple[str, ...] = parameter(
+        "A symbolic dim and its new name.", (), "OLD=NEW", takes=Mapping[str, str] | None, called="dims"
+    )
 
     @property
     def names(self) -> dict[str, str]:

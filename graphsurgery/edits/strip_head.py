@@ -22,9 +22,6 @@ class StripHead(Edit):
     External data that were copied into another folder stay where they are now; then all but their location is as it was.
     """
 
-    verb: ClassVar[str] = "strip-head"
-    step: ClassVar[str] = "encoder"
-    summary: ClassVar[str] = "take the recorded head off again: back to the encoder, byte for byte"
     restores: ClassVar[bool] = True
 
     def resolve(self, model: Model) -> tuple[StripHead, tuple[str, ...]]:

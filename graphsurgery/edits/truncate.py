@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -49,13 +49,17 @@ class Truncate(GraphEdit):
     with ``normalize_embeddings``; ``--keep-length`` leaves the vectors as long as the cut made them, as without it.
     """
 
-    verb: ClassVar[str] = "truncate"
-    step: ClassVar[str] = "truncated"
-    summary: ClassVar[str] = "keep the first dims of an embedding (Matryoshka), normalised again"
-
-    dim: str = parameter("How many dims to keep; several, separated by commas, become outputs of their own.", "", "N[,N...]")
-    target: str | None = parameter("The output to truncate, where it is not sentence_embedding.", None, "NAME")
-    keep_length: bool = parameter("Do not normalise what is left.", False)
+    dim: str = parameter(
+        "How many dims to keep. Several numbers, separated by commas, give one output each: <target>_<dim>.",
+        "",
+        "N[,N...]",
+        takes=int | str | Sequence[int],
+        required=True,
+    )
+    target: str | None = parameter(
+        "The output to truncate.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    keep_length: bool = parameter("Do not normalise the shorter vectors.", False)
 
     @property
     def normalize(self) -> bool:

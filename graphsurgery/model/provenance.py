@@ -14,9 +14,10 @@ from typing import Any
 
 import onnx
 
+from graphsurgery.edit_list import TEXT
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.record_types import TEXT, UNDO, fits, misfit, typed
+from graphsurgery.model.record_types import UNDO, fits, misfit, typed
 from graphsurgery.model.records import Document, Record, Span
 from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
