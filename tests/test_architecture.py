@@ -55,6 +55,7 @@ SHARED_MODULES = {
     "model.provenance": "the steps that a file records: proof/intent.py compares them with the request",
     "model.record_types": "which names and types a record has; tests/test_hostile_records.py compares it with the edits",
     "model.sources": "the bytes of a file",
+    "model.positioned": "the bytes of a file, read at a position",
     "model.wire": "protobuf's encoding of numbers and lengths",
     "model.parsing": "protobuf's own parser, with limits",
     "model.schema": "which messages can hold a tensor, from onnx's descriptors",

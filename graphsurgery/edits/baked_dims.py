@@ -6,6 +6,7 @@ tables of relative positions or masks. A plan is a guess by where such a number 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from graphsurgery.graph.wiring import attribute_int, constant_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
+LOG = logging.getLogger(__name__)
 BATCH, SEQUENCE = "batch", "sequence"
 AXES = {BATCH: 0, SEQUENCE: 1}
 SHAPE, POSITIONS, CUT, END = "shape", "positions", "cut", "end"
@@ -196,7 +198,8 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 found = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {}))))
-        except Exception:  # an operator that the evaluator does not know: its output counts as no constant
+        except Exception as error:  # an operator that the evaluator does not know: its output counts as no constant
+            LOG.debug("onnx's evaluator cannot run %s %s on constants: %s", node.op_type, node.name, error)
             return
         self._made[node.output[0]] = found
         if not self._is_small(node.output[0]):

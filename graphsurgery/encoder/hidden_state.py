@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 
@@ -17,9 +18,12 @@ from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
+LOG = logging.getLogger(__name__)
 KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")
-SCORES = re.compile("logits|scores|probs|start|end", re.IGNORECASE)
-"""Names of outputs that are predictions, not embeddings."""
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+"""A word in a name: ``start_logits``, ``startLogits``."""
+SCORES = re.compile(r"\w*(?:logits|probs)|scores|start|end")
+"""Words in the names of outputs that are predictions, not embeddings."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
     return HiddenState(name, dtype, batch, dims[1], last_dim(wiring, name))
 
 
+def names_scores(name: str) -> bool:
+    """Whether a word of ``name`` says that the value is a prediction."""
+    return any(SCORES.fullmatch(word.lower()) for word in WORD.findall(name))
+
+
 def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
     """Outputs that could be pooled by the third rule, and values inside the graph that normalise over the hidden dim."""
     wiring = Wiring.of(model)
@@ -87,7 +96,7 @@ def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[st
         for value in model.interface.outputs
         if _fits(value)
         and value.rank == 3
-        and not SCORES.search(value.name)
+        and not names_scores(value.name)
         and (sequence is None or value.dims is None or value.dims[1] in (sequence, None))
         and (vocabulary is None or last_dim(wiring, value.name) != vocabulary)
     ]
@@ -153,7 +162,8 @@ def inferred(model: Model) -> Interface:
             tensor.ClearField("raw_data")
     try:
         done = onnx.shape_inference.infer_shapes(copy)
-    except Exception:  # inference raises several types; without it a run has to tell
+    except Exception as error:  # inference raises several types; without it a run has to tell
+        LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return Interface((), ())
     graph = onnx.GraphProto(output=done.graph.value_info)
     return interface_of(graph)

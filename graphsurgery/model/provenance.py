@@ -187,7 +187,12 @@ def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] |
             name = step.parameters["data"]
             document = internalised(document, name, step.parameters["start"], opened(name))
         return _undone(document, step)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration, OverflowError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        StopIteration,
+    ) as error:  # what `rebuilt`, `moved_back` and `internalised` raise
         raise NoHeadError(
             f"what the file records about {step.edit} does not fit its content: another program rewrote it since",
             "take the original encoder file instead",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnx
 
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.schema import tensors
+
+LOG = logging.getLogger(__name__)
 
 
 def values_of(model: Model) -> dict[str, Value]:
@@ -25,7 +29,8 @@ def values_of(model: Model) -> dict[str, Value]:
             tensor.ClearField("raw_data")
     try:
         graph = onnx.shape_inference.infer_shapes(bare).graph
-    except Exception:  # it raises several types; what it cannot tell is unknown
+    except Exception as error:  # it raises several types; what it cannot tell is unknown
+        LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return {}
     return {info.name: value_of(info) for info in (*graph.value_info, *graph.output)}
 
