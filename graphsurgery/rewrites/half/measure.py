@@ -96,7 +96,7 @@ def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
     names = measuring.rounded(reasons)
     rounding = Rounding(in_float32(model, kind), names, kind)
     mask = roles_of(interface_of(model.graph)).mask
-    loss = loss_measure(rounding, feeds[:SAMPLE], mask.name if mask is not None else None)
+    loss = loss_measure(rounding, feeds[:SAMPLE], mask)
     lost, losing = measuring.losing(loss, reasons)
     reasons |= losing
     nodes = [node for node in measuring.typed.graph.node if key_of(node) in reasons]
