@@ -47,7 +47,7 @@ def add_pooling(
             says ``include_prompt: false``; ``input`` adds an input ``prompt_length`` int64 ``[1]`` that says how many.
 
     Raises:
-        AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
+        AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
     modes = mode if isinstance(mode, str) else ",".join(mode)
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
@@ -59,7 +59,7 @@ def add_pooling(
 def add_normalize(model: Loadable, target: str | None = None) -> Model:
     """Append L2 normalisation, x / max(norm2(x), 1e-12) over the last dim, to the output ``target``.
 
-    Raises AlreadyPooledError where that output is normalised already, NameNotFoundError, RequestError, UnsupportedModelError.
+    Raises AlreadyAppliedError where that output is normalised already, NameNotFoundError, RequestError, UnsupportedModelError.
     """
     return AddNormalize(target).apply(load(model))
 

@@ -11,7 +11,7 @@ from graphsurgery.edits.add_lstm import AddLstm
 from graphsurgery.edits.add_splade_pooling import AddSpladePooling
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
-from graphsurgery.edits.token_targets import TOKENS
+from graphsurgery.edits.outputs import TOKENS
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 
@@ -139,7 +139,7 @@ def add_splade_pooling(
         mask, ids, keep_output: as add_pooling's.
 
     Raises:
-        AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
+        AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
     return AddSpladePooling(strategy, activation, target, mask, ids, output_name, kept).apply(load(model))
