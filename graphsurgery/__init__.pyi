@@ -284,7 +284,7 @@ def add_normalize(
         the edited model, a new one.
 
     Raises:
-        NameNotFoundError, RequestError, AlreadyPooledError, UnsupportedModelError.
+        NameNotFoundError, RequestError, AlreadyAppliedError, UnsupportedModelError.
     """
 
 def add_pooling(
@@ -327,7 +327,7 @@ def add_pooling(
         the edited model, a new one.
 
     Raises:
-        AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
+        AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
 
 def add_splade_pooling(
@@ -362,7 +362,7 @@ def add_splade_pooling(
         the edited model, a new one.
 
     Raises:
-        AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
+        AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
 
 def add_weighted_layer_pooling(

@@ -15,7 +15,7 @@ from encoders import tiny_encoder
 import graphsurgery
 from graphsurgery import AddNormalize, AddPooling, DropInput, DynamicDim, FixDim, InputType, OptionalInput, Rename, Truncate
 from graphsurgery.edits.edit import Edit
-from graphsurgery.errors import AlreadyPooledError, GraphSurgeryError, UnsupportedModelError
+from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.report import Verdict
 
@@ -130,7 +130,7 @@ def test_interface_of_renamed_and_fixed(tmp_path: Path) -> None:
 
 def test_a_vector_of_length_one_is_known_under_its_new_name() -> None:
     model = edited(fixture("bert"), [AddPooling("mean", normalize=True), Rename(("sentence_embedding=vector",))])
-    with pytest.raises(AlreadyPooledError, match="add-pooling"):
+    with pytest.raises(AlreadyAppliedError, match="add-pooling"):
         graphsurgery.add_normalize(model)
 
 

@@ -19,7 +19,7 @@ from graphsurgery.baking.program import program
 from graphsurgery.baking.published import as_json, model_place, published_files
 from graphsurgery.baking.readme import readme
 from graphsurgery.errors import (
-    AlreadyPooledError,
+    AlreadyAppliedError,
     FolderError,
     GraphSurgeryError,
     MaskError,
@@ -30,7 +30,7 @@ from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import Outcome, run
 from graphsurgery.snippet import shown
 
-OF_THE_ENCODER = (AlreadyPooledError, MaskError, NothingToPoolError)
+OF_THE_ENCODER = (AlreadyAppliedError, MaskError, NothingToPoolError)
 """What no module is to blame for."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import PATH, GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
-from graphsurgery.interface import Interface
+from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -38,7 +39,16 @@ def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarra
 
 
 @dataclass(frozen=True)
-class AddLayerNorm(GraphEdit):
+class Norm:
+    """A layer normalisation, and the output that it is put on: ``scale`` and ``shift`` are ``[dim]``."""
+
+    target: Value
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+@dataclass(frozen=True)
+class AddLayerNorm(GraphEdit[Norm]):
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
     scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
@@ -51,32 +61,26 @@ class AddLayerNorm(GraphEdit):
     target: str | None = parameter(
         "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
     )
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    def resolve(self, model: Model) -> tuple[AddLayerNorm, tuple[str, ...]]:
-        """Settle target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, Norm]:
+        """Find target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
-        target = float_target(model, self.target, "normalised")
-        weights = self._weights(model)
-        weights.check_width(target, SCALE)
-        width = len(weights.tensors[SCALE])
-        resolved = replace(self, weights=weights.place, target=target.name, width=width, digests=weights.digests)
-        return resolved, (f"layer normalisation of {target.name}",)
-
-    def _weights(self, model: Model) -> ModuleWeights:
+        target = find_target(model, self.target, "normalised")
         weights = ModuleWeights(model, self.weights, self.verb)
-        weights.take(SHIFT, weights.take(SCALE, (None,)).shape)
+        scale = weights.take(SCALE, (None,))
+        shift = weights.take(SHIFT, scale.shape)
         weights.check(self.digests)
-        return weights
+        weights.check_width(target, SCALE)
+        edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
+        return Resolved(edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}",))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        tensors = self._weights(model).tensors
+    def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")
         put_in_place(
-            draft, declared, declared.name, ops, lambda x: layer_norm(ops, x, tensors[SCALE], tensors[SHIFT]),
-            last=len(tensors[SCALE]),
+            draft, found.target, found.target.name, ops, lambda x: layer_norm(ops, x, found.scale, found.shift),
+            last=len(found.scale),
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:

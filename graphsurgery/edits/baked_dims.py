@@ -170,6 +170,10 @@ class Constants:
     def __getitem__(self, name: str) -> np.ndarray:
         return self._made[name] if name in self._made else self._model.values(self._tensors[name])
 
+    def initializer(self, name: str) -> onnx.TensorProto | None:
+        """Return the initializer ``name``; None if nodes make that constant."""
+        return self._model.initializers.get(name)
+
     def dims(self, name: str) -> tuple[int, ...]:
         return self._made[name].shape if name in self._made else tuple(int(dim) for dim in self._tensors[name].dims)
 

@@ -37,12 +37,28 @@ class HiddenState:
     width: int | None
 
 
-def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens
-    made; one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the
-    vocabulary.
+@dataclass(frozen=True)
+class Sought:
+    """How messages speak of the value that is looked for."""
 
-    Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
+    option: str = "--hidden-state"
+    """The option of the command line that names it."""
+    dims: str = "[batch, seq, hidden]"
+    advice: str = ""
+    """The advice if it is not found; empty: the option, and the values that it could name."""
+
+
+HIDDEN = Sought()
+
+
+def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None, *, sought: Sought = HIDDEN) -> HiddenState:
+    """Find the value to pool.
+
+    It is looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens made; an output of a
+    well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary. ``ids``
+    names the input of token ids.
+
+    Raises NameNotFoundError if ``name`` is not in the graph, NothingToPoolError, which lists the candidates, if nothing fits.
     """
     wiring = Wiring.of(model)
     outputs = {value.name: value for value in model.interface.outputs}
@@ -50,18 +66,17 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
         made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
         name = next((one for one in made if one in KNOWN_NAMES and one in outputs and _fits(outputs[one])), None)
         name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
-        name = name or _only_candidate(model, wiring, ids)
+        name = name or _only_candidate(model, wiring, ids, sought)
     elif not wiring.has(name):
-        raise NameNotFoundError(f"there is no value {name!r} in the graph", _advice(model, wiring, ids))
+        raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advice(model, wiring, ids, sought))
     if name in wiring.initializers:
-        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", _advice(model, wiring, ids))
+        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", *_advice(model, wiring, ids, sought))
     declared = outputs.get(name) or _declared(model, name)
     if declared is not None and declared.rank not in (3, None):
-        raise NothingToPoolError(
-            f"{declared} has rank {declared.rank}; what is pooled is [batch, seq, hidden]", _advice(model, wiring, ids)
-        )
+        what = f"{declared} has rank {declared.rank}; what is pooled is {sought.dims}"
+        raise NothingToPoolError(what, *_advice(model, wiring, ids, sought))
     if declared is not None and declared.dtype and declared.dtype not in FLOATS:
-        raise NothingToPoolError(f"{declared} holds no floats", _advice(model, wiring, ids))
+        raise NothingToPoolError(f"{declared} holds no floats", *_advice(model, wiring, ids, sought))
     dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
     batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)
@@ -79,13 +94,13 @@ def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
     return _output_candidates(model, wiring, ids) or _inner_candidates(model)
 
 
-def _only_candidate(model: Model, wiring: Wiring, ids: str | None) -> str:
+def _only_candidate(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> str:
     candidates = _output_candidates(model, wiring, ids)
     if len(candidates) == 1:
         return candidates[0]
     found = ", ".join(map(str, model.interface.outputs)) or "no output"
-    what = "more than one output could be pooled" if candidates else "no output is [batch, seq, hidden]"
-    raise NothingToPoolError(f"{what}; the model gives {found}", _advice(model, wiring, ids))
+    what = "more than one output could be pooled" if candidates else f"no output is {sought.dims}"
+    raise NothingToPoolError(f"{what}; the model gives {found}", *_advice(model, wiring, ids, sought))
 
 
 def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[str]:
@@ -119,13 +134,15 @@ def _normalises(wiring: Wiring, node: onnx.NodeProto) -> bool:
     return node.op_type == "Add" and bool(vectors) and any(kind in ("Mul", "Div") for kind in before)
 
 
-def _advice(model: Model, wiring: Wiring, ids: str | None) -> str:
+def _advice(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> tuple[str, tuple[str, ...]]:
+    """Return the advice of an error, and the options that it names."""
+    if sought.advice:
+        return sought.advice, (sought.option,)
     could = _output_candidates(model, wiring, ids) or _inner_candidates(model)
+    named = f"name the hidden state with {sought.option}"
     if could:
-        return f"name the hidden state with --hidden-state; it could be {', '.join(could)}"
-    return (
-        "name the hidden state with --hidden-state (inspect shows the graph's outputs), or export the encoder without its head"
-    )
+        return f"{named}; it could be {', '.join(could)}", (sought.option,)
+    return f"{named} (inspect shows the graph's outputs), or export the encoder without its head", (sought.option,)
 
 
 def _fits(value: Value) -> bool:
