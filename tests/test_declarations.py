@@ -104,41 +104,41 @@ EDIT = '''
     from __future__ import annotations
 
     from dataclasses import dataclass, replace
+    from typing import Self
 
     import numpy as np
 
-    from graphsurgery.contracts import present
-    from graphsurgery.edits.edit import GraphEdit, parameter
+    from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
     from graphsurgery.edits.operators import Operators
-    from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
-    from graphsurgery.interface import Interface
+    from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+    from graphsurgery.interface import Interface, Value
     from graphsurgery.model.draft import Draft
     from graphsurgery.model.model import Model
 
 
     @dataclass(frozen=True)
-    class AddOffset(GraphEdit):
+    class AddOffset(GraphEdit[Value]):
         """Append a constant: ``y = x + offset``."""
 
         offset: str = parameter("The number to add to every dim.", "", "X", takes=int | str, required=True)
         target: str | None = parameter("The output to work on.", None, "NAME")
 
-        def resolve(self, model: Model) -> tuple[AddOffset, tuple[str, ...]]:
+        def resolve(self, model: Model) -> Resolved[Self, Value]:
             """Raises RequestError."""
-            return replace(self, target=float_target(model, self.target, "moved").name), ()
+            target = find_target(model, self.target, "moved")
+            return Resolved(replace(self, target=target.name), target)
 
-        def change(self, draft: Draft, model: Model) -> None:
-            declared = declared_output(model, self.target)
+        def change(self, draft: Draft, found: Value) -> None:
             ops = Operators(draft, "graphsurgery/offset")
 
             def build(x):
                 return ops.node("Add", x, ops.constant(float(self.offset), np.float32, "offset"), name="moved")
 
-            put_in_place(draft, declared, declared.name, ops, build, last=declared.dims[-1])
+            put_in_place(draft, found, found.name, ops, build, last=found.dims[-1])
 
         def ensure(self, before: Interface, after: Interface) -> None:
             super().ensure(before, after)
-            ensure_only(self.verb, before, after, present(self.target, "target"), [self.target])
+            ensure_only(self.verb, before, after, self.target, [self.target])
 '''
 REFERENCE = '''
     """add-offset: y = x + offset."""
