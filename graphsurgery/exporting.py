@@ -60,8 +60,8 @@ def export(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, force: bool = False,
     progress: Progress = lambda _: None,
 ) -> Exported:  # fmt: skip
-    """Export the transformer of a model folder to ONNX, alone: its output is ``last_hidden_state``, or the ``logits`` of a
-    masked language model or a classifier.
+    """Export only the transformer of a model folder to ONNX. Its output is ``last_hidden_state``, or ``logits`` for a masked
+    language model or a classifier.
 
     Args:
         folder: a sentence-transformers folder, or one of transformers (``config.json`` and weights).
@@ -74,7 +74,7 @@ def export(
     """
     source = Path(folder).absolute()
     if not source.is_dir():
-        raise FolderError(f"{folder} is no folder", "give the folder of a model")
+        raise FolderError(f"the folder {folder} does not exist", "give the folder of a model")
     target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
     if target.exists() and not force:
         raise OutputExistsError(f"{target} exists already", "choose another output with -o, or replace it with --force")
@@ -92,7 +92,7 @@ def export(
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """The folder ``path``, made where it is not there, and then gone again where nothing came into it."""
+    """Make the folder ``path`` if it does not exist. Remove it again if nothing was written into it."""
     made = not path.is_dir()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 
 def _transformer(folder: Path) -> Module:
-    """The module that is a transformer: the first, or the folder itself where it has no modules.json."""
+    """Return the transformer module: the first one, or the folder itself if it has no modules.json."""
     if not (folder / "modules.json").is_file():
         return Module("Transformer", "", folder, {"transformer_task": _plain_task(folder)}, "")
     first = read_modules(folder)[0]
@@ -133,7 +133,7 @@ def _task(module: Module) -> str:
 
 
 def _needed(name: str) -> Any:
-    """A package that only exports need; MissingPackageError when it is not there."""
+    """Import a package that only exports need. MissingPackageError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -157,8 +157,8 @@ def _export(folder: Path, made: Path, task: str) -> None:
 
 
 def _export_t5(folder: Path, made: Path) -> None:
-    """Optimum 0.1.0 fails on a T5 encoder without its decoder. The dummy mask has zeros in it: else it is baked in as a
-    constant."""
+    """Export a T5 encoder with torch, because Optimum 0.1.0 fails on it without its decoder. The dummy mask contains zeros;
+    without them torch would write the mask into the graph as a constant."""
     torch, transformers = _needed("torch"), _needed("transformers")
     model = transformers.T5EncoderModel.from_pretrained(folder).eval()
 
