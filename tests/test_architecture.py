@@ -18,6 +18,7 @@ from sharing import Name, Source
 import graphsurgery
 from graphsurgery import errors
 from graphsurgery.cli.main import VERBS, cli
+from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.parameters import parameters_of
 from graphsurgery.edits.registry import EDITS
 
@@ -203,3 +204,22 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not {'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_an_edit_imports_no_other_edit() -> None:
+    """What adding pooling costs does not grow with the number of edits."""
+    code = (
+        "import sys, graphsurgery\nfrom graphsurgery.edit_list import LISTED\nassert graphsurgery.add_pooling\n"
+        "names = {one.function for one in LISTED.values() if f'graphsurgery.edits.{one.function}' in sys.modules}\n"
+        "assert names == {'add_pooling'}, names"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_verbs_and_summaries_stand_in_the_list_alone() -> None:
+    """A class takes them from `edit_list`; its own file says neither again."""
+    for listed in LISTED.values():
+        tree = ast.parse((PACKAGE / "edits" / f"{listed.function}.py").read_text(encoding="utf-8"))
+        fields = {one.target.id for node in tree.body if isinstance(node, ast.ClassDef) for one in node.body
+                  if isinstance(one, ast.AnnAssign)}  # fmt: skip
+        assert not fields & {"verb", "step", "summary"}, listed.verb

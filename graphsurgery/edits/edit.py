@@ -95,7 +95,7 @@ class Edit(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         listed = BY_CLASS.get(cls.__name__)
-        if listed is not None:
+        if listed is not None and cls.__module__.endswith(f".{listed.function}"):
             cls.verb, cls.step, cls.summary = listed.verb, listed.step, listed.summary
 
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
