@@ -29,8 +29,10 @@ def vectors_at_tokens(values: Array, mask: Array | None, *, per_token: bool = Fa
 
 
 def cosines(one: Array, other: Array) -> Array:
-    """Return the cosine between each two vectors of ``[n, dim]`` float64: ``[n]``. It is NaN where both are zero (they agree, at
-    no angle) and 0 where one of them is."""
+    """Return the cosine between each two vectors of ``[n, dim]`` float64, ``[n]``.
+
+    It is NaN where both are zero, which agree at no angle, and 0 where one of them is.
+    """
     first, second = (np.abs(side).max(axis=-1, keepdims=True, initial=0) for side in (one, other))
     with np.errstate(divide="ignore", invalid="ignore"):  # squares of what is as large as float64 allows would overflow
         one, other = one / first, other / second
@@ -40,8 +42,10 @@ def cosines(one: Array, other: Array) -> Array:
 
 
 def stretches(one: Array, other: Array) -> Array:
-    """Return how far the length of each vector of ``one`` is from that of ``other``, as a share of the latter: ``[n]``. It is
-    infinite where ``other`` is zero."""
+    """Return how far the length of each vector of ``one`` is from that of ``other``, as a share of the latter, ``[n]``.
+
+    It is infinite where ``other`` is zero.
+    """
     scale = np.abs(other).max(axis=-1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         found = np.abs(np.linalg.norm(one / scale, axis=-1) / np.linalg.norm(other / scale, axis=-1) - 1)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import GRAPHS, graphs_within
+from graphsurgery.graph.attributes import GRAPHS, graphs_within, tensor_proto
 from graphsurgery.graph.graph import Graph
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.nodes import taken
@@ -40,7 +40,8 @@ class Editor(Graph):
         """The source's message of each imported node, and what onnx-ir writes for it as long as it is unchanged."""
         self._graphs: dict[ir.Graph, onnx.GraphProto] = {}
         """The source's message of each graph within a node."""
-        self._source_tensors = {id(one) for one in source.graph.initializer}
+        self._unchanged = set(self.main.initializers.values())
+        """The initializers that hold what the source has in them."""
         self._note_origins(self.source.graph, self._imported)
         self._before = self._names()
         self._infos: list[onnx.ValueInfoProto] = []
@@ -133,6 +134,41 @@ class Editor(Graph):
             node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(held))
             self._enter(node)
 
+    def restore(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        """Let a constant be another ``tensor`` of its name."""
+        node = value.producer()
+        held = ir.serde.deserialize_tensor(tensor)
+        if node is None:
+            value.const_value = held
+            self._tensors[value] = tensor
+            self._unchanged.discard(value)
+        else:
+            node.attributes.clear()
+            node.attributes["value"] = ir.AttrTensor("value", held)
+            self._enter(node)
+
+    def store(self, tensor: onnx.TensorProto, beside: ir.Node | None) -> ir.Value:
+        """Add a constant under the name of ``tensor``: an initializer, or a Constant node behind the one that it stands
+        ``beside``."""
+        held = ir.serde.deserialize_tensor(tensor)
+        if beside is None:
+            value = ir.Value(name=tensor.name, const_value=held)
+            self._add_initializer(value, tensor)
+            return value
+        node = self.make_node(
+            "Constant", [], [tensor.name], {"value": held}, self.namer.new(beside.name) if beside.name else ""
+        )
+        self.insert(beside, [node])
+        return node.outputs[0]
+
+    def swap_output(self, value: ir.Value, other: ir.Value) -> None:
+        """Let ``other`` be the output of the graph that ``value`` is, under its name; ``value`` gets the name of ``other``."""
+        for place, output in enumerate(self.main.outputs):
+            if output is value:
+                self.main.outputs[place] = other
+        value.name, other.name = other.name, value.name
+        self._values |= {value.name or "": value, other.name or "": other}
+
     def add_constant(self, wish: str, array: np.ndarray) -> ir.Value:
         """Add a constant, called ``wish`` or something like it."""
         name = self.namer.new(wish)
@@ -142,12 +178,7 @@ class Editor(Graph):
             self._add_initializer(value, tensor)
             return value
         node = self.make_node("Constant", [], [name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
-        first = next(iter(self.main), None)
-        if first is None:
-            self.main.append(node)
-        else:
-            self.main.insert_before(first, node)
-        self._enter(node)
+        self.insert(None, [node])
         return node.outputs[0]
 
     def make_node(
@@ -166,12 +197,18 @@ class Editor(Graph):
         """Return whether a graph within a node has sparse initializers, which onnx-ir does not hold."""
         return graph in self._graphs and bool(self._graphs[graph].sparse_initializer)
 
-    def insert(self, place: ir.Node, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
-        """Put ``nodes`` behind the node ``place``. ``infos`` declare new values."""
-        new = list(nodes)
-        self.main.insert_after(place, new)
+    def insert(self, place: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
+        """Put ``nodes`` behind the node ``place``, or before all others where that is None. ``infos`` declare new values."""
+        new, first = list(nodes), next(iter(self.main), None)
+        if place is not None:
+            self.main.insert_after(place, new)
+        elif first is not None:
+            self.main.insert_before(first, new)
+        else:
+            self.main.extend(new)
         for node in new:
             self._enter(node)
+            self._values |= {value.name: value for value in node.outputs if value.name}
         self._infos += infos
 
     def drop_unread(self) -> int:
@@ -185,15 +222,21 @@ class Editor(Graph):
         dropped, self._sparse = len(self._sparse) - len(left), left
         return len(dead) + dropped
 
-    def finish(self) -> onnx.ModelProto:
-        """Return the model as it is now. What the source declares of values that are gone is gone as well."""
+    def finish(self, *, weights: bool = True) -> onnx.ModelProto:
+        """Return the model as it is now, without its `initializers` where ``weights`` is false.
+
+        What the source declares of values that are gone is gone as well.
+        """
         made = onnx.ModelProto()
-        made.CopyFrom(self.source)
+        if weights:
+            made.CopyFrom(self.source)
+            self._write_initializers(made.graph)
+        else:
+            _copy_without_weights(self.source, made)
         nodes = list(map(self._write, self.main))
         if [id(node) for node in nodes] != [id(node) for node in self.source.graph.node]:
             made.graph.ClearField("node")
             made.graph.node.extend(nodes)
-        self._write_initializers(made.graph)
         left = {one.values.name for one in self._sparse}
         _keep(made.graph.sparse_initializer, lambda one: one.values.name in left)
         gone = self._before - self._names()
@@ -201,16 +244,24 @@ class Editor(Graph):
         made.graph.value_info.extend(self._infos)
         return made
 
-    def _write_initializers(self, graph: onnx.GraphProto) -> None:
-        """Leave the source's initializers that are still there, the last of those of one name, and put the new ones behind."""
-        held = {name: self._tensors[value] for name, value in self.main.initializers.items()}
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The source's own initializers that are left, and the new ones behind them."""
+        kept, new = self._sorted_initializers()
+        return [*(self.source.graph.initializer[place] for place in kept), *new]
+
+    def _sorted_initializers(self) -> tuple[list[int], list[onnx.TensorProto]]:
+        """(the places of the source's initializers that are left, new initializers). Of several of one name the last counts."""
+        held = self.main.initializers
         last = {one.name: place for place, one in enumerate(self.source.graph.initializer)}
-        kept = {place: name for name, place in last.items() if name in held and id(held[name]) in self._source_tensors}
-        for place in reversed(range(len(graph.initializer))):
-            if place not in kept:
-                del graph.initializer[place]
-        old = set(kept.values())
-        graph.initializer.extend(tensor for name, tensor in held.items() if name not in old)
+        kept = {name: place for name, place in last.items() if name in held and held[name] in self._unchanged}
+        return sorted(kept.values()), [self._tensors[value] for name, value in held.items() if name not in kept]
+
+    def _write_initializers(self, graph: onnx.GraphProto) -> None:
+        kept, new = self._sorted_initializers()
+        for place in sorted(set(range(len(graph.initializer))) - set(kept), reverse=True):
+            del graph.initializer[place]
+        graph.initializer.extend(new)
 
     def _write(self, node: ir.Node) -> onnx.NodeProto:
         """Return the message of ``node``: the source's own where the node is what it was."""
@@ -248,6 +299,12 @@ class Editor(Graph):
             copy.CopyFrom(proto)
             del copy.node[:]
             copy.node.extend(map(self._write, graph))
+            for info, value in zip(copy.output, graph.outputs, strict=True):
+                info.name = value.name or ""
+            for tensor in copy.initializer:
+                held_tensor = graph.initializers[tensor.name].const_value if tensor.name in graph.initializers else None
+                if held_tensor is not None and held_tensor is not tensor:
+                    tensor.CopyFrom(tensor_proto(held_tensor))
             new.append(copy)
         attribute.CopyFrom(source)
         if attribute.HasField("g"):
@@ -298,6 +355,20 @@ def graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     if attribute.type == onnx.AttributeProto.GRAPH and not attribute.ref_attr_name:
         return [attribute.g]
     return list(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS and not attribute.ref_attr_name else []
+
+
+def _copy_without_weights(source: onnx.ModelProto, made: onnx.ModelProto) -> None:
+    """Copy all that is known of ``source`` into ``made``, except for the initializers of its graph."""
+    for one, other, left_out in ((source, made, "graph"), (source.graph, made.graph, "initializer")):
+        for field, content in one.ListFields():
+            if field.name == left_out:
+                continue
+            if field.is_repeated:
+                getattr(other, field.name).extend(content)
+            elif field.message_type is not None:
+                getattr(other, field.name).CopyFrom(content)
+            else:
+                setattr(other, field.name, content)
 
 
 def _keep(messages: Any, is_kept: Callable[[Any], bool]) -> None:

@@ -24,6 +24,7 @@ from graphsurgery.errors import MalformedModelError
 from graphsurgery.graph.attributes import array_of, constant_tensor, graphs_within
 from graphsurgery.graph.operators import COPYING, STANDARD, operator
 from graphsurgery.model.model import Model
+from graphsurgery.model.nodes import all_nodes
 from graphsurgery.model.parsing import shown
 from graphsurgery.model.records import Document
 
@@ -42,7 +43,7 @@ class Graph:
         check_defined_once(source.graph)
         self.source = source
         with _quiet():
-            self.model: ir.Model = ir.serde.deserialize_model(source)
+            self.model: ir.Model = ir.serde.deserialize_model(_importable(source))
         self.main: ir.Graph = self.model.graph
         self.opset = max((one.version for one in source.opset_import if one.domain in STANDARD), default=0)
         self._local_operators = {one.name for one in source.functions if one.domain in STANDARD}
@@ -71,6 +72,11 @@ class Graph:
     def nodes(self) -> Iterator[ir.Node]:
         """The nodes of the main graph, each after those whose values it reads. Nodes may come and go meanwhile."""
         return iter(self.main)
+
+    @property
+    def values(self) -> Iterator[ir.Value]:
+        """Every value of the main graph that has a name."""
+        return iter(self._values.values())
 
     def value(self, name: str) -> ir.Value | None:
         """Return the value of the main graph that is called ``name``."""
@@ -175,13 +181,16 @@ class Graph:
         graph = node.graph
         return node if graph is self.main or not isinstance(graph, ir.Graph) else self._holders.get(graph, node)
 
-    def _sort(self) -> None:
-        """Bring the nodes into an order that runs, otherwise as they are."""
-        nodes = list(self.main)
+    def in_order(self, graph: ir.Graph) -> list[ir.Node]:
+        """Return the nodes of the main graph, or of one within a node, in an order that runs and is otherwise their own.
+
+        Raises MalformedModelError where there is none.
+        """
+        nodes = list(graph)
         places = {value: place for place, node in enumerate(nodes) for value in node.outputs}
-        needs = [{places[value] for value in self.reads(node) if value in places} for node in nodes]
+        needs = [{places[value] for value in _all_reads(node) if value in places} for node in nodes]
         if all(max(needed, default=-1) < place for place, needed in enumerate(needs)):
-            return
+            return nodes
         needed_by: dict[int, list[int]] = {}
         for place, needed in enumerate(needs):
             for one in needed:
@@ -199,7 +208,20 @@ class Graph:
             left = next(node for place, node in enumerate(nodes) if needs[place])
             what = f"the node that gives {shown(left.outputs[0].name or '')!r} needs what is computed from it"
             raise MalformedModelError(what, "export the model again")
-        self.main.extend([nodes[place] for place in order])
+        return [nodes[place] for place in order]
+
+    def _sort(self) -> None:
+        """Bring the nodes of the main graph into an order that runs."""
+        nodes = self.in_order(self.main)
+        if nodes != list(self.main):
+            self.main.extend(nodes)
+
+
+def _all_reads(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that ``node`` and every node within it read."""
+    yield from (value for value in node.inputs if value is not None)
+    for inner in graphs_within(node):
+        yield from (value for one in inner for value in one.inputs if value is not None)
 
 
 def check_defined_once(graph: onnx.GraphProto) -> None:
@@ -213,6 +235,24 @@ def check_defined_once(graph: onnx.GraphProto) -> None:
         raise MalformedModelError(f"{shown(twice[0])!r} is given twice in the graph", "export the model again")
 
 
+def _importable(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``source`` without what onnx-ir does not import: attributes that hold a sparse tensor, or nothing at all.
+
+    An integer stands in the place of each, the element type of a sparse tensor; `Editor` writes the source's own.
+    """
+    if not any(one.type in NOT_IMPORTED for node in all_nodes(source.graph) for one in node.attribute):
+        return source
+    copy = onnx.ModelProto()
+    copy.CopyFrom(source)
+    for node in all_nodes(copy.graph):
+        for one in node.attribute:
+            if one.type in NOT_IMPORTED:
+                kind = one.sparse_tensor.values.data_type
+                one.CopyFrom(onnx.AttributeProto(name=one.name, type=onnx.AttributeProto.INT, i=kind))
+    return copy
+
+
+NOT_IMPORTED = (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 _SHARED: WeakKeyDictionary[Document, Graph] = WeakKeyDictionary()
 _SHARING = threading.Lock()
 _IS_QUIET = ContextVar("_IS_QUIET", default=False)
