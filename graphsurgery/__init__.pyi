@@ -157,7 +157,7 @@ def add_cnn(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         weights: The CNN module's folder, or its model.safetensors or pytorch_model.bin: convs.<i>.weight [out, in,
             size] and convs.<i>.bias [out]. A relative path starts at the current folder.
-        target: The token embeddings. Default: the hidden state that the graph shows.
+        target: The token embeddings. Default: the hidden state found in the graph.
         output_name: The name of the result.
         keep_target: Keep the target as an output as well.
 
@@ -251,7 +251,7 @@ def add_lstm(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         weights: The LSTM module's folder, or its model.safetensors or pytorch_model.bin: encoder.weight_ih_l0 [4H, in]
             and so on, as torch.nn.LSTM names them. A relative path starts at the current folder.
-        target: The token embeddings. Default: the hidden state that the graph shows.
+        target: The token embeddings. Default: the hidden state found in the graph.
         mask: The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling). Default:
             the attention mask input.
         ids: The input with the token ids. Default: input_ids.
@@ -312,7 +312,7 @@ def add_pooling(
             1_Pooling/config.json). Several modes, separated by commas, are concatenated in that order.
         normalize: Append L2 normalisation as well.
         hidden_state: The value to pool: [batch, seq, dim] in float32, float16, bfloat16 or float64. Default: the hidden
-            state that the graph shows.
+            state found in the graph.
         mask: The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token),
             or pad:ID (tokens are the ids other than ID). Default: the attention mask input.
         ids: The input with the token ids. Default: input_ids.
@@ -385,10 +385,10 @@ def add_weighted_layer_pooling(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         weights: The WeightedLayerPooling module's folder: its config.json and layer_weights [layers]. A relative path
             starts at the current folder.
-        layers: The names of all hidden layers, the output of the embeddings first. Default: the hidden layers that the
-            graph shows.
+        layers: The names of all hidden layers, the output of the embeddings first. Default: the hidden layers found in
+            the graph.
         before_norm: Take the last hidden layer before the encoder's final normalisation.
-        target: The last hidden state, an output. Default: the hidden state that the graph shows.
+        target: The last hidden state, an output. Default: the hidden state found in the graph.
         output_name: The name of the result.
         keep_target: Keep the target as an output as well.
 
@@ -422,7 +422,7 @@ def add_word_weights(
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         weights: The WordWeights module's folder, or its config.json. A relative path starts at the current folder.
-        target: The token embeddings. Default: the hidden state that the graph shows.
+        target: The token embeddings. Default: the hidden state found in the graph.
         mask: The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token),
             or pad:ID (tokens are the ids other than ID). Default: the attention mask input.
         ids: The input with the token ids. Default: input_ids.
@@ -568,7 +568,7 @@ def optional_input(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         input: The input that callers may leave out.
         fill: The default for callers that leave it out. Default: as the input's name says.
-        like: The input whose shape it has. Default: the token ids.
+        like: The input whose shape the default stands for. Default: the token ids.
 
     Returns:
         the edited model, a new one.

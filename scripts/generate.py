@@ -121,7 +121,7 @@ def _rows(edit: type[Edit]) -> Iterator[str]:
     for one in parameters_of(edit):
         option = one.option if one.kind is bool else f"{one.option} {one.metavar}"
         text = one.help + (" May be repeated." if one.is_several else "")
-        text += f" Called `{one.called}` in the library: `{spelled(one.takes)}`." if one.called != one.name else ""
+        text += f" The function calls it `{one.called}`: `{spelled(one.takes)}`." if one.called != one.name else ""
         cells = (f"`{option}`", _default(one), text)
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 

@@ -70,7 +70,7 @@ class AddCnn(GraphEdit[Convolutions]):
         PATH,
         required=True,
     )
-    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output as well.", False)
     width: int = resolved(0)

@@ -155,7 +155,7 @@ class AddLstm(GraphEdit[Recurrence]):
         PATH,
         required=True,
     )
-    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     mask: str | None = mask_parameter(
         "The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling)."
     )

@@ -66,7 +66,7 @@ class AddPooling(GraphEdit[Pooled]):
         "The value to pool: [batch, seq, dim] in float32, float16, bfloat16 or float64.",
         None,
         "NAME",
-        otherwise="the hidden state that the graph shows",
+        otherwise="the hidden state found in the graph",
     )
     mask: str | None = mask_parameter()
     ids: str | None = ids_parameter()

@@ -126,11 +126,11 @@ class AddWeightedLayerPooling(GraphEdit[Layers]):
         None,
         "NAME[,NAME...]",
         takes=str | Sequence[str] | None,
-        otherwise="the hidden layers that the graph shows",
+        otherwise="the hidden layers found in the graph",
     )
     before_norm: bool = parameter("Take the last hidden layer before the encoder's final normalisation.", False)
     target: str | None = parameter(
-        "The last hidden state, an output.", None, "NAME", otherwise="the hidden state that the graph shows"
+        "The last hidden state, an output.", None, "NAME", otherwise="the hidden state found in the graph"
     )
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output as well.", False)

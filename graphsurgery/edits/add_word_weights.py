@@ -79,7 +79,7 @@ class AddWordWeights(GraphEdit[Weighing]):
     """
 
     weights: str = parameter("The WordWeights module's folder, or its config.json.", "", PATH, required=True)
-    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state that the graph shows")
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     mask: str | None = mask_parameter()
     ids: str | None = ids_parameter()
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")

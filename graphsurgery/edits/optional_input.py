@@ -50,7 +50,7 @@ class OptionalInput(GraphEdit[Default]):
     fill: str | None = parameter(
         "The default for callers that leave it out.", None, "zeros|ones", otherwise="as the input's name says"
     )
-    like: str | None = parameter("The input whose shape it has.", None, "NAME", otherwise="the token ids")
+    like: str | None = parameter("The input whose shape the default stands for.", None, "NAME", otherwise="the token ids")
     dtype: str | None = resolved(None)
 
     def resolve(self, model: Model) -> Resolved[Self, Default]:
