@@ -44,6 +44,8 @@ def _pooling(module: Module, features: Features) -> Steps:
             f"{config.path} says that token embeddings are {config.dimension} wide, and the encoder's are {features.width}",
             "the config, or the ONNX file, belongs to another model",
         )
+    width = config.dimension or features.width
+    features.embedding = None if width is None else width * len(config.modes)
     name = features.make(module, SENTENCE, TOKENS)
     kept = tuple(hidden if name == TOKENS else name for name in features.kept)
     return [
@@ -60,6 +62,8 @@ def _dense(module: Module, features: Features) -> Steps:
     writes = setting(module.config, "module_output_name", str, path, reads)
     value = features.value(module, reads)
     name = features.make(module, writes, reads)
+    if writes == SENTENCE:
+        features.embedding = setting(module.config, "out_features", int, path)
     residual = setting(module.config, "use_residual", bool, path, False)
     keep = writes != reads or features.keeps(reads)
     return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
@@ -113,6 +117,7 @@ def _splade(module: Module, features: Features) -> Steps:
     path = module.path / "config.json"
     target = features.value(module, TOKENS)
     name = features.make(module, SENTENCE, TOKENS)
+    features.embedding = setting(module.config, "word_embedding_dimension", int, path)
     strategy = setting(module.config, "pooling_strategy", str, path, "max")
     activation = setting(module.config, "activation_function", str, path, "relu")
     return [AddSpladePooling(strategy, activation, target=target, output_name=name)]
