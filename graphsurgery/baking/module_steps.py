@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.edits.add_cnn import AddCnn
@@ -63,10 +64,17 @@ def _dense(module: Module, features: Features) -> Steps:
     value = features.value(module, reads)
     name = features.make(module, writes, reads)
     if writes == SENTENCE:
-        features.embedding = setting(module.config, "out_features", int, path)
+        features.embedding = _rows(module, path)
     residual = setting(module.config, "use_residual", bool, path, False)
     keep = writes != reads or features.keeps(reads)
     return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
+
+
+def _rows(module: Module, path: Path) -> int | None:
+    """Return the width of what a Dense module makes, if its config tells."""
+    rows: int | None = setting(module.config, "out_features", int, path)
+    halved = setting(module.config, "activation_function", str, path, "").rpartition(".")[2] == "GLU"
+    return rows // 2 if rows is not None and halved else rows
 
 
 def _normalize(module: Module, features: Features) -> Steps:
