@@ -154,7 +154,7 @@ class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it
 
 
 class PostconditionError(AssertionError):
-    """An edit did not do what it promises, or was not settled: a bug in graphsurgery. Nothing was written.
+    """An edit did not do what it promises, or was not resolved: a bug in graphsurgery. Nothing was written.
 
     The message says what was promised and what was found. The command line treats it as a bug: traceback and exit code 3.
     """

@@ -68,7 +68,7 @@ SHARED_MODULES = {
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
-    "encoder.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
+    "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {

@@ -58,9 +58,9 @@ def test_every_edit_refuses_another_interface(verb: str) -> None:
             edit.ensure(source.interface, fault(after))
 
 
-def test_what_is_not_settled() -> None:
+def test_what_is_not_resolved() -> None:
     assert present("", "target") == ""
-    with pytest.raises(PostconditionError, match="target should be settled"):
+    with pytest.raises(PostconditionError, match="target should be known"):
         present(None, "target")
 
 

@@ -143,7 +143,7 @@ EDIT = '''
 REFERENCE = '''
     """add-offset: y = x + offset."""
 
-    from graphsurgery.references.reference import Expected, Meaning, float_target, relative_to
+    from graphsurgery.references.reference import Expected, Reference, float_target, relative_to
 
 
     def _value(parameters, known):
@@ -151,7 +151,7 @@ REFERENCE = '''
         return [Expected(y, relative_to(y))]
 
 
-    MEANING = Meaning(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
+    REFERENCE = Reference(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
 '''
 PROGRAM = """
     import inspect, json, sys

@@ -62,7 +62,7 @@ def test_modes_as_text_or_sequence_are_the_same() -> None:
 
 
 def test_what_is_recorded(tmp_path: Path) -> None:
-    """The edit, its settled parameters, the version and the source's fingerprint; weights only when asked for."""
+    """The edit, its resolved parameters, the version and the source's fingerprint; weights only when asked for."""
     source = graphsurgery.load(BERT)
     (entry,) = entries(graphsurgery.add_pooling(source))
     assert (entry["edit"], entry["version"], entry["source"]) == ("add-pooling", graphsurgery.__version__, source.fingerprint)

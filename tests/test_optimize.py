@@ -42,7 +42,7 @@ from graphsurgery.graph.write_back import with_weights
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
 from graphsurgery.optimizer import job
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder
 from graphsurgery.rewrites.fuse.kernels import with_own_bias, without_kernel
@@ -253,7 +253,7 @@ def test_left_padding(tmp_path: Path) -> None:
     source = graphsurgery.load(fixture("bert"))
     bare = Session(optimize_model(str(fixture("bert")), "bert", opt_level=0).model.SerializeToString())
     ours = Session(optimized(source, tmp_path / "made.onnx").output)
-    drawer = drawer_of(source, [])
+    drawer = feeds_for(source)
     worst: dict[str, dict[str, float]] = {"right padding": {}, "left padding": {}, "holes": {}}
     for kind, masks in drawer.kinds():
         if kind in worst:
@@ -277,7 +277,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
     onnx.save(with_own_bias(bare, given), tmp_path / "without_biases.onnx")
-    drawer = drawer_of(source, [])
+    drawer = feeds_for(source)
     feed = drawer.feed(np.ones((2, 5), bool), seed=0)
     assert ("crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
     done = optimized(source, tmp_path / "made.onnx")

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 import graphsurgery
 from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
-from graphsurgery.edits import masks
+from graphsurgery.edits import token_mask
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder import hidden_state, roles, tables, width
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
@@ -168,7 +168,7 @@ def test_another_mask(broken, tmp_path: Path, edit: Edit, roles_of: Any) -> None
 
 
 def test_another_mask_than_asked_for(broken, tmp_path: Path) -> None:
-    broken(masks.find_mask, lambda *_: masks.Mask(masks.MaskSpec.parse(IDS), IDS))
+    broken(token_mask.find_mask, lambda *_: token_mask.Mask(token_mask.MaskSpec.parse(IDS), IDS))
     failed(AddPooling("mean", mask=MASK), tiny_encoder(), tmp_path, "as asked")
 
 

@@ -28,7 +28,9 @@ class Features:
     token_weights: str | None = None
     """The value of the graph that holds the weights of tokens, where a module made them."""
     width: int | None = None
-    """How wide the token embeddings are, where the encoder's weights tell and no module changed them."""
+    """The width of the token embeddings, if the encoder's weights tell it and no module changed them."""
+    embedding: int | None = None
+    """The width of the sentence embedding, if the modules' configs tell it."""
     notes: list[str] = field(default_factory=list)
 
     def value(self, module: Module, name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphsurgery.baking.features import TOKENS, Features
+from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.baking.finish import Planned, cut, finished
 from graphsurgery.baking.folder import repository_of
 from graphsurgery.baking.m3 import LAYERS, m3_steps
@@ -17,11 +17,10 @@ from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.errors import FolderError, RequestError
+from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import (
-    FolderConfig,
-    read_folder_config,
-)
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_folder_config
+from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 
 
@@ -58,7 +57,9 @@ class BakePlan:
 
     tokens: Tokens
     width: int | None
-    """How wide the encoder's token embeddings are, where its weights tell."""
+    """The width of the encoder's token embeddings, if its weights tell."""
+    uncut: int | None = None
+    """The folder's truncate_dim, if it leaves the embedding whole."""
 
     @property
     def repository(self) -> str | None:
@@ -77,7 +78,7 @@ class BakePlan:
 
 
 def plan_bake(folder: Path, request: Request) -> BakePlan:
-    """Read ``folder`` and settle everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
+    """Read ``folder`` and plan everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
     raises."""
     config = read_folder_config(folder)
     modules, notes = routed(modules_of(folder), request.route)
@@ -90,7 +91,7 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):
         planned += [(step, module.path) for step in steps_of(module, features)]
     planned += finished(folder, config, modules, features)
-    planned += cut(folder, config, encoder, planned, features, request.truncate_dim)
+    planned += cut(folder, config, features, request.truncate_dim)
     if request.precision is not None:
         planned.append((OutputPrecision(request.precision, request.ranges), None))
     _refuse_unused(request, [step for step, _ in planned])
@@ -100,7 +101,17 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
         )
     steps, origins = zip(*planned, strict=True)
     tokens = tokens_of(folder, modules[0])
-    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width)
+    uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
+    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width, uncut)
+
+
+def check_uncut(plan: BakePlan, made: Interface) -> None:
+    """Raise FolderError if the embedding is wider than the configs said when the folder's cut was left out."""
+    embedding = made.output(SENTENCE)
+    width = embedding.dims[-1] if embedding is not None and embedding.dims else None
+    if plan.uncut is not None and isinstance(width, int) and width > plan.uncut:
+        what = f"{plan.folder / FOLDER_CONFIG} cuts to {plan.uncut} dims, all that the modules' configs name"
+        raise FolderError(f"{what}, and the embedding has {width}", DOWNLOAD)
 
 
 def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:

@@ -14,7 +14,6 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.masks import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.operators import FLOAT, INT32, Operators
 from graphsurgery.edits.outputs import (
@@ -26,6 +25,7 @@ from graphsurgery.edits.outputs import (
     find_tokens,
     put_in_place,
 )
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.errors import WeightsError
 from graphsurgery.folders.module_config import check_setting, module_config
 from graphsurgery.interface import Interface

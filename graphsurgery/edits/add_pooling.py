@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.masks import Mask, find_mask, ids_parameter, mask_parameter, token_mask, without_prompt
 from graphsurgery.edits.operators import FLOAT, Operators, l2_normalize
 from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
@@ -26,6 +25,7 @@ from graphsurgery.edits.pooling_request import (
     read_modes,
     read_prompt,
 )
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask, without_prompt
 from graphsurgery.encoder.head import EMBEDDING, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError

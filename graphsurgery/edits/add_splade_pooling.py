@@ -10,9 +10,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.masks import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.encoder.head import EMBEDDING, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState
 from graphsurgery.encoder.logits import find_logits

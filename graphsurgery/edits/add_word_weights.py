@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.masks import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.edits.module_weights import absolute_path, recorded_place
 from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import (
@@ -23,6 +22,7 @@ from graphsurgery.edits.outputs import (
     find_tokens,
     put_in_place,
 )
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.encoder.tables import tables_of
 from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError

@@ -16,8 +16,8 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.promised import promised_outputs
-from graphsurgery.references.chain import declared, steps_beyond
+from graphsurgery.proof.promised import outputs_by_link
+from graphsurgery.references.chain import Chain, steps_beyond
 from graphsurgery.references.reference import named
 from graphsurgery.report import Check, Report, Verdict
 
@@ -50,14 +50,14 @@ def as_asked(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -
     return Report((Check(NAME, "; ".join(wrong), stated=Verdict.FAILED),) if wrong else ())
 
 
-def _wrong(source: Model, chain: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if len(chain) != len(asked):
-        yield f"{len(asked)} edits were asked for, and the file records {len(chain)}"
+def _wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(steps) != len(asked):
+        yield f"{len(asked)} edits were asked for, and the file records {len(steps)}"
         return
-    for place, (step, wanted) in enumerate(zip(chain, asked, strict=True)):
-        earlier = chain[:place]
-        inputs, outputs = declared(source, earlier).interface.inputs, promised_outputs(source, earlier)
-        start = Start(inputs, outputs, [*head_steps(source), *earlier])
+    chain = Chain(steps)
+    starts = zip(chain.declared(source), outputs_by_link(source, chain), strict=True)
+    for place, (step, wanted, (before, outputs)) in enumerate(zip(steps, asked, starts, strict=False)):
+        start = Start(before.interface.inputs, outputs, [*head_steps(source), *steps[:place]])
         for name in GIVEN:
             found = step.parameters.get(name)
             if isinstance(wanted.get(name), str) and wanted[name]:

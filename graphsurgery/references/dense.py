@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError, WeightsDifferError
-from graphsurgery.references.activations import ACTIVATIONS, bent, with_jumps
+from graphsurgery.references.activation import ACTIVATIONS, bent, with_jumps
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude, through
 
 
@@ -27,10 +27,11 @@ def prelu(x: Array, slope: Array) -> Array:
     return np.where(x < 0, slope * x, x)
 
 
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
     if parameters["activation"] not in (*ACTIVATIONS, "prelu"):
         what = f"there is no reference for the activation {parameters['activation']!r}"
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    return parameters
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
@@ -78,10 +79,10 @@ def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool)
     )
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=made_of_target,
-    check=_check,
+    read=_read,
 )

@@ -10,7 +10,7 @@ import onnx
 from graphsurgery.errors import WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, named, relative_to, resized
 from graphsurgery.references.rounding import EPSILON, allowed, lengthened, magnitude, total
 
 
@@ -43,6 +43,6 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
     return [made if value.name == made.name else value for value in before]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
 )  # fmt: skip

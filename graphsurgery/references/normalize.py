@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.reference import UNIT, Array, Expected, Known, Meaning, Parameters, float_target
+from graphsurgery.references.reference import UNIT, Array, Expected, Known, Parameters, Reference, float_target
 from graphsurgery.references.rounding import EPSILON, allowed, total
 
 OWN = 4 * EPSILON
@@ -29,4 +29,4 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [unit(known[parameters["target"]], known.rounding(parameters["target"]))]
 
 
-MEANING = Meaning(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
+REFERENCE = Reference(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)

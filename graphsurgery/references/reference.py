@@ -1,4 +1,4 @@
-"""What an edit means: from the parameters that a file records of it to the values that its outputs must have, and how exactly.
+"""The reference of an edit: the values that its outputs must have, and how exactly, by the parameters that a file records.
 
 Tolerances (float32 head against float64 reference): 1e-5 * max(1, max|x|) over a row, 1e-6 for unit vectors.
 """
@@ -19,7 +19,12 @@ from graphsurgery.references.recorded_weights import RecordedWeights
 
 RELATIVE, UNIT = tolerance.RELATIVE, tolerance.UNIT
 LITERAL = "a number"
-"""Stands for any literal size in a promised dim: a made output's width is compared with what a run gives."""
+"""Any literal size in a promised dim: the width of an output is compared with what a run gives."""
+MOST_DIGITS = 10
+"""More than any size or token id has; Python refuses to read thousands of them."""
+MOST_TOKENS = 1 << 20
+"""Rows times positions at most: what a forged record says beyond that is not run."""
+
 Array = np.ndarray
 Values = dict[str, Array]
 Parameters = Mapping[str, Any]
@@ -70,9 +75,11 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What an edit means. Everything is a function of the parameters that the file records, which are of the types that
-    `record_types` lists."""
+class Reference:
+    """What an edit must compute.
+
+    Everything is a function of the parameters that the file records, as `read` gives them.
+    """
 
     reads: Callable[[Parameters], list[str]]
     """Values of the graph that it starts from."""
@@ -94,8 +101,9 @@ class Meaning:
     """Whether it looks ids up in a table, which has rows for the vocabulary alone."""
     per_token: Callable[[Parameters], list[str]] = lambda _: []
     """Those of the values it reads that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
-    check: Callable[[Parameters], None] = lambda _: None
-    """Raises UnsupportedModelError for parameters that there is no reference for."""
+    read: Callable[[Parameters], Parameters] = lambda parameters: parameters
+    """Read the texts among the recorded parameters, which have the types that `record_types` lists. Called once for each step.
+    Raises UnsupportedModelError for parameters that have no reference."""
     fields: Fields | None = None
     """What it does to the fields of the source, where it does not leave them alone: inputs, names, dims."""
     through: Callable[[Parameters, Values, Before], dict[str, Expected]] | None = None
@@ -111,6 +119,11 @@ class Meaning:
     """The longest sequence on which the source can tell what it means, where that is limited."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes take what it does to the interface."""
+
+
+def number(text: str) -> int | None:
+    """Return the number from 0 on that ``text`` is; None if it is none, or has too many digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def exact(values: Values) -> dict[str, Expected]:

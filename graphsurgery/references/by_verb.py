@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 
 from graphsurgery.edit_list import RECORDED_EDITS, ByVerb, Listed
-from graphsurgery.references.reference import Meaning
+from graphsurgery.references.reference import Reference
 
 POOLING, NORMALIZE, OPTIONAL = "add-pooling", "add-normalize", "optional-input"
 
 
-def _reference_of(listed: Listed) -> Meaning:
-    meaning: Meaning = import_module(f"graphsurgery.references.{listed.reference}").MEANING
-    return meaning
+def _reference_of(listed: Listed) -> Reference:
+    reference: Reference = import_module(f"graphsurgery.references.{listed.reference}").REFERENCE
+    return reference
 
 
-MEANINGS: ByVerb[Meaning] = ByVerb(RECORDED_EDITS, _reference_of)
+REFERENCES: ByVerb[Reference] = ByVerb(RECORDED_EDITS, _reference_of)

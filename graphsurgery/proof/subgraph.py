@@ -10,10 +10,9 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.inference import value_in
-from graphsurgery.references.chain import inside, made_by
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.nested import every_node
 
 
@@ -73,7 +72,7 @@ def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onn
     return done
 
 
-def added_values(output: Model, steps: Sequence[Step], changed: Difference) -> set[str]:
-    """What nodes that were added have to make: outputs, and values that nodes of the source take in place of inputs."""
+def added_values(output: Model, chain: Chain, changed: Difference) -> frozenset[str]:
+    """Return the values that added nodes have to make: outputs, and values that nodes of the source take instead of inputs."""
     taken = {name for node in every_node(output.proto.graph) for name in node.input}
-    return made_by(steps) | {name for name in inside(steps) if name in taken or name in changed.made}
+    return chain.made | {name for name in chain.inside if name in taken or name in changed.made}
