@@ -108,8 +108,8 @@ EDIT = '''
 
     import numpy as np
 
+    from graphsurgery.edits.draft_operators import Operators
     from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
-    from graphsurgery.edits.operators import Operators
     from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
     from graphsurgery.interface import Interface, Value
     from graphsurgery.model.draft import Draft

@@ -537,3 +537,12 @@ def test_large_weights(name: str, width: int, fixture_copy, tmp_path: Path, caps
     assert as_json("verify", other / "back.onnx", "--against", model, "--atol", "0", capsys=capsys)[0] == OK
     if name != "bert-external":
         assert (other / "back.onnx").read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_layer_norm_of_values_that_are_nearly_alike(dims: int, opset: int) -> None:
+    """x - mean is exact to its last digits, however large x is: of two dims near -8 the mean's own rounding would show."""
+    source = graphsurgery.load(tiny_encoder(opset=opset, hidden=dims, names={"last_hidden_state": "token_embeddings"}))
+    model = AddLayerNorm(module_folders.layer_norm(dims, 1), "token_embeddings").apply(source)
+    assert graphsurgery.verify(model, against=source)

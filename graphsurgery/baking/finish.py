@@ -1,4 +1,4 @@
-"""What comes after a folder's modules: what its configs say of their result, and what was asked for."""
+"""The edits after a folder's modules: those that its configs say, and those that were asked for."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from graphsurgery.model.model import Model
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a bake besides the folder's own modules."""
+    """A request for a bake, besides the folder's own modules."""
 
     onnx: str | None = None
     """The encoder's file, where it is not onnx/model.onnx or model.onnx."""
@@ -36,7 +36,7 @@ class Request:
     precision: str | None = None
     ranges: str | None = None
     keep_output: tuple[str, ...] = ()
-    """What stays an output besides the embedding: token_embeddings; of bge-m3 sparse_weights and colbert_vectors."""
+    """Outputs to keep besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
     exported: Path | None = None
     """The encoder's file where it was exported elsewhere; it counts as lying at onnx/model.onnx."""
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class BakePlan:
-    """What will be done with ``folder``: ``steps`` on ``encoder``."""
+    """The plan for ``folder``: ``steps`` on ``encoder``."""
 
     folder: Path
     config: FolderConfig
@@ -52,7 +52,7 @@ class BakePlan:
     encoder: Model
     steps: tuple[Edit, ...]
     origins: tuple[Path | None, ...]
-    """What each of the steps comes from: a module's folder or a config; None where it was asked for."""
+    """The origin of each step: a module's folder or a config; None if it was asked for."""
     notes: tuple[str, ...]
 
     tokens: Tokens
@@ -68,7 +68,7 @@ class BakePlan:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's name."""
         return self.repository.rpartition("/")[2] if self.repository is not None else self.folder.resolve().name
 
     @property

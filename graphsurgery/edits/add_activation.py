@@ -7,8 +7,8 @@ from typing import Self
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value

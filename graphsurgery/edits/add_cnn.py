@@ -9,9 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,

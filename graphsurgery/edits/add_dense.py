@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError, WeightsError
 from graphsurgery.folders.dense_config import IDENTITY, dense_config

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -23,10 +23,16 @@ EPSILON = 1e-5
 
 
 def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarray) -> gs.Variable:
-    """(x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean."""
+    """Build (x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean.
+
+    The mean is subtracted twice. Its rounding in float32 is the same in every dim, and is large beside x - mean if all values
+    of x are nearly alike. The second subtraction removes it.
+    """
     size = ops.constant(len(scale), np.float32, "size")
     mean = ops.node("Div", ops.reduce_sum(x, -1, "sum", keepdims=True), size, name="mean")
-    centred = ops.node("Sub", x, mean, name="centred")
+    nearly = ops.node("Sub", x, mean, name="nearly_centred")
+    rest = ops.node("Div", ops.reduce_sum(nearly, -1, "rest_sum", keepdims=True), size, name="rest")
+    centred = ops.node("Sub", nearly, rest, name="centred")
     squares = ops.reduce_sum(ops.node("Mul", centred, centred, name="squares"), -1, "sum_of_squares", keepdims=True)
     variance = ops.node("Div", squares, size, name="variance")
     deviation = ops.node(

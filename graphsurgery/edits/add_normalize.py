@@ -8,8 +8,8 @@ from typing import Self
 import onnx
 
 from graphsurgery.contracts import require_promised
+from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.operators import Operators, l2_normalize
 from graphsurgery.edits.outputs import find_target, put_in_place
 from graphsurgery.edits.rename import Rename, before_rename
 from graphsurgery.edits.truncate import Truncate, parse_dims

@@ -11,8 +11,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present, require_promised
+from graphsurgery.edits.draft_operators import FLOAT, Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.operators import FLOAT, Operators, l2_normalize
 from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import (
@@ -37,7 +37,7 @@ from graphsurgery.runtime.probe import measured_width
 
 @dataclass(frozen=True)
 class Pooled:
-    """What pooling starts from."""
+    """The values that pooling starts from."""
 
     hidden: HiddenState
     mask: Mask

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
 from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.encoder.head import EMBEDDING, why_pooled
@@ -53,7 +53,7 @@ def _activated(ops: Operators, x: gs.Tensor, activation: str) -> gs.Variable:
 
 @dataclass(frozen=True)
 class Scores:
-    """What SPLADE pooling starts from."""
+    """The values that SPLADE pooling starts from."""
 
     scores: HiddenState
     mask: Mask

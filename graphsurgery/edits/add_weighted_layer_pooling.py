@@ -11,9 +11,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import absolute_path, recorded_place
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,
@@ -33,7 +33,7 @@ from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
 WEIGHTS = "token_weights"
-"""What the weights of a text's tokens are called, and the name that their digest is recorded under."""
+"""The name of the weights of a text's tokens. Their digest is recorded under the same name."""
 
 
 def weighted(ops: Operators, x: gs.Tensor, ids: gs.Tensor, m: gs.Tensor, table: np.ndarray, name: str) -> gs.Variable:

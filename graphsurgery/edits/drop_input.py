@@ -9,9 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import require_promised
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, find_fill, find_input, find_like
-from graphsurgery.edits.operators import Operators
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Interface, Value, type_name

@@ -13,10 +13,21 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present, require_promised
-from graphsurgery.edits.baked_dims import AXES, BATCH, CUT, END, POSITIONS, SEQUENCE, Constants, Rewrite, described, planned
+from graphsurgery.edits.baked_dims import (
+    AXES,
+    BATCH,
+    CUT,
+    END,
+    POSITIONS,
+    SEQUENCE,
+    Constants,
+    Rewrite,
+    describe,
+    plan_rewrites,
+)
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import symbolic_dims
-from graphsurgery.edits.operators import Operators
 from graphsurgery.edits.trials import try_sizes
 from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.errors import RequestError, UnsupportedModelError
@@ -109,7 +120,7 @@ class Replacements:
 
 @dataclass(frozen=True)
 class Freed:
-    """What `DynamicDim` frees, and how."""
+    """The sizes that `DynamicDim` frees, and how."""
 
     inputs: tuple[str, ...]
     ids: str
@@ -121,7 +132,7 @@ class Freed:
 
     @property
     def recorded_rewrites(self) -> tuple[str, ...]:
-        """Which input of which node becomes which value, and how that is made, as files record it."""
+        """Each rewrite as files record it: the node's output, the place among its inputs, the new value, and its kind."""
         return tuple(json.dumps([one.output, one.place, name, one.kind]) for name, one in self.rewrites.items())
 
     @property
@@ -179,7 +190,7 @@ class DynamicDim(GraphEdit[Freed]):
             sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=inputs,
             mask=roles.mask.name if roles.mask is not None else None, follows=None, rewired=(),
         )  # fmt: skip
-        namer, rewrites = Namer.of(model.proto), planned(model, sizes)
+        namer, rewrites = Namer.of(model.proto), plan_rewrites(model, sizes)
         attempts = [Freed(inputs, ids.name, {}, None)]
         if rewrites:
             named = {namer.new("graphsurgery/dims/value"): rewrite for rewrite in rewrites}
@@ -192,7 +203,7 @@ class DynamicDim(GraphEdit[Freed]):
                 found = replace(attempt, follows=trial.follows)
                 return Resolved(replace(edit, follows=found.recorded_follows), found, self._notes(sizes, found))
             reasons.append(trial.reason)
-        places = list(dict.fromkeys(described(model, rewrites)))
+        places = list(dict.fromkeys(describe(model, rewrites)))
         where = f"; the size stands in {', '.join(places[:3])}" if places else ""
         raise UnsupportedModelError(
             f"{' and '.join(f'{which} {size}' for which, size in sizes.items())} cannot be freed: {reasons[-1]}{where}",

@@ -9,9 +9,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import require_promised
+from graphsurgery.edits.draft_operators import INT32, INT64, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import find_input
-from graphsurgery.edits.operators import INT32, INT64, Operators
 from graphsurgery.encoder.roles import is_ids_like
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value, type_name

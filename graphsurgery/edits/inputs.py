@@ -1,4 +1,4 @@
-"""How edits of the interface find inputs and dims, and read names and values in pairs."""
+"""For edits of the interface: find inputs and dims, and read pairs of names and values."""
 
 from __future__ import annotations
 

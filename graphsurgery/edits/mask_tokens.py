@@ -9,8 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import INT32, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.operators import INT32, Operators
 from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
 from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, token_mask
 from graphsurgery.errors import RequestError

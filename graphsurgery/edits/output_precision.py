@@ -10,9 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import FLOAT, INT8, UINT8, Operators
 from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import absolute_path, recorded_place
-from graphsurgery.edits.operators import FLOAT, INT8, UINT8, Operators
 from graphsurgery.edits.outputs import VECTORS, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError, WeightsDifferError
 from graphsurgery.folders.ranges import read_ranges
@@ -27,11 +27,11 @@ BUCKETS = 255
 BITS = 8
 TEXTS = ".txt"
 SIGN = 128
-"""What is taken off an unsigned byte to make it a signed one."""
+"""Subtracted from an unsigned byte to make it a signed one."""
 
 
 def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
-    """clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
+    """Build clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
 
     ``x [batch, dim]`` float32, ``ranges [2, dim]`` float32: each dim's min and max.
     """
@@ -50,7 +50,7 @@ def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs
 
 
 def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
-    """Eight dims a byte, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
+    """Build bytes of eight dims each, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
 
     ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 where
     ``signed``.
@@ -64,7 +64,7 @@ def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variabl
 
 
 def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
-    """Whole numbers 0..255 in float32 as uint8, or less 128 as int8."""
+    """Build bytes from whole numbers 0..255 in float32: uint8, or less 128 int8."""
     if not signed:
         return ops.cast(value, UINT8, "bytes")
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")

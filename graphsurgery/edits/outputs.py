@@ -10,8 +10,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import require_promised
+from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import already_recorded
-from graphsurgery.edits.operators import FLOAT, Operators
 from graphsurgery.encoder.head import EMBEDDING, head_steps
 from graphsurgery.encoder.hidden_state import Sought, find_hidden_state
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError, UnsupportedModelError

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.operators import FLOAT, Operators
+from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
 from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
 from graphsurgery.encoder.hidden_state import inferred

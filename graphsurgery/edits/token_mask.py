@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import BOOL, INT32, Operators
 from graphsurgery.edits.edit import parameter
-from graphsurgery.edits.operators import BOOL, INT32, Operators
 from graphsurgery.encoder.roles import MASK_NAMES, Roles, is_ids_like, is_mask_like, roles_of
 from graphsurgery.errors import MaskError, NameNotFoundError
 from graphsurgery.interface import type_name

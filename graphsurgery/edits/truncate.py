@@ -10,8 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
+from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.operators import Operators, l2_normalize
 from graphsurgery.edits.outputs import check_free, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value

@@ -1,4 +1,4 @@
-"""What is pooled: the encoder's token embeddings ``[batch, seq, hidden]``."""
+"""Find the hidden state to pool: the encoder's token embeddings ``[batch, seq, hidden]``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HiddenState:
 
 @dataclass(frozen=True)
 class Sought:
-    """How messages speak of the value that is looked for."""
+    """The value that is looked for, as messages speak of it."""
 
     option: str = "--hidden-state"
     """The option of the command line that names it."""
@@ -158,12 +158,12 @@ def _sequence_dim(interface: Interface, ids: str | None) -> Dim:
 
 
 def _batch_dim(interface: Interface) -> Dim:
-    """What the inputs call the batch: shape inference only makes up names."""
+    """Return the inputs' name for the batch dim, because shape inference makes up names."""
     return next((value.dims[0] for value in interface.inputs if value.dims and value.dims[0] is not None), None)
 
 
 def _declared(model: Model, name: str) -> Value | None:
-    """What the graph, or onnx's type inference on it, says about an inner value."""
+    """Return an inner value as the graph, or else onnx's type inference, declares it."""
     for info in (*model.proto.graph.value_info, *model.proto.graph.input):
         if info.name == name:
             return value_of(info)

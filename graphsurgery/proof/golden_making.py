@@ -34,7 +34,7 @@ QUANTISED = {
     "DynamicQuantizeLSTM", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
 }  # fmt: skip
 OTHER_RUNTIMES = 2
-"""How many times what float32 leaves open: another runtime rounds otherwise than this one."""
+"""The rounding errors of float32 are allowed so many times, because other runtimes round otherwise."""
 
 
 def made_goldens(source: Model, model: Model) -> Goldens:
@@ -74,7 +74,7 @@ def _in_float32(one: Expected, allowed: float) -> GoldenOutput:
 
 
 def _open(one: Expected) -> Array:
-    """How far another runtime may be off in each value, because it computes in float32."""
+    """Return how far another runtime may be off in each value, because it computes in float32."""
     rounding = np.zeros(1) if one.rounding is None else one.rounding
     return np.broadcast_to(OTHER_RUNTIMES * np.where(np.isfinite(rounding), rounding, 0), one.values.shape)
 
@@ -128,7 +128,7 @@ def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
 
 
 def _rows(given: Mapping[str, Expected]) -> int:
-    """How many rows of every output are recorded."""
+    """Return the number of rows of every output that are recorded."""
     widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
     return max(1, min(ROWS, LARGEST // max(widest, 1)))
 

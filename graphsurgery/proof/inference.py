@@ -1,8 +1,9 @@
-"""What types and dims the values of a graph have, for the proof: onnx's shape inference, asked anew for each question."""
+"""Types and dims of the values of a graph, for the proof, by onnx's shape inference."""
 
 from __future__ import annotations
 
 import logging
+from weakref import WeakKeyDictionary
 
 import onnx
 
@@ -11,14 +12,23 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.schema import tensors
 
 LOG = logging.getLogger(__name__)
+KNOWN: WeakKeyDictionary[Model, dict[str, Value]] = WeakKeyDictionary()
+"""The values of models that were asked for. Models are never changed."""
 
 
 def values_of(model: Model) -> dict[str, Value]:
-    """Type and dims of the main graph's values by name, derived from the inputs and the weights alone.
+    """Return type and dims of the main graph's values by name, derived from the inputs and the weights alone.
 
-    What the file declares of inner values and of the dims of outputs is left out beforehand, because it may be wrong. A value
-    behind an operator that onnx does not know is absent.
+    The file's own declarations of inner values and of the dims of outputs are left out beforehand, because they may be wrong. A
+    value behind an operator that onnx does not know is absent. Inferred once for each model.
     """
+    found = KNOWN.get(model)
+    if found is None:
+        found = KNOWN[model] = _inferred(model)
+    return found
+
+
+def _inferred(model: Model) -> dict[str, Value]:
     bare = onnx.ModelProto()
     bare.CopyFrom(model.proto)
     del bare.graph.value_info[:]
@@ -36,7 +46,7 @@ def values_of(model: Model) -> dict[str, Value]:
 
 
 def value_in(model: Model, name: str) -> Value | None:
-    """The value ``name`` with its element type: an input as it is declared, else as `values_of`, else as it is declared."""
+    """Return the value ``name`` with its element type: an input as declared, else from `values_of`, else as declared."""
     told = model.interface.input(name) or values_of(model).get(name)
     if told is not None and told.dtype:
         return told

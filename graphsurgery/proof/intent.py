@@ -29,12 +29,12 @@ TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
 """Edits of the encoder's hidden state."""
 FILLS = {"mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions"}
-"""What stands for an input that is not given, by a word in its name."""
+"""The value of an input that is not given, by a word in its name."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What an edit started from: the interface before it, and the edits before it."""
+    """The start of an edit: the interface before it, and the edits before it."""
 
     inputs: Sequence[Value]
     outputs: Sequence[Value]
@@ -95,7 +95,7 @@ def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
 
 
 def _is_fill(found: Any, name: str) -> bool:
-    """What the name of the input says."""
+    """Whether the fill is the one that the input's name says."""
     return bool(found == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
 
 

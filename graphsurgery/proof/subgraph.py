@@ -26,9 +26,9 @@ class Head:
 
 
 def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
-    """What was added to ``output``, alone; the values ``also`` are given as well.
+    """Extract the nodes that were added to ``output``. The model gives the values ``also`` as well.
 
-    UnsupportedModelError when nothing was added, or when it leads to no output.
+    Raise UnsupportedModelError if nothing was added, or if it leads to no output.
     """
     given = [info for info in output.proto.graph.output if info.name in changed.made]
     given += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
@@ -51,7 +51,7 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
 
 
 def _typed(model: Model, name: str) -> Value:
-    """A value that the head takes, with its type; float32 where nothing tells."""
+    """Return a value that the head takes, with its type; float32 if nothing tells it."""
     return value_in(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
 
 
@@ -60,7 +60,7 @@ def _complete(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
-    """The nodes with the large tensors in their attributes read in."""
+    """Return the nodes with the large tensors in their attributes read in."""
     done = []
     for node in nodes:
         copy = onnx.NodeProto()

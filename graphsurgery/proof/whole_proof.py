@@ -58,7 +58,7 @@ def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, li
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
-    """How much a row's vector changes with its neighbours in the batch and with the padding after it, in words.
+    """Say how much a row's vector changes with its neighbours in the batch and with the padding after it.
 
     Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
     """

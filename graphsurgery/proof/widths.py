@@ -33,13 +33,13 @@ def known_widths(source: Model, names: Sequence[str]) -> dict[str, int]:
 
 
 def _last(value: Value | None) -> int | None:
-    """The last dim of a value, where it is a number."""
+    """Return the last dim of a value, if it is a number."""
     last = value.dims[-1] if value is not None and value.dims else None
     return last if isinstance(last, int) else None
 
 
 def _normalised(source: Model, name: str) -> int | None:
-    """As wide as the scale and shift of the normalisation that makes the value: onnx does not know every one of them."""
+    """Return the width of the scale and shift of the normalisation that makes the value. onnx does not know all of these."""
     makers = [node for node in source.proto.graph.node if name in node.output and node.op_type.endswith("Normalization")]
     weights = [source.initializers[one] for node in makers for one in node.input if one in source.initializers]
     widths = {int(tensor.dims[0]) for tensor in weights if len(tensor.dims) == 1}

@@ -24,11 +24,11 @@ from graphsurgery.references.reference import (
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude
 
 STEEPEST = {"logsoftmax": 2.0, "selu": 1.76, "hardswish": 1.5, "gelu": 1.13, "silu": 1.1, "mish": 1.09}
-"""How many times faster than their argument activations grow, where that is more than once; GLU and jumps aside."""
+"""The steepest slope of each activation whose slope is anywhere above 1; GLU and jumps aside."""
 JUMPS = {"hardshrink": 0.5}
-"""Activations that jump, and at which size of x."""
+"""Activations that jump, and the size of x at the jump."""
 OVER_ALL = ("softmax", "softmin", "logsoftmax")
-"""Those in which every dim depends on every other."""
+"""Activations in which every dim depends on every other."""
 
 
 def _sigmoid(x: Array) -> Array:
@@ -94,7 +94,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def bent(activation: str, z: Array, errors: Array) -> Array:
-    """What ``errors`` in z come to in ``activation(z)``, at jumps as beside them."""
+    """Return the errors that ``errors`` in z cause in ``activation(z)``, as if it did not jump."""
     if activation in OVER_ALL:
         errors = np.broadcast_to(np.max(errors, axis=-1, keepdims=True, initial=0), errors.shape)
     if activation == "glu":

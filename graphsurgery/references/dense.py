@@ -12,7 +12,7 @@ from graphsurgery.references.rounding import EPSILON, allowed, magnitude, throug
 
 
 def recorded(parameters: Parameters, weights: RecordedWeights) -> dict[str, Array]:
-    """The weights that an edit records as ``name=sha256``, by name. WeightsDifferError where the file has them not."""
+    """Return the weights that an edit records as ``name=sha256``, by name. WeightsDifferError if the file lacks one."""
     pairs = [str(digest).partition("=") for digest in parameters["digests"]]
     return {name: weights.find(sha256) for name, _, sha256 in pairs}
 
@@ -54,7 +54,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 def _rounding(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:
-    """What float32 leaves open in the activation of z, in its own sums and by ``errors`` in x."""
+    """Return the rounding errors of the activation of z in float32: of its own sums, and those that ``errors`` in x cause."""
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias", np.zeros(1))
     sums, grown = EPSILON * linear(magnitude(x), np.abs(weight), np.abs(bias)), through(errors, weight)
     if activation == "prelu":

@@ -1,4 +1,4 @@
-"""What the references of edits of inputs share."""
+"""Parts of the references of edits of inputs."""
 
 from __future__ import annotations
 

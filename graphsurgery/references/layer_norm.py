@@ -30,7 +30,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 def _rounding(x: Array, scale: Array, shift: Array, errors: Array) -> tuple[Array, Array]:
-    """What float32 leaves open in y, in its own arithmetic and by ``errors`` in x."""
+    """Return the rounding errors of y in float32: those of its own arithmetic, and those that ``errors`` in x cause."""
     width, stretch = x.shape[-1], np.abs(scale) / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5)
     centred = magnitude(layer_norm(x, np.ones(width), np.zeros(width)))
     size = magnitude(x) + lengthened(width) * np.mean(magnitude(x), axis=-1, keepdims=True)

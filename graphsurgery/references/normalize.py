@@ -8,7 +8,7 @@ from graphsurgery.references.reference import UNIT, Array, Expected, Known, Para
 from graphsurgery.references.rounding import EPSILON, allowed, total
 
 OWN = 4 * EPSILON
-"""What a float32 norm of many dims, and the division by it, leave open in a unit vector, by its values."""
+"""The rounding of a float32 norm of many dims and of the division by it, as a share of a unit vector's values."""
 
 
 def normalize(x: Array) -> Array:

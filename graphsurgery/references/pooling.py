@@ -207,7 +207,7 @@ def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:
-    """How much an error in every token weighs in what ``mode`` gives, ``[batch]``; 1 for a mean."""
+    """Return the weight of an error in every token in the result of ``mode``, ``[batch]``; 1 for a mean."""
     tokens = np.maximum(m.sum(axis=1), 1)
     if w is None or mode not in DIVIDING:
         return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))

@@ -11,7 +11,7 @@ from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, 
 
 STRATEGIES = ("max", "sum")
 ROUNDING = 2e-7
-"""What float32 leaves open in log(1 + x), which is 0 where x is below half of that."""
+"""The rounding of float32 in log(1 + x), which is 0 for x below half of that."""
 ACTIVATIONS = {
     "relu": lambda x: np.log1p(np.maximum(x, 0)),
     "log1p_relu": lambda x: np.log1p(np.log1p(np.maximum(x, 0))),
