@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
 from graphsurgery.consumers import Reading, readings
+from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import head_steps, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
 from graphsurgery.encoder.roles import roles_of
@@ -23,7 +25,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import all_graphs, reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
 
-ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,17 @@ class Inspection:
     producer: str
     nodes: int
     layers: int
+    """How many attentions the encoder has, found by structure; 0 if none is recognised."""
     hidden: HiddenState | None
     why_not: str | None
     candidates: tuple[str, ...]
     tables: Tables
     head: tuple[dict[str, Any], ...]
     goldens: bool
+    """Whether the file records golden inputs and vectors, so that it can be verified by itself."""
     certificate: Certificate | None
     optimized: dict[str, Any] | None
     """What the file records of the rewrite that it starts from."""
-    """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
     """Bytes of initializers by element type."""
@@ -79,7 +82,7 @@ def inspect(source: Loadable) -> Inspection:
     """Look at a model without running it or reading its weights. Raises what `load` raises."""
     model = load(source)
     proto = model.proto
-    hidden, why_not, candidates = _hidden(model)
+    hidden, why_not = _hidden(model)
     pooling, complaint = _pooling_config(model)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
@@ -91,10 +94,10 @@ def inspect(source: Loadable) -> Inspection:
         opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
-        layers=_attention_layers(proto.graph),
+        layers=_if_valid(lambda: len(find_blocks(model).attentions), 0),
         hidden=hidden,
         why_not=why_not,
-        candidates=candidates,
+        candidates=() if hidden else _if_valid(lambda: tuple(hidden_candidates(model)), ()),
         tables=find_tables(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
@@ -109,16 +112,19 @@ def inspect(source: Loadable) -> Inspection:
     )
 
 
-def _hidden(model: Model) -> tuple[HiddenState | None, str | None, tuple[str, ...]]:
-    """Return the hidden state; else why there is none, and what could be named as one."""
+def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
     try:
-        return find_hidden_state(model), None, ()
+        return find_hidden_state(model), None
     except GraphSurgeryError as error:
-        why_not = str(error)
+        return None, str(error)
+
+
+def _if_valid(answer: Callable[[], T], otherwise: T) -> T:
+    """Return ``answer()``, or ``otherwise`` if nothing can be told of the graph. `why_not` tells why."""
     try:
-        return None, why_not, tuple(hidden_candidates(model))
+        return answer()
     except (MalformedModelError, UnsupportedModelError):
-        return None, why_not, ()
+        return otherwise
 
 
 def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
@@ -131,12 +137,6 @@ def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
 
 def _unreadable(proto: onnx.ModelProto) -> list[str]:
     return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
-
-
-def _attention_layers(graph: onnx.GraphProto) -> int:
-    """Fused attention operators, or else Softmax nodes: one per layer in every export seen."""
-    kinds = Counter(node.op_type for one in all_graphs(graph) for node in one.node)
-    return sum(kinds[kind] for kind in ATTENTIONS) or kinds["Softmax"]
 
 
 def _precision(model: Model) -> dict[str, int]:

@@ -111,7 +111,11 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
 
 
 def recipe_of(model: Model) -> Recipe:
-    """The recipe that a file records: running it on the file's source gives the same bytes. NoHeadError without any edit."""
+    """The recipe that a file records: the same edits, with the parameters that they settled on.
+
+    Running it on the file's source gives the same bytes, unless the file records a rewrite: that of `optimize` is not in the
+    recipe. NoHeadError without any edit.
+    """
     recorded = head_steps(model)
     if not recorded:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.consumers import Reading, readings
+from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.registry import EDITS
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import RequestError, VerificationFailed
 from graphsurgery.interface import Interface
@@ -165,7 +165,7 @@ def default_place(model: Model, step: str) -> Path:
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in (*(edit.step for edit in EDITS.values()), OPTIMIZED):
+    for name in (*(listed.step for listed in LISTED.values()), OPTIMIZED):
         stem = stem.removesuffix(f".{name}")
     return model.path.with_name(f"{stem}.{step}.onnx")
 

@@ -15,9 +15,9 @@ from graphsurgery.optimizer.outcome import Optimized
 from graphsurgery.optimizer.proof import Prover
 from graphsurgery.optimizer.request import Request
 from graphsurgery.optimizer.writing import Writing
-from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.proof.real_text import real_texts
 from graphsurgery.proof.same_outputs import SameOutputs
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import OPTIMIZED, default_place
 
@@ -85,7 +85,7 @@ def optimize(
     place = Path(output) if output is not None else default_place(before, OPTIMIZED)
     progress("reading the graph")
     job = Job.of(before, request)
-    drawer = drawer_of(before, [])
+    drawer = feeds_for(before)
     encoded, why_no_text = real_texts(before, before, drawer, texts)
     same = SameOutputs(before, drawer, encoded)
     prover = Prover(same, why_no_text, Limits(atol, min_cosine), job.half, rehead, half_io)
