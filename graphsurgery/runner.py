@@ -326,7 +326,7 @@ def _with_new_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_
 
 
 def _edited_alone(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
-    """Apply the edits among ``steps`` without the rewrites and record golden vectors. Return the notes on these vectors, too."""
+    """Apply the edits among ``steps`` alone, and record golden vectors. Return the notes on these vectors, too."""
     base = current = source
     for step in steps:
         if isinstance(step, Edit):
