@@ -147,21 +147,18 @@ def _entry(step: Step) -> dict[str, Any]:
 def _in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> list[dict[str, Any]]:
     """Put the recorded edits and rewrites in the order in which they were made.
 
-    A rewrite's entry records how many edits were in the head then, and the edits that lost their own entry to it. Old files
-    record neither: there the rewrites come first.
+    A rewrite's entry records how many edits were in the head then (``edits``), and the edits that lost their own entry to it
+    (``before``). Old files record neither: there the rewrites come first.
     """
+    there = [list(edits)]  # the edits that the file recorded before each rewrite, and now
+    for step in reversed(rewritten):
+        there.insert(0, [*(step.parameters["before"] or []), *there[0][: step.parameters["edits"] or 0]])
     entries: list[dict[str, Any]] = []
     placed = 0
-    lost_last = max((place for place, step in enumerate(rewritten) if step.parameters["before"]), default=-1)
-    for place, step in enumerate(rewritten):
-        recorded = step.parameters
-        entries += recorded["before"] or []
-        under = (recorded["edits"] or 0) if place >= lost_last else 0  # counts before that are of edits that are gone
-        entries += edits[placed:under]
-        placed = max(placed, under)
-        for rewrite in recorded_rewrites(recorded):
-            entries.append(entry_of(rewrite))
-        placed += recorded["head"] is not None  # the rewrite put this edit there itself
+    for step, recorded in zip(rewritten, there, strict=False):
+        entries += recorded[placed:]
+        entries += map(entry_of, recorded_rewrites(step.parameters))
+        placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # it put that edit there itself
     return [*entries, *edits[placed:]]
 
 

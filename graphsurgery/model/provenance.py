@@ -15,9 +15,10 @@ from typing import Any
 import onnx
 
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
+from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.record_types import TEXT, UNDO, fits, misfit, typed
-from graphsurgery.model.records import Document, Record, Span
+from graphsurgery.model.records import GRAPH_FIELD, Document, Record, Span
 from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
 from graphsurgery.model.sources import ByteSource
@@ -109,7 +110,10 @@ def rewritten(document: Document, parameters: dict[str, Any], source: str) -> Do
     value = json.dumps(content | {"undo": {}}, separators=(",", ":"))
     entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_newest(kept) + 1}", value=value)
     new = Record.literal(METADATA, entry.SerializeToString())
-    return replace(document, model=spliced(document.model, METADATA, [*kept, new]))
+    length = sum(record.size for record in document.graph)
+    plain = Record(GRAPH_FIELD, (), wire.header(GRAPH_FIELD, length))  # its source's length is of no use any more
+    model = tuple(plain if record.field == GRAPH_FIELD else record for record in document.model)
+    return replace(document, model=spliced(model, METADATA, [*kept, new]))
 
 
 def _newest(entries: Sequence[Record]) -> int:
