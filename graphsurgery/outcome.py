@@ -127,21 +127,26 @@ Optimized = Outcome
 
 def require_right(outcome: Outcome) -> Outcome:
     """Return ``outcome``, or raise VerificationFailed if its proof did not pass."""
-    if outcome.is_right or outcome.report is None:
+    if outcome.is_right:
         return outcome
-    verdict, why = outcome.report.verdict.value, what_is_wrong(outcome.report)
     advice = "see the report; --keep-failed keeps such an output so that you can look at it, --no-verify skips the proof"
     if outcome.loss is not None:
         advice = f"half precision loses too much here; --min-cosine allows more. {advice}"
     if outcome.attempts:
         advice = f"tried: {list_attempts(outcome.attempts)}; {advice}"
-    what = f"{outcome.output.name} did not pass its proof ({verdict}: {why}); {where_it_is(outcome)}"
-    raise VerificationFailed(what, advice, outcome)
+    raise VerificationFailed(describe_failure(outcome, outcome.output), advice, outcome)
 
 
-def where_it_is(outcome: Outcome) -> str:
+def describe_failure(outcome: Outcome, place: Path) -> str:
+    """Say that the proof did not pass, why, and where the output is now. ``place`` is the file or folder that was asked for."""
+    report = outcome.report
+    why = "nothing was proven" if report is None else f"{report.verdict.value}: {what_is_wrong(report)}"
+    return f"{place.name} did not pass its proof ({why}); {where_it_is(outcome, place)}"
+
+
+def where_it_is(outcome: Outcome, place: Path) -> str:
     """Say where a wrong output is now."""
-    return f"it was kept as {outcome.output}" if outcome.saved else "nothing was written"
+    return f"it was kept as {place}" if outcome.saved else "nothing was written"
 
 
 def what_is_wrong(report: Report) -> str:

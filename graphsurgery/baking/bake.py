@@ -26,7 +26,7 @@ from graphsurgery.errors import (
     NothingToPoolError,
     VerificationFailed,
 )
-from graphsurgery.outcome import Outcome, Output
+from graphsurgery.outcome import Outcome, Output, describe_failure
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import run
 from graphsurgery.snippet import shown
@@ -167,12 +167,9 @@ def _failed(
     if not isinstance(error.outcome, Outcome):
         return error
     told = _told(error.outcome, plan, target)
-    kept = "nothing was left behind"
     if told.saved is not None:
         _publish(plan, sources, told, stage, target, force)
-        kept = f"it was kept as {target}"
-    verdict = told.report.verdict.value if told.report is not None else "nothing"
-    return VerificationFailed(f"the proof of {target.name} came to {verdict}; {kept}", error.advice, told)
+    return VerificationFailed(describe_failure(told, target), error.advice, told)
 
 
 def _exported(source: Path, stack: ExitStack, progress: Progress) -> Path:

@@ -182,7 +182,9 @@ class Search:
         fusions = present(outcome.fusions, "what fused")
         missed = len(fusions.missed)
         what = f"{missed} parts that should have fused did not: {fusions.summary}" if missed else fusions.summary
-        raise VerificationFailed(f"{what}; {where_it_is(outcome)}", "see the table; or leave out --strict", outcome)
+        raise VerificationFailed(
+            f"{what}; {where_it_is(outcome, outcome.output)}", "see the table; or leave out --strict", outcome
+        )
 
 
 def _changed(chain: Chain) -> Chain:
