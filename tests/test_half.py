@@ -27,6 +27,7 @@ from graphsurgery.graph.element_types import ElementTypes
 from graphsurgery.proof.drawing import drawer_of
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import to_half
+from graphsurgery.rewrites.half.mask_constants import Masks
 from graphsurgery.rewrites.half.measure import kept
 from graphsurgery.rewrites.half.values import converted, largest, lowest_mask, tamed, unfit
 from graphsurgery.runtime.feeds import Drawer
@@ -679,3 +680,23 @@ def test_attention_of_the_standard_is_measured_as_such(kind):
     assert not kept(model, [feed], kind).nodes
     hot = {"x": feed["x"] * np.float32(200)}  # the scores are too large, queries and keys are not
     assert kept(model, [hot], FLOAT16).nodes == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "masks"),
+    [
+        ("Attention", ("x", "far", "x", "mask"), {"mask"}),
+        ("com.microsoft.MultiHeadAttention", ("x", "x", "x", "", "", "mask"), {"mask"}),
+        ("com.microsoft.MultiHeadAttention", ("x", "far", "x"), set()),
+        ("com.microsoft.Attention", ("x", "far", "mask"), set()),
+    ],
+)  # fmt: skip
+def test_only_what_an_attention_takes_as_a_mask_is_one(operator, inputs, masks):
+    """Keys, weights and biases are numbers like any others, however large."""
+    domain, _, name = operator.rpartition(".")
+    node = helper.make_node(name, inputs, ["y"], domain=domain, num_heads=2)
+    held = [numpy_helper.from_array(np.full((1, 3, 8), -1e9, np.float32), name) for name in ("far", "mask")]
+    values = [helper.make_tensor_value_info(name, FLOAT, [1, 3, 8]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "g", values[:1], values[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)])
+    assert {value.name for value in Masks(types_in(model)).masking} == masks

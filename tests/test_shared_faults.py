@@ -244,3 +244,15 @@ def test_what_an_input_goes_into(reached: Any, order: int) -> None:
     assert reached(onnx.GraphProto(node=chain[::order]), "a") == {"b", "d", "f"}
     long = [helper.make_node("Abs", [f"v{place}"], [f"v{place + 1}"]) for place in range(300)]
     assert len(reached(onnx.GraphProto(node=long[::order]), "v0")) == 300
+
+
+def test_names_that_a_branch_has_for_itself() -> None:
+    """What a branch makes is its own, whatever has the same name outside; what it only gives on is taken from outside."""
+    value = helper.make_tensor_value_info("a", FLOAT, None)
+    local = helper.make_graph(
+        [helper.make_node("Relu", ["other"], ["a"]), helper.make_node("Neg", ["a"], ["c"])], "then", [], [value]
+    )
+    given = helper.make_graph([], "else", [], [value])
+    for branch, wanted in ((local, set()), (given, {"d"})):
+        node = helper.make_node("If", ["always"], ["d"], then_branch=branch, else_branch=branch)
+        assert computed_from(onnx.GraphProto(node=[node]), "a") == wanted

@@ -26,6 +26,8 @@ from graphsurgery.model.nodes import taken
 
 INITIALIZERS_BY_THEMSELVES = 4
 """The IR version since which initializers need not be inputs."""
+EMPTY_TEXTS = ("name", "domain", "overload", "doc_string")
+"""Fields of a node that may be there and empty."""
 KNOWN_FIELDS = tuple(field.name for field in onnx.NodeProto.DESCRIPTOR.fields)
 
 
@@ -44,6 +46,8 @@ class Editor(Graph):
         """The initializers that hold what the source has in them."""
         self._note_origins(self.source.graph, self._imported)
         self._before = self._names()
+        self._inner_names = {value.name for graph in self._graphs for value in _defined_in(graph)}
+        """The names that graphs within nodes define."""
         self._infos: list[onnx.ValueInfoProto] = []
         self._sparse = list(source.graph.sparse_initializer)
         self.pinned: frozenset[str] = frozenset()
@@ -88,7 +92,13 @@ class Editor(Graph):
             node.replace_input_with(place, value)
 
     def reroute(self, old: ir.Value, new: ir.Value) -> None:
-        """Let all that reads ``old`` read ``new``."""
+        """Let all that reads ``old`` read ``new``; graphs in nodes that have a value of their own of that name read a copy."""
+        inner = [(node, place) for node, place in old.uses() if node.graph is not self.main]
+        if inner and new.name != old.name and new.name in self._inner_names:
+            copy = self.make_node("Identity", [new], [self.namer.new(f"{new.name}/copy")])
+            self.insert(new.producer(), [copy])
+            for node, place in inner:
+                node.replace_input_with(place, copy.outputs[0])
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def substitute(self, node: ir.Node, values: Sequence[ir.Value]) -> bool:
@@ -111,6 +121,11 @@ class Editor(Graph):
 
     def rename(self, value: ir.Value, name: str | None) -> None:
         """Give ``value`` a name that no other value has."""
+        if value.is_initializer():  # onnx-ir renames the tensor with it, and that is the source's own
+            copy = onnx.TensorProto()
+            copy.CopyFrom(self._tensors[value])
+            copy.name = name or ""
+            self.restore(value, copy)
         self._values.pop(value.name or "", None)
         value.name = name
         self._values[name or ""] = value
@@ -166,8 +181,10 @@ class Editor(Graph):
         for place, output in enumerate(self.main.outputs):
             if output is value:
                 self.main.outputs[place] = other
-        value.name, other.name = other.name, value.name
-        self._values |= {value.name or "": value, other.name or "": other}
+        name, spare = value.name, other.name
+        self.rename(other, self.namer.new("swapped"))
+        self.rename(value, spare)
+        self.rename(other, name)
 
     def add_constant(self, wish: str, array: np.ndarray) -> ir.Value:
         """Add a constant, called ``wish`` or something like it."""
@@ -217,7 +234,8 @@ class Editor(Graph):
         for value in dead:
             self.main.initializers.pop(value.name or "")
             self._forget(value)
-        read = {value.name for node in self.main for value in node.inputs if value is not None} | self.pinned
+        values = {one.values.name: self.value(one.values.name) for one in self._sparse}
+        read = {name for name, value in values.items() if value is not None and self.is_read(value)} | self.pinned
         left = [one for one in self._sparse if one.values.name in read]
         dropped, self._sparse = len(self._sparse) - len(left), left
         return len(dead) + dropped
@@ -274,13 +292,16 @@ class Editor(Graph):
     def _with_rest(
         self, node: ir.Node, written: onnx.NodeProto, source: onnx.NodeProto, imported: onnx.NodeProto
     ) -> onnx.NodeProto:
-        """Return a changed node with what onnx-ir does not hold of its source: unknown fields, attributes as they were, outputs
-        without a name at its end."""
+        """Return a changed node with what onnx-ir does not hold of its source: unknown fields, texts that are no text or empty,
+        attributes as they were, outputs without a name at its end."""
         rest = onnx.NodeProto()
         rest.CopyFrom(source)
         for name in KNOWN_FIELDS:
             rest.ClearField(name)
         written.MergeFrom(rest)
+        for name in EMPTY_TEXTS:
+            if source.HasField(name) and not written.HasField(name) and not getattr(source, name):
+                setattr(written, name, "")
         written.output.extend("" for _ in range(len(node.outputs) - len(written.output)))
         own, before = ({one.name: one for one in proto.attribute} for proto in (source, imported))
         for attribute in written.attribute:
@@ -340,6 +361,12 @@ class Editor(Graph):
         given = {value.name or "" for node in self.main for value in node.outputs}
         sparse = {one.values.name for one in self.source.graph.sparse_initializer}
         return given | sparse | {one.name or "" for one in (*self.main.inputs, *self.main.initializers.values())}
+
+
+def _defined_in(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values that a graph within a node defines."""
+    yield from (*graph.inputs, *graph.initializers.values())
+    yield from (value for node in graph for value in node.outputs)
 
 
 def graphs_of_attribute(node: ir.Node, name: str) -> list[ir.Graph]:

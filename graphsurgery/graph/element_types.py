@@ -201,7 +201,7 @@ def _value_type(node: ir.Node) -> int | None:
         if name == "value":
             return int(one.as_tensor().dtype)
         if name == "sparse_value":
-            return one.as_int()  # see `graph._importable`
+            return int(one.as_string())  # see `importable`
         if name.startswith("value_"):
             known = {"float": FLOAT, "int": onnx.TensorProto.INT64, "string": onnx.TensorProto.STRING}
             return known.get(name.removeprefix("value_").removesuffix("s"))

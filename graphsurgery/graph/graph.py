@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.errors import MalformedModelError
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import array_of, constant_tensor, graphs_within
+from graphsurgery.graph.importing import importable
 from graphsurgery.graph.operators import COPYING, STANDARD, operator
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import all_nodes
 from graphsurgery.model.parsing import shown
 from graphsurgery.model.records import Document
 
@@ -38,16 +38,16 @@ class Graph:
     def __init__(self, source: onnx.ModelProto) -> None:
         """Import ``source``. Its weights may lie in it, in external data, or elsewhere with a mark in their place.
 
-        Raises MalformedModelError where a name stands for two values, or where a value is computed from itself.
+        Raises MalformedModelError where a name stands for two values, or where a value is computed from itself;
+        UnsupportedModelError where onnx-ir refuses what is in the graph.
         """
         check_defined_once(source.graph)
         self.source = source
-        with _quiet():
-            self.model: ir.Model = ir.serde.deserialize_model(_importable(source))
-        self.main: ir.Graph = self.model.graph
+        self.main = _imported(source.graph)
         self.opset = max((one.version for one in source.opset_import if one.domain in STANDARD), default=0)
         self._local_operators = {one.name for one in source.functions if one.domain in STANDARD}
         self._values = {value.name: value for value in self._defined() if value.name}
+        self._share_unmade()
         stored = {one.name: one for one in source.graph.initializer}
         self._tensors = {self._values[name]: tensor for name, tensor in stored.items() if name in self._values}
         self._holders: dict[ir.Graph, ir.Node] = {}
@@ -168,6 +168,16 @@ class Graph:
         yield from (value for node in self.main for value in node.outputs)
         yield from self.main.outputs
 
+    def _share_unmade(self) -> None:
+        """Let a name that a sparse initializer gives, or nobody, be one value: onnx-ir makes one for each graph."""
+        for node in ir.traversal.RecursiveGraphIterator(self.main):
+            for place, value in enumerate(node.inputs):
+                if value is None or value.graph is not None or not value.name:
+                    continue
+                shared = self._values.setdefault(value.name, value)
+                if shared is not value and shared.graph is None:
+                    node.replace_input_with(place, shared)
+
     def _enter(self, node: ir.Node) -> None:
         """Note what a node of the main graph holds."""
         tensor = constant_tensor(node)
@@ -224,6 +234,19 @@ def _all_reads(node: ir.Node) -> Iterator[ir.Value]:
         yield from (value for one in inner for value in one.inputs if value is not None)
 
 
+def _imported(source: onnx.GraphProto) -> ir.Graph:
+    """Import a graph. UnsupportedModelError where onnx-ir refuses what is in it."""
+    with _quiet():
+        try:
+            return ir.serde.deserialize_graph(importable(source))
+        except ir.serde.SerdeError as error:
+            reason: BaseException = error
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
+            what = f"onnx-ir cannot import this graph: {shown(str(reason).partition(chr(10))[0])}"
+            raise UnsupportedModelError(what, "export the model again") from error
+
+
 def check_defined_once(graph: onnx.GraphProto) -> None:
     """Raise MalformedModelError where a name stands for two values: nothing can be told of such a graph."""
     inputs = {info.name for info in graph.input}
@@ -235,24 +258,6 @@ def check_defined_once(graph: onnx.GraphProto) -> None:
         raise MalformedModelError(f"{shown(twice[0])!r} is given twice in the graph", "export the model again")
 
 
-def _importable(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``source`` without what onnx-ir does not import: attributes that hold a sparse tensor, or nothing at all.
-
-    An integer stands in the place of each, the element type of a sparse tensor; `Editor` writes the source's own.
-    """
-    if not any(one.type in NOT_IMPORTED for node in all_nodes(source.graph) for one in node.attribute):
-        return source
-    copy = onnx.ModelProto()
-    copy.CopyFrom(source)
-    for node in all_nodes(copy.graph):
-        for one in node.attribute:
-            if one.type in NOT_IMPORTED:
-                kind = one.sparse_tensor.values.data_type
-                one.CopyFrom(onnx.AttributeProto(name=one.name, type=onnx.AttributeProto.INT, i=kind))
-    return copy
-
-
-NOT_IMPORTED = (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 _SHARED: WeakKeyDictionary[Document, Graph] = WeakKeyDictionary()
 _SHARING = threading.Lock()
 _IS_QUIET = ContextVar("_IS_QUIET", default=False)

@@ -83,6 +83,12 @@ ATTENTIONS = frozenset({"Attention"}) | _vendor(
     "SparseAttention",
 )  # fmt: skip
 """Operators that are a whole attention."""
+MASK_INPUTS = {
+    "Attention": (3,), f"{VENDOR}.Attention": (3, 5), f"{VENDOR}.MultiHeadAttention": (4, 5), f"{VENDOR}.QAttention": (5,),
+    f"{VENDOR}.GroupQueryAttention": (10,), f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3, 4),
+    f"{VENDOR}.PackedAttention": (5,), f"{VENDOR}.PackedMultiHeadAttention": (6,),
+}  # fmt: skip
+"""The places of an attention's inputs that only mask scores or are added to them."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that make queries, keys and values by themselves, from one input and one matrix."""
 ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")

@@ -7,7 +7,7 @@ back is taken apart into records: a mark is the source's payload again, and stay
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -71,21 +71,26 @@ def tables_of(graph: onnx.GraphProto) -> set[str]:
 
 
 def document_of(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:
-    """``made``, a rewrite of ``given``, which `with_weights` gave of ``model``.
+    """Return ``made``, a rewrite of ``given``, which `with_weights` gave of ``model``, as a document.
 
-    A node, tensor or declared value that is what it was in ``given`` is the source's own record. Opsets and functions are as
-    ``made`` has them; everything else of the model is the source's.
+    A node, tensor, declared value, opset or function that is what it was in ``given`` is the source's own record. All else of
+    the model is the source's.
     """
     source = model.document
-    fields: dict[int, Iterator[Record]] = {}
-    for name in REWRITTEN:
-        number = GRAPH.fields_by_name[name].number
-        old = dict(zip(_keys(getattr(given.graph, name)), (one for one in source.graph if one.field == number), strict=True))
-        fields[number] = _records(number, getattr(made.graph, name), old, source)
-    graph = tuple(_in_place(source.graph, fields))
-    numbers = {MODEL.fields_by_name[name].number: getattr(made, name) for name in ("opset_import", "functions")}
-    top = {number: _records(number, messages, {}, source) for number, messages in numbers.items()}
-    return Document(tuple(_in_place(source.model, top)), graph, source.payloads)
+
+    def rewritten(names: Sequence[str], kind: Any, before: Any, after: Any, records: Sequence[Record]) -> tuple[Record, ...]:
+        fields = {}
+        for name in names:
+            number = kind.fields_by_name[name].number
+            own = (one for one in records if one.field == number)
+            old: dict[bytes, list[Record]] = {}
+            for key, record in zip(_keys(getattr(before, name)), own, strict=True):
+                old.setdefault(key, []).append(record)
+            fields[number] = tuple(_records(number, getattr(after, name), old, source))
+        return tuple(_in_place(records, fields))
+
+    graph = rewritten(REWRITTEN, GRAPH, given.graph, made.graph, source.graph)
+    return Document(rewritten(("opset_import", "functions"), MODEL, given, made, source.model), graph, source.payloads)
 
 
 def _keys(messages: Iterable[Any]) -> Iterator[bytes]:
@@ -97,17 +102,23 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _records(number: int, messages: Iterable[Any], old: dict[bytes, Record], source: Document) -> Iterator[Record]:
+def _records(number: int, messages: Iterable[Any], old: dict[bytes, list[Record]], source: Document) -> Iterator[Record]:
+    """Give each message's own record of ``old``, or a new one; of equal ones each has its own, in order."""
     for message in messages:
         content = message.SerializeToString(deterministic=True)
-        yield old.get(_digest(content)) or record_of(number, content, message.DESCRIPTOR, source.payloads)
+        own = old.get(_digest(content))
+        yield own.pop(0) if own else record_of(number, content, message.DESCRIPTOR, source.payloads)
 
 
-def _in_place(records: Iterable[Record], fields: dict[int, Iterator[Record]]) -> Iterator[Record]:
-    """``records`` with those of ``fields`` where the first of each stood; at the end where there was none."""
-    left = dict(fields)
+def _in_place(records: Sequence[Record], fields: dict[int, tuple[Record, ...]]) -> Iterator[Record]:
+    """Give ``records`` with those of ``fields`` in the place of their own: where the first of each stood, at the end where none
+    did. A field whose records are what they were stays as it lies."""
+    left = {
+        number: new for number, new in fields.items() if new != tuple(record for record in records if record.field == number)
+    }
+    changed = frozenset(left)
     for record in records:
-        if record.field not in fields or record.field == GRAPH_FIELD:
+        if record.field not in changed or record.field == GRAPH_FIELD:
             yield record
         elif record.field in left:
             yield from left.pop(record.field)

@@ -12,12 +12,12 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else []), *one.graphs)]
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the graphs within it."""
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and every graph within it."""
+    yield graph
     for node in graph.node:
-        yield node
         for inner in subgraphs(node):
-            yield from all_nodes(inner)
+            yield from all_graphs(inner)
 
 
 def taken(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

@@ -45,4 +45,12 @@ def computed_from(graph: onnx.GraphProto, name: str) -> set[str]:
 
 
 def _taken_within(node: onnx.NodeProto) -> set[str]:
-    return {name for graph in graphs_within(node) for inner in graph.node for name in inner.input}
+    """Return what the graphs in a node take from around them: all they read or give that none of them defines itself."""
+    found: set[str] = set()
+    for graph in (one for attribute in node.attribute for one in (attribute.g, *attribute.graphs)):
+        own = {value.name for field in (graph.input, graph.initializer) for value in field}
+        own.update(sparse.values.name for sparse in graph.sparse_initializer)
+        own.update(name for inner in graph.node for name in inner.output)
+        read = {value.name for value in graph.output}.union(*(inner.input for inner in graph.node))
+        found |= read.union(*map(_taken_within, graph.node)) - own
+    return found - {""}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphsurgery.graph.element_types import FLOAT, ElementTypes
-from graphsurgery.graph.operators import ATTENTIONS, MOVING, operator
+from graphsurgery.graph.operators import ATTENTIONS, MASK_INPUTS, MOVING, operator
 from graphsurgery.rewrites.half.values import STANDS_FOR_INFINITY, Array, largest, tamed
 
 CARRYING = MOVING | {"Add", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Sum", "Trilu"}
@@ -50,14 +50,17 @@ class Masks:
 
     def _only_masks(self, value: ir.Value, known: set[ir.Value]) -> bool:
         users = self._graph.users(value)
-        return (
-            bool(users) and not value.is_graph_output() and all(self._ends(one) or self._carries(one, known) for one in users)
-        )
+        hidden = bool(users) and not value.is_graph_output()
+        return hidden and all(self._ends(node, value) or self._carries(node, known) for node in users)
 
-    def _ends(self, node: ir.Node) -> bool:
+    def _ends(self, node: ir.Node, value: ir.Value) -> bool:
+        """Return whether only the order of numbers, or which of them mask, counts behind ``node``."""
         if operator(node) == "Cast":
-            return not self._types.floats(node.outputs) and all(self._types[value] for value in node.outputs)
-        return operator(node) in ENDING | ATTENTIONS
+            return not self._types.floats(node.outputs) and all(self._types[output] for output in node.outputs)
+        if operator(node) in ATTENTIONS:
+            masks = MASK_INPUTS.get(operator(node), ())
+            return all(place in masks for place, given in enumerate(node.inputs) if given is value)
+        return operator(node) in ENDING
 
     def _carries(self, node: ir.Node, known: set[ir.Value]) -> bool:
         named = [value for value in node.outputs if value.name]

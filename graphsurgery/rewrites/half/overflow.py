@@ -26,8 +26,10 @@ SUMMED = {
     "com.microsoft.BiasGelu": (0, 1), "com.microsoft.FastGelu": (0, 1), "com.microsoft.EmbedLayerNormalization": (2, 3, 4),
 }  # fmt: skip
 """Fused operators that add some of their inputs first, and which."""
-PROJECTING, SHIFTING, STANDARD = "com.microsoft.Attention", "com.microsoft.MultiHeadAttention", "Attention"
-ATTENTIONS = {PROJECTING, SHIFTING, STANDARD}
+PROJECTING, SHIFTING, GROUPED, STANDARD = (
+    "com.microsoft.Attention", "com.microsoft.MultiHeadAttention", "com.microsoft.GroupQueryAttention", "Attention",
+)  # fmt: skip
+ATTENTIONS = {PROJECTING, SHIFTING, GROUPED, STANDARD}
 """Attentions whose scores are measured."""
 
 
@@ -75,9 +77,10 @@ def _largest_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
 
 
 def _largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
-    """max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
+    """Return max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
     given = [values.get(name) for name in _inputs(node)] + [None] * 4
-    known = {PROJECTING: _projected, SHIFTING: _shifted, STANDARD: _given_apart}[operator(node)](node, given)
+    apart = {PROJECTING: _projected, SHIFTING: _shifted}.get(operator(node), _given_apart)
+    known = apart(node, given)
     if len(known) < 3:
         return 0.0
     query, key = _heads_of(node, known)
@@ -96,8 +99,9 @@ def _heads_of(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
 
 
 def _given_apart(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
-    """Those of the standard's Attention, which are given as they are."""
-    return [one for one in given[:3] if one is not None]
+    """Those of an attention that takes them as they are; nothing where one value holds all of them."""
+    known = [one for one in given[:3] if one is not None]
+    return known if len(known) == 3 else []
 
 
 def _projected(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
