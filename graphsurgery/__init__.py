@@ -71,6 +71,10 @@ if TYPE_CHECKING:
     from graphsurgery.recipe import Recipe
     from graphsurgery.recipe_run import run_recipe
     from graphsurgery.report import Report, Verdict
+    from graphsurgery.rewrites.convert_to_half import Half
+    from graphsurgery.rewrites.fuse_encoder import Fuse
+    from graphsurgery.rewrites.reattach_head import ReattachHead
+    from graphsurgery.rewrites.simplify_encoder import Simplify
     from graphsurgery.runner import run
 
 _HOMES = {
@@ -129,6 +133,10 @@ _HOMES = {
     "recipe": ("Recipe",),
     "recipe_run": ("run_recipe",),
     "report": ("Report", "Verdict"),
+    "rewrites.convert_to_half": ("Half",),
+    "rewrites.fuse_encoder": ("Fuse",),
+    "rewrites.reattach_head": ("ReattachHead",),
+    "rewrites.simplify_encoder": ("Simplify",),
     "runner": ("run",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -149,7 +157,9 @@ __all__ = [
     "DynamicDim",
     "Exported",
     "FixDim",
+    "Fuse",
     "GraphSurgeryError",
+    "Half",
     "InputType",
     "Inspection",
     "Interface",
@@ -159,10 +169,12 @@ __all__ = [
     "OptionalInput",
     "Outcome",
     "OutputPrecision",
+    "ReattachHead",
     "Recipe",
     "Rename",
     "Report",
     "Saved",
+    "Simplify",
     "StripHead",
     "Truncate",
     "Value",

@@ -91,18 +91,18 @@ def run(
     parts: list[_Part] = []
     for group in groups:
         if parts and verify:
-            outcome = _tried(outcome, parts[-1], writing)
+            outcome = _prove_inner(outcome, parts[-1], writing)
             if not outcome.is_right:
-                return require_right(_kept(outcome, writing))
-        parts.append(_applied(group, outcome.model, options))
-        outcome = parts[-1].described(outcome)
+                return require_right(_keep(outcome, writing))
+        parts.append(_apply(group, outcome.model, options))
+        outcome = parts[-1].describe(outcome)
     if goldens:
-        outcome = _with_new_goldens(outcome, steps, parts, progress)
+        outcome = _record_goldens(outcome, steps, parts, progress)
     elif all(isinstance(part, _Rewritten) for part in parts):
-        sources = certified_sources(before)
+        sources = find_sources(before)
     else:
         sources = None
-    return _finished(outcome, parts[-1], writing, options, (sources or {}) if goldens else sources)
+    return _finish(outcome, parts[-1], writing, options, (sources or {}) if goldens else sources)
 
 
 def default_output(model: Model, last: Step) -> Path:
@@ -132,7 +132,7 @@ class Writing:
         """
         plan = plan_output(model, self.place, force=self.force, largest=LARGEST_PROTOBUF - ROOM)
         if not self.dry_run:
-            tell = _bytes_written(progress, plan) if progress is not None else lambda _: None
+            tell = _show_bytes(progress, plan) if progress is not None else lambda _: None
             with staged(plan, force=self.force, progress=tell) as stage:
                 yield stage
             return
@@ -150,7 +150,7 @@ def commit(stage: Stage, sources: Mapping[str, str] | None, report: Report | Non
     return stage.commit()
 
 
-def certified_sources(source: Model) -> Mapping[str, str] | None:
+def find_sources(source: Model) -> Mapping[str, str] | None:
     """The sources in the certificate of ``source``, which a rewritten file inherits; None if there is no certificate."""
     certificate = certificate_of(source)
     return None if certificate is None else certificate.sources
@@ -196,7 +196,7 @@ class _Part(ABC):
     after: Model
     options: _Options
 
-    def described(self, outcome: Outcome) -> Outcome:
+    def describe(self, outcome: Outcome) -> Outcome:
         """``outcome`` with the model of this part."""
         return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), notes=self.after.notes)
 
@@ -216,13 +216,13 @@ class _Edited(_Part):
     def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
         written = self.after if stage is None else load(stage.path)
         if self.edits[-1].restores:
-            return Proven(_restored(self.after, written))
+            return Proven(_compare_restored(self.after, written))
         limits, full = self.options.limits(), self.options.full and not dry_run
         report = verify_model(
             written, against=self.base, atol=limits.atol, min_cosine=limits.min_cosine, full=full, head_only=dry_run,
             progress=self.options.progress,
         )  # fmt: skip
-        return Proven(joined(report, as_asked(self.base, written, _asked(self.edits))))
+        return Proven(joined(report, as_asked(self.base, written, _asked_parameters(self.edits))))
 
 
 @dataclass
@@ -232,10 +232,10 @@ class _Rewritten(_Part):
     applied: Applied
     proof: RewriteProof
 
-    def described(self, outcome: Outcome) -> Outcome:
+    def describe(self, outcome: Outcome) -> Outcome:
         result = self.applied.result
         return replace(
-            super().described(outcome),
+            super().describe(outcome),
             architecture=result.architecture or outcome.architecture,
             fusions=result.fusions or outcome.fusions,
             loss=result.loss or outcome.loss,
@@ -281,7 +281,7 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
             yield [step for step in group if isinstance(step, Edit)]
 
 
-def _applied(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Part:
+def _apply(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Part:
     if isinstance(group, Rewrite):
         proof = RewriteProof.of(model, full=options.full)
         applied = apply_rewrite(group, model, Context(proof.feeds, options.progress))
@@ -297,13 +297,13 @@ def _applied(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _P
     return _Edited(current, options, group, base)
 
 
-def _asked(edits: Sequence[Edit]) -> list[dict[str, Any]]:
+def _asked_parameters(edits: Sequence[Edit]) -> list[dict[str, Any]]:
     """The parameters, as asked for, of the edits that are proven: those after the last one that restores a file."""
     start = max((place for place, edit in enumerate(edits) if edit.restores), default=-1)
     return [edit.parameters() for edit in edits[start + 1 :]]
 
 
-def _with_new_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Part], progress: Progress) -> Outcome:
+def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Part], progress: Progress) -> Outcome:
     """Record golden vectors in the last model.
 
     They are made with the edits alone. A rewrite changes nothing about them but how far off they may be.
@@ -312,20 +312,20 @@ def _with_new_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_
     last = parts[-1]
     if isinstance(last, _Edited) and len(parts) == 1:
         last.after = with_goldens(last.base, last.after)
-        return last.described(outcome)
+        return last.describe(outcome)
     results = [part.applied.result for part in parts if isinstance(part, _Rewritten)]
     if all(one.keeps_goldens for one in results):
         limits = next((one.golden_limits for one in results if one.golden_limits is not None), None)
-        recorded, notes = _edited_alone(steps, outcome.source)
+        recorded, notes = _apply_edits(steps, outcome.source)
         after = with_goldens_of(recorded, last.after, limits)
         after = replace(after, notes=(*after.notes, *notes))
     else:
         after = replace(last.after, notes=(*last.after.notes, NO_GOLDENS))
     last.after = after
-    return last.described(outcome)
+    return last.describe(outcome)
 
 
-def _edited_alone(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
+def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
     """Apply the edits among ``steps`` alone, and record golden vectors. Return the notes on these vectors, too."""
     base = current = source
     for step in steps:
@@ -336,15 +336,15 @@ def _edited_alone(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[st
     return recorded, recorded.notes[len(current.notes) :]
 
 
-def _tried(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
+def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
     """Prove a part that is not the last one. A rewrite needs a temporary file, because it is run in a process of its own."""
     if isinstance(part, _Edited):
-        return _proven(outcome, part, None, writing.dry_run)
+        return _prove(outcome, part, None, writing.dry_run)
     with writing.stage(part.after) as stage:
-        return _proven(outcome, part, stage, writing.dry_run)
+        return _prove(outcome, part, stage, writing.dry_run)
 
 
-def _proven(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -> Outcome:
+def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -> Outcome:
     """Prove ``part``. The report gets its checks; or it has these alone, if they did not pass."""
     proven = part.prove(stage, dry_run=dry_run)
     report = proven.report if stage is None else check_goldens(proven.report, load(stage.path))
@@ -353,22 +353,22 @@ def _proven(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -
     return replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
 
 
-def _finished(outcome: Outcome, part: _Part, writing: Writing, options: _Options, sources: Mapping[str, str] | None) -> Outcome:
+def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, sources: Mapping[str, str] | None) -> Outcome:
     """Write the last model, prove the written file, and give it its name."""
     if writing.dry_run and isinstance(part, _Edited):
         plan = plan_output(outcome.model, writing.place, force=writing.force)
         outcome = replace(outcome, notes=(*outcome.notes, *plan.notes))
-        return require_right(_proven(outcome, part, None, dry_run=True) if options.verify else outcome)
+        return require_right(_prove(outcome, part, None, dry_run=True) if options.verify else outcome)
     with writing.stage(outcome.model, options.progress) as stage:
         outcome = replace(outcome, notes=(*outcome.notes, *stage.plan.notes))
         if options.verify:
-            outcome = _proven(outcome, part, stage, writing.dry_run)
+            outcome = _prove(outcome, part, stage, writing.dry_run)
         if not writing.dry_run and (outcome.is_right or writing.keep_failed):
             outcome = outcome.with_saved(commit(stage, sources, outcome.report))
         return require_right(outcome)
 
 
-def _kept(outcome: Outcome, writing: Writing) -> Outcome:
+def _keep(outcome: Outcome, writing: Writing) -> Outcome:
     """Save a wrong model if the user wants to look at it."""
     if writing.dry_run or not writing.keep_failed:
         return outcome
@@ -376,7 +376,7 @@ def _kept(outcome: Outcome, writing: Writing) -> Outcome:
         return outcome.with_saved(stage.commit())
 
 
-def _restored(wanted: Model, written: Model) -> Report:
+def _compare_restored(wanted: Model, written: Model) -> Report:
     """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
     document = written.document
     moves = [step for step in undoable(written.proto) if step.edit in HOUSEKEEPING]
@@ -392,7 +392,7 @@ def _restored(wanted: Model, written: Model) -> Report:
     return Report((check, weights), (), unchecked)
 
 
-def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
+def _show_bytes(progress: Progress, plan: Plan) -> Callable[[int], None]:
     """Tells how much of the output is written."""
     total = max(plan.size, 1)
     done = told = 0

@@ -20,7 +20,18 @@ from onnx import numpy_helper
 from test_rehead import pooled
 
 import graphsurgery
-from graphsurgery import AddNormalize, AddPooling, OptionalInput, Rename, StripHead, Truncate
+from graphsurgery import (
+    AddNormalize,
+    AddPooling,
+    Fuse,
+    Half,
+    OptionalInput,
+    ReattachHead,
+    Rename,
+    Simplify,
+    StripHead,
+    Truncate,
+)
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.compare.tolerance import FLOAT32, LOSSY
 from graphsurgery.edits.edit import Edit
@@ -40,12 +51,8 @@ from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewrites, rewritten
 from graphsurgery.recipe import Recipe, parsed, recipe_of, to_toml
-from graphsurgery.rewrites.convert_to_half import Half
-from graphsurgery.rewrites.fuse_encoder import Fuse
-from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.registry import REWRITES
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
-from graphsurgery.rewrites.simplify_encoder import Simplify
 
 require_optimizer()
 

@@ -25,7 +25,7 @@ from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.head_parts import parts_of
 from graphsurgery.rewrites.rewrite import Context, Rewrite
-from graphsurgery.runner import Writing, certified_sources, check_goldens, claim_of, commit
+from graphsurgery.runner import Writing, check_goldens, claim_of, commit, find_sources
 from graphsurgery.runtime.session import Session, open_session
 
 Chain = tuple[Applied, ...]
@@ -61,7 +61,7 @@ class Search:
         lossy = [one for one in rewrites if one.exactness == LOSSY]
         last = None
         for label, chain in self._candidates(exact, is_alone=not lossy):
-            last = self._tried(chain, lossy)
+            last = self._try_candidate(chain, lossy)
             if last.report is None or last.report.verdict is not Verdict.FAILED:
                 break
             self.attempts.append(f"{label}: {what_is_wrong(last.report)}")
@@ -70,7 +70,7 @@ class Search:
         if last is None:
             what = f"no rewrite of this graph could be made: {list_attempts(self.attempts)}"
             raise UnsupportedModelError(what, "optimize it with --portable")
-        return self._judged(replace(last, attempts=tuple(self.attempts)))
+        return self._judge(replace(last, attempts=tuple(self.attempts)))
 
     def _candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
         """Yield each candidate, applied, with its label; each graph once.
@@ -79,18 +79,18 @@ class Search:
         candidate that changes nothing is of no use.
         """
         place = next((place for place, one in enumerate(rewrites) if any(True for _ in one.safer())), len(rewrites) - 1)
-        base = self._applied((), rewrites[:place])
+        base = self._apply((), rewrites[:place])
         boldest = rewrites[place].resolve(parts_of(self._model(base)).encoder)
         others = tuple(boldest.safer())
         for one in (boldest, *others):
             try:
-                chain = self._applied(base, (one, *rewrites[place + 1 :]))
+                chain = self._apply(base, (one, *rewrites[place + 1 :]))
             except UnsupportedModelError as error:
                 if not others:
                     raise
                 self.attempts.append(f"{one}: {error}")
                 continue
-            changed = _changed(chain)
+            changed = _changes_of(chain)
             if is_alone and not changed:
                 if self.attempts:
                     continue
@@ -98,7 +98,7 @@ class Search:
             if self._is_new(changed):
                 yield str(one), chain
 
-    def _applied(self, chain: Chain, rewrites: Sequence[Rewrite]) -> Chain:
+    def _apply(self, chain: Chain, rewrites: Sequence[Rewrite]) -> Chain:
         """Apply ``rewrites`` after those of ``chain``."""
         context = Context(self.proof.feeds, self.progress)
         for rewrite in rewrites:
@@ -115,22 +115,22 @@ class Search:
         self._seen.add(graph)
         return is_new
 
-    def _tried(self, chain: Chain, lossy: Sequence[Rewrite]) -> Outcome:
+    def _try_candidate(self, chain: Chain, lossy: Sequence[Rewrite]) -> Outcome:
         """Prove a candidate. Lossy rewrites are applied to it once it is proven without them."""
         if not lossy:
-            return self._written(chain)
-        if self.verify and _changed(chain):
-            outcome = self._written(chain, is_trial=True)
+            return self._write(chain)
+        if self.verify and _changes_of(chain):
+            outcome = self._write(chain, is_trial=True)
             if outcome.report is not None and outcome.report.verdict is Verdict.FAILED:
                 return outcome
-        return self._written(self._applied(chain, lossy))
+        return self._write(self._apply(chain, lossy))
 
-    def _written(self, chain: Chain, *, is_trial: bool = False) -> Outcome:
+    def _write(self, chain: Chain, *, is_trial: bool = False) -> Outcome:
         """Write the last model of ``chain`` under a temporary name, prove and time it, and give it its name if it is right.
 
         A trial gets no name and is held to the proof's own limits.
         """
-        outcome = self._described(chain)
+        outcome = self._describe(chain)
         with self.writing.stage(outcome.model) as stage:
             if self.verify:
                 self.progress("proving the file")
@@ -140,12 +140,12 @@ class Search:
             if is_trial or not outcome.is_right or self._misses(outcome):
                 return outcome
             if self.time:
-                outcome = self._timed(outcome, chain, stage)
+                outcome = self._add_timings(outcome, chain, stage)
             if self.writing.dry_run:
                 return outcome
-            return outcome.with_saved(commit(stage, certified_sources(self.source), outcome.report))
+            return outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
 
-    def _described(self, chain: Chain) -> Outcome:
+    def _describe(self, chain: Chain) -> Outcome:
         """The outcome of ``chain`` before its proof."""
         results = [one.result for one in chain]
         return Outcome(
@@ -157,7 +157,7 @@ class Search:
             loss=next((one.loss for one in results if one.loss is not None), None),
         )
 
-    def _timed(self, outcome: Outcome, chain: Chain, stage: Stage) -> Outcome:
+    def _add_timings(self, outcome: Outcome, chain: Chain, stage: Stage) -> Outcome:
         """Add how long both files take, or a note that says why this cannot be measured."""
         self.progress("timing both files")
         is_for_gpus = any(one.rewrite.is_for_gpus for one in chain)
@@ -171,13 +171,13 @@ class Search:
         """Whether everything had to fuse, and something did not, or there was nothing to fuse."""
         return self.strict and outcome.fusions is not None and not outcome.fusions.complete
 
-    def _judged(self, outcome: Outcome) -> Outcome:
+    def _judge(self, outcome: Outcome) -> Outcome:
         """Return ``outcome`` if it is right; else raise, with the file kept if the user wants to look at it."""
         if outcome.is_right and not self._misses(outcome):
             return outcome
         if self.writing.keep_failed and not self.writing.dry_run:
             with self.writing.stage(outcome.model) as stage:
-                outcome = outcome.with_saved(commit(stage, certified_sources(self.source), outcome.report))
+                outcome = outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
         require_right(outcome)
         fusions = present(outcome.fusions, "what fused")
         missed = len(fusions.missed)
@@ -187,6 +187,6 @@ class Search:
         )
 
 
-def _changed(chain: Chain) -> Chain:
+def _changes_of(chain: Chain) -> Chain:
     """The rewrites of ``chain`` that changed something."""
     return tuple(one for one in chain if one.result.unchanged is None)
