@@ -34,6 +34,9 @@ format: $(VENV)/.test ## let ruff rewrite what it can
 types: $(VENV)/.test ## mypy, strict
 	$(VENV)/bin/mypy
 
+generated: $(VENV)/.test ## the library's stub and the tables of edits, from the edits' declarations
+	$(VENV)/bin/python scripts/generate.py
+
 fixtures: $(PEERS)/.peers ## make the committed fixtures again
 	$(PEERS)/bin/python fixtures/make_fixtures.py
 

@@ -1,4 +1,4 @@
-"""A measured table in a page of the documentation, between its marks."""
+"""A generated table in a page of the documentation, between its marks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from pathlib import Path
 
 
 def put(page: Path, name: str, text: str) -> None:
-    """Put ``text`` between ``<!-- name -->`` and ``<!-- end of name -->``. ValueError where the page has no such marks."""
+    """Put ``text`` into ``page`` as `filled` does."""
+    page.write_text(filled(page, name, text), encoding="utf-8")
+
+
+def filled(page: Path, name: str, text: str) -> str:
+    """The content of ``page`` with ``text`` between ``<!-- name -->`` and ``<!-- end of name -->``.
+
+    Raises ValueError if the page has no such marks.
+    """
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(start)
     _, ended, after = rest.partition(end)
     if not (found and ended):
         raise ValueError(f"{page.name} has no {start} ... {end}")
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    return f"{before}{start}\n{text}\n{end}{after}"

@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def present(value: T | None, what: str) -> T:
-    """Return ``value``. Raise PostconditionError where it is None, although an earlier step had to settle it."""
+    """Return ``value``. Raise PostconditionError if it is None although an earlier step had to find it."""
     if value is None:
-        raise PostconditionError(f"{what} should be settled by now, and is None")
+        raise PostconditionError(f"{what} should be known by now, and is None")
     return value
 
 

@@ -14,7 +14,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── NameNotFoundError                  a value, input or output name that the graph does not have
     │   ├── NothingToPoolError                 no hidden state was found, or more than one
     │   ├── MaskError                          no usable attention mask
-    │   ├── AlreadyPooledError                 the file already has a head
+    │   ├── AlreadyAppliedError                the file already has a head, or this very edit
     │   ├── NoHeadError                        nothing that strip-head could take off
     │   ├── NothingToOptimizeError             the optimizer would change nothing
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
@@ -40,10 +40,14 @@ from __future__ import annotations
 class GraphSurgeryError(Exception):
     """Base of all errors raised on purpose. ``str(error)`` is the message, ``error.advice`` the way out."""
 
-    def __init__(self, message: str, advice: str = "") -> None:
+    def __init__(self, message: str, advice: str = "", options: tuple[str, ...] = ()) -> None:
+        """``options`` are the options of the command line that ``advice`` names: another program may call them otherwise."""
         super().__init__(message)
         self.message = message
         self.advice = advice
+        self.options = options
+        self.edit: object | None = None
+        """The edit that could not be applied, if one raised the error."""
 
     def __str__(self) -> str:
         return self.message
@@ -93,8 +97,12 @@ class MaskError(RequestError):
     """No usable attention mask was found."""
 
 
-class AlreadyPooledError(RequestError):
-    """The file already carries a head."""
+class AlreadyAppliedError(RequestError):
+    """The file already has a head, or the edit was already applied to it."""
+
+
+AlreadyPooledError = AlreadyAppliedError
+"""The old name of `AlreadyAppliedError`."""
 
 
 class NoHeadError(RequestError):
@@ -146,7 +154,7 @@ class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it
 
 
 class PostconditionError(AssertionError):
-    """An edit did not do what it promises, or was not settled: a bug in graphsurgery. Nothing was written.
+    """An edit did not do what it promises, or was not resolved: a bug in graphsurgery. Nothing was written.
 
     The message says what was promised and what was found. The command line treats it as a bug: traceback and exit code 3.
     """

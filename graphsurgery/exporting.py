@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ TASKS = {"feature-extraction": "feature-extraction", "fill-mask": "fill-mask", "
 OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits", "sequence-classification": "logits"}
 T5_OPSET = 18
 LONGEST = 64
+SIDES = ("right", "left")
 ALLOWED = 1e-3
 """Difference from PyTorch, times max(1, max|x|): an export that is wrong is wrong by far more."""
 ADVICE = "pip install 'graphsurgery[export]' (with torch pinned to a CPU build where there is no GPU)"
@@ -44,7 +45,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made, and how far it is from PyTorch: the largest |ONNX Runtime - PyTorch| on a few sentences."""
+    """What `export` made, and how far it is from PyTorch: the largest |ONNX Runtime - PyTorch| on a few sentences, padded on
+    the right and on the left."""
 
     path: Path
     task: str
@@ -58,8 +60,8 @@ def export(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, force: bool = False,
     progress: Progress = lambda _: None,
 ) -> Exported:  # fmt: skip
-    """Export the transformer of a model folder to ONNX, alone: its output is ``last_hidden_state``, or the ``logits`` of a
-    masked language model or a classifier.
+    """Export only the transformer of a model folder to ONNX. Its output is ``last_hidden_state``, or ``logits`` for a masked
+    language model or a classifier.
 
     Args:
         folder: a sentence-transformers folder, or one of transformers (``config.json`` and weights).
@@ -72,7 +74,7 @@ def export(
     """
     source = Path(folder).absolute()
     if not source.is_dir():
-        raise FolderError(f"{folder} is no folder", "give the folder of a model")
+        raise FolderError(f"the folder {folder} does not exist", "give the folder of a model")
     target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
     if target.exists() and not force:
         raise OutputExistsError(f"{target} exists already", "choose another output with -o, or replace it with --force")
@@ -90,7 +92,7 @@ def export(
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """The folder ``path``, made where it is not there, and then gone again where nothing came into it."""
+    """Make the folder ``path`` if it does not exist. Remove it again if nothing was written into it."""
     made = not path.is_dir()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 
 def _transformer(folder: Path) -> Module:
-    """The module that is a transformer: the first, or the folder itself where it has no modules.json."""
+    """Return the transformer module: the first one, or the folder itself if it has no modules.json."""
     if not (folder / "modules.json").is_file():
         return Module("Transformer", "", folder, {"transformer_task": _plain_task(folder)}, "")
     first = read_modules(folder)[0]
@@ -131,7 +133,7 @@ def _task(module: Module) -> str:
 
 
 def _needed(name: str) -> Any:
-    """A package that only exports need; MissingPackageError when it is not there."""
+    """Import a package that only exports need. MissingPackageError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -155,8 +157,8 @@ def _export(folder: Path, made: Path, task: str) -> None:
 
 
 def _export_t5(folder: Path, made: Path) -> None:
-    """Optimum 0.1.0 fails on a T5 encoder without its decoder. The dummy mask has zeros in it: else it is baked in as a
-    constant."""
+    """Export a T5 encoder with torch, because Optimum 0.1.0 fails on it without its decoder. The dummy mask contains zeros;
+    without them torch would write the mask into the graph as a constant."""
     torch, transformers = _needed("torch"), _needed("transformers")
     model = transformers.T5EncoderModel.from_pretrained(folder).eval()
 
@@ -179,28 +181,51 @@ def _export_t5(folder: Path, made: Path) -> None:
 
 
 def _compared(folder: Path, made: Path, task: str) -> float:
-    """The largest |ONNX Runtime - PyTorch| at tokens of a few sentences; VerificationFailed when that is too much."""
+    """The largest |ONNX Runtime - PyTorch| at the tokens of a few sentences, padded on the right and on the left.
+
+    Raises VerificationFailed if that is too much.
+    """
     torch, transformers = _needed("torch"), _needed("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    encoded = tokenizer(list(SENTENCES), padding=True, truncation=True, max_length=LONGEST, return_tensors="np")
     config = read_encoder_config(folder)
-    session = Session(made)
-    shape = encoded["input_ids"].shape
-    mask = encoded["attention_mask"]
-    made_up = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0), "token_type_ids": np.zeros(shape, dtype=np.int64)}
-    names = [value.name for value in load(made).interface.inputs]
-    feed = {name: np.asarray(encoded.get(name, made_up.get(name))).astype(np.int64) for name in names}
-    output = OUTPUTS[task]
-    found = session.run(feed, [output])[output]
     model = _model(transformers, folder, task, config.model_type if config is not None else None).eval()
-    with torch.no_grad():
-        given = {name: torch.from_numpy(array) for name, array in feed.items()}
-        wanted = getattr(model(**given), output).float().numpy()
+    session, output = Session(made), OUTPUTS[task]
+    names = [value.name for value in load(made).interface.inputs]
+    worst = 0.0
+    for side in SIDES:
+        tokenizer.padding_side = side
+        encoded = tokenizer(list(SENTENCES), padding=True, truncation=True, max_length=LONGEST, return_tensors="np")
+        feed = feed_of(names, encoded)
+        found = session.run(feed, [output])[output]
+        with torch.no_grad():
+            given = {name: torch.from_numpy(array) for name, array in feed.items()}
+            wanted = getattr(model(**given), output).float().numpy()
+        worst = max(worst, distance(found, wanted, encoded["attention_mask"], side))
+    return worst
+
+
+def feed_of(names: Sequence[str], encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs ``names`` for tokenized texts, int64. UnsupportedModelError for an input that nothing is known for."""
+    mask = encoded["attention_mask"]
+    made_up = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0), "token_type_ids": np.zeros_like(mask)}
+    known = {**made_up, **encoded}
+    for name in names:
+        if name not in known:
+            raise UnsupportedModelError(
+                f"the exported model has the input {name!r}, and the tokenizer gives only {', '.join(encoded)}",
+                "export it by hand with torch.onnx.export, and compare it yourself",
+            )
+    return {name: np.asarray(known[name]).astype(np.int64) for name in names}
+
+
+def distance(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, side: str) -> float:
+    """The largest |found - wanted| at tokens. VerificationFailed if that is too much; ``side`` is where the padding stands."""
     apart = np.abs(found.astype(np.float64) - wanted)
     worst = float(apart[mask == 1].max() if apart.ndim == 3 else apart.max())
     if not worst <= ALLOWED * max(1.0, float(np.abs(wanted).max())):
         raise VerificationFailed(
-            f"the export is up to {worst:.1e} away from PyTorch", "nothing was left behind; report it to Optimum"
+            f"the export is up to {worst:.1e} away from PyTorch, on texts padded on the {side}",
+            "nothing was written; report it to Optimum",
         )
     return worst
 

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from graphsurgery.consumers import Reading, readings
+from graphsurgery.encoder.blocks import blocks_of
 from graphsurgery.encoder.head import head_steps, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
 from graphsurgery.encoder.roles import roles_of
@@ -23,8 +24,6 @@ from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
-
-ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "QAttention")
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,17 @@ class Inspection:
     producer: str
     nodes: int
     layers: int
+    """How many attentions the encoder has, found by structure; 0 if none is recognised."""
     hidden: HiddenState | None
     why_not: str | None
     candidates: tuple[str, ...]
     tables: Tables
     head: tuple[dict[str, Any], ...]
     goldens: bool
+    """Whether the file records golden inputs and vectors, so that it can be verified by itself."""
     certificate: Certificate | None
     optimized: dict[str, Any] | None
     """The parameters that the file records of all its rewrites."""
-    """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
     """Bytes of initializers by element type."""
@@ -92,7 +92,7 @@ def inspect(source: Loadable) -> Inspection:
         opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
-        layers=_attention_layers(proto.graph),
+        layers=len(blocks_of(model).attentions),
         hidden=hidden,
         why_not=why_not,
         candidates=() if hidden else tuple(hidden_candidates(model)),
@@ -134,12 +134,6 @@ def _optimized(proto: onnx.ModelProto) -> dict[str, Any] | None:
     for step in rewrites(proto):
         merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
     return merged or None
-
-
-def _attention_layers(graph: onnx.GraphProto) -> int:
-    """Fused attention operators, or else Softmax nodes: one per layer in every export seen."""
-    kinds = Counter(node.op_type for node in all_nodes(graph))
-    return sum(kinds[kind] for kind in ATTENTIONS) or kinds["Softmax"]
 
 
 def _precision(model: Model) -> dict[str, int]:

@@ -15,8 +15,8 @@ from typing import Any
 from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.compare.tolerance import LOSSY
 from graphsurgery.contracts import present
+from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import RequestError
 from graphsurgery.model.certificate import certificate_of, with_certificate
 from graphsurgery.model.loading import Loadable, load
@@ -110,7 +110,7 @@ def default_output(model: Model, last: Step) -> Path:
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to write with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in (*(edit.step for edit in EDITS.values()), Rewrite.step):
+    for name in (*(listed.step for listed in LISTED.values()), Rewrite.step):
         stem = stem.removesuffix(f".{name}")
     return model.path.with_name(f"{stem}.{last.step}.onnx")
 

@@ -13,7 +13,8 @@ from typing import Any
 import onnx
 from baked_folders import write_folder
 from encoders import HIDDEN, IDS, MASK, TYPE_IDS
-from faults import Case
+from faults import Case as Planted
+from golden import CASES, Case
 from interface_faults import EMBEDDING, FREED_POOLED, Edited
 from module_folders import dense, layer_norm, ranges
 from token_faults import CNN_POOLED, MIXED_POOLED, PAD, SPLADE_PAD, WEIGHED_PAD
@@ -23,7 +24,6 @@ from graphsurgery import (
     AddActivation,
     AddDense,
     AddLayerNorm,
-    AddNormalize,
     AddPooling,
     DropInput,
     FixDim,
@@ -34,6 +34,7 @@ from graphsurgery import (
     Rename,
     Truncate,
 )  # fmt: skip
+from graphsurgery.edit_list import RECORDED_EDITS
 from graphsurgery.edits.edit import Edit
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, PREFIX
 from graphsurgery.model.seal import seal
@@ -112,8 +113,18 @@ def _made(edits: list[Edit], **encoder: Any) -> Recorded:
     return Recorded(edits[-1].verb, case.source, case.output)
 
 
-def _of(case: Case, edit: str) -> Recorded:
+def _of(case: Planted, edit: str) -> Recorded:
     return Recorded(edit, case.source, case.output)
+
+
+def _golden(verb: str) -> Recorded:
+    """The first golden case of an edit that gives a file and needs nothing beside it."""
+    for path in sorted((CASES / verb.replace("-", "_")).glob("*.txt")):
+        case = Case.read(path)
+        if case.after is not None and len(case.commands) == 1:
+            (edit,) = case.edits()
+            return Recorded(verb, case.source().to_proto(), edit.apply(case.source()).to_proto())
+    raise LookupError(f"no golden case of {verb} gives a file with one command")
 
 
 def _baked(edit: str) -> Recorded:
@@ -131,7 +142,6 @@ def recorded_files() -> dict[str, Recorded]:
     """A file for every edit, and for what else is recorded."""
     found = [
         _made([AddPooling("mean,cls", mask="pad:7", skip_prompt="2")], mask_dtype=None),
-        _made([POOL, AddNormalize()]),
         _made([POOL, AddDense(dense(8, 8), "tanh")]),
         _made([POOL, AddLayerNorm(layer_norm(8))]),
         _made([POOL, AddActivation("sigmoid")]),
@@ -152,4 +162,5 @@ def recorded_files() -> dict[str, Recorded]:
         _baked(GOLDEN),
         _baked(CERTIFICATE),
     ]
-    return {one.edit: one for one in found}
+    files = {one.edit: one for one in found}
+    return {verb: _golden(verb) for verb in RECORDED_EDITS if verb not in files} | files

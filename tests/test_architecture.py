@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,12 +16,15 @@ from conftest import ROOT
 from sharing import Name, Source
 
 import graphsurgery
-from graphsurgery.cli.main import VERBS
+from graphsurgery import errors
+from graphsurgery.cli.main import VERBS, cli
+from graphsurgery.edit_list import LISTED
+from graphsurgery.edits.parameters import parameters_of
 from graphsurgery.edits.registry import EDITS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
-    ("version", "errors"),
+    ("version", "errors", "edit_list"),
     ("contracts", "interface"),
     ("report",),
     ("model",),
@@ -30,8 +35,8 @@ LAYERS = (
     ("edits", "references", "inspection", "snippet", "exporting"),
     ("proof",),
     ("rewrites",),
-    ("api", "api_interface", "outcome", "recipe"),
-    ("api_tokens", "runner"),
+    ("api", "outcome", "recipe"),
+    ("runner",),
     ("recipe_run", "optimizer"),
     ("baking",),
     ("cli",),
@@ -43,6 +48,7 @@ other."""
 # the proof expect that output. Each line says why that cannot happen. Code that decides what an edit does must not be listed.
 SHARED_MODULES = {
     "errors": "the error tree decides nothing",
+    "edit_list": "names, and the types of recorded parameters; tests/test_hostile_records.py compares them with the edits",
     "contracts": "a value that is there, or a bug",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",
@@ -50,6 +56,7 @@ SHARED_MODULES = {
     "model.provenance": "the steps that a file records: proof/intent.py compares them with the request",
     "model.record_types": "which names and types a record has; tests/test_hostile_records.py compares it with the edits",
     "model.sources": "the bytes of a file",
+    "model.positioned": "the bytes of a file, read at a position",
     "model.wire": "protobuf's encoding of numbers and lengths",
     "model.parsing": "protobuf's own parser, with limits",
     "model.schema": "which messages can hold a tensor, from onnx's descriptors",
@@ -61,7 +68,7 @@ SHARED_MODULES = {
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
-    "encoder.roles": "decides what is fed; what an edit settled by it is held against another reading (proof/intent.py)",
+    "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
@@ -90,7 +97,8 @@ DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery
 def shared(planted: Mapping[str, str] = MappingProxyType({})) -> set[Name]:
     """The names that both edits and proof reach, the package's name left out; ``planted``: with these modules added."""
     source = Source(PACKAGE, planted)
-    both = source.reached("graphsurgery.edits", DOORS) & source.reached("graphsurgery.proof", DOORS)
+    proof = source.reached("graphsurgery.proof", DOORS) | source.reached("graphsurgery.references", DOORS)
+    both = source.reached("graphsurgery.edits", DOORS) & proof
     return {(module.removeprefix("graphsurgery."), name) for module, name in both}
 
 
@@ -150,13 +158,35 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
 
 
 def test_public_surface() -> None:
-    """Everything public has a docstring, and every edit is a class, a function and a verb of the same name."""
+    """Everything public has a docstring."""
     for name in graphsurgery.__all__:
         assert name == "__version__" or getattr(graphsurgery, name).__doc__, name
-    for verb, edit in EDITS.items():
-        assert callable(getattr(graphsurgery, verb.replace("-", "_")))
-        assert getattr(graphsurgery, edit.__name__) is edit
-        assert VERBS[verb].summary == edit.summary
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_every_edit_is_a_class_a_function_and_a_verb(verb: str) -> None:
+    """All have one name. The function takes every parameter of the class, and its docstring describes each one."""
+    edit = EDITS[verb]
+    function = getattr(graphsurgery, verb.replace("-", "_"))
+    assert getattr(graphsurgery, edit.__name__) is edit
+    assert (edit.verb, VERBS[verb].summary) == (verb, edit.summary)
+    signature = inspect.signature(function)
+    called = [one.called for one in parameters_of(edit)]
+    assert sorted(signature.parameters) == sorted(["model", *called])
+    assert function.__annotations__.keys() == {*signature.parameters, "return"}
+    about = described(function.__doc__)
+    assert list(about) == ["model", *called] and all(len(text) > 10 for text in about.values())
+    raised = re.search(r"^Raises:\n(.*)\.$", function.__doc__, flags=re.MULTILINE | re.DOTALL)
+    assert all(issubclass(getattr(errors, name.strip()), Exception) for name in raised[1].split(","))
+    options = {one.name: one for one in cli.get_command(None, verb).params}
+    for one in parameters_of(edit):
+        assert options[one.name].opts == [one.option] and one.help in options[one.name].help
+
+
+def described(docstring: str) -> dict[str, str]:
+    """The arguments that the section ``Args:`` of a docstring describes."""
+    section = re.search(r"^Args:\n((?:    .*\n)*)", docstring, flags=re.MULTILINE)
+    return dict(re.findall(r"^    (\w+): (.*)$", section[1], flags=re.MULTILINE))
 
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
@@ -174,3 +204,22 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not {'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_an_edit_imports_no_other_edit() -> None:
+    """What adding pooling costs does not grow with the number of edits."""
+    code = (
+        "import sys, graphsurgery\nfrom graphsurgery.edit_list import LISTED\nassert graphsurgery.add_pooling\n"
+        "names = {one.function for one in LISTED.values() if f'graphsurgery.edits.{one.function}' in sys.modules}\n"
+        "assert names == {'add_pooling'}, names"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_verbs_and_summaries_stand_in_the_list_alone() -> None:
+    """A class takes them from `edit_list`; its own file says neither again."""
+    for listed in LISTED.values():
+        tree = ast.parse((PACKAGE / "edits" / f"{listed.function}.py").read_text(encoding="utf-8"))
+        fields = {one.target.id for node in tree.body if isinstance(node, ast.ClassDef) for one in node.body
+                  if isinstance(one, ast.AnnAssign)}  # fmt: skip
+        assert not fields & {"verb", "step", "summary"}, listed.verb

@@ -46,7 +46,8 @@ from graphsurgery.baking import bake as baking
 from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits import pooling_graph
-from graphsurgery.errors import OutputExistsError, RequestError, SurroundingsError, VerificationFailed
+from graphsurgery.edits.edit import Edit
+from graphsurgery.errors import FolderError, OutputExistsError, RequestError, SurroundingsError, VerificationFailed
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.model.certificate import PACKAGES, certificate_of
 from graphsurgery.version import __version__
@@ -580,6 +581,55 @@ def test_a_folder_that_cuts_itself(tmp_path: Path) -> None:
         done = bake(folder, tmp_path / str(dim))
         assert done.outcome.interface.outputs[0].dims == ("batch", dim)
         assert any("nothing is cut off" in note for note in done.plan.notes) == (dim == HIDDEN)
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[Edit]:
+    """The edits that are applied, one by one."""
+    found: list[Edit] = []
+    right = Edit.apply
+
+    def apply(self: Edit, model: graphsurgery.Model, **more: bool) -> graphsurgery.Model:
+        found.append(self)
+        return right(self, model, **more)
+
+    monkeypatch.setattr(Edit, "apply", apply)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("entries", "width"),
+    [
+        ([pooling(["cls", "mean"])], 2 * HIDDEN), ([pooling(), dense(6)], 6),
+        ([pooling(), dense(12, activation="torch.nn.modules.activation.GLU"), dense(4, 6, place="3_Dense")], 4),
+        ([pooling(), dense(12, activation="torch.nn.modules.activation.GLU")], 6),
+    ],
+    ids=["two modes", "dense", "two layers", "halved"],
+)  # fmt: skip
+def test_a_folder_whose_cut_leaves_all(entries: list[Entry], width: int, tmp_path: Path, applied: list[Edit]) -> None:
+    """The modules' configs tell how wide the embedding is. Each edit is applied once: none to learn that width."""
+    folder = write_folder(tmp_path / "model", [transformer(), *entries])
+    put_json(folder / "config_sentence_transformers.json", {"truncate_dim": width})
+    done = bake(folder, tmp_path / "out", verify=False)
+    assert done.outcome.interface.outputs[0].dims == ("batch", width) and applied == list(done.plan.steps)
+    assert any("nothing is cut off" in note for note in done.plan.notes)
+
+
+def test_configs_that_name_another_width(tmp_path: Path) -> None:
+    """Where the folder's cut was left out because of them, the file itself is looked at."""
+    folder = write_folder(tmp_path / "model", [transformer(), pooling(), dense(6, out_features=4)])
+    put_json(folder / "config_sentence_transformers.json", {"truncate_dim": 4})
+    with pytest.raises(FolderError, match=r"cuts to 4 dims.*the embedding has 6"):
+        bake(folder, tmp_path / "out", verify=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_edit_that_fails_is_blamed_after_one_pass(tmp_path: Path, applied: list[Edit]) -> None:
+    """The error knows the edit that raised it: no edit is applied again to find it."""
+    folder = write_folder(tmp_path / "model", [transformer(), pooling(), dense(6, 5)])
+    with pytest.raises(FolderError, match="2_Dense") as caught:
+        bake(folder, tmp_path / "out")
+    assert [edit.verb for edit in applied] == ["add-pooling", "add-dense"] and caught.value.edit is applied[-1]
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])

@@ -103,8 +103,10 @@ def test_no_model_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_read_is_no_parameter() -> None:
-    """The ranges themselves are handed on, and neither recorded nor given."""
-    edit = graphsurgery.OutputPrecision("uint8", str(TEXTS))
-    assert "read" not in edit.parameters() and "read" not in {one.name for one in edit.declared()}
+    """The ranges themselves go from `resolve` to `change`; they are neither recorded nor given."""
+    pooled = graphsurgery.add_pooling(FIXTURES / "bert" / "model.onnx", "mean")
+    result = graphsurgery.OutputPrecision("uint8", str(TEXTS)).resolve(pooled)
+    assert result.found.ranges is not None and result.found.ranges.shape == (2, result.found.width)
+    assert set(result.edit.parameters()) == {"to", "ranges", "target", "digests"}
     with pytest.raises(RecipeError, match="read"):
         parsed({"steps": [{"edit": "output-precision", "to": "uint8", "read": [1]}]}, "here")

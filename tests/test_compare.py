@@ -22,7 +22,7 @@ from graphsurgery.compare.models import Feed, Given, compared
 from graphsurgery.compare.tally import MOST_BEYOND, Tally
 from graphsurgery.compare.tolerance import exact, lossy, most_stretch, promised
 from graphsurgery.compare.vectors import vectors_at_tokens
-from graphsurgery.edits.agreement import agreement, nothing_compared
+from graphsurgery.edits.trials import count_agreeing, why_nothing
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
 from graphsurgery.runtime.session import Session
@@ -398,10 +398,10 @@ def test_inputs_that_get_nothing_but_zeros_are_told() -> None:
 
 def test_nan_agrees_with_nothing() -> None:
     one, nothing = np.array([1.0, NAN]), np.array([NAN, NAN])
-    assert agreement(one, one, 1e-3) == 1 and agreement(nothing, nothing, 1e-3) == 0
-    assert agreement(nothing, one, 1e-3) is None and agreement(one[:1], one, 1e-3) is None
-    assert agreement(np.array([1.01]), np.array([1.0]), 1e-3) is None
-    assert nothing_compared({"y": 3}) is None and "y" in (nothing_compared({"x": 1, "y": 0}) or "")
+    assert count_agreeing(one, one, 1e-3) == 1 and count_agreeing(nothing, nothing, 1e-3) == 0
+    assert count_agreeing(nothing, one, 1e-3) is None and count_agreeing(one[:1], one, 1e-3) is None
+    assert count_agreeing(np.array([1.01]), np.array([1.0]), 1e-3) is None
+    assert why_nothing({"y": 3}) is None and "y" in (why_nothing({"x": 1, "y": 0}) or "")
 
 
 def test_a_model_that_gives_nothing_but_nan_has_no_optional_input() -> None:

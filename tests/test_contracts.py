@@ -50,7 +50,7 @@ def test_every_edit_refuses_another_interface(verb: str) -> None:
     """What comes out of a golden case is as promised; with any fault planted in it, it is not, and both sides are told."""
     case = first_case(verb)
     source = case.source()
-    edit, _ = case.edits()[0].resolve(source)
+    edit = case.edits()[0].resolve(source).edit
     after = edit.apply(source).interface
     edit.ensure(source.interface, after)
     for fault in FAULTS.values():
@@ -58,9 +58,9 @@ def test_every_edit_refuses_another_interface(verb: str) -> None:
             edit.ensure(source.interface, fault(after))
 
 
-def test_what_is_not_settled() -> None:
+def test_what_is_not_resolved() -> None:
     assert present("", "target") == ""
-    with pytest.raises(PostconditionError, match="target should be settled"):
+    with pytest.raises(PostconditionError, match="target should be known"):
         present(None, "target")
 
 
@@ -72,8 +72,8 @@ def test_nothing_that_deals_with_known_errors_takes_it_for_one() -> None:
 class Dropping(AddNormalize):
     """add-normalize that takes an input away as well."""
 
-    def change(self, draft: Draft, model: graphsurgery.Model) -> None:
-        super().change(draft, model)
+    def change(self, draft: Draft, found: Value) -> None:
+        super().change(draft, found)
         draft.changes.infos.append(lambda kind, info: kind != "input" or info.name != "attention_mask")
 
 

@@ -15,8 +15,12 @@ from conftest import FIXTURES, ROOT
 
 from graphsurgery.cli.main import VERBS
 
+sys.path.append(str(ROOT / "scripts"))
+from generate import generated
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [path.name for path in PAGES]
+GENERATED = generated()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -63,6 +67,12 @@ def test_make_targets_and_links_exist(page: Path) -> None:
     assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_generated_files_are_fresh(path: Path) -> None:
+    """`make generated` would change nothing: the tables of edits and the library's stub are those of the declarations."""
+    assert path.read_text(encoding="utf-8") == GENERATED[path]
 
 
 def test_no_page_names_a_machine() -> None:

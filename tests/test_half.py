@@ -24,7 +24,7 @@ from graphsurgery.compare.reference_ops import evaluator
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.element_types import ElementTypes
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.mask_constants import Masks
@@ -62,7 +62,7 @@ def fused(name: str) -> onnx.ModelProto:
 
 def feeds_of(name: str) -> list[dict[str, Array]]:
     """Every kind of padding, but rows without a token, on which no two encoders need to agree."""
-    drawer: Drawer = drawer_of(graphsurgery.load(FIXTURES / name / "model.onnx"), [])
+    drawer: Drawer = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
     return [drawer.feed(mask, seed=1) for kind, masks in drawer.kinds() for mask in masks if kind != "empty row"]
 
 

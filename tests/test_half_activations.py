@@ -14,7 +14,7 @@ from test_half import KINDS, feeds_of, fused, made, plain, run
 import graphsurgery
 from graphsurgery.compare.loss import opinions
 from graphsurgery.errors import RequestError, UnsupportedModelError
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.rewrites.half.convert import in_float32, to_half
 from graphsurgery.rewrites.half.measure import Kept, kept
 from graphsurgery.rewrites.half.probes import Ranges, Rounding
@@ -32,7 +32,7 @@ TOO_LARGE, LOSES = "a value too large", "rounding a value loses most"
 
 def text_of(name: str) -> dict[str, Array]:
     """Real sentences, tokenised as the fixture's folder says."""
-    drawer = drawer_of(graphsurgery.load(FIXTURES / name / "model.onnx"), [])
+    drawer = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
     return text_feeds(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))[0]
 
 

@@ -26,7 +26,7 @@ from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PRE
 from graphsurgery.model.record_types import RECORDED, fits
 from graphsurgery.model.seal import seal
 from graphsurgery.recipe import recipe_of
-from graphsurgery.references.registry import MEANINGS
+from graphsurgery.references.by_verb import REFERENCES
 
 OURS = [edit for verb, edit in EDITS.items() if verb != "strip-head"]
 FILES = [*(edit.verb for edit in OURS), GOLDEN, CERTIFICATE]
@@ -69,7 +69,7 @@ def _union(kind: Any) -> tuple[Any, ...]:
 
 
 def test_everything_that_is_recorded_is_in_the_table() -> None:
-    assert {edit.verb for edit in OURS} == MEANINGS.keys() == RECORDED.keys() - set(HOUSEKEEPING)
+    assert {edit.verb for edit in OURS} == REFERENCES.keys() == RECORDED.keys() - set(HOUSEKEEPING)
     assert set(HOUSEKEEPING) <= RECORDED.keys()
 
 

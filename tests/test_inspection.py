@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import onnx
 import pytest
 from branches import with_branches
 from conftest import FIXTURES, corpus_params, fixture_names
+from encoders import HIDDEN, tiny_encoder
 
 import graphsurgery
 from graphsurgery.consumers import readings
+from graphsurgery.encoder.hidden_state import find_hidden_state, inferred
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.encoder.tables import tables_of
 from graphsurgery.encoder.width import last_dim
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
 from graphsurgery.graph.wiring import Wiring
+from graphsurgery.proof.inference import values_of
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -128,6 +132,43 @@ def test_pooling_modes_have_one_list() -> None:
     from graphsurgery.edits.pooling_graph import MODES
 
     assert set(MODES) == set(BOOLEANS.values())
+
+
+def test_a_softmax_of_the_head_is_no_attention() -> None:
+    pooled = graphsurgery.add_pooling(FIXTURES / "bert" / "model.onnx", mode="mean")
+    assert graphsurgery.inspect(graphsurgery.add_activation(pooled, "softmax")).layers == 3
+    assert graphsurgery.inspect(tiny_encoder()).layers == 0  # its Softmax weighs nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "is_scores"),
+    [
+        ("logits", True), ("start_logits", True), ("startLogits", True), ("lmlogits", True), ("end_positions", True),
+        ("scores.1", True), ("tokenScores", True), ("START", True), ("class-probs", True), ("end", True),
+        ("blended", False), ("attended_states", False), ("appended_output", False), ("hidden_extended", False),
+        ("restarted", False), ("underscores", False), ("backend_states", False), ("Endpoint", False),
+    ],
+)  # fmt: skip
+def test_names_of_scores(name: str, is_scores: bool) -> None:
+    """An output with a score's name is not pooled unless it is asked for; other outputs of the right shape are."""
+    model = graphsurgery.load(tiny_encoder(names={HIDDEN: name}))
+    if not is_scores:
+        assert find_hidden_state(model).name == name
+        return
+    with pytest.raises(NothingToPoolError):
+        find_hidden_state(model)
+    assert find_hidden_state(model, name).name == name
+
+
+def test_what_inference_refuses_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Without inference the types are unknown. Why that is so can be read at debug level."""
+    proto = tiny_encoder()
+    proto.graph.node.append(onnx.helper.make_node("Reshape", [], ["broken"]))
+    model = graphsurgery.load(proto)
+    with caplog.at_level(logging.DEBUG, logger="graphsurgery"):
+        assert inferred(model).outputs == () and values_of(model) == {}
+    said = [record.name for record in caplog.records if "onnx cannot infer" in record.message]
+    assert said == ["graphsurgery.encoder.hidden_state", "graphsurgery.proof.inference"]
 
 
 UNSORTED = "nodes are not topologically sorted"

@@ -15,8 +15,9 @@ from encoders import tiny_encoder
 import graphsurgery
 from graphsurgery import AddNormalize, AddPooling, DropInput, DynamicDim, FixDim, InputType, OptionalInput, Rename, Truncate
 from graphsurgery.edits.edit import Edit
-from graphsurgery.errors import AlreadyPooledError, GraphSurgeryError, UnsupportedModelError
+from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
+from graphsurgery.recipe import recipe_of
 from graphsurgery.report import Verdict
 
 TYPES, MASK, POSITIONS = "token_type_ids", "attention_mask", "position_ids"
@@ -130,7 +131,7 @@ def test_interface_of_renamed_and_fixed(tmp_path: Path) -> None:
 
 def test_a_vector_of_length_one_is_known_under_its_new_name() -> None:
     model = edited(fixture("bert"), [AddPooling("mean", normalize=True), Rename(("sentence_embedding=vector",))])
-    with pytest.raises(AlreadyPooledError, match="add-pooling"):
+    with pytest.raises(AlreadyAppliedError, match="add-pooling"):
         graphsurgery.add_normalize(model)
 
 
@@ -182,6 +183,21 @@ def test_sizes_that_stay_are_refused(which: str, baked) -> None:
     """A decoder whose mask is looked up by numbers that were folded: it says so, and where the size stands."""
     with pytest.raises(UnsupportedModelError, match=r"cannot be freed.*the size stands in"):
         edited(baked("qwen3", 2, 10), [DynamicDim((which,))])
+
+
+def test_a_plan_is_made_for_each_encoder_anew(baked) -> None:
+    """What was resolved or recorded for one encoder frees another one as if it had been asked for there, or is refused."""
+    first, other, third = (
+        graphsurgery.load(baked(*which)) for which in (("bert", 2, 10), ("modernbert", 2, 10), ("t5", 1, 12))
+    )
+    asked = DynamicDim(("batch", "sequence"))
+    resolved = asked.resolve(first).edit
+    assert resolved.rewired and resolved.apply(other).fingerprint == asked.apply(other).fingerprint
+    recorded = recipe_of(resolved.apply(first)).steps[0]
+    assert recorded == resolved and recorded.apply(third).fingerprint == asked.apply(third).fingerprint
+    for free in (fixture("bert"), baked("qwen3", 2, 10)):
+        with pytest.raises(RequestError):
+            recorded.apply(graphsurgery.load(free))
 
 
 def test_sizes_that_only_seem_to_be_free(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from conftest import FIXTURES
 import graphsurgery
 from graphsurgery.edits import pooling_graph
 from graphsurgery.errors import (
-    AlreadyPooledError,
+    AlreadyAppliedError,
     NameNotFoundError,
     NoHeadError,
     RequestError,
@@ -62,7 +62,7 @@ def test_modes_as_text_or_sequence_are_the_same() -> None:
 
 
 def test_what_is_recorded(tmp_path: Path) -> None:
-    """The edit, its settled parameters, the version and the source's fingerprint; weights only when asked for."""
+    """The edit, its resolved parameters, the version and the source's fingerprint; weights only when asked for."""
     source = graphsurgery.load(BERT)
     (entry,) = entries(graphsurgery.add_pooling(source))
     assert (entry["edit"], entry["version"], entry["source"]) == ("add-pooling", graphsurgery.__version__, source.fingerprint)
@@ -96,9 +96,9 @@ def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_second_time_is_refused() -> None:
     pooled = graphsurgery.add_pooling(BERT, mode="mean", normalize=True)
-    with pytest.raises(AlreadyPooledError, match="record add-pooling"):
+    with pytest.raises(AlreadyAppliedError, match="record add-pooling"):
         graphsurgery.add_pooling(pooled, mode="mean")
-    with pytest.raises(AlreadyPooledError, match="normalised already"):
+    with pytest.raises(AlreadyAppliedError, match="normalised already"):
         graphsurgery.add_normalize(pooled)
     with pytest.raises(NoHeadError):
         graphsurgery.strip_head(graphsurgery.strip_head(pooled))
@@ -106,7 +106,7 @@ def test_a_second_time_is_refused() -> None:
 
 def test_a_renamed_head_is_still_known_by_its_metadata() -> None:
     pooled = graphsurgery.add_pooling(BERT, mode="mean", output_name="vector", keep_output=["last_hidden_state"])
-    with pytest.raises(AlreadyPooledError):
+    with pytest.raises(AlreadyAppliedError):
         graphsurgery.add_pooling(pooled, mode="cls")
 
 

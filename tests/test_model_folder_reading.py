@@ -477,22 +477,22 @@ def step(config: dict[str, Any]) -> Module:
         ({"max_seq_length": None}, TransformerSettings()),
         (
             {"transformer_task": "fill-mask"},
-            TransformerSettings(None, False, "fill-mask", "token_embeddings", "forward", "logits"),
+            TransformerSettings(None, False, "fill-mask", "token_embeddings", "forward"),
         ),
         (
             {"transformer_task": "sequence-classification", "module_output_name": "scores"},
-            TransformerSettings(None, False, "sequence-classification", "scores", "forward", "logits"),
+            TransformerSettings(None, False, "sequence-classification", "scores", "forward"),
         ),
         (
             {
                 "modality_config": {"text": {"method": "get_text_features", "method_output_name": None}},
                 "module_output_name": "x",
             },
-            TransformerSettings(None, False, "feature-extraction", "x", "get_text_features", None),
+            TransformerSettings(None, False, "feature-extraction", "x", "get_text_features"),
         ),
         (
             {"modality_config": {"audio": {"method": "forward", "method_output_name": "last_hidden_state"}}},
-            TransformerSettings(None, False, "feature-extraction", "token_embeddings", None, None),
+            TransformerSettings(None, False, "feature-extraction", "token_embeddings", None),
         ),
     ],
 )

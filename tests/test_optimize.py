@@ -41,7 +41,7 @@ from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.graph.write_back import with_weights
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import fuse_encoder
 from graphsurgery.rewrites.fuse.kernels import with_own_bias, without_kernel
@@ -253,7 +253,7 @@ def test_left_padding(tmp_path: Path) -> None:
     source = graphsurgery.load(fixture("bert"))
     bare = Session(optimize_model(str(fixture("bert")), "bert", opt_level=0).model.SerializeToString())
     ours = Session(optimized(source, tmp_path / "made.onnx").output)
-    drawer = drawer_of(source, [])
+    drawer = feeds_for(source)
     worst: dict[str, dict[str, float]] = {"right padding": {}, "left padding": {}, "holes": {}}
     for kind, masks in drawer.kinds():
         if kind in worst:
@@ -277,7 +277,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
     onnx.save(with_own_bias(bare, given), tmp_path / "without_biases.onnx")
-    drawer = drawer_of(source, [])
+    drawer = feeds_for(source)
     feed = drawer.feed(np.ones((2, 5), bool), seed=0)
     assert ("crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
     done = optimized(source, tmp_path / "made.onnx")
@@ -390,6 +390,16 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert done.report and any("no kernels for bfloat16" in line for line in done.report.not_checked)
     assert [check.name for check in done.report.checks] == ["same interface", "head untouched", "second opinion"]
     assert done.loss is not None and 0.999 < done.loss["min_cosine"] < 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_outputs_without_a_second_opinion_are_told(precision: str, tmp_path: Path) -> None:
+    """The reference evaluator measures one output. In bfloat16 nothing at all is compared at the others."""
+    source = with_head(fixture("bert"), tmp_path, "mean", normalize=True, keep_output=["last_hidden_state"])
+    done = optimized(source, tmp_path / "half.onnx", **{precision: True})
+    what = "same outputs" if precision == "bf16" else "second opinion"
+    wanted = f"{what}: of last_hidden_state, because only sentence_embedding is measured"
+    assert done.report and wanted in done.report.not_checked
 
 
 def test_an_encoder_in_half_precision(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from prompt_faults import PROMPT_FAULTS
 import graphsurgery
 from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.compare.vectors import cosines
-from graphsurgery.edits import normalize_graph
+from graphsurgery.edits import draft_operators
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
 from graphsurgery.proof.judging import judged
@@ -91,7 +91,7 @@ def test_what_the_head_proof_leaves_out_is_said() -> None:
 
 def test_a_wrong_builder_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is in the edit itself: `run` refuses its own work."""
-    monkeypatch.setattr(normalize_graph, "SMALLEST_NORM", 1e-3)
+    monkeypatch.setattr(draft_operators, "SMALLEST_NORM", 1e-3)
     with pytest.raises(VerificationFailed):
         graphsurgery.run([graphsurgery.AddPooling("mean", normalize=True)], tiny_encoder(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []

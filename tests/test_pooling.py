@@ -39,7 +39,7 @@ import graphsurgery
 from graphsurgery.errors import MaskError, NothingToPoolError, UnsupportedModelError
 from graphsurgery.model.loading import load
 from graphsurgery.proof.difference import difference
-from graphsurgery.proof.head import extract_head
+from graphsurgery.proof.subgraph import extract_head
 from graphsurgery.runtime.session import Session
 
 EMBEDDING = "sentence_embedding"

@@ -13,7 +13,7 @@ from graphsurgery import AddLayerNorm
 from graphsurgery.edits.edit import Edit
 from graphsurgery.model.model import Model
 from graphsurgery.proof.difference import difference
-from graphsurgery.references.chain import after, steps_beyond
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import RELATIVE, UNIT, Array, Expected, exact
 
@@ -36,11 +36,11 @@ def chain(*steps: Edit) -> tuple[Model, Model]:
 def expected(hidden: Array, *steps: Edit) -> Expected:
     """What the reference makes of ``hidden [batch, seq, 384]``."""
     source, output = chain(*steps)
-    recorded = steps_beyond(source, output)
+    recorded = Chain.between(source, output)
     weights = RecordedWeights.of(output, difference(source, output).added)
     mask = np.ones(hidden.shape[:2], dtype=np.int64)
     before = lambda feed: exact(feed) | exact({"last_hidden_state": hidden})  # noqa: E731
-    return after(recorded, before, weights)({"attention_mask": mask})["sentence_embedding"]
+    return recorded.after(before, weights)({"attention_mask": mask})["sentence_embedding"]
 
 
 def drawn(scale: float = 1.0, offset: float = 0.0) -> Array:

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import exotic
@@ -24,6 +25,7 @@ from graphsurgery.model.atomic import no_progress, temporary_name
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import plan_output, save
+from graphsurgery.model.sources import FileBytes
 from graphsurgery.model.staging import Saved, Stage, staged
 
 
@@ -418,3 +420,32 @@ def test_what_cannot_move_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(saving, "LARGEST_PROTOBUF", 8000)
     with pytest.raises(GraphSurgeryError, match="protobuf ends at 2 GiB"):
         plan_output(load(tmp_path / "model.onnx"), tmp_path / "saved.onnx", largest=8000)
+
+
+def test_systems_without_positioned_reads_and_writes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no pread and no pwrite, macOS no copy_file_range: the files are the same, also from several threads."""
+    encoder = FIXTURES / "bert" / "model.onnx"
+
+    def saved(place: str) -> dict[str, bytes]:
+        folder = tmp_path / place
+        folder.mkdir()
+        for name, path in (("encoder.onnx", encoder), ("with_data.onnx", source)):
+            save(load(path), folder / name)
+        graphsurgery.run([graphsurgery.AddPooling("mean")], encoder, output=folder / "pooled.onnx")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    before, usual = source.read_bytes(), saved("usual")
+    for name in ("pread", "pwrite", "copy_file_range", "O_NONBLOCK", "O_CLOEXEC"):
+        monkeypatch.delattr(os, name, raising=False)
+    assert saved("plain") == usual and len(usual) > 3
+
+    data = encoder.read_bytes()
+    file = FileBytes(encoder)
+
+    def read(seed: int) -> bool:
+        places = np.random.default_rng(seed).integers(0, len(data) - 64, 4000)
+        return all(file.read(int(place), 64) == data[place : place + 64] for place in places)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+    assert source.read_bytes() == before

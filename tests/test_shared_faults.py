@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 import graphsurgery
 from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
-from graphsurgery.edits import mask_graph
+from graphsurgery.edits import token_mask
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder import hidden_state, roles, tables, width
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
@@ -100,7 +100,7 @@ def test_downstream(broken, tmp_path: Path, fewer: Callable[[set[str]], set[str]
 @pytest.mark.parametrize("name", ["token", "bent", "biased"])
 def test_another_hidden_state(broken, tmp_path: Path, name: str) -> None:
     right = hidden_state.find_hidden_state
-    broken(right, lambda model, asked=None, ids=None: right(model, asked or name, ids))
+    broken(right, lambda model, asked=None, ids=None, **more: right(model, asked or name, ids, **more))
     failed(AddPooling("mean"), tiny_encoder(), tmp_path, "as asked")
 
 
@@ -108,7 +108,7 @@ def test_another_hidden_state(broken, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("dim", ["sequence", "other", 4])
 def test_another_batch_dim(broken, tmp_path: Path, asked: str | None, dim: str | int) -> None:
     right = hidden_state.find_hidden_state
-    broken(right, lambda *given: replace(right(*given), batch=dim))
+    broken(right, lambda *given, **more: replace(right(*given, **more), batch=dim))
     failed(AddPooling("mean", hidden_state=asked), tiny_encoder(), tmp_path, "encoder untouched")
 
 
@@ -168,7 +168,7 @@ def test_another_mask(broken, tmp_path: Path, edit: Edit, roles_of: Any) -> None
 
 
 def test_another_mask_than_asked_for(broken, tmp_path: Path) -> None:
-    broken(mask_graph.choose_mask, lambda *_: mask_graph.MaskChoice(IDS, IDS))
+    broken(token_mask.find_mask, lambda *_: token_mask.Mask(token_mask.MaskSpec.parse(IDS), IDS))
     failed(AddPooling("mean", mask=MASK), tiny_encoder(), tmp_path, "as asked")
 
 

@@ -16,7 +16,7 @@ import graphsurgery
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder.hidden_layers import layers_by_structure
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.errors import AlreadyPooledError, UnsupportedModelError
+from graphsurgery.errors import AlreadyAppliedError, UnsupportedModelError
 from graphsurgery.graph.wiring import Wiring
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import padded_right
@@ -138,7 +138,7 @@ def test_splade_is_a_head() -> None:
     model = graphsurgery.add_splade_pooling(
         tiny_encoder(hidden=50, names={"last_hidden_state": "logits"}), output_name="sparse"
     )
-    with pytest.raises(AlreadyPooledError, match="add-splade-pooling with max pooling"):
+    with pytest.raises(AlreadyAppliedError, match="add-splade-pooling with max pooling"):
         graphsurgery.add_pooling(model, "mean", hidden_state="token")
 
 

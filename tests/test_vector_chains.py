@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import graphsurgery
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL
 from graphsurgery.edits.edit import Edit
-from graphsurgery.errors import AlreadyPooledError
+from graphsurgery.errors import AlreadyAppliedError
 
 WIDEST = 9
 BENDING = sorted(set(ACTIVATIONS) - OVER_ALL)
@@ -92,7 +92,7 @@ def test_every_chain_is_proven_and_undone(data, opset: int, dtype: int, hidden: 
     for edit in data.draw(chains(hidden)):
         try:
             model = edit.apply(model)
-        except AlreadyPooledError:  # the very same edit twice in a row
+        except AlreadyAppliedError:  # the very same edit twice in a row
             assert model.proto.metadata_props[-1].value.find(edit.verb) > 0
     onnx.checker.check_model(model.to_proto(), full_check=True)
     report = graphsurgery.verify(model, against=source)
@@ -110,7 +110,7 @@ def test_every_chain_of_tokens_is_proven_and_undone(data, opset: int, hidden: in
         edit, at = data.draw(edits(at))
         try:
             model = type(edit)(**{**vars(edit), "target": "token_embeddings"}).apply(model)
-        except AlreadyPooledError:
+        except AlreadyAppliedError:
             continue
     report = graphsurgery.verify(model, against=source)
     assert report, [(check.name, check.detail) for check in report.checks if check.verdict is not graphsurgery.Verdict.PASSED]

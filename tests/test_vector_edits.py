@@ -26,7 +26,7 @@ from graphsurgery.cli.main import OK, VERDICT, WRONG
 from graphsurgery.edits import activation_graph, add_layer_norm, output_precision
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import (
-    AlreadyPooledError,
+    AlreadyAppliedError,
     FolderError,
     NameNotFoundError,
     RequestError,
@@ -145,7 +145,7 @@ def test_what_is_recorded(tmp_path: Path) -> None:
 
 def test_weights_other_than_the_recorded_ones_are_refused() -> None:
     """An edit that says which weights it means takes no others; nor does one that was resolved."""
-    edit, _ = AddDense(module_folders.dense(3, 8), "tanh").resolve(tiny())
+    edit = AddDense(module_folders.dense(3, 8), "tanh").resolve(tiny()).edit
     assert edit.apply(tiny())
     for other in (
         replace(edit, weights=module_folders.dense(3, 8, seed=1)),
@@ -153,10 +153,10 @@ def test_weights_other_than_the_recorded_ones_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(WeightsDifferError):
             other.apply(tiny())
-    norm, _ = AddLayerNorm(module_folders.layer_norm(8)).resolve(tiny())
+    norm = AddLayerNorm(module_folders.layer_norm(8)).resolve(tiny()).edit
     with pytest.raises(WeightsDifferError):
         replace(norm, weights=module_folders.layer_norm(8, seed=1)).apply(tiny())
-    precision, _ = OutputPrecision("int8", module_folders.ranges(8)).resolve(tiny())
+    precision = OutputPrecision("int8", module_folders.ranges(8)).resolve(tiny()).edit
     with pytest.raises(WeightsDifferError):
         replace(precision, ranges=module_folders.ranges(8, seed=1)).apply(tiny())
 
@@ -484,17 +484,17 @@ def test_what_truncate_normalised_is_not_normalised_again() -> None:
     for model, target in (
         (graphsurgery.truncate(tiny(), 5), None), (graphsurgery.truncate(tiny(), (5, 3)), "sentence_embedding_3"),
     ):  # fmt: skip
-        with pytest.raises(AlreadyPooledError, match="record truncate"):
+        with pytest.raises(AlreadyAppliedError, match="record truncate"):
             graphsurgery.add_normalize(model, target)
     assert graphsurgery.add_normalize(graphsurgery.truncate(tiny(), 5, keep_length=True))
     assert graphsurgery.add_normalize(graphsurgery.truncate(tiny(), (5, 3)))
     unit = graphsurgery.add_normalize(tiny())
     for model in (graphsurgery.truncate(unit, (5, 3)), graphsurgery.truncate(unit, (5, 3), keep_length=True)):
-        with pytest.raises(AlreadyPooledError, match="record add-normalize"):
+        with pytest.raises(AlreadyAppliedError, match="record add-normalize"):
             graphsurgery.add_normalize(model)
     bent = graphsurgery.add_activation(unit, "tanh", output_name="curved", keep_target=True)
     assert graphsurgery.add_normalize(bent, "curved")
-    with pytest.raises(AlreadyPooledError):
+    with pytest.raises(AlreadyAppliedError):
         graphsurgery.add_normalize(bent, "sentence_embedding")
 
 
@@ -537,3 +537,12 @@ def test_large_weights(name: str, width: int, fixture_copy, tmp_path: Path, caps
     assert as_json("verify", other / "back.onnx", "--against", model, "--atol", "0", capsys=capsys)[0] == OK
     if name != "bert-external":
         assert (other / "back.onnx").read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_layer_norm_of_values_that_are_nearly_alike(dims: int, opset: int) -> None:
+    """x - mean is exact to its last digits, however large x is: of two dims near -8 the mean's own rounding would show."""
+    source = graphsurgery.load(tiny_encoder(opset=opset, hidden=dims, names={"last_hidden_state": "token_embeddings"}))
+    model = AddLayerNorm(module_folders.layer_norm(dims, 1), "token_embeddings").apply(source)
+    assert graphsurgery.verify(model, against=source)

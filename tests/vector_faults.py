@@ -213,7 +213,8 @@ NORMS = [
     *table("layer norm", NORM,
         ("the variance of a sample", lambda p: p.wire("layer_norm/variance", 1, p.constant(7))),
         ("the sum of squares", lambda p: p.become("layer_norm/variance", "Identity")),
-        ("the mean left in", lambda p: p.become("layer_norm/centred", "Identity")),
+        ("the mean left in", lambda p: (
+            p.become("layer_norm/nearly_centred", "Identity"), p.become("layer_norm/centred", "Identity"))),
         ("the mean left in the variance", lambda p: p.become("layer_norm/squares", "Mul", *[p.taken("layer_norm/sum")] * 2)),
         ("the root missing", lambda p: p.become("layer_norm/deviation", "Identity")),
         ("epsilon missing: NaN where all is 0", lambda p: p.without("layer_norm/raised")),
@@ -243,7 +244,7 @@ NORMS = [
         ("the variance over the batch", lambda p: p.set("layer_norm/sum_of_squares/axes", [0])),
         ("multiplied by the deviation", lambda p: p.become("layer_norm/normal", "Mul")),
         ("the vectors in float16", lambda p: (
-            rounded(p, "layer_norm/sum", 0, FLOAT16), rounded(p, "layer_norm/centred", 0, FLOAT16))),
+            rounded(p, "layer_norm/sum", 0, FLOAT16), rounded(p, "layer_norm/nearly_centred", 0, FLOAT16))),
         ("the squares in float16", lambda p: p.through("layer_norm/squares", FLOAT16)),
         ("the result in float16", lambda p: p.through("layer_norm/layer_norm", FLOAT16)),
         ("twice", lambda p: p.become("layer_norm/layer_norm", "LayerNormalization", p.out("layer_norm/layer_norm") + "x",

@@ -13,13 +13,13 @@ from typing import Any
 from graphsurgery import exporting
 from graphsurgery.baking.certificate import certificate, source_digests
 from graphsurgery.baking.folder import CERTIFICATE, check_folder, commit_folder, default_folder, staged_folder, write_file
-from graphsurgery.baking.naming import rename
-from graphsurgery.baking.plan import BakePlan, Request, plan_bake
+from graphsurgery.baking.naming import name_place
+from graphsurgery.baking.plan import BakePlan, Request, check_uncut, plan_bake
 from graphsurgery.baking.program import program
 from graphsurgery.baking.published import as_json, model_place, published_files
 from graphsurgery.baking.readme import readme
 from graphsurgery.errors import (
-    AlreadyPooledError,
+    AlreadyAppliedError,
     FolderError,
     GraphSurgeryError,
     MaskError,
@@ -31,8 +31,8 @@ from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import run
 from graphsurgery.snippet import shown
 
-OF_THE_ENCODER = (AlreadyPooledError, MaskError, NothingToPoolError)
-"""What no module is to blame for."""
+OF_THE_ENCODER = (AlreadyAppliedError, MaskError, NothingToPoolError)
+"""Errors that are about the encoder's file, whichever edit raises them."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ def _bake(
         except VerificationFailed as error:
             raise _failed(error, plan, sources, stage, target, force) from error
         except GraphSurgeryError as error:
-            rename(error, _culprit(plan), plan.encoder.path)
+            name_place(error, _blame(error, plan), plan.encoder.path)
             raise
+        check_uncut(plan, outcome.interface)
         told = _told(outcome, plan, target)
         if dry_run:
             return Baked(target, plan, told, ())
@@ -135,19 +136,16 @@ def _bake(
         return Baked(target, plan, told, _publish(plan, sources, told, stage, target, force))
 
 
-def _culprit(plan: BakePlan) -> Path | None:
-    """What in the folder an error is about: what the first edit comes from that cannot be applied, else the encoder. None for
-    an edit that was asked for."""
+def _blame(error: GraphSurgeryError, plan: BakePlan) -> Path | None:
+    """Return the file or folder that an error is about: the origin of the edit that raised it, else the encoder's file.
+
+    None for an edit that was asked for.
+    """
     file = plan.encoder.path or plan.modules[0].path
-    model = plan.encoder
-    for step, origin in zip(plan.steps, plan.origins, strict=True):
-        try:
-            model = step.apply(model)
-        except OF_THE_ENCODER:
-            return file
-        except GraphSurgeryError:
-            return origin
-    return file
+    if isinstance(error, OF_THE_ENCODER):
+        return file
+    origins = zip(plan.steps, plan.origins, strict=True)
+    return next((origin for step, origin in origins if step is error.edit), file)
 
 
 def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:

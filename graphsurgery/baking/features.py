@@ -1,4 +1,4 @@
-"""What the modules of a folder pass on to each other, and what the graph calls it.
+"""The features that the modules of a folder pass on to each other, and their names in the graph.
 
 sentence-transformers' modules read and write one dict of features: the Transformer writes ``token_embeddings``, Pooling writes
 ``sentence_embedding``, a Dense reads and writes what its config names.
@@ -24,11 +24,13 @@ class Features:
     kept: tuple[str, ...] = ()
     """Features that stay outputs."""
     skip_prompt: str | None = None
-    """How many tokens of the prompt are left out where a Pooling module leaves them out; None: an input says it."""
+    """The number of the prompt's tokens that a Pooling module leaves out; None: an input says it."""
     token_weights: str | None = None
     """The value of the graph that holds the weights of tokens, where a module made them."""
     width: int | None = None
-    """How wide the token embeddings are, where the encoder's weights tell and no module changed them."""
+    """The width of the token embeddings, if the encoder's weights tell it and no module changed them."""
+    embedding: int | None = None
+    """The width of the sentence embedding, if the modules' configs tell it."""
     notes: list[str] = field(default_factory=list)
 
     def value(self, module: Module, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What comes after a folder's modules: what its configs say of their result, and what was asked for."""
+"""The edits after a folder's modules: those that its configs say, and those that were asked for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.truncate import Truncate
-from graphsurgery.errors import FolderError, GraphSurgeryError
+from graphsurgery.errors import FolderError
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, score_activation
-from graphsurgery.model.model import Model
 
 Planned = tuple[Edit, Path | None]
 """An edit, and what in the folder it comes from; None where it was asked for."""
@@ -38,30 +37,16 @@ def finished(folder: Path, config: FolderConfig, modules: Sequence[Module], feat
     return steps
 
 
-def cut(
-    folder: Path, config: FolderConfig, encoder: Model, planned: Sequence[Planned], features: Features, dims: str | None
-) -> list[Planned]:
-    """The cut to ``dims``, where it was asked for; else the folder's own, where it is one."""
+def cut(folder: Path, config: FolderConfig, features: Features, dims: str | None) -> list[Planned]:
+    """Return the cut to ``dims``, if it was asked for; else the folder's own, if it is one."""
     if dims is not None:
         return [(Truncate(dims), None)]
     if config.truncate_dim is None:
         return []
-    if config.truncate_dim == _width(encoder, planned):
+    if config.truncate_dim == features.embedding:
         features.notes.append(f"the folder's truncate_dim, {config.truncate_dim}, is all that there is: nothing is cut off")
         return []
     return [(Truncate(str(config.truncate_dim), keep_length=True), folder / FOLDER_CONFIG)]
-
-
-def _width(encoder: Model, planned: Sequence[Planned]) -> int | None:
-    """How many dims the embedding has, None where that is not known, or an edit cannot be applied: which will be told then."""
-    try:
-        for step, _ in planned:
-            encoder = step.apply(encoder)
-    except GraphSurgeryError:
-        return None
-    made = encoder.interface.output(SENTENCE)
-    width = made.dims[-1] if made is not None and made.dims else None
-    return width if isinstance(width, int) else None
 
 
 def _ends_at_tokens(modules: Sequence[Module]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.edits.add_cnn import AddCnn
@@ -44,6 +45,8 @@ def _pooling(module: Module, features: Features) -> Steps:
             f"{config.path} says that token embeddings are {config.dimension} wide, and the encoder's are {features.width}",
             "the config, or the ONNX file, belongs to another model",
         )
+    width = config.dimension or features.width
+    features.embedding = None if width is None else width * len(config.modes)
     name = features.make(module, SENTENCE, TOKENS)
     kept = tuple(hidden if name == TOKENS else name for name in features.kept)
     return [
@@ -60,9 +63,18 @@ def _dense(module: Module, features: Features) -> Steps:
     writes = setting(module.config, "module_output_name", str, path, reads)
     value = features.value(module, reads)
     name = features.make(module, writes, reads)
+    if writes == SENTENCE:
+        features.embedding = _rows(module, path)
     residual = setting(module.config, "use_residual", bool, path, False)
     keep = writes != reads or features.keeps(reads)
     return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
+
+
+def _rows(module: Module, path: Path) -> int | None:
+    """Return the width of what a Dense module makes, if its config tells."""
+    rows: int | None = setting(module.config, "out_features", int, path)
+    halved = setting(module.config, "activation_function", str, path, "").rpartition(".")[2] == "GLU"
+    return rows // 2 if rows is not None and halved else rows
 
 
 def _normalize(module: Module, features: Features) -> Steps:
@@ -113,6 +125,7 @@ def _splade(module: Module, features: Features) -> Steps:
     path = module.path / "config.json"
     target = features.value(module, TOKENS)
     name = features.make(module, SENTENCE, TOKENS)
+    features.embedding = setting(module.config, "word_embedding_dimension", int, path)
     strategy = setting(module.config, "pooling_strategy", str, path, "max")
     activation = setting(module.config, "activation_function", str, path, "relu")
     return [AddSpladePooling(strategy, activation, target=target, output_name=name)]

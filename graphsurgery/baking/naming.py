@@ -1,4 +1,4 @@
-"""Errors of a bake name the file of the model folder that they are about, and the options that bake has."""
+"""Errors of a bake name the file of the model folder that they are about, and advise what bake can do."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from pathlib import Path
 
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
 
-OPTIONS = {"--dim": "--truncate-dim", "--to": "--output-precision"}
-"""What edits call their parameters, and what bake calls them."""
-POOLING_OPTIONS = ("--mask", "--hidden-state", "--ids", "--mode")
+ADVICE = {
+    "--dim": "write one such as --truncate-dim 256, or several such as --truncate-dim 512,256",
+    "--to": "choose from int8, uint8, binary, ubinary with --output-precision",
+}
+"""The advice of a bake where an edit's own would name one of these options, which bake calls otherwise."""
+POOLING_OPTIONS = frozenset({"--mask", "--hidden-state", "--ids", "--mode"})
+"""Options that add-pooling has and bake has not."""
 
 
 @contextmanager
 def naming(place: Path | None, pooled: Path | None = None) -> Iterator[None]:
-    """What is raised names ``place``; None where nothing in the folder is wrong, but what was asked for. ``pooled`` is the ONNX
-    file, for advice that only a verb of its own can follow."""
+    """Let errors name ``place``; None if not the folder but the request is wrong.
+
+    ``pooled`` is the ONNX file, for advice that only add-pooling can follow.
+    """
     try:
         yield
     except VerificationFailed:
         raise
     except GraphSurgeryError as error:
-        rename(error, place, pooled)
+        name_place(error, place, pooled)
         raise
 
 
-def rename(error: GraphSurgeryError, place: Path | None, pooled: Path | None = None) -> None:
+def name_place(error: GraphSurgeryError, place: Path | None, pooled: Path | None = None) -> None:
     """Let ``error`` name ``place``, and advise nothing that bake cannot do."""
     if place is not None and str(place) not in error.message:
         error.message = f"{place}: {error.message}"
-    words = [OPTIONS.get(word, word) for word in error.advice.split(" ")]
-    error.advice = " ".join(words)
-    if any(option in error.advice for option in POOLING_OPTIONS):
+    error.advice = next((ADVICE[option] for option in error.options if option in ADVICE), error.advice)
+    if POOLING_OPTIONS.intersection(error.options):
         where = f", on {pooled}" if pooled is not None else ""
         error.advice += f"; these are options of graphsurgery add-pooling{where}"

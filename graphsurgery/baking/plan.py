@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphsurgery.baking.features import TOKENS, Features
+from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.baking.finish import Planned, cut, finished
 from graphsurgery.baking.folder import repository_of
 from graphsurgery.baking.m3 import LAYERS, m3_steps
@@ -17,17 +17,16 @@ from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.errors import FolderError, RequestError
+from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import (
-    FolderConfig,
-    read_folder_config,
-)
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_folder_config
+from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a bake besides the folder's own modules."""
+    """A request for a bake, besides the folder's own modules."""
 
     onnx: str | None = None
     """The encoder's file, where it is not onnx/model.onnx or model.onnx."""
@@ -37,7 +36,7 @@ class Request:
     precision: str | None = None
     ranges: str | None = None
     keep_output: tuple[str, ...] = ()
-    """What stays an output besides the embedding: token_embeddings; of bge-m3 sparse_weights and colbert_vectors."""
+    """Outputs to keep besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
     exported: Path | None = None
     """The encoder's file where it was exported elsewhere; it counts as lying at onnx/model.onnx."""
@@ -45,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class BakePlan:
-    """What will be done with ``folder``: ``steps`` on ``encoder``."""
+    """The plan for ``folder``: ``steps`` on ``encoder``."""
 
     folder: Path
     config: FolderConfig
@@ -53,12 +52,14 @@ class BakePlan:
     encoder: Model
     steps: tuple[Edit, ...]
     origins: tuple[Path | None, ...]
-    """What each of the steps comes from: a module's folder or a config; None where it was asked for."""
+    """The origin of each step: a module's folder or a config; None if it was asked for."""
     notes: tuple[str, ...]
 
     tokens: Tokens
     width: int | None
-    """How wide the encoder's token embeddings are, where its weights tell."""
+    """The width of the encoder's token embeddings, if its weights tell."""
+    uncut: int | None = None
+    """The folder's truncate_dim, if it leaves the embedding whole."""
 
     @property
     def repository(self) -> str | None:
@@ -67,7 +68,7 @@ class BakePlan:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's name."""
         return self.repository.rpartition("/")[2] if self.repository is not None else self.folder.resolve().name
 
     @property
@@ -77,7 +78,7 @@ class BakePlan:
 
 
 def plan_bake(folder: Path, request: Request) -> BakePlan:
-    """Read ``folder`` and settle everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
+    """Read ``folder`` and plan everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
     raises."""
     config = read_folder_config(folder)
     modules, notes = routed(modules_of(folder), request.route)
@@ -90,7 +91,7 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):
         planned += [(step, module.path) for step in steps_of(module, features)]
     planned += finished(folder, config, modules, features)
-    planned += cut(folder, config, encoder, planned, features, request.truncate_dim)
+    planned += cut(folder, config, features, request.truncate_dim)
     if request.precision is not None:
         planned.append((OutputPrecision(request.precision, request.ranges), None))
     _refuse_unused(request, [step for step, _ in planned])
@@ -100,7 +101,17 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
         )
     steps, origins = zip(*planned, strict=True)
     tokens = tokens_of(folder, modules[0])
-    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width)
+    uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
+    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width, uncut)
+
+
+def check_uncut(plan: BakePlan, made: Interface) -> None:
+    """Raise FolderError if the embedding is wider than the configs said when the folder's cut was left out."""
+    embedding = made.output(SENTENCE)
+    width = embedding.dims[-1] if embedding is not None and embedding.dims else None
+    if plan.uncut is not None and isinstance(width, int) and width > plan.uncut:
+        what = f"{plan.folder / FOLDER_CONFIG} cuts to {plan.uncut} dims, all that the modules' configs name"
+        raise FolderError(f"{what}, and the embedding has {width}", DOWNLOAD)
 
 
 def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:

@@ -1,4 +1,4 @@
-"""The ``graphsurgery`` command: finds the verb's command and turns errors into messages and exit codes.
+"""The ``graphsurgery`` command: runs the verb's command and turns errors into messages and exit codes.
 
 Exit codes: 0 done, and what was asked to be checked passed; 1 a verdict failed or nothing could be checked; 2 the request,
 the file or the surroundings are wrong; 3 a bug; 130 interrupted.
@@ -28,11 +28,11 @@ REFUSALS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS,
     errno.ESTALE, errno.ETIMEDOUT,
 })  # fmt: skip
-"""What the system says of disks, space and permissions: no bug of ours, wherever it comes up."""
+"""Errors of the system that are about disks, space and permissions. They are no bugs of ours, wherever they come up."""
 
 
 class LazyGroup(click.Group):
-    """Imports a verb's command when it is asked for, so that ``--help`` is quick."""
+    """Imports a verb's command only when somebody asks for it, so that ``--help`` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -67,16 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with printing():
             code = run(given)
     except CannotPrintError as error:
-        if error.closed:  # whoever read our output has seen enough
+        if error.closed:  # the reader of our output has closed it
             sys.exit(OK)
-        with suppress(OSError):  # stderr may be what cannot be printed to
+        with suppress(OSError):  # stderr itself may be broken
             click.echo(f"error: the output cannot be printed: {error}", err=True)
         code = WRONG
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line; its exit code."""
+    """Run the command line and return its exit code."""
     as_json = "--json" in arguments
     try:
         code = cli.main(args=list(arguments), prog_name="graphsurgery", standalone_mode=False)
@@ -106,8 +106,8 @@ def _wrong_usage(error: click.ClickException, as_json: bool) -> int:
 
 
 def _failed(error: Exception, as_json: bool) -> int:
-    """A known error: its message and exit code. An unknown one: a bug, with its traceback."""
-    from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # not before a verb has run
+    """Print an error and return its exit code. An error that is not ours is a bug and gets a traceback."""
+    from graphsurgery.errors import GraphSurgeryError, VerificationFailed  # --help must not wait for it
 
     error = _named(error)
     if not isinstance(error, GraphSurgeryError):
@@ -129,7 +129,7 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 
 def _named(error: Exception) -> Exception:
-    """``error``, or SurroundingsError where it is the system's refusal, as of a full disk, that nothing has named yet."""
+    """Return ``error``, or a SurroundingsError in its place if the system refused something, as with a full disk."""
     from graphsurgery.errors import GraphSurgeryError, SurroundingsError
 
     if isinstance(error, GraphSurgeryError) or not isinstance(error, OSError) or error.errno not in REFUSALS:
@@ -139,6 +139,6 @@ def _named(error: Exception) -> Exception:
 
 
 def _print_error(kind: str, message: str, advice: str, outcome: dict[str, Any] | None = None) -> None:
-    """The error as JSON; of a proof that failed, what was done and found as well."""
+    """Print the error as JSON. If a proof failed, its report is in ``outcome``."""
     content: dict[str, Any] = {"error": {"type": kind, "message": message, "advice": advice}}
     click.echo(json.dumps(content | ({"outcome": outcome} if outcome is not None else {}), indent=2))

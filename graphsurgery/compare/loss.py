@@ -123,7 +123,7 @@ def opinions(
     """
     if not feeds:
         raise RequestError("there is nothing to measure a loss on", "give one feed or more")
-    output = next((one.name for one in source.graph.output if one.type.tensor_type.elem_type == FLOAT), None)
+    output = measured_output(source)
     if output is None:
         raise UnsupportedModelError("the model has no float32 output to measure a loss at")
     mask = roles_of(interface_of(source.graph)).mask
@@ -149,6 +149,11 @@ def opinions(
     if cannot_run is not None:
         return Opinion(RUNTIME, None, cannot_run), told
     return opinion(RUNTIME, feeds, wanted[:-1], lambda: by_runtime(candidate, feeds, output)), told
+
+
+def measured_output(source: onnx.ModelProto) -> str | None:
+    """The output that `opinions` measures the loss at: the first in float32."""
+    return next((one.name for one in source.graph.output if one.type.tensor_type.elem_type == FLOAT), None)
 
 
 def _mean(arrays: Sequence[Array]) -> float:

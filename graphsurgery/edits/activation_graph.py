@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.errors import RequestError
 
 Activation = Callable[[Operators, gs.Tensor], gs.Variable]
 RRELU_SLOPE = (1 / 8 + 1 / 3) / 2
-"""What RReLU's random slope is in evaluation."""
+"""RReLU's slope in evaluation; in training it is random."""
 
 
 def _single(op: str, **attributes: Any) -> Activation:
@@ -100,11 +100,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Every activation by the lower-case name of its class in ``torch.nn``."""
 OVER_ALL = frozenset({"softmax", "softmin", "logsoftmax"})
-"""Those over the last dim, which torch takes over the batch where vectors are those of tokens."""
+"""Activations over the last dim. torch takes them over the batch if there is a vector per token."""
 
 
 def activation_name(spec: str, others: Sequence[str] = ()) -> str:
-    """The canonical name of an activation: ``tanh`` of ``Tanh``, ``nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
+    """Return the canonical name of an activation: ``tanh`` for ``Tanh``, ``nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
 
     ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.
     """

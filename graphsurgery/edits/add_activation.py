@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
+from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
 
 @dataclass(frozen=True)
-class AddActivation(GraphEdit):
+class AddActivation(GraphEdit[Value]):
     """Append an activation to an output: ``y = activation(x)``, float32. Makes scores of a cross-encoder's logits.
 
     As ``activation_fn`` of sentence-transformers' CrossEncoder, which is sigmoid where there is one label and identity where
@@ -25,35 +25,31 @@ class AddActivation(GraphEdit):
     like are over the last dim of ``[batch, dim]``.
     """
 
-    verb: ClassVar[str] = "add-activation"
-    step: ClassVar[str] = "activated"
-    summary: ClassVar[str] = "append an activation: scores of a cross-encoder's logits"
+    activation: str = parameter("The activation, as torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME", required=True)
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
 
-    activation: str = parameter("As torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME")
-    target: str | None = parameter("The output to work on, where there are several.", None, "NAME")
-    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
-
-    def resolve(self, model: Model) -> tuple[AddActivation, tuple[str, ...]]:
-        """Settle activation and target. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, Value]:
+        """Find the activation and the target. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if not self.activation:
             raise RequestError("add-activation needs an activation", "name it with --activation, such as --activation sigmoid")
         activation = activation_name(self.activation)
-        target = float_target(model, self.target, "activated")
+        target = find_target(model, self.target, "activated")
         if activation in OVER_ALL and target.rank != 2:
             raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
-        name = settled_name(model, self.output_name, target.name, self.keep_target)
-        resolved = replace(self, activation=activation, target=target.name, output_name=name)
-        return resolved, (f"{activation} of {target.name}",)
+        name = choose_name(model, self.output_name, target.name, self.keep_target)
+        edit = replace(self, activation=activation, target=target.name, output_name=name)
+        return Resolved(edit, target, (f"{activation} of {target.name}",))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        name = present(self.output_name, "output_name")
+    def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/activation")
-        last = declared.dims[-1] if declared.dims else None
-        activated = ACTIVATIONS[self.activation]
-        put_in_place(draft, declared, name, ops, lambda x: activated(ops, x), last=last, keep=self.keep_target)
+        last = found.dims[-1] if found.dims else None
+        name, activation = present(self.output_name, "output_name"), ACTIVATIONS[self.activation]
+        put_in_place(draft, found, name, ops, lambda x: activation(ops, x), last=last, keep=self.keep_target)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, put_in_place
-from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
+from graphsurgery.edits.outputs import (
+    TOKENS,
+    TokenTarget,
+    check_not_repeated,
+    choose_name,
+    ensure_only,
+    find_tokens,
+    put_in_place,
+)
 from graphsurgery.errors import FolderError, WeightsError
 from graphsurgery.folders.module_config import check_setting, module_config
 from graphsurgery.interface import Interface
@@ -26,8 +33,8 @@ Kernel = tuple[np.ndarray, np.ndarray]
 
 
 def convolved(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variable:
-    """``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``: every kernel over the positions, (size - 1) / 2 zeros at either
-    end."""
+    """Build ``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``: every kernel moves over the positions, with (size - 1) / 2
+    zeros at either end."""
     channels = ops.node("Transpose", x, name="channels", perm=[0, 2, 1])
     parts = []
     for weight, bias in kernels:
@@ -39,7 +46,15 @@ def convolved(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variabl
 
 
 @dataclass(frozen=True)
-class AddCnn(GraphEdit):
+class Convolutions:
+    """Kernels, and the token embeddings that they convolve."""
+
+    target: TokenTarget
+    kernels: list[Kernel]
+
+
+@dataclass(frozen=True)
+class AddCnn(GraphEdit[Convolutions]):
     """Convolve the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, sum of out]`` float32.
 
     Of each kernel, ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, x being 0 before the first position and
@@ -48,37 +63,40 @@ class AddCnn(GraphEdit):
     at padded positions, too: a token near padding depends on it. Kernels of even size are refused: they shorten the sequence.
     """
 
-    verb: ClassVar[str] = "add-cnn"
-    step: ClassVar[str] = "cnn"
-    summary: ClassVar[str] = "append convolutions over the token embeddings, from a model folder's weights"
+    weights: str = parameter(
+        "The CNN module's folder, or its model.safetensors or pytorch_model.bin: convs.<i>.weight [out, in, size] and "
+        "convs.<i>.bias [out].",
+        "",
+        PATH,
+        required=True,
+    )
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    weights: str = parameter("The CNN module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
-    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
-
-    def resolve(self, model: Model) -> tuple[AddCnn, tuple[str, ...]]:
-        """Settle target and weights.
+    def resolve(self, model: Model) -> Resolved[Self, Convolutions]:
+        """Find target and weights.
 
         Raises WeightsError (missing, misshapen or unreadable weights, kernels of even size), FolderError (a config that says
         otherwise), NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
-        target = token_target(model, self.target)
-        weights, kernels = self._kernels(model, target.width)
+        target = find_tokens(model, self.target)
+        weights = ModuleWeights(model, self.weights, self.verb)
+        kernels = self._kernels(weights, target.width)
         check_not_repeated(model, self.verb, weights.digests)
-        resolved = replace(
+        edit = replace(
             self, weights=weights.place, target=target.name, width=target.width, digests=weights.digests,
-            output_name=settled_tokens_name(model, self.output_name, target, self.keep_target),
+            output_name=choose_name(model, self.output_name, target.name, self.keep_target),
         )  # fmt: skip
         sizes = ", ".join(str(weight.shape[2]) for weight, _ in kernels)
-        return resolved, (f"convolves {target.name} with kernels of {sizes} positions, over padded positions as well",)
+        note = f"convolves {target.name} with kernels of {sizes} positions, over padded positions as well"
+        return Resolved(edit, Convolutions(target, kernels), (note,))
 
-    def _kernels(self, model: Model, width: int) -> tuple[ModuleWeights, list[Kernel]]:
-        """The kernels of ``convs.0``, ``convs.1``, ..., as many as there are; one is needed."""
-        weights = ModuleWeights(model, self.weights, self.verb)
+    def _kernels(self, weights: ModuleWeights, width: int) -> list[Kernel]:
+        """Take the kernels ``convs.0``, ``convs.1``, ...: as many as there are, one at least."""
         kernels: list[Kernel] = []
         while not kernels or f"convs.{len(kernels)}.weight" in weights:
             name = f"convs.{len(kernels)}"
@@ -90,7 +108,7 @@ class AddCnn(GraphEdit):
                 raise WeightsError(f"{what}, and the mask would no longer fit it", "only kernels of odd size can be added")
         self._check_config(weights, kernels)
         weights.check(self.digests)
-        return weights, kernels
+        return kernels
 
     def _check_config(self, weights: ModuleWeights, kernels: list[Kernel]) -> None:
         path, config = module_config(weights.path, CONFIG)
@@ -101,13 +119,11 @@ class AddCnn(GraphEdit):
             what = f"{path} says that kernels are moved by more than one position, so that the sequence gets shorter"
             raise FolderError(f"{what}, and the mask would no longer fit it", "only kernels moved by one position can be added")
 
-    def change(self, draft: Draft, model: Model) -> None:
-        target = token_target(model, self.target)
-        _, kernels = self._kernels(model, self.width)
+    def change(self, draft: Draft, found: Convolutions) -> None:
         ops = Operators(draft, "graphsurgery/cnn")
         put_in_place(
-            draft, target.value, self.output_name, ops, lambda x: convolved(ops, x, kernels),
-            last=sum(len(weight) for weight, _ in kernels), keep=self.keep_target,
+            draft, found.target.value, self.output_name, ops, lambda x: convolved(ops, x, found.kernels),
+            last=sum(len(weight) for weight, _ in found.kernels), keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place, settled_name
+from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError, WeightsError
 from graphsurgery.folders.dense_config import IDENTITY, dense_config
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -51,7 +51,21 @@ def _activated(ops: Operators, y: gs.Tensor, activation: str, weights: ModuleWei
 
 
 @dataclass(frozen=True)
-class AddDense(GraphEdit):
+class Layer:
+    """A linear layer, and the output that it is put on."""
+
+    target: Value
+    weights: ModuleWeights
+    activation: str
+
+    @property
+    def width(self) -> int:
+        """The last dim of the result."""
+        return len(self.weights.tensors[WEIGHT]) // (2 if self.activation == GLU else 1)
+
+
+@dataclass(frozen=True)
+class AddDense(GraphEdit[Layer]):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
@@ -59,48 +73,58 @@ class AddDense(GraphEdit):
     ``+ x Rt`` where the file has R ``[out, in]``, ``residual.weight``.
     """
 
-    verb: ClassVar[str] = "add-dense"
-    step: ClassVar[str] = "dense"
-    summary: ClassVar[str] = "append a linear layer with an activation, from a model folder's weights"
-
-    weights: str = parameter("The Dense module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
+    weights: str = parameter(
+        "The Dense module's folder, or its model.safetensors or pytorch_model.bin: linear.weight [out, in] and, if there is "
+        "one, linear.bias [out].",
+        "",
+        PATH,
+        required=True,
+    )
     activation: str | None = parameter(
-        "As torch.nn names it: tanh, gelu, ... [default: as the config.json beside the weights says, else none]", None, "NAME"
+        "The activation, as torch.nn names it: tanh, gelu, ...",
+        None,
+        "NAME",
+        otherwise="the one in the config.json beside the weights, else none",
     )
     residual: bool = parameter(
-        "Add the input to the result, through residual.weight where the file has one. [default: as the config.json says]", False
+        "Add the input to the result, multiplied by residual.weight if the file has one.",
+        False,
+        otherwise="as the config.json says",
     )
-    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
-    output_name: str | None = parameter("What the result is called, where not as the target.", None, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    def resolve(self, model: Model) -> tuple[AddDense, tuple[str, ...]]:
-        """Settle target, activation, residual and weights.
+    def resolve(self, model: Model) -> Resolved[Self, Layer]:
+        """Find target, activation, residual and weights.
 
         Raises RequestError (target, activation, names), FolderError and WeightsError (what is missing, misshapen or cannot be
         read), NameNotFoundError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
-        target = float_target(model, self.target, "put through a dense layer")
-        found = ModuleWeights(model, self.weights, self.verb)
-        edit, warnings = self._configured(found)
+        target = find_target(model, self.target, "put through a dense layer")
+        weights = ModuleWeights(model, self.weights, self.verb)
+        edit, warnings = self._configured(weights)
         activation = present(edit.activation, "activation")
         if activation in OVER_ALL and target.rank != 2:
             raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
-        weights = edit._taken(found)
+        edit._take(weights)
         weights.check_width(target, WEIGHT)
         rows, columns = weights.tensors[WEIGHT].shape
-        resolved = replace(
+        edit = replace(
             edit, weights=weights.place, target=target.name, width=columns, digests=weights.digests,
-            output_name=settled_name(model, self.output_name, target.name, self.keep_target),
+            output_name=choose_name(model, self.output_name, target.name, self.keep_target),
         )  # fmt: skip
         plus = ", plus its input" if edit.residual else ""
-        return resolved, (*warnings, f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}")
+        note = f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}"
+        return Resolved(edit, Layer(target, weights, activation), (*warnings, note))
 
-    def _configured(self, weights: ModuleWeights) -> tuple[AddDense, list[str]]:
-        """This edit with activation and residual settled, those asked for before those that the config names; warnings."""
+    def _configured(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
+        """Return this edit with activation and residual, as asked for or else as the config says; and warnings."""
         config = dense_config(weights.path)
         activation = activation_name(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
@@ -112,8 +136,8 @@ class AddDense(GraphEdit):
             warnings.append(f"warning: {weights.path} has {RESIDUAL}, which is left out unless --residual asks for it")
         return edit, warnings
 
-    def _taken(self, weights: ModuleWeights) -> ModuleWeights:
-        """``weights`` with what a settled edit needs of them, the shapes fitting each other."""
+    def _take(self, weights: ModuleWeights) -> None:
+        """Take the tensors that the edit needs, and check that their shapes fit each other."""
         rows, columns = weights.take(WEIGHT, (None, None)).shape
         weights.take_if_there(BIAS, (rows,))
         made = rows // 2 if self.activation == GLU else rows
@@ -125,16 +149,12 @@ class AddDense(GraphEdit):
         if self.activation == PRELU:
             weights.take(SLOPE, (1,))
         weights.check(self.digests)
-        return weights
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        name, activation = present(self.output_name, "output_name"), present(self.activation, "activation")
-        weights = self._taken(ModuleWeights(model, self.weights, self.verb))
+    def change(self, draft: Draft, found: Layer) -> None:
         ops = Operators(draft, "graphsurgery/dense")
         put_in_place(
-            draft, declared, name, ops, lambda x: dense(ops, x, weights, activation, self.residual),
-            last=len(weights.tensors[WEIGHT]) // (2 if activation == GLU else 1), keep=self.keep_target,
+            draft, found.target, present(self.output_name, "output_name"), ops,
+            lambda x: dense(ops, x, found.weights, found.activation, self.residual), last=found.width, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
-from graphsurgery.interface import Interface
+from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -23,10 +23,16 @@ EPSILON = 1e-5
 
 
 def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarray) -> gs.Variable:
-    """(x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean."""
+    """Build (x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean.
+
+    The mean is subtracted twice. Its rounding in float32 is the same in every dim, and is large beside x - mean if all values
+    of x are nearly alike. The second subtraction removes it.
+    """
     size = ops.constant(len(scale), np.float32, "size")
     mean = ops.node("Div", ops.reduce_sum(x, -1, "sum", keepdims=True), size, name="mean")
-    centred = ops.node("Sub", x, mean, name="centred")
+    nearly = ops.node("Sub", x, mean, name="nearly_centred")
+    rest = ops.node("Div", ops.reduce_sum(nearly, -1, "rest_sum", keepdims=True), size, name="rest")
+    centred = ops.node("Sub", nearly, rest, name="centred")
     squares = ops.reduce_sum(ops.node("Mul", centred, centred, name="squares"), -1, "sum_of_squares", keepdims=True)
     variance = ops.node("Div", squares, size, name="variance")
     deviation = ops.node(
@@ -39,45 +45,48 @@ def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarra
 
 
 @dataclass(frozen=True)
-class AddLayerNorm(GraphEdit):
+class Norm:
+    """A layer normalisation, and the output that it is put on: ``scale`` and ``shift`` are ``[dim]``."""
+
+    target: Value
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+@dataclass(frozen=True)
+class AddLayerNorm(GraphEdit[Norm]):
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
     scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
     sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
     """
 
-    verb: ClassVar[str] = "add-layer-norm"
-    step: ClassVar[str] = "layernormed"
-    summary: ClassVar[str] = "append layer normalisation, from a model folder's weights"
+    weights: str = parameter(
+        "The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each.", "", PATH, required=True
+    )
+    target: str | None = parameter(
+        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    weights: str = parameter("The LayerNorm module's folder, or its weights file.", "", "PATH")
-    target: str | None = parameter("The output to work on, where it is not sentence_embedding.", None, "NAME")
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
-
-    def resolve(self, model: Model) -> tuple[AddLayerNorm, tuple[str, ...]]:
-        """Settle target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, Norm]:
+        """Find target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
-        target = float_target(model, self.target, "normalised")
-        weights = self._weights(model)
-        weights.check_width(target, SCALE)
-        width = len(weights.tensors[SCALE])
-        resolved = replace(self, weights=weights.place, target=target.name, width=width, digests=weights.digests)
-        return resolved, (f"layer normalisation of {target.name}",)
-
-    def _weights(self, model: Model) -> ModuleWeights:
+        target = find_target(model, self.target, "normalised")
         weights = ModuleWeights(model, self.weights, self.verb)
-        weights.take(SHIFT, weights.take(SCALE, (None,)).shape)
+        scale = weights.take(SCALE, (None,))
+        shift = weights.take(SHIFT, scale.shape)
         weights.check(self.digests)
-        return weights
+        weights.check_width(target, SCALE)
+        edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
+        return Resolved(edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}",))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        tensors = self._weights(model).tensors
+    def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")
         put_in_place(
-            draft, declared, declared.name, ops, lambda x: layer_norm(ops, x, tensors[SCALE], tensors[SHIFT]),
-            last=len(tensors[SCALE]),
+            draft, found.target, found.target.name, ops, lambda x: layer_norm(ops, x, found.scale, found.shift),
+            last=len(found.scale),
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:

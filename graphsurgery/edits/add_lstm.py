@@ -1,18 +1,31 @@
-"""add-lstm: a recurrent network over the token embeddings."""
+"""add-lstm: a recurrent network over the token embeddings.
+
+torch's gates are i, f, g, o and ONNX's are i, o, f, c, H rows each; ONNX's c is torch's g. torch has a tensor for every layer
+and direction, ONNX has one for all directions of a layer.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
+
+import numpy as np
+import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.lstm_graph import Direction, Layer, lstm
-from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
+from graphsurgery.edits.draft_operators import FLOAT, INT32, Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, put_in_place
-from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
+from graphsurgery.edits.outputs import (
+    TOKENS,
+    TokenTarget,
+    check_not_repeated,
+    choose_name,
+    ensure_only,
+    find_tokens,
+    put_in_place,
+)
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
 from graphsurgery.errors import WeightsError
 from graphsurgery.folders.module_config import check_setting, module_config
 from graphsurgery.interface import Interface
@@ -21,11 +34,79 @@ from graphsurgery.model.model import Model
 
 CONFIG = "lstm_config.json"
 FORWARD, BACKWARD = "", "_reverse"
+GATES = (0, 3, 1, 2)
+"""The places of ONNX's gates i, o, f, c among torch's."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of one layer: ``weight_ih [4H, in]``, ``weight_hh [4H, H]``, ``bias_ih [4H]``, ``bias_hh [4H]``."""
+
+    weight_ih: np.ndarray
+    weight_hh: np.ndarray
+    bias_ih: np.ndarray
+    bias_hh: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """H, the width of its states."""
+        return int(self.weight_hh.shape[1])
+
+
+Layer = tuple[Direction, ...]
+"""Forward, or forward and backward."""
+
+
+def lstm(ops: Operators, x: gs.Tensor, m: gs.Tensor, layers: list[Layer]) -> gs.Variable:
+    """Build ``x [batch, seq, in]``, ``m [batch, seq]`` bool -> ``[batch, seq, directions * H]``: the last layer's states at
+    the first max(sum m, 1) positions of a row, zeros behind them."""
+    lengths = _lengths(ops, m)
+    counts = ops.cast(ops.squeeze(lengths, 1, "lengths_1d"), INT32, "counts")
+    states: gs.Tensor = ops.node("Transpose", x, name="by_position", perm=[1, 0, 2])
+    for layer in layers:
+        states = _layer(ops.within("layer"), states, counts, layer)
+    y = ops.node("Transpose", states, name="by_row", perm=[1, 0, 2])
+    behind = ops.unsqueeze(ops.node("Greater", _positions(ops, m), lengths, name="behind"), 2, "behind_3d")
+    return ops.node("Where", behind, ops.constant(0.0, np.float32, "zero"), y, name="tokens")
+
+
+def _layer(ops: Operators, x: gs.Tensor, counts: gs.Tensor, layer: Layer) -> gs.Variable:
+    """``x [seq, batch, in]`` -> ``[seq, batch, directions * H]``"""
+    w = np.stack([_gates(one.weight_ih) for one in layer])
+    r = np.stack([_gates(one.weight_hh) for one in layer])
+    b = np.stack([np.concatenate([_gates(one.bias_ih), _gates(one.bias_hh)]) for one in layer])
+    named = [ops.constant(tensor, np.float32, name) for tensor, name in ((w, "weights"), (r, "recurrence"), (b, "biases"))]
+    direction = "bidirectional" if len(layer) == 2 else "forward"
+    y = ops.node("LSTM", x, *named, counts, name="lstm", hidden_size=layer[0].size, direction=direction)
+    if len(layer) == 1:
+        return ops.squeeze(y, 1, "states")
+    together = ops.node("Transpose", y, name="together", perm=[0, 2, 1, 3])
+    dims = ops.constant([0, 0, len(layer) * layer[0].size], np.int64, "dims")
+    return ops.node("Reshape", together, dims, name="states")
+
+
+def _gates(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor ``[4H, ...]`` with torch's gates in ONNX's order."""
+    gates = np.split(tensor, 4)
+    return np.concatenate([gates[place] for place in GATES])
+
+
+def _lengths(ops: Operators, m: gs.Tensor) -> gs.Variable:
+    """max(sum m, 1): ``[batch, 1]`` float32"""
+    count = ops.reduce_sum(ops.cast(m, FLOAT, "mask_float"), 1, "count", keepdims=True)
+    return ops.node("Max", count, ops.constant(1.0, np.float32, "least"), name="lengths")
+
+
+def _positions(ops: Operators, m: gs.Tensor) -> gs.Variable:
+    """1, 2, ..., seq in every row: ``[batch, seq]`` float32"""
+    one = gs.Constant("one", np.ones(1, dtype=np.float32))
+    ones = ops.node("ConstantOfShape", ops.node("Shape", m, name="shape"), name="ones", value=one)
+    return ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
 
 
 def read_layers(weights: ModuleWeights, width: int) -> list[Layer]:
-    """The layers ``encoder.weight_ih_l0``, ``..._l1``, ... of torch.nn.LSTM, as many as there are, each of one direction or, as
-    the first, of two."""
+    """Take the layers ``encoder.weight_ih_l0``, ``..._l1``, ... of torch.nn.LSTM, as many as there are. All have as many
+    directions as the first: one or two."""
     suffixes = (FORWARD, BACKWARD) if f"encoder.weight_ih_l0{BACKWARD}" in weights else (FORWARD,)
     layers: list[Layer] = []
     while not layers or f"encoder.weight_ih_l{len(layers)}" in weights:
@@ -47,7 +128,16 @@ def _direction(weights: ModuleWeights, name: str, width: int, before: list[Layer
 
 
 @dataclass(frozen=True)
-class AddLstm(GraphEdit):
+class Recurrence:
+    """The layers of an LSTM, the token embeddings that it runs over, and their mask."""
+
+    target: TokenTarget
+    mask: Mask
+    layers: list[Layer]
+
+
+@dataclass(frozen=True)
+class AddLstm(GraphEdit[Recurrence]):
     """Run an LSTM over the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, directions * H]``.
 
     At each position, from the state h and the cell c of the one before (0 at first): ``i, f, o = sigmoid(W x + b + R h + d)``,
@@ -58,56 +148,56 @@ class AddLstm(GraphEdit):
     (There the result is cut to the longest row; here it keeps the sequence.)
     """
 
-    verb: ClassVar[str] = "add-lstm"
-    step: ClassVar[str] = "lstm"
-    summary: ClassVar[str] = "append an LSTM over the token embeddings, from a model folder's weights"
-
-    weights: str = parameter("The LSTM module's folder, or its model.safetensors or pytorch_model.bin.", "", "PATH")
-    target: str | None = parameter("The token embeddings, where they are not found by themselves.", None, "NAME")
+    weights: str = parameter(
+        "The LSTM module's folder, or its model.safetensors or pytorch_model.bin: encoder.weight_ih_l0 [4H, in] and so on, as "
+        "torch.nn.LSTM names them.",
+        "",
+        PATH,
+        required=True,
+    )
+    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     mask: str | None = mask_parameter(
-        "The mask, whose tokens are a row's length: an input's name, ones, or pad:ID (as add-pooling's)."
+        "The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling)."
     )
     ids: str | None = ids_parameter()
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    def resolve(self, model: Model) -> tuple[AddLstm, tuple[str, ...]]:
-        """Settle target, mask and weights.
+    def resolve(self, model: Model) -> Resolved[Self, Recurrence]:
+        """Find target, mask and weights.
 
         Raises WeightsError (missing, misshapen or unreadable weights), FolderError (a config that says otherwise), MaskError,
         NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
-        target = token_target(model, self.target, self.ids)
-        choice = choose_mask(model, self.mask, self.ids)
-        weights, layers = self._layers(model, target.width)
+        target = find_tokens(model, self.target, self.ids)
+        mask = find_mask(model, self.mask, self.ids)
+        weights = ModuleWeights(model, self.weights, self.verb)
+        layers = self._layers(weights, target.width)
         check_not_repeated(model, self.verb, weights.digests)
-        resolved = replace(
-            self, weights=weights.place, target=target.name, mask=choice.spec, ids=choice.ids, width=target.width,
-            output_name=settled_tokens_name(model, self.output_name, target, self.keep_target), digests=weights.digests,
+        edit = replace(
+            self, weights=weights.place, target=target.name, mask=str(mask.spec), ids=mask.ids, width=target.width,
+            output_name=choose_name(model, self.output_name, target.name, self.keep_target), digests=weights.digests,
         )  # fmt: skip
         directions = "both directions" if len(layers[0]) == 2 else "one direction"
-        return resolved, (f"an LSTM of {len(layers)} layer(s) in {directions} over {target.name}, mask {choice.spec}",)
+        note = f"an LSTM of {len(layers)} layer(s) in {directions} over {target.name}, mask {mask.spec}"
+        return Resolved(edit, Recurrence(target, mask, layers), (note,))
 
-    def _layers(self, model: Model, width: int) -> tuple[ModuleWeights, list[Layer]]:
-        weights = ModuleWeights(model, self.weights, self.verb)
+    def _layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
         layers = read_layers(weights, width)
         path, config = module_config(weights.path, CONFIG)
         check_setting(config, "hidden_dim", layers[0][0].size, path)
         check_setting(config, "num_layers", len(layers), path)
         check_setting(config, "bidirectional", len(layers[0]) == 2, path)
         weights.check(self.digests)
-        return weights, layers
+        return layers
 
-    def change(self, draft: Draft, model: Model) -> None:
-        target = token_target(model, self.target, self.ids)
-        choice = choose_mask(model, self.mask, self.ids)
-        _, layers = self._layers(model, self.width)
-        ops = Operators(draft, "graphsurgery/lstm")
+    def change(self, draft: Draft, found: Recurrence) -> None:
+        ops, layers = Operators(draft, "graphsurgery/lstm"), found.layers
         put_in_place(
-            draft, target.value, self.output_name, ops, lambda x: lstm(ops, x, token_mask(ops, choice, x), layers),
+            draft, found.target.value, self.output_name, ops, lambda x: lstm(ops, x, token_mask(ops, found.mask, x), layers),
             last=len(layers[0]) * layers[0][0].size, keep=self.keep_target,
         )  # fmt: skip
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import onnx
 
 from graphsurgery.contracts import require_promised
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.normalize_graph import l2_normalize
-from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.draft_operators import Operators, l2_normalize
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
+from graphsurgery.edits.outputs import find_target, put_in_place
 from graphsurgery.edits.rename import Rename, before_rename
-from graphsurgery.edits.targets import declared_output, float_target, put_in_place
-from graphsurgery.edits.truncate import Truncate, parsed_dims
+from graphsurgery.edits.truncate import Truncate, parse_dims
 from graphsurgery.encoder.head import head_steps
-from graphsurgery.errors import AlreadyPooledError
+from graphsurgery.errors import AlreadyAppliedError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -23,7 +22,7 @@ from graphsurgery.model.provenance import Step
 
 
 def why_unit(model: Model, name: str) -> str | None:
-    """Which recorded edit made the output ``name`` a unit vector already, or None."""
+    """Return the recorded edit that made the output ``name`` a unit vector, or None."""
     for step in reversed(head_steps(model)):
         if step.edit == Rename.verb:
             name = before_rename(step, name)
@@ -33,10 +32,10 @@ def why_unit(model: Model, name: str) -> str | None:
 
 
 def _makes(step: Step) -> list[str]:
-    """The outputs that a recorded edit made."""
+    """Return the outputs that a recorded edit made."""
     given = step.parameters
     if step.edit == Truncate.verb:
-        return Truncate.made(given["target"], parsed_dims(given["dim"]))
+        return Truncate.made(given["target"], parse_dims(given["dim"]))
     return [given.get("output_name") or given.get("target") or ""]
 
 
@@ -47,7 +46,7 @@ def _normalises(step: Step) -> bool:
 
 
 @dataclass(frozen=True)
-class AddNormalize(GraphEdit):
+class AddNormalize(GraphEdit[Value]):
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
     The output keeps its name and its place; the value it had before gets a new name inside the graph. Token embeddings
@@ -55,33 +54,30 @@ class AddNormalize(GraphEdit):
     ``torch.nn.functional.normalize``.
     """
 
-    verb: ClassVar[str] = "add-normalize"
-    step: ClassVar[str] = "normalized"
-    summary: ClassVar[str] = "append L2 normalisation: embeddings of length one"
+    target: str | None = parameter(
+        "The output to normalise.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
 
-    target: str | None = parameter("The output to normalise, where it is not sentence_embedding.", None, "NAME")
+    def resolve(self, model: Model) -> Resolved[Self, Value]:
+        """Find the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.
 
-    def resolve(self, model: Model) -> tuple[AddNormalize, tuple[str, ...]]:
-        """Settle the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.
-
-        Raises NameNotFoundError, RequestError (no or several candidates), AlreadyPooledError (normalised already),
+        Raises NameNotFoundError, RequestError (no or several candidates), AlreadyAppliedError (normalised already),
         UnsupportedModelError.
         """
         require_opset(model, self.verb)
-        value = float_target(model, self.target, "normalised")
-        edit = why_unit(model, value.name)
+        target = find_target(model, self.target, "normalised")
+        edit = why_unit(model, target.name)
         if edit is not None:
-            raise AlreadyPooledError(
-                f"{value.name} is normalised already: its metadata record {edit}",
+            raise AlreadyAppliedError(
+                f"{target.name} is normalised already: its metadata record {edit}",
                 "nothing is left to do; see `graphsurgery inspect`",
             )
-        return replace(self, target=value.name), (f"normalises {value}",)
+        return Resolved(replace(self, target=target.name), target, (f"normalises {target}",))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
+    def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/normalize")
-        last = declared.dims[-1] if declared.dims else None
-        put_in_place(draft, declared, declared.name, ops, lambda x: l2_normalize(ops, x), last=last)
+        last = found.dims[-1] if found.dims else None
+        put_in_place(draft, found, found.name, ops, lambda x: l2_normalize(ops, x), last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

@@ -3,28 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, mask_parameter, token_mask
-from graphsurgery.edits.operators import FLOAT, Operators
-from graphsurgery.edits.outputs import dropped_notes, ensure_first, kept_outputs, put_first
-from graphsurgery.edits.splade_graph import LOGARITHMS, STRATEGIES, splade
-from graphsurgery.edits.targets import check_free
-from graphsurgery.encoder.head import EMBEDDING, SPLADE, why_pooled
+from graphsurgery.edits.draft_operators import FLOAT, Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
+from graphsurgery.encoder.head import EMBEDDING, why_pooled
+from graphsurgery.encoder.hidden_state import HiddenState
 from graphsurgery.encoder.logits import find_logits
-from graphsurgery.errors import AlreadyPooledError, RequestError
+from graphsurgery.errors import AlreadyAppliedError, RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.probe import measured_width
 
+STRATEGIES = ("max", "sum")
+LOGARITHMS = {"relu": 1, "log1p_relu": 2}
+"""Activations, and the number of times that each takes log(1 + .) of relu(x)."""
+
+
+def splade(ops: Operators, x: gs.Tensor, m: gs.Tensor, strategy: str, activation: str) -> gs.Variable:
+    """Build ``[batch, vocabulary]``: the activation's max, or sum, over the positions with m = 1.
+
+    ``x [batch, seq, vocabulary]`` float32 are the scores, ``m [batch, seq]`` bool is true at tokens. The activation is never
+    below 0, which padding gives. It never falls either, so for ``max`` it is taken once a row, of the largest score. ReduceMax
+    would hide the encoder from the optimizer (see `pooling_graph`).
+    """
+    masked = ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, ops.constant(0.0, np.float32, "zero"), name="masked")
+    if strategy == "sum":
+        return ops.reduce_sum(_activated(ops, masked, activation), 1, "sum")
+    where = ops.node("ArgMax", masked, name="where", axis=1, keepdims=1)
+    largest = ops.squeeze(ops.node("GatherElements", masked, where, name="largest_3d", axis=1), 1, "largest")
+    return _activated(ops, largest, activation)
+
+
+def _activated(ops: Operators, x: gs.Tensor, activation: str) -> gs.Variable:
+    """log(1 + relu(x)), or log(1 + log(1 + relu(x)))"""
+    y = ops.node("Relu", x, name="relu")
+    one = ops.constant(1.0, np.float32, "one")
+    for _ in range(LOGARITHMS[activation]):
+        y = ops.node("Log", ops.node("Add", y, one, name="raised"), name="log")
+    return y
+
 
 @dataclass(frozen=True)
-class AddSpladePooling(GraphEdit):
+class Scores:
+    """The values that SPLADE pooling starts from."""
+
+    scores: HiddenState
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class AddSpladePooling(GraphEdit[Scores]):
     """Append SPLADE pooling: scores ``x [batch, seq, vocabulary]`` -> ``sentence_embedding [batch, vocabulary]`` float32.
 
     ``y = log(1 + relu(x))``, or ``log(1 + log(1 + relu(x)))`` with ``--activation log1p_relu``, and of these the max over the
@@ -32,23 +68,23 @@ class AddSpladePooling(GraphEdit):
     positions, which never contribute, whatever stands there. A row without any token gives zeros.
     """
 
-    verb: ClassVar[str] = SPLADE
-    step: ClassVar[str] = "splade"
-    summary: ClassVar[str] = "append SPLADE pooling: from masked-language scores to one sparse vector per text"
-
-    strategy: str = parameter("What is taken over the tokens: max or sum.", "max", "max|sum")
-    activation: str = parameter("relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).", "relu", "NAME")
-    target: str | None = parameter("The scores, where they are not found by themselves.", None, "NAME")
+    strategy: str = parameter("How the tokens are combined: max or sum.", "max", "max|sum")
+    activation: str = parameter(
+        "relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).", "relu", "NAME", positional=True
+    )
+    target: str | None = parameter(
+        "The scores.", None, "NAME", otherwise="logits, else the only output as wide as the vocabulary"
+    )
     mask: str | None = mask_parameter()
     ids: str | None = ids_parameter()
-    output_name: str = parameter("What the embedding is called.", EMBEDDING, "NAME")
-    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep; may be repeated.", (), "NAME")
-    width: int = settled(0)
+    output_name: str = parameter("The name of the embedding.", EMBEDDING, "NAME")
+    keep_output: tuple[str, ...] = parameter("An output of the encoder to keep. The others are dropped.", (), "NAME")
+    width: int = resolved(0)
 
-    def resolve(self, model: Model) -> tuple[AddSpladePooling, tuple[str, ...]]:
-        """Settle target, mask and ids.
+    def resolve(self, model: Model) -> Resolved[Self, Scores]:
+        """Find target, mask and ids.
 
-        Raises AlreadyPooledError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError (opset, width), and
+        Raises AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError (opset, width), and
         RequestError for an unknown strategy or activation.
         """
         require_opset(model, self.verb)
@@ -57,28 +93,25 @@ class AddSpladePooling(GraphEdit):
                 raise RequestError(f"there is no {what} {name!r}", f"choose from {', '.join(known)}")
         reason = why_pooled(model)
         if reason is not None:
-            raise AlreadyPooledError(f"the model already pools: {reason}", "take its head off with strip-head first")
+            raise AlreadyAppliedError(f"the model already pools: {reason}", "take its head off with strip-head first")
         scores = find_logits(model, self.target, self.ids)
-        choice = choose_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids)
         check_free(model, self.output_name)
-        kept, dropped = kept_outputs(model, self.keep_output)
+        kept, dropped = split_outputs(model, self.keep_output)
         width = scores.width if scores.width is not None else measured_width(model, scores)
-        resolved = replace(
-            self, target=scores.name, mask=choice.spec, ids=choice.ids, keep_output=kept, width=width,
+        edit = replace(
+            self, target=scores.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept, width=width,
         )  # fmt: skip
-        notes = [f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {choice.spec}"]
-        return resolved, (*notes, *dropped_notes(dropped))
+        note = f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {mask.spec}"
+        return Resolved(edit, Scores(scores, mask), (note, *dropped_notes(dropped)))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        target = present(self.target, "target")
-        scores = find_logits(model, target, self.ids)
+    def change(self, draft: Draft, found: Scores) -> None:
         ops = Operators(draft, "graphsurgery/splade")
-        x = draft.tensor(target)
-        if scores.dtype != onnx.TensorProto.FLOAT:
+        x = draft.tensor(found.scores.name)
+        if found.scores.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
-        m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
-        pooled = splade(ops, x, m, self.strategy, self.activation)
-        put_first(draft, pooled, self.output_name, scores.batch, self.width, self.keep_output)
+        pooled = splade(ops, x, token_mask(ops, found.mask, x), self.strategy, self.activation)
+        put_first(draft, pooled, self.output_name, found.scores.batch, self.width, self.keep_output)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.hidden_layers import find_layers, layers_in_float32, named_layers
+from graphsurgery.edits.draft_operators import FLOAT, Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import ensure_only, put_in_place
-from graphsurgery.edits.token_targets import TOKENS, check_not_repeated, settled_tokens_name, token_target
-from graphsurgery.errors import FolderError, WeightsError
+from graphsurgery.edits.outputs import (
+    TOKENS,
+    TokenTarget,
+    check_not_repeated,
+    choose_name,
+    ensure_only,
+    find_tokens,
+    put_in_place,
+)
+from graphsurgery.encoder.hidden_layers import before_norm, layers_by_name, layers_by_structure
+from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, setting
 from graphsurgery.folders.module_config import module_config
-from graphsurgery.interface import Interface
+from graphsurgery.graph.wiring import Wiring
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
+from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
 CONFIG, WEIGHTS = "config.json", "layer_weights"
+BEFORE_NORM = "--before-norm takes the last one before the final normalisation, as transformers 4 gives it for ModernBERT"
 
 
 def weighted_mean(ops: Operators, layers: Sequence[gs.Tensor], weights: np.ndarray) -> gs.Variable:
@@ -37,8 +49,68 @@ def weighted_mean(ops: Operators, layers: Sequence[gs.Tensor], weights: np.ndarr
     return ops.node("Sum", *parts, name="tokens")
 
 
+def layer_names(text: str) -> tuple[str, ...]:
+    """Read names that are separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def find_layers(
+    model: Model, target: TokenTarget, asked: str | None, wanted: int, unnormalised: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """Find ``wanted`` hidden layers, the embeddings' output first, and return notes on them as well.
+
+    They are the ``asked`` ones, else the model's numbered outputs, else found behind ``target``, the last hidden state.
+    NameNotFoundError for a name that is no value of the graph, UnsupportedModelError, which lists the layers, if more or fewer
+    are found.
+    """
+    wiring, notes = Wiring.of(model), []
+    given = layer_names(asked) if asked is not None else layers_by_name(model.interface)
+    found = given or layers_by_structure(wiring, target.name)
+    last = None if given else before_norm(wiring, found)
+    if last is not None:
+        notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")
+        notes += [] if unnormalised else [BEFORE_NORM]
+    if unnormalised:
+        found = (*found[:-1], _require(last, found))
+    missing = [name for name in found if not wiring.has(name)]
+    if missing:
+        raise NameNotFoundError(f"there is no value {missing[0]!r} in the graph", "name hidden layers with --layers")
+    if len(found) != wanted:
+        what = f"the config asks for {wanted} hidden layers (num_hidden_layers + 1), and {len(found)} were found"
+        raise UnsupportedModelError(
+            f"{what}: {', '.join(found)}", "name them all with --layers, the embeddings' output first, separated by commas"
+        )
+    return found, notes
+
+
+def _require(last: str | None, found: tuple[str, ...]) -> str:
+    if last is None:
+        what = f"{found[-1]!r} is not normalised once more behind the last layer"
+        raise RequestError(f"{what}, or was named", "leave out --before-norm")
+    return last
+
+
+def _require_hidden(known: Mapping[str, Value], names: tuple[str, ...]) -> None:
+    """Raise RequestError if a layer is known to be anything but floats of rank 3."""
+    for value in (known[name] for name in names if name in known):
+        if value.rank not in (3, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED):
+            what = f"{value} is no hidden layer: floats [batch, seq, hidden] are needed"
+            raise RequestError(what, "name others with --layers")
+
+
 @dataclass(frozen=True)
-class AddWeightedLayerPooling(GraphEdit):
+class Layers:
+    """Hidden layers, from the first one that counts on, and their weights."""
+
+    target: TokenTarget
+    weights: np.ndarray
+    names: tuple[str, ...]
+    in_float32: frozenset[str]
+    """The layers that are known to be float32."""
+
+
+@dataclass(frozen=True)
+class AddWeightedLayerPooling(GraphEdit[Layers]):
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
     ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on, 0 being the embeddings' output; w is
@@ -46,43 +118,52 @@ class AddWeightedLayerPooling(GraphEdit):
     states: outputs named ``hidden_states.<n>`` where the export has them, else found by the graph's structure.
     """
 
-    verb: ClassVar[str] = "add-weighted-layer-pooling"
-    step: ClassVar[str] = "layerpooled"
-    summary: ClassVar[str] = "take a weighted mean of the hidden layers, from a model folder's weights"
-
-    weights: str = parameter("The WeightedLayerPooling module's folder.", "", "PATH")
+    weights: str = parameter(
+        "The WeightedLayerPooling module's folder: its config.json and layer_weights [layers].", "", PATH, required=True
+    )
     layers: str | None = parameter(
-        "All hidden layers, the embeddings' output first, where they are not found by themselves.", None, "NAME[,NAME...]"
+        "The names of all hidden layers, the output of the embeddings first.",
+        None,
+        "NAME[,NAME...]",
+        takes=str | Sequence[str] | None,
+        otherwise="the hidden layers found in the graph",
     )
     before_norm: bool = parameter("Take the last hidden layer before the encoder's final normalisation.", False)
-    target: str | None = parameter("The last hidden state, where it is not found by itself.", None, "NAME")
-    output_name: str = parameter("What the result is called.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output, too.", False)
-    layer_start: int = settled(0)
-    width: int = settled(0)
-    digests: tuple[str, ...] = settled(())
+    target: str | None = parameter(
+        "The last hidden state, an output.", None, "NAME", otherwise="the hidden state found in the graph"
+    )
+    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
+    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    layer_start: int = resolved(0)
+    width: int = resolved(0)
+    digests: tuple[str, ...] = resolved(())
 
-    def resolve(self, model: Model) -> tuple[AddWeightedLayerPooling, tuple[str, ...]]:
-        """Settle target, layers and weights.
+    def resolve(self, model: Model) -> Resolved[Self, Layers]:
+        """Find target, layers and weights.
 
         Raises WeightsError, FolderError, NothingToPoolError, NameNotFoundError, RequestError, WeightsDifferError, and
-        UnsupportedModelError where other layers are found than the config counts.
+        UnsupportedModelError if other layers are found than the config counts.
         """
         require_opset(model, self.verb)
-        target = token_target(model, self.target)
+        target = find_tokens(model, self.target)
         weights, start = self._weights(model)
         check_not_repeated(model, self.verb, weights.digests)
-        count = start + len(weights.tensors[WEIGHTS])
-        layers, notes = find_layers(model, target, self.layers, count, self.before_norm)
-        resolved = replace(
-            self, weights=weights.place, layers=",".join(layers), before_norm=False, target=target.name, width=target.width,
-            output_name=settled_tokens_name(model, self.output_name, target, self.keep_target), layer_start=start,
+        tensor = weights.tensors[WEIGHTS]
+        names, notes = find_layers(model, target, self.layers, start + len(tensor), self.before_norm)
+        values = (*inferred(model).outputs, *model.interface.outputs, *model.interface.inputs)
+        known = {value.name: value for value in values}
+        _require_hidden(known, names)
+        edit = replace(
+            self, weights=weights.place, layers=",".join(names), before_norm=False, target=target.name, width=target.width,
+            output_name=choose_name(model, self.output_name, target.name, self.keep_target), layer_start=start,
             digests=weights.digests,
         )  # fmt: skip
-        return resolved, (f"a weighted mean of {', '.join(layers[start:])}", *notes)
+        float32 = frozenset(name for name in names if name in known and known[name].dtype == FLOAT)
+        found = Layers(target, tensor, names[start:], float32)
+        return Resolved(edit, found, (f"a weighted mean of {', '.join(names[start:])}", *notes))
 
     def _weights(self, model: Model) -> tuple[ModuleWeights, int]:
-        """(one weight for every layer from the config's layer_start on, that start)"""
+        """Return the weights, one for every layer from the config's layer_start on, and that start."""
         weights = ModuleWeights(model, self.weights, self.verb)
         path, config = module_config(weights.path, CONFIG)
         if config is None:
@@ -97,14 +178,13 @@ class AddWeightedLayerPooling(GraphEdit):
         weights.check(self.digests)
         return weights, start
 
-    def change(self, draft: Draft, model: Model) -> None:
-        target = token_target(model, self.target)
-        weights, _ = self._weights(model)
+    def change(self, draft: Draft, found: Layers) -> None:
         ops = Operators(draft, "graphsurgery/layer_pooling")
-        layers = layers_in_float32(ops, model, named_layers(present(self.layers, "layers"))[self.layer_start :])
+        layers = [(name, draft.tensor(name)) for name in found.names]
+        cast = [x if name in found.in_float32 else ops.cast(x, FLOAT, "float32") for name, x in layers]
         put_in_place(
-            draft, target.value, self.output_name, ops,
-            lambda _: weighted_mean(ops, layers, weights.tensors[WEIGHTS]), last=self.width, keep=self.keep_target,
+            draft, found.target.value, self.output_name, ops, lambda _: weighted_mean(ops, cast, found.weights),
+            last=self.width, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:

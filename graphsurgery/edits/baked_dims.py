@@ -1,11 +1,12 @@
-"""Where a graph has a batch or sequence size baked in, and what says the same at that size and the right thing at others.
+"""Find the places where a batch or sequence size is baked into a graph, and plan what to put there instead.
 
 Exports without dynamic axes hold sizes as constants: shapes to reshape and expand to, ends of slices, positions 0, 1, ..., and
-tables of relative positions or masks. A plan is a guess by where such a number stands; whether it is right is for runs to tell.
+tables of relative positions or masks. A plan guesses by the place of such a number. Only a run tells whether it is right.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from graphsurgery.graph.wiring import attribute_int, constant_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
+LOG = logging.getLogger(__name__)
 BATCH, SEQUENCE = "batch", "sequence"
 AXES = {BATCH: 0, SEQUENCE: 1}
 SHAPE, POSITIONS, CUT, END = "shape", "positions", "cut", "end"
 MOST_FLOATS, MOST_INTEGERS = 1 << 16, 1 << 20
-"""Elements of what is folded at most: weights are not read for it."""
+"""The most elements of a constant that is folded. Weights are larger, so they are not read."""
 ELEMENTWISE = frozenset({
     "Abs", "Add", "And", "Cast", "Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul",
     "Neg", "Not", "Or", "Sub", "Unsqueeze", "Where",
@@ -33,7 +35,7 @@ Entry = int | str
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Another value for one input of a node, which is told by its first output.
+    """Another value for one input of a node. The node is identified by its first output.
 
     ``shape``: a vector of ``entries``; ``positions``: entries[0], entries[0] + 1, ... of rank entries[1]; ``cut``: the value
     as it was, along axes ``entries`` up to the sequence's end, and of ``batch`` the first row; ``end``: the sequence's size.
@@ -44,11 +46,11 @@ class Rewrite:
     kind: str
     entries: tuple[Entry, ...]
     name: str
-    """What the input was."""
+    """The name of the input before."""
 
 
-def planned(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
-    """What to rewrite so that ``sizes``, of batch, sequence or both, are no longer baked in: where constants meet the rest."""
+def plan_rewrites(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
+    """Plan the rewrites that free ``sizes``, of batch, sequence or both: at the places where constants meet other values."""
     constants = Constants(model, sizes.get(SEQUENCE))
     declared = (*model.interface.inputs, *model.interface.outputs)
     shapes = {value.name: value.dims for value in (*inferred(model).outputs, *declared)}
@@ -63,8 +65,8 @@ def planned(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
     return found
 
 
-def described(model: Model, rewrites: list[Rewrite]) -> Iterator[str]:
-    """Each place where a size is baked in, in words."""
+def describe(model: Model, rewrites: list[Rewrite]) -> Iterator[str]:
+    """Describe each place where a size is baked in."""
     by_output = {node.output[0]: node for node in model.proto.graph.node if node.output}
     for rewrite in rewrites:
         node = by_output[rewrite.output]
@@ -74,7 +76,7 @@ def described(model: Model, rewrites: list[Rewrite]) -> Iterator[str]:
 def _rewrite(
     node: onnx.NodeProto, place: int, constants: Constants, shape: tuple[Entry | None, ...] | None, sizes: Mapping[str, int]
 ) -> tuple[str, tuple[Entry, ...]] | None:
-    """(kind, entries) for a constant input of a node, or None where nothing of ``sizes`` shows in it."""
+    """Return (kind, entries) for a constant input of a node; None if nothing of ``sizes`` shows in it."""
     name = node.input[place]
     if (node.op_type, place) in (("Reshape", 1), ("Expand", 1)):
         if shape is None or attribute_int(node, "allowzero", 0):
@@ -95,8 +97,8 @@ def _rewrite(
 def _table(
     dims: tuple[int, ...], constants: Constants, name: str, sizes: Mapping[str, int]
 ) -> tuple[str, tuple[Entry, ...]] | None:
-    """How a table has to be cut: along its axes of the sequence's length, but for what may be a weight; to its first row, where
-    all rows of the batch are alike."""
+    """Say how to cut a table: along its axes of the sequence's length, unless it may be a weight; and to its first row if all
+    rows of the batch are alike."""
     axes = tuple(axis for axis, size in enumerate(dims) if size == sizes.get(SEQUENCE))
     is_weight = constants.is_float(name) and len(axes) < 2 and (len(dims) < 3 or axes == (len(dims) - 1,))
     entries: tuple[Entry, ...] = () if is_weight else axes
@@ -111,7 +113,7 @@ def _alike(values: np.ndarray) -> bool:
 
 
 def _reshaped(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
-    """A shape to reshape to, with 0 where the dim of the input stays, and -1 once where a size is that stays nowhere."""
+    """Return a shape to reshape to: 0 where the dim of the input stays, and -1 at most once, for a size that stays nowhere."""
     entries: list[Entry] = list(wanted)
     for place, size in enumerate(wanted):
         baked = sizes.get(BATCH) if place == 0 else sizes.get(SEQUENCE)
@@ -128,7 +130,7 @@ def _reshaped(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping
 
 
 def _expanded(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
-    """A shape to expand to: 1 where the input has that dim itself, which then stays, whatever it is."""
+    """Return a shape to expand to: 1 where the input has that dim itself, which then stays, whatever it is."""
     own = [1] * (len(wanted) - len(shape)) + list(shape)
     entries: list[Entry] = list(wanted)
     for place, size in enumerate(wanted):
@@ -138,7 +140,7 @@ def _expanded(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping
 
 
 def _counted(values: np.ndarray) -> int | None:
-    """n, where a constant is n, n + 1, ...; None where it is not."""
+    """Return n if a constant is n, n + 1, ...; else None."""
     flat = values.ravel()
     if len(flat) < 2 or values.dtype.kind not in "if" or not float(flat[0]).is_integer():
         return None
@@ -146,9 +148,9 @@ def _counted(values: np.ndarray) -> int | None:
 
 
 class Constants:
-    """Every value of the main graph that constants alone make, as far as it is small: initializers too, whatever their size.
+    """Every small value of the main graph that is made of constants alone, and every initializer, whatever its size.
 
-    What is made of positions of ``length`` is none: these are counted anew, and what is made of them follows.
+    A value that is made of positions of ``length`` is left out: positions are counted anew, and values made of them follow.
     """
 
     def __init__(self, model: Model, length: int | None) -> None:
@@ -167,6 +169,10 @@ class Constants:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._made[name] if name in self._made else self._model.values(self._tensors[name])
+
+    def initializer(self, name: str) -> onnx.TensorProto | None:
+        """Return the initializer ``name``; None if nodes make that constant."""
+        return self._model.initializers.get(name)
 
     def dims(self, name: str) -> tuple[int, ...]:
         return self._made[name].shape if name in self._made else tuple(int(dim) for dim in self._tensors[name].dims)
@@ -188,7 +194,7 @@ class Constants:
         )
 
     def _fold(self, node: onnx.NodeProto) -> None:
-        """Let what a node gives be a constant, too, where onnx's own evaluator can run it."""
+        """Add the output of a node, if onnx's own evaluator can run it."""
         names = [name for name in dict.fromkeys(node.input) if name]
         tensors = [onnx.numpy_helper.from_array(np.asarray(self[name]), name) for name in names]
         graph = onnx.helper.make_graph([node], "constant", [], [onnx.ValueInfoProto(name=node.output[0])], tensors)
@@ -196,7 +202,8 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 found = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {}))))
-        except Exception:  # an operator that the evaluator does not know: its output counts as no constant
+        except Exception as error:  # an operator that the evaluator does not know: its output counts as no constant
+            LOG.debug("onnx's evaluator cannot run %s %s on constants: %s", node.op_type, node.name, error)
             return
         self._made[node.output[0]] = found
         if not self._is_small(node.output[0]):

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present, require_promised
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.inputs import POSITIONS, ZEROS, input_named, settled_fill, settled_like
-from graphsurgery.edits.operators import Operators
+from graphsurgery.contracts import require_promised
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.inputs import POSITIONS, ZEROS, find_fill, find_input, find_like
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.graph.wiring import all_nodes
-from graphsurgery.interface import Interface, type_name
+from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.model.model import Model
 
 
 def filled(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) -> None:
-    """The value ``name``: 0, 1, or 0, 1, ..., seq - 1 in every row; of the shape of ``like [batch, seq]`` and of that type."""
+    """Build the value ``name`` in the shape of ``like [batch, seq]``: 0, 1, or 0, 1, ..., seq - 1 in every row."""
     shape = ops.node("Shape", like, name="shape")
     if fill == POSITIONS:
         one = gs.Constant("one", np.ones(1, dtype=np.int64))
@@ -34,40 +34,51 @@ def filled(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) ->
 
 
 @dataclass(frozen=True)
-class DropInput(GraphEdit):
+class Dropped:
+    """The input to take away, what it becomes, and the input that gives it its shape."""
+
+    value: Value
+    fill: str
+    like: str
+    is_used: bool
+    """Whether any node takes it."""
+
+
+@dataclass(frozen=True)
+class DropInput(GraphEdit[Dropped]):
     """Take an input away that is always the same: the graph makes it, in the shape of another input ``[batch, seq]``.
 
     ``token_type_ids`` become zeros, a mask ones (every position is a token), ``position_ids`` 0, 1, ..., seq - 1 in every row.
     """
 
-    verb: ClassVar[str] = "drop-input"
-    step: ClassVar[str] = "dropped"
-    summary: ClassVar[str] = "take an input away that the graph can make by itself: token types, a mask, positions"
     repeatable: ClassVar[bool] = True
 
-    input: str = parameter("The input to take away.", "", "NAME")
-    fill: str | None = parameter("What it becomes, where its name does not say.", None, "zeros|ones|positions")
-    like: str | None = parameter("The input whose shape it has, where not the ids'.", None, "NAME")
-    dtype: str | None = settled(None)
+    input: str = parameter("The input to remove.", "", "NAME", required=True)
+    fill: str | None = parameter(
+        "The values that the graph puts in its place.", None, "zeros|ones|positions", otherwise="as the input's name says"
+    )
+    like: str | None = parameter("The input whose shape the values get.", None, "NAME", otherwise="the token ids")
+    dtype: str | None = resolved(None)
 
-    def resolve(self, model: Model) -> tuple[DropInput, tuple[str, ...]]:
-        """Settle fill, shape and type. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, Dropped]:
+        """Find fill, shape and type. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
-        value = input_named(model, self.input)
+        value = find_input(model, self.input)
         roles = roles_of(model.interface)
-        fill, like = settled_fill(roles, value, self.fill), settled_like(model, roles, value, self.like)
-        resolved = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
-        return resolved, (f"{value.name} is {fill} in the shape of {like.name}",)
+        fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
+        edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
+        is_used = any(value.name in node.input for node in all_nodes(model.proto.graph))
+        return Resolved(
+            edit, Dropped(value, fill, like.name, is_used), (f"{value.name} is {fill} in the shape of {like.name}",)
+        )
 
-    def change(self, draft: Draft, model: Model) -> None:
-        value = present(model.interface.input(self.input), f"the input {self.input}")
-        like, fill = present(self.like, "like"), present(self.fill, "fill")
+    def change(self, draft: Draft, found: Dropped) -> None:
+        value = found.value
         draft.changes.infos.append(lambda kind, info: kind != "input" or info.name != value.name)
-        if not any(value.name in node.input for node in all_nodes(model.proto.graph)):
-            return
-        with draft.at_front():
-            ops = Operators(draft, f"graphsurgery/inputs/{value.name}")
-            filled(ops, gs.Variable(like), fill, value.dtype, value.name)
+        if found.is_used:
+            with draft.at_front():
+                ops = Operators(draft, f"graphsurgery/inputs/{value.name}")
+                filled(ops, gs.Variable(found.like), found.fill, value.dtype, value.name)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         others = tuple(value for value in before.inputs if value.name != self.input)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
+from typing import Self
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present, require_promised
-from graphsurgery.edits.baked_dims import AXES, CUT, SEQUENCE, Rewrite, described, planned
-from graphsurgery.edits.dynamic_graph import Values
-from graphsurgery.edits.dynamic_trial import tried
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.inputs import listed_dims
-from graphsurgery.edits.operators import Operators
+from graphsurgery.edits.baked_dims import (
+    AXES,
+    BATCH,
+    CUT,
+    END,
+    POSITIONS,
+    SEQUENCE,
+    Constants,
+    Rewrite,
+    describe,
+    plan_rewrites,
+)
+from graphsurgery.edits.draft_operators import Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.inputs import symbolic_dims
+from graphsurgery.edits.trials import try_sizes
 from graphsurgery.encoder.roles import Roles, roles_of
 from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface, Value
@@ -25,8 +37,111 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 
 
+class Replacements:
+    """Builds the values that take the place of constants which hold a batch or sequence size."""
+
+    def __init__(self, ops: Operators, ids: gs.Tensor, constants: Constants) -> None:
+        self.ops, self.constants = ops, constants
+        self._ids = ids
+
+    @cached_property
+    def _shape_of_ids(self) -> gs.Variable:
+        return self.ops.node("Shape", self._ids, name="shape")
+
+    @cached_property
+    def _batch(self) -> gs.Variable:
+        return self._size(BATCH)
+
+    @cached_property
+    def _sequence(self) -> gs.Variable:
+        return self._size(SEQUENCE)
+
+    def _size(self, which: str) -> gs.Variable:
+        """Build ``[1]`` int64: the size of the batch or the sequence."""
+        axis = AXES[which]
+        start, end = (self.ops.constant([at], np.int64, f"{which}/{what}") for what, at in (("from", axis), ("to", axis + 1)))
+        return self.ops.node("Slice", self._shape_of_ids, start, end, name=which)
+
+    def make(self, rewrite: Rewrite, name: str) -> None:
+        """Build the value ``name`` in the place of a constant."""
+        build = {POSITIONS: self._positions, CUT: self._cut, END: self._end}.get(rewrite.kind, self._shape)
+        build(rewrite, name)
+
+    def _shape(self, rewrite: Rewrite, name: str) -> None:
+        if not any(isinstance(entry, str) for entry in rewrite.entries):
+            values = gs.Constant("entries", np.array(rewrite.entries, dtype=np.int64))
+            self.ops.node("Constant", name="entries", output=name, value=values)
+            return
+        parts = [
+            self._sized(entry) if isinstance(entry, str) else self.ops.constant([entry], np.int64, "entry")
+            for entry in rewrite.entries
+        ]
+        self.ops.node("Concat", *parts, name="entries", output=name, axis=0)
+
+    def _sized(self, which: str) -> gs.Variable:
+        return self._batch if which == BATCH else self._sequence
+
+    def _end(self, rewrite: Rewrite, name: str) -> None:
+        self.ops.node("Identity", self._sequence, name="end", output=name)
+
+    def _positions(self, rewrite: Rewrite, name: str) -> None:
+        """Build n, n + 1, ... of the type and rank that the constant had."""
+        first, rank = rewrite.entries
+        one = gs.Constant("one", np.ones(1, dtype=np.int64))
+        ones = self.ops.node("ConstantOfShape", self._sequence, name="ones", value=one)
+        counted = self.ops.node("CumSum", ones, self.ops.constant(0, np.int64, "axis"), name="counted", exclusive=1)
+        moved = self.ops.node("Add", counted, self.ops.constant(first, np.int64, "first"), name="positions")
+        shape = self.ops.constant([1] * (int(rank) - 1) + [-1], np.int64, "rank")
+        shaped = self.ops.node("Reshape", moved, shape, name="row")
+        self.ops.node("Cast", shaped, name="typed", output=name, to=self._type(rewrite))
+
+    def _cut(self, rewrite: Rewrite, name: str) -> None:
+        axes = [0 if axis == BATCH else axis for axis in rewrite.entries]
+        one = self.ops.constant([1], np.int64, "row") if BATCH in rewrite.entries else None
+        ends = [one if axis == BATCH and one is not None else self._sequence for axis in rewrite.entries]
+        starts = self.ops.constant([0] * len(axes), np.int64, "starts")
+        end = ends[0] if len(ends) == 1 else self.ops.node("Concat", *ends, name="ends", axis=0)
+        value = self._constant(rewrite)
+        self.ops.node("Slice", value, starts, end, self.ops.constant(axes, np.int64, "axes"), name="cut", output=name)
+
+    def _type(self, rewrite: Rewrite) -> int:
+        """Return the element type that a constant had."""
+        initializer = self.constants.initializer(rewrite.name)
+        if initializer is not None:
+            return int(initializer.data_type)
+        return int(onnx.helper.np_dtype_to_tensor_dtype(self.constants[rewrite.name].dtype))
+
+    def _constant(self, rewrite: Rewrite) -> gs.Tensor:
+        """Return the constant as it was. One that nodes make is made here as well, to stand before its use."""
+        if self.constants.initializer(rewrite.name) is not None:
+            return gs.Variable(rewrite.name)
+        return self.ops.draft.constant(self.constants[rewrite.name], f"{self.ops.scope}/table")
+
+
 @dataclass(frozen=True)
-class DynamicDim(GraphEdit):
+class Freed:
+    """The sizes that `DynamicDim` frees, and how."""
+
+    inputs: tuple[str, ...]
+    ids: str
+    rewrites: dict[str, Rewrite]
+    """The constants to rewrite, by the names of the values that take their places."""
+    constants: Constants | None
+    follows: tuple[tuple[str, int, str], ...] | None = None
+    """The dims of outputs that are the batch or the sequence; None before a trial has told."""
+
+    @property
+    def recorded_rewrites(self) -> tuple[str, ...]:
+        """Each rewrite as files record it: the node's output, the place among its inputs, the new value, and its kind."""
+        return tuple(json.dumps([one.output, one.place, name, one.kind]) for name, one in self.rewrites.items())
+
+    @property
+    def recorded_follows(self) -> tuple[str, ...]:
+        return tuple(json.dumps(one) for one in self.follows or ())
+
+
+@dataclass(frozen=True)
+class DynamicDim(GraphEdit[Freed]):
     """Let a batch or sequence size that an export baked in be any size again.
 
     The declared dims change, and with them what can be told from where the size stands: shapes to reshape and expand to,
@@ -34,21 +149,24 @@ class DynamicDim(GraphEdit):
     only where the model then gives at other sizes what it gives at its own: row by row, shorter texts padded with the mask.
     """
 
-    verb: ClassVar[str] = "dynamic-dim"
-    step: ClassVar[str] = "dynamic"
-    summary: ClassVar[str] = "let a batch or sequence size that was baked in be any size again"
+    dim: tuple[str, ...] = parameter(
+        "The size that may vary again, batch or sequence, and a name for the dim.",
+        (),
+        "batch|sequence[=NAME]",
+        takes=Sequence[str] | Mapping[str, str],
+        called="dims",
+        required=True,
+    )
+    sizes: tuple[str, ...] = resolved(())
+    inputs: tuple[str, ...] = resolved(())
+    ids: str | None = resolved(None)
+    mask: str | None = resolved(None)
+    follows: tuple[str, ...] | None = resolved(None)
+    rewired: tuple[str, ...] = resolved(())
 
-    dim: tuple[str, ...] = parameter("Which to free, and what to call it; may be repeated.", (), "batch|sequence[=NAME]")
-    sizes: tuple[str, ...] = settled(())
-    inputs: tuple[str, ...] = settled(())
-    ids: str | None = settled(None)
-    mask: str | None = settled(None)
-    follows: tuple[str, ...] | None = settled(None)
-    rewired: tuple[str, ...] = settled(())
-
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
-        """What each freed dim is called. RequestError for what is neither batch nor sequence."""
+        """The name of each freed dim. Raise RequestError for a dim that is neither batch nor sequence."""
         found: dict[str, str] = {}
         for text in self.dim:
             which, _, name = str(text).partition("=")
@@ -57,49 +175,52 @@ class DynamicDim(GraphEdit):
             found[which] = name or which
         return found
 
-    @property
-    def baked(self) -> dict[str, int]:
-        return {which: int(size) for which, _, size in (text.partition("=") for text in self.sizes)}
+    def resolve(self, model: Model) -> Resolved[Self, Freed]:
+        """Find the sizes and what to rewrite, and try it.
 
-    def resolve(self, model: Model) -> tuple[DynamicDim, tuple[str, ...]]:
-        """Settle sizes and what to rewrite, and try it. Raises RequestError, and UnsupportedModelError with the reason where
-        the size stays baked in."""
+        Raises RequestError, and UnsupportedModelError, which says why, if a size stays baked in.
+        """
         require_opset(model, self.verb)
         roles = roles_of(model.interface)
         sizes = self._sizes(model, roles)
         ids = present(roles.ids, "the input of token ids")
-        values = [value for value in (ids, roles.mask, roles.types, roles.positions) if value is not None]
-        settled_ = replace(
+        inputs = tuple(value.name for value in (ids, roles.mask, roles.types, roles.positions) if value is not None)
+        edit = replace(
             self, dim=tuple(f"{which}={name}" for which, name in self.names.items()), ids=ids.name,
-            sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=tuple(value.name for value in values),
+            sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=inputs,
             mask=roles.mask.name if roles.mask is not None else None, follows=None, rewired=(),
         )  # fmt: skip
-        rewrites = planned(model, sizes)
+        namer, rewrites = Namer.of(model.proto), plan_rewrites(model, sizes)
+        attempts = [Freed(inputs, ids.name, {}, None)]
+        if rewrites:
+            named = {namer.new("graphsurgery/dims/value"): rewrite for rewrite in rewrites}
+            attempts.append(Freed(inputs, ids.name, named, Constants(model, None)))
         reasons = []
-        for attempt in (settled_, replace(settled_, rewired=_recorded(model, rewrites))) if rewrites else (settled_,):
-            trial = tried(model, replace(model, document=attempt.document(model, None)), roles, sizes)
+        for attempt in attempts:
+            edit = replace(edit, rewired=attempt.recorded_rewrites)
+            trial = try_sizes(model, replace(model, document=edit.document(model, attempt, None)), roles, sizes)
             if trial.reason is None:
-                follows = tuple(json.dumps(one) for one in trial.follows)
-                return replace(attempt, follows=follows), attempt._notes(sizes)
+                found = replace(attempt, follows=trial.follows)
+                return Resolved(replace(edit, follows=found.recorded_follows), found, self._notes(sizes, found))
             reasons.append(trial.reason)
-        places = list(dict.fromkeys(described(model, rewrites)))
+        places = list(dict.fromkeys(describe(model, rewrites)))
         where = f"; the size stands in {', '.join(places[:3])}" if places else ""
         raise UnsupportedModelError(
             f"{' and '.join(f'{which} {size}' for which, size in sizes.items())} cannot be freed: {reasons[-1]}{where}",
             "export the model again with dynamic axes",
         )
 
-    def _notes(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    def _notes(self, sizes: Mapping[str, int], found: Freed) -> tuple[str, ...]:
         freed = ", ".join(f"{which} {size} is any size ({self.names[which]})" for which, size in sizes.items())
-        notes = [f"{freed}; {len(self.rewired)} constants rewritten" if self.rewired else freed]
+        notes = [f"{freed}; {len(found.rewrites)} constants rewritten" if found.rewrites else freed]
         if SEQUENCE in sizes:
-            cut = any(json.loads(text)[3] == CUT for text in self.rewired)
+            cut = any(rewrite.kind == CUT for rewrite in found.rewrites.values())
             why = "tables of that length are in the graph" if cut else "longer ones cannot be held against the model as it was"
             notes.append(f"texts of {sizes[SEQUENCE]} tokens are the longest: {why}")
         return tuple(notes)
 
     def _sizes(self, model: Model, roles: Roles) -> dict[str, int]:
-        """The baked size of each dim that is asked for."""
+        """Return the baked size of each dim that is asked for."""
         names = self.names
         if not names:
             raise RequestError("no dim is named", "name it with --dim batch or --dim sequence")
@@ -112,7 +233,7 @@ class DynamicDim(GraphEdit):
                 "there is no attention mask, so that a shorter text cannot be held against the baked length",
                 "export the model again with dynamic axes",
             )
-        taken = listed_dims((*model.interface.inputs, *model.interface.outputs))
+        taken = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         found = {}
         for which, name in names.items():
             size = roles.ids.dims[AXES[which]]
@@ -123,37 +244,24 @@ class DynamicDim(GraphEdit):
             found[which] = size
         return found
 
-    def change(self, draft: Draft, model: Model) -> None:
-        names, follows = self.names, [json.loads(text) for text in self.follows or ()]
+    def change(self, draft: Draft, found: Freed) -> None:
+        names = self.names
 
-        def freed(kind: str, info: onnx.ValueInfoProto) -> bool:
+        def free(kind: str, info: onnx.ValueInfoProto) -> bool:
             dims = info.type.tensor_type.shape.dim
-            if kind == "input" and info.name in self.inputs:
+            if kind == "input" and info.name in found.inputs:
                 for which, name in names.items():
                     dims[AXES[which]].dim_param = name
-            if kind == "output" and self.follows is None:  # to be tried: what is declared of outputs would mislead
+            if kind == "output" and found.follows is None:  # before a trial: the declared dims of outputs would mislead
                 info.type.tensor_type.ClearField("shape")
-            for output, axis, which in follows if kind == "output" else ():
+            for output, axis, which in (found.follows or ()) if kind == "output" else ():
                 if output == info.name and axis < len(dims):
                     dims[axis].dim_param = names[which]
             return kind != "value_info"  # they are of the baked sizes
 
-        draft.changes.infos.append(freed)
-        if self.rewired:
-            self._rewire(draft, model)
-
-    def _rewire(self, draft: Draft, model: Model) -> None:
-        wanted = {(output, place): name for output, place, name, _ in map(json.loads, self.rewired)}
-
-        def rewired(node: onnx.NodeProto) -> None:
-            for place in range(len(node.input)):
-                node.input[place] = wanted.get((node.output[0] if node.output else "", place), node.input[place])
-
-        draft.changes.nodes.append(rewired)
-        with draft.at_front():
-            values = Values(Operators(draft, "graphsurgery/dims"), gs.Variable(present(self.ids, "ids")), model)
-            for rewrite in planned(model, self.baked):
-                values.make(rewrite, wanted[rewrite.output, rewrite.place])
+        draft.changes.infos.append(free)
+        if found.constants is not None:
+            _rewire(draft, found, found.constants)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         freed = [self._freed(value) if value.name in self.inputs else value for value in before.inputs]
@@ -162,16 +270,23 @@ class DynamicDim(GraphEdit):
         require_promised(self.verb, "the outputs, but for their dims", typed, given)
 
     def _freed(self, value: Value) -> Value:
-        """An input with the names of the freed sizes among its dims."""
+        """Return an input with the names of the freed sizes among its dims."""
         dims = list(present(value.dims, f"the dims of {value.name}"))
         for which, name in self.names.items():
             dims[AXES[which]] = name
         return replace(value, dims=tuple(dims))
 
 
-def _recorded(model: Model, rewrites: list[Rewrite]) -> tuple[str, ...]:
-    """Which input of which node becomes which new value, and how that is made."""
-    namer = Namer.of(model.proto)
-    return tuple(
-        json.dumps([rewrite.output, rewrite.place, namer.new("graphsurgery/dims/value"), rewrite.kind]) for rewrite in rewrites
-    )
+def _rewire(draft: Draft, found: Freed, constants: Constants) -> None:
+    """Build the new values in front of all nodes, and let the nodes take them."""
+    names = {(rewrite.output, rewrite.place): name for name, rewrite in found.rewrites.items()}
+
+    def rewire(node: onnx.NodeProto) -> None:
+        for place in range(len(node.input)):
+            node.input[place] = names.get((node.output[0] if node.output else "", place), node.input[place])
+
+    draft.changes.nodes.append(rewire)
+    with draft.at_front():
+        values = Replacements(Operators(draft, "graphsurgery/dims"), gs.Variable(found.ids), constants)
+        for name, rewrite in found.rewrites.items():
+            values.make(rewrite, name)

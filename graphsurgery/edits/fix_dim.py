@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, Self
 
 import onnx
 
 from graphsurgery.contracts import require_promised
-from graphsurgery.edits.edit import GraphEdit, parameter
-from graphsurgery.edits.inputs import listed_dims
-from graphsurgery.edits.rename import pairs
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
+from graphsurgery.edits.inputs import parse_pairs, symbolic_dims
 from graphsurgery.errors import NameNotFoundError, RequestError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -20,49 +21,48 @@ MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
-class FixDim(GraphEdit):
+class FixDim(GraphEdit[None]):
     """Give symbolic dims a number, wherever they are declared: for runtimes and compilers that want literal shapes.
 
     No node changes. What is computed at that size is what was computed before; other sizes are no longer taken.
     """
 
-    verb: ClassVar[str] = "fix-dim"
-    step: ClassVar[str] = "fixed"
-    summary: ClassVar[str] = "give a symbolic dim a number, wherever it is declared"
     repeatable: ClassVar[bool] = True
 
-    dim: tuple[str, ...] = parameter("A symbolic dim and its size; may be repeated.", (), "NAME=N")
+    dim: tuple[str, ...] = parameter(
+        "A symbolic dim and its size.", (), "NAME=N", takes=Mapping[str, int], called="dims", required=True
+    )
 
-    @property
+    @cached_property
     def sizes(self) -> dict[str, int]:
-        """RequestError for what is no size of 1 or more."""
-        found = pairs(self.dim, "--dim NAME=N")
+        """The size of each dim. Raise RequestError for a size that is no number of 1 or more."""
+        found = parse_pairs(self.dim, "--dim NAME=N")
         for name, text in found.items():
             if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text)):
                 raise RequestError(f"{name}={text} says no size", "write it as --dim NAME=N, N being 1 or more")
         return {name: int(text) for name, text in found.items()}
 
-    def resolve(self, model: Model) -> tuple[FixDim, tuple[str, ...]]:
+    def resolve(self, model: Model) -> Resolved[Self, None]:
         """Raises RequestError, NameNotFoundError."""
-        known = listed_dims((*model.interface.inputs, *model.interface.outputs))
+        known = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         listed = f"the symbolic dims are {', '.join(known) or 'none'}"
         if not self.dim:
             raise RequestError("no dim is named", f"name one with --dim NAME=N; {listed}")
         for name in self.sizes:
             if name not in known:
                 raise NameNotFoundError(f"the model has no symbolic dim {name!r}", listed)
-        return self, tuple(f"{name} is {size}" for name, size in self.sizes.items())
+        return Resolved(self, None, tuple(f"{name} is {size}" for name, size in self.sizes.items()))
 
-    def change(self, draft: Draft, model: Model) -> None:
+    def change(self, draft: Draft, found: None) -> None:
         sizes = self.sizes
 
-        def fixed(_kind: str, info: onnx.ValueInfoProto) -> bool:
+        def fix(_kind: str, info: onnx.ValueInfoProto) -> bool:
             for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
                 if dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]
             return True
 
-        draft.changes.infos.append(fixed)
+        draft.changes.infos.append(fix)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         require_promised(self.verb, "the inputs", tuple(map(self._fixed, before.inputs)), after.inputs)

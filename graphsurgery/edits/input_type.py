@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import require_promised
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset, settled
-from graphsurgery.edits.inputs import input_named
-from graphsurgery.edits.operators import INT32, INT64, Operators
+from graphsurgery.edits.draft_operators import INT32, INT64, Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.inputs import find_input
 from graphsurgery.encoder.roles import is_ids_like
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value, type_name
@@ -23,31 +23,38 @@ TYPES = {"int32": INT32, "int64": INT64}
 
 
 @dataclass(frozen=True)
-class InputType(GraphEdit):
+class Cast:
+    """The name that an input's value has inside the graph, and its element type there."""
+
+    name: str
+    dtype: int
+
+
+@dataclass(frozen=True)
+class InputType(GraphEdit[dict[str, Cast]]):
     """Take ids, masks and other integer inputs as int32 or int64, whichever the program that feeds them has: a cast inside.
 
     All inputs ``[batch, seq]`` of the other of the two types, or those named.
     """
 
-    verb: ClassVar[str] = "input-type"
-    step: ClassVar[str] = "typed"
-    summary: ClassVar[str] = "take ids and masks as int32 or int64: a cast inside"
     repeatable: ClassVar[bool] = True
 
-    to: str = parameter("The element type to take.", "", "int32|int64")
-    input: tuple[str, ...] = parameter("An input to change, where not all are; may be repeated.", (), "NAME")
-    inside: tuple[str, ...] = settled(())
-    dtypes: tuple[str, ...] = settled(())
+    to: str = parameter("The element type to take: int32 or int64.", "", "int32|int64", required=True)
+    input: tuple[str, ...] = parameter(
+        "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type"
+    )
+    inside: tuple[str, ...] = resolved(())
+    dtypes: tuple[str, ...] = resolved(())
 
-    def resolve(self, model: Model) -> tuple[InputType, tuple[str, ...]]:
-        """Settle the inputs. Raises RequestError (type, nothing to change), NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, dict[str, Cast]]:
+        """Find the inputs. Raises RequestError (type, nothing to change), NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.to not in TYPES:
             raise RequestError(f"inputs cannot be taken as {self.to!r}", "choose --to int32 or --to int64")
         asked = tuple(dict.fromkeys(self.input)) or tuple(
             value.name for value in model.interface.inputs if self._changes(value)
         )
-        values = [input_named(model, name) for name in asked]
+        values = [find_input(model, name) for name in asked]
         for value in values:
             if value.dtype not in TYPES.values():
                 raise RequestError(f"{value} is neither int32 nor int64", "name other inputs with --input")
@@ -57,29 +64,28 @@ class InputType(GraphEdit):
             listed = ", ".join(map(str, model.interface.inputs)) or "none"
             raise RequestError(f"no input is to be made {self.to}; the inputs are {listed}", "name one with --input")
         names = Namer.of(model.proto)
-        resolved = replace(
-            self, input=asked, inside=tuple(names.new(f"graphsurgery/inputs/{name}") for name in asked),
-            dtypes=tuple(type_name(value.dtype) for value in values),
+        found = {value.name: Cast(names.new(f"graphsurgery/inputs/{value.name}"), value.dtype) for value in values}
+        edit = replace(
+            self, input=asked, inside=tuple(cast.name for cast in found.values()),
+            dtypes=tuple(type_name(cast.dtype) for cast in found.values()),
         )  # fmt: skip
-        return resolved, (f"{', '.join(asked)}: {self.to}, cast inside",)
+        return Resolved(edit, found, (f"{', '.join(asked)}: {self.to}, cast inside",))
 
     def _changes(self, value: Value) -> bool:
         return is_ids_like(value) and value.dtype in TYPES.values() and value.dtype != TYPES[self.to]
 
-    def change(self, draft: Draft, model: Model) -> None:
-        before = {name: TYPES[dtype] for name, dtype in zip(self.input, self.dtypes, strict=True)}
-
-        def typed(kind: str, info: onnx.ValueInfoProto) -> bool:
-            if kind == "input" and info.name in before:
+    def change(self, draft: Draft, found: dict[str, Cast]) -> None:
+        def retype(kind: str, info: onnx.ValueInfoProto) -> bool:
+            if kind == "input" and info.name in found:
                 info.type.tensor_type.elem_type = TYPES[self.to]
             return True
 
-        draft.changes.infos.append(typed)
-        draft.changes.names |= dict(zip(self.input, self.inside, strict=True))
+        draft.changes.infos.append(retype)
+        draft.changes.names |= {name: cast.name for name, cast in found.items()}
         with draft.at_front():
-            for name, inner in draft.changes.names.items():
+            for name, cast in found.items():
                 ops = Operators(draft, f"graphsurgery/inputs/{name}")
-                ops.node("Cast", gs.Variable(name), name="cast", output=inner, to=before[name])
+                ops.node("Cast", gs.Variable(name), name="cast", output=cast.name, to=cast.dtype)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         wanted = tuple(replace(v, dtype=TYPES[self.to]) if v.name in self.input else v for v in before.inputs)

@@ -1,8 +1,8 @@
-"""Inputs as the edits of an interface look at them."""
+"""For edits of the interface: find inputs and dims, and read pairs of names and values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 
@@ -14,8 +14,8 @@ from graphsurgery.model.model import Model
 ZEROS, ONES, POSITIONS = "zeros", "ones", "positions"
 
 
-def input_named(model: Model, name: str, option: str = "--input") -> Value:
-    """The input ``name``; RequestError where none is named, NameNotFoundError where the model has none of that name."""
+def find_input(model: Model, name: str, option: str = "--input") -> Value:
+    """Find the input ``name``. Raise RequestError if none is named, NameNotFoundError if the model has none of that name."""
     listed = ", ".join(map(str, model.interface.inputs)) or "none"
     if not name:
         raise RequestError("no input is named", f"name one with {option}; the inputs are {listed}")
@@ -27,8 +27,11 @@ def input_named(model: Model, name: str, option: str = "--input") -> Value:
     return found
 
 
-def settled_fill(roles: Roles, value: Value, asked: str | None) -> str:
-    """What stands for an input that is not given: ``asked``, else what its role says. RequestError for anything else."""
+def find_fill(roles: Roles, value: Value, asked: str | None) -> str:
+    """Find the value that stands for an input that is not given: ``asked``, else the usual one of its role.
+
+    Raise RequestError if there is none.
+    """
     usual = {ZEROS: roles.types, ONES: roles.mask, POSITIONS: roles.positions}
     fill = asked or next((fill for fill, role in usual.items() if role is not None and role.name == value.name), None)
     if fill is None:
@@ -43,10 +46,10 @@ def settled_fill(roles: Roles, value: Value, asked: str | None) -> str:
     return fill
 
 
-def settled_like(model: Model, roles: Roles, value: Value, asked: str | None) -> Value:
-    """The input whose shape ``value`` has: ``asked``, else the ids, where their dims are the same."""
+def find_like(model: Model, roles: Roles, value: Value, asked: str | None) -> Value:
+    """Find the input that gives ``value`` its shape: ``asked``, else the ids, if their dims are the same."""
     if asked is not None:
-        like = input_named(model, asked, "--like")
+        like = find_input(model, asked, "--like")
         if like.rank != 2 or like.name == value.name:
             raise RequestError(f"{value.name} cannot have its shape from {like}", "name another input of [batch, seq]")
         return like
@@ -59,6 +62,19 @@ def settled_like(model: Model, roles: Roles, value: Value, asked: str | None) ->
     return roles.ids
 
 
-def listed_dims(values: Sequence[Value]) -> list[str]:
-    """Every symbolic dim of some values, in order."""
+def symbolic_dims(values: Sequence[Value]) -> list[str]:
+    """Return every symbolic dim of some values, in order."""
     return list(dict.fromkeys(dim for value in values for dim in value.dims or () if isinstance(dim, str)))
+
+
+def parse_pairs(asked: Iterable[str], form: str) -> dict[str, str]:
+    """Read texts such as ``a=b``. Raise RequestError for one that is none, and if a name stands before two of them."""
+    found: dict[str, str] = {}
+    for text in asked:
+        name, _, value = str(text).partition("=")
+        if not (name and value):
+            raise RequestError(f"{text!r} does not say what is to be what", f"write {form}")
+        if name in found:
+            raise RequestError(f"{name!r} is named twice", "give each once")
+        found[name] = value
+    return found

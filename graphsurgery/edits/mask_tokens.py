@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.mask_graph import choose_mask, ids_parameter, token_mask
-from graphsurgery.edits.operators import INT32, Operators
-from graphsurgery.edits.targets import declared_output, ensure_only, float_target, put_in_place
+from graphsurgery.edits.draft_operators import INT32, Operators
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
+from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, token_mask
 from graphsurgery.errors import RequestError
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -35,44 +35,49 @@ def without_first(ops: Operators, m: gs.Tensor) -> gs.Variable:
 
 
 @dataclass(frozen=True)
-class MaskTokens(GraphEdit):
+class Masked:
+    """The output to mask, and its mask."""
+
+    target: Value
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class MaskTokens(GraphEdit[Masked]):
     """Set the vectors at padded positions to zero: ``y = x where m, else 0``, ``[batch, seq, dim]`` float32.
 
     For outputs with a vector, or a weight, per token (late interaction, learned sparse retrieval), so that whoever sums or
     compares them needs no mask. ``--skip-first`` sets that of the first token, such as [CLS], to zero as well.
     """
 
-    verb: ClassVar[str] = "mask-tokens"
-    step: ClassVar[str] = "masked"
-    summary: ClassVar[str] = "set the vectors at padded positions to zero"
-
-    target: str | None = parameter("The output of [batch, seq, dim] to mask.", None, "NAME")
-    skip_first: bool = parameter("Set that of each row's first token to zero as well.", False)
-    mask: str | None = parameter("The mask, as in add-pooling.", None, "NAME|pad:ID")
+    target: str | None = parameter("The output [batch, seq, dim] to mask.", None, "NAME", takes=str, required=True)
+    skip_first: bool = parameter("Set the vector of each row's first token to zero as well.", False)
+    mask: str | None = parameter(
+        "The mask: an input's name, or pad:ID (as in add-pooling).", None, "NAME|pad:ID", otherwise="the attention mask input"
+    )
     ids: str | None = ids_parameter()
 
-    def resolve(self, model: Model) -> tuple[MaskTokens, tuple[str, ...]]:
-        """Settle target and mask. Raises RequestError, MaskError, NameNotFoundError, UnsupportedModelError."""
+    def resolve(self, model: Model) -> Resolved[Self, Masked]:
+        """Find target and mask. Raises RequestError, MaskError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.target is None:
             listed = ", ".join(map(str, model.interface.outputs)) or "none"
             raise RequestError(f"mask-tokens needs an output; the outputs are {listed}", "name one with --target")
-        target = float_target(model, self.target, "masked", TOKENS)
-        choice = choose_mask(model, self.mask, self.ids)
+        target = find_target(model, self.target, "masked", TOKENS)
+        mask = find_mask(model, self.mask, self.ids)
         first = " and at the first token" if self.skip_first else ""
-        resolved = replace(self, target=target.name, mask=choice.spec, ids=choice.ids)
-        return resolved, (f"{target.name} is zero at padding{first}, mask {choice.spec}",)
+        edit = replace(self, target=target.name, mask=str(mask.spec), ids=mask.ids)
+        return Resolved(edit, Masked(target, mask), (f"{target.name} is zero at padding{first}, mask {mask.spec}",))
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
+    def change(self, draft: Draft, found: Masked) -> None:
         ops = Operators(draft, "graphsurgery/mask_tokens")
 
         def build(x: gs.Tensor) -> gs.Variable:
-            m = token_mask(ops, choose_mask(model, self.mask, self.ids), x)
+            m = token_mask(ops, found.mask, x)
             return masked(ops, x, without_first(ops, m) if self.skip_first else m)
 
-        last = declared.dims[-1] if declared.dims else None
-        put_in_place(draft, declared, declared.name, ops, build, last=last)
+        last = found.target.dims[-1] if found.target.dims else None
+        put_in_place(draft, found.target, found.target.name, ops, build, last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

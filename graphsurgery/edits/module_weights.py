@@ -1,4 +1,4 @@
-"""The weights of a module of a model folder, as an edit takes them: in float32, and known by their digests."""
+"""The weights of a module of a model folder, as an edit takes them: in float32, identified by their digests."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ModuleWeights:
         """``place`` as a parameter of ``verb`` names it. FolderError or WeightsError when it cannot be read."""
         if not place:
             raise RequestError(f"{verb} needs the module's weights", "give its folder or weights file with --weights PATH")
-        self.path = resolved_path(model, place)
+        self.path = absolute_path(model, place)
         self.place = recorded_place(model, self.path)
         self.tensors: dict[str, np.ndarray] = {}
         self._weights = read_weights(self.path)
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
-        """The tensor ``name``, finite, of that shape (None: any size of 1 or more), as float32; WeightsError otherwise."""
+        """Return the tensor ``name`` as float32. Raise WeightsError unless it is finite and of that shape (None: any size)."""
         found = tensor_of(self._weights, self._stored(name), shape)
         with np.errstate(over="ignore"):
             tensor = np.asarray(found, dtype=np.float32)
@@ -41,47 +41,47 @@ class ModuleWeights:
         return tensor
 
     def take_if_there(self, name: str, shape: Shape) -> np.ndarray | None:
-        """As `take`, but None when there is no tensor of that name."""
+        """As `take`, but return None if there is no tensor of that name."""
         return self.take(name, shape) if name in self else None
 
     def __contains__(self, name: str) -> bool:
         return self._stored(name) in self._weights
 
     def _stored(self, name: str) -> str:
-        """What the file calls the tensor ``name``: a layer that was saved by itself calls its ``linear.weight`` ``weight``."""
+        """Return the file's name of the tensor ``name``: a layer saved alone calls its ``linear.weight`` ``weight``."""
         alone = name.removeprefix("linear.")
         return alone if name not in self._weights and alone in self._weights else name
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """``name=sha256`` of each that was taken."""
+        """``name=sha256`` of each tensor that was taken."""
         return tuple(f"{name}={digest(tensor)}" for name, tensor in sorted(self.tensors.items()))
 
     def check(self, digests: tuple[str, ...]) -> None:
-        """WeightsDifferError when other ``digests`` are asked for than those of what was taken."""
+        """Raise WeightsDifferError if ``digests`` are asked for and the tensors that were taken have others."""
         if digests and set(digests) != set(self.digests):
             name = sorted(set(digests) ^ set(self.digests))[0].partition("=")[0]
             what = f"{self.path}: {name} is not what was recorded for this edit"
             raise WeightsDifferError(what, "use the model folder that it was made from")
 
     def check_width(self, target: Value, name: str) -> None:
-        """WeightsError where ``target`` declares another last dim than the tensor ``name`` takes: its own last one."""
+        """Raise WeightsError if the last dim of ``target`` is declared and is not that of the tensor ``name``."""
         declared, width = target.dims[-1] if target.dims else None, self.tensors[name].shape[-1]
         if isinstance(declared, int) and declared != width:
             what = f"{self.path}: {name} takes {width} dims, and {target} has {declared}"
             raise WeightsError(what, "give the weights that belong to this model")
 
 
-def resolved_path(model: Model, place: str) -> Path:
-    """The file or folder that a parameter names: a relative path starts at the model's folder."""
+def absolute_path(model: Model, place: str) -> Path:
+    """Return the file or folder that a parameter names. A relative path starts at the model's folder."""
     return Path(os.path.normpath(_base(model) / place))
 
 
 def recorded_place(model: Model, path: Path) -> str:
-    """``path`` as seen from the model's folder: what the file records."""
+    """Return ``path`` relative to the model's folder, which is what the file records."""
     return Path(os.path.relpath(path, _base(model))).as_posix()
 
 
 def _base(model: Model) -> Path:
-    """What relative paths start at: the model's folder, the current one for a model from memory."""
+    """Return the folder that relative paths start at: the model's, or the current one for a model from memory."""
     return model.home or model.folder or Path.cwd()

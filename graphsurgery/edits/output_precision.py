@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, passed_on, require_opset, settled
-from graphsurgery.edits.module_weights import recorded_place, resolved_path
-from graphsurgery.edits.operators import FLOAT, INT8, UINT8, Operators
-from graphsurgery.edits.targets import VECTORS, declared_output, ensure_only, float_target, put_in_place
+from graphsurgery.edits.draft_operators import FLOAT, INT8, UINT8, Operators
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.module_weights import absolute_path, recorded_place
+from graphsurgery.edits.outputs import VECTORS, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError, WeightsDifferError
 from graphsurgery.folders.ranges import read_ranges
 from graphsurgery.interface import Interface, Value
@@ -27,11 +27,11 @@ BUCKETS = 255
 BITS = 8
 TEXTS = ".txt"
 SIGN = 128
-"""What is taken off an unsigned byte to make it a signed one."""
+"""Subtracted from an unsigned byte to make it a signed one."""
 
 
 def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
-    """clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
+    """Build clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
 
     ``x [batch, dim]`` float32, ``ranges [2, dim]`` float32: each dim's min and max.
     """
@@ -50,7 +50,7 @@ def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs
 
 
 def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
-    """Eight dims a byte, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
+    """Build bytes of eight dims each, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
 
     ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 where
     ``signed``.
@@ -64,14 +64,14 @@ def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variabl
 
 
 def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
-    """Whole numbers 0..255 in float32 as uint8, or less 128 as int8."""
+    """Build bytes from whole numbers 0..255 in float32: uint8, or less 128 int8."""
     if not signed:
         return ops.cast(value, UINT8, "bytes")
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
 
 
 def _width(target: Value) -> int:
-    """The last dim of an output; RequestError where it is not declared."""
+    """Return the last dim of an output; RequestError if it is not declared."""
     width = target.dims[-1] if target.dims else None
     if not isinstance(width, int):
         raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
@@ -79,7 +79,16 @@ def _width(target: Value) -> int:
 
 
 @dataclass(frozen=True)
-class OutputPrecision(GraphEdit):
+class Bytes:
+    """The output to convert, its width, and each dim's min and max ``[2, dim]`` if bytes are made by ranges."""
+
+    target: Value
+    width: int
+    ranges: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class OutputPrecision(GraphEdit[Bytes]):
     """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
 
     As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
@@ -88,70 +97,66 @@ class OutputPrecision(GraphEdit):
     or .json file of ``[2, dim]``.
     """
 
-    verb: ClassVar[str] = "output-precision"
-    step: ClassVar[str] = "bytes"
-    summary: ClassVar[str] = "give the embedding as int8, uint8 or packed bits"
-
-    to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary")
+    to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary", required=True)
     ranges: str | None = parameter(
-        "For int8 and uint8: each dim's min and max over embeddings of your own, [2, dim], as .npy or .json; or a .txt of 100 "
-        "or more texts, one a line, over whose embeddings they are taken.",
+        "For int8 and uint8: the min and max of each dim over embeddings of your own, [2, dim], as .npy or .json; or a .txt "
+        "file of 100 or more texts, one per line. Their embeddings then give the ranges.",
         None,
-        "PATH",
+        PATH,
     )
-    target: str | None = parameter("The output to convert, where it is not sentence_embedding.", None, "NAME")
-    digests: tuple[str, ...] = settled(())
-    read: np.ndarray | None = passed_on()  # noqa: RUF009 -- a dataclass field
+    target: str | None = parameter(
+        "The output to convert.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    digests: tuple[str, ...] = resolved(())
 
     @property
     def signed(self) -> bool:
         return self.to in ("int8", "binary")
 
-    def resolve(self, model: Model) -> tuple[OutputPrecision, tuple[str, ...]]:
-        """Settle target and ranges. Raises RequestError (precision, no ranges), WeightsError (a file that holds no ranges),
+    def resolve(self, model: Model) -> Resolved[Self, Bytes]:
+        """Find target and ranges. Raises RequestError (precision, no ranges), WeightsError (a file that holds no ranges),
         NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.to not in (*SCALED, *PACKED):
             what = f"there is no precision {self.to!r}" if self.to else "output-precision needs a precision"
-            raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to")
-        target = float_target(model, self.target, "converted", VECTORS)
+            raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to", ("--to",))
+        target = find_target(model, self.target, "converted", VECTORS)
         width = _width(target)
         if self.to in PACKED:
             unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
-            resolved = replace(self, target=target.name, ranges=None, digests=(), read=None)
-            return resolved, (*unused, f"packs the signs of {target.name} into {-(-width // BITS)} bytes")
+            edit = replace(self, target=target.name, ranges=None, digests=())
+            note = f"packs the signs of {target.name} into {-(-width // BITS)} bytes"
+            return Resolved(edit, Bytes(target, width, None), (*unused, note))
         values = self._ranges(model, target.name, width)
-        place = recorded_place(model, resolved_path(model, self.ranges or ""))
-        resolved = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",), read=values)
-        return resolved, (f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}",)
+        place = recorded_place(model, absolute_path(model, self.ranges or ""))
+        edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
+        note = f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}"
+        return Resolved(edit, Bytes(target, width, values), (note,))
 
     def _ranges(self, model: Model, target: str, width: int) -> np.ndarray:
-        """Read ``[2, dim]`` from the file of ranges, or take them over the embeddings of the file's texts."""
+        """Read ``[2, dim]`` from the file of ranges, or measure them on the embeddings of the file's texts."""
         if self.ranges is None:
             raise RequestError(
                 f"{self.to} needs each dim's smallest and largest value",
                 "give a few hundred texts of your own, one a line, as --ranges texts.txt; or save "
                 "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
-        path = resolved_path(model, self.ranges)
+        path = absolute_path(model, self.ranges)
         values = embedding_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={digest(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
         return values
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        width = _width(declared)
+    def change(self, draft: Draft, found: Bytes) -> None:
         ops = Operators(draft, "graphsurgery/precision")
+        target, width, ranges = found.target, found.width, found.ranges
+
+        def build(x: gs.Tensor) -> gs.Variable:
+            return packed(ops, x, width, self.signed) if ranges is None else scaled(ops, x, ranges, self.signed)
+
+        last = -(-width // BITS) if ranges is None else width
         kind = np.int8 if self.signed else np.uint8
-        if self.to in PACKED:
-            octets = -(-width // BITS)
-            put_in_place(
-                draft, declared, declared.name, ops, lambda x: packed(ops, x, width, self.signed), last=octets, dtype=kind
-            )
-            return
-        values = present(self.read, "ranges")
-        put_in_place(draft, declared, declared.name, ops, lambda x: scaled(ops, x, values, self.signed), last=width, dtype=kind)
+        put_in_place(draft, target, target.name, ops, build, last=last, dtype=kind)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.operators import FLOAT, INT32, Operators
+from graphsurgery.edits.draft_operators import FLOAT, INT32, Operators
 
 SMALLEST_COUNT = 1e-9
 """Least divisor of a mean, as in sentence-transformers."""
@@ -22,7 +22,7 @@ SMALLEST_COUNT = 1e-9
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is pooled: ``x [batch, seq, dim]`` float32, ``m [batch, seq]`` bool. What modes share is appended at first use."""
+    """The tokens to pool: ``x [batch, seq, dim]`` float32, ``m [batch, seq]`` bool. Values that modes share are made once."""
 
     ops: Operators
     x: gs.Tensor
@@ -57,7 +57,7 @@ class Tokens:
 
     @cached_property
     def divisor(self) -> gs.Variable:
-        """What a mean divides by: n, or the sum of the token weights; ``[batch, 1]`` float32"""
+        """The divisor of a mean: n, or the sum of the token weights; ``[batch, 1]`` float32"""
         if self.token_weights is None:
             return self.count
         return self.ops.reduce_sum(self.token_weights, 1, "total_token_weight", keepdims=True)

@@ -1,18 +1,28 @@
-"""What is asked of pooling, held against the folder's own config: modes, and whether the prompt's tokens are pooled."""
+"""The parameters of pooling, read and held against the folder's own config: modes, prompt and token weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_graphsurgeon as gs
 
+from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
-from graphsurgery.errors import RequestError
+from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
+from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.errors import NameNotFoundError, RequestError
 from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
+from graphsurgery.graph.wiring import Wiring
 from graphsurgery.interface import Value
+from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 
+DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
+"""The pooling modes that divide by the sum of token weights if there are any, as in sentence-transformers."""
 AUTO, INPUT = "auto", "input"
 PROMPT_LENGTH = "prompt_length"
 """The input that says how many positions a prompt takes."""
@@ -24,8 +34,8 @@ HOW_LONG = (
 )
 
 
-def settled_prompt(model: Model, asked: str | None) -> str | None:
-    """``input`` or a number in plain digits. RequestError for anything else, and where the input's name is taken."""
+def read_prompt(model: Model, asked: str | None) -> str | None:
+    """Return ``input`` or a number in plain digits. Raise RequestError for anything else, and if the input's name is taken."""
     if asked is None:
         return None
     text = str(asked).strip()
@@ -38,18 +48,19 @@ def settled_prompt(model: Model, asked: str | None) -> str | None:
     return str(int(text))
 
 
-def settled_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """(the modes asked for, or those of the folder's config for ``auto``; warnings where the two contradict)."""
+def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> tuple[tuple[str, ...], list[str]]:
+    """Return the modes that were asked for, or for ``auto`` those of the folder's config; and warnings if the two differ."""
     if asked == (AUTO,):
         config = find_pooling_config(model) if model is not None else None
         if config is None:
             raise RequestError(
                 "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
                 "give the mode that the model was trained with: --mode mean or cls for most encoders, lasttoken for decoders",
+                ("--mode",),
             )
         if not config.include_prompt and prompt is None:
             raise RequestError(
-                f"{config.path} says include_prompt: false: a prompt's tokens are not to be pooled, and not how many there are",
+                f"{config.path} says include_prompt: false: a prompt's tokens are not pooled. It does not say how many",
                 f"give --skip-prompt N ({HOW_LONG}; 0 for texts without a prompt), or input to say it at every run",
             )
         return config.modes, _about_prompt(config, prompt)
@@ -82,3 +93,37 @@ def _about_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
     if config.include_prompt and prompt is not None:
         return [f"warning: {config.path} says that a prompt's tokens are pooled, and here they are not: vectors will differ"]
     return []
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """The value ``[batch, seq]`` that holds the weights of tokens."""
+
+    name: str
+    is_float32: bool
+
+    def build(self, ops: Operators) -> gs.Tensor:
+        """Return the value in float32."""
+        found = ops.draft.tensor(self.name)
+        return found if self.is_float32 else ops.cast(found, FLOAT, "token_weights_float32")
+
+
+def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> TokenWeights | None:
+    """Find the value ``name``, else that of the newest recorded add-word-weights; None if no mode divides.
+
+    Raise NameNotFoundError if there is no such value, RequestError if it is not floats ``[batch, seq]``.
+    """
+    found = name if name is not None else _recorded(model)
+    if found is None or not any(mode in DIVIDING for mode in modes):
+        return None
+    if not Wiring.of(model).has(found):
+        raise NameNotFoundError(f"there is no value {found!r} in the graph", "add-word-weights makes token weights")
+    value = model.interface.input(found) or model.interface.output(found) or inferred(model).output(found)
+    if value is not None and (value.rank not in (2, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED)):
+        raise RequestError(f"{value} cannot be the tokens' weights", "name a value of floats [batch, seq] with --token-weights")
+    return TokenWeights(found, value is not None and value.dtype == FLOAT)
+
+
+def _recorded(model: Model) -> str | None:
+    names = [str(step.parameters["token_weights"]) for step in head_steps(model) if step.edit == WORD_WEIGHTS]
+    return names[-1] if names else None

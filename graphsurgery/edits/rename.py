@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, Self
 
 import onnx
 
 from graphsurgery.contracts import require_promised
-from graphsurgery.edits.edit import GraphEdit, parameter
-from graphsurgery.edits.inputs import listed_dims
-from graphsurgery.edits.targets import SCOPE
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
+from graphsurgery.edits.inputs import parse_pairs, symbolic_dims
+from graphsurgery.edits.outputs import SCOPE
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
@@ -23,45 +24,33 @@ from graphsurgery.model.provenance import Step
 SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def pairs(asked: Iterable[str], form: str) -> dict[str, str]:
-    """What stands before and behind each ``=``; RequestError for what has none, and for what is named twice."""
-    found: dict[str, str] = {}
-    for text in asked:
-        name, _, value = str(text).partition("=")
-        if not (name and value):
-            raise RequestError(f"{text!r} does not say what is to be what", f"write {form}")
-        if name in found:
-            raise RequestError(f"{name!r} is named twice", "give each once")
-        found[name] = value
-    return found
-
-
-def dim_renamed(dim: Dim, dims: Mapping[str, str]) -> Dim:
-    """A symbolic dim under its new name, within an expression (``past + sequence``) as well."""
+def rename_dim(dim: Dim, dims: Mapping[str, str]) -> Dim:
+    """Return a symbolic dim under its new name, also within an expression (``past + sequence``)."""
     return SYMBOL.sub(lambda found: dims.get(found[0], found[0]), dim) if isinstance(dim, str) else dim
 
 
 @dataclass(frozen=True)
-class Rename(GraphEdit):
+class Rename(GraphEdit[None]):
     """Give inputs, outputs and symbolic dims other names, wherever they are used. Nothing is computed otherwise."""
 
-    verb: ClassVar[str] = "rename"
-    step: ClassVar[str] = "renamed"
-    summary: ClassVar[str] = "give inputs, outputs and symbolic dims other names"
     repeatable: ClassVar[bool] = True
 
-    name: tuple[str, ...] = parameter("An input or output and its new name; may be repeated.", (), "OLD=NEW")
-    dim: tuple[str, ...] = parameter("A symbolic dim and its new name; may be repeated.", (), "OLD=NEW")
+    name: tuple[str, ...] = parameter(
+        "An input or output and its new name.", (), "OLD=NEW", takes=Mapping[str, str] | None, called="names"
+    )
+    dim: tuple[str, ...] = parameter(
+        "A symbolic dim and its new name.", (), "OLD=NEW", takes=Mapping[str, str] | None, called="dims"
+    )
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
-        return pairs(self.name, "--name OLD=NEW")
+        return parse_pairs(self.name, "--name OLD=NEW")
 
-    @property
+    @cached_property
     def dims(self) -> dict[str, str]:
-        return pairs(self.dim, "--dim OLD=NEW")
+        return parse_pairs(self.dim, "--dim OLD=NEW")
 
-    def resolve(self, model: Model) -> tuple[Rename, tuple[str, ...]]:
+    def resolve(self, model: Model) -> Resolved[Self, None]:
         """Raises RequestError (nothing asked for, names taken), NameNotFoundError, UnsupportedModelError."""
         names, dims = self.names, self.dims
         if not names and not dims:
@@ -71,7 +60,7 @@ class Rename(GraphEdit):
         for some in (names, dims):
             if len(set(some.values())) < len(some):
                 raise RequestError(f"{', '.join(some)} cannot have one name", "give each another")
-        known = listed_dims((*model.interface.inputs, *model.interface.outputs))
+        known = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
         for old, new in dims.items():
             if old not in symbols:
@@ -79,34 +68,34 @@ class Rename(GraphEdit):
             if new in symbols or not SYMBOL.fullmatch(new):
                 what = "is another dim's name" if new in symbols else "is no name for a dim"
                 raise RequestError(f"{new!r} {what}", "choose one of letters, digits and _ that no dim has")
-        return self, tuple(f"{old} is called {new}" for old, new in (*names.items(), *dims.items()))
+        return Resolved(self, None, tuple(f"{old} is called {new}" for old, new in (*names.items(), *dims.items())))
 
-    def change(self, draft: Draft, model: Model) -> None:
+    def change(self, draft: Draft, found: None) -> None:
         names, dims = self.names, self.dims
 
-        def renamed(_kind: str, info: onnx.ValueInfoProto) -> bool:
+        def rename_in(_kind: str, info: onnx.ValueInfoProto) -> bool:
             info.name = names.get(info.name, info.name)
             for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
                 if dim.dim_param:
-                    dim.dim_param = str(dim_renamed(dim.dim_param, dims))
+                    dim.dim_param = str(rename_dim(dim.dim_param, dims))
             return True
 
         draft.changes.names |= names
-        draft.changes.infos.append(renamed)
+        draft.changes.infos.append(rename_in)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         require_promised(self.verb, "the inputs", tuple(map(self._renamed, before.inputs)), after.inputs)
         require_promised(self.verb, "the outputs", tuple(map(self._renamed, before.outputs)), after.outputs)
 
     def _renamed(self, value: Value) -> Value:
-        dims = None if value.dims is None else tuple(dim_renamed(dim, self.dims) for dim in value.dims)
+        dims = None if value.dims is None else tuple(rename_dim(dim, self.dims) for dim in value.dims)
         return replace(value, name=self.names.get(value.name, value.name), dims=dims)
 
 
 def before_rename(step: Step, name: str) -> str:
-    """What ``name`` was called before a recorded rename."""
-    pairs_ = (text.partition("=") for text in step.parameters["name"])
-    return next((old for old, _, new in pairs_ if new == name), name)
+    """Return the name that ``name`` had before a recorded rename."""
+    pairs = (text.partition("=") for text in step.parameters["name"])
+    return next((old for old, _, new in pairs if new == name), name)
 
 
 def _check_name(model: Model, old: str, new: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.edit import Edit, Resolved
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
@@ -22,12 +22,9 @@ class StripHead(Edit):
     External data that were copied into another folder stay where they are now; then all but their location is as it was.
     """
 
-    verb: ClassVar[str] = "strip-head"
-    step: ClassVar[str] = "encoder"
-    summary: ClassVar[str] = "take the recorded head off again: back to the encoder, byte for byte"
     restores: ClassVar[bool] = True
 
-    def resolve(self, model: Model) -> tuple[StripHead, tuple[str, ...]]:
+    def resolve(self, model: Model) -> Resolved[Self, None]:
         """Raises NoHeadError when the file records no edit."""
         found = head_steps(model)
         if not found:
@@ -35,9 +32,9 @@ class StripHead(Edit):
                 "the file records no head that graphsurgery appended, so there is nothing to take off",
                 "only heads made by graphsurgery can be taken off; otherwise export the encoder again",
             )
-        return self, (f"takes off {', '.join(step.edit for step in reversed(found))}",)
+        return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}",))
 
-    def document(self, model: Model, weights: str | None) -> Document:
+    def document(self, model: Model, found: Any, weights: str | None) -> Document:
         document = undone_to_source(model)
         for step in undoable(model.proto):
             if step.edit == MOVE:

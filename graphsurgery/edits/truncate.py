@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.contracts import present
-from graphsurgery.edits.edit import GraphEdit, parameter, require_opset
-from graphsurgery.edits.normalize_graph import l2_normalize
-from graphsurgery.edits.operators import Operators
-from graphsurgery.edits.targets import check_free, declared_output, ensure_only, float_target, put_in_place
+from graphsurgery.edits.draft_operators import Operators, l2_normalize
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
+from graphsurgery.edits.outputs import check_free, ensure_only, find_target, put_in_place
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
 MOST_DIGITS = 9
+OPTION = ("--dim",)
 
 
 def first_dims(ops: Operators, x: gs.Tensor, dim: int) -> gs.Variable:
@@ -27,13 +28,15 @@ def first_dims(ops: Operators, x: gs.Tensor, dim: int) -> gs.Variable:
     return ops.node("Slice", x, start, end, axis, name="first_dims")
 
 
-def parsed_dims(text: str) -> tuple[int, ...]:
-    """``256`` or ``512,256,128``. RequestError for what is no list of different numbers of 1 or more."""
+def parse_dims(text: str) -> tuple[int, ...]:
+    """Read ``256`` or ``512,256,128``. Raise RequestError unless it is a list of different numbers of 1 or more."""
     if not text:
-        raise RequestError("truncate needs to know how many dims to keep", "say it with --dim, such as --dim 256")
+        what = "truncate needs to know how many dims to keep"
+        raise RequestError(what, "say it with --dim, such as --dim 256", OPTION)
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS and int(part) for part in parts):
-        raise RequestError(f"{text!r} is no number of dims", "write one such as --dim 256, or several such as --dim 512,256")
+        advice = "write one such as --dim 256, or several such as --dim 512,256"
+        raise RequestError(f"{text!r} is no number of dims", advice, OPTION)
     dims = tuple(map(int, parts))
     if len(set(dims)) < len(dims):
         raise RequestError(f"{text!r} names one number twice", "write each once")
@@ -41,7 +44,15 @@ def parsed_dims(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Truncate(GraphEdit):
+class Cuts:
+    """The output to cut, and each result: its name and how many dims it keeps."""
+
+    target: Value
+    dims: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Truncate(GraphEdit[Cuts]):
     """Keep the first dims of an embedding and normalise what is left: ``y = x[..., :dim] / max(norm2(x[..., :dim]), 1e-12)``.
 
     For models trained to be cut (Matryoshka Representation Learning, arXiv 2205.13147). One ``dim`` takes the target's place;
@@ -49,46 +60,50 @@ class Truncate(GraphEdit):
     with ``normalize_embeddings``; ``--keep-length`` leaves the vectors as long as the cut made them, as without it.
     """
 
-    verb: ClassVar[str] = "truncate"
-    step: ClassVar[str] = "truncated"
-    summary: ClassVar[str] = "keep the first dims of an embedding (Matryoshka), normalised again"
-
-    dim: str = parameter("How many dims to keep; several, separated by commas, become outputs of their own.", "", "N[,N...]")
-    target: str | None = parameter("The output to truncate, where it is not sentence_embedding.", None, "NAME")
-    keep_length: bool = parameter("Do not normalise what is left.", False)
+    dim: str = parameter(
+        "How many dims to keep. Several numbers, separated by commas, give one output each: <target>_<dim>.",
+        "",
+        "N[,N...]",
+        takes=int | str | Sequence[int],
+        required=True,
+    )
+    target: str | None = parameter(
+        "The output to truncate.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
+    )
+    keep_length: bool = parameter("Do not normalise the shorter vectors.", False)
 
     @property
     def normalize(self) -> bool:
         return not self.keep_length
 
-    def resolve(self, model: Model) -> tuple[Truncate, tuple[str, ...]]:
-        """Settle the target. Raises RequestError (no number, more dims than there are, names taken), NameNotFoundError,
+    def resolve(self, model: Model) -> Resolved[Self, Cuts]:
+        """Find the target. Raises RequestError (no number, more dims than there are, names taken), NameNotFoundError,
         UnsupportedModelError."""
         require_opset(model, self.verb)
-        dims = parsed_dims(self.dim)
-        target = float_target(model, self.target, "truncated")
+        dims = parse_dims(self.dim)
+        target = find_target(model, self.target, "truncated")
         width = target.dims[-1] if target.dims else None
         if isinstance(width, int) and max(dims) >= width:
             raise RequestError(f"{target} has no {max(dims)} dims to spare", f"choose fewer than {width}")
         if not isinstance(width, int):
             raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
-        resolved = replace(self, dim=",".join(map(str, dims)), target=target.name)
-        for name in resolved.made(target.name, dims):
+        edit = replace(self, dim=",".join(map(str, dims)), target=target.name)
+        names = self.made(target.name, dims)
+        for name in names:
             if name != target.name:
                 check_free(model, name, "truncate to other numbers of dims, or rename what has the name")
         how = "as long as the cut makes them" if self.keep_length else "normalised again"
-        return resolved, (f"keeps the first {resolved.dim} of {width} dims of {target.name}, {how}",)
+        note = f"keeps the first {edit.dim} of {width} dims of {target.name}, {how}"
+        return Resolved(edit, Cuts(target, dict(zip(names, dims, strict=True))), (note,))
 
     @staticmethod
     def made(target: str, dims: tuple[int, ...]) -> list[str]:
-        """What the outputs are called."""
+        """Return the names of the outputs that are made."""
         return [target] if len(dims) == 1 else [f"{target}_{dim}" for dim in dims]
 
-    def change(self, draft: Draft, model: Model) -> None:
-        declared = declared_output(model, self.target)
-        dims = parsed_dims(self.dim)
-        for dim, name in zip(dims, self.made(declared.name, dims), strict=True):
-            self._cut(draft, declared, dim, name)
+    def change(self, draft: Draft, found: Cuts) -> None:
+        for name, dim in found.dims.items():
+            self._cut(draft, found.target, dim, name)
 
     def _cut(self, draft: Draft, declared: Value, dim: int, name: str) -> None:
         ops = Operators(draft, f"graphsurgery/truncate_{dim}")
@@ -102,4 +117,4 @@ class Truncate(GraphEdit):
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
         target = present(self.target, "target")
-        ensure_only(self.verb, before, after, target, self.made(target, parsed_dims(self.dim)))
+        ensure_only(self.verb, before, after, target, self.made(target, parse_dims(self.dim)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step, steps
+from graphsurgery.model.provenance import HOUSEKEEPING, Step
 
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
@@ -13,12 +13,12 @@ WORD_WEIGHTS = "add-word-weights"
 
 
 def head_steps(model: Model) -> list[Step]:
-    """The edits that the file records, oldest first, but for moves of its weights."""
-    return [step for step in steps(model.proto) if step.edit not in HOUSEKEEPING]
+    """Return the edits that the file records, oldest first: all steps but housekeeping, such as moves of its weights."""
+    return [step for step in model.recorded if step.edit not in HOUSEKEEPING]
 
 
 def why_pooled(model: Model) -> str | None:
-    """How it is known that the file already pools, or None where it does not."""
+    """Say how it is known that the file already pools; None if it does not."""
     for step in head_steps(model):
         if step.edit in (POOLING, SPLADE):
             mode = step.given.get("mode" if step.edit == POOLING else "strategy", "unreadable")

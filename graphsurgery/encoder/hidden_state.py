@@ -1,7 +1,8 @@
-"""What is pooled: the encoder's token embeddings ``[batch, seq, hidden]``."""
+"""Find the hidden state to pool: the encoder's token embeddings ``[batch, seq, hidden]``."""
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 
@@ -17,9 +18,12 @@ from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
+LOG = logging.getLogger(__name__)
 KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")
-SCORES = re.compile("logits|scores|probs|start|end", re.IGNORECASE)
-"""Names of outputs that are predictions, not embeddings."""
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+"""A word in a name: ``start_logits``, ``startLogits``."""
+SCORES = re.compile(r"\w*(?:logits|probs)|scores|start|end")
+"""Words in the names of outputs that are predictions, not embeddings."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,28 @@ class HiddenState:
     width: int | None
 
 
-def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """The value to pool, looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens
-    made; one of a well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the
-    vocabulary.
+@dataclass(frozen=True)
+class Sought:
+    """The value that is looked for, as messages speak of it."""
 
-    Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError (listing what could be) when nothing fits.
+    option: str = "--hidden-state"
+    """The option of the command line that names it."""
+    dims: str = "[batch, seq, hidden]"
+    advice: str = ""
+    """The advice if it is not found; empty: the option, and the values that it could name."""
+
+
+HIDDEN = Sought()
+
+
+def find_hidden_state(model: Model, name: str | None = None, ids: str | None = None, *, sought: Sought = HIDDEN) -> HiddenState:
+    """Find the value to pool.
+
+    It is looked for in this order: ``name``; an output of a well-known name that a recorded edit of tokens made; an output of a
+    well-known name; the only rank-3 float output whose sequence dim is the ids' and whose width is not the vocabulary. ``ids``
+    names the input of token ids.
+
+    Raises NameNotFoundError if ``name`` is not in the graph, NothingToPoolError, which lists the candidates, if nothing fits.
     """
     wiring = Wiring.of(model)
     outputs = {value.name: value for value in model.interface.outputs}
@@ -46,22 +66,26 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
         made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
         name = next((one for one in made if one in KNOWN_NAMES and one in outputs and _fits(outputs[one])), None)
         name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
-        name = name or _only_candidate(model, wiring, ids)
+        name = name or _only_candidate(model, wiring, ids, sought)
     elif not wiring.has(name):
-        raise NameNotFoundError(f"there is no value {name!r} in the graph", _advice(model, wiring, ids))
+        raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advice(model, wiring, ids, sought))
     if name in wiring.initializers:
-        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", _advice(model, wiring, ids))
+        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", *_advice(model, wiring, ids, sought))
     declared = outputs.get(name) or _declared(model, name)
     if declared is not None and declared.rank not in (3, None):
-        raise NothingToPoolError(
-            f"{declared} has rank {declared.rank}; what is pooled is [batch, seq, hidden]", _advice(model, wiring, ids)
-        )
+        what = f"{declared} has rank {declared.rank}; what is pooled is {sought.dims}"
+        raise NothingToPoolError(what, *_advice(model, wiring, ids, sought))
     if declared is not None and declared.dtype and declared.dtype not in FLOATS:
-        raise NothingToPoolError(f"{declared} holds no floats", _advice(model, wiring, ids))
+        raise NothingToPoolError(f"{declared} holds no floats", *_advice(model, wiring, ids, sought))
     dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
     batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)
     return HiddenState(name, dtype, batch, dims[1], last_dim(wiring, name))
+
+
+def names_scores(name: str) -> bool:
+    """Whether a word of ``name`` says that the value is a prediction."""
+    return any(SCORES.fullmatch(word.lower()) for word in WORD.findall(name))
 
 
 def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
@@ -70,13 +94,13 @@ def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
     return _output_candidates(model, wiring, ids) or _inner_candidates(model)
 
 
-def _only_candidate(model: Model, wiring: Wiring, ids: str | None) -> str:
+def _only_candidate(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> str:
     candidates = _output_candidates(model, wiring, ids)
     if len(candidates) == 1:
         return candidates[0]
     found = ", ".join(map(str, model.interface.outputs)) or "no output"
-    what = "more than one output could be pooled" if candidates else "no output is [batch, seq, hidden]"
-    raise NothingToPoolError(f"{what}; the model gives {found}", _advice(model, wiring, ids))
+    what = "more than one output could be pooled" if candidates else f"no output is {sought.dims}"
+    raise NothingToPoolError(f"{what}; the model gives {found}", *_advice(model, wiring, ids, sought))
 
 
 def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[str]:
@@ -87,7 +111,7 @@ def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[st
         for value in model.interface.outputs
         if _fits(value)
         and value.rank == 3
-        and not SCORES.search(value.name)
+        and not names_scores(value.name)
         and (sequence is None or value.dims is None or value.dims[1] in (sequence, None))
         and (vocabulary is None or last_dim(wiring, value.name) != vocabulary)
     ]
@@ -110,13 +134,15 @@ def _normalises(wiring: Wiring, node: onnx.NodeProto) -> bool:
     return node.op_type == "Add" and bool(vectors) and any(kind in ("Mul", "Div") for kind in before)
 
 
-def _advice(model: Model, wiring: Wiring, ids: str | None) -> str:
+def _advice(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> tuple[str, tuple[str, ...]]:
+    """Return the advice of an error, and the options that it names."""
+    if sought.advice:
+        return sought.advice, (sought.option,)
     could = _output_candidates(model, wiring, ids) or _inner_candidates(model)
+    named = f"name the hidden state with {sought.option}"
     if could:
-        return f"name the hidden state with --hidden-state; it could be {', '.join(could)}"
-    return (
-        "name the hidden state with --hidden-state (inspect shows the graph's outputs), or export the encoder without its head"
-    )
+        return f"{named}; it could be {', '.join(could)}", (sought.option,)
+    return f"{named} (inspect shows the graph's outputs), or export the encoder without its head", (sought.option,)
 
 
 def _fits(value: Value) -> bool:
@@ -132,12 +158,12 @@ def _sequence_dim(interface: Interface, ids: str | None) -> Dim:
 
 
 def _batch_dim(interface: Interface) -> Dim:
-    """What the inputs call the batch: shape inference only makes up names."""
+    """Return the inputs' name for the batch dim, because shape inference makes up names."""
     return next((value.dims[0] for value in interface.inputs if value.dims and value.dims[0] is not None), None)
 
 
 def _declared(model: Model, name: str) -> Value | None:
-    """What the graph, or onnx's type inference on it, says about an inner value."""
+    """Return an inner value as the graph, or else onnx's type inference, declares it."""
     for info in (*model.proto.graph.value_info, *model.proto.graph.input):
         if info.name == name:
             return value_of(info)
@@ -153,7 +179,8 @@ def inferred(model: Model) -> Interface:
             tensor.ClearField("raw_data")
     try:
         done = onnx.shape_inference.infer_shapes(copy)
-    except Exception:  # inference raises several types; without it a run has to tell
+    except Exception as error:  # inference raises several types; without it a run has to tell
+        LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return Interface((), ())
     graph = onnx.GraphProto(output=done.graph.value_info)
     return interface_of(graph)

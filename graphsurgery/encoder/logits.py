@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
+from graphsurgery.encoder.hidden_state import HiddenState, Sought, find_hidden_state
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.encoder.tables import tables_of
 from graphsurgery.encoder.width import last_dim
-from graphsurgery.errors import NameNotFoundError, NothingToPoolError
+from graphsurgery.errors import NothingToPoolError
 from graphsurgery.graph.wiring import Wiring
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
@@ -14,20 +14,16 @@ from graphsurgery.model.model import Model
 
 LOGITS = "logits"
 ADVICE = "name the scores [batch, seq, vocabulary] with --target, or export the model with its masked-language-model head"
+SCORES = Sought("--target", "[batch, seq, vocabulary]", ADVICE)
 
 
 def find_logits(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
-    """``[batch, seq, vocabulary]``: the value ``name``, else the output ``logits``, else the only rank-3 float output as wide
-    as the vocabulary.
+    """Find the scores ``[batch, seq, vocabulary]``: the value ``name``, else the output ``logits``, else the only rank-3 float
+    output as wide as the vocabulary.
 
-    Raises NameNotFoundError when ``name`` is not in the graph, NothingToPoolError when nothing fits.
+    Raises NameNotFoundError if ``name`` is not in the graph, NothingToPoolError if nothing fits.
     """
-    try:
-        return find_hidden_state(model, name if name is not None else _only_candidate(model, ids), ids)
-    except NameNotFoundError as error:
-        raise NameNotFoundError(error.message, ADVICE) from error
-    except NothingToPoolError as error:
-        raise NothingToPoolError(error.message.replace("hidden]", "vocabulary]"), ADVICE) from error
+    return find_hidden_state(model, name if name is not None else _only_candidate(model, ids), ids, sought=SCORES)
 
 
 def _only_candidate(model: Model, ids: str | None) -> str:

@@ -18,13 +18,13 @@ from graphsurgery.model.parsing import shown
 FOLDER_CONFIG = "config_sentence_transformers.json"
 SIMILARITIES = {"cosine": "cosine", "dot": "dot", "dot_product": "dot", "euclidean": "euclidean", "manhattan": "manhattan"}
 TASKS = {
-    "feature-extraction": ("last_hidden_state", "token_embeddings"),
-    "sequence-classification": ("logits", "scores"),
-    "text-generation": ("logits", "causal_logits"),
-    "any-to-any": ("logits", "causal_logits"),
-    "fill-mask": ("logits", "token_embeddings"),
+    "feature-extraction": "token_embeddings",
+    "sequence-classification": "scores",
+    "text-generation": "causal_logits",
+    "any-to-any": "causal_logits",
+    "fill-mask": "token_embeddings",
 }
-"""What a model can be loaded as: (its output, what that is for the next module)."""
+"""What a model can be loaded as, and what its output then is for the next module."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ class TransformerSettings:
     """What its output is for the next module: token_embeddings, scores, causal_logits or sentence_embedding."""
     method: str | None = "forward"
     """Which method of the model makes it from text (``get_text_features`` for CLIP); None when text is none of its inputs."""
-    method_output: str | None = "last_hidden_state"
-    """Which output of that method it is; None when the method gives a single one."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,13 @@ def transformer_settings(module: Module) -> TransformerSettings:
     task = setting(config, "transformer_task", str, path, "feature-extraction")
     if task not in TASKS:
         raise FolderError(f"{path}: transformer_task is {shown(task)!r}", f"known are {', '.join(TASKS)}")
-    text = _text_modality(module, {"method": "forward", "method_output_name": TASKS[task][0]})
+    text = _text_modality(module, {"method": "forward"})
     return TransformerSettings(
         longest,
         setting(config, "do_lower_case", bool, path, False),
         task,
-        setting(config, "module_output_name", str, path, TASKS[task][1]),
+        setting(config, "module_output_name", str, path, TASKS[task]),
         setting(text, "method", str, path),
-        setting(text, "method_output_name", str, path),
     )
 
 

@@ -6,6 +6,7 @@ declared is believed but the graph's inputs: there, dims of the same name are th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.numbers import LIMITS, MOST, RULES
 from graphsurgery.graph.sizes import Size, Sizes, Symbols
 
+LOG = logging.getLogger(__name__)
 NAMED = re.compile(r"[A-Za-z_][\w.+ -]*")
 PLACE_HOLDERS = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "undefined"})
 """Names of dims that say only that they are not known."""
@@ -152,7 +154,8 @@ class Facts:
                 opset_imports=self._opsets,
                 ir_version=self._graph.source.ir_version,
             )
-        except Exception:  # it has several types for what it refuses, a plain RuntimeError among them
+        except Exception as error:  # it has several types for what it refuses, a plain RuntimeError among them
+            LOG.debug("onnx cannot infer what %s %s gives: %s", node.op_type, node.name, error)
             return None
 
     def _can_be_asked_about(self, node: ir.Node, value: ir.Value | None) -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from graphsurgery.model.positioned import flags, read_at, write_at
+
 BLOCK = 64 << 20
 PLAIN_BLOCK = 1 << 20
 LONGEST_STEM = 40
@@ -49,7 +51,7 @@ def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progre
 
     Raises FileExistsError when ``path`` exists, OSError for whatever the system refuses.
     """
-    descriptor = _create(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0))
+    descriptor = _create(path, flags("O_WRONLY", "O_CREAT", "O_EXCL"))
     try:
         try:
             for offset, piece in pieces:
@@ -84,14 +86,6 @@ def give_name(temporary: Path, path: Path, *, force: bool) -> None:
             remove(temporary)
             return
     temporary.replace(path)
-
-
-def write_at(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def copy_range(source: FileRange, target: int, offset: int, progress: Progress = no_progress) -> None:
@@ -136,9 +130,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _create(path: Path, flags: int) -> int:
+def _create(path: Path, how: int) -> int:
     try:
-        return os.open(path, flags, 0o666)
+        return os.open(path, how, 0o666)
     except OSError:
         raise
     except BaseException:  # an interrupt, perhaps just when the file had been made: then it is empty
@@ -151,6 +145,6 @@ def _create(path: Path, flags: int) -> int:
 def _copy_block(source: int, target: int, length: int, start: int, offset: int, by_kernel: bool) -> int:
     if by_kernel:
         return os.copy_file_range(source, target, length, start, offset)
-    data = os.pread(source, min(length, PLAIN_BLOCK), start)
+    data = read_at(source, min(length, PLAIN_BLOCK), start)
     write_at(target, data, offset)
     return len(data)

@@ -16,6 +16,7 @@ from graphsurgery.model import external
 from graphsurgery.model.dtypes import element_count
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.parsing import parse
+from graphsurgery.model.provenance import Step, steps
 from graphsurgery.model.records import Document, Span, payloads_fingerprint
 from graphsurgery.model.schema import tensors
 from graphsurgery.model.sources import FileBytes
@@ -57,6 +58,11 @@ class Model:
     def interface(self) -> Interface:
         """What the model takes and gives."""
         return interface_of(self.proto.graph)
+
+    @cached_property
+    def recorded(self) -> tuple[Step, ...]:
+        """Every step that the file records, oldest first. Read from the metadata once."""
+        return tuple(steps(self.proto))
 
     @property
     def fingerprint(self) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 
 import onnx
 
+from graphsurgery.edit_list import TEXT
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.record_types import TEXT, UNDO, fits, misfit, typed
+from graphsurgery.model.record_types import UNDO, fits, misfit, typed
 from graphsurgery.model.records import GRAPH_FIELD, Document, Record, Span
 from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
@@ -207,7 +208,12 @@ def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] |
             name = step.parameters["data"]
             document = internalised(document, name, step.parameters["start"], opened(name))
         return _undone(document, step)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, StopIteration, OverflowError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        StopIteration,
+    ) as error:  # what `rebuilt`, `moved_back` and `internalised` raise
         raise NoHeadError(
             f"what the file records about {step.edit} does not fit its content: another program rewrote it since",
             "take the original encoder file instead",

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from graphsurgery.edit_list import LISTED, TEXT, Types
+
 LONGEST = 1 << 14
 """Characters of a recorded text at most, but for data: a name, a path, a list of names."""
 LARGEST = 1 << 63
@@ -22,46 +24,13 @@ class Data(str):
     """Stands for base64 of any length."""
 
 
-Types = dict[str, Any]
-TEXT = str | None
-TARGET: Types = {"target": str}
-MADE: Types = {**TARGET, "output_name": str, "keep_target": bool}
-WEIGHTS: Types = {"weights": str, "width": int, "digests": list[str]}
-MASK: Types = {"mask": str, "ids": TEXT}
-FILLED: Types = {"input": str, "fill": str, "like": str, "dtype": str}
 UNDO = dict[str, list[list[int] | Data | dict[str, int | list[int | Data]]] | Data]
 ARRAY = dict[str, Data | list[int] | bool | dict[str, Data | list[int]]]
 SWITCHES: Types = {"off": list[str] | None, "for": TEXT, "onnxruntime": TEXT, "precision": TEXT}
 NUMBERS: Types = dict.fromkeys(("heads", "hidden", "float32_nodes"), int | None)
 
 RECORDED: dict[str, Types] = {
-    "add-pooling": {
-        **MASK, "mode": str, "normalize": bool, "hidden_state": str, "output_name": str, "keep_output": list[str],
-        "token_weights": TEXT, "skip_prompt": TEXT, "width": int,
-    },
-    "add-normalize": TARGET,
-    "add-dense": {**MADE, **WEIGHTS, "activation": str, "residual": bool},
-    "add-layer-norm": {**TARGET, **WEIGHTS},
-    "add-activation": {**MADE, "activation": str},
-    "add-cnn": {**MADE, **WEIGHTS},
-    "add-lstm": {**MADE, **WEIGHTS, **MASK},
-    "add-word-weights": {**MADE, **WEIGHTS, "mask": str, "ids": str, "token_weights": str},
-    "add-weighted-layer-pooling": {**MADE, **WEIGHTS, "layers": str, "before_norm": bool, "layer_start": int},
-    "add-splade-pooling": {
-        **TARGET, **MASK, "strategy": str, "activation": str, "output_name": str, "keep_output": list[str], "width": int,
-    },
-    "mask-tokens": {**TARGET, **MASK, "skip_first": bool},
-    "truncate": {**TARGET, "dim": str, "keep_length": bool},
-    "output-precision": {**TARGET, "to": str, "ranges": TEXT, "digests": list[str]},
-    "drop-input": FILLED,
-    "optional-input": FILLED,
-    "input-type": {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
-    "rename": {"name": list[str], "dim": list[str]},
-    "fix-dim": {"dim": list[str]},
-    "dynamic-dim": {
-        "dim": list[str], "sizes": list[str], "inputs": list[str], "ids": str, "mask": TEXT, "follows": list[str],
-        "rewired": list[str],
-    },
+    **{verb: listed.records for verb, listed in LISTED.items() if listed.records is not None},
     "move-weights": {"data": str, "bases": dict[str, int]},
     "externalize-weights": {"data": str, "start": int},
     "record-golden": {

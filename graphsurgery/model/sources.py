@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from graphsurgery.errors import MalformedModelError, SourceChangedError, SurroundingsError
+from graphsurgery.model.positioned import flags, read_at
 
 WINDOW = 16 * 1024
 
@@ -64,10 +65,10 @@ class MemoryBytes:
 class FileBytes:
     """A regular file, open for reading as long as something refers to it."""
 
-    def __init__(self, path: Path, flags: int = 0) -> None:
+    def __init__(self, path: Path, more: int = 0) -> None:
         try:
             _require_regular(path, path.stat())  # before opening: to open a device can already do something
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0) | flags)
+            self.descriptor = os.open(path, flags("O_RDONLY", "O_NONBLOCK") | more)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             if isinstance(error, SurroundingsError):
                 raise
@@ -100,7 +101,7 @@ class FileBytes:
         pieces = []
         while length > 0:
             try:
-                piece = os.pread(self.descriptor, length, offset)
+                piece = read_at(self.descriptor, length, offset)
             except OSError as error:
                 what = f"cannot read {self.path} at byte {offset}: {error.strerror}"
                 raise SurroundingsError(what, "check the disk or the network drive that the file is on") from error

@@ -11,12 +11,11 @@ import onnxruntime
 
 from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.difference import difference
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource, open_source
 from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, largest_of
-from graphsurgery.proof.reference import Reference, Source, open_source
-from graphsurgery.references.chain import after, declared, steps_beyond
+from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Array, Before, Expected, Values
 from graphsurgery.runtime.feeds import Drawer, text_feeds
@@ -35,18 +34,18 @@ QUANTISED = {
     "DynamicQuantizeLSTM", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
 }  # fmt: skip
 OTHER_RUNTIMES = 2
-"""How many times what float32 leaves open: another runtime rounds otherwise than this one."""
+"""The rounding errors of float32 are allowed so many times, because other runtimes round otherwise."""
 
 
 def made_goldens(source: Model, model: Model) -> Goldens:
     """Golden values of ``model``, which was made from ``source``. Raises UnsupportedModelError or MissingDataError when ONNX
     Runtime cannot run the source here, ModelError when nothing that it gives is finite."""
-    chain = steps_beyond(source, model)
-    changed = difference(declared(source, chain), model)
+    chain = Chain.between(source, model)
+    changed = difference(chain.declared(source)[-1], model)
     weights = RecordedWeights.of(model, changed.added)
-    drawer, names = drawer_of(source, chain), [value.name for value in model.interface.outputs]
+    drawer, names = feeds_for(source, chain), [value.name for value in model.interface.outputs]
     opened = open_source(source, model, chain)
-    reference = Reference(opened, chain, weights)
+    reference = ExpectedOutputs(opened, chain, weights)
     feed = _feed(source, drawer, ROWS)
     given = reference(feed, names)
     rows = _rows(given)
@@ -75,22 +74,22 @@ def _in_float32(one: Expected, allowed: float) -> GoldenOutput:
 
 
 def _open(one: Expected) -> Array:
-    """How far another runtime may be off in each value, because it computes in float32."""
+    """Return how far another runtime may be off in each value, because it computes in float32."""
     rounding = np.zeros(1) if one.rounding is None else one.rounding
     return np.broadcast_to(OTHER_RUNTIMES * np.where(np.isfinite(rounding), rounding, 0), one.values.shape)
 
 
 def _rounded(
-    source: Source, chain: Sequence[Step], weights: RecordedWeights, allowed: float, feed: Values, names: Sequence[str]
+    source: OpenedSource, chain: Chain, weights: RecordedWeights, allowed: float, feed: Values, names: Sequence[str]
 ) -> dict[str, GoldenOutput]:
-    """The outputs that are bytes, ``names``, with what another runtime may make of them, whose floats are off by ``allowed``
-    times the largest value of their row."""
-    place = next((place for place, step in enumerate(chain) if step.edit == PRECISION), None)
+    """Return the outputs ``names``, which are bytes, and how far another runtime may be off in them. Its floats may be off by
+    ``allowed`` times the largest value of their row."""
+    place = next((place for place, link in enumerate(chain) if link.edit == PRECISION), None)
     if place is None or not names:
         return {}
-    to = str(chain[place].parameters["to"])
-    floats = _widened(after(chain[:place], source, weights), allowed)
-    given = after(chain[place:], floats, weights)(feed)
+    to = str(chain.links[place].parameters["to"])
+    floats = _widened(chain.after(source, weights, slice(place)), allowed)
+    given = chain.after(floats, weights, slice(place, None))(feed)
     kind = np.dtype(np.int8 if to in ("int8", "binary") else np.uint8)
     made = {name: given[name] for name in names if name in given}
     return {
@@ -129,7 +128,7 @@ def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
 
 
 def _rows(given: Mapping[str, Expected]) -> int:
-    """How many rows of every output are recorded."""
+    """Return the number of rows of every output that are recorded."""
     widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
     return max(1, min(ROWS, LARGEST // max(widest, 1)))
 

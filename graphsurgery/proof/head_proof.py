@@ -9,14 +9,13 @@ import onnx
 from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
-from graphsurgery.model.provenance import Step
-from graphsurgery.proof.head import Head
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.judging import judged
-from graphsurgery.references.chain import after, destiny, inside, meaning, meanings, read_by, starts
+from graphsurgery.proof.subgraph import Head
+from graphsurgery.references.chain import Chain, Link
 from graphsurgery.references.pooling import prompt_input, without_prompt
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Expected, Known, Meaning, Values, exact
+from graphsurgery.references.reference import Before, Expected, Known, Values, exact
 from graphsurgery.report import Check, Verdict
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import Mask
@@ -26,10 +25,10 @@ NAME = "head proof"
 
 
 def head_proof(
-    head: Head, steps: Sequence[Step], drawer: Drawer, widths: Mapping[str, int], renamed: dict[str, str],
+    head: Head, chain: Chain, drawer: Drawer, widths: Mapping[str, int], renamed: dict[str, str],
     weights: RecordedWeights, limits: Limits = NO_LIMITS,
 ) -> Check:  # fmt: skip
-    """Run ``head`` on drawn values and compare its outputs with what ``steps`` mean.
+    """Run ``head`` on drawn values and compare its outputs with the references of ``chain``.
 
     ``widths`` has the last dim of every value of the source that they start from; ``renamed`` maps values of the source to the
     names they have in the output.
@@ -40,67 +39,67 @@ def head_proof(
         _require_runtime(head.proto)
         return Check(NAME, str(error), stated=Verdict.FAILED)
     found = {value.name: value for value in head.inputs}
-    called = {name: _called(steps, renamed, name) for name in starts(steps)}
+    called = {name: _called(chain, renamed, name) for name in chain.starts}
     values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
     sizes = {called[name]: size for name, size in widths.items()}
-    chain = meanings(steps)
     feeds = HeadFeeds(
-        values, drawer, sizes, masked=any(isinstance(step.parameters.get("mask"), str) for step, _ in chain),
-        padded=drawer.has_mask and _ignores_padding(chain), multiplies=any(_multiplies(step) for step, _ in chain),
-        saturates=any(means.saturates for _, means in chain), per_token=_per_token(steps, renamed),
-        any_integers=bool(inside(steps)) and not any(means.looks_up for _, means in chain), pooled=_pooled(steps, drawer),
+        values, drawer, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
+        padded=drawer.has_mask and _ignores_padding(chain), multiplies=any(map(_multiplies, chain)),
+        saturates=any(link.reference.saturates for link in chain), per_token=_per_token(chain, renamed),
+        any_integers=bool(chain.inside) and not any(link.reference.looks_up for link in chain), pooled=_pooled(chain, drawer),
     )  # fmt: skip
-    what = ", ".join(step.edit for step, _ in chain)
+    reference = chain.after(exact, weights)
+    what = ", ".join(link.edit for link in chain)
     return judged(
         NAME,
         f"{what}: the appended subgraph alone on drawn values, against the float64 reference",
         lambda feed: session.run({name: feed[name] for name in found}),
         interface_of(head.proto.graph).outputs,
-        ((kind, _expected(cases, steps, renamed, weights, head.outputs)) for kind, cases in feeds.cases()),
+        ((kind, _expected(cases, reference, renamed, head.outputs)) for kind, cases in feeds.cases()),
         limits,
     )
 
 
-def strangers(head: Head, steps: Sequence[Step], renamed: dict[str, str]) -> list[str]:
-    """Values that ``head`` starts from though no step reads them."""
-    known = {renamed.get(name, name) for name in read_by(steps)}
+def strangers(head: Head, chain: Chain, renamed: dict[str, str]) -> list[str]:
+    """Return the values that ``head`` starts from although no edit reads them."""
+    known = {renamed.get(name, name) for name in chain.read}
     return [value.name for value in head.inputs if value.name not in known]
 
 
-def _called(steps: Sequence[Step], renamed: dict[str, str], name: str) -> str:
-    """What the output calls the source's value ``name``."""
-    declared = destiny(steps, name)
+def _called(chain: Chain, renamed: dict[str, str], name: str) -> str:
+    """Return the output's name for the source's value ``name``."""
+    declared = chain.destiny(name)
     return renamed.get(declared, declared)
 
 
 def _expected(
-    cases: Sequence[Values], steps: Sequence[Step], renamed: dict[str, str], weights: RecordedWeights, outputs: Sequence[str]
+    cases: Sequence[Values], reference: Before, renamed: dict[str, str], outputs: Sequence[str]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
-    reference = after(steps, exact, weights)
     for feed in cases:
         found = reference(feed | {old: feed[new] for old, new in renamed.items() if new in feed})
         yield feed, {name: found[name] for name in outputs if name in found}
 
 
-def _ignores_padding(chain: Sequence[tuple[Step, Meaning]]) -> bool:
-    """Whether what stands at padding must make no difference: unless it has reached the tokens before it is left out."""
-    for step, means in chain:
-        if means.ignores_padding(step.parameters) or means.mixes_positions:
-            return means.ignores_padding(step.parameters)
+def _ignores_padding(chain: Chain) -> bool:
+    """Whether the values at padded positions must make no difference. They may if they reach the tokens before that."""
+    for link in chain:
+        ignores = link.reference.ignores_padding(link.parameters)
+        if ignores or link.reference.mixes_positions:
+            return ignores
     return False
 
 
-def _per_token(steps: Sequence[Step], renamed: dict[str, str]) -> set[str]:
-    """What the output calls values that are one number per token."""
-    found = set()
-    for place, (step, means) in enumerate(meanings(steps)):
-        found |= {_called(steps[place:], renamed, name) for name in means.per_token(step.parameters)}
-    return found
+def _per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
+    """Return the output's names for values that are one number per token."""
+    declared = [
+        link.destiny(name, behind) for link, behind in chain.destinies() for name in link.reference.per_token(link.parameters)
+    ]
+    return {renamed.get(name, name) for name in declared}
 
 
-def _pooled(steps: Sequence[Step], drawer: Drawer) -> Callable[[Values, Mask], Mask] | None:
-    """Which tokens of a feed are pooled, where a prompt's are not."""
-    given = next((step.parameters for step in steps if step.parameters.get("skip_prompt") is not None), None)
+def _pooled(chain: Chain, drawer: Drawer) -> Callable[[Values, Mask], Mask] | None:
+    """Return a function that tells which tokens of a feed are pooled; None if all are."""
+    given = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
     if given is None:
         return None
     name = prompt_input(given)
@@ -112,12 +111,12 @@ def _pooled(steps: Sequence[Step], drawer: Drawer) -> Callable[[Values, Mask], M
     return pooled
 
 
-def _multiplies(step: Step) -> bool:
-    return meaning(step).multiplies or any(step.parameters.get(name) for name in ("normalize", "token_weights"))
+def _multiplies(link: Link) -> bool:
+    return link.reference.multiplies or any(link.parameters.get(name) for name in ("normalize", "token_weights"))
 
 
 def _require_runtime(proto: onnx.ModelProto) -> None:
-    """UnsupportedModelError when this ONNX Runtime takes no model at all of these opsets and IR version."""
+    """Raise UnsupportedModelError if this ONNX Runtime takes no model at all of these opsets and IR version."""
     infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "nothing", infos[:1], infos[1:])
     Session(onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version).SerializeToString())

@@ -1,6 +1,9 @@
-"""What types and dims the values of a graph have, for the proof: onnx's shape inference, asked anew for each question."""
+"""Types and dims of the values of a graph, for the proof, by onnx's shape inference."""
 
 from __future__ import annotations
+
+import logging
+from weakref import WeakKeyDictionary
 
 import onnx
 
@@ -8,13 +11,24 @@ from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.schema import tensors
 
+LOG = logging.getLogger(__name__)
+KNOWN: WeakKeyDictionary[Model, dict[str, Value]] = WeakKeyDictionary()
+"""The values of models that were asked for. Models are never changed."""
+
 
 def values_of(model: Model) -> dict[str, Value]:
-    """Type and dims of the main graph's values by name, derived from the inputs and the weights alone.
+    """Return type and dims of the main graph's values by name, derived from the inputs and the weights alone.
 
-    What the file declares of inner values and of the dims of outputs is left out beforehand, because it may be wrong. A value
-    behind an operator that onnx does not know is absent.
+    The file's own declarations of inner values and of the dims of outputs are left out beforehand, because they may be wrong. A
+    value behind an operator that onnx does not know is absent. Inferred once for each model.
     """
+    found = KNOWN.get(model)
+    if found is None:
+        found = KNOWN[model] = _inferred(model)
+    return found
+
+
+def _inferred(model: Model) -> dict[str, Value]:
     bare = onnx.ModelProto()
     bare.CopyFrom(model.proto)
     del bare.graph.value_info[:]
@@ -25,13 +39,14 @@ def values_of(model: Model) -> dict[str, Value]:
             tensor.ClearField("raw_data")
     try:
         graph = onnx.shape_inference.infer_shapes(bare).graph
-    except Exception:  # it raises several types; what it cannot tell is unknown
+    except Exception as error:  # it raises several types; what it cannot tell is unknown
+        LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return {}
     return {info.name: value_of(info) for info in (*graph.value_info, *graph.output)}
 
 
 def value_in(model: Model, name: str) -> Value | None:
-    """The value ``name`` with its element type: an input as it is declared, else as `values_of`, else as it is declared."""
+    """Return the value ``name`` with its element type: an input as declared, else from `values_of`, else as declared."""
     told = model.interface.input(name) or values_of(model).get(name)
     if told is not None and told.dtype:
         return told

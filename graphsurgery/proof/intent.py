@@ -16,8 +16,8 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.promised import promised_outputs
-from graphsurgery.references.chain import declared, steps_beyond
+from graphsurgery.proof.promised import outputs_by_link
+from graphsurgery.references.chain import Chain, steps_beyond
 from graphsurgery.references.reference import named
 from graphsurgery.report import Check, Report, Verdict
 
@@ -29,12 +29,12 @@ TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
 """Edits of the encoder's hidden state."""
 FILLS = {"mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions"}
-"""What stands for an input that is not given, by a word in its name."""
+"""The value of an input that is not given, by a word in its name."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What an edit started from: the interface before it, and the edits before it."""
+    """The start of an edit: the interface before it, and the edits before it."""
 
     inputs: Sequence[Value]
     outputs: Sequence[Value]
@@ -50,14 +50,14 @@ def as_asked(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -
     return Report((Check(NAME, "; ".join(wrong), stated=Verdict.FAILED),) if wrong else ())
 
 
-def _wrong(source: Model, chain: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if len(chain) != len(asked):
-        yield f"{len(asked)} edits were asked for, and the file records {len(chain)}"
+def _wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(steps) != len(asked):
+        yield f"{len(asked)} edits were asked for, and the file records {len(steps)}"
         return
-    for place, (step, wanted) in enumerate(zip(chain, asked, strict=True)):
-        earlier = chain[:place]
-        inputs, outputs = declared(source, earlier).interface.inputs, promised_outputs(source, earlier)
-        start = Start(inputs, outputs, [*head_steps(source), *earlier])
+    chain = Chain(steps)
+    starts = zip(chain.declared(source), outputs_by_link(source, chain), strict=True)
+    for place, (step, wanted, (before, outputs)) in enumerate(zip(steps, asked, starts, strict=False)):
+        start = Start(before.interface.inputs, outputs, [*head_steps(source), *steps[:place]])
         for name in GIVEN:
             found = step.parameters.get(name)
             if isinstance(wanted.get(name), str) and wanted[name]:
@@ -95,7 +95,7 @@ def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
 
 
 def _is_fill(found: Any, name: str) -> bool:
-    """What the name of the input says."""
+    """Whether the fill is the one that the input's name says."""
     return bool(found == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
 
 

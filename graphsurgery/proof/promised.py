@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.vocabulary import uncovered
 from graphsurgery.proof.widths import known_widths
-from graphsurgery.references.chain import declared, meanings, origin, starts
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.reference import LITERAL, named
 
 
-def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list[str]:
-    """How the output's interface differs from what ``steps`` promise, in words."""
+def broken_promises(source: Model, output: Model, chain: Chain) -> list[str]:
+    """Say how the output's interface differs from the one that ``chain`` promises."""
     wrong = []
-    inputs = declared(source, steps).interface.inputs
+    inputs = chain.declared(source)[-1].interface.inputs
     if output.interface.inputs != inputs:
         wrong.append(f"the inputs are {_listed(output.interface.inputs)} instead of {_listed(inputs)}")
-    wanted = promised_outputs(source, steps)
-    wrong += uncovered(source, output, steps)
+    *_, wanted = outputs_by_link(source, chain)
+    wrong += uncovered(source, output, chain)
     found = output.interface.outputs
     if [value.name for value in found] != [value.name for value in wanted]:
         return [*wrong, f"the outputs are {_listed(found)} instead of {_listed(wanted)}"]
@@ -29,45 +28,48 @@ def broken_promises(source: Model, output: Model, steps: Sequence[Step]) -> list
     return wrong + [f"an output is declared as {one} instead of {other}" for one, other in pairs if not _same(one, other)]
 
 
-def misfits(source: Model, steps: Sequence[Step]) -> list[str]:
-    """How ``steps`` are recorded otherwise than they can have been made of ``source``, in words: then nothing need be run."""
+def misfits(source: Model, chain: Chain) -> list[str]:
+    """Say how the edits are recorded otherwise than they can have been applied to ``source``: then nothing need be run."""
     graph = source.proto.graph
     there = (
         {info.name for info in graph.input} | set(source.initializers) | {name for node in graph.node for name in node.output}
     )
-    found = [f"{name!r} is read, which the source has not" for name in starts(steps) if name not in there]
+    found = [f"{name!r} is read, which the source has not" for name in chain.starts if name not in there]
     widths: dict[str, int] | None = None
-    for place, (step, means) in enumerate(meanings(steps)):
-        told = means.misfit(step.parameters, declared(source, steps[:place]).interface)
-        found += [] if told is None else [f"{step.edit} is recorded otherwise than it can be: {told}"]
-        read, width = means.reads(step.parameters), step.parameters.get("width")
-        start = origin(steps[:place], read[0]) if read and width is not None else None
+    for (link, origin), before in zip(chain.origins(), chain.declared(source), strict=False):
+        told = link.reference.misfit(link.parameters, before.interface)
+        found += [] if told is None else [f"{link.edit} is recorded otherwise than it can be: {told}"]
+        width = link.parameters.get("width")
+        start = origin(link.reads[0]) if link.reads and width is not None else None
         if start is not None:
-            widths = known_widths(source, starts(steps)) if widths is None else widths
+            widths = known_widths(source, chain.starts) if widths is None else widths
             real = widths.get(start)
             if real is not None and width != real:
-                found.append(f"{step.edit} is recorded with a width of {width}, where {start} is {real} wide")
+                found.append(f"{link.edit} is recorded with a width of {width}, where {start} is {real} wide")
     return found
 
 
 def unexplained(changed: Difference) -> list[str]:
-    """Nodes that were added though no recorded edit adds any, in words."""
+    """Name the nodes that were added although no recorded edit adds any."""
     return [f"node {node.name or node.op_type!r} was added, and no recorded edit adds any" for node in changed.added]
 
 
-def promised_outputs(source: Model, steps: Sequence[Step]) -> list[Value]:
-    """The outputs that the steps leave. In what they make, an unknown dim stands for any that is not literal."""
+def outputs_by_link(source: Model, chain: Chain) -> Iterator[list[Value]]:
+    """Yield the outputs before each link, and after all of them.
+
+    In an output that an edit makes, an unknown dim stands for any that is not literal.
+    """
     outputs = list(source.interface.outputs)
-    for place, (step, means) in enumerate(meanings(steps)):
-        read = means.reads(step.parameters)
-        before = declared(source, steps[:place])
-        outputs = means.outputs(step.parameters, outputs, _batch(before, outputs, read[0] if read else ""))
-    return outputs
+    yield outputs
+    for link, before in zip(chain, chain.declared(source), strict=False):
+        batch = _batch(before, outputs, link.reads[0] if link.reads else "")
+        outputs = link.reference.outputs(link.parameters, outputs, batch)
+        yield outputs
 
 
 def _batch(source: Model, outputs: Sequence[Value], name: str) -> Dim:
-    """The batch dim of the value ``name``, which a step reads: an output's own, and for a value inside the graph what the
-    first input that tells it calls the batch."""
+    """Return the batch dim of the value ``name``, which an edit reads: an output's own, or else that of the first input that
+    declares one."""
     given = named(outputs, name)
     if given is not None and given.dims:
         return given.dims[0]

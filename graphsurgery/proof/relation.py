@@ -16,8 +16,8 @@ from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step, rewrites
 from graphsurgery.model.schema import tensors
-from graphsurgery.proof.reference import computes_in_half
-from graphsurgery.references.chain import starts
+from graphsurgery.proof.expected import computes_in_half
+from graphsurgery.references.chain import Chain
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
@@ -111,9 +111,9 @@ def _compared(source: Model, output: Model, *, only_floats: bool) -> tuple[list[
 
 
 def _inside(source: Model, output: Model) -> Iterator[str]:
-    """What the head that both files record starts from."""
+    """Yield the values that the head which both files record starts from."""
     try:
-        names = starts(head_steps(output))
+        names = Chain(head_steps(output)).starts
     except UnsupportedModelError:  # an edit that this version does not know
         return
     for name in names:

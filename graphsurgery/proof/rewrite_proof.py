@@ -18,11 +18,11 @@ from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.model.schema import GRAPH
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.expected import computes_in_half
 from graphsurgery.proof.real_text import real_texts
-from graphsurgery.proof.reference import computes_in_half
 from graphsurgery.proof.relation import Relation
 from graphsurgery.proof.same_outputs import SameOutputs
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.isolated import crash
 
@@ -64,7 +64,7 @@ class RewriteProof:
     @classmethod
     def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
         """Raises RequestError if ``texts`` cannot be used."""
-        drawer = drawer_of(source, [])
+        drawer = feeds_for(source)
         encoded, why_no_text = real_texts(source, source, drawer, texts)
         return cls(SameOutputs(source, drawer, encoded, full), why_no_text)
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.limits import LEAST_COSINE, Limits
-from graphsurgery.compare.loss import Opinion, opinions
+from graphsurgery.compare.loss import Opinion, measured_output, opinions
 from graphsurgery.compare.models import NAME, Feed, Given, compared
 from graphsurgery.compare.tolerance import most_stretch
 from graphsurgery.contracts import present
@@ -73,6 +73,7 @@ class SameOutputs:
             told = self._opinions(output, relation)
             checks += [_second(told[1], asked)] if told[1].loss is not None else []
             left_out += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
+            left_out += _unmeasured(self.source, relation)
         return checks, told, left_out
 
     def _run(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[str]]:
@@ -149,6 +150,14 @@ class SameOutputs:
 
 def _cosine(limits: Limits) -> float:
     return LEAST_COSINE if limits.min_cosine is None else limits.min_cosine
+
+
+def _unmeasured(source: Model, relation: Relation) -> list[str]:
+    """The outputs that the opinions say nothing of. In bfloat16 nothing else compares them either."""
+    measured = measured_output(source.proto)
+    names = ", ".join(name for name in relation.names if name != measured)
+    what = NAME if relation.half == onnx.TensorProto.BFLOAT16 else SECOND
+    return [f"{what}: of {names}, because only {measured} is measured"] if names else []
 
 
 def _second(opinion: Opinion, limits: Limits) -> Check:

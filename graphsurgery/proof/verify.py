@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from graphsurgery.compare.limits import Limits
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.difference import Difference, difference
-from graphsurgery.proof.drawing import drawer_of
-from graphsurgery.proof.head import added_values, extract_head
+from graphsurgery.proof.expected import ExpectedOutputs, computes_in_half, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import head_proof, strangers
 from graphsurgery.proof.promised import broken_promises, misfits, unexplained
 from graphsurgery.proof.real_text import real_texts
-from graphsurgery.proof.reference import Reference, computes_in_half, open_source
 from graphsurgery.proof.same_outputs import SameOutputs
+from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.subgraph import added_values, extract_head
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, dependence, whole_cases, whole_proof
 from graphsurgery.proof.widths import start_widths
-from graphsurgery.references.chain import declared, inside, inside_values, made_by, meanings, steps_beyond
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import Drawer
@@ -34,10 +33,10 @@ from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
-"""Bytes of weights up to which the whole proof runs without being asked for."""
+"""The whole proof runs unasked up to so many bytes of weights."""
 RECORDED = "recorded edits"
 Progress = Callable[[str], None]
-"""Called with what is about to be done."""
+"""Called with a few words on the next piece of work."""
 
 
 def verify(
@@ -51,8 +50,8 @@ def verify(
     head_only: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Prove that ``model`` computes what the edits it records mean, applied to ``against``; or, where it records none beyond
-    that file's own, that both give the same outputs.
+    """Prove that ``model`` computes what the edits that it records must compute, applied to ``against``. If it records no edit
+    beyond those of that file, prove that both give the same outputs.
 
     Args:
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
@@ -72,9 +71,9 @@ def verify(
     """
     limits = Limits(atol, min_cosine)
     output, source = load(model), load(against)
-    chain = steps_beyond(source, output)
     try:
-        drawer = drawer_of(source, chain)
+        chain = Chain.between(source, output)
+        drawer = feeds_for(source, chain)
     except UnsupportedModelError as error:
         return Report((Check(RECORDED, str(error), stated=Verdict.NOT_CHECKED),), (), (f"{RECORDED}: {error}",))
     encoded, why_no_text = real_texts(source, output, drawer, texts)
@@ -90,20 +89,20 @@ def verify(
 
 
 def _proofs(
-    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
+    source: Model, output: Model, chain: Chain, drawer: Drawer, texts: Encoded | None,
     why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
 ) -> Report:  # fmt: skip
-    fields = declared(source, chain)
+    fields = chain.declared(source)[-1]
     changed = difference(fields, output)
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
     progress("comparing the encoder with the source's")
     broken = broken_promises(source, output, chain)
     added = added_values(output, chain, changed)
-    by_run = any(means.by_run_alone for _, means in meanings(chain))
+    by_run = any(link.reference.by_run_alone for link in chain)
     broken += [] if added or by_run else unexplained(changed)
     check, unchecked = untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
     checks, observations, not_checked = [check], [], list(unchecked)
-    if chain[0].source != source.fingerprint:
+    if chain.links[0].step.source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
     weights = RecordedWeights.of(output, changed.added)
     checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
@@ -136,18 +135,18 @@ def _proofs(
 
 
 def _head(
-    source: Model, fields: Model, output: Model, chain: Sequence[Step], drawer: Drawer, changed: Difference,
+    source: Model, fields: Model, output: Model, chain: Chain, drawer: Drawer, changed: Difference,
     weights: RecordedWeights, limits: Limits,
 ) -> Check:  # fmt: skip
-    lost = [name for name in inside(chain) if name not in changed.made and name in added_values(output, chain, changed)]
+    lost = [name for name in chain.inside if name not in changed.made and name in added_values(output, chain, changed)]
     if lost:
         return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
-    if made_by(chain) and not any(value.name in changed.made for value in output.interface.outputs):
+    if chain.made and not any(value.name in changed.made for value in output.interface.outputs):
         return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
-    missing = sorted(made_by(chain) - set(changed.made))
+    missing = sorted(chain.made - changed.made)
     if missing:
         return Check(HEAD, f"no node that was added makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
-    taken = [value for value in inside_values(source, chain) if value.name in changed.made]
+    taken = [value for value in chain.inside_values(source) if value.name in changed.made]
     head = extract_head(fields, output, changed, taken)
     strange = strangers(head, chain, changed.renamed)
     if strange:
@@ -157,10 +156,10 @@ def _head(
 
 
 def _whole(
-    source: Model, output: Model, chain: Sequence[Step], drawer: Drawer, texts: Encoded | None,
+    source: Model, output: Model, chain: Chain, drawer: Drawer, texts: Encoded | None,
     weights: RecordedWeights, observations: list[str], not_checked: list[str], limits: Limits, full: bool,
 ) -> Check:  # fmt: skip
-    plain = computes_in_half(source) and any(means.resizes for _, means in meanings(chain))
+    plain = computes_in_half(source) and any(link.reference.resizes for link in chain)
     if plain:
         observations.append("run without ONNX Runtime's graph optimisations: they round float16 otherwise at other dims")
     opened_source = open_source(source, output, chain, plain)
@@ -168,7 +167,7 @@ def _whole(
         opened = open_session(output, plain=plain)
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
-    whole = Whole(Reference(opened_source, chain, weights), opened, output.interface.outputs)
+    whole = Whole(ExpectedOutputs(opened_source, chain, weights), opened, output.interface.outputs)
     reference = Kept(whole.reference)
     reach = found_reach(source, drawer, reference, full)
     check = whole_proof(whole, reference, whole_cases(reaching(drawer, reach), texts), limits)

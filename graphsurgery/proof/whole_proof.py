@@ -9,8 +9,8 @@ import numpy as np
 
 from graphsurgery.compare.limits import Limits
 from graphsurgery.interface import Value
+from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judged
-from graphsurgery.proof.reference import Reference
 from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import Drawer, text_feeds
@@ -20,21 +20,21 @@ from graphsurgery.runtime.texts import Encoded
 
 NAME = "whole proof"
 NEGLIGIBLE = 1e-5
-"""A dependence on neighbours or padding that is no more than rounding."""
+"""Up to this, a dependence on neighbours or padding is only rounding."""
 Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Source and output, loaded, and what the output must give for a feed."""
+    """Source and output, loaded, and the values that the output must give for a feed."""
 
-    expected: Reference
+    expected: ExpectedOutputs
     output: Session
     declared: tuple[Value, ...]
     """The output's outputs as it declares them."""
 
     def reference(self, feed: Values) -> dict[str, Expected]:
-        """What the output must give."""
+        """Return the values that the output must give."""
         return self.expected(feed, self.output.outputs)
 
 
@@ -58,7 +58,7 @@ def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, li
 
 
 def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
-    """How much a row's vector changes with its neighbours in the batch and with the padding after it, in words.
+    """Say how much a row's vector changes with its neighbours in the batch and with the padding after it.
 
     Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
     """

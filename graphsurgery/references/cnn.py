@@ -8,7 +8,7 @@ import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude, together
 
 
@@ -47,7 +47,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown, promised=relative_to(y, x))]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError, WeightsDifferError
-from graphsurgery.references.activations import ACTIVATIONS, bent, with_jumps
+from graphsurgery.references.activation import ACTIVATIONS, bent, with_jumps
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude, through
 
 
 def recorded(parameters: Parameters, weights: RecordedWeights) -> dict[str, Array]:
-    """The weights that an edit records as ``name=sha256``, by name. WeightsDifferError where the file has them not."""
+    """Return the weights that an edit records as ``name=sha256``, by name. WeightsDifferError if the file lacks one."""
     pairs = [str(digest).partition("=") for digest in parameters["digests"]]
     return {name: weights.find(sha256) for name, _, sha256 in pairs}
 
@@ -27,10 +27,11 @@ def prelu(x: Array, slope: Array) -> Array:
     return np.where(x < 0, slope * x, x)
 
 
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
     if parameters["activation"] not in (*ACTIVATIONS, "prelu"):
         what = f"there is no reference for the activation {parameters['activation']!r}"
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    return parameters
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
@@ -53,7 +54,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 def _rounding(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:
-    """What float32 leaves open in the activation of z, in its own sums and by ``errors`` in x."""
+    """Return the rounding errors of the activation of z in float32: of its own sums, and those that ``errors`` in x cause."""
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias", np.zeros(1))
     sums, grown = EPSILON * linear(magnitude(x), np.abs(weight), np.abs(bias)), through(errors, weight)
     if activation == "prelu":
@@ -78,10 +79,10 @@ def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool)
     )
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=made_of_target,
-    check=_check,
+    read=_read,
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import check_fill, filled, filled_misfit, no_value, same_outputs
-from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values, exact
+from graphsurgery.references.input_edits import filled, filled_misfit, no_value, read_fill, same_outputs
+from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values, exact
 
 
 def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
@@ -21,12 +21,12 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
     return before(feed | made) | exact(made)
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["like"]],
     makes=lambda _: [],
     value=no_value,
     outputs=same_outputs,
-    check=check_fill,
+    read=read_fill,
     fields=Fields(infos=_infos),
     through=_through,
     misfit=filled_misfit,

@@ -19,63 +19,63 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.record_types import fits
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import no_value
-from graphsurgery.references.numbers import MOST_TOKENS, number
-from graphsurgery.references.reference import Array, Before, Expected, Meaning, Parameters, Values, exact
+from graphsurgery.references.input_edits import no_value
+from graphsurgery.references.pooling import RecordedMask
+from graphsurgery.references.reference import MOST_TOKENS, Array, Before, Expected, Parameters, Reference, Values, exact, number
 
 BATCH, SEQUENCE = "batch", "sequence"
 PLACES = {BATCH: 0, SEQUENCE: 1}
 
 
-def _pairs(parameters: Parameters, name: str) -> dict[str, str]:
-    return {which: value for which, _, value in (text.partition("=") for text in parameters[name])}
+def _read(parameters: Parameters) -> Parameters:
+    """Read the names and the sizes of the freed dims; ``follows``, the dims of outputs that are the batch or the sequence, by
+    name and axis; and ``rewired``, the value that stands at a place of the node that makes an output."""
+    try:
+        names, sizes = (
+            _pairs(parameters["dim"]),
+            {which: number(size) or 0 for which, size in _pairs(parameters["sizes"]).items()},
+        )
+        follows = {(name, axis): which for name, axis, which in _rows(parameters["follows"])}
+        rewired = {(output, place): value for output, place, value in _rows(parameters["rewired"])}
+        right = set(names) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
+        right = right and set(follows.values()) <= set(sizes)
+    except (ValueError, RecursionError):
+        right = False
+    if not right:
+        raise UnsupportedModelError("what the file records of dynamic-dim cannot be read", "make the output again")
+    mask = None if parameters.get("mask") is None else RecordedMask(parameters["mask"])
+    return {**parameters, "dim": names, "sizes": sizes, "follows": follows, "rewired": rewired, "mask": mask}
 
 
-def _sizes(parameters: Parameters) -> dict[str, int]:
-    return {which: number(size) or 0 for which, size in _pairs(parameters, "sizes").items()}
-
-
-def _follows(parameters: Parameters) -> dict[tuple[str, int], str]:
-    """Dims of outputs, by name and axis, that are the batch or the sequence."""
-    return {(name, axis): which for name, axis, which in _rows(parameters["follows"])}
-
-
-def _rewired(parameters: Parameters) -> dict[tuple[str, int], str]:
-    """The value that stands at a place of the node that makes an output."""
-    return {(output, place): value for output, place, value in _rows(parameters["rewired"])}
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    return {which: value for which, _, value in (text.partition("=") for text in texts)}
 
 
 def _rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
-    """What each text, a JSON list, starts with. ValueError or RecursionError where it is none of these."""
+    """Read the first three elements of each text, a JSON list. ValueError or RecursionError if they are none of these."""
     rows = [json.loads(text) for text in texts]
     if not all(fits(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
         raise ValueError("a name, a place and a name")
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def _check(parameters: Parameters) -> None:
-    try:
-        named, sizes = _pairs(parameters, "dim"), _sizes(parameters)
-        _rewired(parameters)
-        right = set(named) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
-        right = right and set(_follows(parameters).values()) <= set(sizes)
-    except (ValueError, RecursionError):
-        right = False
-    if not right:
-        raise UnsupportedModelError("what the file records of dynamic-dim cannot be read", "make the output again")
+def _inputs(parameters: Parameters) -> list[str]:
+    """The inputs whose dims are freed."""
+    mask = parameters["mask"]
+    return [parameters["ids"], *([] if mask is None else mask.reads), *parameters["inputs"]]
 
 
 def _misfit(parameters: Parameters, before: Interface) -> str | None:
-    for name in filter(None, (parameters["ids"], parameters["mask"], *parameters["inputs"])):
+    for name in _inputs(parameters):
         value = before.input(name)
-        for which, size in _sizes(parameters).items():
+        for which, size in parameters["sizes"].items():
             if value is None or value.dims is None or value.dims[PLACES[which]] != size:
                 return f"{value or name} has no {which} of {size}"
     return None
 
 
 def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
-    names = _pairs(parameters, "dim")
+    names = parameters["dim"]
 
     def freed(kind: str, info: Info) -> Info | None:
         if kind == "input" and info.name in parameters["inputs"]:
@@ -87,13 +87,13 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
 
 
 def _node(parameters: Parameters, node: onnx.NodeProto) -> None:
-    for (output, place), value in _rewired(parameters).items():
+    for (output, place), value in parameters["rewired"].items():
         if node.output and node.output[0] == output and place < len(node.input):
             node.input[place] = value
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    names, follows = _pairs(parameters, "dim"), _follows(parameters)
+    names, follows = parameters["dim"], parameters["follows"]
 
     def freed(value: Value) -> Value:
         if value.dims is None:
@@ -106,10 +106,12 @@ def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> li
 
 def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
     rows, columns = map(len, (feed[parameters["ids"]], feed[parameters["ids"]].T))
-    sizes = _sizes(parameters)
+    sizes = parameters["sizes"]
     length = max(sizes.get(SEQUENCE, columns), columns)
     group = sizes.get(BATCH, rows)
-    mask = feed[parameters["mask"]] != 0 if parameters.get("mask") in feed else np.ones((rows, columns), dtype=np.bool_)
+    given = parameters["mask"]
+    known = given is not None and given.input in feed
+    mask = feed[given.input] != 0 if known else np.ones((rows, columns), dtype=np.bool_)
     by_row = {name for name, array in feed.items() if array.ndim > 1 and len(array) == rows}
     long = {name for name in by_row if name in parameters["inputs"] or feed[name].ndim > 2}
     padded = {name: _behind(array, length) if name in long else array for name, array in feed.items()}
@@ -166,16 +168,16 @@ def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
     return replace(whole, tolerance=np.where(some, tolerance, np.inf))
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["ids"]],
     makes=lambda _: [],
     value=no_value,
     outputs=_outputs,
-    check=_check,
+    read=_read,
     fields=Fields(infos=_infos, node=_node),
     through=_through,
     misfit=_misfit,
     resizes=True,
     by_run_alone=True,
-    longest=lambda p: _sizes(p).get(SEQUENCE),
+    longest=lambda p: p["sizes"].get(SEQUENCE),
 )

@@ -1,8 +1,8 @@
-"""What an edit of the interface does to the fields of its source: written on plain protobuf, sharing nothing with the edits.
+"""The changes of an edit of the interface to the fields of its source, on plain protobuf. It shares nothing with the edits.
 
-An edit of the head leaves the source's fields alone; one of the interface changes a few: an input that is gone, a value of
-another name, a dim. `declared` makes these changes to the source once more, so that the output can be held against it field by
-field: what is then still different was not declared.
+An edit of the head leaves the source's fields alone. An edit of the interface changes a few: it drops an input, renames a
+value or changes a dim. `after_fields` makes these changes to the source once more, so that the output can be compared with it
+field by field. Any other difference was not declared.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Declaring: TypeAlias = Callable[[str, Info], Info | None]
 
 @dataclass(frozen=True)
 class Fields:
-    """Each from the parameters that the file records; ``graph`` is the source's."""
+    """The changes, each a function of the recorded parameters; ``graph`` is the source's."""
 
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
-    """Values that nodes know by another name afterwards."""
+    """The new names of values."""
     infos: Callable[[Mapping[str, Any], onnx.GraphProto], Declaring] = lambda _p, _graph: lambda _kind, info: info
-    """What becomes of each ``input``, ``output`` and ``value_info``; it is gone where None. May change the one that it gets."""
+    """Changes each ``input``, ``output`` and ``value_info`` and returns it, or None if it is dropped."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
     """New inputs, behind all others."""
     initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
     """New initializers, behind all others."""
     node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
-    """What becomes of a node beside names: changes the one that it gets."""
+    """Changes a node, names aside."""
 
 
 def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
-    """``model`` with its fields as ``fields`` says. Values of ``made`` are not the source's own any more: their names stay."""
+    """Return ``model`` with its fields changed. Edits made the values of ``made``: their names stay."""
     graph, payloads = model.proto.graph, model.document.payloads
     names = {old: new for old, new in fields.names(parameters).items() if old not in made}
     declaring = fields.infos(parameters, graph)

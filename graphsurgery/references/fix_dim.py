@@ -10,23 +10,23 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import no_value
-from graphsurgery.references.numbers import number
-from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values
+from graphsurgery.references.input_edits import no_value
+from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values, number
 
 
-def _sizes(parameters: Parameters) -> dict[str, int]:
-    return {name: int(size) for name, _, size in (text.partition("=") for text in parameters["dim"])}
-
-
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
+    """Read ``dim`` as the size of each dim."""
+    sizes = {}
     for text in parameters["dim"]:
-        if not number(text.partition("=")[2]):
+        name, _, size = text.partition("=")
+        if not number(size):
             raise UnsupportedModelError(f"the recorded size {text!r} cannot be read", "make the output again")
+        sizes[name] = number(size)
+    return {**parameters, "dim": sizes}
 
 
 def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
-    sizes = _sizes(parameters)
+    sizes = parameters["dim"]
 
     def fixed(_kind: str, info: Info) -> Info:
         if info.type.WhichOneof("value") == "tensor_type":
@@ -39,7 +39,7 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    sizes = _sizes(parameters)
+    sizes = parameters["dim"]
     known = [value for value in before if value.dims is not None]
     shapes = {value.name: tuple(sizes.get(str(dim), dim) for dim in value.dims or ()) for value in known}
     return [replace(value, dims=shapes.get(value.name)) for value in before]
@@ -49,12 +49,12 @@ def _through(_parameters: Parameters, feed: Values, before: Before) -> dict[str,
     return before(feed)
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,
     outputs=_outputs,
-    check=_check,
+    read=_read,
     fields=Fields(infos=_infos),
     through=_through,
     resizes=True,

@@ -8,18 +8,19 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import check_dtype, no_value, of_type, same_outputs
-from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values, exact
+from graphsurgery.references.input_edits import check_dtype, no_value, of_type, same_outputs
+from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values, exact
 
 NUMBERS = {"int32": onnx.TensorProto.INT32, "int64": onnx.TensorProto.INT64}
 
 
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
     lists = [parameters[name] for name in ("input", "inside", "dtypes")]
     if parameters["to"] not in NUMBERS or len({len(one) for one in lists}) != 1:
         raise UnsupportedModelError("what the file records of input-type does not fit together", "make the output again")
     for dtype in parameters["dtypes"]:
         check_dtype(dtype)
+    return parameters
 
 
 def _names(parameters: Parameters) -> dict[str, str]:
@@ -47,12 +48,12 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
     return before(feed | cast) | exact(feed) | exact(inner)
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: list(p["input"]),
     makes=lambda _: [],
     value=no_value,
     outputs=same_outputs,
-    check=_check,
+    read=_read,
     fields=Fields(names=_names, infos=_infos),
     through=_through,
     misfit=_misfit,

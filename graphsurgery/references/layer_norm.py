@@ -10,7 +10,7 @@ import onnx
 from graphsurgery.errors import WeightsDifferError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, named, relative_to, resized
 from graphsurgery.references.rounding import EPSILON, allowed, lengthened, magnitude, total
 
 
@@ -30,7 +30,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 
 
 def _rounding(x: Array, scale: Array, shift: Array, errors: Array) -> tuple[Array, Array]:
-    """What float32 leaves open in y, in its own arithmetic and by ``errors`` in x."""
+    """Return the rounding errors of y in float32: those of its own arithmetic, and those that ``errors`` in x cause."""
     width, stretch = x.shape[-1], np.abs(scale) / np.sqrt(np.var(x, axis=-1, keepdims=True) + 1e-5)
     centred = magnitude(layer_norm(x, np.ones(width), np.zeros(width)))
     size = magnitude(x) + lengthened(width) * np.mean(magnitude(x), axis=-1, keepdims=True)
@@ -43,6 +43,6 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
     return [made if value.name == made.name else value for value in before]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     lambda p: [p["target"]], lambda p: [p["target"]], _value, _outputs,
 )  # fmt: skip

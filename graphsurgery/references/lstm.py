@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.references.pooling import check_mask, mask_of, mask_reads
+from graphsurgery.references.pooling import with_mask
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import (
     RELATIVE,
@@ -18,8 +18,8 @@ from graphsurgery.references.reference import (
     Array,
     Expected,
     Known,
-    Meaning,
     Parameters,
+    Reference,
     made_of_target,
     relative_to,
 )
@@ -81,7 +81,7 @@ def _tensors(parameters: Parameters, weights: RecordedWeights) -> dict[str, Arra
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, tensors = known[parameters["target"]], _tensors(parameters, known.weights)
-    m = mask_of(parameters, known, x.shape[:2])
+    m = parameters["mask"].of(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['target']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what an LSTM takes is [batch, seq, hidden]", "name another value with --target")
@@ -98,12 +98,12 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, allowed(tolerance, own, grown), own + grown, promised=tolerance)]
 
 
-MEANING = Meaning(
-    reads=lambda p: [p["target"], *mask_reads(p)],
+REFERENCE = Reference(
+    reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=made_of_target,
     saturates=True,
     mixes_positions=True,
-    check=check_mask,
+    read=with_mask,
 )

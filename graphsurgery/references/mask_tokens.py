@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.pooling import ONES, check_mask, mask_of, mask_reads
+from graphsurgery.references.pooling import with_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     UNIT,
     Array,
     Expected,
     Known,
-    Meaning,
     Parameters,
+    Reference,
     float_target,
     relative_to,
 )
@@ -27,18 +27,18 @@ def mask_row(x: Array, m: Array, skip_first: bool) -> Array:
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
-    m = mask_of(parameters, known, x.shape[:2])
+    m = parameters["mask"].of(known, x.shape[:2])
     y = np.stack([mask_row(row, mask, parameters["skip_first"]) for row, mask in zip(x, m, strict=True)])
     tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE)
     return [Expected(y, tolerance, known.rounding(parameters["target"]))]
 
 
-MEANING = Meaning(
-    reads=lambda p: [p["target"], *mask_reads(p)],
+REFERENCE = Reference(
+    reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["target"]],
     value=_value,
     outputs=float_target,
-    ignores_padding=lambda p: p["mask"] != ONES,
+    ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
-    check=check_mask,
+    read=with_mask,
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.reference import UNIT, Array, Expected, Known, Meaning, Parameters, float_target
+from graphsurgery.references.reference import UNIT, Array, Expected, Known, Parameters, Reference, float_target
 from graphsurgery.references.rounding import EPSILON, allowed, total
 
 OWN = 4 * EPSILON
-"""What a float32 norm of many dims, and the division by it, leave open in a unit vector, by its values."""
+"""The rounding of a float32 norm of many dims and of the division by it, as a share of a unit vector's values."""
 
 
 def normalize(x: Array) -> Array:
@@ -29,4 +29,4 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [unit(known[parameters["target"]], known.rounding(parameters["target"]))]
 
 
-MEANING = Meaning(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
+REFERENCE = Reference(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import check_fill, filled, filled_misfit, no_value, same_outputs
+from graphsurgery.references.input_edits import filled, filled_misfit, no_value, read_fill, same_outputs
 from graphsurgery.references.nested import computed_from
-from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values
+from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values
 
 
 def _default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.TensorProto]:
@@ -34,12 +34,12 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
     return before(feed if name in feed else feed | {name: filled(parameters, feed[parameters["like"]])})
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,
     outputs=same_outputs,
-    check=check_fill,
+    read=read_fill,
     fields=Fields(infos=_infos, initializers=_default),
     through=_through,
     misfit=filled_misfit,

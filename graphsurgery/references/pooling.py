@@ -7,6 +7,7 @@ slow, plain and with nothing in common with the graph builders.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -14,8 +15,17 @@ import onnx
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.references.fields import Fields
 from graphsurgery.references.normalize import unit
-from graphsurgery.references.numbers import number
-from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled, relative_to
+from graphsurgery.references.reference import (
+    RELATIVE,
+    Array,
+    Expected,
+    Known,
+    Parameters,
+    Reference,
+    number,
+    pooled,
+    relative_to,
+)
 from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, allowed, lengthened, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -65,27 +75,57 @@ def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
     return np.array(rows).reshape(len(x), len(modes) * x.shape[2])
 
 
-def mask_of(parameters: Parameters, known: Known, shape: tuple[int, ...]) -> Array:
-    """``m`` as a recorded mask parameter means it: an input != 0, ``ones``, or ``pad:<id>`` (ids other than that one)."""
-    spec = parameters["mask"]
-    if spec == ONES:
-        return np.full(shape, True)
-    if spec.startswith(PAD):
-        return known[parameters["ids"]] != pad_id(parameters)
-    return known[spec].astype(np.float64) != 0
+@dataclass(frozen=True)
+class RecordedMask:
+    """The mask that a file records of an edit.
+
+    It is read apart from the edits' own reading of the same text, so that no mistake is shared.
+    """
+
+    input: str | None = None
+    """The input that is not 0 at tokens."""
+    ids: str | None = None
+    """The input of token ids, if the mask is read from it."""
+    pad_id: int | None = None
+    """The id of padding, if the mask is read from the ids."""
+
+    @classmethod
+    def read(cls, parameters: Parameters) -> RecordedMask:
+        """Read an input's name, ``ones`` or ``pad:<id>``. Raise UnsupportedModelError for a ``pad:`` without id or ids."""
+        spec, ids = parameters["mask"], parameters.get("ids")
+        if spec == ONES:
+            return cls()
+        if not spec.startswith(PAD):
+            return cls(spec)
+        digits = spec.removeprefix(PAD)
+        found = number(digits.removeprefix("-"))
+        if found is None:
+            raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
+        if not isinstance(ids, str):
+            what = "the recorded mask is read from the ids, and no ids are recorded"
+            raise UnsupportedModelError(what, "make the output again")
+        return cls(ids=ids, pad_id=-found if digits.startswith("-") else found)
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether every position is a token."""
+        return not self.reads
+
+    @property
+    def reads(self) -> list[str]:
+        """The values that the mask is read from."""
+        return [name for name in (self.input, self.ids) if name is not None]
+
+    def of(self, known: Known, shape: tuple[int, ...]) -> Array:
+        """Return ``m``, true at tokens."""
+        if self.input is not None:
+            return known[self.input].astype(np.float64) != 0
+        return np.full(shape, True) if self.ids is None else known[self.ids] != self.pad_id
 
 
-def mask_reads(parameters: Parameters) -> list[str]:
-    """The values that the mask is read from."""
-    spec = parameters["mask"]
-    return [] if spec == ONES else [parameters["ids"]] if spec.startswith(PAD) else [spec]
-
-
-def pad_id(parameters: Parameters) -> int | None:
-    """The id that means padding, where the mask is read from the ids."""
-    spec = parameters.get("mask") or ""
-    found = number(spec.removeprefix(PAD).removeprefix("-")) if spec.startswith(PAD) else None
-    return -found if found is not None and spec.startswith(f"{PAD}-") else found
+def with_mask(parameters: Parameters) -> Parameters:
+    """Read ``mask`` as a `RecordedMask`."""
+    return {**parameters, "mask": RecordedMask.read(parameters)}
 
 
 def prompt_input(parameters: Parameters) -> str | None:
@@ -115,38 +155,27 @@ def without_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
     return left
 
 
-def mode_names(parameters: Parameters) -> list[str]:
-    return [part.strip() for part in parameters["mode"].split(",")]
-
-
-def check_mask(parameters: Parameters) -> None:
-    """UnsupportedModelError for a recorded mask that nothing can be read from."""
-    spec = parameters["mask"]
-    if spec.startswith(PAD) and pad_id(parameters) is None:
-        raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
-    if spec.startswith(PAD) and not isinstance(parameters.get("ids"), str):
-        raise UnsupportedModelError("the recorded mask is read from the ids, and no ids are recorded", "make the output again")
-
-
-def _check(parameters: Parameters) -> None:
-    unknown = [mode for mode in mode_names(parameters) if mode not in MODES]
+def _read(parameters: Parameters) -> Parameters:
+    """Read ``mode`` as a list of modes, and the mask."""
+    modes = [part.strip() for part in parameters["mode"].split(",")]
+    unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         what = f"there is no reference for pooling mode {unknown[0]!r}"
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
-    check_mask(parameters)
     prompt = parameters.get("skip_prompt")
     if prompt not in (None, "input") and number(prompt) is None:
         raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
+    return {**with_mask(parameters), "mode": modes}
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["hidden_state"]]
-    m = mask_of(parameters, known, x.shape[:2])
+    m = parameters["mask"].of(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
     m = without_prompt(parameters, known, m)
-    modes = mode_names(parameters)
+    modes = parameters["mode"]
     w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
     y, per_token = pool(x, m, modes, w), relative_to(np.where(m[:, :, None], x, 0))[:, :, 0]
     scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
@@ -178,7 +207,7 @@ def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
 
 
 def _scale(m: Array, mode: str, w: Array | None) -> Array:
-    """How much an error in every token weighs in what ``mode`` gives, ``[batch]``; 1 for a mean."""
+    """Return the weight of an error in every token in the result of ``mode``, ``[batch]``; 1 for a mean."""
     tokens = np.maximum(m.sum(axis=1), 1)
     if w is None or mode not in DIVIDING:
         return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))
@@ -192,14 +221,14 @@ def _token_weights(parameters: Parameters) -> list[str]:
     return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
-MEANING = Meaning(
-    reads=lambda p: [p["hidden_state"], *mask_reads(p), *_token_weights(p), *filter(None, [prompt_input(p)])],
+REFERENCE = Reference(
+    reads=lambda p: [p["hidden_state"], *p["mask"].reads, *_token_weights(p), *filter(None, [prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=pooled,
-    ignores_padding=lambda p: p["mask"] != ONES,
+    ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
     per_token=lambda p: _token_weights(p),
-    check=_check,
+    read=_read,
     fields=Fields(inputs=prompt_inputs),
 )

@@ -21,7 +21,7 @@ from graphsurgery.model.schema import tensors
 
 Array = np.ndarray
 Forms: TypeAlias = Callable[[Array], Iterable[Array]]
-"""What a stored tensor may have been in the model folder."""
+"""The forms that a stored tensor may have had in the model folder."""
 
 
 def as_stored(tensor: Array) -> Iterable[Array]:

@@ -1,4 +1,4 @@
-"""What an edit means: from the parameters that a file records of it to the values that its outputs must have, and how exactly.
+"""The reference of an edit: the values that its outputs must have, and how exactly, by the parameters that a file records.
 
 Tolerances (float32 head against float64 reference): 1e-5 * max(1, max|x|) over a row, 1e-6 for unit vectors.
 """
@@ -19,7 +19,12 @@ from graphsurgery.references.recorded_weights import RecordedWeights
 
 RELATIVE, UNIT = tolerance.RELATIVE, tolerance.UNIT
 LITERAL = "a number"
-"""Stands for any literal size in a promised dim: a made output's width is compared with what a run gives."""
+"""Any literal size in a promised dim: the width of an output is compared with what a run gives."""
+MOST_DIGITS = 10
+"""More than any size or token id has; Python refuses to read thousands of them."""
+MOST_TOKENS = 1 << 20
+"""Rows times positions at most: what a forged record says beyond that is not run."""
+
 Array = np.ndarray
 Values = dict[str, Array]
 Parameters = Mapping[str, Any]
@@ -27,32 +32,31 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a value must be: ``values``, each within ``tolerance`` (which broadcasts against them)."""
+    """An expected value: ``values``, each to within ``tolerance``, which broadcasts against them."""
 
     values: Array
     tolerance: Array
     rounding: Array | None = None
-    """What float32 leaves open in each of the values (broadcast), however small they are: brought to length one, that grows.
-    None: nothing."""
+    """The rounding errors of float32 in the values (broadcast), however small. Normalisation magnifies them. None: no error."""
     output: Array | None = None
-    """Of a value that no edit made and that the source gives as an output: that output, which may be rounded."""
+    """The source's own output, which may be rounded, if no edit made the value and the source gives it as an output."""
     promised: Array | float | None = None
-    """The tolerance that the edit has by itself, where float32 may leave more open in a chain; None: ``tolerance``."""
+    """The tolerance of the edit by itself, if rounding in a chain widens ``tolerance``; None: ``tolerance``."""
 
 
 Before: TypeAlias = Callable[[Values], dict[str, Expected]]
-"""What a model gives for a feed: its inputs, what it gives, and what references read of it, by name."""
+"""From a feed to a model's values by name: its inputs, its outputs, and those that references read."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a reference starts from: the source's values, what the steps before it made, and the weights that were recorded."""
+    """The values that a reference starts from: the source's, those that earlier steps made, and the recorded weights."""
 
     expected: Mapping[str, Expected]
     weights: RecordedWeights = field(default_factory=RecordedWeights)
 
     def __getitem__(self, name: str) -> Array:
-        """The value ``name`` in float64 where it is one of floats; KeyError when there is none."""
+        """Return the value ``name``, floats in float64. KeyError if there is none."""
         values = self.expected[name].values
         return values if values.dtype.kind in "biu" else np.asarray(values, dtype=np.float64)
 
@@ -60,57 +64,65 @@ class Known:
         return name in self.expected
 
     def rounding(self, name: str) -> Array:
-        """What float32 leaves open in each value of ``name``; 0 unless a step before said otherwise."""
+        """Return the rounding errors of float32 in ``name``; 0 unless an earlier step gave others."""
         one = self.expected[name]
         return np.broadcast_to(np.array(0.0) if one.rounding is None else one.rounding, one.values.shape)
 
     def tolerance(self, name: str) -> Array:
-        """How exactly ``name`` is known; 0 for the source's own values."""
+        """Return the tolerance of ``name``; 0 for the source's own values."""
         return np.broadcast_to(self.expected[name].tolerance, self.expected[name].values.shape)
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What an edit means. Everything is a function of the parameters that the file records, which are of the types that
-    `record_types` lists."""
+class Reference:
+    """The reference of an edit: what it must compute.
+
+    Everything is a function of the parameters that the file records, as `read` gives them.
+    """
 
     reads: Callable[[Parameters], list[str]]
-    """Values of the graph that it starts from."""
+    """The values of the graph that it reads."""
     makes: Callable[[Parameters], list[str]]
-    """Values that it makes, in the order of ``value``."""
+    """The values that it makes, in the order of ``value``."""
     value: Callable[[Parameters, Known], list[Expected]]
-    """The reference."""
+    """Computes them."""
     outputs: Callable[[Parameters, Sequence[Value], Dim], list[Value]]
-    """The graph's outputs after it, from those before it and the batch dim of what it reads."""
+    """The graph's outputs after it, given those before it and the batch dim of the first value that it reads."""
     ignores_padding: Callable[[Parameters], bool] = lambda _: False
-    """Whether what stands at padded positions must make no difference."""
+    """Whether the values at padded positions must make no difference."""
     multiplies: bool = True
     """Whether it multiplies its values with each other or with weights, so that the largest floats would overflow."""
     saturates: bool = False
     """Whether it bends what it multiplied, as sigmoids do, so that of large values only their rounding would be compared."""
     mixes_positions: bool = False
-    """Whether a position's value comes from other positions as well: what stands at padding then reaches the tokens."""
+    """Whether a position's value depends on other positions: values at padding then reach the tokens."""
     looks_up: bool = False
     """Whether it looks ids up in a table, which has rows for the vocabulary alone."""
     per_token: Callable[[Parameters], list[str]] = lambda _: []
-    """Those of the values it reads that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
-    check: Callable[[Parameters], None] = lambda _: None
-    """Raises UnsupportedModelError for parameters that there is no reference for."""
+    """The values that it reads with one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
+    read: Callable[[Parameters], Parameters] = lambda parameters: parameters
+    """Read the texts among the recorded parameters, which have the types that `record_types` lists. Called once for each step.
+    Raises UnsupportedModelError for parameters that have no reference."""
     fields: Fields | None = None
-    """What it does to the fields of the source, where it does not leave them alone: inputs, names, dims."""
+    """Its changes to the fields of the source, if any: inputs, names, dims."""
     through: Callable[[Parameters, Values, Before], dict[str, Expected]] | None = None
-    """Of an edit of the interface, in place of ``value``: what the model gives for a feed after it, from what the model before
-    it gives for feeds of its own."""
+    """For an edit of the interface, instead of ``value``: computes the model's values for a feed after the edit. It may ask the
+    model before the edit for its values for other feeds."""
     inside: Callable[[Parameters], dict[str, str]] = lambda _: {}
     """Values that its nodes make for the nodes of the source, and the inputs of the source whose place they take."""
     misfit: Callable[[Parameters, Interface], str | None] = lambda _parameters, _before: None
-    """How what the file records of it does not fit the interface before it, in words; None where it does."""
+    """Says how its record does not fit the interface before it; None if it does."""
     resizes: bool = False
     """Whether it declares other dims, so that ONNX Runtime may compute the same in another order."""
     longest: Callable[[Parameters], int | None] = lambda _: None
-    """The longest sequence on which the source can tell what it means, where that is limited."""
+    """The longest sequence on which the source can be run for comparison, if that is limited."""
     by_run_alone: bool = False
-    """Whether only a run can tell that the source's nodes take what it does to the interface."""
+    """Whether only a run can tell that the source's nodes work with the changed interface."""
+
+
+def number(text: str) -> int | None:
+    """Return the number from 0 on that ``text`` is; None if it is none, or has too many digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def exact(values: Values) -> dict[str, Expected]:

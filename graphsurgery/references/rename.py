@@ -11,24 +11,22 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.inputs import no_value
-from graphsurgery.references.reference import Before, Expected, Meaning, Parameters, Values
+from graphsurgery.references.input_edits import no_value
+from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values
 
 WORD = re.compile(r"\w+", re.ASCII)
 
 
+def _read(parameters: Parameters) -> Parameters:
+    """Read ``name`` and ``dim`` as the new names of old ones."""
+    return {**parameters, "name": _pairs(parameters["name"]), "dim": _pairs(parameters["dim"])}
+
+
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    return {old: new for old, _, new in (text.partition("=") for text in texts)}
-
-
-def _names(parameters: Parameters) -> dict[str, str]:
-    return _pairs(parameters["name"])
-
-
-def _check(parameters: Parameters) -> None:
-    for text in (*parameters["name"], *parameters["dim"]):
+    for text in texts:
         if not all(text.partition("=")):
             raise UnsupportedModelError(f"the recorded new name {text!r} cannot be read", "make the output again")
+    return {old: new for old, _, new in (text.partition("=") for text in texts)}
 
 
 def _symbol(dims: dict[str, str], symbol: str) -> str:
@@ -36,7 +34,7 @@ def _symbol(dims: dict[str, str], symbol: str) -> str:
 
 
 def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
-    names, dims = _names(parameters), _pairs(parameters["dim"])
+    names, dims = parameters["name"], parameters["dim"]
 
     def renamed(_kind: str, info: Info) -> Info:
         if info.name in names:
@@ -51,7 +49,7 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    names, dims = _names(parameters), _pairs(parameters["dim"])
+    names, dims = parameters["name"], parameters["dim"]
 
     def renamed(value: Value) -> Value:
         shape = value.dims and tuple(_symbol(dims, dim) if isinstance(dim, str) else dim for dim in value.dims)
@@ -61,25 +59,25 @@ def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> li
 
 
 def _misfit(parameters: Parameters, before: Interface) -> str | None:
-    """Of inputs: outputs that an edit makes are not looked up, for these are held against the reference."""
-    taken = [new for new in _names(parameters).values() if before.input(new) is not None]
+    """Look at inputs alone: outputs that an edit makes are held against the reference."""
+    taken = [new for new in parameters["name"].values() if before.input(new) is not None]
     return f"there is an input {taken[0]!r} already" if taken else None
 
 
 def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
-    new = _names(parameters)
+    new = parameters["name"]
     old = {name: one for one, name in new.items()}
     found = before({old.get(name, name): array for name, array in feed.items()})
     return {new.get(name, name): one for name, one in found.items()}
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
     value=no_value,
     outputs=_outputs,
-    check=_check,
-    fields=Fields(names=_names, infos=_infos),
+    read=_read,
+    fields=Fields(names=lambda p: dict(p["name"]), infos=_infos),
     through=_through,
     misfit=_misfit,
 )

@@ -1,8 +1,8 @@
-"""What float32 leaves open in a chain of edits, value by value: what one edit rounds, the next one may magnify.
+"""Rounding errors of float32 in a chain of edits, value by value: an edit may magnify the rounding of the one before it.
 
-Errors are absolute, in the shape of the values that they are of. Each edit says what its ``own`` arithmetic leaves open, and to
-what the errors of its input have ``grown``. Where both together are more than the promised tolerance, they take its place:
-float32 can do no better. The source's own values are exact, so an edit by itself is held to the promised tolerance alone.
+Errors are absolute and have the shape of their values. Each edit gives the errors of its ``own`` arithmetic, and those that
+the errors of its input have ``grown`` to. If both together are more than the promised tolerance, they take its place: float32
+can do no better. The source's own values are exact, so an edit by itself is held to the promised tolerance alone.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ def lengthened(terms: int) -> float:
 
 
 def magnitude(x: Array) -> Array:
-    """|x|, and 0 where x is not finite: there nothing is compared."""
+    """Return |x|, and 0 where x is not finite, because nothing is compared there."""
     return np.where(np.isfinite(x), np.abs(x), 0)
 
 
 def through(errors: Array, weight: Array) -> Array:
-    """What ``errors [..., in]`` come to in a linear layer, ``weight [out, in]`` -> ``[..., out]``: the sum of all, or what they
-    come to when they do not all point the same way."""
+    """Return the errors that ``errors [..., in]`` cause behind a linear layer, ``weight [out, in]`` -> ``[..., out]``. They are
+    the sum of all, or less if not all of them can point the same way."""
     return together(errors @ np.abs(weight).T, np.square(errors) @ np.square(weight).T)
 
 
 def total(errors: Array) -> Array:
-    """What ``errors [..., n]`` come to in their sum, ``[..., 1]``."""
+    """Return the error of a sum, ``[..., 1]``, from those of its terms, ``errors [..., n]``."""
     return together(np.sum(errors, axis=-1, keepdims=True), np.sum(np.square(errors), axis=-1, keepdims=True))
 
 
 def together(sums: Array, squares: Array) -> Array:
-    """The error of sums, from the sums of their terms' errors and of the squares of these."""
+    """Return the error of sums, given the sums of their terms' errors and those of the squares of these."""
     return np.minimum(sums, SPREAD * np.sqrt(squares))
 
 
 def allowed(promised: Array | float, own: Array, grown: Array) -> Array:
-    """``promised``, or what the edit's ``own`` rounding and what has ``grown`` in a chain come to, where that is more."""
+    """Return ``promised``, or in a chain ``own`` rounding plus ``grown`` (the magnified one), if that is more."""
     return np.where(grown > 0, np.maximum(promised, own + grown), promised)

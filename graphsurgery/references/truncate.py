@@ -10,24 +10,32 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.normalize import unit
-from graphsurgery.references.numbers import number
-from graphsurgery.references.reference import RELATIVE, UNIT, Expected, Known, Meaning, Parameters, named, relative_to, resized
+from graphsurgery.references.reference import (
+    RELATIVE,
+    UNIT,
+    Expected,
+    Known,
+    Parameters,
+    Reference,
+    named,
+    number,
+    relative_to,
+    resized,
+)
 
 
-def _dims(parameters: Parameters) -> list[int]:
-    return [int(part) for part in parameters["dim"].split(",")]
-
-
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
+    """Read ``dim`` as a list of numbers."""
     dims = [number(part) for part in parameters["dim"].split(",")]
     if not all(dims) or len(set(dims)) < len(dims):
         raise UnsupportedModelError(
             f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
         )
+    return {**parameters, "dim": dims}
 
 
 def _made(parameters: Parameters) -> list[str]:
-    dims = _dims(parameters)
+    dims = parameters["dim"]
     return [parameters["target"] if len(dims) == 1 else f"{parameters['target']}_{dim}" for dim in dims]
 
 
@@ -35,21 +43,21 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, rounding = known[parameters["target"]], known.rounding(parameters["target"])
     tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
     if parameters["keep_length"]:
-        return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
-    return [unit(x[..., :dim], rounding[..., :dim]) for dim in _dims(parameters)]
+        return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
+    return [unit(x[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
 
 
 def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    target, dims = parameters["target"], _dims(parameters)
+    target, dims = parameters["target"], parameters["dim"]
     whole = named(before, target)
     cut = [resized(whole, name, onnx.TensorProto.FLOAT, dim) for name, dim in zip(_made(parameters), dims, strict=True)]
     return [cut[0] if value.name == target else value for value in before] if len(dims) == 1 else [*before, *cut]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=_made,
     value=_value,
     outputs=_outputs,
-    check=_check,
+    read=_read,
 )

@@ -6,8 +6,17 @@ import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.pooling import check_mask, mask_of, mask_reads
-from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.pooling import with_mask
+from graphsurgery.references.reference import (
+    RELATIVE,
+    Array,
+    Expected,
+    Known,
+    Parameters,
+    Reference,
+    made_of_target,
+    relative_to,
+)
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude
 
 
@@ -23,7 +32,7 @@ def weigh_row(x: Array, m: Array, w: Array) -> Array:
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x, ids, tensors = known[parameters["target"]], known[parameters["ids"]], recorded(parameters, known.weights)
-    m = mask_of(parameters, known, x.shape[:2])
+    m = parameters["mask"].of(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2] or ids.shape != m.shape:
         what = f"{parameters['target']} is {list(x.shape)}, the mask {list(m.shape)}, the ids {list(ids.shape)}"
         raise NothingToPoolError(f"{what}: what is weighed is [batch, seq, hidden]", "name another value with --target")
@@ -40,12 +49,12 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [weighed, Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
-MEANING = Meaning(
-    reads=lambda p: [p["target"], p["ids"], *(name for name in mask_reads(p) if name != p["ids"])],
+REFERENCE = Reference(
+    reads=lambda p: [p["target"], p["ids"], *(name for name in p["mask"].reads if name != p["ids"])],
     makes=lambda p: [p["output_name"], p["token_weights"]],
     value=_value,
     outputs=made_of_target,
-    ignores_padding=lambda p: p["mask"] != "ones",
+    ignores_padding=lambda p: not p["mask"].is_everywhere,
     looks_up=True,
-    check=check_mask,
+    read=with_mask,
 )  # fmt: skip

@@ -26,7 +26,7 @@ from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads
 from graphsurgery.model.splice import spliced
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.references.normalize import normalize
 from graphsurgery.references.pooling import MODES, pool
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -101,7 +101,7 @@ class ReattachHead(Rewrite):
 
 def _recognised(model: Model, hidden: str) -> Head:
     """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
-    drawer, session = drawer_of(model, []), open_session(model)
+    drawer, session = feeds_for(model), open_session(model)
     candidates: list[Head] | None = None
     for mask in (mask for kind, masks in drawer.kinds() if kind in COMPARED for mask in masks):
         feed = drawer.feed(mask, seed=0)

@@ -20,10 +20,11 @@ def measured_width(model: Model, hidden: HiddenState) -> int:
         session = open_session(model, extra_outputs=[hidden.name])
         found = session.run(drawer.feed(blank_mask(drawer), seed=0), [hidden.name])[hidden.name]
     except GraphSurgeryError as error:
-        raise UnsupportedModelError(f"{purpose}, and running the model failed: {error}", error.advice) from error
+        raise UnsupportedModelError(f"{purpose}, and running the model failed: {error}", error.advice, error.options) from error
     if found.ndim != 3 or not np.issubdtype(found.dtype, np.floating):
         raise UnsupportedModelError(
             f"{hidden.name} is {found.dtype} of shape {list(found.shape)} when run; what is pooled is [batch, seq, hidden]",
             "name another value with --hidden-state",
+            ("--hidden-state",),
         )
     return int(found.shape[-1])

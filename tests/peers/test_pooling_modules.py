@@ -20,7 +20,7 @@ from optimum.exporters.onnx import main_export
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 import graphsurgery
-from graphsurgery.errors import AlreadyPooledError
+from graphsurgery.errors import AlreadyAppliedError
 
 KINDS = ("right", "left", "mixed", "holes", "single", "one", "solo", "text")
 SIX = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -167,9 +167,9 @@ def test_optimums_own_pooled_export_is_refused(minilm, tmp_path, command_line):
     main_export(str(minilm), tmp_path, task="sentence-similarity", library_name="sentence_transformers", do_validation=False)
     source = tmp_path / "model.onnx"
     assert [value.name for value in graphsurgery.load(source).interface.outputs] == ["token_embeddings", "sentence_embedding"]
-    with pytest.raises(AlreadyPooledError, match="already pools"):
+    with pytest.raises(AlreadyAppliedError, match="already pools"):
         graphsurgery.add_pooling(source, mode="mean")
     code, report = command_line("add-pooling", source, "--mode", "mean", "-o", tmp_path / "again.onnx")
-    assert code == 2 and report["error"]["type"] == "AlreadyPooledError" and report["error"]["advice"]
+    assert code == 2 and report["error"]["type"] == "AlreadyAppliedError" and report["error"]["advice"]
     assert not (tmp_path / "again.onnx").exists()
     assert graphsurgery.inspect(source).pools

@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 import graphsurgery
 from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.loading import load
-from graphsurgery.proof.drawing import drawer_of
+from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.rewrites.simplify.simplify import simplify
 from graphsurgery.runtime.session import Session
 
@@ -57,7 +57,7 @@ RUNNERS = {"OpenVINO": in_openvino, "reference evaluator": in_reference}
 
 def feeds_of(path: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Feeds of every kind: ragged, left-padded and holed batches, single tokens, one row, long rows, an empty one."""
-    drawer = drawer_of(load(path), [])
+    drawer = feeds_for(load(path))
     return [(kind, drawer.feed(mask, seed)) for seed, (kind, masks) in enumerate(drawer.kinds()) for mask in masks]
 
 

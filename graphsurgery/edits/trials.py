@@ -1,4 +1,4 @@
-"""Trying out whether a graph takes other batch and sequence sizes than those that were baked into it."""
+"""Trials: whether a model gives the same numbers after a change of its inputs as before it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.edits.baked_dims import BATCH, SEQUENCE
 from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.session import Session, open_session
 
-FAR = 1e-3
+FAR_SIZES, FAR_DEFAULT = 1e-3, 1e-4
+"""How far numbers may be apart, as a share of max(1, |wanted|): at other sizes, and with a default in an input's place."""
 Arrays = dict[str, np.ndarray]
+
+
+def count_agreeing(found: np.ndarray, wanted: np.ndarray, far: float) -> int | None:
+    """Count the numbers of ``found`` that agree with ``wanted`` to ``far`` times max(1, |wanted|).
+
+    Return None if the shapes or any of the numbers differ. Numbers that are not finite in ``wanted`` are left out, because NaN
+    agrees with nothing. So 0 means that nothing was compared.
+    """
+    if found.shape != wanted.shape:
+        return None
+    finite = np.isfinite(wanted) if wanted.dtype.kind in "fV" else np.ones(wanted.shape, dtype=np.bool_)
+    one, other = (array[finite].astype(np.float64) for array in (found, wanted))
+    same = bool(np.all(np.abs(one - other) <= far * np.maximum(1, np.abs(other))))  # False for a NaN
+    return int(finite.sum()) if same else None
+
+
+def why_nothing(agreed: Mapping[str, int]) -> str | None:
+    """Say why a trial tells nothing, given how many numbers of each output agreed. None if some of every output did."""
+    lost = next((name for name, count in agreed.items() if not count), None)
+    return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it: ``reason`` says why the sizes are still baked in, None where they are not; ``follows`` has the outputs'
-    dims that are the batch or the sequence, as ``output``, axis and which."""
+    """The result of a trial of sizes.
+
+    ``reason`` says why the sizes are still baked in; None if they are free. ``follows`` lists the dims of outputs that are the
+    batch or the sequence: the output, the axis, and which of the two.
+    """
 
     reason: str | None
     follows: tuple[tuple[str, int, str], ...] = ()
 
 
-def tried(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -> Trial:
-    """Run both, ``source`` at its own sizes on rows that are padded with the mask, and compare tokens."""
+def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -> Trial:
+    """Run both models and compare tokens. ``source`` runs at its own sizes, on rows that are padded with the mask."""
     try:
         before = open_session(source)
     except GraphSurgeryError as error:
@@ -59,12 +83,12 @@ def tried(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -
                 return Trial(f"at {rows} x {columns}, {name} is not what the model gives at its own size")
             agreed[name] += same
     return Trial(
-        nothing_compared(agreed), tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1)
+        why_nothing(agreed), tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1)
     )
 
 
 def _shapes(drawer: Drawer, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Batch and sequence sizes to try, all different from each other where both are free."""
+    """Return the batch and sequence sizes to try. They differ from each other if both are free."""
     length = sizes.get(SEQUENCE, drawer.fixed_sequence or 6)
     columns = sorted({1, max(length // 2, 1), max(length - 1, 1), length}) if SEQUENCE in sizes else [length]
     batch = sizes.get(BATCH, drawer.fixed_batch or 3)
@@ -73,7 +97,7 @@ def _shapes(drawer: Drawer, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
 
 
 def _mask(rows: int, columns: int) -> np.ndarray:
-    """Rows of ever fewer tokens, one less than there are positions at first; every other row is padded in front."""
+    """Make rows of ever fewer tokens, starting with one less than there are positions. Every other row is padded in front."""
     lengths = np.maximum(columns - 1 - np.arange(rows), 1)
     mask = np.arange(columns)[None, :] < lengths[:, None]
     mask[1::2] = mask[1::2, ::-1].copy()
@@ -94,9 +118,34 @@ def _at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[st
 
 
 def _same(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> int | None:
-    """How many numbers agree at tokens, None where one differs; what is not one value per token has to agree as it is."""
+    """Count the numbers that agree at tokens; None if one differs. An output without tokens has to agree as a whole."""
     if found.ndim > 1 and found.shape != wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[:, :columns][mask]
     if found.ndim > 1 and found.shape == wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[mask]
-    return agreement(found, wanted, FAR)
+    return count_agreeing(found, wanted, FAR_SIZES)
+
+
+def why_no_default(model: Model, after: Model, roles: Roles, value: Value, number: int) -> str | None:
+    """Say why the default ``number`` in ``after`` does not do what the input ``value`` does on a few texts; or None."""
+    drawer = Drawer.of(model, roles)
+    try:
+        source = open_session(model)
+    except GraphSurgeryError as error:
+        return f"that has to be tried, and the model does not run: {error}"
+    try:
+        made = open_session(after)
+        agreed: Counter[str] = Counter()
+        for seed, mask in enumerate(mask for _, masks in drawer.kinds() for mask in masks):
+            given = drawer.feed(mask, seed)
+            given[value.name] = np.full_like(given[value.name], number)
+            wanted = source.run(given)
+            found = made.run({name: array for name, array in given.items() if name != value.name})
+            for name, one in found.items():
+                same = count_agreeing(one, wanted[name], FAR_DEFAULT)
+                if same is None:
+                    return f"{name} is another with the default in its place, so the graph does not only broadcast it"
+                agreed[name] += same
+    except GraphSurgeryError as error:
+        return f"with a default of [1, 1], {error}"
+    return why_nothing(agreed)

@@ -19,6 +19,9 @@ FLOAT, BOOL, INT32, INT64, INT8, UINT8 = (
     getattr(onnx.TensorProto, name) for name in ("FLOAT", "BOOL", "INT32", "INT64", "INT8", "UINT8")
 )
 
+SMALLEST_NORM = 1e-12
+"""Least divisor, as in ``torch.nn.functional.normalize``."""
+
 
 class Operators:
     """Appends nodes named ``<scope>/<name>`` to a draft."""
@@ -53,3 +56,15 @@ class Operators:
         if self.draft.opset < since:
             return self.node(op, x, name=name, axes=[axis], **attrs)
         return self.node(op, x, self.constant([axis], np.int64, f"{name}/axes"), name=name, **attrs)
+
+
+def l2_normalize(ops: Operators, x: gs.Tensor) -> gs.Variable:
+    """Build ``x [..., dim]`` float32 -> x / max(norm2(x), 1e-12), norm2(x) = sqrt(sum x^2) over dim.
+
+    ReduceSum and Sqrt, not ReduceL2, which defeats symbolic shape inference. As in float32 everywhere, squares overflow above
+    1.8e19 and vanish below 1e-23.
+    """
+    squares = ops.node("Mul", x, x, name="squares")
+    norm = ops.node("Sqrt", ops.reduce_sum(squares, -1, "sum", keepdims=True), name="norm")
+    divisor = ops.node("Max", norm, ops.constant(SMALLEST_NORM, np.float32, "smallest"), name="divisor")
+    return ops.node("Div", x, divisor, name="unit")

@@ -16,8 +16,8 @@ from graphsurgery.references.reference import (
     Array,
     Expected,
     Known,
-    Meaning,
     Parameters,
+    Reference,
     named,
     relative_to,
     resized,
@@ -26,11 +26,12 @@ from graphsurgery.references.reference import (
 SIGNED = {"int8": True, "uint8": False, "binary": True, "ubinary": False}
 
 
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
     if parameters["to"] not in SIGNED:
         raise UnsupportedModelError(
             f"there is no reference for precision {parameters['to']!r}", "a newer graphsurgery may have one"
         )
+    return parameters
 
 
 def by_ranges(x: Array, slack: Array, ranges: Array) -> Expected:
@@ -80,10 +81,10 @@ def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> lis
     return [made if value.name == made.name else value for value in before]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["target"]],
     value=_value,
     outputs=_outputs,
-    check=_check,
+    read=_read,
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.reference import Array, Expected, Known, Meaning, Parameters, made_of_target, relative_to
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
 from graphsurgery.references.rounding import EPSILON, allowed, magnitude
 
 
@@ -41,7 +41,7 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, allowed(tolerance, own, grown), own + grown, promised=tolerance)]
 
 
-MEANING = Meaning(
+REFERENCE = Reference(
     reads=lambda p: list(dict.fromkeys([*_layers(p), p["target"]])),
     makes=lambda p: [p["output_name"]],
     value=_value,

@@ -10,10 +10,9 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.inference import value_in
-from graphsurgery.references.chain import inside, made_by
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.nested import every_node
 
 
@@ -27,9 +26,9 @@ class Head:
 
 
 def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
-    """What was added to ``output``, alone; the values ``also`` are given as well.
+    """Extract the nodes that were added to ``output``. The model gives the values ``also`` as well.
 
-    UnsupportedModelError when nothing was added, or when it leads to no output.
+    Raise UnsupportedModelError if nothing was added, or if it leads to no output.
     """
     given = [info for info in output.proto.graph.output if info.name in changed.made]
     given += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
@@ -52,7 +51,7 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
 
 
 def _typed(model: Model, name: str) -> Value:
-    """A value that the head takes, with its type; float32 where nothing tells.
+    """Return a value that the head takes, with its type; float32 if nothing tells it.
 
     Behind operators that onnx does not know, the dims are those that the model declares.
     """
@@ -66,7 +65,7 @@ def _complete(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
-    """The nodes with the large tensors in their attributes read in."""
+    """Return the nodes with the large tensors in their attributes read in."""
     done = []
     for node in nodes:
         copy = onnx.NodeProto()
@@ -78,7 +77,7 @@ def _complete_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onn
     return done
 
 
-def added_values(output: Model, steps: Sequence[Step], changed: Difference) -> set[str]:
-    """What nodes that were added have to make: outputs, and values that nodes of the source take in place of inputs."""
+def added_values(output: Model, chain: Chain, changed: Difference) -> frozenset[str]:
+    """Return the values that added nodes have to make: outputs, and values that nodes of the source take instead of inputs."""
     taken = {name for node in every_node(output.proto.graph) for name in node.input}
-    return made_by(steps) | {name for name in inside(steps) if name in taken or name in changed.made}
+    return chain.made | {name for name in chain.inside if name in taken or name in changed.made}

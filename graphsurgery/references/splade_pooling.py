@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
-from graphsurgery.references.pooling import ONES, check_mask, mask_of, mask_reads
-from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Meaning, Parameters, pooled
+from graphsurgery.references.pooling import with_mask
+from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Parameters, Reference, pooled
 
 STRATEGIES = ("max", "sum")
 ROUNDING = 2e-7
-"""What float32 leaves open in log(1 + x), which is 0 where x is below half of that."""
+"""The rounding of float32 in log(1 + x), which is 0 for x below half of that."""
 ACTIVATIONS = {
     "relu": lambda x: np.log1p(np.maximum(x, 0)),
     "log1p_relu": lambda x: np.log1p(np.log1p(np.maximum(x, 0))),
@@ -33,17 +33,17 @@ def splade(x: Array, m: Array, strategy: str, activation: str) -> Array:
     return np.array(rows).reshape(len(x), x.shape[2])
 
 
-def _check(parameters: Parameters) -> None:
+def _read(parameters: Parameters) -> Parameters:
     for name, known in (("strategy", STRATEGIES), ("activation", ACTIVATIONS)):
         if parameters[name] not in known:
             what = f"there is no reference for the {name} {parameters[name]!r}"
             raise UnsupportedModelError(what, "a newer graphsurgery may have one")
-    check_mask(parameters)
+    return with_mask(parameters)
 
 
 def _value(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
-    m = mask_of(parameters, known, x.shape[:2])
+    m = parameters["mask"].of(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['target']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, vocabulary]", "name other scores with --target")
@@ -55,12 +55,12 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     return [Expected(y, tolerance, over_tokens)]
 
 
-MEANING = Meaning(
-    reads=lambda p: [p["target"], *mask_reads(p)],
+REFERENCE = Reference(
+    reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["output_name"]],
     value=_value,
     outputs=pooled,
-    ignores_padding=lambda p: p["mask"] != ONES,
+    ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
-    check=_check,
+    read=_read,
 )

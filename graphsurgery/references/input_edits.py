@@ -1,4 +1,4 @@
-"""What edits of inputs share."""
+"""Parts of the references of edits of inputs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ DTYPES = (
 
 
 def no_value(_parameters: Parameters, _known: Known) -> list[Expected]:
-    """For edits that make no value of their own."""
+    """The reference of an edit that makes no value of its own."""
     return []
 
 
 def same_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    """For edits that leave the outputs alone."""
+    """The outputs of an edit that leaves them alone."""
     return list(before)
 
 
 def filled(parameters: Parameters, like: Array) -> Array:
-    """What an input is that is not given: 0 or 1 everywhere, or each position's number, for ``like [batch, seq]``."""
+    """Make an input that is not given, in the shape of ``like [batch, seq]``: 0 or 1 everywhere, or each position's number."""
     rows, columns = like.shape
     row = {"zeros": [0] * columns, "ones": [1] * columns, "positions": list(range(columns))}[parameters["fill"]]
     return np.array([row] * rows).reshape(rows, columns).astype(parameters["dtype"])
 
 
 def of_type(interface: Interface, name: str, dtype: str) -> str | None:
-    """How the input ``name`` is not one of that element type."""
+    """Say why ``name`` is no input of that element type; None if it is one."""
     value = interface.input(name)
     if value is None:
         return f"there is no input {name!r}"
@@ -43,20 +43,21 @@ def of_type(interface: Interface, name: str, dtype: str) -> str | None:
 
 
 def filled_misfit(parameters: Parameters, before: Interface) -> str | None:
-    """How an input and the one whose shape it has are not there as recorded."""
+    """Say how an input, or the one that gives it its shape, is not there as recorded; None if both are."""
     if before.input(parameters["like"]) is None:
         return f"there is no input {parameters['like']!r}"
     return of_type(before, parameters["input"], parameters["dtype"])
 
 
-def check_fill(parameters: Parameters) -> None:
-    """UnsupportedModelError for what no input can be filled with."""
+def read_fill(parameters: Parameters) -> Parameters:
+    """Raise UnsupportedModelError for a fill that has no reference."""
     if parameters["fill"] not in FILLS:
         raise UnsupportedModelError(f"there is no reference for {parameters['fill']!r}", "a newer graphsurgery may have one")
     check_dtype(parameters["dtype"])
+    return parameters
 
 
 def check_dtype(name: str) -> None:
-    """UnsupportedModelError for what is no element type of an input."""
+    """Raise UnsupportedModelError if ``name`` is no element type of an input."""
     if name not in DTYPES:
         raise UnsupportedModelError(f"the recorded element type {name!r} is not known", "make the output again")

@@ -1,4 +1,4 @@
-"""What an output must give: the source's own run, and what the recorded edits mean."""
+"""The expected outputs of a file: from the source's own run and the references of the recorded edits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import onnx
 
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
-from graphsurgery.model.provenance import Step
 from graphsurgery.proof.inference import value_in
-from graphsurgery.references.chain import after, made_by, origin, starts
+from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import RELATIVE, Expected, Values, exact
 from graphsurgery.runtime.session import Session, open_session
@@ -21,19 +20,19 @@ HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
-class Source:
-    """The source, loaded so that it gives what the reference starts from."""
+class OpenedSource:
+    """The source, loaded so that it gives the values that the references start from."""
 
     session: Session
     plain: tuple[str, ...]
-    """Values that it gives as they are."""
+    """Values that it gives unchanged."""
     negated: dict[str, str]
-    """Values that it gives in float32 and negated, and what it calls that."""
+    """Values that it gives in float32 and negated, and the names of these."""
     kept: tuple[str, ...]
-    """Its outputs that are outputs still, under whatever name."""
+    """Its outputs that the file still gives, under whatever name."""
 
     def __call__(self, feed: Values) -> dict[str, Expected]:
-        """What the reference starts from: what was fed, inner values, and kept outputs of numbers."""
+        """Return the values that the references start from: the feed, inner values, and kept outputs of numbers."""
         found = self.session.run(feed, list(dict.fromkeys([*self.plain, *self.negated.values(), *self.kept])))
         starting = {name: found[name] for name in self.plain} | {name: -found[given] for name, given in self.negated.items()}
         values = exact(feed | starting)
@@ -45,17 +44,17 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What the outputs of a file must be for a feed of its own."""
+class ExpectedOutputs:
+    """The values that the outputs of a file must have, for any feed of the file."""
 
-    source: Source
-    steps: Sequence[Step]
+    source: OpenedSource
+    chain: Chain
     weights: RecordedWeights
 
     def __call__(self, feed: Values, outputs: Sequence[str]) -> dict[str, Expected]:
-        """Each output that the steps make, or that is the source's: then equal to 1e-5 * max(1, |x|)."""
-        made, expected = made_by(self.steps), {}
-        for name, one in after(self.steps, self.source, self.weights)(feed).items():
+        """Return each of the ``outputs`` that the edits make, and those of the source, to 1e-5 * max(1, |x|)."""
+        made, expected = self.chain.made, {}
+        for name, one in self.chain.after(self.source, self.weights)(feed).items():
             if name in outputs and one.output is not None:
                 kept = RELATIVE * np.maximum(1, np.abs(one.output.astype(np.float64)))
                 expected[name] = Expected(one.output, np.maximum(kept, one.tolerance))
@@ -64,21 +63,24 @@ class Reference:
         return expected
 
 
-def open_source(source: Model, output: Model, steps: Sequence[Step], plain_run: bool = False) -> Source:
-    """The source, giving what ``steps`` read of it. Raises UnsupportedModelError or MissingDataError when ONNX Runtime cannot.
+def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = False) -> OpenedSource:
+    """Open the source so that it gives the values which ``chain`` reads.
 
-    Where the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds what is an output; a head, which starts
-    with a cast to float32, gets the value unrounded. The reference then has to start from that as well: the value is cast here,
-    too, and negated because a cast that is itself an output is not treated so; and only what ``output`` keeps stays an output.
+    Raises UnsupportedModelError or MissingDataError if ONNX Runtime cannot run it.
+
+    If the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds only the outputs. A head starts with a
+    cast to float32, so it gets the unrounded value, and the reference has to start from that as well. So the value is cast
+    here, too. The cast is negated, because ONNX Runtime rounds a cast that is an output. Only outputs that ``output`` keeps
+    stay outputs.
     ``plain_run``: without ONNX Runtime's graph optimisations.
     """
-    origins = [origin(steps, value.name) for value in output.interface.outputs]
+    origins = [chain.origin(value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
-    inside = [name for name in starts(steps) if source.interface.input(name) is None]
+    inside = [name for name in chain.starts if source.interface.input(name) is None]
     half = [name for name in inside if _may_be_half(source, name)]
     plain = tuple(name for name in inside if name not in half)
     if not half:
-        return Source(open_session(source, extra_outputs=plain, plain=plain_run), plain, {}, kept)
+        return OpenedSource(open_session(source, extra_outputs=plain, plain=plain_run), plain, {}, kept)
     source.require_data("running the model")
     proto = source.to_proto()
     namer = Namer.of(source.proto)
@@ -91,7 +93,7 @@ def open_source(source: Model, output: Model, steps: Sequence[Step], plain_run: 
     outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
-    return Source(Session(proto.SerializeToString(), folder=source.folder, plain=plain_run), plain, negated, kept)
+    return OpenedSource(Session(proto.SerializeToString(), folder=source.folder, plain=plain_run), plain, negated, kept)
 
 
 def computes_in_half(source: Model) -> bool:

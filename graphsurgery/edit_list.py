@@ -1,0 +1,165 @@
+"""The one list of edits. The command line, the library's functions, the recipes, the references, the check of recorded steps
+and the documentation all find their edits here.
+
+An edit's verb gives every other name: `add-dense` is the class `AddDense` in `edits/add_dense.py`, the function
+`graphsurgery.add_dense`, the reference `references/dense.py` and the folder of golden cases `tests/cases/add_dense/`. The
+parameters are the fields of the class. This module imports nothing heavy, because `--help` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+Types = dict[str, Any]
+"""The type of each parameter, by name."""
+
+TEXT = str | None
+TARGET: Types = {"target": str}
+MADE: Types = {**TARGET, "output_name": str, "keep_target": bool}
+WEIGHTS: Types = {"weights": str, "width": int, "digests": list[str]}
+MASK: Types = {"mask": str, "ids": TEXT}
+POOLED: Types = {**MASK, "output_name": str, "keep_output": list[str], "width": int}
+FILLED: Types = {"input": str, "fill": str, "like": str, "dtype": str}
+
+HEADS, TOKENS, INTERFACE = "Heads", "Tokens, before pooling", "Interface"
+"""The groups of the command line's help that hold edits."""
+
+
+class Listed(NamedTuple):
+    """What is known of an edit before its own file is imported."""
+
+    verb: str
+    group: str
+    step: str
+    """The word that its output's file name gets: ``model.<step>.onnx``."""
+    summary: str
+    records: Types | None
+    """The parameters that a file records of it, with their types; None for an edit that is never recorded.
+
+    The class declares the same parameters as a request may give them. This is the second declaration on purpose: records are
+    checked against it, and the proof must not trust the classes. `tests/test_hostile_records.py` compares the two.
+    """
+
+    @property
+    def function(self) -> str:
+        """The name of its library function, of its module in `edits/` and of its folder of golden cases."""
+        return self.verb.replace("-", "_")
+
+    @property
+    def class_name(self) -> str:
+        return "".join(part.capitalize() for part in self.verb.split("-"))
+
+    @property
+    def reference(self) -> str:
+        """The name of its module in `references/`."""
+        return self.function.removeprefix("add_")
+
+
+LISTED = {
+    one.verb: one
+    for one in (
+        Listed(
+            "add-pooling", HEADS, "pooled", "append pooling: from token embeddings to one vector per text",
+            {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT},
+        ),
+        Listed("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
+        Listed(
+            "add-dense", HEADS, "dense", "append a linear layer with an activation, with weights from a model folder",
+            {**MADE, **WEIGHTS, "activation": str, "residual": bool},
+        ),
+        Listed(
+            "add-layer-norm", HEADS, "layernormed", "append layer normalisation, with weights from a model folder",
+            {**TARGET, **WEIGHTS},
+        ),
+        Listed(
+            "add-activation", HEADS, "activated", "append an activation: scores from a cross-encoder's logits",
+            {**MADE, "activation": str},
+        ),
+        Listed(
+            "add-splade-pooling", HEADS, "splade",
+            "append SPLADE pooling: from masked-language scores to one sparse vector per text",
+            {**POOLED, **TARGET, "strategy": str, "activation": str},
+        ),
+        Listed(
+            "truncate", HEADS, "truncated", "keep the first dims of an embedding (Matryoshka) and normalise again",
+            {**TARGET, "dim": str, "keep_length": bool},
+        ),
+        Listed(
+            "output-precision", HEADS, "bytes", "give the embedding as int8, uint8 or packed bits",
+            {**TARGET, "to": str, "ranges": TEXT, "digests": list[str]},
+        ),
+        Listed("strip-head", HEADS, "encoder", "take the recorded head off again: back to the encoder, byte for byte", None),
+        Listed(
+            "add-weighted-layer-pooling", TOKENS, "layerpooled",
+            "take a weighted mean of the hidden layers, with weights from a model folder",
+            {**MADE, **WEIGHTS, "layers": str, "before_norm": bool, "layer_start": int},
+        ),
+        Listed(
+            "add-word-weights", TOKENS, "wordweighted",
+            "multiply each token embedding by the weight of its word, from a model folder's config",
+            {**MADE, **WEIGHTS, "mask": str, "ids": str, "token_weights": str},
+        ),
+        Listed(
+            "add-cnn", TOKENS, "cnn", "append convolutions over the token embeddings, with weights from a model folder",
+            {**MADE, **WEIGHTS},
+        ),
+        Listed(
+            "add-lstm", TOKENS, "lstm", "append an LSTM over the token embeddings, with weights from a model folder",
+            {**MADE, **WEIGHTS, **MASK},
+        ),
+        Listed(
+            "mask-tokens", TOKENS, "masked", "set the vectors at padded positions to zero",
+            {**TARGET, **MASK, "skip_first": bool},
+        ),
+        Listed(
+            "drop-input", INTERFACE, "dropped",
+            "remove an input that the graph can compute by itself: token types, a mask, positions", FILLED,
+        ),
+        Listed(
+            "optional-input", INTERFACE, "optional",
+            "let callers leave an input out: token types, or a mask that only broadcasts", FILLED,
+        ),
+        Listed(
+            "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",
+            {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
+        ),
+        Listed(
+            "rename", INTERFACE, "renamed", "give inputs, outputs and symbolic dims other names",
+            {"name": list[str], "dim": list[str]},
+        ),
+        Listed(
+            "dynamic-dim", INTERFACE, "dynamic", "let a batch or sequence size vary again that the export fixed",
+            {
+                "dim": list[str], "sizes": list[str], "inputs": list[str], "ids": str, "mask": TEXT, "follows": list[str],
+                "rewired": list[str],
+            },
+        ),
+        Listed(
+            "fix-dim", INTERFACE, "fixed", "give a symbolic dim a number, wherever the file declares it", {"dim": list[str]},
+        ),
+    )
+}  # fmt: skip
+"""Every edit by its verb, in the order of the help."""
+BY_CLASS = {one.class_name: one for one in LISTED.values()}
+RECORDED_EDITS = {verb: one for verb, one in LISTED.items() if one.records is not None}
+
+
+class ByVerb(Mapping[str, T], Generic[T]):
+    """One thing per edit, by verb. `find` imports it when somebody looks it up."""
+
+    def __init__(self, listed: Mapping[str, Listed], find: Callable[[Listed], T]) -> None:
+        self._listed, self._find = listed, find
+
+    def __getitem__(self, verb: str) -> T:
+        return self._find(self._listed[verb])
+
+    def __contains__(self, verb: object) -> bool:
+        return verb in self._listed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)

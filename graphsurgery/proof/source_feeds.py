@@ -1,0 +1,110 @@
+"""The feeds of a proof, drawn for the source and for what the recorded edits say of its inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
+from graphsurgery.encoder.tables import tables_of
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.interface import Value, value_of
+from graphsurgery.model.model import Model
+from graphsurgery.references.by_verb import OPTIONAL
+from graphsurgery.references.chain import Chain, Link, Origin
+from graphsurgery.references.pooling import RecordedMask, prompt_input
+from graphsurgery.runtime.feeds import Drawer
+
+ROLES = ("ids", "mask", "types", "positions")
+MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
+"""Limits on an input's literal sizes: on the product of the first two, and on that of all. A larger input is not drawn."""
+
+
+def feeds_for(source: Model, chain: Chain | None = None) -> Drawer:
+    """Draw feeds for the inputs that ``source`` has after the edits of ``chain``, if any.
+
+    ``chain`` and the edits that the source records itself tell which inputs are the ids and the mask. The embedding tables are
+    the source's. UnsupportedModelError if one of these edits cannot be read, because nobody knows then what its inputs mean,
+    and if an input is too large to be drawn.
+    """
+    chain, own = chain or Chain(), Chain(head_steps(source))
+    known = list(_recorded(source, chain, own))
+    ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
+    roles = roles_of(source.interface, ids=ids, mask=mask)
+    after = chain.declared(source)[-1]
+    inputs = {value.name: value for value in after.interface.inputs}
+    _require_drawable(after.interface.inputs)
+    masks = [_mask(link) for link in (*chain, *own)]
+    pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
+    tables = tables_of(source, roles)
+    limits = [link.reference.longest(link.parameters) for link in chain]
+    most = min((limit for limit in limits if limit is not None), default=None)
+
+    def drawer(inputs: dict[str, Value], fed: Drawer | None = None) -> Drawer:
+        still = {role: inputs.get(_still(chain, getattr(roles, role)) or "") for role in ROLES}
+        taken = {value.name for value in still.values() if value is not None}
+        others = tuple(value for value in inputs.values() if value.name not in taken)
+        called = _prompt(chain) or prompt
+        return Drawer(
+            Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
+            called if called in inputs else None, fed, most,
+        )  # fmt: skip
+
+    optional = {name: value for name, value in _declared(after).items() if name in _optional(chain)}
+    return drawer(inputs, drawer(inputs | optional) if optional else None)
+
+
+def _declared(model: Model) -> dict[str, Value]:
+    """Return every input that the graph lists, also those with a default."""
+    return {info.name: value_of(info) for info in model.proto.graph.input}
+
+
+def _optional(chain: Chain) -> set[str]:
+    """Return the inputs that ``chain`` gave a default."""
+    return {behind(link.parameters["input"]) for link, behind in chain.input_destinies() if link.edit == OPTIONAL}
+
+
+def _require_drawable(inputs: Sequence[Value]) -> None:
+    """Raise UnsupportedModelError for an input that would take all of the memory."""
+    for value in inputs:
+        sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
+        if math.prod(sizes[:2]) > MOST_LEADING or math.prod(sizes) > MOST_ELEMENTS:
+            raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
+
+
+def _recorded(source: Model, chain: Chain, own: Chain) -> Iterator[tuple[str | None, ...]]:
+    """Yield ids, mask and prompt length as recorded edits name them, by the source's names. ``own`` are the source's edits."""
+    for link, origin in chain.origins():
+        yield _named(source, _asked(link), origin)
+    yield from [_named(source, _asked(link), behind) for link, behind in own.input_destinies()][::-1]
+    for ids, mask in product(IDS_NAMES, MASK_NAMES) if own else ():  # for inputs that a recorded edit renamed
+        yield _named(source, (ids, mask, None), own.input_destiny)
+
+
+def _asked(link: Link) -> tuple[str | None, ...]:
+    mask = _mask(link)
+    return link.parameters.get("ids"), None if mask is None else mask.input, prompt_input(link.parameters)
+
+
+def _mask(link: Link) -> RecordedMask | None:
+    mask = link.parameters.get("mask")
+    return mask if isinstance(mask, RecordedMask) else None
+
+
+def _named(source: Model, names: Sequence[str | None], called: Origin) -> tuple[str | None, ...]:
+    found = [None if name is None else called(name) for name in names]
+    return tuple(name if name is not None and source.interface.input(name) is not None else None for name in found)
+
+
+def _still(chain: Chain, value: Value | None) -> str | None:
+    """Return the name of the source's input ``value`` after ``chain``."""
+    return None if value is None else chain.input_destiny(value.name)
+
+
+def _prompt(chain: Chain) -> str | None:
+    """Return the input that says how long the prompt is, if ``chain`` added one."""
+    links = chain.input_destinies()
+    found = [behind(name) for link, behind in links if (name := prompt_input(link.parameters)) is not None]
+    return found[-1] if found else None
