@@ -261,7 +261,7 @@ def test_the_missed_layer_is_mended(tmp_path: Path, monkeypatch) -> None:
     mapped_embeddings(source, branch_first=False)
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.prepared", lambda model: model)
+    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.prepare", lambda model: model)
     bare = optimized(source, tmp_path / "bare.onnx")
     assert bare.fusions is not None and bare.fusions.counts["attention"] == (2, 3)
     assert any("second operand" in reason for _, _, reason in bare.fusions.misses())

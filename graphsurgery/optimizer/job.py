@@ -21,7 +21,7 @@ from graphsurgery.proof.golden import recorded_goldens, with_goldens_of
 from graphsurgery.proof.golden_values import HALF
 from graphsurgery.rewrites.assemble import assembled
 from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder, safer, simplified_encoder
-from graphsurgery.rewrites.fuse.fusions import compared, expected
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
 from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, is_there, require_model_type
 from graphsurgery.rewrites.head_parts import Parts, parts_of
@@ -66,7 +66,7 @@ class Job:
             )
         architecture = detected(parts.encoder)
         model_type = request.model_type or (architecture.model_type if architecture is not None else None)
-        wanted = () if request.portable else expected(parts.encoder, model_type)
+        wanted = () if request.portable else find_fusable(parts.encoder, model_type)
         given = with_weights(parts.encoder, LARGEST_FOLDED if request.portable else LARGEST_INLINE)
         job = cls(source, request, parts, given, architecture, wanted, tuple(notes), _has_tables(given.graph))
         return replace(job, notes=(*notes, *job._remarks()))
@@ -155,7 +155,8 @@ class Job:
         because |= {
             SWITCHES[name].kind: "switched off, because what was made with it was not right" for name in off if attempts
         }
-        return compared(self.expected, self.given, made.exact or made.graph, because | dict(made.because))
+        because |= made.because
+        return report_fusions(self.expected, self.given, made.exact or made.graph, because, made.shape_failure)
 
 
 def _with_our_head(source: Model) -> tuple[Model, list[str]]:

@@ -16,13 +16,13 @@ from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.rewrites.fuse.kernels import (
     POSITION_BIAS,
-    with_biases,
-    with_own_bias,
-    with_positions_from_zero,
-    without_kernel,
+    add_missing_biases,
+    count_without_kernel,
+    replace_negative_positions,
+    restore_position_bias,
 )
-from graphsurgery.rewrites.fuse.prepare import prepared
-from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, fused
+from graphsurgery.rewrites.fuse.prepare import prepare
+from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, run_optimizer
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.measure import kept
 from graphsurgery.rewrites.half.probes import Feed
@@ -49,32 +49,34 @@ class Rewritten:
     """Of half precision: the graph in float32."""
     because: Mapping[str, str] = field(default_factory=dict)
     """Why a kind of parts was not to be fused."""
+    shape_failure: str | None = None
+    """The node at which the optimizer's shape inference failed, if it did."""
 
 
 def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
-    """The optimizer's fusions of ``given``, all of whose operators ``target`` can run.
+    """Return ``given`` with the optimizer's fusions, except those with an operator that ``target`` has no kernel for.
 
-    UnsupportedModelError where the optimizer fails, or makes what the target has no kernel for and what cannot be taken back.
+    Raises UnsupportedModelError if the optimizer fails, or if no switch of it avoids such an operator.
     """
-    made = fused(prepared(given), fusing)
-    notes = [f"the optimizer warns: {said}" for said in made.said]
+    made = run_optimizer(prepare(given), fusing)
+    notes = [f"the optimizer warns: {said}" for said in made.warnings]
     graph = made.model
-    if without_kernel(graph, target)[POSITION_BIAS]:
-        graph = with_own_bias(graph, given)
-        notes.append(f"{POSITION_BIAS} was taken back: the CPU has no kernel for it; the bias is computed as before")
-    graph = with_positions_from_zero(with_biases(graph), given)
-    lacking = without_kernel(graph, target) - without_kernel(given, target)
+    if count_without_kernel(graph, target)[POSITION_BIAS]:
+        graph = restore_position_bias(graph, given)
+        notes.append(f"{POSITION_BIAS} was taken back, because the CPU has no kernel for it; the bias is computed as before")
+    graph = replace_negative_positions(add_missing_biases(graph), given)
+    lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
         return _without_these(lacking, given, fusing, target)
     recorded = {
         "model_type": fusing.model_type, "heads": _heads(graph) or fusing.heads, "hidden": fusing.hidden,
         "off": sorted(fusing.off), "for": target, "onnxruntime": onnxruntime.__version__,
     }  # fmt: skip
-    return Rewritten(graph, (*notes, *_grown(given, graph)), recorded)
+    return Rewritten(graph, (*notes, *_grown(given, graph)), recorded, shape_failure=made.shape_failure)
 
 
 def _without_these(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
-    """The fusions but those that make the operators ``lacking``, for which ``target`` has no kernel."""
+    """Return the fusions without those that make the operators ``lacking``, for which ``target`` has no kernel."""
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
     what = f"{target} has no kernel for {listed}"
     off = {name for name, switch in SWITCHES.items() if lacking.keys() & set(switch.operators)} - fusing.off
