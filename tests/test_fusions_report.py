@@ -42,14 +42,14 @@ OPERATORS = {
 NO_PATTERN = "the optimizer has no pattern for that"
 NO_BIAS = "no bias in queries, keys, values, output projection: the pattern looks for one"
 ROTARY = "rotary positions between projection and scores"
-RMS = "an rms norm follows: the search starts at layer norms"
+RMS = "an RMS norm follows: the optimizer starts its search at layer norms"
 PACKED = "one product makes queries, keys and values: the pattern looks for three"
-WINDOW = f"a local window limits what is attended to: {NO_PATTERN}"
+WINDOW = f"attention is limited to a local window: {NO_PATTERN}"
 BIAS = f"a position bias is added to the scores: {NO_PATTERN}"
 ROWS = "one side of the sum is a table lookup by computed ids: the optimizer leaves such a sum to the embeddings"
 NOT_FIRST = "the first layer's attention is not fused: the optimizer starts there to look for embeddings"
 SECOND = "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first"
-POSITIONS = "positions are computed from the ids: the pattern has them counted, from 0 on"
+POSITIONS = "positions are computed from the ids: the pattern expects them to count up from 0"
 ALL = "attention 3/3 · skip norm 6/6 · gelu 3/3 · embedding norm 1/1"
 TWO = "attention 2/2 · skip norm 4/4 · gelu 2/2 · embedding norm 1/1"
 REPORTS: dict[tuple[str, str], tuple[str, list[tuple[str, str, str]]]] = {
@@ -60,7 +60,7 @@ REPORTS: dict[tuple[str, str], tuple[str, list[tuple[str, str, str]]]] = {
     ("modernbert", "bert"): (
         "attention 0/3 · skip norm 6/6 · gelu 3/3 · rotary 0/6",
         [
-            ("0-2", "rotary", "what is rotated is made by Squeeze: the pattern looks for Transpose or Slice"),
+            ("0-2", "rotary", "the rotated value is made by Squeeze: the pattern looks for Transpose or Slice"),
             ("0, 2", "attention", f"{ROTARY}; {PACKED}; {NO_BIAS}"),
             ("1", "attention", f"{WINDOW}; {ROTARY}; {PACKED}; {NO_BIAS}"),
         ],
@@ -155,10 +155,10 @@ PLANTED: dict[str, tuple[Callable[[onnx.ModelProto], None], str, str]] = {
     ),
     "weights": (in_layer_1("attention/self/Softmax"), "attention", "Mul between the softmax and the product with values"),
     "no bias": (without_bias, "attention", "no bias in values: the pattern looks for one"),
-    "another value": (keys_of_another_value, "attention", "queries, keys and values do not read one value"),
+    "another value": (keys_of_another_value, "attention", "queries, keys and values are computed from different values"),
     "position bias": (position_bias, "attention", BIAS),
     "erf": (
-        in_layer_1("intermediate/intermediate_act_fn/Erf"), "gelu", "what follows its erf is no GELU that the patterns have",
+        in_layer_1("intermediate/intermediate_act_fn/Erf"), "gelu", "no pattern matches the nodes after its erf",
     ),
 }  # fmt: skip
 

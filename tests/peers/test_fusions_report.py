@@ -30,7 +30,7 @@ ALL = "attention 3/3 · skip norm 6/6 · gelu 3/3 · embedding norm 1/1"
 NO_EMBEDDINGS = ALL.replace("norm 1/1", "norm 0/1")
 NO_PATTERN = "the optimizer has no pattern for that"
 NOT_FIRST = "the first layer's attention is not fused: the optimizer starts there to look for embeddings"
-POSITIONS = ("embeddings", "embedding norm", "positions are computed from the ids: the pattern has them counted, from 0 on")
+POSITIONS = ("embeddings", "embedding norm", "positions are computed from the ids: the pattern expects them to count up from 0")
 REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "albert": (
         "attention 2/3 · skip norm 6/6 · gelu 3/3 · embedding norm 0/1",
@@ -63,7 +63,7 @@ REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (
                 "0-2",
                 "attention",
-                f"a local window limits what is attended to: {NO_PATTERN}; rotary positions between projection and scores; "
+                f"attention is limited to a local window: {NO_PATTERN}; rotary positions between projection and scores; "
                 "keys are repeated for groups of heads: 2 for 4; Where between the softmax and the product with values; an rms "
                 "norm follows: the search starts at layer norms; no bias in queries, keys, values, output projection: the "
                 "pattern looks for one",

@@ -26,8 +26,8 @@ __all__ = ["SWITCHES", "VENDOR", "Fused", "Fusing", "Switch", "is_there", "requi
 
 
 class Switch(NamedTuple):
-    """A fusion that can be switched off: the optimizer's own name for it, what our report calls what it makes, and the
-    operators of com.microsoft that it makes."""
+    """A fusion that can be switched off: its option in `FusionOptions`, the kind of part that it fuses, and the operators of
+    com.microsoft that it makes."""
 
     option: str
     kind: str
@@ -54,8 +54,8 @@ NEEDED = "the transformer optimizer of ONNX Runtime (onnxruntime.transformers) a
 
 @dataclass(frozen=True)
 class Fusing:
-    """How the optimizer is run: for which of its model types, with how many heads and dims (0: it looks for itself), and which
-    of `SWITCHES` are off."""
+    """How the optimizer is run: its model type, the number of heads and of dims (0: it finds them in the graph), and the
+    fusions of `SWITCHES` that are off."""
 
     model_type: str = "bert"
     heads: int = 0
@@ -66,7 +66,7 @@ class Fusing:
         return f"{self.model_type} without {', '.join(sorted(self.off))}" if self.off else f"{self.model_type}, all fusions"
 
     def without(self, *fusions: str) -> Fusing:
-        """The same with these fusions switched off, too."""
+        """Return the same with these fusions switched off, too."""
         return replace(self, off=self.off | set(fusions))
 
 
@@ -138,7 +138,7 @@ def _missing(what: str) -> MissingPackageError:
 
 
 def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Take the weights out whose bytes are not there, and let them be inputs: all that is asked of them is their dims."""
+    """Turn the weights without bytes into inputs, and return them. The optimizer needs only their dims."""
     absent = [tensor for tensor in model.graph.initializer if not is_there(tensor)]
     for tensor in absent:
         model.graph.initializer.remove(tensor)
@@ -147,7 +147,7 @@ def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None:
-    """Put those back that are still read, by a node or within its subgraphs."""
+    """Turn these inputs into weights again, if a node or one of its subgraphs still reads them."""
     names = {tensor.name for tensor in absent}
     kept = [info for info in model.graph.input if info.name not in names]
     del model.graph.input[:]
@@ -157,8 +157,8 @@ def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None
 
 
 def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    """Let ``made`` take and give what ``model`` does: the optimizer drops inputs that nothing reads. Weights that are inputs,
-    too, and that it dropped, stay away."""
+    """Give ``made`` the inputs and outputs of ``model``. The optimizer drops inputs that nothing reads. Inputs with a default
+    value that it dropped are not put back."""
     weights = {tensor.name for tensor in model.graph.initializer} - {tensor.name for tensor in made.graph.initializer}
     del made.graph.input[:], made.graph.output[:]
     made.graph.input.extend(info for info in model.graph.input if info.name not in weights)
@@ -166,7 +166,7 @@ def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
 
 
 def is_there(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor holds its bytes: no reference to a file, and no mark in their place."""
+    """Whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     size = payload_size(tensor.data_type, tensor.dims)
