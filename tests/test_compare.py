@@ -21,6 +21,7 @@ from graphsurgery.compare.limits import Limits
 from graphsurgery.compare.models import Feed, Given, compared
 from graphsurgery.compare.tally import MOST_BEYOND, Tally
 from graphsurgery.compare.tolerance import exact, lossy, most_stretch, promised
+from graphsurgery.compare.vectors import vectors_at_tokens
 from graphsurgery.edits.agreement import agreement, nothing_compared
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
@@ -172,11 +173,12 @@ def test_positions_that_count() -> None:
     """Hidden states at tokens; vectors of rows without a token where those count."""
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     state = np.arange(12.0).reshape(2, 3, 2)
-    assert np.array_equal(Feed("kind", {}, mask).vectors(state), state[0, :2])
-    assert len(Feed("kind", {}, mask).vectors(np.ones((2, 5)))) == 2
-    assert len(Feed("kind", {}, mask, empty_rows=False).vectors(np.ones((2, 5)))) == 1
-    assert Feed("kind", {}, None).vectors(state).shape == (6, 2)
-    assert Feed("kind", {}, mask).vectors(np.ones(4)).shape == (4, 1)
+    assert np.array_equal(vectors_at_tokens(state, mask), state[0, :2])
+    assert len(vectors_at_tokens(np.ones((2, 5)), mask)) == 2
+    assert len(vectors_at_tokens(np.ones((2, 5)), mask, empty_rows=False)) == 1
+    assert np.array_equal(vectors_at_tokens(np.arange(6.0).reshape(2, 3), mask, per_token=True), [[0], [1]])
+    assert vectors_at_tokens(state, None).shape == (6, 2)
+    assert vectors_at_tokens(np.ones(4), mask).shape == (4, 1)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------------

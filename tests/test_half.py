@@ -22,9 +22,10 @@ import graphsurgery
 from graphsurgery.compare.loss import measured, opinions
 from graphsurgery.compare.reference_ops import evaluator
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
-from graphsurgery.graph.element_types import Typed, key_of
+from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.element_types import ElementTypes
 from graphsurgery.proof.drawing import drawer_of
-from graphsurgery.rewrites.half.block_list import Keeping
+from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.measure import kept
 from graphsurgery.rewrites.half.values import converted, largest, lowest_mask, tamed, unfit
@@ -76,7 +77,17 @@ def made(text: str, **initializers: Array) -> onnx.ModelProto:
 
 
 def types_of(model: onnx.ModelProto) -> dict[str, int]:
-    return Typed.of(model).types
+    types = types_in(model)
+    return {value.name: types[value] for value in types.graph.values if types[value]}
+
+
+def types_in(model: onnx.ModelProto) -> ElementTypes:
+    return ElementTypes(Editor(model))
+
+
+def key_of(node: onnx.NodeProto) -> str:
+    """What to_half calls a node."""
+    return next((name for name in node.output if name), "")
 
 
 def casts(model: onnx.ModelProto) -> Counter[tuple[str, int]]:
@@ -125,7 +136,7 @@ def test_every_node_kept_is_the_float32_model(name, fusing):
 
 def test_fused_bert_keeps_nothing_and_casts_once():
     source = fused("bert")
-    assert not Keeping(Typed.of(source), FLOAT16).reasons
+    assert not BlockList(types_in(source), FLOAT16).reasons
     assert len(to_half(source, FLOAT16).graph.node) == len(source.graph.node) + 1
     assert to_half(source, FLOAT16).opset_import[-1].domain == "com.microsoft"
 
@@ -251,8 +262,8 @@ NORMALISED = """g (float[n, 4] x) => (float[n, 4] y) {
 
 def test_an_epsilon_that_float16_lacks_keeps_its_division():
     source = made(NORMALISED)
-    reasons = Keeping(Typed.of(source), FLOAT16).reasons
-    assert set(reasons) == {"safe", "norm", "y"} and not Keeping(Typed.of(source), BFLOAT16).reasons
+    reasons = BlockList(types_in(source), FLOAT16).reasons
+    assert set(reasons) == {"safe", "norm", "y"} and not BlockList(types_in(source), BFLOAT16).reasons
     half = checked(to_half(source, FLOAT16))
     feed = {"x": np.array([[0, 0, 0, 0], [3, 4, 0, 0]], np.float32)}
     np.testing.assert_allclose(run(half, feed)[0], [[0, 0, 0, 0], [0.6, 0.8, 0, 0]], atol=1e-3)
@@ -261,7 +272,7 @@ def test_an_epsilon_that_float16_lacks_keeps_its_division():
 def test_a_weight_beyond_float16_keeps_its_node():
     source = made(CHAIN, w=WEIGHT * np.float32(1e5))
     half = to_half(source, FLOAT16)
-    assert set(Keeping(Typed.of(source), FLOAT16).reasons) == {"a", "b"}
+    assert set(BlockList(types_in(source), FLOAT16).reasons) == {"a", "b"}
     assert next(one for one in half.graph.initializer if one.name == "w").data_type == FLOAT
     assert BFLOAT16 in types_of(to_half(source, BFLOAT16)).values()
 
@@ -372,7 +383,7 @@ def test_inputs_that_are_float32_by_schema():
     half = checked(to_half(made(FIXED), FLOAT16))
     types = types_of(half)
     assert types["scales"] == FLOAT and types["tripled"] == FLOAT16 and types["counted"] == FLOAT
-    assert Keeping(Typed.of(made(FIXED)), FLOAT16).reasons["counted"] == "the operator does not take float16"
+    assert BlockList(types_in(made(FIXED)), FLOAT16).reasons["counted"] == "the operator does not take float16"
     found = run(half, {"x": np.ones((1, 1, 1, 2), np.float32), "start": np.array(0, np.float32)})
     assert found[0].shape == (1, 1, 2, 4) and (found[1] == [0, 1, 4]).all()
 
@@ -502,7 +513,7 @@ def test_weights_that_have_to_be_inputs():
 
 
 def test_a_circle_is_refused():
-    with pytest.raises(MalformedModelError, match="circle"):
+    with pytest.raises(MalformedModelError, match="needs what is computed from it"):
         to_half(made(CHAIN.replace("MatMul(x, w)", "MatMul(d, w)"), w=WEIGHT), FLOAT16)
 
 
@@ -648,3 +659,23 @@ def test_nothing_is_lost_of_zeros(kind):
     source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Mul(h, nought) }", w=WEIGHT, nought=ZERO)
     found = kept(source, [{"x": np.ones((2, 4), np.float32)}], kind)
     assert found.loss == 0 and not found.nodes and json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_of_the_standard_is_measured_as_such(kind):
+    """Its heads are called otherwise than those of com.microsoft.Attention, and keys may be shared by several heads."""
+    text = """<ir_version: 11, opset_import: ["" : 23]>
+    g (float[b, s, 8] x) => (float[b, s, 8] y) {
+        q = MatMul(x, w)
+        k = MatMul(x, v)
+        y = Attention<q_num_heads = 4, kv_num_heads = 2>(q, k, k)
+    }"""
+    model = parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for name, width in (("w", 8), ("v", 4)):
+        held = random.standard_normal((8, width)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(held, name))
+    feed = {"x": random.standard_normal((2, 3, 8)).astype(np.float32)}
+    assert not kept(model, [feed], kind).nodes
+    hot = {"x": feed["x"] * np.float32(200)}  # the scores are too large, queries and keys are not
+    assert kept(model, [hot], FLOAT16).nodes == ("y",)

@@ -23,7 +23,8 @@ from planting import Plant
 from prompt_faults import PROMPT_FAULTS
 
 import graphsurgery
-from graphsurgery.compare.tally import ABSENT, Tally, cosine_of
+from graphsurgery.compare.tally import ABSENT, Tally
+from graphsurgery.compare.vectors import cosines
 from graphsurgery.edits import normalize_graph
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
@@ -249,8 +250,8 @@ def test_the_cosine_counts_where_it_is_asked_for() -> None:
     ],
 )  # fmt: skip
 def test_cosine(one: list[float], other: list[float], wanted: float | None) -> None:
-    found = cosine_of(np.array(one, dtype=np.float64), np.array(other, dtype=np.float64))
-    assert found == (None if wanted is None else pytest.approx(wanted))
+    (found,) = cosines(np.array([one], dtype=np.float64), np.array([other], dtype=np.float64))
+    assert np.isnan(found) if wanted is None else found == pytest.approx(wanted)
 
 
 def expecting(value: float = 1.0) -> tuple[dict, dict[str, Expected]]:

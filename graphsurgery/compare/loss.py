@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.reference_ops import evaluator
+from graphsurgery.compare.vectors import cosines, vectors_at_tokens
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import FLOAT, HALVES
-from graphsurgery.interface import interface_of
+from graphsurgery.interface import Value, interface_of
 from graphsurgery.runtime.lent_session import opened
 from graphsurgery.runtime.session import first_line
 
@@ -101,12 +102,10 @@ def measured(
     if broken:
         return Loss(len(expected), np.inf, np.inf, -1.0, -1.0, broken, skipped)
     apart = given - expected
-    cosines = _cosines(expected, given)
+    angles = np.nan_to_num(cosines(expected, given), nan=1.0)
     squares, distance = float(np.square(expected).sum()), float(np.square(apart).sum())
     relative = float(np.sqrt(distance / squares)) if squares else np.inf if distance else 0.0
-    return Loss(
-        len(expected), float(np.abs(apart).max()), relative, float(cosines.min()), float(cosines.mean()), skipped=skipped
-    )
+    return Loss(len(expected), float(np.abs(apart).max()), relative, float(angles.min()), float(angles.mean()), skipped=skipped)
 
 
 def opinions(
@@ -136,8 +135,7 @@ def opinions(
     center = _mean(wanted)
 
     def opinion(engine: str, some: Sequence[Feed], expected: Sequence[Array], run: Callable[[], list[Array]]) -> Opinion:
-        name = mask.name if mask is not None else None
-        masks = [_tokens(feed, name, one) for feed, one in zip(some, expected, strict=True)]
+        masks = [tokens_of(feed, mask) for feed in some]
         try:
             return Opinion(engine, measured(expected, run(), masks, center))
         except GraphSurgeryError as error:
@@ -185,17 +183,9 @@ def _as_declared(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
 
 def _vectors(arrays: Sequence[Array], tokens: Sequence[Array | None]) -> Array:
     """Those that count, of all feeds: ``[vectors, dim]`` float64."""
-    some = [one if chosen is None else one[chosen] for one, chosen in zip(arrays, tokens, strict=True)]
-    rows = [np.asarray(one, dtype=np.float64).reshape(-1, one.shape[-1]) for one in some if one.size]
+    some = [vectors_at_tokens(one, chosen) for one, chosen in zip(arrays, tokens, strict=True)]
+    rows = [one.astype(np.float64) for one in some if one.size]
     return np.concatenate(rows) if rows else np.zeros((0, 0))
-
-
-def _cosines(one: Array, other: Array) -> Array:
-    """Of each pair of vectors; 1 where both are zero, 0 where one is."""
-    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    both_zero = ~one.any(axis=-1) & ~other.any(axis=-1)
-    cosines = np.divide((one * other).sum(axis=-1), lengths, out=np.zeros(len(one)), where=lengths > 0)
-    return np.clip(np.where(both_zero, 1.0, cosines), -1, 1)
 
 
 def _first_rows(feed: Feed, rows: int) -> dict[str, Array]:
@@ -204,7 +194,7 @@ def _first_rows(feed: Feed, rows: int) -> dict[str, Array]:
     return {name: array[:rows] if len(sizes) == 1 and sizes != {()} else array for name, array in feed.items()}
 
 
-def _tokens(feed: Feed, mask: str | None, output: Array) -> Array | None:
-    """Where ``output [batch, seq, ...]`` has tokens; None where the feed does not say or the output is another's shape."""
-    given = feed[mask] != 0 if mask is not None and mask in feed else None
-    return given if given is not None and given.ndim == 2 and output.shape[:-1] == given.shape else None
+def tokens_of(feed: Feed, mask: Value | None) -> Array | None:
+    """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None where nothing says it."""
+    given = feed[mask.name] != 0 if mask is not None and mask.name in feed else None
+    return given if given is not None and given.ndim == 2 else None

@@ -6,7 +6,6 @@ memory together. Values are compared vector by vector at tokens: what a model gi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +15,7 @@ import numpy as np
 from graphsurgery.compare.limits import Limits
 from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.compare.tolerance import NARROW, Tolerance, exact, lossy, promised, spread_of
+from graphsurgery.compare.vectors import vectors_at_tokens
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
 from graphsurgery.runtime.session import Session
@@ -42,20 +42,10 @@ class Feed:
     def run(self, session: Session, names: Sequence[str]) -> Values:
         """Those values of each output that count, as vectors ``[n, dim]``."""
         found = session.run(self.arrays, names)
-        return {name: self.vectors(array, per_token=name in self.per_token) for name, array in found.items()}
-
-    def vectors(self, values: Array, *, per_token: bool = False) -> Array:
-        """``values [batch, seq, ..., dim]`` at tokens, or ``[batch, ..., dim]``, as ``[n, dim]``."""
-        if per_token:
-            values = values[..., None]
-        if self.mask is not None and values.shape[:1] == self.mask.shape[:1]:
-            if values.ndim > 2 and values.shape[:2] == self.mask.shape:
-                values = values[self.mask]
-            elif not self.empty_rows:
-                values = values[self.mask.any(axis=1)]
-        if values.ndim < 2:
-            return values.reshape(-1, 1)
-        return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
+        return {
+            name: vectors_at_tokens(array, self.mask, per_token=name in self.per_token, empty_rows=self.empty_rows)
+            for name, array in found.items()
+        }
 
 
 @dataclass

@@ -23,7 +23,7 @@ from onnx.reference.ops import load_op
 from graphsurgery.compare.reference_attention import attention_mask, attention_weights, heads_apart, heads_together, rotated
 from graphsurgery.compare.reference_formulas import gelu, layer_norm, product, rms_norm
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.graph.element_types import in_order
+from graphsurgery.graph.editor import Editor
 from graphsurgery.model.namer import Namer
 
 Array = np.ndarray
@@ -55,13 +55,9 @@ def evaluator(model: onnx.ModelProto) -> Evaluator:
 def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with an import for com.microsoft, its nodes in order, and a name for every output: onnx's evaluator keeps what has
     none as the value of inputs that are left out."""
-    copy, namer = onnx.ModelProto(), Namer.of(model)
-    copy.CopyFrom(model)
+    copy, namer = Editor(model).finish(), Namer.of(model)
     if not any(one.domain == VENDOR for one in copy.opset_import):
         copy.opset_import.append(helper.make_opsetid(VENDOR, 1))
-    ordered = in_order(model.graph)
-    del copy.graph.node[:]
-    copy.graph.node.extend(ordered)
     for node in copy.graph.node:
         node.output[:] = [name or namer.new("unused") for name in node.output]
     return copy

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphsurgery.compare.vectors import cosines, stretches
 from graphsurgery.report import Comparison
 
 Array = np.ndarray
 ABSENT = np.empty(0)
 """Stands for an output that was not given: it agrees with nothing."""
+AT_ONCE = 1 << 20
+"""Elements that are compared at once: scores over a vocabulary need not be in memory several times over."""
 MOST_BEYOND = 100.0
 """How many times the promised tolerance at most: a row that needs more is not checked, however close it is."""
 
@@ -49,40 +53,50 @@ class Tally:
             return
         own = tolerance if promised is None else promised
         limits, bases = (np.broadcast_to(np.asarray(one, dtype=np.float64), expected64.shape) for one in (tolerance, own))
-        for row in zip(*np.atleast_1d(found64, expected64, limits, bases), strict=True):
-            self._add_row(*map(np.atleast_1d, row))
+        every = [np.atleast_1d(one) for one in (found64, expected64, limits, bases)]
+        size = math.prod(every[0].shape[1:])
+        step = max(AT_ONCE // max(size, 1), 1)
+        for start in range(0, len(every[0]), step):
+            some = [one[start : start + step] for one in every]
+            self._add_rows(*(one.reshape(len(one), size) for one in some))
 
-    def _add_row(self, got: Array, want: Array, limit: Array, base: Array) -> None:
+    def _add_rows(self, got: Array, want: Array, limit: Array, base: Array) -> None:
+        """Compare rows ``[n, elements]``."""
+        if not want.shape[1]:
+            self._skipped += len(want)
+            return
         counts = limit != np.inf
-        if not want.size or not np.isfinite(want[counts]).all():
-            self._skipped += 1
+        sound = (np.isfinite(want) | ~counts).all(axis=1)
+        self._skipped += int((~sound).sum())
+        self._not_finite += int((~np.isfinite(got) & np.isfinite(want))[sound].sum())
+        rows = sound & counts.any(axis=1)
+        got, want, limit, base, counts = (one[rows] for one in (got, want, limit, base, counts))
+        if not len(got):
             return
-        self._not_finite += int(np.sum(~np.isfinite(got) & np.isfinite(want)))
-        if not counts.any():
-            return
-        got, want, limit, base = got[counts], want[counts], limit[counts], base[counts]
         with np.errstate(divide="ignore", invalid="ignore"):
-            beyond = float(np.max(np.where(limit > base, limit / base, 1.0)))
-        if beyond > MOST_BEYOND:
-            self._too_loose += 1
-        else:
-            self._cases += 1
-            self._beyond = max(self._beyond, beyond)
-        self._compare(got, want, limit)
+            beyond = np.where(counts & (limit > base), limit / base, 1.0).max(axis=1)
+        too_loose = beyond > MOST_BEYOND
+        self._too_loose += int(too_loose.sum())
+        self._cases += int((~too_loose).sum())
+        self._beyond = max(self._beyond, float(beyond[~too_loose].max(initial=1.0)))
+        finite = (np.isfinite(got) | ~counts).all(axis=1)
+        if not finite.all():
+            self._worst = self._margin = np.inf
+        got, want = (np.where(counts, one, 0.0)[finite] for one in (got, want))
+        self._compare(got, want, limit[finite])
 
     def _compare(self, got: Array, want: Array, limit: Array) -> None:
-        if not np.isfinite(got).all():
-            self._worst = self._margin = np.inf
-            return
+        """Compare rows of finite numbers; elements without a limit are zero in both."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             difference = np.abs(got - want)
             margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative admits nothing
-        self._worst = max(self._worst, float(difference.max()))
-        self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max()))
-        cosine = cosine_of(got, want)
-        if cosine is not None:
-            self._cosines.append(cosine)
-            self._stretches.append(stretch_of(got, want))
+        self._worst = max(self._worst, float(difference.max(initial=0)))
+        self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max(initial=0)))
+        angles = cosines(got, want)
+        has_angle = ~np.isnan(angles)
+        if has_angle.any():
+            self._cosines.append(float(angles[has_angle].min()))
+            self._stretches.append(float(stretches(got, want)[has_angle].max()))
 
     def result(self) -> Comparison:
         """What the rows came to."""
@@ -91,23 +105,3 @@ class Tally:
             self.least_cosine, self._skipped, self._beyond, max(self._stretches, default=None), self.most_stretch,
             self._too_loose,
         )  # fmt: skip
-
-
-def cosine_of(one: Array, other: Array) -> float | None:
-    """The cosine between two vectors; None when both are zero (they agree, at no angle), 0 when only one is."""
-    first, second = float(np.max(np.abs(one))), float(np.max(np.abs(other)))
-    if first == 0 and second == 0:
-        return None
-    if first == 0 or second == 0:
-        return 0.0
-    one, other = one / first, other / second  # squares of what is as large as float64 allows would overflow
-    return float(np.clip(np.dot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)), -1, 1))
-
-
-def stretch_of(one: Array, other: Array) -> float:
-    """How far the length of ``one`` is from that of ``other``, as a share of the latter; infinite where ``other`` is zero."""
-    scale = float(np.max(np.abs(other)))
-    if scale == 0:
-        return np.inf
-    with np.errstate(over="ignore"):
-        return float(abs(np.linalg.norm(one / scale) / np.linalg.norm(other / scale) - 1))

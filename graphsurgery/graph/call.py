@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.reading import attribute, integers
+from graphsurgery.graph.attributes import integer, integers
 from graphsurgery.graph.sizes import Sizes, Symbols
 
 
@@ -33,7 +33,7 @@ UNKNOWN = Fact()
 class Call:
     """A node, the facts of its inputs, and the integers in them where they are few: scalars and vectors, row by row."""
 
-    node: onnx.NodeProto
+    node: ir.Node
     facts: tuple[Fact, ...]
     numbers: tuple[Sizes | None, ...]
     symbols: Symbols
@@ -58,12 +58,11 @@ class Call:
 
     def gives(self, place: int) -> bool:
         """Whether the node reads something at that place."""
-        return place < len(self.node.input) and bool(self.node.input[place])
+        return place < len(self.node.inputs) and self.node.inputs[place] is not None
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
-        found = attribute(self.node, name)
-        return default if found is None else int(found.i)
+        return integer(self.node, name, default)
 
     def listed(self, name: str, place: int) -> list[int] | None:
         """A list of integers that is an attribute at older opsets and an input at newer ones; None where it is not known."""

@@ -1,239 +1,391 @@
-"""A model's main graph while it is simplified.
+"""A graph being rewritten, and how it is written back.
 
-A name always means the same value, for as long as there is one of that name: what is known of values stays true while nodes
-come and go. *Pinned* are names that others than the graph's own nodes know: outputs, what subgraphs and training graphs read,
-what quantisation annotations name. They keep their names, whatever gives their values. *Kept* are values that are to be
-computed by the nodes that compute them now; see `recognised`.
+What a rewrite does not touch stays as it was to the last byte. `Editor.finish` writes every node that is unchanged as the
+source's own message. Initializers, inputs, declared values, functions and metadata are the source's, except for what was added
+and removed. So the model keeps what onnx-ir does not hold: unknown fields, sparse initializers, training graphs.
+
+A name always means the same value for as long as there is one of that name, so that what is known of a value stays true while
+nodes come and go. *Pinned* are the names that something other than the nodes of the main graph knows: outputs, what graphs in
+nodes and training graphs read, what quantisation annotations name. They keep their names, whatever gives their values.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.reading import STANDARD, array_of, constant_tensor
-from graphsurgery.graph.scope import in_order, known_elsewhere
+from graphsurgery.graph.attributes import GRAPHS, graphs_within, tensor_proto
+from graphsurgery.graph.graph import Graph
 from graphsurgery.model.namer import Namer
+from graphsurgery.model.nodes import taken
 
 INITIALIZERS_BY_THEMSELVES = 4
 """The IR version since which initializers need not be inputs."""
-SMALL = 1024
-"""Bytes of constants that are read for their values at most."""
+KNOWN_FIELDS = tuple(field.name for field in onnx.NodeProto.DESCRIPTOR.fields)
 
 
-class Workspace:
-    """A copy of ``model`` to change; `finish` gives it back."""
+class Editor(Graph):
+    """A graph to change; `finish` gives the changed model."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        self.graph = self.model.graph
-        self.namer = Namer.of(self.model)
-        self.opset = max((one.version for one in model.opset_import if one.domain in STANDARD), default=0)
-        self._own = {one.name for one in model.functions if one.domain in STANDARD}
-        self.inputs = frozenset(info.name for info in self.graph.input)
-        self.outputs = frozenset(info.name for info in self.graph.output)
-        self.constants = {one.name: one for one in self.graph.initializer if one.name not in self.inputs}
-        self._source = list(self.graph.node)
-        self._nodes = {id(node): node for node in in_order(self._source) if any(node.output)}
-        self._front: list[onnx.NodeProto] = []
-        self._gone: list[onnx.NodeProto] = []  # kept, so that no other node can get the id of one of them
+    def __init__(self, source: onnx.ModelProto) -> None:
+        """Import ``source``, which stays as it is. Raises as `Graph` does."""
+        super().__init__(source)
+        self.namer = Namer.of(source)
+        self._origins: dict[ir.Node, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
+        """The source's message of each imported node, and what onnx-ir writes for it as long as it is unchanged."""
+        self._graphs: dict[ir.Graph, onnx.GraphProto] = {}
+        """The source's message of each graph within a node."""
+        self._unchanged = set(self.main.initializers.values())
+        """The initializers that hold what the source has in them."""
+        self._note_origins(self.source.graph, self._imported)
         self._before = self._names()
-        self._new_infos: list[onnx.ValueInfoProto] = []
-        self.pinned = self.outputs
+        self._infos: list[onnx.ValueInfoProto] = []
+        self._sparse = list(source.graph.sparse_initializer)
+        self.pinned: frozenset[str] = frozenset()
         self.kept: Mapping[str, str] = {}
+        """Names of values that the nodes which compute them now are to go on computing."""
         self.find_pinned()
-        self._producers: dict[str, onnx.NodeProto] = {}
-        self._readers: dict[str, dict[int, list[int]]] = {}  # by value and reading node: the places where it does
-        for node in self._nodes.values():
-            self._enter(node)
-
-    @property
-    def nodes(self) -> Iterator[onnx.NodeProto]:
-        """The nodes, each before those that read it; those that vanish meanwhile are not given."""
-        self._settle()
-        for key in list(self._nodes):
-            if key in self._nodes:
-                yield self._nodes[key]
 
     @property
     def holds_initializers(self) -> bool:
         """Whether a constant may be an initializer that is no input."""
-        return self.model.ir_version >= INITIALIZERS_BY_THEMSELVES
-
-    def is_standard(self, node: onnx.NodeProto) -> bool:
-        """Whether a node's operator is the standard's, and none that the model brings along under its name."""
-        return node.domain in STANDARD and node.op_type not in self._own
+        return self.source.ir_version >= INITIALIZERS_BY_THEMSELVES
 
     def find_pinned(self) -> None:
-        """Look anew who else knows which names: subgraphs may have gone, or come."""
-        self.pinned = self.outputs | known_elsewhere(self.model, self._nodes.values())
+        """Look anew which names are pinned: graphs within nodes may have come or gone."""
+        names = {value.name or "" for value in self.main.outputs} | set(_known_elsewhere(self.source))
+        for node in self.main:
+            names.update(value.name or "" for value in self.captured(node))
+        self.pinned = frozenset(names - {""})
 
-    def producer(self, name: str) -> onnx.NodeProto | None:
-        """The node that gives a value; None for inputs, initializers and names that there are not."""
-        return self._producers.get(name)
+    def is_read(self, value: ir.Value) -> bool:
+        """Return whether anything reads ``value``, or knows its name."""
+        return value.name in self.pinned or bool(value.uses())
 
-    def readers(self, name: str) -> list[onnx.NodeProto]:
-        """The nodes that read a value, each once."""
-        return [self._nodes[key] for key in self._readers.get(name, {})]
+    def is_read_once(self, value: ir.Value) -> bool:
+        """Return whether one node alone reads ``value``, in one place."""
+        return value.name not in self.pinned and len(value.uses()) == 1
 
-    def is_read(self, name: str) -> bool:
-        return name in self.pinned or bool(self._readers.get(name))
+    def remove(self, node: ir.Node) -> None:
+        """Take a node out that nobody reads, with the graphs in it."""
+        for inner in graphs_within(node):
+            for one in inner:
+                for place in range(len(one.inputs)):
+                    one.replace_input_with(place, None)
+        self.main.remove(node, safe=True)
+        for value in node.outputs:
+            self._forget(value)
 
-    def is_read_once(self, name: str) -> bool:
-        """Whether one node alone reads a value, in one place."""
-        readers = self._readers.get(name, {})
-        return name not in self.pinned and len(readers) == 1 and sum(map(len, readers.values())) == 1
+    def rewire(self, node: ir.Node, values: Sequence[ir.Value | None]) -> None:
+        """Let a node read ``values``."""
+        node.resize_inputs(len(values))
+        for place, value in enumerate(values):
+            node.replace_input_with(place, value)
 
-    def array(self, name: str, most: int = SMALL) -> np.ndarray | None:
-        """The values of a constant of ``most`` bytes at most; None of what is none, is larger or lies elsewhere."""
-        tensor = self.constants.get(name)
-        if tensor is None or math.prod(tensor.dims) > most:
-            return None
-        found = array_of(tensor)
-        return found if found is not None and found.nbytes <= most else None
+    def reroute(self, old: ir.Value, new: ir.Value) -> None:
+        """Let all that reads ``old`` read ``new``."""
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
 
-    def remove(self, node: onnx.NodeProto) -> None:
-        """Take a node out that nobody reads, or whose readers were given something else."""
-        self._gone.append(self._nodes.pop(id(node)))
-        self._leave(node)
-        for name in node.output:
-            self._producers.pop(name, None)
-            self.constants.pop(name, None)
+    def substitute(self, node: ir.Node, values: Sequence[ir.Value]) -> bool:
+        """Take ``node`` out. Its first outputs are the ``values``; nobody reads the others.
 
-    def rewire(self, node: onnx.NodeProto, inputs: Sequence[str]) -> None:
-        """Let a node read ``inputs``."""
-        self._leave(node)
-        node.input[:] = inputs
-        self._join(node)
-
-    def substitute(self, node: onnx.NodeProto, names: Sequence[str]) -> bool:
-        """Take ``node`` out: its first outputs are the values of ``names``, the others are read by nobody.
-
-        False, and nothing changed, where they are read, or where a name has to stay that the other value cannot be given.
+        Return False, and change nothing, where somebody does, or where a name has to stay that the other value cannot be given.
         """
-        pairs = [(old, new) for old, new in zip(node.output, names, strict=False) if old and self.is_read(old)]
-        renamed = {new: old for old, new in pairs if old in self.pinned}
-        if any(name and self.is_read(name) for name in node.output[len(names) :]):
+        pairs = [(old, new) for old, new in zip(node.outputs, values, strict=False) if old.name and self.is_read(old)]
+        renamed = {new: old.name for old, new in pairs if old.name in self.pinned}
+        if any(value.name and self.is_read(value) for value in node.outputs[len(values) :]):
             return False
-        if len(renamed) < sum(old in self.pinned for old, _ in pairs) or not all(map(self._can_be_renamed, renamed)):
+        if len(renamed) < sum(old.name in self.pinned for old, _ in pairs) or not all(map(self._can_be_renamed, renamed)):
             return False
-        self.remove(node)
-        for new, old in renamed.items():
-            self._rename(new, old)
         for old, new in pairs:
-            if old not in self.pinned:
-                self.reroute(old, renamed.get(new, new))
+            self.reroute(old, new)
+        self.remove(node)
+        for new, name in renamed.items():
+            self.rename(new, name)
         return True
 
-    def hold(self, name: str, tensor: onnx.TensorProto) -> None:
+    def rename(self, value: ir.Value, name: str | None) -> None:
+        """Give ``value`` a name that no other value has."""
+        self._values.pop(value.name or "", None)
+        value.name = name
+        self._values[name or ""] = value
+
+    def hold(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
         """Make a constant of the only output of a node: an initializer where the format has such, else a Constant node."""
-        node = self._producers[name]
-        if self.holds_initializers and name not in self.outputs:
+        node, held = value.producer(), onnx.TensorProto()
+        held.CopyFrom(tensor)
+        held.name = value.name or ""
+        if node is None:
+            return
+        if self.holds_initializers and not value.is_graph_output():
+            new = ir.Value(name=value.name, const_value=ir.serde.deserialize_tensor(held))
+            self.reroute(value, new)
             self.remove(node)
-            held = self.graph.initializer.add()
+            self._add_initializer(new, held)
         else:
             self.rewire(node, ())
-            node.op_type, node.domain = "Constant", ""
-            del node.attribute[:]
-            held = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t
-        held.CopyFrom(tensor)
-        held.name = name
-        self.constants[name] = held
+            node.op_type, node.domain, node.overload = "Constant", "", ""
+            node.attributes.clear()
+            node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(held))
+            self._enter(node)
 
-    def add_constant(self, wish: str, array: np.ndarray) -> str:
-        """The name of a new constant."""
+    def restore(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        """Let a constant be another ``tensor`` of its name."""
+        node = value.producer()
+        held = ir.serde.deserialize_tensor(tensor)
+        if node is None:
+            value.const_value = held
+            self._tensors[value] = tensor
+            self._unchanged.discard(value)
+        else:
+            node.attributes.clear()
+            node.attributes["value"] = ir.AttrTensor("value", held)
+            self._enter(node)
+
+    def store(self, tensor: onnx.TensorProto, beside: ir.Node | None) -> ir.Value:
+        """Add a constant under the name of ``tensor``: an initializer, or a Constant node behind the one that it stands
+        ``beside``."""
+        held = ir.serde.deserialize_tensor(tensor)
+        if beside is None:
+            value = ir.Value(name=tensor.name, const_value=held)
+            self._add_initializer(value, tensor)
+            return value
+        node = self.make_node(
+            "Constant", [], [tensor.name], {"value": held}, self.namer.new(beside.name) if beside.name else ""
+        )
+        self.insert(beside, [node])
+        return node.outputs[0]
+
+    def swap_output(self, value: ir.Value, other: ir.Value) -> None:
+        """Let ``other`` be the output of the graph that ``value`` is, under its name; ``value`` gets the name of ``other``."""
+        for place, output in enumerate(self.main.outputs):
+            if output is value:
+                self.main.outputs[place] = other
+        value.name, other.name = other.name, value.name
+        self._values |= {value.name or "": value, other.name or "": other}
+
+    def add_constant(self, wish: str, array: np.ndarray) -> ir.Value:
+        """Add a constant, called ``wish`` or something like it."""
         name = self.namer.new(wish)
         tensor = onnx.numpy_helper.from_array(array, name)
         if self.holds_initializers:
-            self.graph.initializer.append(tensor)
-            self.constants[name] = self.graph.initializer[-1]
+            value = ir.Value(name=name, const_value=ir.serde.deserialize_tensor(tensor))
+            self._add_initializer(value, tensor)
+            return value
+        node = self.make_node("Constant", [], [name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
+        self.insert(None, [node])
+        return node.outputs[0]
+
+    def make_node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], outputs: Sequence[str],
+        attributes: Mapping[str, Any] = MappingProxyType({}), name: str = "", domain: str = "",
+    ) -> ir.Node:  # fmt: skip
+        """Make a node, which is not in the graph yet. Its outputs get the names ``outputs``."""
+        held = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
+        return ir.Node(domain, op_type, inputs, held, outputs=[ir.Value(name=one) for one in outputs], name=name)
+
+    def declared_in(self, graph: ir.Graph) -> Sequence[onnx.ValueInfoProto]:
+        """Return what the source declares of the values of a graph within a node."""
+        return self._graphs[graph].value_info if graph in self._graphs else ()
+
+    def has_sparse(self, graph: ir.Graph) -> bool:
+        """Return whether a graph within a node has sparse initializers, which onnx-ir does not hold."""
+        return graph in self._graphs and bool(self._graphs[graph].sparse_initializer)
+
+    def insert(self, place: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
+        """Put ``nodes`` behind the node ``place``, or before all others where that is None. ``infos`` declare new values."""
+        new, first = list(nodes), next(iter(self.main), None)
+        if place is not None:
+            self.main.insert_after(place, new)
+        elif first is not None:
+            self.main.insert_before(first, new)
         else:
-            node = onnx.helper.make_node("Constant", [], [name], name, value=tensor)
-            self._front.append(node)
+            self.main.extend(new)
+        for node in new:
             self._enter(node)
-        return name
+            self._values |= {value.name: value for value in node.outputs if value.name}
+        self._infos += infos
 
-    def splice(self, instead: dict[int, list[onnx.NodeProto]], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
-        """Put nodes in the place of others, given by their id, that give the same values. ``infos`` declare new values."""
-        nodes, self._nodes = self._nodes, {}
-        for key, node in nodes.items():
-            self._nodes[key] = node
-            if key in instead:
-                self._nodes |= {id(one): one for one in instead[key]}
-        for key, added in instead.items():
-            self.remove(nodes[key])
-            for one in added:
-                self._enter(one)
-        self._new_infos += infos
-        self.find_pinned()
+    def drop_unread(self) -> int:
+        """Take initializers out that nobody reads and that are no inputs; return how many."""
+        dead = [value for value in self.main.initializers.values() if not value.is_graph_input() and not self.is_read(value)]
+        for value in dead:
+            self.main.initializers.pop(value.name or "")
+            self._forget(value)
+        read = {value.name for node in self.main for value in node.inputs if value is not None} | self.pinned
+        left = [one for one in self._sparse if one.values.name in read]
+        dropped, self._sparse = len(self._sparse) - len(left), left
+        return len(dead) + dropped
 
-    def drop_initializers(self, places: Iterable[int]) -> None:
-        """Take initializers out that nobody reads, given by their places."""
-        for place in sorted(places, reverse=True):
-            del self.graph.initializer[place]
-        left = {one.name: one for one in self.graph.initializer}
-        self.constants = {name: one for name, one in self.constants.items() if name in left or name in self._producers}
+    def finish(self, *, weights: bool = True) -> onnx.ModelProto:
+        """Return the model as it is now, without its `initializers` where ``weights`` is false.
 
-    def finish(self) -> onnx.ModelProto:
-        """The model as it is now; what is declared of values that are gone is gone as well."""
-        self._settle()
-        if list(self._nodes) != [id(node) for node in self._source]:
-            kept = onnx.GraphProto(node=self._nodes.values())
-            self.graph.ClearField("node")
-            self.graph.node.extend(kept.node)
+        What the source declares of values that are gone is gone as well.
+        """
+        made = onnx.ModelProto()
+        if weights:
+            made.CopyFrom(self.source)
+            self._write_initializers(made.graph)
+        else:
+            _copy_without_weights(self.source, made)
+        nodes = list(map(self._write, self.main))
+        if [id(node) for node in nodes] != [id(node) for node in self.source.graph.node]:
+            made.graph.ClearField("node")
+            made.graph.node.extend(nodes)
+        left = {one.values.name for one in self._sparse}
+        _keep(made.graph.sparse_initializer, lambda one: one.values.name in left)
         gone = self._before - self._names()
-        for place in reversed([at for at, info in enumerate(self.graph.value_info) if info.name in gone]):
-            del self.graph.value_info[place]
-        self.graph.value_info.extend(self._new_infos)
-        return self.model
+        _keep(made.graph.value_info, lambda info: info.name not in gone)
+        made.graph.value_info.extend(self._infos)
+        return made
 
-    def _settle(self) -> None:
-        """Put new Constant nodes before all others."""
-        if self._front:
-            self._nodes = {id(node): node for node in self._front} | self._nodes
-            self._front = []
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The source's own initializers that are left, and the new ones behind them."""
+        kept, new = self._sorted_initializers()
+        return [*(self.source.graph.initializer[place] for place in kept), *new]
 
-    def _enter(self, node: onnx.NodeProto) -> None:
-        self._join(node)
-        self._producers |= {name: node for name in node.output if name}
-        tensor = constant_tensor(node)
-        if tensor is not None:
-            self.constants[node.output[0]] = tensor
+    def _sorted_initializers(self) -> tuple[list[int], list[onnx.TensorProto]]:
+        """(the places of the source's initializers that are left, new initializers). Of several of one name the last counts."""
+        held = self.main.initializers
+        last = {one.name: place for place, one in enumerate(self.source.graph.initializer)}
+        kept = {name: place for name, place in last.items() if name in held and held[name] in self._unchanged}
+        return sorted(kept.values()), [self._tensors[value] for name, value in held.items() if name not in kept]
 
-    def _join(self, node: onnx.NodeProto) -> None:
-        for place, name in enumerate(node.input):
-            if name:
-                self._readers.setdefault(name, {}).setdefault(id(node), []).append(place)
+    def _write_initializers(self, graph: onnx.GraphProto) -> None:
+        kept, new = self._sorted_initializers()
+        for place in sorted(set(range(len(graph.initializer))) - set(kept), reverse=True):
+            del graph.initializer[place]
+        graph.initializer.extend(new)
 
-    def _leave(self, node: onnx.NodeProto) -> None:
-        for name in set(node.input) - {""}:
-            self._readers[name].pop(id(node), None)
+    def _write(self, node: ir.Node) -> onnx.NodeProto:
+        """Return the message of ``node``: the source's own where the node is what it was."""
+        written = ir.serde.serialize_node(node)
+        if node not in self._origins:
+            return written
+        source, imported = self._origins[node]
+        return source if written == imported else self._with_rest(node, written, source, imported)
+
+    def _with_rest(
+        self, node: ir.Node, written: onnx.NodeProto, source: onnx.NodeProto, imported: onnx.NodeProto
+    ) -> onnx.NodeProto:
+        """Return a changed node with what onnx-ir does not hold of its source: unknown fields, attributes as they were, outputs
+        without a name at its end."""
+        rest = onnx.NodeProto()
+        rest.CopyFrom(source)
+        for name in KNOWN_FIELDS:
+            rest.ClearField(name)
+        written.MergeFrom(rest)
+        written.output.extend("" for _ in range(len(node.outputs) - len(written.output)))
+        own, before = ({one.name: one for one in proto.attribute} for proto in (source, imported))
+        for attribute in written.attribute:
+            if attribute.name in before and before[attribute.name] == attribute:
+                attribute.CopyFrom(own[attribute.name])
+            elif attribute.name in own and graphs_of_attribute(node, attribute.name):
+                self._write_graphs(node, attribute, own[attribute.name])
+        return written
+
+    def _write_graphs(self, node: ir.Node, attribute: onnx.AttributeProto, source: onnx.AttributeProto) -> None:
+        """Write the graphs of an attribute as the source has them, but for nodes that changed."""
+        held = graphs_of_attribute(node, attribute.name)
+        new = []
+        for graph, proto in zip(held, graph_protos(source), strict=True):
+            copy = onnx.GraphProto()
+            copy.CopyFrom(proto)
+            del copy.node[:]
+            copy.node.extend(map(self._write, graph))
+            for info, value in zip(copy.output, graph.outputs, strict=True):
+                info.name = value.name or ""
+            for tensor in copy.initializer:
+                held_tensor = graph.initializers[tensor.name].const_value if tensor.name in graph.initializers else None
+                if held_tensor is not None and held_tensor is not tensor:
+                    tensor.CopyFrom(tensor_proto(held_tensor))
+            new.append(copy)
+        attribute.CopyFrom(source)
+        if attribute.HasField("g"):
+            attribute.g.CopyFrom(new[0])
+        else:
+            del attribute.graphs[:]
+            attribute.graphs.extend(new)
+
+    def _note_origins(self, source: onnx.GraphProto, nodes: Iterable[ir.Node]) -> None:
+        for proto, node in zip(source.node, nodes, strict=True):
+            self._origins[node] = proto, ir.serde.serialize_node(node)
+            for attribute in proto.attribute:
+                for inner, graph in zip(graph_protos(attribute), graphs_of_attribute(node, attribute.name), strict=True):
+                    self._graphs[graph] = inner
+                    self._note_origins(inner, graph)
+
+    def _add_initializer(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        self.main.register_initializer(value)
+        self._values[value.name or ""] = value
+        self._tensors[value] = tensor
+
+    def _forget(self, value: ir.Value) -> None:
+        self._tensors.pop(value, None)
+        if self._values.get(value.name or "") is value:
+            del self._values[value.name or ""]
+
+    def _can_be_renamed(self, value: ir.Value) -> bool:
+        node = value.producer()
+        return node is not None and node.graph is self.main and value.name not in self.pinned
 
     def _names(self) -> set[str]:
-        """Every value of the main graph."""
-        given = {name for node in self._nodes.values() for name in node.output}
-        sparse = {one.values.name for one in self.graph.sparse_initializer}
-        return given | sparse | {one.name for field in (self.graph.input, self.graph.initializer) for one in field}
+        """The names of all values of the main graph."""
+        given = {value.name or "" for node in self.main for value in node.outputs}
+        sparse = {one.values.name for one in self.source.graph.sparse_initializer}
+        return given | sparse | {one.name or "" for one in (*self.main.inputs, *self.main.initializers.values())}
 
-    def _can_be_renamed(self, name: str) -> bool:
-        return name in self._producers and name not in self.pinned
 
-    def _rename(self, old: str, new: str) -> None:
-        """Let the node that gives ``old`` give it the name ``new``."""
-        node = self._producers.pop(old)
-        node.output[:] = [new if name == old else name for name in node.output]
-        self._producers[new] = node
-        if old in self.constants:
-            self.constants[new] = self.constants.pop(old)
-        self.reroute(old, new)
+def graphs_of_attribute(node: ir.Node, name: str) -> list[ir.Graph]:
+    """Return the graphs that one attribute holds; none where it holds something else."""
+    attribute = node.attributes[name]
+    if attribute.type not in GRAPHS or attribute.is_ref():
+        return []
+    return [attribute.value] if attribute.type == ir.AttributeType.GRAPH else list(attribute.value)
 
-    def reroute(self, old: str, new: str) -> None:
-        """Let everything that reads ``old`` read ``new``."""
-        for key, places in self._readers.pop(old, {}).items():
-            for place in places:
-                self._nodes[key].input[place] = new
-            self._readers.setdefault(new, {}).setdefault(key, []).extend(places)
+
+def graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that an attribute says it holds."""
+    if attribute.type == onnx.AttributeProto.GRAPH and not attribute.ref_attr_name:
+        return [attribute.g]
+    return list(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS and not attribute.ref_attr_name else []
+
+
+def _copy_without_weights(source: onnx.ModelProto, made: onnx.ModelProto) -> None:
+    """Copy all that is known of ``source`` into ``made``, except for the initializers of its graph."""
+    for one, other, left_out in ((source, made, "graph"), (source.graph, made.graph, "initializer")):
+        for field, content in one.ListFields():
+            if field.name == left_out:
+                continue
+            if field.is_repeated:
+                getattr(other, field.name).extend(content)
+            elif field.message_type is not None:
+                getattr(other, field.name).CopyFrom(content)
+            else:
+                setattr(other, field.name, content)
+
+
+def _keep(messages: Any, is_kept: Callable[[Any], bool]) -> None:
+    """Take those out of a repeated field that are not kept."""
+    for place in reversed([place for place, one in enumerate(messages) if not is_kept(one)]):
+        del messages[place]
+
+
+def _known_elsewhere(model: onnx.ModelProto) -> Iterator[str]:
+    """The names of the main graph that annotations and training graphs may use."""
+    for annotation in model.graph.quantization_annotation:
+        yield annotation.tensor_name
+        yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
+    for training in model.training_info:
+        for binding in (*training.initialization_binding, *training.update_binding):
+            yield from (binding.key, binding.value)
+        for graph in (training.initialization, training.algorithm):
+            yield from taken(graph.node)
+            yield from (info.name for info in graph.output)
+            yield from (name for node in graph.node for name in node.input)

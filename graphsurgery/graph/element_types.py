@@ -7,17 +7,18 @@ schema tells (an unknown operator, a sequence) has no type here, and nothing tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.errors import MalformedModelError
-from graphsurgery.graph.wiring import attribute_int
-from graphsurgery.model.nodes import subgraphs, taken
+from graphsurgery.graph.attributes import graphs_of, integer
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import NORMS
+from graphsurgery.graph.operators import operator as operator_name
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 HALVES = (FLOAT16, BFLOAT16)
@@ -33,14 +34,9 @@ STASHED = "stash_type"
 """The attribute of norms that says in what type they compute inside and give mean and variance; it stays as it is."""
 
 
-def key_of(node: onnx.NodeProto) -> str:
-    """What a node is called here: its first output that has a name. Nodes' own names may be missing or not unique."""
-    return next((name for name in node.output if name), "")
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Every name that the graphs within a node take from the graphs around them."""
-    return set(taken([node]))
+def key_of(node: ir.Node) -> str:
+    """Return what a node is called here: its first output that has a name. Nodes' own names may be missing or not unique."""
+    return next((value.name for value in node.outputs if value.name), "")
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,11 @@ class Operator:
     mixed: bool
     """Whether those that repeat may be of different types each."""
 
-    def variables(self, names: Sequence[str], formals: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    def variables(self, values: Sequence[ir.Value | None], formals: tuple[str, ...]) -> Iterator[tuple[ir.Value | None, str]]:
         """(value, type variable) of each of a node's inputs or outputs; what is left out, or too many, has the variable ""."""
-        for place, name in enumerate(names):
-            known = name and (place < len(formals) or (formals and self.repeats))
-            yield name, formals[min(place, len(formals) - 1)] if known else ""
+        for place, value in enumerate(values):
+            known = value is not None and value.name and (place < len(formals) or (formals and self.repeats))
+            yield value, formals[min(place, len(formals) - 1)] if known else ""
 
     def fixed(self, variable: str) -> int | None:
         """The one type that ``variable`` can be, if it is only one."""
@@ -71,88 +67,92 @@ class Operator:
         return any(TYPES.get(name) == kind for name in self.admitted.get(variable, frozenset({variable})))
 
 
-@dataclass(frozen=True)
-class Typed:
-    """The main graph of a model with its values' types. ``types`` lacks what has none or no known one."""
+class ElementTypes:
+    """The element types of a graph's values, those of graphs within nodes among them."""
 
-    graph: onnx.GraphProto
-    opsets: Mapping[str, int]
-    types: dict[str, int] = field(default_factory=dict)
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.opsets = {_domain(one.domain): one.version for one in graph.source.opset_import}
+        self._known: dict[ir.Value, int] = {}
+        sparse = {one.values.name: one.values.data_type for one in graph.source.graph.sparse_initializer}
+        self._known |= {value: kind for name, kind in sparse.items() if (value := graph.value(name)) is not None}
+        self._enter(graph.main)
 
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> Typed:
-        opsets = {_domain(one.domain): one.version for one in model.opset_import}
-        return cls(model.graph, opsets, element_types(model.graph, opsets, {}))
+    def __getitem__(self, value: ir.Value | None) -> int:
+        """The element type of ``value``; 0 where it has none, or where nothing tells."""
+        return 0 if value is None else self._known.get(value, 0)
 
-    def operator(self, node: onnx.NodeProto) -> Operator | None:
-        return operator_of(node, self.opsets)
+    @property
+    def present(self) -> set[int]:
+        """The types that there are in the main graph."""
+        return {self[value] for value in self.graph.values} - {0}
 
-    @cached_property
-    def ordered(self) -> list[onnx.NodeProto]:
-        """The nodes, each after those it takes from."""
-        return in_order(self.graph)
+    def operator(self, node: ir.Node) -> Operator | None:
+        """Return the schema of ``node``'s operator; None where nobody knows it."""
+        domain = _domain(node.domain)
+        return _operator(domain, node.op_type, self.opsets.get(domain, 1))
 
-    @cached_property
-    def producers(self) -> dict[str, onnx.NodeProto]:
-        return {name: node for node in self.graph.node for name in node.output if name}
+    def floats(self, values: Iterable[ir.Value | None]) -> list[ir.Value]:
+        """Return those of the values that are float32."""
+        return [value for value in values if value is not None and self[value] == FLOAT]
 
-    @cached_property
-    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
-        """Who takes a value, the graphs within nodes counted in."""
-        found: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.graph.node:
-            for name in {name for name in node.input if name} | captured(node):
-                found.setdefault(name, []).append(node)
-        return found
-
-    def floats(self, names: Any) -> list[str]:
-        """Those of the values that are float32."""
-        return [name for name in names if self.types.get(name) == FLOAT]
-
-    def changes(self, node: onnx.NodeProto, kind: int) -> frozenset[str]:
-        """The type variables of ``node`` that are float32 and could be ``kind``; none where a type is not known."""
+    def changes(self, node: ir.Node, kind: int) -> frozenset[str]:
+        """Return the type variables of ``node`` that are float32 and could be ``kind``; none where a type is not known."""
         operator = self.operator(node)
-        if operator is None or operator.mixed or subgraphs(node) or any(name and name not in self.types for name in node.input):
+        if operator is None or operator.mixed or graphs_of(node):
             return frozenset()
-        if any(one.name == "sparse_value" for one in node.attribute):
+        if any(value is not None and not self[value] for value in node.inputs) or "sparse_value" in node.attributes:
             return frozenset()
-        both = (*operator.variables(node.input, operator.inputs), *operator.variables(node.output, operator.outputs))
-        found = {variable for name, variable in both if self.types.get(name) == FLOAT and operator.admits(variable, kind)}
+        both = (*operator.variables(node.inputs, operator.inputs), *operator.variables(node.outputs, operator.outputs))
+        found = {variable for value, variable in both if self[value] == FLOAT and operator.admits(variable, kind)}
         return frozenset(found - _stashed(node, operator))
 
+    def _enter(self, graph: ir.Graph) -> None:
+        """Find the types of a graph's values."""
+        for value in graph.inputs:
+            self._known[value] = _declared(value)
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                self._known[value] = int(value.const_value.dtype)
+        for node in self.graph.in_order(graph):
+            found = self._output_types(node)
+            for value in node.outputs:
+                self._known[value] = found.get(value) or _declared(value)
 
-def element_types(graph: onnx.GraphProto, opsets: Mapping[str, int], outer: Mapping[str, int]) -> dict[str, int]:
-    """The element types of a graph's tensors, and of the ``outer`` graph's. Nodes may come in any order."""
-    types = dict(outer)
-    types |= _declared(graph.input)
-    types |= {one.name: one.data_type for one in graph.initializer}
-    types |= {one.values.name: one.values.data_type for one in graph.sparse_initializer}
-    told = _declared((*graph.value_info, *graph.output))
-    for node in in_order(graph):
-        found = _output_types(node, types, opsets)
-        types |= {name: kind for name in node.output if name and (kind := found.get(name) or told.get(name))}
-    return types
+    def _output_types(self, node: ir.Node) -> dict[ir.Value, int]:
+        """Return the types of a node's outputs as far as they are known."""
+        for graph in graphs_of(node):
+            self._enter(graph)
+        if graphs_of(node):
+            return self._of_graph_within(node)
+        operator = self.operator(node)
+        if operator is None:
+            return {}
+        bound = {variable: self[value] for value, variable in operator.variables(node.inputs, operator.inputs) if self[value]}
+        found: dict[ir.Value, int] = {}
+        for value, variable in operator.variables(node.outputs, operator.outputs):
+            kind = operator.fixed(variable) or bound.get(variable) or self._by_attribute(node, variable, operator)
+            found |= {value: kind} if kind and value is not None else {}
+        return found
 
+    def _of_graph_within(self, node: ir.Node) -> dict[ir.Value, int]:
+        """If gives what its branches give. Loop and Scan give what their body gives, a Loop's condition left out."""
+        given = [self._end(value) for value in graphs_of(node)[0].outputs][node.op_type == "Loop" :]
+        return {value: kind for value, kind in zip(node.outputs, given, strict=False) if kind}
 
-def in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes so that each comes after those it takes from; ONNX Runtime runs files that are not sorted."""
-    made = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    before = {
-        place: {made[name] for name in (*node.input, *captured(node)) if name in made and made[name] != place}
-        for place, node in enumerate(graph.node)
-    }
-    if all(max(earlier, default=-1) < place for place, earlier in before.items()):
-        return list(graph.node)
-    try:
-        return [graph.node[place] for place in TopologicalSorter(before).static_order()]
-    except CycleError as error:
-        raise MalformedModelError("the graph's nodes form a circle", "export the model again") from error
+    def _end(self, value: ir.Value) -> int:
+        """Return the type of an output of a graph within a node, which may be a value of the main graph."""
+        return self[value] or self[self.graph.value(value.name or "")]
 
-
-def operator_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Operator | None:
-    """The schema of ``node``'s operator, or None."""
-    domain = _domain(node.domain)
-    return _operator(domain, node.op_type, opsets.get(domain, 1))
+    def _by_attribute(self, node: ir.Node, variable: str, operator: Operator) -> int | None:
+        if node.op_type in ("Constant", "ConstantOfShape"):
+            return _value_type(node)
+        if variable in _stashed(node, operator):
+            return integer(node, STASHED, FLOAT)
+        if node.op_type in TYPE_ATTRIBUTES:
+            like = self[node.inputs[0]] if node.op_type.endswith("Like") or node.op_type == "Bernoulli" else FLOAT
+            return integer(node, TYPE_ATTRIBUTES[node.op_type], like) or None
+        return None
 
 
 @cache
@@ -195,60 +195,27 @@ def _read(schema: Any, type_name: str, homogeneous: str) -> Operator:
     )  # fmt: skip
 
 
-def _output_types(node: onnx.NodeProto, types: Mapping[str, int], opsets: Mapping[str, int]) -> dict[str, int]:
-    """The types of a node's outputs as far as they are known."""
-    operator = operator_of(node, opsets)
-    if subgraphs(node):
-        return _of_subgraph(node, types, opsets)
-    if operator is None:
-        return {}
-    bound = {variable: types[name] for name, variable in operator.variables(node.input, operator.inputs) if name in types}
-    found: dict[str, int] = {}
-    for name, variable in operator.variables(node.output, operator.outputs):
-        kind = operator.fixed(variable) or bound.get(variable) or _by_attribute(node, variable, operator, types)
-        found |= {name: kind} if kind else {}
-    return found
-
-
-def _by_attribute(node: onnx.NodeProto, variable: str, operator: Operator, types: Mapping[str, int]) -> int | None:
-    if node.op_type in ("Constant", "ConstantOfShape"):
-        return _value_type(node)
-    if variable in _stashed(node, operator):
-        return attribute_int(node, STASHED, FLOAT)
-    if node.op_type in TYPE_ATTRIBUTES:
-        like = types.get(node.input[0]) if node.op_type.endswith("Like") or node.op_type == "Bernoulli" else FLOAT
-        return attribute_int(node, TYPE_ATTRIBUTES[node.op_type], like or 0) or None
-    return None
-
-
-def _value_type(node: onnx.NodeProto) -> int | None:
-    """The type of what a Constant or ConstantOfShape holds."""
-    for one in node.attribute:
-        if one.name == "value":
-            return int(one.t.data_type)
-        if one.name == "sparse_value":
-            return int(one.sparse_tensor.values.data_type)
-        if one.name.startswith("value_"):
+def _value_type(node: ir.Node) -> int | None:
+    """Return the type of what a Constant or ConstantOfShape holds."""
+    for name, one in node.attributes.items():
+        if name == "value":
+            return int(one.as_tensor().dtype)
+        if name == "sparse_value":
+            return one.as_int()  # see `graph._importable`
+        if name.startswith("value_"):
             known = {"float": FLOAT, "int": onnx.TensorProto.INT64, "string": onnx.TensorProto.STRING}
-            return known.get(one.name.removeprefix("value_").removesuffix("s"))
+            return known.get(name.removeprefix("value_").removesuffix("s"))
     return FLOAT if node.op_type == "ConstantOfShape" else None
 
 
-def _stashed(node: onnx.NodeProto, operator: Operator) -> set[str]:
+def _stashed(node: ir.Node, operator: Operator) -> set[str]:
     """The variables of mean and variance, which a norm gives besides its result."""
-    return {"U"} - set(operator.inputs) if "Normalization" in node.op_type else set()
+    return {"U"} - set(operator.inputs) if operator_name(node) in NORMS else set()
 
 
-def _of_subgraph(node: onnx.NodeProto, types: Mapping[str, int], opsets: Mapping[str, int]) -> dict[str, int]:
-    """If gives what its branches give; Loop and Scan what their body gives, a Loop's condition left out."""
-    body = subgraphs(node)[0]
-    inner = element_types(body, opsets, types)
-    given = [inner.get(value.name, 0) for value in body.output][node.op_type == "Loop" :]
-    return {name: kind for name, kind in zip(node.output, given, strict=False) if name and kind}
-
-
-def _declared(values: Any) -> dict[str, int]:
-    return {one.name: one.type.tensor_type.elem_type for one in values if one.type.HasField("tensor_type")}
+def _declared(value: ir.Value) -> int:
+    """Return the element type that the source declares of ``value``; 0 where it declares none, or no tensor."""
+    return int(value.type.dtype) if isinstance(value.type, ir.TensorType) else 0
 
 
 def _domain(name: str) -> str:

@@ -13,15 +13,15 @@ from functools import lru_cache
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx.shape_inference import infer_node_outputs
 
+from graphsurgery.graph.attributes import graphs_of, schema_of
 from graphsurgery.graph.call import UNKNOWN, Call, Fact
 from graphsurgery.graph.dims import DIMS, Dims
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.numbers import LIMITS, MOST, RULES
-from graphsurgery.graph.reading import attribute, schema_of
 from graphsurgery.graph.sizes import Size, Sizes, Symbols
-from graphsurgery.model.nodes import subgraphs
 
 NAMED = re.compile(r"[A-Za-z_][\w.+ -]*")
 PLACE_HOLDERS = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "undefined"})
@@ -32,39 +32,39 @@ LONGEST_SHAPE = 1 << 16
 
 
 class Facts:
-    """What is known of the values of ``work``, as it is now; true of them for as long as they are there."""
+    """What is known of the values of a graph, as it is now; true of them for as long as they are there."""
 
-    def __init__(self, work: Workspace) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._symbols = Symbols()
-        self._work = work
+        self._graph = graph
         self._known: dict[str, Fact] = {}
         self._numbers: dict[str, Sizes] = {}
-        self._opsets = [onnx.helper.make_opsetid("", work.opset)]
+        self._opsets = [onnx.helper.make_opsetid("", graph.opset)]
         self._declared()
-        for name, tensor in work.constants.items():
-            self._constant(name, tensor)
-        for node in work.nodes:
-            if work.is_standard(node) and not subgraphs(node) and node.output and node.op_type != "Constant":
+        for value, tensor in graph.constants.items():
+            self._constant(value, tensor)
+        for node in graph.nodes:
+            if graph.is_standard(node) and not graphs_of(node) and node.outputs and node.op_type != "Constant":
                 self._visit(node)
 
-    def __getitem__(self, name: str) -> Fact:
-        return self._known.get(name, UNKNOWN)
+    def __getitem__(self, value: ir.Value | None) -> Fact:
+        return UNKNOWN if value is None else self._known.get(value.name or "", UNKNOWN)
 
-    def numbers(self, name: str) -> Sizes | None:
+    def numbers(self, value: ir.Value | None) -> Sizes | None:
         """The integers of a value, row by row, where they are followed."""
-        return self._numbers.get(name)
+        return None if value is None else self._numbers.get(value.name or "")
 
-    def literals(self, name: str) -> list[int] | None:
+    def literals(self, value: ir.Value | None) -> list[int] | None:
         """The integers of a value where all of them are literals."""
-        values = self._numbers.get(name)
+        values = self.numbers(value)
         found = [value for value in values or () if isinstance(value, int)]
         return found if values is not None and len(found) == len(values) else None
 
     def _declared(self) -> None:
         """The graph's inputs, initializers with a default among them."""
         shared: dict[str, str] = {}
-        distrusted = _repeated_names(self._work.graph.input)
-        for info in self._work.graph.input:
+        distrusted = _repeated_names(self._graph.source.graph.input)
+        for info in self._graph.source.graph.input:
             if not info.type.HasField("tensor_type"):
                 continue
             tensor, dims = info.type.tensor_type, None
@@ -82,26 +82,27 @@ class Facts:
             shared[name] = self._symbols.new()
         return shared[name]
 
-    def _constant(self, name: str, tensor: onnx.TensorProto) -> None:
+    def _constant(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        name = value.name or ""
         self._known[name] = Fact(tensor.data_type, tuple(int(dim) for dim in tensor.dims))
         if tensor.data_type in LIMITS and len(tensor.dims) <= 1:
-            array = self._work.array(name)
+            array = self._graph.array(value)
             if array is not None:
                 self._note(name, tensor.data_type, [int(value) for value in array.ravel()])
 
-    def _visit(self, node: onnx.NodeProto) -> None:
-        schema = schema_of(node.op_type, self._work.opset)
+    def _visit(self, node: ir.Node) -> None:
+        schema = schema_of(node.op_type, self._graph.opset)
         types = None if schema is None else self._inferred(schema, node)
         if types is None:
             return
-        numbers = tuple(self._numbers.get(name) for name in node.input)
-        call = Call(node, tuple(self[name] for name in node.input), numbers, self._symbols)
-        for place, name in enumerate(node.output):
+        numbers = tuple(map(self.numbers, node.inputs))
+        call = Call(node, tuple(self[value] for value in node.inputs), numbers, self._symbols)
+        for place, name in enumerate(value.name for value in node.outputs):
             if not name or name not in types or not types[name].HasField("tensor_type"):
                 continue
             dims = _plain(types[name].tensor_type)
             dims = self._dims(call, dims) if place == 0 else dims
-            if call.node.op_type in POOLING and attribute(call.node, "ceil_mode") is not None and dims is not None:
+            if call.node.op_type in POOLING and "ceil_mode" in call.node.attributes and dims is not None:
                 dims = (*dims[:2], *(None for _ in dims[2:]))  # onnx counts a last window that starts in the padding
             full = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
             self._known[name] = Fact(types[name].tensor_type.elem_type, full)
@@ -122,49 +123,55 @@ class Facts:
 
     def _follow(self, call: Call) -> None:
         """The integers of a first output, where there is a rule for them."""
-        name = call.node.output[0]
-        fact, rule = self[name], RULES.get(call.node.op_type)
+        output = call.node.outputs[0]
+        fact, rule = self[output], RULES.get(call.node.op_type)
         if rule is None or fact.dtype not in LIMITS or fact.dims is None or len(fact.dims) > 1:
             return
         values = rule(call)
         if values is not None and fact.dims in ((), (len(values),)) and (fact.dims or len(values) == 1):
-            self._note(name, fact.dtype, values)
+            self._note(output.name or "", fact.dtype, values)
 
     def _note(self, name: str, dtype: int, values: Sequence[Size]) -> None:
         limit = LIMITS[dtype]
         if len(values) <= MOST and all(isinstance(value, str) or -limit <= value < limit for value in values):
             self._numbers[name] = tuple(values)
 
-    def _inferred(self, schema: onnx.defs.OpSchema, node: onnx.NodeProto) -> dict[str, onnx.TypeProto] | None:
+    def _inferred(self, schema: onnx.defs.OpSchema, node: ir.Node) -> dict[str, onnx.TypeProto] | None:
         """The types of what a node gives, by onnx; None where it finds that the node cannot be."""
-        if not all(self._can_be_asked_about(node, name) for name in node.input):
+        if not all(self._can_be_asked_about(node, value) for value in node.inputs):
             return None
-        types = {name: _type(self[name]) for name in node.input if name}
-        data = {name: tensor for name in types if (tensor := self._data(name)) is not None}
+        read = {value.name or "": value for value in node.inputs if value is not None}
+        types = {name: _type(self[value]) for name, value in read.items()}
+        data = {name: tensor for name, value in read.items() if (tensor := self._data(value)) is not None}
         try:
             return infer_node_outputs(
-                schema, node, types, input_data=data, opset_imports=self._opsets, ir_version=self._work.model.ir_version
+                schema,
+                ir.serde.serialize_node(node),
+                types,
+                input_data=data,
+                opset_imports=self._opsets,
+                ir_version=self._graph.source.ir_version,
             )
         except Exception:  # it has several types for what it refuses, a plain RuntimeError among them
             return None
 
-    def _can_be_asked_about(self, node: onnx.NodeProto, name: str) -> bool:
+    def _can_be_asked_about(self, node: ir.Node, value: ir.Value | None) -> bool:
         """Whether onnx's inference bears an input: not a vector so long that a tensor of as many dims does not fit into memory,
         nor, where slices are taken, an empty one, on which it ends the process."""
-        fact = self[name]
+        fact = self[value]
         sizes = [dim for dim in fact.dims or () if isinstance(dim, int)]
         if min(sizes, default=1) < (1 if node.op_type == "Slice" else 0):
             return False
         return fact.dtype not in LIMITS or len(fact.dims or ()) != 1 or max(sizes, default=0) <= LONGEST_SHAPE
 
-    def _data(self, name: str) -> onnx.TensorProto | None:
+    def _data(self, value: ir.Value) -> onnx.TensorProto | None:
         """The elements of a small value, where all are known."""
-        values = self.literals(name)
+        values, fact = self.literals(value), self[value]
         if values is not None:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self[name].dtype)
-            return onnx.numpy_helper.from_array(np.array(values, dtype).reshape(self[name].literal or ()), name)
-        tensor = self._work.constants.get(name)
-        return tensor if tensor is not None and not tensor.dims and self._work.array(name) is not None else None
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
+            return onnx.numpy_helper.from_array(np.array(values, dtype).reshape(fact.literal or ()), value.name)
+        tensor = self._graph.constant(value)
+        return tensor if tensor is not None and not tensor.dims and self._graph.array(value) is not None else None
 
 
 def _plain(found: onnx.TypeProto.Tensor) -> Dims | None:

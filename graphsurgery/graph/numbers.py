@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import onnx
 
+from graphsurgery.graph.attributes import array_of, tensor_proto
 from graphsurgery.graph.call import Call
-from graphsurgery.graph.reading import array_of, attribute
 from graphsurgery.graph.sizes import Size, Sizes, Symbols
 
 MOST = 64
@@ -87,10 +87,11 @@ def joined(call: Call) -> Numbers:
 
 def filled(call: Call) -> Numbers:
     """``ConstantOfShape([n])``"""
-    times, value = call.literals(0), attribute(call.node, "value")
-    if times is None or len(times) > 1 or any(not 0 <= one <= MOST for one in times):
+    times, value = call.literals(0), call.node.attributes.get("value")
+    if times is None or len(times) > 1 or any(not 0 <= one <= MOST for one in times) or value is None:
         return None
-    held = array_of(value.t) if value is not None and value.t.data_type in LIMITS else None
+    tensor = tensor_proto(value.as_tensor())
+    held = array_of(tensor) if tensor.data_type in LIMITS else None
     if held is None or held.size != 1:
         return None
     return (int(held.item()),) * (times[0] if times else 1)
@@ -124,7 +125,7 @@ def _elementwise(compute: Two) -> Callable[[Call], Numbers]:
     """The rule for an operator on two inputs, element by element."""
 
     def rule(call: Call) -> Numbers:
-        aligned = _aligned(call, 2) if len(call.node.input) == 2 else None
+        aligned = _aligned(call, 2) if len(call.node.inputs) == 2 else None
         return None if aligned is None else tuple(compute(call.symbols, *pair) for pair in aligned)
 
     return rule

@@ -12,6 +12,14 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else []), *one.graphs)]
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of the graphs within it."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from all_nodes(inner)
+
+
 def taken(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     """The names that subgraphs of ``nodes`` take from the graphs around them. What a subgraph makes itself is not among them,
     whatever else has the same name outside."""

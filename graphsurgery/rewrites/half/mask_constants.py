@@ -6,13 +6,11 @@ comparison or a shape, and none to an output.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.element_types import FLOAT, Typed
-from graphsurgery.graph.moving import MOVING
+from graphsurgery.graph.element_types import FLOAT, ElementTypes
+from graphsurgery.graph.operators import ATTENTIONS, MOVING, operator
 from graphsurgery.rewrites.half.values import STANDS_FOR_INFINITY, Array, largest, tamed
 
 CARRYING = MOVING | {"Add", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Sum", "Trilu"}
@@ -25,41 +23,42 @@ ENDING = frozenset({
 class Masks:
     """The constants of a graph as they are to be stored."""
 
-    def __init__(self, typed: Typed) -> None:
-        self._typed = typed
+    def __init__(self, types: ElementTypes) -> None:
+        self._types, self._graph = types, types.graph
+        self.masking = self._find_masking()
+        """The values that only mask scores."""
 
-    def stored(self, name: str, values: Array, kind: int, half: int, mask: float | None = None) -> Array:
-        """The constant ``name``, float32 ``values``, where it is stored as ``kind``, FLOAT or the type ``half``.
+    def stored(self, value: ir.Value | None, values: Array, kind: int, half: int, mask: float | None = None) -> Array:
+        """The constant ``value``, float32 ``values``, where it is stored as ``kind``, FLOAT or the type ``half``.
 
         What only masks is `tamed`, in both types. Anything else stays as it is in float32; stand-ins for infinity become
         ``half``'s largest numbers in it.
         """
-        if name in self.masking:
+        if value in self.masking:
             return tamed(values, half, mask)
         if kind == FLOAT or not values.size:
             return values
         beyond = np.isfinite(values) & (np.abs(values) >= STANDS_FOR_INFINITY) & (np.abs(values) > largest(half))
         return np.where(beyond, np.float32(np.copysign(largest(half), values)), values) if beyond.any() else values
 
-    @cached_property
-    def masking(self) -> frozenset[str]:
-        """The values that only mask scores."""
-        given = {value.name for value in self._typed.graph.output}
-        found: set[str] = set()
-        for node in reversed(self._typed.ordered):
-            found.update(name for name in node.output if name and name not in given and self._only_masks(name, found))
-        constants = (one.name for one in self._typed.graph.initializer)
-        found.update(name for name in constants if name not in given and self._only_masks(name, found))
+    def _find_masking(self) -> frozenset[ir.Value]:
+        found: set[ir.Value] = set()
+        for node in reversed(list(self._graph.nodes)):
+            found.update(value for value in node.outputs if value.name and self._only_masks(value, found))
+        found.update(value for value in self._graph.main.initializers.values() if self._only_masks(value, found))
         return frozenset(found)
 
-    def _only_masks(self, name: str, known: set[str]) -> bool:
-        takers = self._typed.consumers.get(name, [])
-        return bool(takers) and all(self._ends(node) or self._carries(node, known) for node in takers)
+    def _only_masks(self, value: ir.Value, known: set[ir.Value]) -> bool:
+        users = self._graph.users(value)
+        return (
+            bool(users) and not value.is_graph_output() and all(self._ends(one) or self._carries(one, known) for one in users)
+        )
 
-    def _ends(self, node: onnx.NodeProto) -> bool:
-        if node.op_type == "Cast":
-            return not self._typed.floats(node.output) and all(name in self._typed.types for name in node.output)
-        return node.op_type in ENDING or node.op_type.endswith("Attention")
+    def _ends(self, node: ir.Node) -> bool:
+        if operator(node) == "Cast":
+            return not self._types.floats(node.outputs) and all(self._types[value] for value in node.outputs)
+        return operator(node) in ENDING | ATTENTIONS
 
-    def _carries(self, node: onnx.NodeProto, known: set[str]) -> bool:
-        return node.op_type in CARRYING and any(node.output) and all(name in known for name in node.output if name)
+    def _carries(self, node: ir.Node, known: set[ir.Value]) -> bool:
+        named = [value for value in node.outputs if value.name]
+        return operator(node) in CARRYING and bool(named) and all(value in known for value in named)

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import RequestError
-from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, Typed, key_of
-from graphsurgery.graph.moving import MOVING
+from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, key_of
+from graphsurgery.graph.operators import MEASURING, MOVING, operator
 from graphsurgery.interface import interface_of
 from graphsurgery.model.dtypes import NAMES, element_count
-from graphsurgery.model.namer import Namer
-from graphsurgery.rewrites.half.block_list import SHAPES, Keeping
+from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.conversion import Conversion
-from graphsurgery.rewrites.half.convert import in_float32, prepared
+from graphsurgery.rewrites.half.convert import in_float32, prepare
 from graphsurgery.rewrites.half.overflow import CALM_MASK, overflowing
 from graphsurgery.rewrites.half.probes import Feed, Rounding
 from graphsurgery.rewrites.half.rounding_loss import Loss, loss_measure, worst
-from graphsurgery.rewrites.half.values import lowest_mask
 
 SHARE = 0.1
 """A value is a candidate where rounding it alone makes up this much of the (squared) loss of rounding all."""
@@ -33,7 +32,7 @@ UNITS = {int(FLOAT16): 2.0**-11, int(BFLOAT16): 2.0**-8}
 SAMPLE = 2
 """Feeds for what is run many times over."""
 ROUNDS = 8
-IDLE = SHAPES | {"Constant"}
+IDLE = MEASURING | {"Constant"}
 """Operators that compute nothing with float32 values."""
 HEAVY = 1 << 16
 """Numbers of a weight: nodes with a larger one stay half precision but where they overflow, for that is what it is for."""
@@ -88,7 +87,7 @@ def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
     """
     if not feeds:
         raise RequestError("there is nothing to measure activations on", "give one feed or more")
-    measuring = _Measuring(prepared(model, kind), kind, Namer.of(model))
+    measuring = _Measuring(prepare(model, kind), kind)
     reasons = dict(measuring.always)
     reasons |= overflowing(
         in_float32(model, kind, CALM_MASK), kind, measuring.rounded(reasons), measuring.convertible(reasons), feeds
@@ -96,10 +95,10 @@ def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
     names = measuring.rounded(reasons)
     rounding = Rounding(in_float32(model, kind), names, kind)
     mask = roles_of(interface_of(model.graph)).mask
-    loss = loss_measure(rounding, feeds[:SAMPLE], mask.name if mask is not None else None)
+    loss = loss_measure(rounding, feeds[:SAMPLE], mask)
     lost, losing = measuring.losing(loss, reasons)
     reasons |= losing
-    nodes = [node for node in measuring.typed.graph.node if key_of(node) in reasons]
+    nodes = [node for node in measuring.types.graph.nodes if key_of(node) in reasons]
     return Kept(
         kind, tuple(key_of(node) for node in nodes), reasons, {key_of(node): node.op_type for node in nodes},
         len(measuring.convertible(reasons)), lost**0.5,
@@ -109,19 +108,19 @@ def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
 class _Measuring:
     """A graph and the type that it is to be converted to."""
 
-    def __init__(self, typed: Typed, kind: int, namer: Namer) -> None:
-        self.typed, self._kind, self._namer = typed, kind, namer
-        self.always = Keeping(typed, kind).reasons
+    def __init__(self, types: ElementTypes, kind: int) -> None:
+        self.types, self._kind = types, kind
+        self.always = BlockList(types, kind).reasons
         """What `to_half` keeps unasked, and why."""
-        self._heavy = {one.name for one in typed.graph.initializer if element_count(one.dims) > HEAVY}
+        self._heavy = {value for value, one in types.graph.constants.items() if element_count(one.dims) > HEAVY}
 
-    def convertible(self, reasons: Collection[str]) -> list[onnx.NodeProto]:
+    def convertible(self, reasons: Collection[str]) -> list[ir.Node]:
         """The nodes that would be converted, were those of ``reasons`` kept."""
-        return [node for node in self.typed.graph.node if key_of(node) not in reasons and self._changes(node)]
+        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._changes(node)]
 
     def rounded(self, reasons: Collection[str]) -> list[str]:
         """The values that would be rounded then."""
-        return Conversion(self.typed, self._kind, set(reasons), self._namer, lowest_mask(self._kind)).rounded
+        return Conversion(self.types, self._kind, set(reasons)).rounded
 
     def losing(self, loss: Loss, reasons: dict[str, str]) -> tuple[float, dict[str, str]]:
         """(what the outputs lose in the end, the nodes to keep besides ``reasons`` for it)."""
@@ -145,22 +144,27 @@ class _Measuring:
             lost = left
         return lost, found
 
-    def _changes(self, node: onnx.NodeProto) -> bool:
+    def _changes(self, node: ir.Node) -> bool:
         """Whether ``node`` computes, and can in the half type."""
-        return node.op_type not in IDLE and bool(self.typed.changes(node, self._kind))
+        return operator(node) not in IDLE and bool(self.types.changes(node, self._kind))
 
-    def _around(self, name: str) -> list[onnx.NodeProto]:
-        """What makes a value and what takes it, of the nodes that can be converted."""
-        maker = self.typed.producers.get(name)
-        both = (*([maker] if maker is not None else []), *self.typed.consumers.get(name, []))
+    def _around(self, name: str) -> list[ir.Node]:
+        """The node that makes a value and those that read it, as far as they can be converted."""
+        value = self.types.graph.value(name)
+        if value is None:
+            return []
+        maker = value.producer()
+        both = (*([maker] if maker is not None else []), *self.types.graph.users(value))
         return [node for node in both if self._changes(node)]
 
     def _may_be_left(self, name: str, reasons: Collection[str]) -> bool:
         """Whether a value can be left unrounded without a large weight in float32; copies of others cannot by themselves."""
-        maker = self.typed.producers.get(name)
-        if maker is None or maker.op_type in MOVING:
+        value = self.types.graph.value(name)
+        maker = value.producer() if value is not None else None
+        if maker is None or operator(maker) in MOVING:
             return False
-        return not any(self._heavy & set(node.input) for node in self._around(name) if key_of(node) not in reasons)
+        around = [node for node in self._around(name) if key_of(node) not in reasons]
+        return not any(value in self._heavy for node in around for value in node.inputs)
 
 
 def _sort(reason: str) -> str:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from graphsurgery.compare.loss import tokens_of
+from graphsurgery.compare.vectors import vectors_at_tokens
+from graphsurgery.interface import Value
 from graphsurgery.rewrites.half.probes import Feed, Rounding
 
 Array = np.ndarray
 Loss = Callable[[Collection[str]], float]
 
 
-def loss_measure(rounding: Rounding, feeds: Sequence[Feed], mask: str | None) -> Loss:
+def loss_measure(rounding: Rounding, feeds: Sequence[Feed], mask: Value | None) -> Loss:
     """The function from values to what rounding them loses. ``mask``: the input that says which positions are tokens."""
     whole = [_at_tokens(rounding.run(feed, ()), feed, mask) for feed in feeds]
     size = sum(float(np.square(one).sum()) for one in whole)
@@ -51,9 +54,7 @@ def worst(loss: Loss, names: Sequence[str], least: float) -> dict[str, float]:
     return worst(loss, names[:middle], least) | worst(loss, names[middle:], least)
 
 
-def _at_tokens(outputs: dict[str, Array], feed: Feed, mask: str | None) -> Array:
-    """Every number of the outputs as float64; of those that begin with ``[batch, seq]``, at tokens alone."""
-    tokens = feed[mask] != 0 if mask is not None and mask in feed else None
-    fits = tokens is not None and tokens.ndim == 2
-    parts = [one[tokens] if fits and tokens is not None and one.shape[:2] == tokens.shape else one for one in outputs.values()]
+def _at_tokens(outputs: dict[str, Array], feed: Feed, mask: Value | None) -> Array:
+    """Return every number of the outputs that counts, as float64."""
+    parts = [vectors_at_tokens(one, tokens_of(feed, mask)) for one in outputs.values()]
     return np.concatenate([np.zeros(0), *(np.asarray(part, dtype=np.float64).ravel() for part in parts)])

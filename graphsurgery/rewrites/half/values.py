@@ -14,7 +14,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import helper, numpy_helper
+
+from graphsurgery.graph.attributes import tensor_proto
+from graphsurgery.graph.operators import operator
 
 Array = np.ndarray
 STANDS_FOR_INFINITY = 1e30
@@ -91,15 +95,17 @@ def tensor(values: Array, kind: int, name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(converted(values, kind)), name)
 
 
-def held(node: onnx.NodeProto) -> Array | None:
-    """The float32 values that a Constant holds, or that a ConstantOfShape fills with; None where they are of another type."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Constant", "ConstantOfShape"):
+def held(node: ir.Node) -> Array | None:
+    """Return the float32 values that a Constant holds, or that a ConstantOfShape fills with; None where they are of another
+    type."""
+    if operator(node) not in ("Constant", "ConstantOfShape"):
         return None
-    for one in node.attribute:
-        if one.name == "value":
-            return numpy_helper.to_array(one.t) if one.t.data_type == onnx.TensorProto.FLOAT else None
-        if one.name in ("value_float", "value_floats"):
-            return np.array(one.f if one.name == "value_float" else one.floats, dtype=np.float32)
+    for name, one in node.attributes.items():
+        if name == "value":
+            tensor = tensor_proto(one.as_tensor())
+            return numpy_helper.to_array(tensor) if tensor.data_type == onnx.TensorProto.FLOAT else None
+        if name in ("value_float", "value_floats"):
+            return np.array(one.value, dtype=np.float32)
     return np.zeros(1, dtype=np.float32) if node.op_type == "ConstantOfShape" else None
 
 

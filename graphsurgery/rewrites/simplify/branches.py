@@ -3,80 +3,84 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.attributes import graphs_within
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.reading import attribute
-from graphsurgery.model.nodes import subgraphs
 
 
-def take_branches(work: Workspace, facts: Facts) -> int:
-    """Put branches that are always taken in the place of their If; how many."""
-    known = [(node, branch) for node in work.nodes if (branch := _taken(work, facts, node)) is not None]
-    if not known:
-        return 0
-    times = Counter(_defined(work))
-    infos: list[onnx.ValueInfoProto] = []
-    work.splice({id(node): _moved(work, node, branch, times, infos) for node, branch in known}, infos)
+def take_branches(graph: Editor, facts: Facts) -> int:
+    """Put branches that are always taken in the place of their If; return how many."""
+    known = [(node, branch) for node in graph.nodes if (branch := _taken_branch(graph, facts, node)) is not None]
+    times = Counter(_definitions(graph)) if known else Counter()
+    for node, branch in known:
+        _move(graph, node, branch, times)
     return len(known)
 
 
-def _taken(work: Workspace, facts: Facts, node: onnx.NodeProto) -> onnx.GraphProto | None:
-    """The branch of an If that is always taken."""
-    if node.op_type != "If" or not work.is_standard(node) or len(node.input) != 1:
+def _taken_branch(graph: Editor, facts: Facts, node: ir.Node) -> ir.Graph | None:
+    """Return the branch of an If that is always taken; None where none is, or where it cannot be moved."""
+    if node.op_type != "If" or not graph.is_standard(node) or len(node.inputs) != 1:
         return None
-    condition = facts.literals(node.input[0])
+    condition = facts.literals(node.inputs[0])
     if condition is None or len(condition) != 1:
         return None
-    held = attribute(node, "then_branch" if condition[0] else "else_branch")
-    fits = held is not None and not held.g.input and not held.g.sparse_initializer and len(held.g.output) >= len(node.output)
-    return held.g if held is not None and fits else None
+    held = node.attributes.get(BRANCHES[bool(condition[0])])
+    if held is None or held.is_ref() or graph.has_sparse(held.as_graph()):
+        return None
+    branch = held.as_graph()
+    return branch if not branch.inputs and len(branch.outputs) >= len(node.outputs) else None
 
 
-def _moved(
-    work: Workspace, node: onnx.NodeProto, branch: onnx.GraphProto, times: Mapping[str, int], infos: list[onnx.ValueInfoProto]
-) -> list[onnx.NodeProto]:
-    """The branch's nodes for the graph around it, with initializers as Constant nodes; ``infos`` gets what it declares."""
-    given = {one.name for one in branch.initializer} | {name for inner in branch.node for name in inner.output}
-    names = {name: name if times[name] == 1 else work.namer.new(name) for name in sorted(given - {""})}
-    nodes = [onnx.helper.make_node("Constant", [], [one.name], one.name, value=one) for one in branch.initializer]
-    for inner in branch.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(inner)
-        nodes.append(copy)
-    rename(nodes, names)
-    for info in branch.value_info:
-        copied = onnx.ValueInfoProto()
-        copied.CopyFrom(info)
-        copied.name = names.get(info.name, info.name)
-        infos.append(copied)
-    for output, inside in zip(node.output, branch.output, strict=False):
-        if output:
-            nodes.append(onnx.helper.make_node("Identity", [names.get(inside.name, inside.name)], [output]))
-    return nodes
+BRANCHES = {True: "then_branch", False: "else_branch"}
 
 
-def rename(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Let ``nodes``, and the subgraphs within them, know values by other names."""
-    for node in nodes:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for graph in subgraphs(node):
-            rename(graph.node, names)
-            for info in (*graph.output, *graph.value_info, *graph.initializer, *graph.input):
-                info.name = names.get(info.name, info.name)
+def _move(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[str, int]) -> None:
+    """Move the nodes of ``branch`` behind ``node``, with its initializers as Constant nodes, and take ``node`` out."""
+    infos = {info.name: info for info in graph.declared_in(branch)}
+    given = {value.name or "": value for inner in branch for value in inner.outputs if value.name}
+    held = {value.name or "": value for value in branch.initializers.values()}
+    constants = []
+    for name, value in held.items():
+        new = graph.make_node("Constant", [], [name], {"value": value.const_value}, name)
+        value.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
+        constants.append(new)
+        given[name] = new.outputs[0]
+    ends = list(branch.outputs)
+    nodes = list(branch)
+    branch.outputs.clear()
+    branch.remove(nodes)
+    declared = []
+    for name, value in sorted(given.items()):
+        if times[name] > 1:
+            value.name = graph.namer.new(name)
+        if name in infos:
+            copy = onnx.ValueInfoProto()
+            copy.CopyFrom(infos[name])
+            copy.name = value.name or ""
+            declared.append(copy)
+    copies = []
+    for output, inside in zip(node.outputs, ends, strict=False):
+        if not output.name:
+            continue
+        source = inside if inside.producer() is not None else graph.value(inside.name or "") or inside
+        copy_node = graph.make_node("Identity", [source], [output.name])
+        graph.reroute(output, copy_node.outputs[0])
+        copies.append(copy_node)
+    graph.insert(node, [*constants, *nodes, *copies], declared)
+    graph.remove(node)
+    graph.find_pinned()
 
 
-def _defined(work: Workspace) -> Iterator[str]:
+def _definitions(graph: Editor) -> Iterator[str]:
     """Every name that the graph or one within it defines, as often as it is defined."""
-    yield from (one.name for field in (work.graph.input, work.graph.initializer) for one in field)
-    nodes = list(work.nodes)
-    while nodes:
-        node = nodes.pop()
-        yield from node.output
-        for graph in subgraphs(node):
-            yield from (one.name for field in (graph.input, graph.initializer) for one in field)
-            nodes += graph.node
+    yield from (value.name or "" for value in {*graph.main.inputs, *graph.main.initializers.values()})
+    for node in graph.nodes:
+        yield from (value.name or "" for value in node.outputs)
+        for inner in graphs_within(node):
+            yield from (value.name or "" for value in {*inner.inputs, *inner.initializers.values()})
+            yield from (value.name or "" for one in inner for value in one.outputs)

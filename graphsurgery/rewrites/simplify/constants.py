@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import SMALL, Workspace
+from graphsurgery.graph.attributes import array_of, byte_size, constant_tensor
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.reading import array_of, byte_size, constant_tensor
+from graphsurgery.graph.graph import SMALL
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.rewrites.simplify.evaluation import evaluated
 
@@ -39,23 +41,22 @@ NUMPY = frozenset(
 """Element types that ONNX Runtime hands out as they are."""
 
 
-def fold_constants(work: Workspace, facts: Facts) -> int:
-    """Make constants of what constants decide; how many."""
+def fold_constants(work: Editor, facts: Facts) -> int:
+    """Make constants of what constants decide; return how many."""
     moved = _move_constant_nodes(work)
-    region = Region(work, facts)
-    values = region.values()
-    for name, array in values.items():
-        work.hold(name, onnx.numpy_helper.from_array(array, name))
+    values = Region(work, facts).values()
+    for value, array in values.items():
+        work.hold(value, onnx.numpy_helper.from_array(array))
     return moved + len(values)
 
 
-def _move_constant_nodes(work: Workspace) -> int:
+def _move_constant_nodes(work: Editor) -> int:
     """Constant nodes are initializers, where the format has such."""
     moved = 0
-    for node in work.nodes if work.holds_initializers else ():
+    for node in list(work.nodes) if work.holds_initializers else ():
         tensor = constant_tensor(node)
-        if tensor is not None and node.output[0] not in work.outputs:
-            work.hold(node.output[0], tensor)
+        if tensor is not None and not node.outputs[0].is_graph_output():
+            work.hold(node.outputs[0], tensor)
             moved += 1
     return moved
 
@@ -63,86 +64,92 @@ def _move_constant_nodes(work: Workspace) -> int:
 class Region:
     """The nodes that can be computed now, and what of them is worth keeping."""
 
-    def __init__(self, work: Workspace, facts: Facts) -> None:
+    def __init__(self, work: Editor, facts: Facts) -> None:
         self._work, self._facts = work, facts
-        self._sizes: dict[str, int] = {}
-        self._nodes: list[onnx.NodeProto] = []
-        small = (size for one in work.constants.values() if (size := byte_size(one) or 0) <= GROWTH)
+        self._constants = work.constants
+        self._sizes: dict[ir.Value, int] = {}
+        self._nodes: list[ir.Node] = []
+        small = (size for one in self._constants.values() if (size := byte_size(one) or 0) <= GROWTH)
         self._left = MOST_GROWTH - sum(small)
         for node in work.nodes:
             if self._can_be_computed(node):
                 self._add(node)
 
-    def values(self) -> dict[str, np.ndarray]:
+    def values(self) -> dict[ir.Value, np.ndarray]:
         """What nodes outside the region, or others than nodes, read of it."""
-        own = {id(node) for node in self._nodes}
+        own = set(self._nodes)
         wanted = [
-            name
+            value
             for node in self._nodes
-            for name in node.output
-            if name in self._work.pinned or any(id(reader) not in own for reader in self._work.readers(name))
+            for value in node.outputs
+            if value.name in self._work.pinned or any(reader not in own for reader in self._work.readers(value))
         ]
         if not wanted:
             return {}
-        found = evaluated(self._nodes, self._given(), wanted, self._work.opset)
-        return {name: array for name, array in found.items() if self._is_as_foretold(name, array)}
+        nodes = [ir.serde.serialize_node(node) for node in self._nodes]
+        found = evaluated(nodes, self._given(), [value.name or "" for value in wanted], self._work.opset)
+        arrays = {value: found[value.name or ""] for value in wanted if value.name in found}
+        return {value: array for value, array in arrays.items() if self._is_as_foretold(value, array)}
 
     def _given(self) -> dict[str, np.ndarray]:
-        names = {name for node in self._nodes for name in node.input if name and name not in self._sizes}
-        arrays = {name: array_of(self._work.constants[name]) for name in sorted(names)}
+        values = {value.name or "": value for node in self._nodes for value in node.inputs if value is not None}
+        held = {name: self._constants[values[name]] for name in sorted(values) if values[name] not in self._sizes}
+        arrays = {name: array_of(tensor) for name, tensor in held.items()}
         return {name: array for name, array in arrays.items() if array is not None}
 
-    def _is_as_foretold(self, name: str, array: np.ndarray) -> bool:
-        fact = self._facts[name]
+    def _is_as_foretold(self, value: ir.Value, array: np.ndarray) -> bool:
+        fact = self._facts[value]
         return array.shape == fact.literal and onnx.helper.np_dtype_to_tensor_dtype(array.dtype) == fact.dtype
 
-    def _add(self, node: onnx.NodeProto) -> None:
+    def _add(self, node: ir.Node) -> None:
         self._nodes.append(node)
-        self._sizes[node.output[0]] = self._size(node.output[0]) or 0
-        self._left -= max(self._sizes[node.output[0]] - self._replaced(node), 0)
+        self._sizes[node.outputs[0]] = self._size(node.outputs[0]) or 0
+        self._left -= max(self._sizes[node.outputs[0]] - self._replaced(node), 0)
 
-    def _can_be_computed(self, node: onnx.NodeProto) -> bool:
+    def _can_be_computed(self, node: ir.Node) -> bool:
         """Whether constants decide what ``node`` gives, at a size that is known and admitted."""
-        if not self._work.is_standard(node) or node.op_type not in FOLDED or len(node.output) != 1 or not any(node.input):
+        inputs = {value for value in node.inputs if value is not None}
+        if not self._work.is_standard(node) or node.op_type not in FOLDED or len(node.outputs) != 1 or not inputs:
             return False
-        if node.output[0] in self._work.kept:
+        if node.outputs[0].name in self._work.kept:
             return False
-        size, inputs = self._size(node.output[0]), {name for name in node.input if name}
+        size = self._size(node.outputs[0])
         if size is None or not all(map(self._is_given, inputs)) or _may_trap(node, self._work):
             return False
         growth = size - self._replaced(node)
-        if growth > max(min(GROWTH, self._left), 0) or not all(self._may_read(node, name, size) for name in inputs):
+        if growth > max(min(GROWTH, self._left), 0) or not all(self._may_read(node, value, size) for value in inputs):
             return False
         return node.op_type in MOVED or not self._is_half(node)
 
-    def _is_half(self, node: onnx.NodeProto) -> bool:
+    def _is_half(self, node: ir.Node) -> bool:
         """Whether a node computes with float16; it does not where it only widens it."""
-        names = node.output if node.op_type == "Cast" else (*node.input, *node.output)
-        return any(self._facts[name].dtype == onnx.TensorProto.FLOAT16 for name in names)
+        values = node.outputs if node.op_type == "Cast" else (*node.inputs, *node.outputs)
+        return any(self._facts[value].dtype == onnx.TensorProto.FLOAT16 for value in values)
 
-    def _may_read(self, node: onnx.NodeProto, name: str, size: int) -> bool:
+    def _may_read(self, node: ir.Node, value: ir.Value, size: int) -> bool:
         """Whether a result of ``size`` bytes is worth reading an input for."""
-        own = self._given_size(name)
-        replaced = node.op_type in LAID_OUT_ANEW and self._work.is_read_once(name)
+        own = self._given_size(value)
+        replaced = node.op_type in LAID_OUT_ANEW and self._work.is_read_once(value)
         return own <= SMALL or size < own or (replaced and size == own)
 
-    def _replaced(self, node: onnx.NodeProto) -> int:
+    def _replaced(self, node: ir.Node) -> int:
         """Bytes of what nobody reads any more once ``node`` is computed."""
-        return sum(self._given_size(name) for name in set(node.input) if name and self._work.is_read_once(name))
+        inputs = {value for value in node.inputs if value is not None}
+        return sum(self._given_size(value) for value in inputs if self._work.is_read_once(value))
 
-    def _given_size(self, name: str) -> int:
-        return self._sizes[name] if name in self._sizes else byte_size(self._work.constants[name]) or 0
+    def _given_size(self, value: ir.Value) -> int:
+        if value in self._sizes:
+            return self._sizes[value]
+        return byte_size(self._constants[value]) or 0 if value in self._constants else 0
 
-    def _is_given(self, name: str) -> bool:
+    def _is_given(self, value: ir.Value) -> bool:
         """Whether a value is a constant whose elements are there, or will be one of the region's."""
-        if name in self._sizes:
-            return True
-        tensor = self._work.constants.get(name)
-        return tensor is not None and tensor.data_type in NUMPY and _is_inside(tensor)
+        tensor = self._constants.get(value)
+        return value in self._sizes or (tensor is not None and tensor.data_type in NUMPY and _is_inside(tensor))
 
-    def _size(self, name: str) -> int | None:
+    def _size(self, value: ir.Value) -> int | None:
         """Bytes of a value by what is known of it."""
-        fact = self._facts[name]
+        fact = self._facts[value]
         return None if fact.dtype not in NUMPY or fact.literal is None else payload_size(fact.dtype, fact.literal)
 
 
@@ -153,14 +160,14 @@ def _is_inside(tensor: onnx.TensorProto) -> bool:
     return not tensor.HasField("raw_data") or tensor.ByteSize() >= (byte_size(tensor) or 0)
 
 
-def _may_trap(node: onnx.NodeProto, work: Workspace) -> bool:
+def _may_trap(node: ir.Node, work: Editor) -> bool:
     """Whether the processor may refuse to divide: integers by 0, or the least integer by -1."""
     if node.op_type not in ("Div", "Mod"):
         return False
-    tensor = work.constants.get(node.input[1]) if len(node.input) > 1 else None
+    tensor = work.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if tensor is None:
         return True
     if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
         return False
-    divisor = work.array(node.input[1])
+    divisor = work.array(node.inputs[1])
     return divisor is None or bool(((divisor == 0) | (divisor == -1)).any())

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 
 
-def drop_dead(work: Workspace, _: Facts) -> int:
-    """Take out what nobody reads, from the end on; how much. Of initializers of one name the last counts."""
+def drop_dead(graph: Editor, _: Facts) -> int:
+    """Take out what nobody reads, from the end on; return how much."""
     dead = 0
-    for node in reversed(list(work.nodes)):
-        if not any(work.is_read(name) for name in node.output if name):
-            work.remove(node)
+    for node in reversed(list(graph.nodes)):
+        if not any(graph.is_read(value) for value in node.outputs if value.name):
+            graph.remove(node)
             dead += 1
-    last = {one.name: place for place, one in enumerate(work.graph.initializer)}
-    unread = [
-        place
-        for place, one in enumerate(work.graph.initializer)
-        if place != last[one.name] or not (work.is_read(one.name) or one.name in work.inputs)
-    ]
-    work.drop_initializers(unread)
-    sparse = work.graph.sparse_initializer
-    lost = [place for place, one in enumerate(sparse) if not work.is_read(one.values.name)]
-    for place in reversed(lost):
-        del sparse[place]
-    return dead + len(unread) + len(lost)
+    return dead + graph.drop_unread()

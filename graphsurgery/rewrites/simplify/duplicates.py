@@ -4,67 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.attributes import constant_tensor, graphs_of, schema_of
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.reading import RANDOM, TRAINING, constant_tensor, schema_of
-from graphsurgery.model.nodes import subgraphs
+from graphsurgery.graph.operators import RANDOM, TRAINING
 
 Key = tuple[object, ...]
 
 
-def merge_duplicates(work: Workspace, _: Facts) -> int:
+def merge_duplicates(work: Editor, _: Facts) -> int:
     """Let one of what is equal stand for all; how many went."""
     return _merge_constants(work) + _merge_nodes(work)
 
 
-def _merge_nodes(work: Workspace) -> int:
+def _merge_nodes(work: Editor) -> int:
     """The first of equal nodes stands for the others."""
-    merged, first = 0, dict[Key, onnx.NodeProto]()
+    merged, first = 0, dict[Key, ir.Node]()
     for node in work.nodes:
         if not _is_repeatable(work, node):
             continue
         key = _key(work, node)
         if key not in first:
             first[key] = node
-        elif work.substitute(node, list(first[key].output)):
+        elif work.substitute(node, first[key].outputs):
             merged += 1
     return merged
 
 
-def _is_repeatable(work: Workspace, node: onnx.NodeProto) -> bool:
+def _is_repeatable(work: Editor, node: ir.Node) -> bool:
     """Whether a node gives the same whenever it is given the same, as the standard has it."""
-    if not work.is_standard(node) or subgraphs(node) or node.op_type in RANDOM | TRAINING:
+    if not work.is_standard(node) or graphs_of(node) or node.op_type in RANDOM | TRAINING:
         return False
     return constant_tensor(node) is None and schema_of(node.op_type, work.opset) is not None
 
 
-def _key(work: Workspace, node: onnx.NodeProto) -> Key:
+def _key(work: Editor, node: ir.Node) -> Key:
     """Equal for nodes that do the same; which of the outputs there are belongs to it, and what these are kept for."""
-    attributes = sorted((one.name, one.SerializeToString()) for one in node.attribute)
-    outputs = [(bool(name), work.kept.get(name)) for name in node.output]
-    return node.op_type, node.overload, *node.input, None, *outputs, None, *attributes
+    attributes = sorted((name, ir.serde.serialize_attribute(one).SerializeToString()) for name, one in node.attributes.items())
+    outputs = [(bool(value.name), work.kept.get(value.name or "")) for value in node.outputs]
+    return node.op_type, node.overload, *node.inputs, None, *outputs, None, *attributes
 
 
-def _merge_constants(work: Workspace) -> int:
+def _merge_constants(work: Editor) -> int:
     """The first of equal constants stands for the others; equal are type, dims and every bit."""
-    merged, first = 0, dict[Key, str]()
-    for name in list(_constants(work)):
-        array = work.array(name) if name not in work.pinned else None
-        if array is None:
+    merged, first = 0, dict[Key, ir.Value]()
+    for value in list(_constants(work)):
+        array = work.array(value) if value.name not in work.pinned else None
+        tensor = work.constant(value)
+        if array is None or tensor is None:
             continue
-        key = work.constants[name].data_type, array.shape, array.tobytes()
+        key = tensor.data_type, array.shape, array.tobytes()
         if key not in first:
-            first[key] = name
+            first[key] = value
         else:
-            work.reroute(name, first[key])
+            work.reroute(value, first[key])
             merged += 1
     return merged
 
 
-def _constants(work: Workspace) -> Iterator[str]:
-    """The names of constants that are read, each before any node that reads it."""
-    held = [one.name for one in work.graph.initializer]
-    given = [node.output[0] for node in work.nodes if constant_tensor(node) is not None]
-    return (name for name in dict.fromkeys((*held, *given)) if name in work.constants and work.readers(name))
+def _constants(work: Editor) -> Iterator[ir.Value]:
+    """The constants that are read, each before any node that reads it."""
+    given = [node.outputs[0] for node in work.nodes if constant_tensor(node) is not None]
+    held = (*work.main.initializers.values(), *given)
+    return (value for value in held if work.constant(value) is not None and work.readers(value))

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.attributes import integer, integers
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.reading import attribute, integers
+from graphsurgery.graph.operators import SAME_ORDER
 
 T = onnx.TensorProto
 WIDER: dict[int, set[int]] = {
@@ -27,82 +29,84 @@ WIDER: dict[int, set[int]] = {
     T.FLOAT: {T.DOUBLE},
 }
 """The types that hold every value of a type, so that casting there and back changes nothing."""
-SAME_ORDER = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-"""Operators that keep every element in its order."""
-Join = Callable[[Workspace, Facts, onnx.NodeProto, onnx.NodeProto], bool]
+Join = Callable[[Editor, Facts, ir.Node, ir.Node], bool]
 """Called with two nodes, of which the second reads the first; whether they were joined."""
 
 
-def join_pairs(work: Workspace, facts: Facts) -> int:
+def join_pairs(work: Editor, facts: Facts) -> int:
     """Make one node, or none, of two; how often."""
     joined = 0
     for node in work.nodes:
         join = JOINS.get(node.op_type)
-        if join is None or not node.input or not work.is_standard(node):
+        if join is None or not node.inputs or node.inputs[0] is None or not work.is_standard(node):
             continue
-        before = work.producer(node.input[0])
-        if before is not None and work.is_standard(before) and before.input and before.output[0] == node.input[0]:
+        before = node.inputs[0].producer()
+        if before is not None and work.is_standard(before) and before.inputs and node.inputs[0].index() == 0:
             joined += join(work, facts, before, node)
     return joined
 
 
-def _transposes(work: Workspace, facts: Facts, first: onnx.NodeProto, second: onnx.NodeProto) -> bool:
+def _take_first(work: Editor, second: ir.Node, first: ir.Node) -> bool:
+    """Let the first input of ``first`` take the place of what ``second`` gives."""
+    return first.inputs[0] is not None and work.substitute(second, [first.inputs[0]])
+
+
+def _transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     perms = [_perm(facts, node) for node in (first, second)] if first.op_type == "Transpose" else []
     if not perms or not perms[0] or not perms[1] or sorted(perms[0]) != sorted(perms[1]):
         return False
     perm = [perms[0][place] for place in perms[1]]
     if perm == sorted(perm):
-        return work.substitute(second, [first.input[0]])
-    if not work.is_read_once(first.output[0]):
+        return _take_first(work, second, first)
+    if not work.is_read_once(first.outputs[0]):
         return False
-    work.rewire(second, [first.input[0]])
-    del second.attribute[:]
-    second.attribute.append(onnx.helper.make_attribute("perm", perm))
+    work.rewire(second, [first.inputs[0]])
+    second.attributes["perm"] = ir.AttrInt64s("perm", perm)
     return True
 
 
-def _perm(facts: Facts, node: onnx.NodeProto) -> list[int] | None:
+def _perm(facts: Facts, node: ir.Node) -> list[int] | None:
     """The order of axes: reversed where nothing else is said; None where it is not known, or none."""
-    dims, perm = facts[node.input[0]].dims, integers(node, "perm")
+    dims, perm = facts[node.inputs[0]].dims, integers(node, "perm")
     if perm is None:
         return list(reversed(range(len(dims)))) if dims is not None else None
     return perm if sorted(perm) == list(range(len(perm))) else None
 
 
-def _reshapes(work: Workspace, facts: Facts, first: onnx.NodeProto, second: onnx.NodeProto) -> bool:
+def _reshapes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     """Where the second reads no dim of what it is given, or one that was there before the first as well."""
-    wanted = facts.numbers(second.input[1]) if len(second.input) > 1 else None
-    if first.op_type not in SAME_ORDER or wanted is None or not work.is_read_once(first.output[0]):
+    wanted = facts.numbers(second.inputs[1]) if len(second.inputs) > 1 else None
+    if first.op_type not in SAME_ORDER or wanted is None or not work.is_read_once(first.outputs[0]):
         return False
-    copied = not getattr(attribute(second, "allowzero"), "i", 0)
-    before, between = (facts[name].dims or () for name in (first.input[0], first.output[0]))
+    copied = not integer(second, "allowzero", 0)
+    before, between = (facts[value].dims or () for value in (first.inputs[0], first.outputs[0]))
     for place in (place for place, size in enumerate(wanted) if size == 0 and copied):
         if before[place : place + 1] != between[place : place + 1] or place >= len(before):
             return False
-    work.rewire(second, [first.input[0], second.input[1]])
+    work.rewire(second, [first.inputs[0], second.inputs[1]])
     return True
 
 
-def _squeezes(work: Workspace, facts: Facts, first: onnx.NodeProto, second: onnx.NodeProto) -> bool:
+def _squeezes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     """Axes count in what is between for both when the first unsqueezes, and in what is around for both when it squeezes."""
     if {first.op_type, second.op_type} != {"Squeeze", "Unsqueeze"}:
         return False
     axes = [_axes(facts, node) for node in (first, second)]
-    return axes[0] is not None and axes[0] == axes[1] and work.substitute(second, [first.input[0]])
+    return axes[0] is not None and axes[0] == axes[1] and _take_first(work, second, first)
 
 
-def _axes(facts: Facts, node: onnx.NodeProto) -> list[int] | None:
+def _axes(facts: Facts, node: ir.Node) -> list[int] | None:
     """The axes, sorted; None where they are not known or not given."""
-    found = facts.literals(node.input[1]) if len(node.input) > 1 else integers(node, "axes")
+    found = facts.literals(node.inputs[1]) if len(node.inputs) > 1 else integers(node, "axes")
     return None if found is None else sorted(found)
 
 
-def _casts(work: Workspace, facts: Facts, first: onnx.NodeProto, second: onnx.NodeProto) -> bool:
-    own, to = facts[first.input[0]].dtype, getattr(attribute(second, "to"), "i", 0)
-    between = facts[first.output[0]].dtype
+def _casts(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
+    own, to = facts[first.inputs[0]].dtype, integer(second, "to", 0)
+    between = facts[first.outputs[0]].dtype
     if first.op_type != "Cast" or own != to or between not in WIDER.get(own, ()):
         return False
-    return work.substitute(second, [first.input[0]])
+    return _take_first(work, second, first)
 
 
 JOINS: dict[str, Join] = {

@@ -14,11 +14,11 @@ with the layer that it fuses, so that layers must not share one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.graph import Graph
 
 HALVED = ("Unsqueeze", "Div", "Gather", "Shape")
 """How half a width is computed, from its end."""
@@ -30,65 +30,65 @@ SHAPE = ("Concat", "Unsqueeze", "Gather", "Shape")
 """How the shape of a context is computed, from its end."""
 
 
-def recognised(work: Workspace) -> Mapping[str, str]:
+def recognised(graph: Graph) -> Mapping[str, str]:
     """The values that are to be computed as they are, each with what shares it: equal ones of another layer do not."""
     found: dict[str, str] = {}
     halves: list[str] = []
-    for node in work.nodes:
-        if not node.input:
+    for node in graph.nodes:
+        if not node.inputs:
             continue
         if node.op_type == "Sqrt":
-            found |= _root(work, node)
+            found |= _root(graph, node)
         elif node.op_type == "Slice":
-            halves += [name for place in (1, 2) for name in _half(work, node, place)]
+            halves += [name for place in (1, 2) for name in _half(graph, node, place)]
         elif node.op_type == "Softmax":
-            found |= dict.fromkeys(_with_bias(work, node), "")
-    return found | dict.fromkeys([*halves, *(_scaled(work) if halves else ())], "")
+            found |= dict.fromkeys(_with_bias(graph, node), "")
+    return found | dict.fromkeys([*halves, *(_scaled(graph) if halves else ())], "")
 
 
-def _root(work: Workspace, node: onnx.NodeProto) -> dict[str, str]:
+def _root(graph: Graph, node: ir.Node) -> dict[str, str]:
     """The root that queries or keys are multiplied with, and the product of the two."""
-    scaled = [reader for reader in work.readers(node.output[0]) if reader.op_type == "Mul"]
-    products = [reader.output[0] for one in scaled for reader in work.readers(one.output[0]) if reader.op_type == "MatMul"]
-    return {node.output[0]: products[0]} if products else {}
+    scaled = [reader for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul"]
+    products = [
+        reader.outputs[0].name or "" for one in scaled for reader in graph.readers(one.outputs[0]) if reader.op_type == "MatMul"
+    ]
+    return {node.outputs[0].name or "": products[0]} if products else {}
 
 
-def _half(work: Workspace, node: onnx.NodeProto, place: int) -> list[str]:
+def _half(graph: Graph, node: ir.Node, place: int) -> list[str]:
     """How half the width of x is computed, where ``node`` cuts x there to turn the halves."""
-    readers = {reader.op_type for reader in work.readers(node.output[0])}
-    if not readers & {"Neg", "Concat"} or len(node.input) <= place:
+    readers = {reader.op_type for reader in graph.readers(node.outputs[0])}
+    if not readers & {"Neg", "Concat"} or len(node.inputs) <= place or node.inputs[0] is None:
         return []
-    found, made = _before(work, node.input[place], HALVED), work.producer(node.input[0])
+    found, made = _before(node.inputs[place], HALVED), node.inputs[0].producer()
     fits = made is not None and made.op_type in ("Transpose", "Slice")
-    return found[:-1] if fits and found[-1:] == [node.input[0]] else []
+    return _names(found[:-1]) if fits and found[-1:] == [node.inputs[0]] else []
 
 
-def _scaled(work: Workspace) -> Iterator[str]:
+def _scaled(graph: Graph) -> Iterator[str]:
     """Sines and cosines times a constant, be it 1."""
-    for node in work.nodes:
+    for node in graph.nodes:
         if node.op_type in ("Cos", "Sin"):
-            yield from (reader.output[0] for reader in work.readers(node.output[0]) if reader.op_type == "Mul")
+            yield from _names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul")
 
 
-def _with_bias(work: Workspace, node: onnx.NodeProto) -> list[str]:
+def _with_bias(graph: Graph, node: ir.Node) -> list[str]:
     """How the shape that ``node``'s attention ends in is computed, where it is of what the queries are made of; and slices
     that are added to each other for the attention's bias."""
-    last = _behind(work, node, CONTEXT)
-    queries = _before(work, node.input[0], QUERIES)
-    shape = _before(work, last.input[1], SHAPE) if last is not None and len(last.input) > 1 else []
-    if not queries or not shape or queries[-1] != shape[-1]:
+    last = _behind(graph, node, CONTEXT)
+    queries = _before(node.inputs[0], QUERIES)
+    shape = _before(last.inputs[1], SHAPE) if last is not None and len(last.inputs) > 1 else []
+    if not queries or not shape or queries[-1] is not shape[-1]:
         return []
-    biases = [
-        _before(work, name, ("Add",), place) for name in _before(work, node.input[0], ("Add",), 1)[-1:] for place in (0, 1)
-    ]
-    cut = [names[-1] for names in biases if names and _before(work, names[-1], ("Slice",))]
-    return shape[:-1] + cut
+    biases = [_before(value, ("Add",), place) for value in _before(node.inputs[0], ("Add",), 1)[-1:] for place in (0, 1)]
+    cut = [values[-1] for values in biases if values and _before(values[-1], ("Slice",))]
+    return _names(shape[:-1] + cut)
 
 
-def _behind(work: Workspace, node: onnx.NodeProto, kinds: Sequence[str]) -> onnx.NodeProto | None:
+def _behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
     """The last of nodes of these kinds that follow on ``node``, each reading the one before it first."""
     for kind in kinds:
-        while (follower := _follower(work, node, (kind, "Cast"))) is not None and follower.op_type != kind:
+        while (follower := _follower(graph, node, (kind, "Cast"))) is not None and follower.op_type != kind:
             node = follower
         if follower is None:
             return None
@@ -96,18 +96,29 @@ def _behind(work: Workspace, node: onnx.NodeProto, kinds: Sequence[str]) -> onnx
     return node
 
 
-def _follower(work: Workspace, node: onnx.NodeProto, kinds: Sequence[str]) -> onnx.NodeProto | None:
-    name = node.output[0]
-    return next((one for one in work.readers(name) if one.op_type in kinds and one.input[0] == name), None)
+def _follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
+    value = node.outputs[0]
+    return next((one for one in graph.readers(value) if one.op_type in kinds and one.inputs[0] is value), None)
 
 
-def _before(work: Workspace, name: str, kinds: Sequence[str], place: int = 0) -> list[str]:
-    """``name`` and the values before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
-    found = [name]
-    for kind in kinds:
-        while (made := work.producer(found[-1])) is not None and made.op_type == "Cast" and made.input:
-            found.append(made.input[0])
-        if made is None or made.op_type != kind or len(made.input) <= place:
+def _before(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
+    """``value`` and those before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
+    found: list[ir.Value] = []
+    for kind in (*kinds, None):
+        if value is None:
             return []
-        found.append(made.input[place])
+        found.append(value)
+        node = value.producer()
+        while kind is not None and node is not None and node.op_type == "Cast" and node.inputs and node.inputs[0] is not None:
+            found.append(node.inputs[0])
+            node = node.inputs[0].producer()
+        if kind is None:
+            break
+        if node is None or node.op_type != kind or len(node.inputs) <= place:
+            return []
+        value = node.inputs[place]
     return found
+
+
+def _names(values: Iterable[ir.Value]) -> list[str]:
+    return [value.name or "" for value in values]

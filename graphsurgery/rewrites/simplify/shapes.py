@@ -14,63 +14,68 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.attributes import integer
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.reading import attribute
 from graphsurgery.graph.sizes import Size, Sizes
 
 
-def simplify_shapes(work: Workspace, facts: Facts) -> int:
+def simplify_shapes(work: Editor, facts: Facts) -> int:
     """Make constants of known shapes, and let one computation of a size stand for all; how many are simpler now."""
     return _known(work, facts) + _constant_targets(work, facts) + _read_once(work, facts)
 
 
-def _known(work: Workspace, facts: Facts) -> int:
+def _known(work: Editor, facts: Facts) -> int:
     """Integers that are all literals are a constant."""
     found = 0
     for node in work.nodes:
-        values = facts.literals(node.output[0]) if _is_computed(work, node) else None
+        values = facts.literals(node.outputs[0]) if _is_computed(work, node) else None
         if values is not None:
-            fact = facts[node.output[0]]
+            fact = facts[node.outputs[0]]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
             array = np.array(values, dtype).reshape(fact.literal or ())
-            work.hold(node.output[0], onnx.numpy_helper.from_array(array, node.output[0]))
+            work.hold(node.outputs[0], onnx.numpy_helper.from_array(array))
             found += 1
     return found
 
 
-def _is_computed(work: Workspace, node: onnx.NodeProto) -> bool:
+def _is_computed(work: Editor, node: ir.Node) -> bool:
     """Whether a node computes something, one value, that may be computed otherwise."""
-    name = node.output[0] if len(node.output) == 1 and node.input else ""
-    return bool(name) and name not in work.constants and name not in work.kept
+    value = node.outputs[0] if len(node.outputs) == 1 and node.inputs else None
+    return value is not None and bool(value.name) and work.constant(value) is None and value.name not in work.kept
 
 
-def _constant_targets(work: Workspace, facts: Facts) -> int:
+def _constant_targets(work: Editor, facts: Facts) -> int:
     """Shapes to reshape and to expand to, as far as x's own dims make them constants."""
     changed = 0
     for node in work.nodes:
         rule = {"Reshape": _reshaped, "Expand": _expanded}.get(node.op_type) if work.is_standard(node) else None
-        if rule is None or len(node.input) < 2 or (node.input[1] in work.constants or node.input[1] in work.kept):
+        if rule is None or len(node.inputs) < 2 or _is_fixed(work, node.inputs[1]):
             continue
-        dims, wanted = facts[node.input[0]].dims, facts.numbers(node.input[1])
+        dims, wanted = facts[node.inputs[0]].dims, facts.numbers(node.inputs[1])
         target = rule(dims, wanted) if dims is not None and wanted is not None else None
         if target is None or (node.op_type == "Reshape" and not _reads_zeros(node, wanted)):
             continue
-        name = work.add_constant(f"{node.name or node.output[0]}/shape", np.array(target, np.int64))
-        work.rewire(node, [node.input[0], name])
+        new = work.add_constant(f"{node.name or node.outputs[0].name}/shape", np.array(target, np.int64))
+        work.rewire(node, [node.inputs[0], new])
         changed += 1
     return changed
 
 
-def _reads_zeros(node: onnx.NodeProto, wanted: Sizes | None) -> bool:
+def _is_fixed(work: Editor, value: ir.Value | None) -> bool:
+    """Return whether a target is a constant already, or has to be computed as it is."""
+    return value is None or work.constant(value) is not None or value.name in work.kept
+
+
+def _reads_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
     """Let a Reshape read 0 as the dim as it was, unless it has literal zeros that mean zero."""
-    allowed = attribute(node, "allowzero")
-    if allowed is None or not allowed.i:
+    if not integer(node, "allowzero", 0):
         return True
     if wanted is None or 0 in wanted:
         return False
-    node.attribute.remove(allowed)
+    del node.attributes["allowzero"]
     return True
 
 
@@ -99,17 +104,17 @@ def _expanded(dims: Sizes, wanted: Sizes) -> list[int] | None:
     return known if len(known) == len(found) else None
 
 
-def _read_once(work: Workspace, facts: Facts) -> int:
+def _read_once(work: Editor, facts: Facts) -> int:
     """Equal sizes are read where they are computed first."""
-    merged, first = 0, dict[object, onnx.NodeProto]()
+    merged, first = 0, dict[object, ir.Node]()
     for node in work.nodes:
-        values = facts.numbers(node.output[0]) if _is_computed(work, node) else None
+        values = facts.numbers(node.outputs[0]) if _is_computed(work, node) else None
         if values is None:
             continue
-        fact = facts[node.output[0]]
+        fact = facts[node.outputs[0]]
         key = fact.dtype, fact.dims, values
         if key not in first:
             first[key] = node
         else:
-            merged += work.substitute(node, [first[key].output[0]])
+            merged += work.substitute(node, [first[key].outputs[0]])
     return merged

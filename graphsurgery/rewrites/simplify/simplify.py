@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from graphsurgery.graph.editor import Workspace
+from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.scope import check_given_once
 from graphsurgery.rewrites.simplify.branches import take_branches
 from graphsurgery.rewrites.simplify.constants import fold_constants
 from graphsurgery.rewrites.simplify.dead import drop_dead
@@ -52,8 +51,7 @@ def simplify(model: onnx.ModelProto) -> Simplified:
     Weights may be anywhere: in the model, in external data, which are left alone, or elsewhere with a mark in their place.
     MalformedModelError where a name stands for two values, or a value is computed from itself.
     """
-    check_given_once(model.graph)
-    work = Workspace(model)
+    work = Editor(model)
     counts: Counter[str] = Counter()
     changed = True
     while changed:

@@ -1,0 +1,52 @@
+"""Outputs as vectors: which of their positions count, and how far two vectors are apart in angle and length."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def vectors_at_tokens(values: Array, mask: Array | None, *, per_token: bool = False, empty_rows: bool = True) -> Array:
+    """Return the vectors of an output that count, ``[n, dim]``.
+
+    ``mask [batch, seq]`` is true at tokens, None where every position is one. Of ``values [batch, seq, ..., dim]`` the vectors
+    at tokens count; of ``[batch, ..., dim]`` all vectors count, or with ``empty_rows`` false those of rows that have a token.
+    ``per_token``: the values are ``[batch, seq]``, one number per token. Values of rank 0 or 1 are vectors of one number each.
+    """
+    if per_token:
+        values = values[..., None]
+    if mask is not None and values.shape[:1] == mask.shape[:1]:
+        if values.ndim > 2 and values.shape[:2] == mask.shape:
+            values = values[mask]
+        elif not empty_rows:
+            values = values[mask.any(axis=1)]
+    if values.ndim < 2:
+        return values.reshape(-1, 1)
+    return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
+
+
+def cosines(one: Array, other: Array) -> Array:
+    """Return the cosine between each two vectors of ``[n, dim]`` float64, ``[n]``.
+
+    It is NaN where both are zero, which agree at no angle, and 0 where one of them is.
+    """
+    first, second = (np.abs(side).max(axis=-1, keepdims=True, initial=0) for side in (one, other))
+    with np.errstate(divide="ignore", invalid="ignore"):  # squares of what is as large as float64 allows would overflow
+        one, other = one / first, other / second
+        found = (one * other).sum(axis=-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
+    none, some = (first == 0) & (second == 0), (first == 0) | (second == 0)
+    return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(found, -1, 1)))
+
+
+def stretches(one: Array, other: Array) -> Array:
+    """Return how far the length of each vector of ``one`` is from that of ``other``, as a share of the latter, ``[n]``.
+
+    It is infinite where ``other`` is zero.
+    """
+    scale = np.abs(other).max(axis=-1, keepdims=True, initial=0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = np.abs(np.linalg.norm(one / scale, axis=-1) / np.linalg.norm(other / scale, axis=-1) - 1)
+    return np.where(scale[:, 0] == 0, np.inf, found)
