@@ -42,6 +42,10 @@ def lack_a_package(*_: Any) -> None:
     importlib.import_module("no_such_package")
 
 
+def fill_the_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def hang(started: str, *_: Any) -> None:
     """Write the id of the process to the file ``started``, and go on for a minute."""
     Path(started).write_text(str(os.getpid()), encoding="utf-8")

@@ -11,13 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import process_functions
 import pytest
+from conftest import FIXTURES
 
 import graphsurgery
 from graphsurgery.errors import SurroundingsError
+from graphsurgery.runtime import isolated
 from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
+
+BERT = FIXTURES / "bert" / "model.onnx"
 
 
 def test_the_answer_and_nothing_else_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +75,20 @@ def test_a_python_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SurroundingsError, match="cannot start Python"):
         call_in_own_process(process_functions.tell, folder=tmp_path, seconds=60)
+
+
+def test_an_isolated_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong in it is told: nothing, an error of ONNX Runtime, a crash, and a run without end."""
+    ids = np.ones((2, 5), np.int64)
+    feed = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
+    assert isolated.crash(BERT, [feed, feed]) is None
+    assert "out of data bounds" in str(isolated.crash(BERT, [feed, feed | {"input_ids": ids * 10**6}]))
+    assert str(BERT) not in str(isolated.crash(BERT.with_name("none.onnx"), [feed]))
+    monkeypatch.setattr(isolated, "run_stored_feeds", process_functions.crash)
+    assert isolated.crash(BERT, [feed]) == f"ONNX Runtime crashed (signal {int(signal.SIGSEGV)})"
+    monkeypatch.setattr(isolated, "run_stored_feeds", process_functions.wait)
+    monkeypatch.setattr(isolated, "SECONDS", 1)
+    assert isolated.crash(BERT, [feed]) == "ONNX Runtime did not end within 1 s"
 
 
 def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:

@@ -88,8 +88,12 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner, "store", full)
-    with pytest.raises(SurroundingsError, match="No space left on device"):
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "store", full)
+        with pytest.raises(SurroundingsError, match="cannot exchange files with the optimizer: No space left on device"):
+            run_optimizer(onnx.load(BERT), Fusing())
+    monkeypatch.setattr(runner, "optimize_file", process_functions.fill_the_disk)
+    with pytest.raises(SurroundingsError, match=r"the transformer optimizer failed .*No space left on device"):
         run_optimizer(onnx.load(BERT), Fusing())
 
 

@@ -99,13 +99,13 @@ def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
             source, output = (Path(name) / file for file in ("source.onnx", "output.onnx"))
             store(copy, source)
             del copy
-            answer = _ask(
+            answer = _call_optimizer(
                 optimize_file, str(source), str(output), fusing.model_type, fusing.heads, fusing.hidden, off, folder=name
             )
             fused = read(output)
+    except SurroundingsError:
+        raise
     except OSError as error:
-        if isinstance(error, SurroundingsError):
-            raise
         raise SurroundingsError(f"cannot exchange files with the optimizer: {error.strerror}") from error
     _with_absent(fused, absent)
     _with_interface_of(model, fused)
@@ -115,13 +115,13 @@ def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
 
 def require_model_type(name: str) -> None:
     """Raise RequestError if the optimizer has no such model type, MissingPackageError if there is no optimizer."""
-    known = _ask(list_model_types, folder=tempfile.gettempdir())
+    known = _call_optimizer(list_model_types, folder=tempfile.gettempdir())
     if name not in known:
         raise RequestError(f"the optimizer has no model type {name!r}", f"choose from {', '.join(known)}")
 
 
-def _ask(function: Any, *arguments: Any, folder: str) -> Any:
-    """Call a function of the optimizer's process there."""
+def _call_optimizer(function: Any, *arguments: Any, folder: str) -> Any:
+    """Call a function of `optimizer_process` in a process of its own. Raises as `run_optimizer` does."""
     for package in ("onnxruntime.transformers", "sympy"):
         if find_spec(package) is None:
             raise _missing(f"{package} is not installed")
@@ -130,6 +130,8 @@ def _ask(function: Any, *arguments: Any, folder: str) -> Any:
     except OwnProcessError as error:
         if error.raised in ("ImportError", "ModuleNotFoundError"):
             raise _missing(str(error)) from error
+        if error.raised == "OSError":
+            raise SurroundingsError(f"the transformer optimizer {error}") from error
         raise UnsupportedModelError(f"the transformer optimizer {error}", "optimize it with --portable") from error
 
 
