@@ -64,9 +64,9 @@ REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "0-2",
                 "attention",
                 f"attention is limited to a local window: {NO_PATTERN}; rotary positions between projection and scores; "
-                "keys are repeated for groups of heads: 2 for 4; Where between the softmax and the product with values; an rms "
-                "norm follows: the search starts at layer norms; no bias in queries, keys, values, output projection: the "
-                "pattern looks for one",
+                "keys are repeated for groups of heads: 2 for 4; Where between the softmax and the product with values; an RMS "
+                "norm follows: the optimizer starts its search at layer norms; no bias in queries, keys, values, output "
+                "projection: the pattern looks for one",
             )
         ],
     ),
