@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from graphsurgery.model.saving import save
     from graphsurgery.model.staging import Saved
     from graphsurgery.optimizer.optimize import optimize
-    from graphsurgery.optimizer.outcome import Optimized
+    from graphsurgery.outcome import Optimized, Outcome
     from graphsurgery.proof.golden import verify_itself
     from graphsurgery.proof.verify import verify
     from graphsurgery.recipe import Recipe
     from graphsurgery.recipe_run import run_recipe
     from graphsurgery.report import Report, Verdict
-    from graphsurgery.runner import Outcome, run
+    from graphsurgery.runner import run
 
 _HOMES = {
     "api": (
@@ -123,13 +123,13 @@ _HOMES = {
     "model.saving": ("save",),
     "model.staging": ("Saved",),
     "optimizer.optimize": ("optimize",),
-    "optimizer.outcome": ("Optimized",),
+    "outcome": ("Optimized", "Outcome"),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "recipe": ("Recipe",),
     "recipe_run": ("run_recipe",),
     "report": ("Report", "Verdict"),
-    "runner": ("Outcome", "run"),
+    "runner": ("run",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -49,7 +49,7 @@ class Inspection:
     goldens: bool
     certificate: Certificate | None
     optimized: dict[str, Any] | None
-    """What the file records of the rewrite that it starts from."""
+    """The parameters that the file records of all its rewrites."""
     """Whether it records golden inputs and vectors that it can be held against by itself."""
     pools: str | None
     precision: dict[str, int]
@@ -99,7 +99,7 @@ def inspect(source: Loadable) -> Inspection:
         tables=tables_of(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
-        optimized=next((step.given for step in rewrites(proto)), None),
+        optimized=_optimized(proto),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=why_pooled(model),
         precision=_precision(model),
@@ -127,6 +127,13 @@ def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
 
 def _unreadable(proto: onnx.ModelProto) -> list[str]:
     return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
+
+
+def _optimized(proto: onnx.ModelProto) -> dict[str, Any] | None:
+    merged: dict[str, Any] = {}
+    for step in rewrites(proto):
+        merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
+    return merged or None
 
 
 def _attention_layers(graph: onnx.GraphProto) -> int:

@@ -26,8 +26,9 @@ from graphsurgery.errors import (
     NothingToPoolError,
     VerificationFailed,
 )
+from graphsurgery.outcome import Outcome, Output
 from graphsurgery.proof.verify import Progress
-from graphsurgery.runner import Outcome, run
+from graphsurgery.runner import run
 from graphsurgery.snippet import shown
 
 OF_THE_ENCODER = (AlreadyPooledError, MaskError, NothingToPoolError)
@@ -155,7 +156,8 @@ def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
     embed = program(plan, outcome.interface, f"{shown(target)}/")
-    return replace(outcome, output=place, saved=saved, notes=(*plan.notes, *outcome.notes), snippet=embed)
+    outputs = (Output(outcome.model, place, saved),)
+    return replace(outcome, outputs=outputs, notes=(*plan.notes, *outcome.notes), program=embed)
 
 
 def _failed(

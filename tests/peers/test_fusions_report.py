@@ -14,7 +14,7 @@ from exports import ON_REQUEST, OPSETS
 from fusions import require_optimizer
 
 import graphsurgery
-from graphsurgery.optimizer.detected import detected
+from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.fusions import FusionReport, find_fusable, report_fusions
 
 require_optimizer()
@@ -122,7 +122,7 @@ def test_the_architecture(on_request, name):
     from graphsurgery.encoder.blocks import blocks_of
 
     model = graphsurgery.load(on_request / name / "model.onnx")
-    one = detected(model)
+    one = detect_architecture(model)
     assert (one.model_type, one.name, one.heads, one.hidden, one.layers) == ("bert", name, 4, 32, 3) and not one.notes
     likes = {"albert": "ALBERT", "camembert": "RoBERTa", "deberta-v2": "DeBERTa", "distilbert": "DistilBERT"}
     likes |= {"electra": "ELECTRA", "mistral": "Llama", "mpnet": "MPNet", "roberta": "RoBERTa"}
@@ -138,7 +138,7 @@ def test_older_opsets(bert_exports, opset):
     model = onnx.load(bert_exports[opset][0])
     report = report_of(model)
     assert report.complete and report.summary == ALL
-    assert detected(graphsurgery.load(bert_exports[opset][0])).heads == 4
+    assert detect_architecture(graphsurgery.load(bert_exports[opset][0])).heads == 4
 
 
 def test_without_its_position_bias_mpnet_fuses(on_request):
@@ -176,5 +176,5 @@ def test_the_real_one(minilm_export):
     """all-MiniLM-L6-v2, as it was trained."""
     report = report_of(onnx.load(minilm_export))
     assert report.complete and report.summary == "attention 6/6 · skip norm 12/12 · gelu 6/6 · embedding norm 1/1"
-    one = detected(graphsurgery.load(minilm_export))
+    one = detect_architecture(graphsurgery.load(minilm_export))
     assert (one.name, one.heads, one.hidden, one.layers, one.head_size) == ("bert", 12, 384, 6, 32)
