@@ -97,7 +97,13 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         run_optimizer(onnx.load(BERT), Fusing())
 
 
-def test_a_model_type_that_the_optimizer_does_not_know() -> None:
+def test_a_model_type_that_the_optimizer_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user asks for is checked by asking the optimizer; what we choose ourselves is known."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "call_in_own_process", never)
+        require_model_type("bert")
+        require_model_type("t5")
+    assert {"bert", "t5"} <= set(optimizer_process.list_model_types())
     require_model_type("vit")
     with pytest.raises(RequestError, match="no model type 'elephant'") as caught:
         require_model_type("elephant")

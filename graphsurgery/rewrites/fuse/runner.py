@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
+from graphsurgery.encoder.architecture import BERT, T5
 from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError, UnsupportedModelError
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.nodes import reads
@@ -114,7 +115,13 @@ def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
 
 
 def require_model_type(name: str) -> None:
-    """Raise RequestError if the optimizer has no such model type, MissingPackageError if there is no optimizer."""
+    """Raise RequestError if the optimizer has no such model type, MissingPackageError if there is no optimizer.
+
+    The types that we choose ourselves are known. Only for another one a process is started and asked.
+    """
+    _require_packages()
+    if name in (BERT, T5):
+        return
     known = _call_optimizer(list_model_types, folder=tempfile.gettempdir())
     if name not in known:
         raise RequestError(f"the optimizer has no model type {name!r}", f"choose from {', '.join(known)}")
@@ -122,9 +129,7 @@ def require_model_type(name: str) -> None:
 
 def _call_optimizer(function: Any, *arguments: Any, folder: str) -> Any:
     """Call a function of `optimizer_process` in a process of its own. Raises as `run_optimizer` does."""
-    for package in ("onnxruntime.transformers", "sympy"):
-        if find_spec(package) is None:
-            raise _missing(f"{package} is not installed")
+    _require_packages()
     try:
         return call_in_own_process(function, *arguments, folder=Path(folder), seconds=SECONDS)
     except OwnProcessError as error:
@@ -133,6 +138,12 @@ def _call_optimizer(function: Any, *arguments: Any, folder: str) -> Any:
         if error.raised == "OSError":
             raise SurroundingsError(f"the transformer optimizer {error}") from error
         raise UnsupportedModelError(f"the transformer optimizer {error}", "optimize it with --portable") from error
+
+
+def _require_packages() -> None:
+    for package in ("onnxruntime.transformers", "sympy"):
+        if find_spec(package) is None:
+            raise _missing(f"{package} is not installed")
 
 
 def _missing(what: str) -> MissingPackageError:
