@@ -44,8 +44,8 @@ from graphsurgery.model.provenance import OUTWARD, undoable
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import fuse_encoder
-from graphsurgery.rewrites.fuse.kernels import with_own_bias, without_kernel
-from graphsurgery.rewrites.fuse.runner import Fusing, fused, is_there
+from graphsurgery.rewrites.fuse.kernels import count_without_kernel, restore_position_bias
+from graphsurgery.rewrites.fuse.runner import Fusing, is_there, run_optimizer
 from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.runtime.isolated import crash
@@ -135,7 +135,7 @@ def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypat
     if large:
         given = with_weights(graphsurgery.load(source), largest=0, small=1024)
         assert not all(is_there(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
-        made = fused(given, Fusing("bert")).model
+        made = run_optimizer(given, Fusing("bert")).model
         assert WEIGHT in {tensor.name for tensor in made.graph.initializer}
         monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     done = optimized(source, tmp_path / "made.onnx")
@@ -272,11 +272,11 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     Runtime crashes before 1.32."""
     source = graphsurgery.load(fixture("t5"))
     given = with_weights(source)
-    bare = fused(given, Fusing("t5")).model
-    assert without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == without_kernel(bare, "cuda")
+    bare = run_optimizer(given, Fusing("t5")).model
+    assert count_without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == count_without_kernel(bare, "cuda")
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
-    onnx.save(with_own_bias(bare, given), tmp_path / "without_biases.onnx")
+    onnx.save(restore_position_bias(bare, given), tmp_path / "without_biases.onnx")
     drawer = feeds_for(source)
     feed = drawer.feed(np.ones((2, 5), bool), seed=0)
     assert ("crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))

@@ -262,7 +262,7 @@ def test_the_missed_layer_is_mended(tmp_path: Path, monkeypatch) -> None:
     mapped_embeddings(source, branch_first=False)
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    monkeypatch.setattr("graphsurgery.rewrites.fuse_encoder.prepared", lambda model: model)
+    monkeypatch.setattr("graphsurgery.rewrites.fuse_encoder.prepare", lambda model: model)
     bare = optimized(source, tmp_path / "bare.onnx")
     assert bare.fusions is not None and bare.fusions.counts["attention"] == (2, 3)
     assert any("second operand" in reason for _, _, reason in bare.fusions.misses())

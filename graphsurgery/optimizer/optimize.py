@@ -65,9 +65,6 @@ def optimize(
         dry_run: do everything but write; the proof is the whole one, as it always is.
         progress: told in a few words what is done.
 
-    While the optimizer runs, the process is in another folder, and its root logger, standard output and error are diverted: not
-    for several threads at once.
-
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
             did not fuse (``error.outcome`` is the `Optimized`). Nothing is left behind, unless with ``keep_failed``.

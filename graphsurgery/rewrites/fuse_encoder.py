@@ -17,18 +17,18 @@ from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, Reque
 from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
-from graphsurgery.rewrites.fuse.fusions import compared, expected
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.kernels import (
     POSITION_BIAS,
     TARGETS,
-    with_biases,
-    with_own_bias,
-    with_positions_from_zero,
-    without_kernel,
+    add_missing_biases,
+    count_without_kernel,
+    replace_negative_positions,
+    restore_position_bias,
 )
-from graphsurgery.rewrites.fuse.prepare import prepared
+from graphsurgery.rewrites.fuse.prepare import prepare
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
-from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, fused, is_there, require_model_type
+from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, is_there, require_model_type, run_optimizer
 from graphsurgery.rewrites.reattach_head import hidden_behind
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
@@ -52,6 +52,8 @@ class FusedGraph:
     """The parameters that the file records."""
     because: Mapping[str, str] = field(default_factory=dict)
     """For each kind of parts that was not to be fused: the reason."""
+    shape_failure: str | None = None
+    """The node at which the optimizer's shape inference failed, if it did."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,13 @@ class Fuse(Rewrite):
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises UnsupportedModelError if the optimizer fails, or makes operators without a kernel that must stay."""
-        parts = expected(encoder, self.model_type)
+        parts = find_fusable(encoder, self.model_type)
         given = with_weights(encoder, LARGEST_INLINE)
         made = fused_encoder(given, self.fusing, self.target)
         because = {} if _has_tables(given.graph) else {EMBEDDINGS: NOT_GIVEN}
         because |= {SWITCHES[name].kind: SWITCHED_OFF for name in self.off}
-        report = compared(parts, given, made.graph, because | dict(made.because))
+        because |= made.because
+        report = report_fusions(parts, given, made.graph, because, made.shape_failure)
         return Rewritten(
             replace(encoder, document=document_of(encoder, given, made.graph), loaded=None),
             made.recorded,
@@ -163,30 +166,29 @@ class Fuse(Rewrite):
 
 
 def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
-    """Return the optimizer's fusions of ``given``. The target can run all of its operators.
+    """Return ``given`` with the optimizer's fusions, except those with an operator that ``target`` has no kernel for.
 
-    Raises UnsupportedModelError if the optimizer fails, or makes operators that the target has no kernel for and that cannot be
-    taken back.
+    Raises UnsupportedModelError if the optimizer fails, or if no switch of it avoids such an operator.
     """
-    made = fused(prepared(given), fusing)
-    notes = [f"the optimizer warns: {said}" for said in made.said]
+    made = run_optimizer(prepare(given), fusing)
+    notes = [f"the optimizer warns: {said}" for said in made.warnings]
     graph = made.model
-    if without_kernel(graph, target)[POSITION_BIAS]:
-        graph = with_own_bias(graph, given)
-        notes.append(f"{POSITION_BIAS} was taken back: the CPU has no kernel for it; the bias is computed as before")
-    graph = with_positions_from_zero(with_biases(graph), given)
-    lacking = without_kernel(graph, target) - without_kernel(given, target)
+    if count_without_kernel(graph, target)[POSITION_BIAS]:
+        graph = restore_position_bias(graph, given)
+        notes.append(f"{POSITION_BIAS} was taken back, because the CPU has no kernel for it; the bias is computed as before")
+    graph = replace_negative_positions(add_missing_biases(graph), given)
+    lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
         return _without_these(lacking, given, fusing, target)
     recorded = {
         "model_type": fusing.model_type, "heads": _heads(graph) or fusing.heads, "hidden": fusing.hidden,
         "off": sorted(fusing.off), "for": target, "onnxruntime": onnxruntime.__version__,
     }  # fmt: skip
-    return FusedGraph(graph, (*notes, *_grown(given, graph)), recorded)
+    return FusedGraph(graph, (*notes, *_grown(given, graph)), recorded, shape_failure=made.shape_failure)
 
 
 def _without_these(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
-    """The fusions but those that make the operators ``lacking``, for which ``target`` has no kernel."""
+    """Return the fusions without those that make the operators ``lacking``, for which ``target`` has no kernel."""
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
     what = f"{target} has no kernel for {listed}"
     off = {name for name, switch in SWITCHES.items() if lacking.keys() & set(switch.operators)} - fusing.off
