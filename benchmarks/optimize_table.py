@@ -29,7 +29,7 @@ import graphsurgery  # noqa: E402
 from graphsurgery.compare.timing import Timing  # noqa: E402
 from graphsurgery.errors import UnsupportedModelError  # noqa: E402
 from graphsurgery.proof.source_feeds import feeds_for  # noqa: E402
-from graphsurgery.rewrites.fuse.fusions import compared, expected  # noqa: E402
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions  # noqa: E402
 from graphsurgery.rewrites.fuse.report import KINDS, FusionReport  # noqa: E402
 from graphsurgery.runtime.session import Session  # noqa: E402
 
@@ -112,7 +112,7 @@ def bare_optimizer(pooled: Path, done: graphsurgery.Optimized) -> tuple[FusionRe
     source = graphsurgery.load(pooled)
     assert done.architecture is not None
     bare = optimize_model(str(pooled), done.architecture.model_type, opt_level=0).model
-    report = compared(expected(source, done.architecture.model_type), source.to_proto(), bare)
+    report = report_fusions(find_fusable(source, done.architecture.model_type), source.to_proto(), bare)
     try:
         return report, f"{left_padding(pooled, Session(bare.SerializeToString())):.1e}"
     except UnsupportedModelError:

@@ -27,13 +27,17 @@ HOMES = {
     "model.saving": ("save",),
     "model.staging": ("Saved",),
     "optimizer.optimize": ("optimize",),
-    "optimizer.outcome": ("Optimized",),
+    "outcome": ("Optimized", "Outcome"),
     "proof.golden": ("verify_itself",),
     "proof.verify": ("verify",),
     "recipe": ("Recipe",),
     "recipe_run": ("run_recipe",),
     "report": ("Report", "Verdict"),
-    "runner": ("Outcome", "run"),
+    "rewrites.convert_to_half": ("Half",),
+    "rewrites.fuse_encoder": ("Fuse",),
+    "rewrites.reattach_head": ("ReattachHead",),
+    "rewrites.simplify_encoder": ("Simplify",),
+    "runner": ("run",),
 } | {f"edits.{listed.function}": (listed.class_name,) for listed in LISTED.values()}
 """The public names by the module that defines them, except for the edits' functions."""
 _HOME_OF = {name: module for module, names in HOMES.items() for name in names}

@@ -33,13 +33,17 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
 from graphsurgery.model.staging import Saved
 from graphsurgery.optimizer.optimize import optimize
-from graphsurgery.optimizer.outcome import Optimized
+from graphsurgery.outcome import Optimized, Outcome
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.proof.verify import verify
 from graphsurgery.recipe import Recipe
 from graphsurgery.recipe_run import run_recipe
 from graphsurgery.report import Report, Verdict
-from graphsurgery.runner import Outcome, run
+from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.reattach_head import ReattachHead
+from graphsurgery.rewrites.simplify_encoder import Simplify
+from graphsurgery.runner import run
 from graphsurgery.version import __version__
 
 __all__ = [
@@ -58,7 +62,9 @@ __all__ = [
     "DynamicDim",
     "Exported",
     "FixDim",
+    "Fuse",
     "GraphSurgeryError",
+    "Half",
     "InputType",
     "Inspection",
     "Interface",
@@ -68,10 +74,12 @@ __all__ = [
     "OptionalInput",
     "Outcome",
     "OutputPrecision",
+    "ReattachHead",
     "Recipe",
     "Rename",
     "Report",
     "Saved",
+    "Simplify",
     "StripHead",
     "Truncate",
     "Value",

@@ -52,7 +52,7 @@ class Inspection:
     """Whether the file records golden inputs and vectors, so that it can be verified by itself."""
     certificate: Certificate | None
     optimized: dict[str, Any] | None
-    """What the file records of the rewrite that it starts from."""
+    """The parameters that the file records of all its rewrites."""
     pools: str | None
     precision: dict[str, int]
     """Bytes of initializers by element type."""
@@ -101,7 +101,7 @@ def inspect(source: Loadable) -> Inspection:
         tables=find_tables(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
-        optimized=next((step.given for step in rewrites(proto)), None),
+        optimized=_optimized(proto),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=why_pooled(model),
         precision=_precision(model),
@@ -137,6 +137,13 @@ def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
 
 def _unreadable(proto: onnx.ModelProto) -> list[str]:
     return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
+
+
+def _optimized(proto: onnx.ModelProto) -> dict[str, Any] | None:
+    merged: dict[str, Any] = {}
+    for step in rewrites(proto):
+        merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
+    return merged or None
 
 
 def _precision(model: Model) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Recipes: ordered edits and the checks that their result must pass, as a TOML file. Text to steps and back.
+"""Recipes: ordered edits, rewrites and the checks that their result must pass, as a TOML file. Text to steps and back.
 
     name = "all-MiniLM"
     padding_side = "right"
@@ -7,24 +7,26 @@
     [[steps]]
     edit = "add-pooling"
     mode = "mean"
+    [[steps]]
+    rewrite = "fuse"
     [checks]
     atol = 1e-6
 
-Paths within steps start at the folder of the ONNX file, or where there is nothing at the folder above it.
+Paths within steps start at the folder of the ONNX file. If there is nothing, they start at the folder above it.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.from_parameters import edit_from, require_known
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import NoHeadError, RecipeError
@@ -32,29 +34,33 @@ from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import ELSEWHERE, certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, rewrites, since_edited
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, rewrites, since_edited
+from graphsurgery.rewrites.registry import REWRITES, recorded_rewrites, rewrite_from
+from graphsurgery.rewrites.rewrite import Rewrite
 
 LARGEST = 1 << 20
-OF_REWRITTEN = "on the encoder that optimize made, which strip-head gives back"
+EDIT, REWRITE = "edit", "rewrite"
+"""The key of a step that says which edit or rewrite it is."""
+RECORD = "the file's record"
 SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps on an encoder, and the facts about the model that they are for."""
+    """Steps on an encoder, and facts about the model that they are for."""
 
-    steps: tuple[Edit, ...]
+    steps: tuple[Edit | Rewrite, ...]
     name: str = ""
     about: str = ""
     models: tuple[str, ...] = ()
     architecture: str = ""
     """transformers' model_type."""
     unchecked: tuple[str, ...] = ()
-    """Facts that were taken from memory of the model card and could not be looked up."""
+    """Facts that the recipe's authors remember from the model card and could not look up."""
     padding_side: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     checks: Limits = NO_LIMITS
-    """What the result must pass besides the proofs' own tolerances."""
+    """The limits that the result must keep to, besides the proofs' own tolerances."""
     goldens: bool = False
     """Whether golden inputs and vectors, and a certificate, are recorded in the file."""
     sources: tuple[str, ...] = ()
@@ -62,10 +68,10 @@ class Recipe:
 
 
 def read_recipe(path: Path, model: Path | None = None) -> Recipe:
-    """The recipe at ``path``; paths within it are looked for from ``model``, the ONNX file it is for.
+    """Read the recipe at ``path``. ``model`` is the ONNX file that it is for, from which paths within it start.
 
-    RecipeError for what is no recipe: not TOML, a key or an edit that is not known (the valid ones are listed), a value of the
-    wrong type; the message has the path to the bad key.
+    Raises RecipeError if the file is not TOML, has an unknown key, edit or rewrite, or a value of the wrong type. The message
+    has the path to the bad key, and lists the valid ones.
     """
     file = open_file(path)
     if file.size > LARGEST:
@@ -78,11 +84,11 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
 
 
 def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) -> Recipe:
-    """A recipe's content as a `Recipe`. Raises as `read_recipe`."""
-    _known(content, [one.name for one in fields(Recipe)], where)
+    """Return a recipe's content as a `Recipe`. Raises as `read_recipe`."""
+    require_known(content, [one.name for one in fields(Recipe)], where)
     entries = _typed(content, "steps", list, where, [])
     if not entries:
-        raise RecipeError(f"{where} has no steps", "write at least one [[steps]] with an edit")
+        raise RecipeError(f"{where} has no steps", "write at least one [[steps]] with an edit or a rewrite")
     side = _typed(content, "padding_side", str, where)
     if side not in (*SIDES, None):
         raise RecipeError(f"{where}: padding_side is {side!r}", f"choose from {', '.join(SIDES)}")
@@ -90,7 +96,7 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
     for name in prompts:
         _typed(prompts, name, str, f"{where}: prompts")
     checks = _typed(content, "checks", dict, where, {})
-    _known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
+    require_known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
     goldens = _typed(content, "goldens", bool, where, False)
     if content.get("sources") and not goldens:
         raise RecipeError(f"{where}: sources are for the certificate, which comes with golden vectors", "write goldens = true")
@@ -111,26 +117,62 @@ def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) ->
 
 
 def recipe_of(model: Model) -> Recipe:
-    """The recipe that a file records: the same edits, with the parameters that they settled on.
+    """Return the recipe that a file records. Raises NoHeadError if it records no edit and no rewrite.
 
-    Running it on the file's source gives the same bytes, unless the file records a rewrite: that of `optimize` is not in the
-    recipe. NoHeadError without any edit.
+    Running it on the file's source gives the same bytes. If the file was rewritten, that needs the same versions of the
+    packages and the same feeds; and `optimize` counts its source's golden vectors as a part of that source.
     """
-    recorded = head_steps(model)
-    if not recorded:
+    edits, rewritten = [_entry(step) for step in head_steps(model)], rewrites(model.proto)
+    if not edits and not rewritten:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
-    entries = [{"edit": step.edit, **step.parameters} for step in recorded]
+    entries = _in_order(edits, rewritten) if rewritten else edits
     goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in since_edited(model.proto))
     certified = certificate_of(model)
     named = () if certified is None else certified.sources
     sources = [place for place in named if _why_no_place(place) is None and not place.startswith(ELSEWHERE)]
-    if rewrites(model.proto):  # goldens and sources are of the file before the rewrite
-        return parsed({"about": OF_REWRITTEN, "steps": entries}, "the file's record")
-    return parsed({"steps": entries, "goldens": goldens, "sources": sources}, "the file's record")
+    about = {"about": _about(rewritten)} if rewritten else {}
+    return parsed({"steps": entries, "goldens": goldens, "sources": sources, **about}, RECORD)
+
+
+def entry_of(step: Edit | Rewrite) -> dict[str, Any]:
+    """Return a step as a recipe's table, with all its parameters."""
+    name = {EDIT: step.verb} if isinstance(step, Edit) else {REWRITE: step.name}
+    return {**name, **step.parameters()}
+
+
+def _entry(step: Step) -> dict[str, Any]:
+    return {EDIT: step.edit, **step.parameters}
+
+
+def _in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> list[dict[str, Any]]:
+    """Put the recorded edits and rewrites in the order in which they were made.
+
+    A rewrite's entry records how many edits were in the head then (``edits``), and the edits that lost their own entry to it
+    (``before``). Old files record neither: there the rewrites come first.
+    """
+    there = [list(edits)]  # the edits that the file recorded before each rewrite, and now
+    for step in reversed(rewritten):
+        there.insert(0, [*(step.parameters["before"] or []), *there[0][: step.parameters["edits"] or 0]])
+    entries: list[dict[str, Any]] = []
+    placed = 0
+    for step, recorded in zip(rewritten, there, strict=False):
+        entries += recorded[placed:]
+        entries += map(entry_of, recorded_rewrites(step.parameters))
+        placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # it put that edit there itself
+    return [*entries, *edits[placed:]]
+
+
+def _about(rewritten: Sequence[Step]) -> str:
+    """Say what the steps of a rewritten file do not."""
+    versions = sorted({str(step.parameters["onnxruntime"]) for step in rewritten if step.parameters["onnxruntime"]})
+    told = [f"fused with ONNX Runtime {' and '.join(versions)}: another version may fuse otherwise"] if versions else []
+    if any(step.parameters["precision"] for step in rewritten):
+        told.append("half precision was measured on texts and inputs that the file does not record")
+    return "; ".join(told)
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as text; parameters that have their default are left out."""
+    """Return the recipe as text. Parameters that have their default are left out."""
     lines = [f"{key} = {_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
     lines += [f"{key} = {_value(list(value))}" for key in ("models", "unchecked", "sources") if (value := getattr(recipe, key))]
     lines += [f"padding_side = {_value(recipe.padding_side)}"] if recipe.padding_side else []
@@ -141,7 +183,8 @@ def to_toml(recipe: Recipe) -> str:
         else []
     )
     for step in recipe.steps:
-        lines += ["", "[[steps]]", f"edit = {_value(step.verb)}"]
+        kind, name = (EDIT, step.verb) if isinstance(step, Edit) else (REWRITE, step.name)
+        lines += ["", "[[steps]]", f"{kind} = {_value(name)}"]
         given = ((one.name, getattr(step, one.name), one.default) for one in step.known())
         lines += [f"{name} = {_value(value)}" for name, value, default in given if value != default]
     limits = [(one.name, value) for one in fields(Limits) if (value := getattr(recipe.checks, one.name)) is not None]
@@ -149,53 +192,30 @@ def to_toml(recipe: Recipe) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _step(entry: object, where: str, model: Path | None) -> Edit:
+def _step(entry: object, where: str, model: Path | None) -> Edit | Rewrite:
     if not isinstance(entry, dict):
-        raise RecipeError(f"{where} is no table", "write [[steps]] and, below it, edit = ...")
-    verb = _typed(entry, "edit", str, where)
-    if verb not in EDITS:
-        raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
-    edit = EDITS[verb]
-    kinds = typing.get_type_hints(edit)
-    declared = {one.name: one for one in edit.known()}
-    _known(entry, ["edit", *declared], where)
-    values: dict[str, Any] = {}
-    for name, value in entry.items():
-        if name == "edit":
-            continue
-        values[name] = _fitted(value, kinds[name], f"{where}: {name}")
-        if declared[name].metadata.get("metavar") == "PATH" and model is not None and value:
-            values[name] = str(_found(Path(value), model))
-    return edit(**values)
-
-
-def _fitted(value: Any, kind: Any, where: str) -> Any:
-    """``value`` where it is of a parameter's type; a list of texts for a tuple, and a number for a text of numbers."""
-    arguments = typing.get_args(kind)
-    if value is None and type(None) in arguments:
-        return None
-    if any(typing.get_origin(one) is tuple for one in (kind, *arguments)):
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
-            return tuple(value)
-        raise RecipeError(f"{where} is {value!r}", "write a list of texts")
-    wanted = [one for one in (arguments or (kind,)) if one is not type(None)]
-    if isinstance(value, int) and not isinstance(value, bool) and str in wanted:
-        return str(value)
-    if not any(isinstance(value, one) for one in wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise RecipeError(f"{where} is {value!r}", f"write a value of type {' or '.join(one.__name__ for one in wanted)}")
-    return value
+        raise RecipeError(f"{where} is no table", "write [[steps]] and, below it, edit = ... or rewrite = ...")
+    if EDIT in entry and REWRITE in entry:
+        raise RecipeError(f"{where} has an edit and a rewrite", "write a step for each")
+    kind = REWRITE if REWRITE in entry else EDIT
+    name = _typed(entry, kind, str, where)
+    given = {key: value for key, value in entry.items() if key != kind}
+    if kind == REWRITE:
+        return rewrite_from(name, given, where)
+    if name is None:
+        edits = f"the edits are {', '.join(EDITS)}; the rewrites are {', '.join(REWRITES)}"
+        raise RecipeError(f"{where} names no edit and no rewrite", edits)
+    edit = edit_from(name, given, where)
+    paths = [one.name for one in edit.known() if one.metadata.get("metavar") == "PATH" and getattr(edit, one.name)]
+    if model is None or not paths:
+        return edit
+    return replace(edit, **{one: str(_found(Path(getattr(edit, one)), model)) for one in paths})
 
 
 def _found(path: Path, model: Path) -> Path:
-    """A path of a recipe: from the ONNX file's folder, or where there is nothing from the folder above."""
+    """Return a path of a recipe, from the ONNX file's folder or, if there is nothing, from the folder above."""
     bases = (model.parent, model.parent.parent)
     return next((found for base in bases if os.path.exists(found := base / path)), model.parent / path)  # noqa: PTH110
-
-
-def _known(content: Mapping[str, Any], valid: list[str], where: str) -> None:
-    unknown = [key for key in content if key not in valid]
-    if unknown:
-        raise RecipeError(f"{where}: there is no key {unknown[0]!r}", f"the keys are {', '.join(valid)}")
 
 
 def _typed(content: Mapping[str, Any], key: str, kind: Any, where: str, default: Any = None) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 from graphsurgery.folders.files import inside, is_there, read_json, sha256_of
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.onnx_files import find_onnx
+from graphsurgery.outcome import Outcome
 from graphsurgery.recipe import Recipe, read_recipe
-from graphsurgery.runner import Outcome, run
+from graphsurgery.runner import run
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 

@@ -1,77 +1,49 @@
-"""Run edits under the contract: apply, write under a temporary name, prove that file, give it its name, report."""
+"""Run edits and rewrites: apply them, write under a temporary name, prove that file, give it its name, report."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.consumers import Reading, readings
+from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.contracts import present
 from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.edit import Edit
-from graphsurgery.encoder.head import head_steps
-from graphsurgery.errors import RequestError, VerificationFailed
-from graphsurgery.interface import Interface
-from graphsurgery.model.certificate import with_certificate
+from graphsurgery.errors import RequestError
+from graphsurgery.model.certificate import certificate_of, with_certificate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import HOUSEKEEPING, undoable, undone
+from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, since_edited, undoable, undone
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
-from graphsurgery.model.staging import Plan, Saved, staged
+from graphsurgery.model.staging import Plan, Saved, Stage, staged
+from graphsurgery.outcome import Outcome, Output, require_right
 from graphsurgery.proof.difference import difference
-from graphsurgery.proof.golden import verify_itself, with_goldens
+from graphsurgery.proof.golden import verify_itself, with_goldens, with_goldens_of
 from graphsurgery.proof.intent import as_asked
+from graphsurgery.proof.rewrite_proof import Claim, Proven, RewriteProof
 from graphsurgery.proof.untouched import untouched
 from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, joined
-from graphsurgery.snippet import snippet
+from graphsurgery.rewrites.apply import Applied, apply_rewrite
+from graphsurgery.rewrites.rewrite import Context, Rewrite
 
-OPTIMIZED = "optimized"
-"""What `optimize` puts into a file's name, as an edit puts its step."""
+Step = Edit | Rewrite
+NO_GOLDENS = "warning: no golden vectors are recorded: ONNX Runtime's CPU cannot run the file to check them"
 ROOM = 1 << 20
 """Bytes kept free in a protobuf for the certificate, which comes last."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What `run` did. ``steps`` are the edits that the output records. ``report`` is None where no proof was asked for;
-    ``saved`` is None for a dry run and a failed proof."""
-
-    model: Model
-    source: Model
-    output: Path
-    steps: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
-    report: Report | None
-    saved: Saved | None
-    snippet: str
-    consumers: tuple[Reading, ...]
-
-    @property
-    def interface(self) -> Interface:
-        """What the output takes and gives."""
-        return self.model.interface
-
-    def to_json(self) -> dict[str, Any]:
-        """The outcome as JSON-ready data."""
-        return {
-            "source": str(self.source.path) if self.source.path else None,
-            "output": str(self.output) if self.saved else None,
-            "data": str(self.saved.data) if self.saved and self.saved.data else None,
-            "steps": list(self.steps),
-            "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
-            "notes": list(self.notes),
-            "report": self.report.to_json() if self.report is not None else None,
-            "snippet": self.snippet,
-            "consumers": [reading.to_json() for reading in self.consumers],
-        }
-
-
 def run(
-    steps: Sequence[Edit],
+    steps: Sequence[Step],
     source: Loadable,
     *,
     output: str | os.PathLike[str] | None = None,
@@ -89,120 +61,322 @@ def run(
 ) -> Outcome:
     """Apply ``steps`` to ``source`` in order, prove the result and save it.
 
+    Consecutive edits are proven together, and each rewrite by itself, against the model before it. The last of these proofs
+    runs on the written file.
+
     Args:
-        output: where to; beside the source with the last step in its name when None.
+        steps: edits and rewrites, in any order.
+        output: where to write; beside the source with the last step in its name when None.
         verify: prove the written file before it gets its name.
-        full: the whole proof and every byte of the weights, at any size.
+        full: run the whole proof and compare every byte of the weights, at any size.
         force: replace an existing output; never the input.
-        dry_run: do everything but write; the proof is the head proof alone.
+        dry_run: do everything but write. Of edits the head alone is proven, and rewrites are proven as ever.
         keep_failed: keep an output whose proof failed.
         hash_weights: record a sha256 of the weights inside the file as well.
-        atol, min_cosine: what the proofs must keep to, as in `verify`.
-        goldens: record golden inputs and vectors, for `verify --self`, and hold the file against them; runs the source once
-            more. A certificate is recorded, too: versions, what was proven, and ``sources``.
+        atol, min_cosine: the limits of the proofs, as in `verify`. If a rewrite is lossy, they are for that one alone.
+        goldens: record golden inputs and vectors, for `verify --self`, and check the file against them; this runs the source
+            once more. A certificate is recorded, too: versions, what was proven, and ``sources``.
         sources: the files that the output is made from, as sha256 (hex) by their places in the model folder.
 
     Raises:
-        VerificationFailed when the verdict is not PASSED (``error.outcome`` holds the report); what `load`, the edits and
-        `save` raise.
+        VerificationFailed if a proof does not pass (``error.outcome`` holds the report); NothingToOptimizeError if a rewrite
+        changes nothing; what `load`, the edits, the rewrites and `save` raise.
     """
     before = load(source)
     _check_request(steps, goldens)
-    target = Path(output) if output is not None else default_output(before, steps[-1])
-    base, after = _applied(steps, before, hash_weights, goldens, progress)
-    plan = plan_output(after, target, force=force, largest=LARGEST_PROTOBUF - ROOM)
-    described = Outcome(
-        after, before, target, tuple(step.to_json() for step in head_steps(after)),
-        (*after.notes, *plan.notes), None, None, snippet(target, after.interface, before.path), readings(after.interface),
-    )  # fmt: skip
-
-    def prove(written: Model, *, full: bool, head_only: bool) -> Report:
-        if steps[-1].restores:
-            return _restored(after, written)
-        report = verify_model(
-            written, against=base, atol=atol, min_cosine=min_cosine, full=full, head_only=head_only, progress=progress
-        )
-        return joined(report, as_asked(base, written, _asked(steps)))
-
-    if dry_run:
-        report = prove(after, full=False, head_only=True) if verify else None
-        return _judged(replace(described, report=report))
-    with staged(plan, force=force, progress=_bytes_written(progress, plan)) as stage:
-        if verify:
-            written = load(stage.path)
-            report = prove(written, full=full, head_only=False)
-            report = joined(report, verify_itself(written)) if goldens else report
-            described = replace(described, report=report)
-            if not report and not keep_failed:
-                return _judged(described)
-        if goldens:
-            stage.extend(with_certificate(stage.plan.document, sources or {}, described.report))
-        return _judged(replace(described, saved=stage.commit()))
+    place = Path(output) if output is not None else default_output(before, steps[-1])
+    writing, groups = Writing(place, force, dry_run, keep_failed), list(_groups(steps))
+    options = _Options(verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, progress)
+    outcome = Outcome(before, (Output(before, place),))
+    parts: list[_Part] = []
+    for group in groups:
+        if parts and verify:
+            outcome = _prove_inner(outcome, parts[-1], writing)
+            if not outcome.is_right:
+                return require_right(_keep(outcome, writing))
+        parts.append(_apply(group, outcome.model, options))
+        outcome = parts[-1].describe(outcome)
+    if goldens:
+        outcome = _record_goldens(outcome, steps, parts, progress)
+    elif all(isinstance(part, _Rewritten) for part in parts):
+        sources = find_sources(before)
+    else:
+        sources = None
+    return _finish(outcome, parts[-1], writing, options, (sources or {}) if goldens else sources)
 
 
-def _asked(steps: Sequence[Edit]) -> list[dict[str, Any]]:
-    """The parameters, as asked for, of the edits that are proven: those behind the last one that restores a file."""
-    start = max((place for place, edit in enumerate(steps) if edit.restores), default=-1)
-    return [edit.parameters() for edit in steps[start + 1 :]]
-
-
-def _check_request(steps: Sequence[Edit], goldens: bool) -> None:
-    if not steps:
-        raise RequestError("there is no step to run", "give at least one edit")
-    if goldens and steps[-1].restores:
-        raise RequestError(
-            f"{steps[-1].verb} gives the source back, to the byte: no golden vectors can be recorded in it", "leave them out"
-        )
-
-
-def default_output(model: Model, last: Edit) -> Path:
-    """Beside the source, named after the last step: ``model.onnx`` -> ``model.pooled.onnx``."""
-    return default_place(model, last.step)
-
-
-def default_place(model: Model, step: str) -> Path:
-    """As `default_output`, of a step by that name."""
+def default_output(model: Model, last: Step) -> Path:
+    """The path beside ``model`` with the last step in its name: ``model.onnx`` -> ``model.pooled.onnx``."""
     if model.path is None:
-        raise RequestError("a model from memory has no folder to write beside", "say where to with output=...")
+        raise RequestError("a model from memory has no folder to write beside", "say where to write with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in (*(listed.step for listed in LISTED.values()), OPTIMIZED):
+    for name in (*(listed.step for listed in LISTED.values()), Rewrite.step):
         stem = stem.removesuffix(f".{name}")
-    return model.path.with_name(f"{stem}.{step}.onnx")
+    return model.path.with_name(f"{stem}.{last.step}.onnx")
 
 
-def _bytes_written(progress: Progress, plan: Plan) -> Callable[[int], None]:
-    """Tells how much of the output is written."""
-    total = max(plan.size, 1)
-    done = told = 0
+@dataclass(frozen=True)
+class Writing:
+    """Where to write, and how."""
 
-    def tell(count: int) -> None:
-        nonlocal done, told
-        done += count
-        percent = 100 * done // total
-        if percent > told:
-            told = percent
-            progress(f"writing {percent} % of {total / 2**20:.0f} MiB")
+    place: Path
+    force: bool = False
+    dry_run: bool = False
+    keep_failed: bool = False
 
-    return tell
+    @contextmanager
+    def stage(self, model: Model, progress: Progress | None = None) -> Iterator[Stage]:
+        """Write ``model`` under a temporary name: into the output's folder, or for a dry run into a temporary one.
+
+        The file is removed afterwards unless it was committed.
+        """
+        plan = plan_output(model, self.place, force=self.force, largest=LARGEST_PROTOBUF - ROOM)
+        if not self.dry_run:
+            tell = _show_bytes(progress, plan) if progress is not None else lambda _: None
+            with staged(plan, force=self.force, progress=tell) as stage:
+                yield stage
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder,
+            staged(plan_output(model, Path(folder) / self.place.name)) as stage,
+        ):
+            yield stage
 
 
-def _applied(
-    steps: Sequence[Edit], source: Model, hash_weights: bool, goldens: bool, progress: Progress
-) -> tuple[Model, Model]:
-    """(the model that the proof starts from, the edited model)."""
-    progress("editing the graph")
+def commit(stage: Stage, sources: Mapping[str, str] | None, report: Report | None) -> Saved:
+    """Give a staged file its name, with a certificate of ``sources`` unless these are None."""
+    if sources is not None:
+        stage.extend(with_certificate(stage.plan.document, sources, report))
+    return stage.commit()
+
+
+def find_sources(source: Model) -> Mapping[str, str] | None:
+    """The sources in the certificate of ``source``, which a rewritten file inherits; None if there is no certificate."""
+    certificate = certificate_of(source)
+    return None if certificate is None else certificate.sources
+
+
+def check_goldens(report: Report, written: Model) -> Report:
+    """Join ``report`` with the check of a file against the golden values that it records, if it records any."""
+    has_goldens = any(step.edit == GOLDEN for step in since_edited(written.proto))
+    return joined(report, verify_itself(written)) if report and has_goldens else report
+
+
+def claim_of(chain: Sequence[Applied], limits: Limits) -> Claim:
+    """What the last model of ``chain`` has to keep of the first one."""
+    interface = chain[0].before.interface
+    for one in chain:
+        interface = one.rewrite.interface(interface)
+    parts = next((one.parts for one in chain if one.parts.head), chain[0].parts)
+    exactness = next((one.rewrite.exactness for one in chain if one.rewrite.exactness == LOSSY), chain[0].rewrite.exactness)
+    return Claim(exactness, interface, [one.step.edit for one in parts.head], parts.own, limits)
+
+
+@dataclass(frozen=True)
+class _Options:
+    verify: bool
+    full: bool
+    hash_weights: bool
+    asked: Limits
+    lossy: bool
+    """Whether a rewrite is lossy. Then ``asked`` is for that one alone."""
+    has_several: bool
+    """Whether there are several parts. Then the checks of a rewrite have its name before their own."""
+    progress: Progress
+
+    def limits(self, exactness: str | None = None) -> Limits:
+        """The limits of a proof."""
+        return self.asked if not self.lossy or exactness == LOSSY else NO_LIMITS
+
+
+@dataclass
+class _Part(ABC):
+    """A part of the steps that is applied and proven on its own."""
+
+    after: Model
+    options: _Options
+
+    def describe(self, outcome: Outcome) -> Outcome:
+        """``outcome`` with the model of this part."""
+        return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), notes=self.after.notes)
+
+    @abstractmethod
+    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
+        """Prove the written file, or the model in memory if nothing was written."""
+
+
+@dataclass
+class _Edited(_Part):
+    """Consecutive edits."""
+
+    edits: Sequence[Edit]
+    base: Model
+    """The model that the proof starts from."""
+
+    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
+        written = self.after if stage is None else load(stage.path)
+        if self.edits[-1].restores:
+            return Proven(_compare_restored(self.after, written))
+        limits, full = self.options.limits(), self.options.full and not dry_run
+        report = verify_model(
+            written, against=self.base, atol=limits.atol, min_cosine=limits.min_cosine, full=full, head_only=dry_run,
+            progress=self.options.progress,
+        )  # fmt: skip
+        return Proven(joined(report, as_asked(self.base, written, _asked_parameters(self.edits))))
+
+
+@dataclass
+class _Rewritten(_Part):
+    """One rewrite."""
+
+    applied: Applied
+    proof: RewriteProof
+
+    def describe(self, outcome: Outcome) -> Outcome:
+        result = self.applied.result
+        return replace(
+            super().describe(outcome),
+            architecture=result.architecture or outcome.architecture,
+            fusions=result.fusions or outcome.fusions,
+            loss=result.loss or outcome.loss,
+        )
+
+    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
+        rewrite = self.applied.rewrite
+        self.options.progress(f"proving the rewrite {rewrite.name}")
+        claim = claim_of([self.applied], self.options.limits(rewrite.exactness))
+        proven = self.proof.compare(present(stage, "a written file").path, claim)
+        if not self.options.has_several:
+            return proven
+        checks = tuple(replace(check, name=f"{rewrite.name}: {check.name}") for check in proven.report.checks)
+        return replace(proven, report=replace(proven.report, checks=checks))
+
+
+def _check_request(steps: Sequence[Step], goldens: bool) -> None:
+    if not steps:
+        raise RequestError("there is no step to run", "give at least one edit or rewrite")
+    restores = [isinstance(step, Edit) and step.restores for step in steps]
+    rewrites = [isinstance(step, Rewrite) for step in steps]
+    if any(rewrites) and any(restores[rewrites.index(True) :]):
+        raise RequestError(
+            "strip-head cannot follow a rewrite in the same run: it would take off what the rewrite was proven with",
+            "take the head off first, or in a run of its own",
+        )
+    if goldens and restores[-1]:
+        raise RequestError(
+            "strip-head gives the source back, to the byte: no golden vectors can be recorded in it", "leave them out"
+        )
+
+
+def _is_lossy(steps: Sequence[Step]) -> bool:
+    return any(isinstance(step, Rewrite) and step.exactness == LOSSY for step in steps)
+
+
+def _groups(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
+    """Consecutive edits together, and each rewrite by itself."""
+    for is_rewrite, group in groupby(steps, key=lambda step: isinstance(step, Rewrite)):
+        if is_rewrite:
+            yield from (step for step in group if isinstance(step, Rewrite))
+        else:
+            yield [step for step in group if isinstance(step, Edit)]
+
+
+def _apply(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Part:
+    if isinstance(group, Rewrite):
+        proof = RewriteProof.of(model, full=options.full)
+        applied = apply_rewrite(group, model, Context(proof.feeds, options.progress))
+        if applied.result.unchanged is not None:
+            raise applied.result.unchanged
+        return _Rewritten(applied.after, options, applied, proof)
+    options.progress("editing the graph")
+    base = current = model
+    for edit in group:
+        current = edit.apply(current, hash_weights=options.hash_weights)
+        if edit.restores:
+            base = current
+    return _Edited(current, options, group, base)
+
+
+def _asked_parameters(edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """The parameters, as asked for, of the edits that are proven: those after the last one that restores a file."""
+    start = max((place for place, edit in enumerate(edits) if edit.restores), default=-1)
+    return [edit.parameters() for edit in edits[start + 1 :]]
+
+
+def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Part], progress: Progress) -> Outcome:
+    """Record golden vectors in the last model.
+
+    They are made with the edits alone. A rewrite changes nothing about them but how far off they may be.
+    """
+    progress("making golden vectors")
+    last = parts[-1]
+    if isinstance(last, _Edited) and len(parts) == 1:
+        last.after = with_goldens(last.base, last.after)
+        return last.describe(outcome)
+    results = [part.applied.result for part in parts if isinstance(part, _Rewritten)]
+    if all(one.keeps_goldens for one in results):
+        limits = next((one.golden_limits for one in results if one.golden_limits is not None), None)
+        recorded, notes = _apply_edits(steps, outcome.source)
+        after = with_goldens_of(recorded, last.after, limits)
+        after = replace(after, notes=(*after.notes, *notes))
+    else:
+        after = replace(last.after, notes=(*last.after.notes, NO_GOLDENS))
+    last.after = after
+    return last.describe(outcome)
+
+
+def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
+    """Apply the edits among ``steps`` alone, and record golden vectors. Return the notes on these vectors, too."""
     base = current = source
     for step in steps:
-        current = step.apply(current, hash_weights=hash_weights)
-        if step.restores:
-            base = current
-    if goldens:
-        progress("making golden vectors")
-        current = with_goldens(base, current)
-    return base, current
+        if isinstance(step, Edit):
+            current = step.apply(current)
+            base = current if step.restores else base
+    recorded = with_goldens(base, current)
+    return recorded, recorded.notes[len(current.notes) :]
 
 
-def _restored(wanted: Model, written: Model) -> Report:
+def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
+    """Prove a part that is not the last one. A rewrite needs a temporary file, because it is run in a process of its own."""
+    if isinstance(part, _Edited):
+        return _prove(outcome, part, None, writing.dry_run)
+    with writing.stage(part.after) as stage:
+        return _prove(outcome, part, stage, writing.dry_run)
+
+
+def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -> Outcome:
+    """Prove ``part``. The report gets its checks; or it has these alone, if they did not pass."""
+    proven = part.prove(stage, dry_run=dry_run)
+    report = proven.report if stage is None else check_goldens(proven.report, load(stage.path))
+    if report and outcome.report is not None:
+        report = joined(outcome.report, report)
+    return replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
+
+
+def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, sources: Mapping[str, str] | None) -> Outcome:
+    """Write the last model, prove the written file, and give it its name."""
+    if writing.dry_run and isinstance(part, _Edited):
+        plan = plan_output(outcome.model, writing.place, force=writing.force)
+        outcome = replace(outcome, notes=(*outcome.notes, *plan.notes))
+        return require_right(_prove(outcome, part, None, dry_run=True) if options.verify else outcome)
+    with writing.stage(outcome.model, options.progress) as stage:
+        outcome = replace(outcome, notes=(*outcome.notes, *stage.plan.notes))
+        if options.verify:
+            outcome = _prove(outcome, part, stage, writing.dry_run)
+        if not writing.dry_run and (outcome.is_right or writing.keep_failed):
+            outcome = outcome.with_saved(commit(stage, sources, outcome.report))
+        return require_right(outcome)
+
+
+def _keep(outcome: Outcome, writing: Writing) -> Outcome:
+    """Save a wrong model if the user wants to look at it."""
+    if writing.dry_run or not writing.keep_failed:
+        return outcome
+    with writing.stage(outcome.model) as stage:
+        return outcome.with_saved(stage.commit())
+
+
+def _compare_restored(wanted: Model, written: Model) -> Report:
     """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
     document = written.document
     moves = [step for step in undoable(written.proto) if step.edit in HOUSEKEEPING]
@@ -218,12 +392,17 @@ def _restored(wanted: Model, written: Model) -> Report:
     return Report((check, weights), (), unchecked)
 
 
-def _judged(outcome: Outcome) -> Outcome:
-    if outcome.report is None or outcome.report:
-        return outcome
-    kept = f"it was kept as {outcome.output}" if outcome.saved else "the output was not left behind"
-    raise VerificationFailed(
-        f"the proof of {outcome.output.name} came to {outcome.report.verdict.value}; {kept}",
-        "see the report; --keep-failed keeps such an output for a look, --no-verify leaves the proof out",
-        outcome,
-    )
+def _show_bytes(progress: Progress, plan: Plan) -> Callable[[int], None]:
+    """Tells how much of the output is written."""
+    total = max(plan.size, 1)
+    done = told = 0
+
+    def tell(count: int) -> None:
+        nonlocal done, told
+        done += count
+        percent = 100 * done // total
+        if percent > told:
+            told = percent
+            progress(f"writing {percent} % of {total / 2**20:.0f} MiB")
+
+    return tell

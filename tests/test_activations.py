@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 import graphsurgery
 from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
 from graphsurgery.errors import RequestError
-from graphsurgery.references import activations as reference
+from graphsurgery.references import activation as reference
 from graphsurgery.runtime.session import Session
 
 OPSETS = (11, 13, 18, 21)

@@ -19,7 +19,7 @@ import graphsurgery
 from graphsurgery.encoder.architecture import find_architecture
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.graph.editor import Editor
-from graphsurgery.optimizer.detected import detected
+from graphsurgery.rewrites.detect_architecture import detect_architecture
 
 PADDING, CAUSAL, WINDOW, BIAS = "padding mask", "causal mask", "local window", "position bias"
 ATTENTIONS = {
@@ -115,7 +115,7 @@ def test_embeddings(name, ways):
 @pytest.mark.parametrize("name", fixture_names())
 def test_the_find_architecture_a_folder(name):
     model = graphsurgery.load(FIXTURES / name / "model.onnx")
-    one = detected(model)
+    one = detect_architecture(model)
     assert (one.model_type, one.name, one.heads, one.hidden, one.layers, one.head_size) == ARCHITECTURES[name]
     assert one.source == "the graph and config.json" and not one.notes
     alone = find_architecture(model)
@@ -128,14 +128,14 @@ def test_a_config_above_the_file_and_one_that_disagrees(tmp_path):
     shutil.copy(FIXTURES / "bert" / "model.onnx", tmp_path / "onnx" / "model.onnx")
     config = {"model_type": "bert", "num_attention_heads": 8, "hidden_size": 32, "num_hidden_layers": 12}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    one = detected(graphsurgery.load(tmp_path / "onnx" / "model.onnx"))
+    one = detect_architecture(graphsurgery.load(tmp_path / "onnx" / "model.onnx"))
     assert (one.name, one.heads, one.layers) == ("bert", 4, 3)
     assert one.notes == (
         "config.json says 8 heads, the graph has 4: the graph counts",
         "config.json says 12 layers, the graph has 3: the graph counts",
     )
     (tmp_path / "config.json").write_text("{")
-    one = detected(graphsurgery.load(tmp_path / "onnx" / "model.onnx"))
+    one = detect_architecture(graphsurgery.load(tmp_path / "onnx" / "model.onnx"))
     assert one.name == "like BERT" and "config.json is not JSON" in one.notes[0]
 
 

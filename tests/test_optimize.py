@@ -41,12 +41,12 @@ from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.graph.write_back import with_weights
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
-from graphsurgery.optimizer import job
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Verdict
-from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder
-from graphsurgery.rewrites.fuse.kernels import with_own_bias, without_kernel
-from graphsurgery.rewrites.fuse.runner import Fusing, fused, is_there
+from graphsurgery.rewrites import fuse_encoder
+from graphsurgery.rewrites.fuse.kernels import count_without_kernel, restore_position_bias
+from graphsurgery.rewrites.fuse.runner import Fusing, is_there, run_optimizer
+from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.runtime.isolated import crash
 from graphsurgery.runtime.session import Session
@@ -135,9 +135,9 @@ def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypat
     if large:
         given = with_weights(graphsurgery.load(source), largest=0, small=1024)
         assert not all(is_there(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
-        made = fused(given, Fusing("bert")).model
+        made = run_optimizer(given, Fusing("bert")).model
         assert WEIGHT in {tensor.name for tensor in made.graph.initializer}
-        monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+        monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     done = optimized(source, tmp_path / "made.onnx")
     assert done.saved and done.report, done.report
     written = graphsurgery.load(done.output)
@@ -154,7 +154,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     monkeypatch.setattr(write_back, "LARGEST_TABLE", table)
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not is_there(tensor) for tensor in given.graph.initializer)
-    monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
     if table:
@@ -272,11 +272,11 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     Runtime crashes before 1.32."""
     source = graphsurgery.load(fixture("t5"))
     given = with_weights(source)
-    bare = fused(given, Fusing("t5")).model
-    assert without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == without_kernel(bare, "cuda")
+    bare = run_optimizer(given, Fusing("t5")).model
+    assert count_without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == count_without_kernel(bare, "cuda")
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
-    onnx.save(with_own_bias(bare, given), tmp_path / "without_biases.onnx")
+    onnx.save(restore_position_bias(bare, given), tmp_path / "without_biases.onnx")
     drawer = feeds_for(source)
     feed = drawer.feed(np.ones((2, 5), bool), seed=0)
     assert ("crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
@@ -288,7 +288,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     assert len(attentions) == 3 and all(node.input[2] for node in attentions)
 
 
-def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
     """As `fused_encoder`, but attentions see no mask."""
     made = fused_encoder(given, fusing, target)
     for node in made.graph.graph.node:
@@ -298,7 +298,7 @@ def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
 
 
 def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(job, "fused_encoder", blind)
+    monkeypatch.setattr(fuse_encoder, "fused_encoder", blind)
     done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=False), tmp_path / "made.onnx")
     assert done.report and done.saved
     assert len(done.attempts) == 1 and "apart in" in done.attempts[0], done.attempts
@@ -312,12 +312,12 @@ def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypa
 
 
 def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) -> None:
-    def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         made = fused_encoder(given, fusing, target)
         made.graph.graph.initializer[0].raw_data = bytes(len(made.graph.graph.initializer[0].raw_data))
         return made
 
-    monkeypatch.setattr(job, "fused_encoder", wrong)
+    monkeypatch.setattr(fuse_encoder, "fused_encoder", wrong)
     before = tree(tmp_path)
     code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", capsys=capsys)
     assert (code, told["error"]["type"]) == (VERDICT, "VerificationFailed") and tree(tmp_path) == before
@@ -378,7 +378,7 @@ def test_what_overflows_in_float16_stays_float32(tmp_path: Path, monkeypatch) ->
     source = overflowing(tmp_path)
     done = optimized(source, tmp_path / "half.onnx", fp16=True)
     assert done.report and done.loss is not None and "large" in done.loss["nodes"], done.loss
-    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", lambda graph, kind, *_: to_half(graph, kind))
+    monkeypatch.setattr("graphsurgery.rewrites.convert_to_half.to_half", lambda graph, kind, *_: to_half(graph, kind))
     with pytest.raises(VerificationFailed):
         optimized(source, tmp_path / "wrong.onnx", fp16=True)
     assert not (tmp_path / "wrong.onnx").exists()
@@ -509,11 +509,11 @@ def test_a_model_without_a_transformer(tmp_path: Path) -> None:
 def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypatch) -> None:
     seen: list[Fusing] = []
 
-    def watched(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    def watched(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         seen.append(fusing)
         return fused_encoder(given, fusing, target)
 
-    monkeypatch.setattr(job, "fused_encoder", watched)
+    monkeypatch.setattr(fuse_encoder, "fused_encoder", watched)
     optimized(fixture("bert"), tmp_path / "made.onnx", heads=4, hidden_size=32, model_type="vit")
     assert seen == [replace(Fusing(), model_type="vit", heads=4, hidden=32)]
 
@@ -522,7 +522,7 @@ def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypa
 def test_half_precision_of_a_large_model(name: str, tmp_path: Path, monkeypatch) -> None:
     """The optimizer gets what it reads; the other weights are read for the conversion. The same comes out."""
     whole = optimized(fixture(name), tmp_path / "whole.onnx", fp16=True)
-    monkeypatch.setattr(job, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx", fp16=True)
     assert part.report and whole.report and part.fusions is not None and whole.fusions is not None
     assert part.fusions.counts == whole.fusions.counts and part.loss == whole.loss

@@ -20,12 +20,14 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.cli.main import VERDICT, WRONG, run
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
-from graphsurgery.optimizer import attempts, job, proof
-from graphsurgery.proof import same_outputs
+from graphsurgery.optimizer import search
+from graphsurgery.proof import rewrite_proof, same_outputs
 from graphsurgery.report import Verdict
-from graphsurgery.rewrites.encoder_rewrites import Rewritten, fused_encoder, safer
+from graphsurgery.rewrites import convert_to_half, fuse_encoder
+from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.fuse import kernels
 from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing
+from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder, safer
 from graphsurgery.runtime.session import Session
 
 require_optimizer()
@@ -42,14 +44,14 @@ def planted(monkeypatch: pytest.MonkeyPatch, change: Change, when: Callable[[Fus
     """Let ``change`` work on each fused graph for which ``when`` holds; gives how the optimizer was run."""
     seen: list[Fusing] = []
 
-    def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         seen.append(fusing)
         made = fused_encoder(given, fusing, target)
         if when(fusing):
             change(made.graph)
         return made
 
-    monkeypatch.setattr(job, "fused_encoder", wrong)
+    monkeypatch.setattr(fuse_encoder, "fused_encoder", wrong)
     return seen
 
 
@@ -121,15 +123,14 @@ def test_each_output_is_compared(tmp_path: Path, monkeypatch) -> None:
 def test_a_head_that_was_changed_is_found(tmp_path: Path, monkeypatch) -> None:
     source = with_head(BERT, tmp_path, "mean", normalize=True)
 
-    def changed(*arguments: Any) -> graphsurgery.Model:
-        model = job_assembled(*arguments)
-        proto = model.to_proto()
+    def changed(*arguments: Any) -> Applied:
+        applied = apply_rewrite(*arguments)
+        proto = applied.after.to_proto()
         node = next(node for node in proto.graph.node if node.name.startswith("graphsurgery/"))
         node.doc_string = "changed"
-        return replace(graphsurgery.load(proto), path=model.path)
+        return replace(applied, after=replace(graphsurgery.load(proto), path=applied.after.path))
 
-    job_assembled = job.assembled
-    monkeypatch.setattr(job, "assembled", changed)
+    monkeypatch.setattr(search, "apply_rewrite", changed)
     failed = {check.name for check in refused(source, tmp_path).outcome.report.checks if check.verdict is Verdict.FAILED}
     assert failed == {"head untouched"}
 
@@ -169,7 +170,7 @@ def test_tolerances_do_not_grow_without_end(tmp_path: Path, monkeypatch) -> None
 def test_what_crashes_is_not_run_here(tmp_path: Path, monkeypatch) -> None:
     """A file that takes its process down is told of as such, and made again."""
     told = iter(["ONNX Runtime crashed on it (signal 11)"])
-    monkeypatch.setattr(proof, "crash", lambda *_: next(told, None))
+    monkeypatch.setattr(rewrite_proof, "crash", lambda *_: next(told, None))
     done = optimized(BERT, tmp_path / "made.onnx")
     assert done.report and [attempt.partition(": ")[2] for attempt in done.attempts] == [
         "ONNX Runtime crashed on it (signal 11)"
@@ -229,12 +230,12 @@ def test_a_cure_is_found(cure: set[str], attempts_: int, runs: int, tmp_path: Pa
 
 
 def test_what_cannot_be_made_is_tried_otherwise(tmp_path: Path, monkeypatch) -> None:
-    def failing(given: onnx.ModelProto, fusing: Fusing, target: str) -> Rewritten:
+    def failing(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         if "attention" not in fusing.off:
             raise UnsupportedModelError("the transformer optimizer failed (KeyError)")
         return fused_encoder(given, fusing, target)
 
-    monkeypatch.setattr(job, "fused_encoder", failing)
+    monkeypatch.setattr(fuse_encoder, "fused_encoder", failing)
     done = optimized(BERT, tmp_path / "made.onnx")
     assert done.report and done.attempts == ("bert, all fusions: the transformer optimizer failed (KeyError)",)
 
@@ -261,7 +262,7 @@ def test_the_missed_layer_is_mended(tmp_path: Path, monkeypatch) -> None:
     mapped_embeddings(source, branch_first=False)
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.prepared", lambda model: model)
+    monkeypatch.setattr("graphsurgery.rewrites.fuse_encoder.prepare", lambda model: model)
     bare = optimized(source, tmp_path / "bare.onnx")
     assert bare.fusions is not None and bare.fusions.counts["attention"] == (2, 3)
     assert any("second operand" in reason for _, _, reason in bare.fusions.misses())
@@ -412,7 +413,7 @@ def times(factor: float, name: str) -> Change:
 def test_vectors_of_another_length_are_found(precision: str, tmp_path: Path, monkeypatch) -> None:
     """Their cosine is 1."""
     source = with_head(BERT, tmp_path, "mean", normalize=False)
-    monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", spoiling(times(1.5, "last_hidden_state")))
+    monkeypatch.setattr("graphsurgery.rewrites.convert_to_half.to_half", spoiling(times(1.5, "last_hidden_state")))
     error = refused(source, tmp_path, **{precision: True})
     assert "half precision loses too much" in error.advice and len(error.outcome.attempts) == 1
 
@@ -423,7 +424,7 @@ def test_scores_are_held_to_their_spread(tmp_path: Path, monkeypatch) -> None:
     assert done.report and any(one.kind == "long, scores" for check in done.report.checks for one in check.comparisons)
     assert any("rows without a token" in line for line in done.report.not_checked)
     for factor in (0.5, 1.5, -1.0):
-        monkeypatch.setattr("graphsurgery.rewrites.encoder_rewrites.to_half", spoiling(times(factor, "scores")))
+        monkeypatch.setattr("graphsurgery.rewrites.convert_to_half.to_half", spoiling(times(factor, "scores")))
         refused(scored(BERT), tmp_path, fp16=True)
 
 
@@ -437,8 +438,8 @@ def test_a_wrong_fusion_is_found_before_half_precision(tmp_path: Path, monkeypat
 
 def test_a_loss_is_no_fault_of_a_fusion(tmp_path: Path, monkeypatch) -> None:
     made: list[int] = []
-    halved = attempts.halved
-    monkeypatch.setattr(attempts, "halved", lambda *given: made.append(1) or halved(*given))
+    to_half = convert_to_half.to_half
+    monkeypatch.setattr(convert_to_half, "to_half", lambda *given: made.append(1) or to_half(*given))
     error = refused(BERT, tmp_path, fp16=True, min_cosine=0.99999999)
     assert made == [1] and "--min-cosine allows more" in error.advice
 

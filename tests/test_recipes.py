@@ -55,7 +55,7 @@ WRONG = {
     "an unknown check": ({"steps": [POOLING], "checks": {"rtol": 1}}, "recipe.toml: checks: there is no key 'rtol'", "atol"),
     "no steps": ({"name": "nothing"}, "recipe.toml has no steps", "[[steps]]"),
     "steps that are none": ({"steps": ["add-pooling"]}, "recipe.toml: steps[0] is no table", "edit"),
-    "a step without edit": ({"steps": [{"mode": "mean"}]}, "recipe.toml: steps[0]: there is no edit None", "add-pooling"),
+    "a step without edit": ({"steps": [{"mode": "mean"}]}, "recipe.toml: steps[0] names no edit and no rewrite", "add-pooling"),
     "a number for a flag": ({"steps": [POOLING | {"normalize": 1}]}, "recipe.toml: steps[0]: normalize is 1", "bool"),
     "a flag for a text": ({"steps": [{"edit": "add-pooling", "mode": True}]}, "recipe.toml: steps[0]: mode is True", "str"),
     "a text for a list": ({"steps": [POOLING | {"keep_output": "x"}]}, "recipe.toml: steps[0]: keep_output is 'x'", "list"),

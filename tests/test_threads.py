@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import onnx
 import pytest
 from conftest import FIXTURES
 from encoders import tiny_encoder
+from fusions import WITHOUT_OPTIMIZER, WITHOUT_SYMPY
 from onnx import numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -127,3 +129,44 @@ def test_a_read_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("graphsurgery.model.sources.os.pread", failing)
     with pytest.raises(SurroundingsError, match=r"cannot read .*model\.onnx at byte 0: Input/output error"):
         graphsurgery.load(BERT)
+
+
+def surroundings() -> tuple[object, ...]:
+    """What the whole process shares."""
+    root = logging.getLogger()
+    return Path.cwd(), sys.stdout, sys.stderr, sys.path[:], root.handlers[:], root.level
+
+
+def test_eight_models_optimized_at_once(tmp_path: Path) -> None:
+    """The files are those that are made one after the other, and nobody else in the process notices."""
+    pytest.importorskip("sympy", reason=WITHOUT_SYMPY)
+    pytest.importorskip("onnxruntime.transformers", reason=WITHOUT_OPTIMIZER)
+    pooled = graphsurgery.add_pooling(BERT, mode="mean", normalize=True)
+    graphsurgery.save(pooled, tmp_path / "pooled.onnx")
+    names = ("bert", "bert-external", "bert-fp16", "modernbert", "qwen3", "t5", "xlmr")
+    sources = [tmp_path / "pooled.onnx", *(FIXTURES / name / "model.onnx" for name in names)]
+
+    def optimize(number: int, folder: Path, verify: bool) -> tuple[bytes, dict[str, object]]:
+        done = graphsurgery.optimize(sources[number], output=folder / f"{number}.onnx", time=False, verify=verify)
+        assert done.report or not verify
+        assert done.fusions is not None
+        return done.output.read_bytes(), done.fusions.to_json()
+
+    for folder in ("alone", "at once"):
+        (tmp_path / folder).mkdir()
+    wanted = [optimize(number, tmp_path / "alone", verify=False) for number in range(THREADS)]
+    before, seen, finished = surroundings(), [], Event()
+
+    def watch() -> None:
+        while not finished.wait(0.001):
+            seen.append(surroundings() == before)
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        made = in_threads(lambda number: optimize(number, tmp_path / "at once", verify=True))
+    finally:
+        finished.set()
+        watcher.join()
+    assert made == wanted and len({content for content, _ in wanted}) == THREADS
+    assert len(seen) > 100 and all(seen)

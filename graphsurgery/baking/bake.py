@@ -26,8 +26,9 @@ from graphsurgery.errors import (
     NothingToPoolError,
     VerificationFailed,
 )
+from graphsurgery.outcome import Outcome, Output, describe_failure
 from graphsurgery.proof.verify import Progress
-from graphsurgery.runner import Outcome, run
+from graphsurgery.runner import run
 from graphsurgery.snippet import shown
 
 OF_THE_ENCODER = (AlreadyAppliedError, MaskError, NothingToPoolError)
@@ -153,7 +154,8 @@ def _told(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
     embed = program(plan, outcome.interface, f"{shown(target)}/")
-    return replace(outcome, output=place, saved=saved, notes=(*plan.notes, *outcome.notes), snippet=embed)
+    outputs = (Output(outcome.model, place, saved),)
+    return replace(outcome, outputs=outputs, notes=(*plan.notes, *outcome.notes), program=embed)
 
 
 def _failed(
@@ -163,12 +165,9 @@ def _failed(
     if not isinstance(error.outcome, Outcome):
         return error
     told = _told(error.outcome, plan, target)
-    kept = "nothing was left behind"
     if told.saved is not None:
         _publish(plan, sources, told, stage, target, force)
-        kept = f"it was kept as {target}"
-    verdict = told.report.verdict.value if told.report is not None else "nothing"
-    return VerificationFailed(f"the proof of {target.name} came to {verdict}; {kept}", error.advice, told)
+    return VerificationFailed(describe_failure(told, target), error.advice, told)
 
 
 def _exported(source: Path, stack: ExitStack, progress: Progress) -> Path:

@@ -16,7 +16,7 @@ from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES, weights_file
 from graphsurgery.model.certificate import ELSEWHERE, versions
 from graphsurgery.model.model import Model
-from graphsurgery.runner import Outcome
+from graphsurgery.outcome import Outcome
 from graphsurgery.version import __version__
 
 READ_BY_STEPS = ("weights", "ranges")

@@ -13,8 +13,8 @@ from graphsurgery.baking.source_card import front_matter
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.interface import Value
+from graphsurgery.outcome import Outcome
 from graphsurgery.report import Check, Report
-from graphsurgery.runner import Outcome
 from graphsurgery.version import __version__
 
 CALLED = {

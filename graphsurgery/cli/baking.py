@@ -54,7 +54,8 @@ def bake_command(verb: str) -> click.Command:
 def _print(baked: Baked) -> None:
     from rich.text import Text  # rich is not needed for --json
 
-    from graphsurgery.cli.render import print_outcome, section
+    from graphsurgery.cli.render import section
+    from graphsurgery.cli.render_outcome import print_outcome
 
     print_outcome(out, baked.outcome)
     if baked.files:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from graphsurgery.cli.console import err, out, print_json, progress
+from graphsurgery.cli.console import out, print_json, progress
 from graphsurgery.cli.options import MODEL, SHOWN, proving, with_options
+from graphsurgery.cli.writing import show_failed
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.optimizer.optimize import optimize
-from graphsurgery.optimizer.outcome import Optimized
 from graphsurgery.rewrites.fuse.kernels import TARGETS
 
 OPTIONS = (
@@ -48,25 +48,14 @@ def optimize_command(verb: str) -> click.Command:
             try:
                 done = optimize(model, output=output, verify=not no_verify, time=not no_timing, progress=tell, **options)
             except VerificationFailed as error:
-                if isinstance(error.outcome, Optimized) and not as_json and not quiet:
-                    _print_failed(error.outcome)
+                show_failed(error, as_json, quiet)
                 raise
         if as_json:
             print_json(done.to_json())
         elif not quiet:
-            from graphsurgery.cli.render_optimized import print_optimized  # rich's tables are not needed for --json
+            from graphsurgery.cli.render_outcome import print_optimized  # rich's tables are not needed for --json
 
             print_optimized(out, done)
         return 0
 
     return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
-
-
-def _print_failed(outcome: Optimized) -> None:
-    from graphsurgery.cli.render import report_details
-    from graphsurgery.cli.render_optimized import fusion_table
-
-    if outcome.fusions is not None:
-        err.print(fusion_table(outcome.fusions))
-    if outcome.report is not None and not outcome.report:
-        err.print(report_details(outcome.report))

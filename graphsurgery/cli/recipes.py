@@ -11,7 +11,7 @@ from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
 from graphsurgery.cli.writing import show, show_failed
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.model.loading import load
-from graphsurgery.recipe import recipe_of, to_toml
+from graphsurgery.recipe import entry_of, recipe_of, to_toml
 from graphsurgery.recipe_run import run_recipe
 
 RECIPE = click.argument("recipe", type=click.Path())
@@ -19,7 +19,7 @@ RECIPE = click.argument("recipe", type=click.Path())
 
 def run_command(verb: str) -> click.Command:
     def callback(recipe: str, model: str, as_json: bool, quiet: bool, no_verify: bool, **options: Any) -> int:
-        """Run RECIPE, a TOML file of edits and checks (see recipes/), on MODEL, an ONNX file or a model folder."""
+        """Run RECIPE, a TOML file of edits, rewrites and checks (see recipes/), on MODEL, an ONNX file or a model folder."""
         with progress(quiet or as_json) as tell:
             try:
                 outcome = run_recipe(recipe, model, verify=not no_verify, progress=tell, **options)
@@ -37,8 +37,8 @@ def recipe_command(verb: str) -> click.Command:
         """show: print the recipe that MODEL was made with. Running it on the original source gives the same bytes."""
         found = recipe_of(load(model))
         if as_json:
-            steps = [{"edit": step.verb, **step.parameters()} for step in found.steps]
-            print_json({"model": model, "recipe": {"goldens": found.goldens, "sources": found.sources, "steps": steps}})
+            shown = {"about": found.about, "goldens": found.goldens, "sources": found.sources}
+            print_json({"model": model, "recipe": {**shown, "steps": [entry_of(step) for step in found.steps]}})
         elif not quiet:
             out.print(to_toml(found), markup=False, highlight=False, soft_wrap=True, end="")
         return 0

@@ -1,4 +1,4 @@
-"""Reports, outcomes and inspections in the terminal."""
+"""Reports and interfaces in the terminal, and the pieces that outcomes and inspections are shown with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from graphsurgery.consumers import Reading
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.report import Check, Comparison, Report, Verdict
-from graphsurgery.runner import Outcome
 from graphsurgery.snippet import shown
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
@@ -28,18 +27,6 @@ WIDEST = 1000
 """Columns in which every table fits."""
 MANY = 10
 """Times what is allowed, from which on it is told in times and not in percent."""
-
-
-def print_outcome(console: Console, outcome: Outcome) -> None:
-    """What a writing verb did: the new interface, the proof, how to run the file, who can read it."""
-    console.print(title(outcome.source, outcome.output, written=outcome.saved is not None))
-    console.print(bullets(outcome.notes))
-    console.print(section("Interface", interface_table(outcome.interface)))
-    console.print(proof(outcome.report))
-    if outcome.saved:
-        console.print(heading("Run it"))
-        console.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
-    console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
 
 
 def title(source: Model, output: Path, *, written: bool) -> Text:

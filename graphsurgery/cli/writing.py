@@ -10,7 +10,8 @@ from graphsurgery.cli.console import err, out, print_json, progress
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, edit_options, with_options
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.errors import VerificationFailed
-from graphsurgery.runner import Outcome, run
+from graphsurgery.outcome import Outcome
+from graphsurgery.runner import run
 
 
 def writing_command(verb: str) -> click.Command:
@@ -41,14 +42,14 @@ def show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(outcome.to_json())
     elif not quiet:
-        from graphsurgery.cli.render import print_outcome  # rich's tables are not needed for --json
+        from graphsurgery.cli.render_outcome import print_outcome  # rich's tables are not needed for --json
 
         print_outcome(out, outcome)
 
 
 def show_failed(error: VerificationFailed, as_json: bool, quiet: bool) -> None:
-    """The report of a proof that failed; the error itself is printed by `main`."""
-    if isinstance(error.outcome, Outcome) and error.outcome.report is not None and not as_json and not quiet:
-        from graphsurgery.cli.render import report_details  # as above
+    """Print the details of an output that is wrong. `main` prints the error itself."""
+    if isinstance(error.outcome, Outcome) and not as_json and not quiet:
+        from graphsurgery.cli.render_outcome import print_failed  # as above
 
-        err.print(report_details(error.outcome.report))
+        print_failed(err, error.outcome)

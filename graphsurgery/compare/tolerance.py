@@ -20,6 +20,8 @@ import numpy as np
 from graphsurgery.compare.limits import Limits
 from graphsurgery.contracts import present
 
+FLOAT32, LOSSY = "float32", "lossy"
+"""How far a rewritten model may be off: as much as float32 rounds (`exact`), or by an angle and a length (`lossy`)."""
 RELATIVE, UNIT = 1e-5, 1e-6
 NOISE = 4
 """How many times its own rounding the source leaves open."""

@@ -16,9 +16,10 @@ import onnx
 
 from graphsurgery.edit_list import TEXT
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
+from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.record_types import UNDO, fits, misfit, typed
-from graphsurgery.model.records import Document, Record, Span
+from graphsurgery.model.records import GRAPH_FIELD, Document, Record, Span
 from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
 from graphsurgery.model.schema import MODEL
 from graphsurgery.model.sources import ByteSource
@@ -86,19 +87,39 @@ def rewrites(model: onnx.ModelProto) -> list[Step]:
     return [step for step in steps(model) if step.edit == OPTIMIZED]
 
 
-def without_entries(records: Sequence[Record]) -> tuple[Record, ...]:
-    """A model's records without ours in its metadata."""
-    entries = {id(record): parse(onnx.StringStringEntryProto, record.content) for record in records if record.field == METADATA}
-    return tuple(record for record in records if id(record) not in entries or _number(entries[id(record)].key) is None)
+def without_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple[Record, ...]:
+    """Return a model's records without our metadata entries, except those of the steps that ``keep`` names."""
+    return tuple(record for record in records if record.field != METADATA or not _is_ours(record, keep))
+
+
+def _is_ours(record: Record, but: Sequence[str]) -> bool:
+    """Whether a metadata record is an entry of ours, of another step than those in ``but``."""
+    entry = parse(onnx.StringStringEntryProto, record.content)
+    if _number(entry.key) is None:
+        return False
+    step = _parsed(entry.value) if but else None
+    return step is None or step.edit not in but
 
 
 def rewritten(document: Document, parameters: dict[str, Any], source: str) -> Document:
-    """``document``, rewritten from the model of the fingerprint ``source``, with an entry that says so, without a way back."""
+    """Return ``document`` with an entry that says that a rewrite made it from the model with the fingerprint ``source``.
+
+    There is no way back from a rewrite. Entries of earlier rewrites stay.
+    """
     content = {"edit": OPTIMIZED, "parameters": parameters, "version": __version__, "source": source}
     kept = [record for record in document.model if record.field == METADATA]
-    entry = onnx.StringStringEntryProto(key=f"{PREFIX}1", value=json.dumps(content | {"undo": {}}, separators=(",", ":")))
+    value = json.dumps(content | {"undo": {}}, separators=(",", ":"))
+    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_newest(kept) + 1}", value=value)
     new = Record.literal(METADATA, entry.SerializeToString())
-    return replace(document, model=spliced(document.model, METADATA, [*kept, new]))
+    length = sum(record.size for record in document.graph)
+    plain = Record(GRAPH_FIELD, (), wire.header(GRAPH_FIELD, length))  # its source's length is of no use any more
+    model = tuple(plain if record.field == GRAPH_FIELD else record for record in document.model)
+    return replace(document, model=spliced(model, METADATA, [*kept, new]))
+
+
+def _newest(entries: Sequence[Record]) -> int:
+    """Return the highest number among our metadata entries, or 0 if there is none."""
+    return max((_number(parse(onnx.StringStringEntryProto, record.content).key) or 0 for record in entries), default=0)
 
 
 def since_edited(model: onnx.ModelProto) -> list[Step]:
@@ -171,7 +192,7 @@ def _with_entry(before: Document, after: Document, content: dict[str, Any]) -> D
 def _entry(before: Document, after: Document, content: dict[str, Any]) -> Record:
     """The newest entry: ``content`` and the way back to ``before`` from ``after``, which has an empty record in its place."""
     kept = [record for record in after.model if record.field == METADATA]
-    number = max((_number(parse(onnx.StringStringEntryProto, record.content).key) or 0 for record in kept), default=0) + 1
+    number = _newest(kept) + 1
     value = json.dumps(content | {"undo": way_back(before, after)}, separators=(",", ":"))
     entry = onnx.StringStringEntryProto(key=f"{PREFIX}{number}", value=value)
     return Record.literal(METADATA, entry.SerializeToString())

@@ -40,7 +40,10 @@ RECORDED: dict[str, Types] = {
     "record-certificate": {
         "sources": dict[str, str], "versions": dict[str, str], "verdict": str, "checks": dict[str, str], "seal": TEXT,
     },
-    "optimize": {**SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None},
+    "optimize": {
+        **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "half_io": bool | None, "head": TEXT,
+        "edits": int | None, "before": list[dict[str, str | int | bool | list[str] | None]] | None,
+    },
 }  # fmt: skip
 """By the step's name. A parameter that may be null may be absent as well."""
 

@@ -1,1 +1,1 @@
-"""The optimize verb: the ONNX Runtime transformer optimizer run, watched and proven; float16; standard operators only."""
+"""The optimize verb: search for a list of rewrites whose result is right, and time it."""

@@ -1,25 +1,26 @@
-"""optimize: run the ONNX Runtime transformer optimizer, say what it did and what it did not, and prove that the result is
+"""optimize: run the ONNX Runtime transformer optimizer, say what it fused and what it did not, and prove that the result is
 right."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from graphsurgery.compare.limits import Limits
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
-from graphsurgery.optimizer.attempts import first_right
-from graphsurgery.optimizer.job import Job
-from graphsurgery.optimizer.outcome import Optimized
-from graphsurgery.optimizer.proof import Prover
-from graphsurgery.optimizer.request import Request
-from graphsurgery.optimizer.writing import Writing
-from graphsurgery.proof.real_text import real_texts
-from graphsurgery.proof.same_outputs import SameOutputs
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.optimizer.search import Search
+from graphsurgery.outcome import Optimized
+from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
-from graphsurgery.runner import OPTIMIZED, default_place
+from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.reattach_head import ReattachHead
+from graphsurgery.rewrites.rewrite import Rewrite
+from graphsurgery.rewrites.simplify_encoder import Simplify
+from graphsurgery.runner import Writing, default_output
 
 
 def optimize(
@@ -64,9 +65,6 @@ def optimize(
         dry_run: do everything but write; the proof is the whole one, as it always is.
         progress: told in a few words what is done.
 
-    While the optimizer runs, the process is in another folder, and its root logger, standard output and error are diverted: not
-    for several threads at once.
-
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
             did not fuse (``error.outcome`` is the `Optimized`). Nothing is left behind, unless with ``keep_failed``.
@@ -76,17 +74,29 @@ def optimize(
         MissingPackageError: the optimizer or sympy is not there.
         What `load` and `save` raise.
     """
-    if fp16 and bf16:
-        raise RequestError("an encoder computes in float16 or in bfloat16, and both were asked for", "ask for one of them")
-    precision = "fp16" if fp16 else "bf16" if bf16 else None
-    request = Request(target, model_type, heads, hidden_size, precision, portable, rehead, strict, half_io)
+    _require_consistent(
+        fp16 and bf16, half_io and not (fp16 or bf16), portable,
+        {"--strict": strict, "--model-type": model_type, "--heads": heads, "--for cuda": target == "cuda"},
+    )  # fmt: skip
+    fuse = Fuse(target, model_type, heads, hidden_size)
+    rewrites: list[Rewrite] = [ReattachHead()] if rehead else []
+    rewrites.append(Simplify() if portable else fuse)
+    rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
     before = load(source)
     before.require_data("optimizing")
-    place = Path(output) if output is not None else default_place(before, OPTIMIZED)
+    place = Path(output) if output is not None else default_output(before, rewrites[-1])
     progress("reading the graph")
-    job = Job.of(before, request)
-    drawer = feeds_for(before)
-    encoded, why_no_text = real_texts(before, before, drawer, texts)
-    same = SameOutputs(before, drawer, encoded)
-    prover = Prover(same, why_no_text, Limits(atol, min_cosine), job.half, rehead, half_io)
-    return first_right(job, prover, Writing(place, verify, time, force, dry_run, keep_failed), progress)
+    proof = RewriteProof.of(before, texts)
+    writing = Writing(place, force, dry_run, keep_failed)
+    return Search(before, proof, writing, Limits(atol, min_cosine), verify, time, strict, progress).run(rewrites)
+
+
+def _require_consistent(both: bool, io_alone: bool, portable: bool, of_fusions: Mapping[str, Any]) -> None:
+    """Raise RequestError for options that contradict each other."""
+    if both:
+        raise RequestError("an encoder computes in float16 or in bfloat16, and both were asked for", "ask for one of them")
+    if io_alone:
+        raise RequestError("inputs and outputs were to be in half precision, and the encoder not", "add --fp16 or --bf16")
+    given = [option for option, value in of_fusions.items() if value]
+    if portable and given:
+        raise RequestError(f"{given[0]} is about fusions, and --portable makes none", "leave out one of them")

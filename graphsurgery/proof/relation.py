@@ -13,7 +13,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import rewrites
+from graphsurgery.model.provenance import Step, rewrites
 from graphsurgery.model.schema import tensors
 from graphsurgery.proof.expected import computes_in_half
 from graphsurgery.references.chain import Chain
@@ -40,9 +40,9 @@ class Relation:
     @classmethod
     def of(cls, source: Model, output: Model, limits: Limits) -> Relation:
         """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
-        records = rewrites(output.proto)
-        records = records if records != rewrites(source.proto) else []
-        half = next((HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records)), None)
+        records = _rewrites_beyond(source, output)
+        kinds = (HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records))
+        half = next((kind for kind in kinds if kind is not None), None)
         half = half if half is not None and _computes_in(output, half) else None
         is_exact = half is None and not computes_in_half(source) if records else limits.min_cosine is None
         head = bool(head_steps(output))
@@ -54,6 +54,12 @@ class Relation:
         elif not empty_rows:
             not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
+
+
+def _rewrites_beyond(source: Model, output: Model) -> list[Step]:
+    """The rewrites that ``output`` records and ``source`` does not."""
+    before, after = rewrites(source.proto), rewrites(output.proto)
+    return after[len(before) :] if after[: len(before)] == before else after
 
 
 def other_inputs(source: Model, output: Model) -> str | None:

@@ -51,8 +51,13 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
 
 
 def _typed(model: Model, name: str) -> Value:
-    """Return a value that the head takes, with its type; float32 if nothing tells it."""
-    return value_in(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
+    """Return a value that the head takes, with its type; float32 if nothing tells it.
+
+    Behind operators that onnx does not know, the dims are those that the model declares.
+    """
+    value = value_in(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
+    declared = model.interface.output(name)
+    return value if value.dims is not None or declared is None else replace(value, dims=declared.dims)
 
 
 def _complete(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -1,7 +1,8 @@
-"""A model as two parts: the encoder, which is optimized, and the head that graphsurgery put on it, which survives as it is.
+"""Split a model into two parts: the encoder, which is rewritten, and the head that graphsurgery put on it, which stays.
 
-Alone, an encoder fuses as much as it can. Its head is put on again edit by edit, each recorded anew: node by node from the same
-bytes where an edit only added to the graph; edits of the interface, which change what stands around them, are made again.
+An encoder fuses the most without its head. Afterwards the head is put on again edit by edit, and each edit is recorded anew. An
+edit that only added to the graph is put on node by node, from the same bytes. An edit of the interface changes what stands
+around it, so it is applied again.
 """
 
 from __future__ import annotations
@@ -13,42 +14,43 @@ from functools import reduce
 import onnx
 
 from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.from_parameters import edit_from
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads
-from graphsurgery.model.provenance import Step, recorded, without_entries
+from graphsurgery.model.provenance import OPTIMIZED, Step, recorded, without_entries
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.splice import spliced
-from graphsurgery.recipe import parsed
 from graphsurgery.rewrites.history import History, history_of
 
 OWNED = (NODE, INITIALIZER)
 Key = tuple[int, str]
-"""Whether a node or a tensor, and its name: a later edit may give what it reads another one."""
+"""A record's field (node or tensor) and its name. A later edit may change what the node reads, and then its bytes differ."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One recorded edit of a head that left all else alone: the whole head after it, in place of that of the names ``over``,
-    and the inputs and outputs then."""
+    """A recorded edit of a head that only added to the graph."""
 
     step: Step
     head: tuple[Record, ...]
+    """The whole head after the edit."""
     over: frozenset[Key]
+    """The records of the head before it, which ``head`` replaces."""
     inputs: tuple[Record, ...]
     outputs: tuple[Record, ...]
 
     @property
     def names(self) -> frozenset[Key]:
-        """What belongs to the head."""
+        """The records that belong to the head."""
         return frozenset(map(_key, self.head))
 
     def onto(self, model: Model) -> Model:
-        """``model`` with the head of this edit, and a record of it."""
+        """Put the head of this edit on ``model``, and record the edit."""
         document = model.document
         graph = document.graph
         for number in OWNED:
@@ -61,55 +63,54 @@ class Layer:
 
 @dataclass(frozen=True)
 class Again:
-    """One recorded edit of the interface, to be made again."""
+    """A recorded edit of the interface, which has to be applied again."""
 
     step: Step
     edit: Edit
 
     def onto(self, model: Model) -> Model:
-        """``model`` after the edit. Raises what `Edit.apply` raises."""
+        """Apply the edit to ``model``. Raises what `Edit.apply` raises."""
         return replace(self.edit.apply(model, hash_weights=self.step.weights is not None), notes=model.notes)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """``encoder`` gives what the ``head`` reads, and what stays an output; ``head`` is empty where none is recorded that could
-    be taken off whole."""
+    """An encoder, and the edits of the head that was taken off it."""
 
     encoder: Model
+    """It gives the values that the head reads, and the encoder's values that stay outputs."""
     head: tuple[Layer | Again, ...] = ()
+    """Empty if the file records no head that can be taken off whole."""
     own: tuple[Record, ...] = ()
     """The head's nodes and weights, as they are in the whole model."""
     lost: tuple[str, ...] = ()
-    """Edits of a head that cannot be taken off: they are optimized with the encoder, and their record goes."""
-
-    @property
-    def reads(self) -> list[str]:
-        """The values that the encoder gives to the head."""
-        return [value.name for value in self.encoder.interface.outputs]
+    """Edits of a head that cannot be taken off. They are rewritten with the encoder, and their record is lost."""
+    before: tuple[Step, ...] = ()
+    """Recorded edits that belong to the encoder. Their record is lost, too."""
 
     def joined(self, encoder: Model) -> Model:
-        """The head on another ``encoder`` with the same outputs, each edit recorded."""
+        """Put the head on another ``encoder`` with the same outputs, and record each edit."""
         return reduce(lambda model, one: one.onto(model), self.head, encoder)
 
 
 def parts_of(model: Model) -> Parts:
-    """The encoder of ``model``, without any record of how it was made, and the head on it."""
+    """Split ``model`` into its encoder and the head on it. The encoder keeps the records of earlier rewrites alone."""
     try:
         history = history_of(model)
-    except NoHeadError:
+    except NoHeadError:  # another program changed the file: the records are not worth keeping
         return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in head_steps(model)))
     head, base, lost = _head(history)
     if not head:
-        return Parts(_with(model, _bare(model.document)), lost=lost)
+        return Parts(_with(model, _bare(model.document)), lost=lost, before=history.steps)
     encoder = history.documents[base]
     bare = _giving(_bare(encoder), _read(head, encoder))
     last = history.documents[-1]
     names = next(one.names for one in reversed(head) if isinstance(one, Layer))
-    parts = Parts(_with(model, bare), head, tuple(record for record in last.graph if _is_of(names, record)), lost)
+    own = tuple(record for record in last.graph if _is_of(names, record))
+    parts = Parts(_with(model, bare), head, own, lost, history.steps[:base])
     if _is_whole(parts, last):
         return parts
-    return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in history.steps))
+    return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in history.steps), before=history.steps)
 
 
 def _with(model: Model, document: Document) -> Model:
@@ -117,13 +118,15 @@ def _with(model: Model, document: Document) -> Model:
 
 
 def _bare(document: Document) -> Document:
-    """``document`` without any record of how it was made."""
-    return replace(document, model=without_entries(document.model))
+    """``document`` without its records of edits."""
+    return replace(document, model=without_entries(document.model, keep=(OPTIMIZED,)))
 
 
 def _head(history: History) -> tuple[tuple[Layer | Again, ...], int, tuple[str, ...]]:
-    """The newest edits that can all be put on anew, from the first that adds to the graph on, and the place of the document
-    before them; edits from the first of a head on that cannot."""
+    """Return the newest edits that can all be put on anew, the place of the document before them, and the edits that are lost.
+
+    The first of the newest edits adds to the graph. The lost edits are those from the start of an earlier head on.
+    """
     found: list[Layer | Again] = []
     names: frozenset[Key] = frozenset()
     base = 0
@@ -140,8 +143,10 @@ def _head(history: History) -> tuple[tuple[Layer | Again, ...], int, tuple[str, 
 
 
 def _as_made(step: Step, before: Document, after: Document, head: frozenset[Key]) -> Layer | Again | None:
-    """How ``step`` can be made anew on the ``head`` before it; None where it cannot: it changed the encoder, or nobody can read
-    what is recorded of it."""
+    """Return how ``step`` can be put on anew over the ``head`` before it.
+
+    None if it cannot, because it changed the encoder or because its record cannot be read.
+    """
     if step.unreadable is not None:
         return None
     rest = {record.skeleton for record in before.graph if record.field != OUTPUT and not _is_of(head, record)}
@@ -151,8 +156,7 @@ def _as_made(step: Step, before: Document, after: Document, head: frozenset[Key]
     if not _is_repeatable(step):
         return None
     try:
-        entry = {"edit": step.edit, **step.parameters}
-        return Again(step, parsed({"steps": [entry]}, "the file's record").steps[0])
+        return Again(step, edit_from(step.edit, step.parameters, "the file's record"))
     except GraphSurgeryError:
         return None
 
@@ -175,7 +179,7 @@ def _is_of(names: frozenset[Key], record: Record) -> bool:
 
 
 def _read(head: Sequence[Layer | Again], encoder: Document) -> list[str]:
-    """The values of the encoder that the head reads or leaves as outputs, its own outputs first."""
+    """List the encoder's values that the head reads or leaves as outputs: first those that the encoder has as outputs."""
     layers = [one for one in head if isinstance(one, Layer)]
     nodes = [onnx.NodeProto.FromString(record.content) for one in layers for record in one.head if record.field == NODE]
     outputs = [onnx.ValueInfoProto.FromString(record.content) for one in layers for record in one.outputs]
@@ -201,7 +205,7 @@ def _giving(document: Document, names: Sequence[str]) -> Document:
 
 
 def _is_whole(parts: Parts, wanted: Document) -> bool:
-    """Whether the head, put on the encoder as it is, gives the model that was taken apart."""
+    """Whether the head, put back on the unchanged encoder, gives the model that was split."""
     try:
         made = parts.joined(parts.encoder).document
     except GraphSurgeryError:

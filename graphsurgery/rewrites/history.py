@@ -1,4 +1,4 @@
-"""What a model was before each of its recorded edits."""
+"""The models that a file was before each of its recorded edits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from graphsurgery.model.records import Document
 
 @dataclass(frozen=True)
 class History:
-    """The recorded ``steps``, oldest first, but for those of where weights lie; ``documents``: what was there before each of
-    them, and after the last one. Weights lie where they do now in all of them."""
+    """The edits that a file records, and the documents between them. In all documents the weights lie where they do now."""
 
     documents: tuple[Document, ...]
+    """The document before each step, and after the last one."""
     steps: tuple[Step, ...]
+    """The edits, oldest first. Moves of weights and other housekeeping are left out."""
 
 
 def history_of(model: Model) -> History:
-    """How ``model`` was made. Raises NoHeadError where its records do not fit it: another program changed it since."""
+    """Return the history of ``model``. Raises NoHeadError if another program changed the file since, so that its records do not
+    fit it."""
     document, outside = model.document, False
     documents, steps = [document], list[Step]()
     for step, before in ways_back(model):

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.runtime.session import without_places
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
+from graphsurgery.runtime.session import Session
 
 SECONDS = 600
 Feed = Mapping[str, np.ndarray]
-PROGRAM = """
-import sys
-import numpy
-import onnxruntime
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 4
-try:
-    session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-    for path in sys.argv[2:]:
-        feed = numpy.load(path)
-        names = [str(name) for name in feed["names"]]
-        arrays = {name: feed[f"array{place}"] for place, name in enumerate(names)}
-        for value in session.get_inputs():
-            if value.type == "tensor(float16)":
-                arrays[value.name] = arrays[value.name].astype(numpy.float16)
-        session.run(None, arrays)
-except Exception as error:
-    sys.exit(str(error).splitlines()[0])
-"""
 
 
 def crash(model: Path, feeds: Sequence[Feed]) -> str | None:
-    """What went wrong when ONNX Runtime ran ``model`` on ``feeds`` in a process of its own; None where nothing did."""
+    """Run ``model`` on ``feeds`` in a process of its own. Return what went wrong, or None if nothing did."""
     with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
-        paths = []
-        for number, feed in enumerate(feeds):
-            paths.append(Path(folder) / f"{number}.npz")
-            arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
-            np.savez(paths[-1], allow_pickle=False, names=np.array(list(feed)), **arrays)
+        paths = [str(_store(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", PROGRAM, str(model), *map(str, paths)],
-                capture_output=True, text=True, timeout=SECONDS, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"ONNX Runtime did not come to an end within {SECONDS} s"
-    if done.returncode < 0:
-        return f"ONNX Runtime crashed on it (signal {-done.returncode})"
-    said = without_places(done.stderr.strip().rpartition("\n")[2].replace(str(model), "the file"))
-    return (said or f"exit code {done.returncode}") if done.returncode else None
+            failure: str | None = call_in_own_process(
+                run_stored_feeds, str(model.absolute()), paths, folder=Path(folder), seconds=SECONDS
+            )
+        except OwnProcessError as error:
+            return f"ONNX Runtime {error}"
+    return failure and failure.replace(str(model.absolute()), "the file")
+
+
+def run_stored_feeds(model: str, paths: Sequence[str]) -> str | None:
+    """Run ``model`` on each of the stored feeds. Return ONNX Runtime's error, or None if there was none."""
+    try:
+        session = Session(model)
+        for path in paths:
+            session.run(_read(path))
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _store(feed: Feed, path: Path) -> Path:
+    """Store a feed. Inputs may have any name, also those that `np.savez` gives to its own parameters."""
+    arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
+    np.savez(path, allow_pickle=False, names=np.array(list(feed)), **arrays)
+    return path
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {str(name): stored[f"array{place}"] for place, name in enumerate(stored["names"])}

@@ -38,7 +38,6 @@ class Session:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if folder is not None and isinstance(source, bytes):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        onnxruntime.set_default_logger_severity(FATAL)
         target = source if isinstance(source, bytes) else str(source)
         try:
             self._session = onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])

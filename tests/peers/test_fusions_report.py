@@ -14,8 +14,8 @@ from exports import ON_REQUEST, OPSETS
 from fusions import require_optimizer
 
 import graphsurgery
-from graphsurgery.optimizer.detected import detected
-from graphsurgery.rewrites.fuse.fusions import FusionReport, compared, expected
+from graphsurgery.rewrites.detect_architecture import detect_architecture
+from graphsurgery.rewrites.fuse.fusions import FusionReport, find_fusable, report_fusions
 
 require_optimizer()
 
@@ -29,8 +29,8 @@ OPERATORS = {
 ALL = "attention 3/3 · skip norm 6/6 · gelu 3/3 · embedding norm 1/1"
 NO_EMBEDDINGS = ALL.replace("norm 1/1", "norm 0/1")
 NO_PATTERN = "the optimizer has no pattern for that"
-NOT_FIRST = "the first layer's attention is not fused: the search for embeddings goes by it"
-POSITIONS = ("embeddings", "embedding norm", "positions are computed from the ids: the pattern has them counted, from 0 on")
+NOT_FIRST = "the first layer's attention is not fused: the optimizer starts there to look for embeddings"
+POSITIONS = ("embeddings", "embedding norm", "positions are computed from the ids: the pattern expects them to count up from 0")
 REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "albert": (
         "attention 2/3 · skip norm 6/6 · gelu 3/3 · embedding norm 0/1",
@@ -39,7 +39,7 @@ REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (
                 "0",
                 "attention",
-                "it is added as the second operand, and the first is a sum, too: the optimizer follows the first",
+                "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first",
             ),
         ],
     ),
@@ -63,10 +63,10 @@ REPORTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (
                 "0-2",
                 "attention",
-                f"a local window limits what is attended to: {NO_PATTERN}; rotary positions between projection and scores; "
-                "keys are repeated for groups of heads: 2 for 4; Where between the softmax and the product with values; an rms "
-                "norm follows: the search starts at layer norms; no bias in queries, keys, values, output projection: the "
-                "pattern looks for one",
+                f"attention is limited to a local window: {NO_PATTERN}; rotary positions between projection and scores; "
+                "keys are repeated for groups of heads: 2 for 4; Where between the softmax and the product with values; an RMS "
+                "norm follows: the optimizer starts its search at layer norms; no bias in queries, keys, values, output "
+                "projection: the pattern looks for one",
             )
         ],
     ),
@@ -102,7 +102,7 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
 def report_of(model: onnx.ModelProto) -> FusionReport:
     """The report, its counts held against the operators of the fused graph."""
     fused = optimized(model)
-    report = compared(expected(graphsurgery.load(model), "bert"), model, fused)
+    report = report_fusions(find_fusable(graphsurgery.load(model), "bert"), model, fused)
     kinds = Counter(node.op_type for node in fused.graph.node)
     for kind, operators in OPERATORS.items():
         more = int(kind == "skip norm" and ("only as SkipLayerNormalization" in str(report.misses())))
@@ -122,7 +122,7 @@ def test_the_architecture(on_request, name):
     from graphsurgery.encoder.blocks import find_blocks
 
     model = graphsurgery.load(on_request / name / "model.onnx")
-    one = detected(model)
+    one = detect_architecture(model)
     assert (one.model_type, one.name, one.heads, one.hidden, one.layers) == ("bert", name, 4, 32, 3) and not one.notes
     likes = {"albert": "ALBERT", "camembert": "RoBERTa", "deberta-v2": "DeBERTa", "distilbert": "DistilBERT"}
     likes |= {"electra": "ELECTRA", "mistral": "Llama", "mpnet": "MPNet", "roberta": "RoBERTa"}
@@ -138,7 +138,7 @@ def test_older_opsets(bert_exports, opset):
     model = onnx.load(bert_exports[opset][0])
     report = report_of(model)
     assert report.complete and report.summary == ALL
-    assert detected(graphsurgery.load(bert_exports[opset][0])).heads == 4
+    assert detect_architecture(graphsurgery.load(bert_exports[opset][0])).heads == 4
 
 
 def test_without_its_position_bias_mpnet_fuses(on_request):
@@ -176,5 +176,5 @@ def test_the_real_one(minilm_export):
     """all-MiniLM-L6-v2, as it was trained."""
     report = report_of(onnx.load(minilm_export))
     assert report.complete and report.summary == "attention 6/6 · skip norm 12/12 · gelu 6/6 · embedding norm 1/1"
-    one = detected(graphsurgery.load(minilm_export))
+    one = detect_architecture(graphsurgery.load(minilm_export))
     assert (one.name, one.heads, one.hidden, one.layers, one.head_size) == ("bert", 12, 384, 6, 32)

@@ -19,6 +19,7 @@ from test_minilm_bake import folder, measured, run  # noqa: F401 -- fixtures
 
 import graphsurgery
 from graphsurgery.graph import write_back
+from graphsurgery.rewrites import fuse_encoder
 
 require_optimizer()
 
@@ -56,9 +57,7 @@ def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tm
         for one in (alone, pooled)
     ]
     assert counts[0] == counts[1]
-    monkeypatch.setattr(
-        "graphsurgery.optimizer.job.with_weights", lambda model, *_: write_back.with_weights(model, largest=0, small=1024)
-    )
+    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: write_back.with_weights(model, largest=0, small=1024))
     large = graphsurgery.optimize(source, output=tmp_path / "large.onnx", time=False)
     assert large.report and large.fusions is not None and large.fusions.counts == alone.fusions.counts, "as of a large file"
 

@@ -1,14 +1,15 @@
-"""What the transformer optimizer should fuse in an encoder, what it did, and why not the rest: part by part, layer by layer.
+"""Find what the transformer optimizer should fuse in an encoder, what it did fuse, and why it left the rest.
 
-Expected is what it has an operator for: every attention; every norm of a sum; GELUs; embeddings with their norm; rotary
-positions; norms in pieces. A gated SiLU has none, and is not expected. Whether a part is fused shows in a witness, a value of
-the unfused graph: it is gone, or another operator gives it.
+A part should fuse if the optimizer has an operator for it: attentions, norms of sums, GELUs, embeddings with their norm, rotary
+positions, and norms made of several nodes. It has none for a gated SiLU. Each part has a witness, a value of the unfused graph:
+the part is fused if the witness is gone, or if another operator makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx
 import onnx_ir as ir
@@ -41,9 +42,9 @@ from graphsurgery.rewrites.fuse.report import (
     Fusion,
     FusionReport,
 )
-from graphsurgery.rewrites.fuse.shapes import Shapes, shapes_of
+from graphsurgery.rewrites.fuse.shapes import Shapes
 
-__all__ = ["COLUMNS", "Fusable", "Fusion", "FusionReport", "compared", "expected"]
+__all__ = ["COLUMNS", "Fusable", "Fusion", "FusionReport", "find_fusable", "report_fusions"]
 
 ATTENTIONS = (
     "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention",
@@ -53,14 +54,17 @@ OF_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 GELUS = {GELU: ("Gelu",), TANH_GELU: ("FastGelu",), QUICK_GELU: ("QuickGelu",)}
 NEEDING_SHAPES = frozenset({ATTENTION, SKIP_NORM, EMBEDDINGS})
 IN_A_ROW = frozenset({SKIP_NORM, ACTIVATION, ROTARY, NORM})
-"""Kinds whose operators all follow each other."""
+"""Kinds whose operators form a single row."""
 UNKNOWN = "no known reason"
 FURTHEST = 2
 
 
-def expected(model: Model, model_type: str | None = None) -> tuple[Fusable, ...]:
-    """What should fuse in ``model`` when the optimizer looks for patterns of ``model_type`` (None: of what `find_likeness`
-    finds), layer by layer."""
+def find_fusable(model: Model, model_type: str | None = None) -> tuple[Fusable, ...]:
+    """Find what should fuse in ``model``, layer by layer.
+
+    Args:
+        model_type: the optimizer's model type, whose patterns it looks for. By default that of the model's architecture.
+    """
     blocks = find_blocks(model)
     model_type = model_type or (T5 if find_likeness(blocks) == "T5" else BERT)
     found = [
@@ -72,33 +76,39 @@ def expected(model: Model, model_type: str | None = None) -> tuple[Fusable, ...]
     return tuple(sorted(found, key=lambda part: (-1 if part.layer is None else part.layer, order.get(part.output, 0))))
 
 
-def compared(
+def report_fusions(
     parts: Sequence[Fusable],
     before: onnx.ModelProto,
     after: onnx.ModelProto,
     because: Mapping[str, str] | None = None,
+    shape_failure: str | None = None,
 ) -> FusionReport:
-    """What became of ``parts`` of the graph ``before`` in the graph ``after``.
+    """Report what became of each of ``parts`` between the graphs ``before`` and ``after`` the optimizer.
 
     Args:
-        because: why a kind was not to be fused at all, as far as the caller knows.
+        because: by kind of part, the reason the caller knows for not fusing it. It is reported instead of any other.
+        shape_failure: the node at which the optimizer's shape inference failed, if it did.
     """
     old, new = Graph(before), Graph(after)
     found = [Fusion(part, _operator(part, old, new)) for part in parts]
-    unexplained = any(not one.fused for one in found)
-    shapes = shapes_of(before) if unexplained else Shapes()
-    reasons = _Reasons(new, shapes, found[:], because or {})
+    reasons = _Reasons(before, new, shape_failure, found[:], because or {})
     return FusionReport(tuple(one if one.fused else replace(one, why=reasons.of(one)) for one in found))
 
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Why parts were missed: by what their caller knows, by their structure, by what became of others, by their shapes."""
+    """Finds the reasons why a part was not fused: what the caller knows; the part's structure; what became of other parts; the
+    shapes of its operands."""
 
+    before: onnx.ModelProto
     after: Graph
-    shapes: Shapes
+    shape_failure: str | None
     found: Sequence[Fusion]
     because: Mapping[str, str]
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        return Shapes(self.before)
 
     def of(self, fusion: Fusion) -> tuple[str, ...]:
         part = fusion.part
@@ -110,27 +120,26 @@ class _Reasons:
     def _order(self, part: Fusable) -> Iterator[str]:
         first = _maker(self.after, part.other_first)
         if first is not None and operator(first) == "Add":
-            yield "it is added as the second operand, and the first is a sum, too: the optimizer follows the first"
+            yield "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first"
 
     def _others(self, part: Fusable) -> Iterator[str]:
         first = next((one for one in self.found if one.part.kind == ATTENTION), None)
         if part.kind == EMBEDDINGS and first is not None and not first.fused:
-            yield "the first layer's attention is not fused: the search for embeddings goes by it"
+            yield "the first layer's attention is not fused: the optimizer starts there to look for embeddings"
 
     def _shape(self, part: Fusable) -> Iterator[str]:
         if part.kind not in NEEDING_SHAPES:
             return
-        if self.shapes.failed is not None:
-            yield f"symbolic shape inference failed at {self.shapes.failed}"
-        elif part.operands and any(self.shapes.differ(part.operands[0], other) for other in part.operands[1:]):
-            shapes = ", ".join(str(list(self.shapes.known.get(name, ()))) for name in part.operands)
-            yield f"what should be of one shape is not: {shapes}"
+        if self.shape_failure is not None:
+            yield f"symbolic shape inference failed at {self.shape_failure}"
+        elif any(self.shapes.can_differ(part.operands[0], other) for other in part.operands[1:]):
+            yield f"its operands can differ in shape: {', '.join(map(self.shapes.show, part.operands))}"
 
     def _outside(self, part: Fusable) -> Iterator[str]:
         if any(value.name == part.output for value in self.after.main.outputs):
-            yield "what it gives is an output of the graph, too"
+            yield "its result is also an output of the graph"
         if any(self.after.tensor(value) is not None for value in self.after.main.inputs):
-            yield "weights are inputs of the graph, too: they may be replaced when it runs"
+            yield "weights are also inputs of the graph, so that a run may replace them"
 
     def _casts(self, part: Fusable) -> Iterator[str]:
         output = self.after.value(part.output)
@@ -138,7 +147,7 @@ class _Reasons:
         for _ in range(FURTHEST):
             near = _read_for(near)
             if any(operator(node) == "Cast" for node in _makers(near)):
-                yield "casts are among its operators: the patterns have none"
+                yield "there are casts among its operators: the optimizer's patterns have none"
                 return
 
 
@@ -185,8 +194,8 @@ def _gives(value: ir.Value) -> str:
 
 
 def _operator(part: Fusable, before: Graph, after: Graph) -> str | None:
-    """Return the operator that ``part`` was fused into: what gives its output or its witness now, else what reads its weights,
-    or stands before what used it."""
+    """Return the operator that ``part`` was fused into, or None. It makes the part's output or witness now, or reads its
+    weights, or stands before the nodes that used the part."""
     for name in (part.output, part.witness):
         node = _maker(after, name)
         if node is not None and _is_wanted(part, node):
@@ -204,7 +213,7 @@ def _is_wanted(part: Fusable, node: ir.Node) -> bool:
 
 
 def _before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:
-    """New nodes that what used ``part`` is now computed by, directly or one further back."""
+    """Yield the new nodes right before the nodes that used ``part``, or before their readers if these are new, too."""
     output = before.value(part.output)
     values = [output] if output is not None else []
     for _ in range(FURTHEST):

@@ -1,10 +1,9 @@
-"""Operators that a target has no kernel for, and how the one that the optimizer makes so is taken back."""
+"""Find operators that a target has no kernel for, and mend what the optimizer makes of T5 and of rotary positions."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 import onnx
@@ -18,35 +17,35 @@ from graphsurgery.rewrites.fuse.runner import VENDOR
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
 NOT_ON_CUDA = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization"})
-"""Operators of com.microsoft that ONNX Runtime's list of kernels has for the CPU alone."""
+"""The operators of com.microsoft that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
 
 
-@cache
-def _on_cpu() -> frozenset[tuple[str, str]]:
-    """(domain, operator) of every kernel of the CPU in this build."""
-    from onnxruntime.capi import _pybind_state
+NOT_ON_CPU = frozenset({
+    POSITION_BIAS, "BiasAdd", "BiasSplitGelu", "DecoderMaskedSelfAttention", "GatedRelativePositionBias", "GemmFastGelu",
+    "GroupNorm", "NhwcConv", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QOrderedAttention",
+    "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "RemovePadding", "RestorePadding", "SkipGroupNorm",
+})  # fmt: skip
+"""The operators of com.microsoft that the optimizer can make and that have no CPU kernel in ONNX Runtime's list of kernels."""
 
-    kernels = _pybind_state.get_all_opkernel_def()
-    return frozenset((kernel.domain, kernel.op_name) for kernel in kernels if kernel.provider == "CPUExecutionProvider")
 
+def count_without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
+    """Count the operators of com.microsoft in ``model`` that ``target`` (cpu or cuda) cannot run.
 
-def without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
-    """The operators of com.microsoft in ``model`` that ``target`` (cpu or cuda) cannot run, by their number.
-
-    Of the CPU it is known from this very build; of CUDA from ONNX Runtime's published list. RelativePositionBias, which the CPU
-    lacks, counts for both: what is made for one target is proven on the other.
+    The answer comes from ONNX Runtime's published list of kernels (docs/OperatorKernels.md in its repository). If a build has
+    fewer kernels, the first run of the file shows it. Operators without a CPU kernel count for cuda, too, because every file is
+    proven on the CPU.
     """
-    found = Counter(node.op_type for node in model.graph.node if node.domain == VENDOR)
-    known = {name for domain, name in _on_cpu() if domain == VENDOR}
-    lacking = {POSITION_BIAS} | (set(NOT_ON_CUDA) if target == "cuda" else set()) | (set(found) - known)
-    return Counter({name: count for name, count in found.items() if name in lacking})
+    lacking = NOT_ON_CPU | (NOT_ON_CUDA if target == "cuda" else frozenset())
+    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR and node.op_type in lacking)
 
 
-def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
-    """``made`` with the position bias of T5 computed by the nodes of ``source`` again, in place of each RelativePositionBias.
+def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``made`` with each RelativePositionBias replaced by the nodes of ``source`` that compute T5's position bias.
 
-    The operator's table has the source's dims and, transposed, its numbers; the source gathers from its own, moves the heads to
-    the front and adds a batch: ``[1, heads, seq, seq]``, the very value. UnsupportedModelError where it does not.
+    The operator's table is the transpose of the source's, stored under the source's dims. The source gathers rows from its
+    table, moves the heads to the front and adds a batch dim: ``[1, heads, seq, seq]``, which is what the operator gives.
+
+    Raises UnsupportedModelError if the source does not compute the bias so.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
@@ -55,7 +54,7 @@ def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelP
         table = numpy_helper.to_array(tables[node.input[0]])
         bias = _gathered(source, table.reshape(table.shape[::-1]).T)
         if bias is None:
-            what = "the optimizer made a RelativePositionBias, which the CPU cannot run, of a bias that the source has not"
+            what = "the optimizer made a RelativePositionBias, which the CPU cannot run, and the source has no such bias"
             raise UnsupportedModelError(what, "optimize it with --model-type bert")
         place = list(copy.graph.node).index(node)
         nodes = list(copy.graph.node)
@@ -69,9 +68,11 @@ def with_own_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelP
     return copy
 
 
-def with_biases(made: onnx.ModelProto) -> onnx.ModelProto:
-    """``made`` with a bias of zeros in every Attention that has none: without it ONNX Runtime's CPU kernel reads through a null
-    pointer and takes the process down (T5; mended in 1.32)."""
+def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``made`` with a bias of zeros in every Attention that has none, as in T5.
+
+    Without a bias the CPU kernel of ONNX Runtime before 1.32 reads through a null pointer and crashes.
+    """
     if not any(_lacks_bias(node) for node in made.graph.node):
         return made
     copy = onnx.ModelProto()
@@ -94,11 +95,11 @@ def _lacks_bias(node: onnx.NodeProto) -> bool:
     return node.op_type == "Attention" and node.domain == VENDOR and not (len(node.input) > 2 and node.input[2])
 
 
-def with_positions_from_zero(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
-    """``made`` with 0 in place of negative positions wherever a RotaryEmbedding reads them that ``source`` had not.
+def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``made`` with 0 in place of negative positions for each RotaryEmbedding that ``source`` does not have.
 
-    ``cumsum(mask) - 1`` is -1 at padding on the left. The rotation that the operator stands for took that as it came; the
-    operator refuses it. What is computed at padding counts for nothing.
+    ``cumsum(mask) - 1`` is -1 at padding on the left. The nodes of the source take such a position, the operator refuses it.
+    The value at padding does not matter.
     """
     old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
 
@@ -130,7 +131,7 @@ def with_positions_from_zero(made: onnx.ModelProto, source: onnx.ModelProto) -> 
 
 
 def _gathered(source: onnx.ModelProto, table: np.ndarray) -> str | None:
-    """The value of ``source`` that is gathered from ``table [buckets, heads]``, transposed, with a batch dim in front."""
+    """Return the value that ``source`` gathers from ``table [buckets, heads]``, transposes and gives a batch dim, or None."""
     names = {tensor.name for tensor in source.graph.initializer if _equals(tensor, table)}
     for operator in ("Gather", "Transpose", "Unsqueeze"):
         readers = (node for node in source.graph.node if node.op_type == operator and node.input[0] in names)
@@ -143,7 +144,8 @@ def _equals(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
 
 
 def _taken_back(value: str, made: onnx.ModelProto, source: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of ``source`` that make ``value`` of what ``made`` still has, in order; initializers they read are put back."""
+    """Return the nodes of ``source`` that compute ``value`` from values that ``made`` still has, in order. Put the initializers
+    that they read back into ``made``."""
     there = {name for node in made.graph.node for name in node.output if node.op_type != POSITION_BIAS}
     there |= {info.name for info in made.graph.input} | {tensor.name for tensor in made.graph.initializer}
     needed = upstream(source.graph.node, value, there)

@@ -1,4 +1,4 @@
-"""What the optimizer's matchers are blind to, put in their way of seeing before it runs. Exact: sums keep their operands."""
+"""Prepare a graph so that the optimizer's patterns match. Nothing changes in what the graph computes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ PASSING = frozenset({"Add", "Cast", "Dropout", "Identity"})
 MIXING = frozenset({"MatMul", "Einsum", "Gemm"})
 
 
-def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model``, or where there are sums to turn a copy in which a residual sum, ``x + attention(x)``, has the attention's
-    branch first.
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model`` with the operands of ``x + attention(x)`` swapped where ``x`` adds a bias itself.
 
-    The attention matcher follows the first operand of a sum that is a sum with a bias itself. In ALBERT that of the first layer
-    is the mapping of the embeddings, and the layer is missed.
+    If the first operand of a sum adds a bias, the optimizer looks for an attention there and nowhere else. In ALBERT the first
+    layer adds its attention to the mapped embeddings, and the optimizer misses the layer. Returns ``model`` itself if there is
+    no such sum.
     """
     producers = {output: node for node in model.graph.node for output in node.output if output}
-    turned = [place for place, node in enumerate(model.graph.node) if _is_to_be_turned(node, producers)]
-    if not turned:
+    swapped = [place for place, node in enumerate(model.graph.node) if _must_be_swapped(node, producers)]
+    if not swapped:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for place in turned:
+    for place in swapped:
         node = copy.graph.node[place]
         node.input[:] = reversed(node.input)
     return copy
 
 
-def _is_to_be_turned(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
+def _must_be_swapped(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
     if node.op_type != "Add" or len(node.input) != 2:
         return False
     first, second = (producers.get(name) for name in node.input)
@@ -35,14 +35,14 @@ def _is_to_be_turned(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto])
 
 
 def _is_linear(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether a value is a matrix product with a bias added."""
+    """Whether a node adds a bias to a matrix product."""
     if node is None or node.op_type != "Add":
         return False
     return any((made := producers.get(name)) is not None and made.op_type in MIXING for name in node.input)
 
 
 def _attends(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether a value is an attention's output projection: a bias, a matrix product, heads joined, and a product of scores."""
+    """Whether a node ends an attention: a bias and a matrix product of heads that were joined by Transpose and Reshape."""
     for _ in range(8):
         if node is None:
             return False

@@ -1,6 +1,6 @@
-"""Why a part of an encoder is not fused, as far as its structure tells: what the optimizer has no pattern for.
+"""Find why a part of an encoder is not fused: where its structure differs from the optimizer's patterns.
 
-Read off the patterns of onnxruntime.transformers 1.31 for its model types bert and t5.
+The patterns were read from onnxruntime.transformers 1.31, for its model types bert and t5.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PATTERNS: dict[str, dict[str, Steps]] = {
         "scores": frozenset({("Add",)}),
     },
 }
-"""By model type: the operators that the patterns have from the scores back to each projection, and from the softmax to the
-scores."""
+"""By model type: the operators on the way from the scores back to each projection, and from the softmax back to the scores, in
+each of the optimizer's patterns."""
 ADDED = {
     CONTENT: "terms made of queries and keys are added to the scores: the optimizer has no pattern for that",
     POSITION: "a position bias is added to the scores: the optimizer has no pattern for that",
-    WINDOW: "a local window limits what is attended to: the optimizer has no pattern for that",
+    WINDOW: "attention is limited to a local window: the optimizer has no pattern for that",
 }
 COMPUTED_ROWS = "one side of the sum is a table lookup by computed ids: the optimizer leaves such a sum to the embeddings"
 
 
 def attention_obstacles(blocks: Blocks, attention: Attention, model_type: str) -> tuple[str, ...]:
-    """What keeps an attention from any pattern of ``model_type``; empty where nothing is known, or it is one operator."""
+    """Return why no pattern of ``model_type`` matches an attention. Empty if no reason is found, or if it is one operator."""
     if attention.operator != "Softmax":
         return ()
     reasons = [*_added(attention, model_type), *_built(attention)]
@@ -55,47 +55,47 @@ def attention_obstacles(blocks: Blocks, attention: Attention, model_type: str) -
 
 
 def skip_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
-    """What keeps the norm of a sum from becoming one operator with it."""
+    """Return why a norm and the sum before it do not become one operator."""
     reasons = list(_norm_obstacles(norm))
     if _leads_to_computed_rows(blocks.flow, norm):
         reasons.append(COMPUTED_ROWS)
     origin = blocks.flow.graph.origin
     normalised = [origin(other.of) for _, other in blocks.norms if other.of is not None]
     if norm.of is not None and normalised.count(origin(norm.of)) > 1:
-        reasons.append("the sum is normalised more than once: it goes into one of the norms")
+        reasons.append("the sum is normalised more than once, and can be fused into one of the norms only")
     return tuple(reasons)
 
 
 def norm_obstacles(norm: Norm) -> tuple[str, ...]:
-    """What keeps a norm in pieces from becoming one operator."""
+    """Return why a norm made of several nodes does not become one operator."""
     return tuple(_norm_obstacles(norm))
 
 
 def embedding_obstacles(norm: Norm) -> tuple[str, ...]:
-    """What keeps lookups, their sum and its norm from becoming one operator."""
+    """Return why lookups, their sum and its norm do not become one operator."""
     reasons = list(_norm_obstacles(norm))
     ways = [lookup.by for lookup in norm.lookups]
     if norm.kind == RMS:
-        reasons.append("it is an rms norm: the operator for embeddings has a layer norm")
+        reasons.append("it is an RMS norm: the operator for embeddings has a layer norm")
     if not ways:
-        reasons.append("not only rows of tables are summed")
+        reasons.append("something else than rows of tables is added")
     elif len(ways) > 3:
-        reasons.append(f"{len(ways)} tables are looked up in: the operator has three")
+        reasons.append(f"{len(ways)} tables are used: the operator has three")
     elif len(ways) == 3 and COMPUTED in ways:
-        reasons.append("positions are computed from the ids: the pattern has them counted, from 0 on")
+        reasons.append("positions are computed from the ids: the pattern expects them to count up from 0")
     return tuple(reasons)
 
 
 def gelu_obstacles(activation: Activation) -> tuple[str, ...]:
-    """What keeps a GELU from becoming one operator."""
-    return ("what follows its erf is no GELU that the patterns have",) if activation.operator == UNFINISHED else ()
+    """Return why a GELU does not become one operator."""
+    return ("no pattern matches the nodes after its erf",) if activation.operator == UNFINISHED else ()
 
 
 def rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
-    """What keeps rotary positions from becoming one operator."""
+    """Return why rotary positions do not become one operator."""
     reasons = []
     if rotation.made_by not in ("Transpose", "Slice"):
-        reasons.append(f"what is rotated is made by {rotation.made_by}: the pattern looks for Transpose or Slice")
+        reasons.append(f"the rotated value is made by {rotation.made_by}: the pattern looks for Transpose or Slice")
     if rotation.halves not in ("Slice", "RotaryEmbedding"):
         reasons.append(f"its halves are made by {rotation.halves}: the pattern looks for Slice")
     return tuple(reasons)
@@ -110,7 +110,7 @@ def _added(attention: Attention, model_type: str) -> Iterator[str]:
 
 
 def _built(attention: Attention) -> Iterator[str]:
-    """How queries, keys and values are made otherwise than by a projection each."""
+    """Yield how queries, keys and values differ from one projection each of the same value."""
     if attention.rotations:
         yield "rotary positions between projection and scores"
     if attention.packed:
@@ -122,18 +122,18 @@ def _built(attention: Attention) -> Iterator[str]:
     if any(one is not None and not one.stored for one in (attention.queries, attention.keys, attention.values)):
         yield "weights are cast or dequantised before they are used: the optimizer joins them as they are stored"
     if len(attention.sources) > 1:
-        yield "queries, keys and values do not read one value"
+        yield "queries, keys and values are computed from different values"
     if attention.weighing:
         yield f"{', '.join(attention.weighing)} between the softmax and the product with values"
 
 
 def _around(blocks: Blocks, attention: Attention) -> Iterator[str]:
-    """What follows: the search starts at the norm of the sum that an attention is added in."""
+    """Yield what is wrong after an attention. The optimizer starts its search at the norm of the sum that it is added to."""
     norm = blocks.norm_of(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
-        yield "no norm follows the sum that it is added in: the search starts at norms"
+        yield "no norm follows the sum that it is added to: the optimizer starts its search at norms"
     elif norm is not None and norm.kind == RMS:
-        yield "an rms norm follows: the search starts at layer norms"
+        yield "an RMS norm follows: the optimizer starts its search at layer norms"
 
 
 def _biases(attention: Attention) -> Iterator[str]:
@@ -146,23 +146,23 @@ def _biases(attention: Attention) -> Iterator[str]:
 
 
 def _scales(attention: Attention) -> Iterator[str]:
-    """Scores are scaled as a whole, or as queries and keys, once."""
+    """Yield how the scores are scaled other than once, as a whole or by way of queries and keys."""
     steps = attention.queries.steps if attention.queries is not None else ()
     early, late = bool({"Mul", "Div"} & set(steps[:1])), bool({"Mul", "Div"} & set(attention.between))
     if early and late:
         yield "scores are scaled twice, before and after the product of queries and keys: the patterns scale once"
     elif not early and not late:
-        yield "scores are not scaled, or by a constant on queries and keys: no pattern has that"
+        yield "scores are not scaled, or queries and keys are scaled by a constant: no pattern has that"
 
 
 def _steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
-    """What stands between a projection and the scores, or these and the softmax, that no pattern has."""
+    """Yield which operators between projections, scores and softmax are in no pattern."""
     parts: dict[str, Projection | None] = {
         "queries": attention.queries, "keys": attention.keys, "values": attention.values,
     }  # fmt: skip
     for name, part in parts.items():
         if part is None:
-            yield f"{name} are made by no product with weights"
+            yield f"{name} are not made by a product with weights"
         elif part.steps not in patterns[name]:
             yield f"{name} pass {_listed(part.steps)}: {_known(patterns[name])}"
     if "Where" in attention.between:
@@ -172,7 +172,7 @@ def _steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
 
 
 def _listed(steps: tuple[str, ...]) -> str:
-    """Operators in the order in which they run; ``steps`` go backwards."""
+    """Return the operators in the order in which they run. ``steps`` go backwards."""
     return ", ".join(reversed(steps)) or "nothing"
 
 
@@ -190,7 +190,7 @@ def _norm_obstacles(norm: Norm) -> Iterator[str]:
 
 
 def _leads_to_computed_rows(flow: Flow, norm: Norm) -> bool:
-    """Whether the first Gather that the optimizer meets in the sum takes rows by ids that are no input."""
+    """Whether the first Gather that the optimizer finds in the sum takes its rows by computed ids."""
     makers = [flow.behind(value) for value in norm.summands]
     index = next((read_at(node, 1) for node in makers if node is not None and operator(node) == "Gather"), None)
     return index is not None and not flow.graph.is_fed(flow.graph.origin(index))

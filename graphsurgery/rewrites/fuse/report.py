@@ -1,4 +1,4 @@
-"""What the optimizer should have fused, what it did, and why not the rest: a value with renderings."""
+"""The report of what the optimizer should have fused, what it did fuse, and why it left the rest."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ COLUMNS = ("layer", "kind", "expected", "fused as", "why not")
 
 @dataclass(frozen=True)
 class Fusable:
-    """A part that should become one of the operators ``wanted``. ``layer`` is None for the embeddings."""
+    """A part of the encoder that should become one of the operators ``wanted``. Its layer is None for the embeddings."""
 
     kind: str
     layer: int | None
     wanted: tuple[str, ...]
     witness: str
-    """A value of the unfused graph that is gone, or made by another operator, once the part is fused."""
+    """A value of the unfused graph. Once the part is fused, it is gone, or another operator makes it."""
     output: str
-    """What the fused operator gives."""
+    """The value that the fused operator gives."""
     operator: str
-    """What makes the witness in the unfused graph."""
+    """The operator that makes the witness in the unfused graph."""
     scale: str | None = None
-    """Weights that the fused operator reads under the same name."""
+    """The weights that the fused operator reads under the same name."""
     operands: tuple[str, ...] = ()
-    """Values that should be of one shape."""
+    """The values that must have the same shape."""
     other_first: str | None = None
-    """Of an attention that is added as the second operand: the first one."""
+    """The first operand of the sum, if the part is an attention and the second operand."""
     obstacles: tuple[str, ...] = ()
-    """Why its structure fits no pattern."""
+    """The reasons why its structure matches no pattern."""
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """What became of a part: the operator that it was fused into (None: none), and why it is none of those expected."""
+    """What became of a part: the operator that it was fused into, if any, and the reasons if that is not a wanted one."""
 
     part: Fusable
     operator: str | None
@@ -46,13 +46,13 @@ class Fusion:
 
     @property
     def reason(self) -> str:
-        """Why it is not what was expected, in one line; what it was fused into instead, where it was."""
+        """The reasons in one line, after the operator it became instead, if any."""
         only = f"only as {self.operator}: " if self.operator is not None and not self.fused else ""
         return only + "; ".join(self.why)
 
     @property
     def fused(self) -> bool:
-        """Whether it became what was expected, not less."""
+        """Whether it became one of the wanted operators."""
         return self.operator in self.part.wanted
 
     def to_json(self) -> dict[str, Any]:
@@ -64,23 +64,23 @@ class Fusion:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Everything that should have been fused, and what became of it, in the order in which it runs."""
+    """What became of each part that should have fused, in the order in which the parts run."""
 
     fusions: tuple[Fusion, ...]
 
     @property
     def missed(self) -> tuple[Fusion, ...]:
-        """What was not fused, or into less than expected."""
+        """The parts that were not fused, or became less than wanted."""
         return tuple(one for one in self.fusions if not one.fused)
 
     @property
     def complete(self) -> bool:
-        """Whether something was expected and all of it fused."""
+        """Whether there was something to fuse and all of it fused."""
         return bool(self.fusions) and not self.missed
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
-        """(fused, expected) by kind."""
+        """The numbers (fused, expected) by kind."""
         found = {kind: [one.fused for one in self.fusions if one.part.kind == kind] for kind in KINDS}
         return {kind: (sum(those), len(those)) for kind, those in found.items() if those}
 
@@ -91,7 +91,7 @@ class FusionReport:
         return " · ".join(counts) or "nothing that could fuse was found"
 
     def rows(self) -> tuple[tuple[str, ...], ...]:
-        """A table under `COLUMNS`."""
+        """Return the rows of a table with the columns `COLUMNS`."""
         return tuple(
             (
                 _layers(one.part.kind, [one.part.layer]),
@@ -104,22 +104,21 @@ class FusionReport:
         )
 
     def misses(self) -> tuple[tuple[str, str, str], ...]:
-        """What was missed, by kind and reason: (layers, kind, reason)."""
+        """Return (layers, kind, reason) of the missed parts, those of one kind and reason together."""
         found: dict[tuple[str, str], list[int | None]] = {}
         for one in self.missed:
             found.setdefault((one.part.kind, one.reason), []).append(one.part.layer)
         return tuple((_layers(kind, layers), kind, reason) for (kind, reason), layers in found.items())
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON-ready data."""
+        """Return the report as JSON-ready data."""
         counts = {kind: {"fused": fused, "expected": all_} for kind, (fused, all_) in self.counts.items()}
         fusions = [one.to_json() for one in self.fusions]
         return {"complete": self.complete, "summary": self.summary, "counts": counts, "fusions": fusions}
 
 
 def _layers(kind: str, layers: list[int | None]) -> str:
-    """Layers in words: ``embeddings``, ``3``, ``0-5, 7``; ``-`` where what comes before the first attention is of another
-    kind, or no attention is known."""
+    """Return layers as text: ``embeddings``, ``3``, ``0-5, 7``. A part that is in no layer and not the embeddings is ``-``."""
     numbers = sorted({layer for layer in layers if layer is not None})
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]

@@ -1,31 +1,34 @@
-"""ONNX Runtime's own transformer optimizer, run without PyTorch and told what it does not find out by itself.
+"""Run ONNX Runtime's transformer optimizer in a process of its own.
 
-It is run at ``opt_level=0``: its fusions alone. Higher levels import torch, and do offline what ONNX Runtime does anyway when
-it loads a file. Masks are passed as they are: as lengths (its default for BERT) they are wrong under left padding, in silence.
+Only its fusions are run (``opt_level=0``). Higher levels import torch, and do offline what ONNX Runtime does anyway whenever it
+loads a file. Masks are passed as they are: by default the optimizer takes a BERT's mask for the length of the text, which
+gives wrong vectors under left padding without any warning.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import logging
-import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
 
-from graphsurgery.errors import MissingPackageError, RequestError, UnsupportedModelError
+from graphsurgery.encoder.architecture import BERT, T5
+from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError, UnsupportedModelError
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.nodes import reads
+from graphsurgery.rewrites.fuse.optimizer_process import VENDOR, list_model_types, optimize_file, read, store
 from graphsurgery.rewrites.fuse.report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
+from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
+
+__all__ = ["SWITCHES", "VENDOR", "Fused", "Fusing", "Switch", "is_there", "require_model_type", "run_optimizer"]
 
 
 class Switch(NamedTuple):
-    """A fusion that can be switched off: the optimizer's own name for it, what our report calls what it makes, and the
-    operators of com.microsoft that it makes."""
+    """A fusion that can be switched off: its option in `FusionOptions`, the kind of part that it fuses, and the operators of
+    com.microsoft that it makes."""
 
     option: str
     kind: str
@@ -42,18 +45,18 @@ SWITCHES = {
     "gelu": Switch("enable_gelu", ACTIVATION, ("FastGelu", "Gelu", "QuickGelu")),
     "layer norm": Switch("enable_layer_norm", NORM),
 }
-"""The likeliest to go wrong first."""
-VENDOR = "com.microsoft"
-MOST_RUNS = 4
-OF_ITS_OWN = "Model producer not matched"
-"""How it complains of a file that it has written itself, on its second run."""
+"""The fusions, starting with the likeliest to go wrong."""
+SECONDS = 1800
+"""How long the optimizer may take. It takes some 20 s for a model of 1.3 GB."""
+PRODUCER_WARNING = "Model producer not matched"
+"""The optimizer warns so of a file that it has written itself, on its second run."""
 NEEDED = "the transformer optimizer of ONNX Runtime (onnxruntime.transformers) and sympy"
 
 
 @dataclass(frozen=True)
 class Fusing:
-    """How the optimizer is run: for which of its model types, with how many heads and dims (0: it looks for itself), and which
-    of `SWITCHES` are off."""
+    """How the optimizer is run: its model type, the number of heads and of dims (0: it finds them in the graph), and the
+    fusions of `SWITCHES` that are off."""
 
     model_type: str = "bert"
     heads: int = 0
@@ -64,81 +67,91 @@ class Fusing:
         return f"{self.model_type} without {', '.join(sorted(self.off))}" if self.off else f"{self.model_type}, all fusions"
 
     def without(self, *fusions: str) -> Fusing:
-        """The same with these fusions switched off, too."""
+        """Return the same with these fusions switched off, too."""
         return replace(self, off=self.off | set(fusions))
 
 
 @dataclass(frozen=True)
 class Fused:
-    """What the optimizer made, and what it said meanwhile."""
+    """The optimizer's result."""
 
     model: onnx.ModelProto
-    said: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """What the optimizer logged as warnings."""
+    shape_failure: str | None = None
+    """The node at which symbolic shape inference failed, or None if it did not fail. The optimizer goes on without shapes and
+    leaves most of the graph unfused."""
 
 
-def fused(model: onnx.ModelProto, fusing: Fusing) -> Fused:
-    """The optimizer's fusions on a copy of ``model``, whose weights it reads for queries, keys and values, until nothing
-    changes: what one run clears away may have hidden a pattern.
+def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
+    """Run the optimizer on a copy of ``model`` until nothing changes any more.
 
-    Raises MissingPackageError without the optimizer or sympy, UnsupportedModelError with its own reason where it fails.
+    Raises:
+        MissingPackageError: the optimizer or sympy is not installed.
+        UnsupportedModelError: the optimizer failed, crashed, or took too long.
+        SurroundingsError: the temporary files could not be written.
     """
-    try:
-        from onnxruntime.transformers.fusion_options import AttentionMaskFormat, FusionOptions
-    except ImportError as error:
-        raise _missing(error) from error
-    options = FusionOptions(fusing.model_type)
-    options.attention_mask_format = AttentionMaskFormat.AttentionMask
-    for fusion in fusing.off:
-        setattr(options, SWITCHES[fusion].option, False)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     absent = _without_absent(copy)
-    with _elsewhere(), _listening() as said:
-        for _ in range(MOST_RUNS):
-            before = _nodes(copy)
-            copy = _fused_once(copy, fusing, options)
-            gc.collect()  # copies that its shape inference holds, in circles
-            if _nodes(copy) == before:
-                break
-    _with_absent(copy, absent)
-    _with_interface_of(model, copy)
-    return Fused(copy, tuple(one for one in dict.fromkeys(said) if not one.startswith(OF_ITS_OWN)))
-
-
-def _fused_once(model: onnx.ModelProto, fusing: Fusing, options: Any) -> onnx.ModelProto:
-    """One run of the optimizer on ``model``, which it changes."""
-    from onnxruntime.transformers.optimizer import optimize_model
-
+    off = [SWITCHES[fusion].option for fusion in sorted(fusing.off)]
     try:
-        made = optimize_model(model, fusing.model_type, fusing.heads, fusing.hidden, optimization_options=options, opt_level=0)
-        made.topological_sort()
-    except Exception as error:  # it raises whatever a matcher of it stumbled over
-        what = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UnsupportedModelError(f"the transformer optimizer failed ({what})", "optimize it with --portable") from error
-    _import_vendor(made.model)
-    return made.model
-
-
-def _nodes(model: onnx.ModelProto) -> list[bytes]:
-    return sorted(node.SerializeToString(deterministic=True) for node in model.graph.node)
+        with tempfile.TemporaryDirectory(prefix="graphsurgery-") as name:
+            source, output = (Path(name) / file for file in ("source.onnx", "output.onnx"))
+            store(copy, source)
+            del copy
+            answer = _call_optimizer(
+                optimize_file, str(source), str(output), fusing.model_type, fusing.heads, fusing.hidden, off, folder=name
+            )
+            fused = read(output)
+    except SurroundingsError:
+        raise
+    except OSError as error:
+        raise SurroundingsError(f"cannot exchange files with the optimizer: {error.strerror}") from error
+    _with_absent(fused, absent)
+    _with_interface_of(model, fused)
+    warnings = tuple(one for one in answer["warnings"] if not one.startswith(PRODUCER_WARNING))
+    return Fused(fused, warnings, answer["shape_failure"])
 
 
 def require_model_type(name: str) -> None:
-    """RequestError for what is no model type of the optimizer; MissingPackageError without it."""
+    """Raise RequestError if the optimizer has no such model type, MissingPackageError if there is no optimizer.
+
+    The types that we choose ourselves are known. Only for another one a process is started and asked.
+    """
+    _require_packages()
+    if name in (BERT, T5):
+        return
+    known = _call_optimizer(list_model_types, folder=tempfile.gettempdir())
+    if name not in known:
+        raise RequestError(f"the optimizer has no model type {name!r}", f"choose from {', '.join(known)}")
+
+
+def _call_optimizer(function: Any, *arguments: Any, folder: str) -> Any:
+    """Call a function of `optimizer_process` in a process of its own. Raises as `run_optimizer` does."""
+    _require_packages()
     try:
-        from onnxruntime.transformers.optimizer import MODEL_TYPES
-    except ImportError as error:
-        raise _missing(error) from error
-    if name not in MODEL_TYPES:
-        raise RequestError(f"the optimizer has no model type {name!r}", f"choose from {', '.join(sorted(MODEL_TYPES))}")
+        return call_in_own_process(function, *arguments, folder=Path(folder), seconds=SECONDS)
+    except OwnProcessError as error:
+        if error.raised in ("ImportError", "ModuleNotFoundError"):
+            raise _missing(str(error)) from error
+        if error.raised == "OSError":
+            raise SurroundingsError(f"the transformer optimizer {error}") from error
+        raise UnsupportedModelError(f"the transformer optimizer {error}", "optimize it with --portable") from error
 
 
-def _missing(error: ImportError) -> MissingPackageError:
-    return MissingPackageError(f"optimize needs {NEEDED}: {error}", "pip install onnxruntime sympy")
+def _require_packages() -> None:
+    for package in ("onnxruntime.transformers", "sympy"):
+        if find_spec(package) is None:
+            raise _missing(f"{package} is not installed")
+
+
+def _missing(what: str) -> MissingPackageError:
+    return MissingPackageError(f"optimize needs {NEEDED}: {what}", "pip install onnxruntime sympy")
 
 
 def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Take the weights out whose bytes are not there, and let them be inputs: all that is asked of them is their dims."""
+    """Turn the weights without bytes into inputs, and return them. The optimizer needs only their dims."""
     absent = [tensor for tensor in model.graph.initializer if not is_there(tensor)]
     for tensor in absent:
         model.graph.initializer.remove(tensor)
@@ -147,7 +160,7 @@ def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None:
-    """Put those back that are still read, by a node or within its subgraphs."""
+    """Turn these inputs into weights again, if a node or one of its subgraphs still reads them."""
     names = {tensor.name for tensor in absent}
     kept = [info for info in model.graph.input if info.name not in names]
     del model.graph.input[:]
@@ -157,8 +170,8 @@ def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None
 
 
 def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    """Let ``made`` take and give what ``model`` does: the optimizer drops inputs that nothing reads. Weights that are inputs,
-    too, and that it dropped, stay away."""
+    """Give ``made`` the inputs and outputs of ``model``. The optimizer drops inputs that nothing reads. Inputs with a default
+    value that it dropped are not put back."""
     weights = {tensor.name for tensor in model.graph.initializer} - {tensor.name for tensor in made.graph.initializer}
     del made.graph.input[:], made.graph.output[:]
     made.graph.input.extend(info for info in model.graph.input if info.name not in weights)
@@ -166,42 +179,8 @@ def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
 
 
 def is_there(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor holds its bytes: no reference to a file, and no mark in their place."""
+    """Whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     size = payload_size(tensor.data_type, tensor.dims)
     return not tensor.HasField("raw_data") or size is None or len(tensor.raw_data) == size
-
-
-def _import_vendor(model: onnx.ModelProto) -> None:
-    """Import the vendor's opset where operators of it are used: the optimizer does so only when it saves."""
-    used = any(node.domain == VENDOR for node in model.graph.node)
-    if used and not any(one.domain == VENDOR for one in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid(VENDOR, 1))
-
-
-@contextlib.contextmanager
-def _elsewhere() -> Iterator[None]:
-    """In a folder that goes afterwards: where its shape inference fails, a file is left behind in the current one."""
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder, contextlib.chdir(folder):
-        yield
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[str]]:
-    """What ONNX Runtime's tools log as warnings, instead of on the terminal."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    root = logging.getLogger()
-    others, level = root.handlers[:], root.level
-    root.handlers = [handler]
-    try:
-        with (
-            open(os.devnull, "w", encoding="utf-8") as nowhere,  # noqa: PTH123
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),  # progress bars
-        ):
-            yield said
-    finally:
-        root.handlers, root.level = others, level

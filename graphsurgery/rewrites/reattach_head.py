@@ -1,35 +1,40 @@
-"""A pooled export of another program, given our head in the place of its own.
+"""The rewrite ``reattach-head``: our head in place of the one that another program exported.
 
-Optimum's export of sentence-transformers pools with operators that ONNX Runtime's shape inference gives up on, and then the
-optimizer fuses no attention. What it pools stays an output, ``token_embeddings``; how it pools is found by running it: it is
-that of our heads whose reference gives the same vectors.
+Optimum's export of sentence-transformers pools with operators on which ONNX Runtime's shape inference gives up, and then the
+optimizer fuses no attention. The export still gives the ``token_embeddings`` that it pools. We find out how it pools by running
+it: we look for the one of our heads whose reference gives the same vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx
 
+from graphsurgery.compare.tolerance import FLOAT32
+from graphsurgery.contracts import present
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.encoder.head import EMBEDDING, POOLING, head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.graph.ancestors import upstream
+from graphsurgery.interface import Interface
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads
-from graphsurgery.model.provenance import without_entries
 from graphsurgery.model.splice import spliced
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.references.normalize import normalize
 from graphsurgery.references.pooling import MODES, pool
+from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.runtime.session import open_session
 
 POOLED = ("token_embeddings", "last_hidden_state")
 NEAR, MOST_MODES = 1e-5, 3
+INSTEAD = "leave out --rehead, or export the transformer alone"
 COMPARED = ("right padding", "left padding", "holes")
 Array = np.ndarray
 
@@ -51,24 +56,47 @@ def hidden_behind(model: Model) -> str | None:
     return next((name for name in POOLED if name in names and EMBEDDING in names), None)
 
 
-def reheaded(model: Model) -> tuple[Model, Head]:
-    """``model`` with its own head taken off and ours in its place; its other outputs stay, behind the embedding.
+@dataclass(frozen=True)
+class ReattachHead(Rewrite):
+    """Take off the pooling head that another program exported, and put ours in its place."""
 
-    Raises RequestError for what is no pooled export with token embeddings, NothingToPoolError for a head that is none of ours.
-    """
-    hidden = hidden_behind(model)
-    if hidden is None:
-        outputs = ", ".join(map(str, model.interface.outputs))
-        raise RequestError(
-            f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}",
-            "leave out --rehead, or export the transformer alone",
-        )
-    if any(step.edit == POOLING for step in head_steps(model)):
-        raise RequestError("its head is graphsurgery's own already", "leave out --rehead")
-    head = _recognised(model, hidden)
-    kept = tuple(value.name for value in model.interface.outputs if value.name != EMBEDDING)
-    pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
-    return pooling.apply(_without_head(model, kept)), head
+    name: ClassVar[str] = "reattach-head"
+    summary: ClassVar[str] = "put our head in place of a pooled export's own, so that its encoder fuses"
+    exactness: ClassVar[str] = FLOAT32
+    doing: ClassVar[str] = "recognising the head"
+
+    def requires(self, model: Model) -> RequestError | None:
+        if hidden_behind(model) is None:
+            outputs = ", ".join(map(str, model.interface.outputs))
+            what = (
+                f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}"
+            )
+            return RequestError(what, INSTEAD)
+        if any(step.edit == POOLING for step in head_steps(model)):
+            return RequestError("its head is graphsurgery's own already", "leave out --rehead")
+        return None
+
+    def apply(self, encoder: Model, context: Context) -> Rewritten:
+        """The other outputs stay, behind the embedding.
+
+        Raises NothingToPoolError for a head that is none of ours, RequestError if an output is computed from the embedding.
+        """
+        hidden = present(hidden_behind(encoder), "token embeddings")
+        head = _recognised(encoder, hidden)
+        old = [value.name for value in encoder.interface.outputs]
+        kept = tuple(name for name in old if name != EMBEDDING)
+        notes = [f"its own head, {head}, was taken off and ours put in its place"]
+        notes += [f"its outputs are in another order: {', '.join((EMBEDDING, *kept))}"] if old[0] != EMBEDDING else []
+        pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
+        return Rewritten(_without_head(encoder, kept), {"head": str(head)}, tuple(notes), head=(pooling,))
+
+    def interface(self, before: Interface) -> Interface:
+        embedding = [value for value in before.outputs if value.name == EMBEDDING]
+        return replace(before, outputs=(*embedding, *(one for one in before.outputs if one.name != EMBEDDING)))
+
+    @classmethod
+    def from_record(cls, parameters: Mapping[str, Any]) -> Self | None:
+        return None if parameters.get("head") is None else cls()
 
 
 def _recognised(model: Model, hidden: str) -> Head:
@@ -113,7 +141,7 @@ def _without_head(model: Model, outputs: Collection[str]) -> Model:
     if EMBEDDING in needed:
         raise RequestError(
             f"of the outputs {', '.join(outputs)} some are computed from {EMBEDDING}, so that its head cannot be replaced",
-            "leave out --rehead, or export the transformer alone",
+            INSTEAD,
         )
     kept = [record for record, node in nodes if needed & set(node.output)]
     read = needed | {name for record, node in nodes if record in kept for name in reads(node)}
@@ -125,7 +153,7 @@ def _without_head(model: Model, outputs: Collection[str]) -> Model:
     graph = document.graph
     for number, wanted in ((NODE, kept), (INITIALIZER, weights), (OUTPUT, given)):
         graph = spliced(graph, number, wanted)
-    return replace(model, document=replace(document, model=without_entries(document.model), graph=graph))
+    return replace(model, document=replace(document, graph=graph), loaded=None)
 
 
 def _name(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The architecture of a model file: by its graph, and by the config.json of its folder where there is one."""
+"""Detect the architecture of a model file from its graph, and from the config.json of its folder where there is one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from graphsurgery.folders.transformer_config import read_encoder_config
 from graphsurgery.model.model import Model
 
 
-def detected(model: Model) -> Architecture | None:
-    """The architecture of ``model``, None where neither its graph nor its config tells; a config that cannot be read is noted.
+def detect_architecture(model: Model) -> Architecture | None:
+    """Return the architecture of ``model``, or None if neither its graph nor its config tells it.
 
-    The config is the one beside the file, or one folder above it (``onnx/model.onnx``).
+    The config is the one beside the file, or one folder above it (``onnx/model.onnx``). A config that cannot be read becomes a
+    warning in the architecture's notes.
     """
     complaint: tuple[str, ...] = ()
     for folder in (model.path.parent, model.path.parent.parent) if model.path is not None else ():

@@ -1,0 +1,192 @@
+"""Search for the boldest rewrites whose result is right.
+
+The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
+until the rewritten file gives what the source gives. A lossy rewrite comes after all others, and only after their result was
+proven: if it loses too much, that is no fault of theirs, so nothing else is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.timing import timed
+from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.contracts import present
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, VerificationFailed
+from graphsurgery.model.loading import load
+from graphsurgery.model.model import Model
+from graphsurgery.model.staging import Stage
+from graphsurgery.outcome import Outcome, Output, list_attempts, require_right, what_is_wrong, where_it_is
+from graphsurgery.proof.rewrite_proof import RewriteProof
+from graphsurgery.proof.verify import Progress
+from graphsurgery.report import Verdict
+from graphsurgery.rewrites.apply import Applied, apply_rewrite
+from graphsurgery.rewrites.head_parts import parts_of
+from graphsurgery.rewrites.rewrite import Context, Rewrite
+from graphsurgery.runner import Writing, check_goldens, claim_of, commit, find_sources
+from graphsurgery.runtime.session import Session, open_session
+
+Chain = tuple[Applied, ...]
+
+
+@dataclass
+class Search:
+    """A search over lists of rewrites of one source."""
+
+    source: Model
+    proof: RewriteProof
+    writing: Writing
+    limits: Limits
+    verify: bool
+    time: bool
+    strict: bool
+    """Whether everything that should fuse has to fuse."""
+    progress: Progress
+    attempts: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def run(self, rewrites: Sequence[Rewrite]) -> Outcome:
+        """Return the outcome of the first candidate that is right.
+
+        Raises VerificationFailed if none is, or if with ``strict`` not everything fused; NothingToOptimizeError if the first
+        candidate changes nothing; UnsupportedModelError if no candidate can be made.
+        """
+        for rewrite in rewrites:
+            why = rewrite.requires(self.source)
+            if why is not None:
+                raise why
+        exact = [one for one in rewrites if one.exactness != LOSSY]
+        lossy = [one for one in rewrites if one.exactness == LOSSY]
+        last = None
+        for label, chain in self._candidates(exact, is_alone=not lossy):
+            last = self._try_candidate(chain, lossy)
+            if last.report is None or last.report.verdict is not Verdict.FAILED:
+                break
+            self.attempts.append(f"{label}: {what_is_wrong(last.report)}")
+            if last.loss is not None:
+                break
+        if last is None:
+            what = f"no rewrite of this graph could be made: {list_attempts(self.attempts)}"
+            raise UnsupportedModelError(what, "optimize it with --portable")
+        return self._judge(replace(last, attempts=tuple(self.attempts)))
+
+    def _candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
+        """Yield each candidate, applied, with its label; each graph once.
+
+        The candidates differ in the first rewrite that offers safer versions. ``is_alone``: nothing is to follow, so that a
+        candidate that changes nothing is of no use.
+        """
+        place = next((place for place, one in enumerate(rewrites) if any(True for _ in one.safer())), len(rewrites) - 1)
+        base = self._apply((), rewrites[:place])
+        boldest = rewrites[place].resolve(parts_of(self._model(base)).encoder)
+        others = tuple(boldest.safer())
+        for one in (boldest, *others):
+            try:
+                chain = self._apply(base, (one, *rewrites[place + 1 :]))
+            except UnsupportedModelError as error:
+                if not others:
+                    raise
+                self.attempts.append(f"{one}: {error}")
+                continue
+            changed = _changes_of(chain)
+            if is_alone and not changed:
+                if self.attempts:
+                    continue
+                raise present(chain[-1].result.unchanged, "why nothing was changed")
+            if self._is_new(changed):
+                yield str(one), chain
+
+    def _apply(self, chain: Chain, rewrites: Sequence[Rewrite]) -> Chain:
+        """Apply ``rewrites`` after those of ``chain``."""
+        context = Context(self.proof.feeds, self.progress)
+        for rewrite in rewrites:
+            chain = (*chain, apply_rewrite(rewrite, self._model(chain), context))
+        return chain
+
+    def _model(self, chain: Chain) -> Model:
+        return chain[-1].after if chain else self.source
+
+    def _is_new(self, changed: Chain) -> bool:
+        """Whether this graph was not made before. Leaving a fusion out often changes nothing."""
+        graph = changed[-1].result.encoder.fingerprint if changed else ""
+        is_new = graph not in self._seen
+        self._seen.add(graph)
+        return is_new
+
+    def _try_candidate(self, chain: Chain, lossy: Sequence[Rewrite]) -> Outcome:
+        """Prove a candidate. Lossy rewrites are applied to it once it is proven without them."""
+        if not lossy:
+            return self._write(chain)
+        if self.verify and _changes_of(chain):
+            outcome = self._write(chain, is_trial=True)
+            if outcome.report is not None and outcome.report.verdict is Verdict.FAILED:
+                return outcome
+        return self._write(self._apply(chain, lossy))
+
+    def _write(self, chain: Chain, *, is_trial: bool = False) -> Outcome:
+        """Write the last model of ``chain`` under a temporary name, prove and time it, and give it its name if it is right.
+
+        A trial gets no name and is held to the proof's own limits.
+        """
+        outcome = self._describe(chain)
+        with self.writing.stage(outcome.model) as stage:
+            if self.verify:
+                self.progress("proving the file")
+                proven = self.proof.compare(stage.path, claim_of(chain, NO_LIMITS if is_trial else self.limits))
+                report = check_goldens(proven.report, load(stage.path))
+                outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
+            if is_trial or not outcome.is_right or self._misses(outcome):
+                return outcome
+            if self.time:
+                outcome = self._add_timings(outcome, chain, stage)
+            if self.writing.dry_run:
+                return outcome
+            return outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
+
+    def _describe(self, chain: Chain) -> Outcome:
+        """The outcome of ``chain`` before its proof."""
+        results = [one.result for one in chain]
+        return Outcome(
+            self.source,
+            (Output(chain[-1].after, self.writing.place),),
+            notes=tuple(dict.fromkeys(note for one in chain for note in one.notes)),
+            architecture=next((one.architecture for one in results if one.architecture is not None), None),
+            fusions=next((one.fusions for one in results if one.fusions is not None), None),
+            loss=next((one.loss for one in results if one.loss is not None), None),
+        )
+
+    def _add_timings(self, outcome: Outcome, chain: Chain, stage: Stage) -> Outcome:
+        """Add how long both files take, or a note that says why this cannot be measured."""
+        self.progress("timing both files")
+        is_for_gpus = any(one.rewrite.is_for_gpus for one in chain)
+        try:
+            timings = timed(open_session(self.source), Session(stage.path), self.proof.same.drawer, is_for_gpus)
+        except GraphSurgeryError as error:
+            return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
+        return replace(outcome, timings=timings)
+
+    def _misses(self, outcome: Outcome) -> bool:
+        """Whether everything had to fuse, and something did not, or there was nothing to fuse."""
+        return self.strict and outcome.fusions is not None and not outcome.fusions.complete
+
+    def _judge(self, outcome: Outcome) -> Outcome:
+        """Return ``outcome`` if it is right; else raise, with the file kept if the user wants to look at it."""
+        if outcome.is_right and not self._misses(outcome):
+            return outcome
+        if self.writing.keep_failed and not self.writing.dry_run:
+            with self.writing.stage(outcome.model) as stage:
+                outcome = outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
+        require_right(outcome)
+        fusions = present(outcome.fusions, "what fused")
+        missed = len(fusions.missed)
+        what = f"{missed} parts that should have fused did not: {fusions.summary}" if missed else fusions.summary
+        raise VerificationFailed(
+            f"{what}; {where_it_is(outcome, outcome.output)}", "see the table; or leave out --strict", outcome
+        )
+
+
+def _changes_of(chain: Chain) -> Chain:
+    """The rewrites of ``chain`` that changed something."""
+    return tuple(one for one in chain if one.result.unchanged is None)

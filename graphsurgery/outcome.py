@@ -1,0 +1,165 @@
+"""The outcome of edits and rewrites: the files that were made, their proof, and what was found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.compare.timing import Timings
+from graphsurgery.consumers import Reading, readings
+from graphsurgery.encoder.architecture import Architecture
+from graphsurgery.encoder.head import head_steps
+from graphsurgery.errors import VerificationFailed
+from graphsurgery.interface import Interface
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import rewrites
+from graphsurgery.model.staging import Saved
+from graphsurgery.report import Report, Verdict
+from graphsurgery.rewrites.fuse.fusions import FusionReport
+from graphsurgery.snippet import snippet
+
+MOST_ATTEMPTS = 4
+"""Attempts that an error lists."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One model that was made, and its file."""
+
+    model: Model
+    path: Path
+    saved: Saved | None = None
+    """None after a dry run and after a failed proof."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` or `optimize` did.
+
+    The properties `model`, `output`, `saved`, `interface`, `steps` and `consumers` are those of the first output. Every verb
+    makes one output today.
+    """
+
+    source: Model
+    outputs: tuple[Output, ...]
+    notes: tuple[str, ...] = ()
+    report: Report | None = None
+    """None if no proof was asked for."""
+    program: str | None = None
+    """A program that runs the output, in place of the usual three lines."""
+    architecture: Architecture | None = None
+    """The encoder's architecture, if a rewrite asked for it."""
+    fusions: FusionReport | None = None
+    """The parts that should fuse, and what became of them, if the encoder was fused."""
+    attempts: tuple[str, ...] = ()
+    """What `optimize` tried before and found wrong, and what was wrong with it."""
+    timings: Timings | None = None
+    """None if nothing was timed."""
+    loss: dict[str, Any] | None = None
+    """For half precision: how far the vectors are from those in float32, and which nodes stay float32."""
+
+    @property
+    def model(self) -> Model:
+        return self.outputs[0].model
+
+    @property
+    def output(self) -> Path:
+        return self.outputs[0].path
+
+    @property
+    def saved(self) -> Saved | None:
+        return self.outputs[0].saved
+
+    @property
+    def interface(self) -> Interface:
+        return self.model.interface
+
+    @property
+    def steps(self) -> tuple[dict[str, Any], ...]:
+        """The edits that the output records."""
+        return tuple(step.to_json() for step in head_steps(self.model))
+
+    @property
+    def snippet(self) -> str:
+        """A program that runs the output."""
+        return self.program or snippet(self.output, self.interface, self.source.path)
+
+    @property
+    def consumers(self) -> tuple[Reading, ...]:
+        """The programs that can read the output, and those that cannot."""
+        return readings(self.interface)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the proof passed, or none was asked for."""
+        return self.report is None or bool(self.report)
+
+    def with_saved(self, saved: Saved) -> Outcome:
+        """The same outcome, its only output saved."""
+        return replace(self, outputs=(replace(self.outputs[0], saved=saved),))
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON-ready data."""
+        return {
+            "source": str(self.source.path) if self.source.path else None,
+            "output": str(self.output) if self.saved else None,
+            "data": str(self.saved.data) if self.saved and self.saved.data else None,
+            "steps": list(self.steps),
+            "rewrites": [step.to_json() for step in rewrites(self.model.proto)],
+            "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
+            "notes": list(self.notes),
+            "report": self.report.to_json() if self.report is not None else None,
+            "snippet": self.snippet,
+            "consumers": [reading.to_json() for reading in self.consumers],
+            "architecture": self.architecture.to_json() if self.architecture is not None else None,
+            "fusions": self.fusions.to_json() if self.fusions is not None else None,
+            "attempts": list(self.attempts),
+            "timings": self.timings.to_json() if self.timings is not None else None,
+            "loss": self.loss,
+        }
+
+
+Optimized = Outcome
+"""The outcome of `optimize`."""
+
+
+def require_right(outcome: Outcome) -> Outcome:
+    """Return ``outcome``, or raise VerificationFailed if its proof did not pass."""
+    if outcome.is_right:
+        return outcome
+    advice = "see the report; --keep-failed keeps such an output so that you can look at it, --no-verify skips the proof"
+    if outcome.loss is not None:
+        advice = f"half precision loses too much here; --min-cosine allows more. {advice}"
+    if outcome.attempts:
+        advice = f"tried: {list_attempts(outcome.attempts)}; {advice}"
+    raise VerificationFailed(describe_failure(outcome, outcome.output), advice, outcome)
+
+
+def describe_failure(outcome: Outcome, place: Path) -> str:
+    """Say that the proof did not pass, why, and where the output is now. ``place`` is the file or folder that was asked for."""
+    report = outcome.report
+    why = "nothing was proven" if report is None else f"{report.verdict.value}: {what_is_wrong(report)}"
+    return f"{place.name} did not pass its proof ({why}); {where_it_is(outcome, place)}"
+
+
+def where_it_is(outcome: Outcome, place: Path) -> str:
+    """Say where a wrong output is now."""
+    return f"it was kept as {place}" if outcome.saved else "nothing was written"
+
+
+def what_is_wrong(report: Report) -> str:
+    """Say in one line why a report did not pass."""
+    for check in report.checks:
+        if check.verdict is Verdict.FAILED:
+            wrong = [one for one in check.comparisons if one.verdict is Verdict.FAILED]
+            worst = max(wrong, key=lambda one: one.margin, default=None)
+            return check.detail if worst is None else f"{worst.wrong} in {worst.kind!r}"
+    return next(iter(report.not_checked), "nothing was compared")
+
+
+def list_attempts(attempts: Sequence[str]) -> str:
+    """List the first attempts and count the others."""
+    more = len(attempts) - MOST_ATTEMPTS
+    return "; ".join([*attempts[:MOST_ATTEMPTS], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,141 @@
+"""The proof of a rewritten file: an isolated run, the interface, the bytes of the head, and the outputs of both files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.interface import Interface, Value
+from graphsurgery.model.loading import load
+from graphsurgery.model.model import Model
+from graphsurgery.model.records import Record
+from graphsurgery.model.schema import GRAPH
+from graphsurgery.proof.expected import computes_in_half
+from graphsurgery.proof.real_text import real_texts
+from graphsurgery.proof.relation import Relation
+from graphsurgery.proof.same_outputs import SameOutputs
+from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.runtime.isolated import crash
+
+INTERFACE, RUN, HEAD = "same interface", "runs", "head untouched"
+OWNED = tuple(GRAPH.fields_by_name[name].number for name in ("node", "initializer"))
+"""The fields of a graph that belong to a head."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a rewritten file has to keep, besides its outputs."""
+
+    exactness: str
+    """How far its outputs may be off: `FLOAT32` or `LOSSY`."""
+    interface: Interface
+    """What it has to take and give."""
+    edits: Sequence[str] = ()
+    """The edits of its head."""
+    head: Sequence[Record] = ()
+    """The nodes and weights of its head, which have to be the source's own bytes."""
+    limits: Limits = NO_LIMITS
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The result of a proof, and for half precision its loss as JSON-ready data."""
+
+    report: Report
+    loss: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RewriteProof:
+    """Compares rewritten files with the source that they were made from. The source is run once for all of them."""
+
+    same: SameOutputs
+    why_no_text: str | None
+
+    @classmethod
+    def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
+        """Raises RequestError if ``texts`` cannot be used."""
+        drawer = feeds_for(source)
+        encoded, why_no_text = real_texts(source, source, drawer, texts)
+        return cls(SameOutputs(source, drawer, encoded, full), why_no_text)
+
+    @property
+    def source(self) -> Model:
+        return self.same.source
+
+    def feeds(self, encoder: Model) -> list[dict[str, np.ndarray]]:
+        """Return the feeds on which to measure the source's ``encoder``: real text if there is some, and drawn ids."""
+        inputs = {value.name: value.dtype for value in encoder.interface.inputs}
+        given = {value.name: value.dtype for value in self.source.interface.inputs}
+        if not inputs.items() <= given.items():  # an edit above the encoder changed names or types
+            return RewriteProof.of(encoder).same.measured
+        return [{name: array for name, array in feed.items() if name in inputs} for feed in self.same.measured]
+
+    def compare(self, path: Path, claim: Claim) -> Proven:
+        """Prove the file at ``path``."""
+        written = load(path)
+        relation = self._relation(written, claim)
+        not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
+        checks = [_interface(written, claim.interface), *_head(written, claim)]
+        if relation.half != onnx.TensorProto.BFLOAT16 and self.same.runs(relation):
+            died = crash(path, [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.every_kind()])
+            if died is not None:
+                return Proven(Report((*checks, Check(RUN, died, stated=Verdict.FAILED)), (), tuple(not_checked)))
+            checks.append(Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED))
+        if any(check.verdict is Verdict.FAILED for check in checks):
+            relation = replace(relation, half=None)  # there is nothing to ask a second engine about
+        compared, opinions, left_out = self.same.checks(written, relation, claim.limits)
+        report = Report((*checks, *compared), self.same.observed(compared), (*not_checked, *left_out))
+        if opinions is None:
+            return Proven(report)
+        losses = [one.loss for one in opinions if one.loss is not None]
+        worst = min((one.min_cosine for one in losses), default=None)
+        return Proven(report, {"min_cosine": worst, "opinions": [one.to_json() for one in opinions]})
+
+    def _relation(self, written: Model, claim: Claim) -> Relation:
+        """A file that records half precision is still held to float32 if its rewrite claims to be as exact as that."""
+        relation = Relation.of(self.source, written, claim.limits)
+        if claim.exactness == LOSSY or relation.half is None:
+            return relation
+        return replace(relation, half=None, is_exact=not computes_in_half(self.source))
+
+
+def _interface(written: Model, wanted: Interface) -> Check:
+    """Whether the file takes and gives values of the right names and types, in the right order."""
+    found = written.interface
+    if _names(found.inputs) == _names(wanted.inputs) and _names(found.outputs) == _names(wanted.outputs):
+        sides = {"input": found.inputs, "output": found.outputs}
+        counted = " and ".join(f"{len(side)} {name}{'s' * (len(side) != 1)}" for name, side in sides.items())
+        return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
+    has, should = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (found, wanted))
+    return Check(INTERFACE, f"{has} in place of {should}", stated=Verdict.FAILED)
+
+
+def _names(values: Sequence[Value]) -> list[tuple[str, int]]:
+    return [(value.name, value.dtype) for value in values]
+
+
+def _head(written: Model, claim: Claim) -> list[Check]:
+    """Whether every node and weight of the head is in the file, byte for byte. No check if there is no head."""
+    if not claim.head:
+        return []
+    there = {record.chunks[0]: record for record in written.document.graph if record.field in OWNED}
+    lost = [one for one in claim.head if one.chunks[0] not in there or not _same(one, there[one.chunks[0]])]
+    what = f"{len(claim.head)} nodes and weights of {', '.join(claim.edits)}"
+    verdict = Verdict.FAILED if lost else Verdict.PASSED
+    return [Check(HEAD, f"{what}: {f'{len(lost)} of them are missing or changed' if lost else 'as they were'}", stated=verdict)]
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether two fields are equal byte for byte, the payloads of their tensors included."""
+    read = ([chunk if isinstance(chunk, bytes) else chunk.read() for chunk in record.chunks] for record in (one, other))
+    return next(read) == next(read)

@@ -1,0 +1,75 @@
+"""Apply a rewrite to a whole model: take the recorded head off, rewrite the encoder, put the head back, record the rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import rewritten
+from graphsurgery.proof.golden import recorded_goldens, with_goldens_of
+from graphsurgery.rewrites.head_parts import Parts, parts_of
+from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+
+NOT_TAKEN_OFF = (
+    "cannot be taken off, because the encoder below was changed since: the graph is optimized as it is, and its record of "
+    "them is lost"
+)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model before and after one rewrite."""
+
+    rewrite: Rewrite
+    """The rewrite with every parameter filled in."""
+    before: Model
+    after: Model
+    """The same as ``before`` if the rewrite changed nothing."""
+    parts: Parts
+    """The encoder before the rewrite, and the head on it."""
+    result: Rewritten
+    notes: tuple[str, ...]
+
+
+def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
+    """Return ``model`` after ``rewrite``; ``model`` itself is untouched.
+
+    Raises the error that `Rewrite.requires` returns, and what `Rewrite.apply` raises.
+    """
+    why = rewrite.requires(model)
+    if why is not None:
+        raise why
+    model.require_data("a rewrite")
+    parts = parts_of(model)
+    context.progress(rewrite.doing)
+    resolved = rewrite.resolve(parts.encoder)
+    result = resolved.apply(parts.encoder, context)
+    notes = (*_remarks(model, parts), *result.notes)
+    if result.unchanged is not None:
+        return Applied(resolved, model, model, parts, result, notes)
+    document = rewritten(result.encoder.document, result.recorded | _origin(parts), model.fingerprint)
+    after = parts.joined(replace(result.encoder, document=document, loaded=None))
+    for edit in result.head:
+        after = edit.apply(after)
+    if result.keeps_goldens:
+        after = with_goldens_of(model, after, result.golden_limits)
+    return Applied(resolved, model, replace(after, notes=(*model.notes, *notes)), parts, result, notes)
+
+
+def _origin(parts: Parts) -> dict[str, Any]:
+    """The file's edits at this time, for the record: how many are in the head, and those that lose their own record."""
+    before = [{"edit": step.edit, **step.given} for step in parts.before]
+    return ({"edits": len(parts.head)} if parts.head else {}) | ({"before": before} if before else {})
+
+
+def _remarks(model: Model, parts: Parts) -> Iterator[str]:
+    """Warnings about records that the rewritten model will not have."""
+    if parts.lost:
+        yield f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}"
+    try:
+        recorded_goldens(model)
+    except UnsupportedModelError as error:
+        yield f"warning: {error}; the output has none"

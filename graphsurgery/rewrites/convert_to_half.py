@@ -1,0 +1,103 @@
+"""The rewrite ``half``: the encoder in float16 or bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import onnx
+
+from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.edits.edit import parameter
+from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
+from graphsurgery.graph.element_types import FLOAT
+from graphsurgery.graph.write_back import document_of
+from graphsurgery.interface import Interface, Value
+from graphsurgery.model.dtypes import NAMES
+from graphsurgery.model.filling import filled
+from graphsurgery.model.model import Model
+from graphsurgery.proof.golden_values import HALF
+from graphsurgery.rewrites.half.convert import to_half
+from graphsurgery.rewrites.half.measure import kept
+from graphsurgery.rewrites.head_parts import parts_of
+from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+
+PRECISIONS = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+FOR_GPUS = {
+    "FLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU computes much of float16 in float32, with casts around it",
+    "BFLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU has no kernels for bfloat16, and does not load this file",
+}
+OLDEST_IR = 4
+"""The IR version from which weights need not be inputs."""
+
+
+@dataclass(frozen=True)
+class Half(Rewrite):
+    """Convert the encoder to half precision. Nodes that would overflow, or that contribute most to the rounding error, stay
+    float32; so does the head."""
+
+    name: ClassVar[str] = "half"
+    summary: ClassVar[str] = "compute the encoder in half precision"
+    exactness: ClassVar[str] = LOSSY
+    doing: ClassVar[str] = "measuring activations"
+
+    precision: str = parameter("fp16 or bf16.", "fp16", "fp16|bf16")
+    io: bool = parameter("Give float inputs and outputs half precision, too; only for an encoder without a head.", False)
+
+    def __post_init__(self) -> None:
+        """RequestError for an unknown precision."""
+        if self.precision not in PRECISIONS:
+            raise RequestError(f"there is no precision {self.precision!r}", f"choose from {', '.join(PRECISIONS)}")
+
+    @property
+    def kind(self) -> int:
+        """The element type that the encoder is to compute in."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def is_for_gpus(self) -> bool:
+        return True
+
+    def requires(self, model: Model) -> GraphSurgeryError | None:
+        if model.proto.ir_version < OLDEST_IR:
+            what = f"the file is of IR version {model.proto.ir_version}, in which every weight is an input"
+            return UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
+        if self.io and parts_of(model).head:
+            return RequestError(
+                "the head takes float32 and gives what its edits say",
+                "leave out --half-io, or take its head off with strip-head",
+            )
+        return None
+
+    def apply(self, encoder: Model, context: Context) -> Rewritten:
+        """Raises as `to_half` and `kept`, and NothingToOptimizeError if no node can be converted."""
+        given, name = filled(encoder.proto, encoder), NAMES[self.kind]
+        stays = kept(given, context.feeds(encoder), self.kind)
+        if not stays.others:
+            raise NothingToOptimizeError(
+                f"no node of this graph can compute in {name.lower()}", "leave out --fp16 and --bf16 (the rewrite `half`)"
+            )
+        made = to_half(given, self.kind, stays.nodes, self.kind if self.io else FLOAT)
+        return Rewritten(
+            replace(encoder, document=document_of(encoder, given, made), loaded=None),
+            {"precision": name.lower(), "float32_nodes": len(stays.nodes)} | ({"half_io": True} if self.io else {}),
+            (*stays.summary(), FOR_GPUS[name]),
+            keeps_goldens=self.kind != onnx.TensorProto.BFLOAT16,
+            golden_limits=HALF,
+            loss=stays.to_json(),
+        )
+
+    def interface(self, before: Interface) -> Interface:
+        if not self.io:
+            return before
+        return Interface(tuple(map(self._converted, before.inputs)), tuple(map(self._converted, before.outputs)))
+
+    def _converted(self, value: Value) -> Value:
+        return replace(value, dtype=self.kind) if value.dtype == FLOAT else value
+
+    @classmethod
+    def from_record(cls, parameters: Mapping[str, Any]) -> Self | None:
+        by_type = {NAMES[kind].lower(): precision for precision, kind in PRECISIONS.items()}
+        precision = by_type.get(str(parameters.get("precision")))
+        return None if precision is None else cls(precision, bool(parameters.get("half_io")))

@@ -1,0 +1,38 @@
+"""Every rewrite by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphsurgery.edits.from_parameters import from_parameters
+from graphsurgery.errors import RecipeError, RequestError
+from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.reattach_head import ReattachHead
+from graphsurgery.rewrites.rewrite import Rewrite
+from graphsurgery.rewrites.simplify_encoder import Simplify
+
+ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, Fuse, Half)
+"""In the order in which old files, which record several rewrites in one entry, were rewritten."""
+REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
+
+
+def rewrite_from(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
+    """Return the rewrite that is called ``name``.
+
+    Raises RecipeError if there is none, if it refuses the parameters, and as `from_parameters`.
+    """
+    if name not in REWRITES:
+        raise RecipeError(f"{where}: there is no rewrite {name!r}", f"the rewrites are {', '.join(REWRITES)}")
+    try:
+        return from_parameters(REWRITES[name], given, where)
+    except RecipeError:
+        raise
+    except RequestError as error:
+        raise RecipeError(f"{where}: {error.message}", error.advice) from error
+
+
+def recorded_rewrites(parameters: Mapping[str, Any]) -> list[Rewrite]:
+    """The rewrites that one entry of a file records, in order."""
+    return [found for rewrite in ALL if (found := rewrite.from_record(parameters)) is not None]

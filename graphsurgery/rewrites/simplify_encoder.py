@@ -1,0 +1,60 @@
+"""The rewrite ``simplify``: fewer nodes, all of them standard operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import onnx
+
+from graphsurgery.compare.tolerance import FLOAT32
+from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
+from graphsurgery.graph.portable import vendor_operators
+from graphsurgery.graph.write_back import LARGEST_FOLDED, document_of, with_weights
+from graphsurgery.model.model import Model
+from graphsurgery.rewrites.detect_architecture import detect_architecture
+from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.rewrites.simplify.simplify import simplify
+
+
+@dataclass(frozen=True)
+class Simplify(Rewrite):
+    """Fold constants, merge equal nodes, and drop nodes that change nothing. Every operator stays a standard one."""
+
+    name: ClassVar[str] = "simplify"
+    summary: ClassVar[str] = "compute the same with fewer nodes, all of them standard operators"
+    exactness: ClassVar[str] = FLOAT32
+    doing: ClassVar[str] = "simplifying the graph"
+
+    def requires(self, model: Model) -> UnsupportedModelError | None:
+        vendors = vendor_operators(model.proto)
+        if not vendors:
+            return None
+        listed = ", ".join(f"{name} ({count})" for name, count in vendors.items())
+        return UnsupportedModelError(f"the graph has operators of one vendor: {listed}", "take the file it was made from")
+
+    def apply(self, encoder: Model, context: Context) -> Rewritten:
+        given = with_weights(encoder, LARGEST_FOLDED)
+        done = simplify(given)
+        nothing = None
+        if _nodes(given) == _nodes(done.model):
+            nothing = NothingToOptimizeError(
+                "simplifying changes nothing in this graph", "use it as it is; see `graphsurgery inspect`"
+            )
+        counted = ", ".join(f"{name} {count}" for name, count in done.counts.items() if count)
+        note = f"{done.before} nodes became {done.after}" + (f": {counted}" if counted else "")
+        after = replace(encoder, document=document_of(encoder, given, done.model), loaded=None)
+        architecture = detect_architecture(encoder)
+        return Rewritten(after, {"portable": True}, (note,), unchanged=nothing, architecture=architecture)
+
+    @classmethod
+    def from_record(cls, parameters: Mapping[str, Any]) -> Self | None:
+        return cls() if parameters.get("portable") else None
+
+    def __str__(self) -> str:
+        return "standard operators"
+
+
+def _nodes(model: onnx.ModelProto) -> list[bytes]:
+    return sorted(node.SerializeToString(deterministic=True) for node in model.graph.node)
