@@ -91,7 +91,7 @@ def report_fusions(
     """
     old, new = Graph(before), Graph(after)
     found = [Fusion(part, _operator(part, old, new)) for part in parts]
-    reasons = _Reasons(before, new, shape_failure, found[:], because or {})
+    reasons = _Reasons(old, new, shape_failure, found[:], because or {})
     return FusionReport(tuple(one if one.fused else replace(one, why=reasons.of(one)) for one in found))
 
 
@@ -100,7 +100,7 @@ class _Reasons:
     """Finds the reasons why a part was not fused: what the caller knows; the part's structure; what became of other parts; the
     shapes of its operands."""
 
-    before: onnx.ModelProto
+    before: Graph
     after: Graph
     shape_failure: str | None
     found: Sequence[Fusion]
