@@ -1,4 +1,4 @@
-"""What an encoder is: its model type in the optimizer's terms, its heads, how wide and how deep it is.
+"""An encoder's architecture: its model type in the optimizer's terms, its heads, width and depth.
 
 The graph tells; ``config.json`` is asked for the name and for what the graph leaves open. Where they disagree the graph counts.
 """
@@ -27,7 +27,7 @@ CONFIG_KEYS = {
     "hidden": ("hidden_size", "dim", "d_model", "n_embd"),
     "layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "encoder_layers"),
 }
-"""What transformers' configs call them, by architecture."""
+"""Their names in transformers' configs, which differ by architecture."""
 GRAPH, CONFIG, BOTH = "the graph", "config.json", "the graph and config.json"
 
 
@@ -43,7 +43,7 @@ class Architecture:
     layers: int
     head_size: int | None
     source: str
-    """What told: the graph, config.json, or both of them."""
+    """Where this was read: in the graph, in config.json, or in both."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Architecture:
         return f"{self.name}{terms}: {found} (by {self.source})"
 
     def to_json(self) -> dict[str, Any]:
-        """The architecture as JSON-ready data."""
+        """Return the architecture as JSON-ready data."""
         return {
             "model_type": self.model_type, "name": self.name, "heads": self.heads, "hidden": self.hidden,
             "layers": self.layers, "head_size": self.head_size, "source": self.source, "notes": list(self.notes),
@@ -61,8 +61,11 @@ class Architecture:
 
 
 def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
-    """The architecture of an encoder, None where it cannot be told: the graph has no attention, or neither it nor ``config``,
-    transformers' ``config.json``, says how many heads there are and how wide it is."""
+    """Return the architecture of an encoder.
+
+    None where the graph has no attention, or where neither the graph nor ``config``, transformers' ``config.json``, tells the
+    number of heads and the width. Raises MalformedModelError as `Graph` does.
+    """
     blocks = find_blocks(model)
     if not blocks.attentions:
         return None
@@ -91,7 +94,7 @@ def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> 
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, int]:
-    """Heads, width and depth as a config says; of a config of several towers the text's."""
+    """Return heads, width and depth as a config has them; of several towers those of the text's."""
     inner = config.get("text_config")
     places = [config, inner] if isinstance(inner, Mapping) else [config]
     found = {}
@@ -103,13 +106,13 @@ def _said(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _most(numbers: Iterable[int | None]) -> int | None:
-    """The commonest of the numbers that are known."""
+    """Return the most frequent of the known numbers."""
     counted = Counter(number for number in numbers if number)
     return counted.most_common(1)[0][0] if counted else None
 
 
 def _width(blocks: Blocks, attention: Attention) -> int | None:
-    """The width of what an attention reads."""
+    """Return the width of the value that an attention reads."""
     flow = blocks.flow
     if attention.queries is not None:
         return attention.queries.reads
@@ -132,7 +135,7 @@ def _notes(told: Mapping[str, int | None], said: Mapping[str, int]) -> Iterable[
 
 
 def find_likeness(blocks: Blocks) -> str:
-    """The encoder that the structure is like, ``BERT`` where nothing sets it apart."""
+    """Return the encoder whose structure this one has, ``BERT`` where nothing sets it apart."""
     if not blocks.attentions:
         return "BERT"
     first = blocks.attentions[0]
@@ -154,7 +157,7 @@ def _rotary_kind(first: Attention, rms: bool) -> str:
 
 
 def _bert_kind(blocks: Blocks) -> str:
-    """Which of BERT's kin: layers that share weights, positions computed from ids, no token types, embeddings mapped."""
+    """Return which of BERT's kin it is, by shared weights, positions computed from ids, token types, and mapped embeddings."""
     weights = {one.queries.weight for one in blocks.attentions if one.queries is not None}
     embeddings = next((norm for layer, norm in blocks.norms if layer is None), None)
     if len(blocks.attentions) > 1 and len(weights) == 1:
