@@ -50,7 +50,7 @@ def is_ids_like(value: Value) -> bool:
 
 
 def is_mask_like(value: Value) -> bool:
-    """Return whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or of unknown rank)."""
+    """Return whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or unknown)."""
     return value.dtype in MASK_TYPES and value.rank in (2, None)
 
 
