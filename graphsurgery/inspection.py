@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
 from graphsurgery.consumers import Reading, readings
-from graphsurgery.encoder.blocks import blocks_of
+from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import head_steps, why_pooled
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import Tables, tables_of
-from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.encoder.tables import Tables, find_tables
+from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
-from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.certificate import Certificate, certificate_of
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import reads, subgraphs
+from graphsurgery.model.nodes import all_graphs, reads, subgraphs
 from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def inspect(source: Loadable) -> Inspection:
         opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
-        layers=len(blocks_of(model).attentions),
+        layers=_if_valid(lambda: len(find_blocks(model).attentions), 0),
         hidden=hidden,
         why_not=why_not,
-        candidates=() if hidden else tuple(hidden_candidates(model)),
-        tables=tables_of(model, roles_of(model.interface)),
+        candidates=() if hidden else _if_valid(lambda: tuple(hidden_candidates(model)), ()),
+        tables=find_tables(model, roles_of(model.interface)),
         head=tuple(step.to_json() for step in head_steps(model)),
         certificate=certificate_of(model),
         optimized=_optimized(proto),
@@ -115,6 +117,14 @@ def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
         return find_hidden_state(model), None
     except GraphSurgeryError as error:
         return None, str(error)
+
+
+def _if_valid(answer: Callable[[], T], otherwise: T) -> T:
+    """Return ``answer()``, or ``otherwise`` if nothing can be told of the graph. `why_not` tells why."""
+    try:
+        return answer()
+    except (MalformedModelError, UnsupportedModelError):
+        return otherwise
 
 
 def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
@@ -147,7 +157,7 @@ def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     graph = model.proto.graph
     found = []
     imported = {entry.domain or "ai.onnx" for entry in model.proto.opset_import}
-    missing = {node.domain or "ai.onnx" for node in all_nodes(graph)} - imported
+    missing = {node.domain or "ai.onnx" for one in all_graphs(graph) for node in one.node} - imported
     found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
     if not _sorted(graph):
         found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import onnx
 import pytest
 from conftest import ROOT
 from sharing import Name, Source
@@ -21,6 +22,7 @@ from graphsurgery.cli.main import VERBS, cli
 from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.parameters import parameters_of
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.graph.operators import ATTENTIONS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
@@ -68,28 +70,35 @@ SHARED_MODULES = {
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "runtime.feeds": "decides what is fed, and not what is expected",
+    "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
+    "graph.attributes": "behind graph.graph",
+    "graph.importing": "behind graph.graph",
+    "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
     "encoder.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
-    "graph.wiring": (
-        "Wiring all_nodes within constant_value attribute_int PASS_THROUGH RESHAPING",
-        "only `tables_of` uses it on the proof's side, for what is fed",
-    ),
     "model.scan": (
         "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
     "model.nodes": (
-        "subgraphs taken",
-        "behind `all_nodes`, the namer and the order of nodes for onnx's evaluator; the proof has proof/nested.py",
+        "subgraphs all_graphs",
+        "behind the namer and the import of a graph; the proof has references/nested.py",
     ),
     "model.namer": (
         "Namer _collect _collect_nodes",
         "names for nodes that the proof adds to the source to run it: ONNX Runtime refuses a name that is taken",
     ),
 }
+GRAPH_DOORS = frozenset({
+    ("graphsurgery.encoder.tables", "find_tables"),
+    ("graphsurgery.encoder.windows", "largest_window"),
+    ("graphsurgery.compare.reference_ops", "_readable"),
+})  # fmt: skip
+"""By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, how long texts are.
+The third takes from a model what onnx's evaluator cannot run. A fault there makes the second opinion differ."""
 DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery.model.provenance", "undone")})
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 
@@ -126,6 +135,17 @@ def test_imports_go_one_way(path: Path) -> None:
         assert other == own or layer_of[other] < layer_of[own], f"{own} must not import {other}"
 
 
+def test_the_proof_reads_graphs_by_code_of_its_own() -> None:
+    """Whatever the proof expects of an edit, it has not asked `Graph`, by which the edits find their way."""
+    source = Source(PACKAGE)
+    reached = {one for room in ("proof", "references") for one in source.reached(f"graphsurgery.{room}", DOORS | GRAPH_DOORS)}
+    assert {name for module, name in reached if module == "graphsurgery.graph.graph"} == set()
+    for door in GRAPH_DOORS:
+        others = DOORS | GRAPH_DOORS - {door}
+        found = source.reached("graphsurgery.proof", others)
+        assert ("graphsurgery.graph.graph", "Graph") in found, f"no longer needed: {door}"
+
+
 def test_edits_and_proof_share_nothing_that_decides() -> None:
     """What both reach is on the list above, with its reason, and nothing on the list is out of date."""
     allowed = {(module, name) for module, (names, _) in SHARED_NAMES.items() for name in names.split()}
@@ -138,18 +158,34 @@ def test_edits_and_proof_share_nothing_that_decides() -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("from graphsurgery.graph.wiring import downstream as used", ("graph.wiring", "downstream")),
+        ("from graphsurgery.encoder.width import last_dim as used", ("encoder.width", "last_dim")),
         ("from graphsurgery.encoder import width\nused = width.last_dim", ("encoder.width", "last_dim")),
-        ("from graphsurgery.between import used", ("encoder.hidden_state", "inferred")),
+        ("from graphsurgery.between import used", ("encoder.hidden_state", "infer_values")),
     ],
     ids=["by its name", "by its module's", "by another module's"],
 )
 def test_sharing_is_noticed(line: str, name: Name) -> None:
     """A name that the edits use is found on whatever way the proof gets at it."""
-    between = "from graphsurgery.encoder.hidden_state import inferred\ndef used():\n    return inferred"
+    between = "from graphsurgery.encoder.hidden_state import infer_values\ndef used():\n    return infer_values"
     assert name not in shared()
     planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
     assert name in shared(planted)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "encoder").glob("*.py")), ids=lambda path: path.name)
+def test_sets_of_operators_stand_in_one_place(path: Path) -> None:
+    """No module of these names two operators in one literal: graph/operators.py has a word for every set of them. Nor does any
+    ask for an operator's name without its domain, but to show it."""
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()} | {name.split(".")[-1] for name in ATTENTIONS}
+    for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(one, ast.Set | ast.Tuple | ast.List | ast.Dict):
+            held = one.keys if isinstance(one, ast.Dict) else one.elts
+            named = [each.value for each in held if isinstance(each, ast.Constant) and each.value in known]
+            assert len(named) < 2, named
+        if isinstance(one, ast.Compare | ast.Call):
+            asked = [*one.comparators, one.left] if isinstance(one, ast.Compare) else [one.func]
+            found = [each for side in asked for each in ast.walk(side) if isinstance(each, ast.Attribute)]
+            assert "op_type" not in {each.attr for each in found}, ast.unparse(one)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

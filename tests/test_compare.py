@@ -370,12 +370,12 @@ def test_a_source_that_cannot_run_a_row_without_tokens() -> None:
             helper.make_node("ReduceMin", ["tokens"], ["fewest"], keepdims=1, axes=[0]),
             helper.make_node("Sub", ["fewest", "axis"], ["missing"]),
             helper.make_node("Mul", ["missing", "five"], ["place"]),
-            helper.make_node("Clip", ["place", "", "zero"], ["checked"]),
+            helper.make_node("Clip", ["place", "", "most"], ["checked"]),
             helper.make_node("Gather", ["table", "checked"], ["nothing"]),
             helper.make_node("Add", [HIDDEN, "nothing"], ["last"]),
         ]
     )
-    numbers = {"axis": np.array([1]), "zero": np.array(0), "five": np.array(5), "table": np.zeros((1, 8), np.float32)}
+    numbers = {"axis": np.array([1]), "most": np.array(0), "five": np.array(5), "table": np.zeros((1, 8), np.float32)}
     source.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in numbers.items())
     source.graph.output[0].name = "last"
     made = graphsurgery.add_pooling(source, mode="mean", hidden_state="last")

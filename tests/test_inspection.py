@@ -14,13 +14,13 @@ from encoders import HIDDEN, tiny_encoder
 
 import graphsurgery
 from graphsurgery.consumers import readings
-from graphsurgery.encoder.hidden_state import find_hidden_state, inferred
+from graphsurgery.encoder.hidden_state import find_hidden_state, infer_values
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.proof.inference import values_of
 
 
@@ -59,7 +59,8 @@ def test_width_comes_from_the_weights_and_not_from_the_declaration() -> None:
     proto = onnx.load(FIXTURES / "bert" / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 768
     model = graphsurgery.load(proto)
-    assert last_dim(Wiring.of(model), "last_hidden_state") == 32
+    graph = Graph.of(model)
+    assert last_dim(graph, graph.value("last_hidden_state")) == 32
     assert any("declared 768 wide" in warning for warning in graphsurgery.inspect(model).warnings)
     assert graphsurgery.add_pooling(model, mode="mean").interface.outputs[0].dims == ("batch_size", 32)
 
@@ -73,7 +74,7 @@ def test_tables_of_ids_that_are_added_up() -> None:
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.helper.make_tensor("table", 1, [20, 2], [0.0] * 40))
     model = graphsurgery.load(proto)
-    assert tables_of(model, roles_of(model.interface)).vocabulary == 19
+    assert find_tables(model, roles_of(model.interface)).vocabulary == 19
 
 
 def reads(model: graphsurgery.Model) -> set[str]:
@@ -166,7 +167,7 @@ def test_what_inference_refuses_is_logged(caplog: pytest.LogCaptureFixture) -> N
     proto.graph.node.append(onnx.helper.make_node("Reshape", [], ["broken"]))
     model = graphsurgery.load(proto)
     with caplog.at_level(logging.DEBUG, logger="graphsurgery"):
-        assert inferred(model).outputs == () and values_of(model) == {}
+        assert infer_values(model).outputs == () and values_of(model) == {}
     said = [record.name for record in caplog.records if "onnx cannot infer" in record.message]
     assert said == ["graphsurgery.encoder.hidden_state", "graphsurgery.proof.inference"]
 

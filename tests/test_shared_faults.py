@@ -26,7 +26,7 @@ from graphsurgery.edits import token_mask
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder import hidden_state, roles, tables, width
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
-from graphsurgery.graph import wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model import nodes
 from graphsurgery.proof.inference import values_of
@@ -91,9 +91,14 @@ def branching() -> onnx.ModelProto:
     "fewer", [lambda found: set(), lambda found: found - {"token"}, lambda found: found | {"words"}],
     ids=["nothing", "one too few", "one too many"],
 )  # fmt: skip
-def test_downstream(broken, tmp_path: Path, fewer: Callable[[set[str]], set[str]]) -> None:
-    right = wiring.downstream
-    broken(right, lambda graph, name: fewer(right(graph, name)))
+def test_downstream(monkeypatch, tmp_path: Path, fewer: Callable[[set[str]], set[str]]) -> None:
+    right = Graph.descendants
+
+    def descendants(graph: Graph, values: Any) -> set[Any]:
+        named = {value.name for value in right(graph, values)}
+        return {graph.value(name) for name in fewer(named)}
+
+    monkeypatch.setattr(Graph, "descendants", descendants)
     failed(OptionalInput(TYPE_IDS), told(), tmp_path, "encoder untouched")
 
 
@@ -114,7 +119,7 @@ def test_another_batch_dim(broken, tmp_path: Path, asked: str | None, dim: str |
 
 def test_a_wrong_inferred_type(broken, tmp_path: Path) -> None:
     """No cast is put before a head that needs one."""
-    right = hidden_state.inferred
+    right = hidden_state.infer_values
 
     def inferred(model: graphsurgery.Model) -> Interface:
         return Interface((), tuple(Value(one.name, FLOAT, one.dims) for one in right(model).outputs))
@@ -125,7 +130,7 @@ def test_a_wrong_inferred_type(broken, tmp_path: Path) -> None:
 
 def test_nothing_inferred(broken, tmp_path: Path) -> None:
     """A cast too many changes no number; a size that is baked in cannot be told from others and is refused."""
-    broken(hidden_state.inferred, lambda _: Interface((), ()))
+    broken(hidden_state.infer_values, lambda _: Interface((), ()))
     steps = [AddPooling("mean", hidden_state="bent")]
     assert run(steps, tiny_encoder(dtype=FLOAT16), output=tmp_path / "out.onnx").report
     with pytest.raises(UnsupportedModelError):
@@ -192,9 +197,9 @@ def test_freed_dims_by_wrong_roles(broken, tmp_path: Path, roles_of: Any) -> Non
         run([DynamicDim(("batch", "sequence"))], Baked([]).source, output=tmp_path / "out.onnx")
 
 
-def test_inner_nodes_that_are_not_seen(broken, tmp_path: Path) -> None:
+def test_inner_nodes_that_are_not_seen(monkeypatch, tmp_path: Path) -> None:
     """An input that branches alone take is gone, and nothing stands in its place."""
-    broken(wiring.all_nodes, lambda graph: iter(graph.node))
+    monkeypatch.setattr(Graph, "users", Graph.readers)
     failed(DropInput(TYPE_IDS), branching(), tmp_path, "head proof")
 
 
@@ -210,9 +215,23 @@ def test_a_smaller_vocabulary(broken, tmp_path: Path, rows: int | None) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight": 1})
     )
-    right = tables.tables_of
+    right = tables.find_tables
     broken(right, lambda *given: replace(right(*given), vocabulary=rows))
     failed(AddWordWeights(str(tmp_path / "config.json")), tiny_encoder(), tmp_path, "encoder untouched")
+
+
+def reached_in(graph: onnx.GraphProto, name: str) -> set[str]:
+    """The names of what the edits know that ``name`` goes into."""
+    read = Graph(onnx.ModelProto(graph=graph))
+    return {value.name for value in read.descendants([read.value(name)])}
+
+
+def outline(node: onnx.NodeProto) -> tuple[str, ...]:
+    return (node.op_type, *node.input, "->", *node.output)
+
+
+def names(inputs: Any, outputs: Any) -> tuple[str, ...]:
+    return (*("" if value is None else value.name for value in inputs), "->", *(value.name for value in outputs))
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -221,15 +240,16 @@ def test_both_readings_agree(name: str) -> None:
     model = graphsurgery.load(FIXTURES / name / "model.onnx")
     graph = model.proto.graph
     for value in model.interface.inputs:
-        assert computed_from(graph, value.name) == wiring.downstream(graph, value.name) != set()
-    assert sorted(map(str, every_node(graph))) == sorted(map(str, wiring.all_nodes(graph)))
+        assert computed_from(graph, value.name) == reached_in(graph, value.name) != set()
+    read = [(node.op_type, *names(node.inputs, node.outputs)) for node in Graph.of(model).main.all_nodes()]
+    assert sorted(map(outline, every_node(graph))) == sorted(read)
     found = hidden_state.find_hidden_state(model)
     assert values_of(model)[found.name].dims[-1] == found.width
-    assert rows_read(model, IDS) == tables.tables_of(model, roles.roles_of(model.interface)).vocabulary
+    assert rows_read(model, IDS) == tables.find_tables(model, roles.roles_of(model.interface)).vocabulary
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "out of order"])
-@pytest.mark.parametrize("reached", [wiring.downstream, computed_from], ids=["edits", "proof"])
+@pytest.mark.parametrize("reached", [reached_in, computed_from], ids=["edits", "proof"])
 def test_what_an_input_goes_into(reached: Any, order: int) -> None:
     """By way of a branch too, never by way of an input that is left out, and whatever the order of the nodes."""
     branch = helper.make_graph(

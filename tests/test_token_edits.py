@@ -17,7 +17,7 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder.hidden_layers import layers_by_structure
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import AlreadyAppliedError, UnsupportedModelError
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.runtime.feeds import Drawer
 from graphsurgery.runtime.masks import padded_right
 from graphsurgery.runtime.session import open_session
@@ -25,6 +25,11 @@ from graphsurgery.runtime.session import open_session
 LAYERS = {"bert": 3, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "qwen3": 2, "t5": 3, "xlmr": 2}
 WIDTHS = {"bert": 32, "bert-external": 40, "bert-fp16": 48, "modernbert": 32, "qwen3": 48, "t5": 36, "xlmr": 40}
 WORDS = {"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight": 0.5}
+
+
+def layers_of(model: graphsurgery.Model) -> list[str]:
+    graph = Graph.of(model)
+    return [value.name for value in layers_by_structure(graph, graph.value("last_hidden_state"))]
 
 
 def fixture(name: str) -> Path:
@@ -90,7 +95,7 @@ def test_hidden_layers_of_an_optimized_graph(name: str, tmp_path: Path) -> None:
     done = optimize_model(str(fixture(name)), model_type="bert", num_heads=4, hidden_size=WIDTHS[name], opt_level=0)
     done.save_model_to_file(str(tmp_path / "model.onnx"))
     plain, optimized = graphsurgery.load(fixture(name)), graphsurgery.load(tmp_path / "model.onnx")
-    layers = [layers_by_structure(Wiring.of(model), "last_hidden_state") for model in (plain, optimized)]
+    layers = [layers_of(model) for model in (plain, optimized)]
     assert len(layers[0]) == len(layers[1]) == LAYERS[name] + 1
     drawer = Drawer.of(plain, roles_of(plain.interface))
     feed = drawer.feed(padded_right([9, 4]), seed=0)

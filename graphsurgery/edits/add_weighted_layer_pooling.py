@@ -24,11 +24,11 @@ from graphsurgery.edits.outputs import (
     put_in_place,
 )
 from graphsurgery.encoder.hidden_layers import before_norm, layers_by_name, layers_by_structure
-from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, setting
 from graphsurgery.folders.module_config import module_config
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
@@ -63,16 +63,19 @@ def find_layers(
     NameNotFoundError for a name that is no value of the graph, UnsupportedModelError, which lists the layers, if more or fewer
     are found.
     """
-    wiring, notes = Wiring.of(model), []
+    graph, notes = Graph.of(model), []
     given = layer_names(asked) if asked is not None else layers_by_name(model.interface)
-    found = given or layers_by_structure(wiring, target.name)
-    last = None if given else before_norm(wiring, found)
+    end = graph.value(target.name)
+    layers = layers_by_structure(graph, end) if end is not None and not given else ()
+    found = given or tuple(value.name or "" for value in layers)
+    stream = before_norm(graph, layers)
+    last = None if stream is None else stream.name
     if last is not None:
         notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")
         notes += [] if unnormalised else [BEFORE_NORM]
     if unnormalised:
         found = (*found[:-1], _require(last, found))
-    missing = [name for name in found if not wiring.has(name)]
+    missing = [name for name in found if graph.value(name) is None]
     if missing:
         raise NameNotFoundError(f"there is no value {missing[0]!r} in the graph", "name hidden layers with --layers")
     if len(found) != wanted:
@@ -150,7 +153,7 @@ class AddWeightedLayerPooling(GraphEdit[Layers]):
         check_not_repeated(model, self.verb, weights.digests)
         tensor = weights.tensors[WEIGHTS]
         names, notes = find_layers(model, target, self.layers, start + len(tensor), self.before_norm)
-        values = (*inferred(model).outputs, *model.interface.outputs, *model.interface.inputs)
+        values = (*infer_values(model).outputs, *model.interface.outputs, *model.interface.inputs)
         known = {value.name: value for value in values}
         _require_hidden(known, names)
         edit = replace(

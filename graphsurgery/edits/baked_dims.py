@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from graphsurgery.encoder.hidden_state import inferred
-from graphsurgery.graph.wiring import attribute_int, constant_value
+from graphsurgery.encoder.hidden_state import infer_values
+from graphsurgery.graph.graph import Graph
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
@@ -53,7 +53,7 @@ def plan_rewrites(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
     """Plan the rewrites that free ``sizes``, of batch, sequence or both: at the places where constants meet other values."""
     constants = Constants(model, sizes.get(SEQUENCE))
     declared = (*model.interface.inputs, *model.interface.outputs)
-    shapes = {value.name: value.dims for value in (*inferred(model).outputs, *declared)}
+    shapes = {value.name: value.dims for value in (*infer_values(model).outputs, *declared)}
     found = []
     for node in model.proto.graph.node:
         if not node.output or node.output[0] in constants:
@@ -79,7 +79,7 @@ def _rewrite(
     """Return (kind, entries) for a constant input of a node; None if nothing of ``sizes`` shows in it."""
     name = node.input[place]
     if (node.op_type, place) in (("Reshape", 1), ("Expand", 1)):
-        if shape is None or attribute_int(node, "allowzero", 0):
+        if shape is None or any(one.name == "allowzero" and one.i for one in node.attribute):
             return None
         wanted = [int(one) for one in constants[name].ravel()]
         entries = (_reshaped if node.op_type == "Reshape" else _expanded)(wanted, shape, sizes)
@@ -157,8 +157,9 @@ class Constants:
         self._model, self._length = model, length
         self._tensors = dict(model.initializers)
         self._made: dict[str, np.ndarray] = {}
+        graph = Graph.of(model)
         for node in model.proto.graph.node:
-            tensor = constant_value(node)
+            tensor = graph.tensor(graph.value(next(iter(node.output), "")))
             if tensor is not None:
                 self._tensors[node.output[0]] = tensor
             elif len(node.output) == 1 and node.input and all(map(self._folds, node.input)):

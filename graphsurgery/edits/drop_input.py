@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import require_promised
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, find_fill, find_input, find_like
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.graph.wiring import all_nodes
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype
@@ -67,7 +67,8 @@ class DropInput(GraphEdit[Dropped]):
         roles = roles_of(model.interface)
         fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
-        is_used = any(value.name in node.input for node in all_nodes(model.proto.graph))
+        graph = Graph.of(model)
+        is_used = bool(graph.users(present(graph.value(value.name), f"the input {value.name}")))
         return Resolved(
             edit, Dropped(value, fill, like.name, is_used), (f"{value.name} is {fill} in the shape of {like.name}",)
         )

@@ -8,13 +8,13 @@ from typing import Self
 import numpy as np
 import onnx
 
-from graphsurgery.contracts import require_promised
+from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, find_fill, find_input, find_like
 from graphsurgery.edits.trials import why_no_default
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.graph.wiring import downstream
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import numpy_dtype
@@ -65,7 +65,9 @@ class OptionalInput(GraphEdit[Default]):
             what = f"the model is of IR version {model.proto.ir_version}, where an input cannot have a default; {OLDEST_IR} can"
             raise UnsupportedModelError(what, _instead(value))
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
-        found = Default(value, NUMBERS[fill], downstream(model.proto.graph, value.name))
+        graph = Graph.of(model)
+        behind = graph.descendants([present(graph.value(value.name), f"the input {value.name}")])
+        found = Default(value, NUMBERS[fill], {one.name or "" for one in behind})
         after = replace(model, document=edit.document(model, found, None))
         reason = why_no_default(model, after, roles, value, found.number)
         if reason is not None:

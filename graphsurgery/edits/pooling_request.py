@@ -12,10 +12,10 @@ import onnx_graphsurgeon as gs
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
 from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
-from graphsurgery.encoder.hidden_state import inferred
+from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import NameNotFoundError, RequestError
 from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -116,9 +116,9 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
     found = name if name is not None else _recorded(model)
     if found is None or not any(mode in DIVIDING for mode in modes):
         return None
-    if not Wiring.of(model).has(found):
+    if Graph.of(model).value(found) is None:
         raise NameNotFoundError(f"there is no value {found!r} in the graph", "add-word-weights makes token weights")
-    value = model.interface.input(found) or model.interface.output(found) or inferred(model).output(found)
+    value = model.interface.input(found) or model.interface.output(found) or infer_values(model).output(found)
     if value is not None and (value.rank not in (2, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED)):
         raise RequestError(f"{value} cannot be the tokens' weights", "name a value of floats [batch, seq] with --token-weights")
     return TokenWeights(found, value is not None and value.dtype == FLOAT)

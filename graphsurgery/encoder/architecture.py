@@ -1,4 +1,4 @@
-"""What an encoder is: its model type in the optimizer's terms, its heads, how wide and how deep it is.
+"""An encoder's architecture: its model type in the optimizer's terms, its heads, width and depth.
 
 The graph tells; ``config.json`` is asked for the name and for what the graph leaves open. Where they disagree the graph counts.
 """
@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
+
 from graphsurgery.encoder.attention import Attention
-from graphsurgery.encoder.blocks import Blocks, blocks_of
-from graphsurgery.encoder.norms import RMS
+from graphsurgery.encoder.blocks import Blocks, find_blocks
+from graphsurgery.encoder.norms import COMPUTED, RMS
 from graphsurgery.encoder.projections import NORMALISED
 from graphsurgery.encoder.scores import CAUSAL, CONTENT, POSITION
+from graphsurgery.graph.attributes import read_at
 from graphsurgery.model.model import Model
 
 BERT, T5 = "bert", "t5"
@@ -24,7 +27,7 @@ CONFIG_KEYS = {
     "hidden": ("hidden_size", "dim", "d_model", "n_embd"),
     "layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "encoder_layers"),
 }
-"""What transformers' configs call them, by architecture."""
+"""Their names in transformers' configs, which differ by architecture."""
 GRAPH, CONFIG, BOTH = "the graph", "config.json", "the graph and config.json"
 
 
@@ -40,7 +43,7 @@ class Architecture:
     layers: int
     head_size: int | None
     source: str
-    """What told: the graph, config.json, or both of them."""
+    """Where this was read: in the graph, in config.json, or in both."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -50,17 +53,20 @@ class Architecture:
         return f"{self.name}{terms}: {found} (by {self.source})"
 
     def to_json(self) -> dict[str, Any]:
-        """The architecture as JSON-ready data."""
+        """Return the architecture as JSON-ready data."""
         return {
             "model_type": self.model_type, "name": self.name, "heads": self.heads, "hidden": self.hidden,
             "layers": self.layers, "head_size": self.head_size, "source": self.source, "notes": list(self.notes),
         }  # fmt: skip
 
 
-def architecture_of(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
-    """The architecture of an encoder, None where it cannot be told: the graph has no attention, or neither it nor ``config``,
-    transformers' ``config.json``, says how many heads there are and how wide it is."""
-    blocks = blocks_of(model)
+def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
+    """Return the architecture of an encoder.
+
+    None where the graph has no attention, or where neither the graph nor ``config``, transformers' ``config.json``, tells the
+    number of heads and the width. Raises MalformedModelError as `Graph` does.
+    """
+    blocks = find_blocks(model)
     if not blocks.attentions:
         return None
     said = _said(config or {})
@@ -73,7 +79,7 @@ def architecture_of(model: Model, config: Mapping[str, Any] | None = None) -> Ar
     heads, hidden, layers = (found[key] for key in CONFIG_KEYS)
     if not heads or not hidden or not layers:
         return None
-    kind = structure(blocks)
+    kind = find_likeness(blocks)
     name = str(config["model_type"]) if config and isinstance(config.get("model_type"), str) else f"like {kind}"
     return Architecture(
         T5 if kind == "T5" else BERT,
@@ -88,7 +94,7 @@ def architecture_of(model: Model, config: Mapping[str, Any] | None = None) -> Ar
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, int]:
-    """Heads, width and depth as a config says; of a config of several towers the text's."""
+    """Return heads, width and depth as a config has them; of several towers those of the text's."""
     inner = config.get("text_config")
     places = [config, inner] if isinstance(inner, Mapping) else [config]
     found = {}
@@ -100,18 +106,17 @@ def _said(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _most(numbers: Iterable[int | None]) -> int | None:
-    """The commonest of the numbers that are known."""
+    """Return the most frequent of the known numbers."""
     counted = Counter(number for number in numbers if number)
     return counted.most_common(1)[0][0] if counted else None
 
 
 def _width(blocks: Blocks, attention: Attention) -> int | None:
-    """The width of what an attention reads."""
+    """Return the width of the value that an attention reads."""
     flow = blocks.flow
     if attention.queries is not None:
         return attention.queries.reads
-    node = flow.maker(attention.value)
-    weight = flow.constant(node.input[1]) if node is not None and len(node.input) > 1 else None
+    weight = flow.weights(read_at(attention.node, 1))
     return int(weight.dims[0]) if weight is not None and len(weight.dims) == 2 else attention.width
 
 
@@ -129,8 +134,8 @@ def _notes(told: Mapping[str, int | None], said: Mapping[str, int]) -> Iterable[
             yield f"the graph does not tell {key}: taken from config.json"
 
 
-def structure(blocks: Blocks) -> str:
-    """The encoder that the structure is like, ``BERT`` where nothing sets it apart."""
+def find_likeness(blocks: Blocks) -> str:
+    """Return the encoder whose structure this one has, ``BERT`` where nothing sets it apart."""
     if not blocks.attentions:
         return "BERT"
     first = blocks.attentions[0]
@@ -152,24 +157,22 @@ def _rotary_kind(first: Attention, rms: bool) -> str:
 
 
 def _bert_kind(blocks: Blocks) -> str:
-    """Which of BERT's kin: layers that share weights, positions computed from ids, no token types, embeddings mapped."""
+    """Return which of BERT's kin it is, by shared weights, positions computed from ids, token types, and mapped embeddings."""
     weights = {one.queries.weight for one in blocks.attentions if one.queries is not None}
     embeddings = next((norm for layer, norm in blocks.norms if layer is None), None)
     if len(blocks.attentions) > 1 and len(weights) == 1:
         return "ALBERT"
     if embeddings is None or not embeddings.lookups:
         return "BERT"
-    if any(one.by == "computed" for one in embeddings.lookups):
+    if any(one.by == COMPUTED for one in embeddings.lookups):
         return "RoBERTa"
     if len(embeddings.lookups) == 2:
         return "DistilBERT"
     return "BERT" if _reads(blocks, embeddings.output) else "ELECTRA"
 
 
-def _reads(blocks: Blocks, value: str) -> bool:
-    """Whether the first attention reads ``value`` itself."""
-    first = blocks.attentions[0]
-    origin = blocks.flow.wiring.origin
-    node = blocks.flow.maker(first.value)
-    sources = first.sources or frozenset([] if node is None else node.input[:1])
-    return origin(value) in {origin(name) for name in sources}
+def _reads(blocks: Blocks, value: ir.Value) -> bool:
+    """Return whether the first attention reads ``value`` itself."""
+    first, origin = blocks.attentions[0], blocks.flow.graph.origin
+    sources = first.sources or {one for one in first.node.inputs[:1] if one is not None}
+    return origin(value) in map(origin, sources)

@@ -3,50 +3,73 @@
     weights = softmax(scale q k^T + added)      [batch, heads, seq, seq]
     output = heads joined (weights v)           [batch, seq, heads x size]
 
-A Softmax is an attention's where it is taken of a product of two computed values (`scores`) and multiplied with a third.
+A Softmax belongs to an attention where it is taken of a product of two values made of tokens (`scores`), and a third such value
+is multiplied with what it gives.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.encoder.projections import PRODUCTS, Projection, Rotation, attribute_heads, projection
-from graphsurgery.encoder.scores import CAUSAL, PADDING, WINDOW, kinds_added, scores
-from graphsurgery.graph.wiring import PASS_THROUGH, attribute_int
+from graphsurgery.encoder.projections import Projection, Rotation, find_projection, read_heads
+from graphsurgery.encoder.scores import CAUSAL, PADDING, WINDOW, Scores, Term, find_scores, find_terms, in_order
+from graphsurgery.graph.attributes import integer, integers, read_at
+from graphsurgery.graph.operators import (
+    ATTENTIONS,
+    BEHIND_ATTENTION,
+    COPYING,
+    JOINING,
+    MASK_INPUTS,
+    PRODUCT_BIASES,
+    PRODUCTS,
+    PROJECTING,
+    SUMS,
+    VENDOR,
+    WEIGHT_STEPS,
+    operator,
+)
 
-JOINING = PASS_THROUGH | {"Transpose", "Reshape", "Squeeze", "Flatten"}
-WEIGHING = PASS_THROUGH | {"Where", "Reshape", "Mul"}
-"""Operators between the softmax and the product with values."""
-SUMS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
-AFTERWARDS = PRODUCTS | SUMS | JOINING | {"Mul", "LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
-"""Operators between an attention's output and the sum that adds it to what flows through the layers."""
 FURTHEST = 14
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sum:
     """``value = branch + stream``: what a layer adds, and what flows through. ``first``: whether the branch is first."""
 
-    value: str
-    branch: str
-    stream: str
+    node: ir.Node
+    value: ir.Value
+    branch: ir.Value
+    stream: ir.Value
     first: bool
-    biased: bool
-    """Whether the product that makes the branch has a bias."""
+    product: ir.Node | None
+    """The output projection: the product that makes the branch."""
+    bias: ir.Value | None
+
+    @property
+    def biased(self) -> bool:
+        return self.bias is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """The product of weights and values, and the operators from it back to the softmax."""
+
+    product: ir.Node
+    values: ir.Value
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Attention:
     """One attention. What is None cannot be told from the graph."""
 
-    operator: str
-    """Softmax, or the operator that is all of it."""
-    value: str
-    """What that operator gives: weights of the values, or values joined."""
-    output: str
+    node: ir.Node
+    """The operator that is all of it, or its Softmax."""
+    output: ir.Value
+    """The attended values, heads joined."""
     heads: int | None
     head_size: int | None
     key_heads: int | None
@@ -54,13 +77,34 @@ class Attention:
     queries: Projection | None
     keys: Projection | None
     values: Projection | None
+    scores: Scores | None
+    """What the softmax is taken of; None where one operator is the whole attention. So is ``weighed``."""
+    weighed: Weighing | None
+    terms: tuple[Term, ...]
+    """The values that change the scores."""
     added: tuple[str, ...]
-    """What is added to the scores, see `scores`."""
-    between: tuple[str, ...]
-    """Operators from the softmax back to the product of queries and keys."""
-    weighing: tuple[str, ...]
-    """Operators from the product with values back to the softmax."""
+    """What changes the scores, by values and by attributes, in the words of `scores`."""
     sum: Sum | None
+
+    @property
+    def operator(self) -> str:
+        """Softmax, or the name of the operator that is all of it."""
+        return self.node.op_type
+
+    @property
+    def mask(self) -> ir.Value | None:
+        """The first value that masks padding."""
+        return next((term.value for term in self.terms if PADDING in term.kinds), None)
+
+    @property
+    def between(self) -> tuple[str, ...]:
+        """The operators from the softmax back to the product of queries and keys."""
+        return () if self.scores is None else self.scores.between
+
+    @property
+    def weighing(self) -> tuple[str, ...]:
+        """The operators from the product with values back to the softmax."""
+        return () if self.weighed is None else self.weighed.steps
 
     @property
     def packed(self) -> bool:
@@ -69,7 +113,7 @@ class Attention:
         return len(made) == 1 and self.queries is not None and self.keys is not None
 
     @property
-    def sources(self) -> frozenset[str]:
+    def sources(self) -> frozenset[ir.Value]:
         """The values that queries, keys and values are made of: one in an encoder."""
         return frozenset(one.source for one in (self.queries, self.keys, self.values) if one is not None)
 
@@ -89,90 +133,96 @@ class Attention:
         return None if self.heads is None or self.head_size is None else self.heads * self.head_size
 
 
-def attentions(flow: Flow) -> tuple[Attention, ...]:
-    """Every attention of the main graph, in the order in which they run."""
+def find_attentions(flow: Flow) -> tuple[Attention, ...]:
+    """Return every attention of the main graph, in the order in which they run."""
     found = []
-    for node in flow.nodes:
-        if node.op_type == "Softmax":
-            found.append(_taken_apart(flow, node))
-        elif node.op_type.endswith("Attention") and any(name in flow.tokens for name in node.input):
+    for node in flow.graph.nodes:
+        if operator(node) == "Softmax":
+            found.append(_in_pieces(flow, node))
+        elif operator(node) in ATTENTIONS and flow.token_inputs(node):
             found.append(_whole(flow, node))
     return tuple(one for one in found if one is not None)
 
 
-def _taken_apart(flow: Flow, softmax: onnx.NodeProto) -> Attention | None:
-    found = scores(flow, softmax.input[0])
-    weighed = _weighed(flow, softmax.output[0])
+def _in_pieces(flow: Flow, softmax: ir.Node) -> Attention | None:
+    found = find_scores(flow, read_at(softmax, 0))
+    weighed = _weighing(flow, softmax.outputs[0])
     if found is None or weighed is None:
         return None
-    product, values, weighing = weighed
-    queries, keys = (projection(flow, name) for name in flow.token_inputs(found.product))
-    made = projection(flow, values)
-    parts = 3 if queries is not None and made is not None and queries.output == made.output else 1
+    queries, keys = (find_projection(flow, value) for value in flow.token_inputs(found.product))
+    values = find_projection(flow, weighed.values)
+    parts = 3 if queries is not None and values is not None and queries.output is values.output else 1
     heads, size = (queries.heads(parts) if queries is not None else None) or (None, None)
-    output = _joined(flow, product.output[0])
+    output, terms = _joined(flow, weighed.product.outputs[0]), find_terms(flow, found.added)
     return Attention(
-        operator="Softmax",
-        value=softmax.output[0],
+        node=softmax,
         output=output,
         heads=heads,
         head_size=size,
         key_heads=_key_heads(keys, heads, size, parts),
         queries=queries,
         keys=keys,
-        values=made,
-        added=kinds_added(flow, found.added),
-        between=found.between,
-        weighing=weighing,
+        values=values,
+        scores=found,
+        weighed=weighed,
+        terms=terms,
+        added=in_order(kind for term in terms for kind in term.kinds),
         sum=_sum(flow, output),
     )
 
 
-def _whole(flow: Flow, node: onnx.NodeProto) -> Attention:
-    """An operator that is an attention: com.microsoft's Attention projects by itself, others are given q, k and v."""
-    heads = attribute_heads(node, "num_heads", "q_num_heads")
-    made = [projection(flow, name) for name in node.input[:3] if name in flow.tokens]
-    own = node.op_type in ("Attention", "QAttention") and node.domain == "com.microsoft"
-    queries, keys, values = [None] * 3 if own else ([*made, *made[:1] * 2] if len(made) == 1 else [*made, None, None])[:3]
+def _whole(flow: Flow, node: ir.Node) -> Attention:
+    """Return an operator that is an attention. Some project by themselves, the others are given q, k and v."""
+    own = operator(node) in PROJECTING
+    queries, keys, values = (None, None, None) if own else _given_projections(flow, node)
+    heads = read_heads(node, "num_heads", "q_num_heads")
     width = _own_width(flow, node) if own else (queries.width if queries is not None else None)
     size = width // heads if width is not None and heads else None
-    parted = attribute_heads(node, "kv_num_heads") or heads
     if queries is not None and heads is None:
         heads, size = queries.heads() or (None, None)
+    given = (read_at(node, place) for place in MASK_INPUTS.get(operator(node), range(3, len(node.inputs))))
+    terms = find_terms(flow, [value for value in given if value is not None and flow.weights(value) is None])
+    output = _joined(flow, node.outputs[0])
     return Attention(
-        operator=node.op_type,
-        value=node.output[0],
-        output=_joined(flow, node.output[0]),
+        node=node,
+        output=output,
         heads=heads,
         head_size=size,
-        key_heads=parted or heads,
+        key_heads=read_heads(node, "kv_num_heads") or heads,
         queries=queries,
         keys=keys,
         values=values,
-        added=_given(flow, node),
-        between=(),
-        weighing=(),
-        sum=_sum(flow, _joined(flow, node.output[0])),
+        scores=None,
+        weighed=None,
+        terms=terms,
+        added=_added(node, terms),
+        sum=_sum(flow, output),
     )
 
 
-def _own_width(flow: Flow, node: onnx.NodeProto) -> int | None:
-    """heads x size of an operator that projects by itself: a third of its weights, or as it says."""
-    sizes = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "qkv_hidden_sizes"), [])
-    weight = flow.constant(node.input[1])
-    return int(sizes[0]) if sizes else (int(weight.dims[-1]) // 3 if weight is not None else None)
+def _given_projections(flow: Flow, node: ir.Node) -> tuple[Projection | None, ...]:
+    """Return what q, k and v are made by; one input that holds all of them counts for each."""
+    made = [find_projection(flow, value) for value in node.inputs[:3] if value is not None and value in flow.tokens]
+    return tuple(made * 3 if len(made) == 1 else [*made, None, None, None])[:3]
 
 
-def _given(flow: Flow, node: onnx.NodeProto) -> tuple[str, ...]:
-    """What a whole attention is given to add to its scores, by inputs and by attributes."""
-    found = set(kinds_added(flow, [name for name in node.input[3:] if name and flow.constant(name) is None]))
-    if node.op_type == "GroupQueryAttention":  # its further inputs are caches and lengths
+def _own_width(flow: Flow, node: ir.Node) -> int | None:
+    """Return heads x size of an operator that projects by itself: a third of its weights, or as it says."""
+    sizes = integers(node, "qkv_hidden_sizes")
+    weight = flow.weights(read_at(node, 1))
+    return sizes[0] if sizes else (int(weight.dims[-1]) // 3 if weight is not None and weight.dims else None)
+
+
+def _added(node: ir.Node, terms: tuple[Term, ...]) -> tuple[str, ...]:
+    """Return what a whole attention adds to its scores, by inputs and by attributes."""
+    found = {kind for term in terms for kind in term.kinds}
+    if operator(node) == f"{VENDOR}.GroupQueryAttention":  # its further inputs are caches and lengths
         found = {CAUSAL, PADDING}
-    if attribute_int(node, "unidirectional", 0) or attribute_int(node, "is_causal", 0):
+    if integer(node, "unidirectional", 0) or integer(node, "is_causal", 0):
         found.add(CAUSAL)
-    if attribute_int(node, "local_window_size", -1) > 0:
+    if integer(node, "local_window_size", -1) > 0:
         found.add(WINDOW)
-    return tuple(sorted(found))
+    return in_order(found)
 
 
 def _key_heads(keys: Projection | None, heads: int | None, size: int | None, parts: int) -> int | None:
@@ -181,47 +231,57 @@ def _key_heads(keys: Projection | None, heads: int | None, size: int | None, par
     return heads if parts == 3 or keys.width is None else keys.width // size
 
 
-def _weighed(flow: Flow, weights: str) -> tuple[onnx.NodeProto, str, tuple[str, ...]] | None:
-    """The product of weights and values, the values, and the operators from that product back to ``weights``."""
-    todo: list[tuple[str, tuple[str, ...]]] = [(weights, ())]
-    seen: set[str] = set()
+def _weighing(flow: Flow, weights: ir.Value) -> Weighing | None:
+    """Return the nearest product of ``weights`` with values."""
+    todo: list[tuple[ir.Value, tuple[str, ...]]] = [(weights, ())]
+    seen: set[ir.Value] = set()
     while todo:
-        name, steps = todo.pop(0)
-        if name in seen or len(seen) > FURTHEST:
+        value, steps = todo.pop(0)
+        if value in seen or len(seen) > FURTHEST:
             continue
-        seen.add(name)
-        for node in flow.users.get(name, ()):
-            if node.op_type in PRODUCTS:
-                other = next((one for one in flow.token_inputs(node) if one != name), None)
+        seen.add(value)
+        for node in flow.graph.readers(value):
+            if operator(node) in PRODUCTS:
+                other = next((one for one in flow.token_inputs(node) if one is not value), None)
                 if other is not None:
-                    return node, other, steps
-            elif node.op_type in WEIGHING:
-                own = () if node.op_type in PASS_THROUGH else (node.op_type,)
-                todo.append((node.output[0], own + steps))
+                    return Weighing(node, other, steps)
+            elif operator(node) in WEIGHT_STEPS:
+                own = () if operator(node) in COPYING else (operator(node),)
+                todo.append((node.outputs[0], own + steps))
     return None
 
 
-def _joined(flow: Flow, name: str) -> str:
-    """The last value that is the attended values in another shape."""
+def _joined(flow: Flow, value: ir.Value) -> ir.Value:
+    """Return the last value that is the attended values in another shape."""
     for _ in range(FURTHEST):
-        following = next((node for node in flow.users.get(name, ()) if node.op_type in JOINING), None)
+        following = next((node for node in flow.graph.readers(value) if operator(node) in JOINING), None)
         if following is None:
             break
-        name = following.output[0]
-    return name
+        value = following.outputs[0]
+    return value
 
 
-def _sum(flow: Flow, name: str) -> Sum | None:
-    """The sum that adds what is made of an attention's output to what flows through the layers."""
-    biased = False
+def _sum(flow: Flow, value: ir.Value) -> Sum | None:
+    """Return the sum that adds what is made of an attention's output to what flows through the layers."""
+    product: ir.Node | None = None
+    bias: ir.Value | None = None
     for _ in range(FURTHEST):
-        node = next((one for one in flow.users.get(name, ()) if one.op_type in AFTERWARDS), None)
+        node = next((one for one in flow.graph.readers(value) if operator(one) in BEHIND_ATTENTION), None)
         if node is None:
             return None
-        if node.op_type in SUMS and all(one in flow.tokens for one in node.input[:2]):
-            first = node.input[0] == name
-            value = node.output[3] if len(node.output) > 3 and node.output[3] else node.output[0]
-            return Sum(value, name, node.input[1 if first else 0], first, biased or len(node.input) > 4)
-        biased = biased or node.op_type == "Add" or (node.op_type == "Gemm" and len(node.input) > 2)
-        name = node.output[0]
+        one, other = read_at(node, 0), read_at(node, 1)
+        if operator(node) in SUMS and one in flow.tokens and other in flow.tokens and one is not None and other is not None:
+            total = node.outputs[3] if len(node.outputs) > 3 and node.outputs[3].name else node.outputs[0]
+            first = one is value
+            return Sum(node, total, value, other if first else one, first, product, bias or read_at(node, 4))
+        bias = bias or _bias(flow, node)
+        product = node if operator(node) in PRODUCTS else product
+        value = node.outputs[0]
     return None
+
+
+def _bias(flow: Flow, node: ir.Node) -> ir.Value | None:
+    """Return what a node adds to a product."""
+    if operator(node) == "Add":
+        return next((value for value in node.inputs if value not in flow.tokens), None)
+    return read_at(node, PRODUCT_BIASES[operator(node)]) if operator(node) in PRODUCT_BIASES else None

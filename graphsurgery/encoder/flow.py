@@ -1,170 +1,145 @@
-"""What flows through an encoder: the order in which its nodes run, who uses each value, which values come from tokens."""
+"""What flows through an encoder: which values depend on what is fed, and which of them are made of tokens."""
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 
-from graphsurgery.encoder.hidden_layers import MEASURING
 from graphsurgery.encoder.roles import MASK_NAMES
 from graphsurgery.errors import MissingDataError
-from graphsurgery.graph.wiring import PASS_THROUGH, Wiring, attribute_int
+from graphsurgery.graph.attributes import integer, read_at
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import COPYING, EMBEDDING_NORM, MEASURING, STORED_STEPS, operator
+from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, element_count
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import reads
 
-TABLE_STEPS = frozenset({"Cast", "Identity", "DequantizeLinear"})
-"""Operators between a table, or a vector of weights, and what reads it."""
 MOST_TERMS = 64
-"""How many terms of a sum are looked at, about."""
+"""About how many terms of a sum are looked at."""
 MOST_COPIES = 16
 """How many copies of a value are looked through for its users."""
 MOST_INTEGERS = 16
 """A shape has no more dims than this; longer constants are not read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow:
-    """The main graph of a model as what its tokens flow through."""
+    """The main graph of a model, with what its tokens flow through."""
 
     model: Model
-    wiring: Wiring
-    nodes: tuple[onnx.NodeProto, ...]
-    """Each after the ones whose values it takes."""
-    users: dict[str, tuple[onnx.NodeProto, ...]]
-    fed: frozenset[str]
-    """Values whose numbers depend on those of an input, not on its size alone."""
-    tokens: frozenset[str]
-    """Floats computed from tokens: rows that ids were looked up for, and all that is made of them."""
+    graph: Graph
+    fed: frozenset[ir.Value]
+    """Values whose numbers depend on the numbers of an input, not on its size alone."""
+    tokens: frozenset[ir.Value]
+    """Rows that were looked up for ids, and all that is made of them."""
 
     @classmethod
     def of(cls, model: Model) -> Flow:
-        wiring = Wiring.of(model)
-        nodes = ordered(model.proto.graph)
-        users: dict[str, list[onnx.NodeProto]] = {}
-        for node in nodes:
-            for name in dict.fromkeys(node.input):
-                users.setdefault(name, []).append(node)
-        fed, tokens = _spread(model, wiring, nodes)
-        return cls(model, wiring, nodes, {name: tuple(found) for name, found in users.items()}, fed, tokens)
+        """Return the flow of ``model``. Raises MalformedModelError as `Graph` does."""
+        graph = Graph.of(model)
+        return cls(model, graph, *_spread(model, graph))
 
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes ``name``."""
-        return self.wiring.producers.get(name)
+    def behind(self, value: ir.Value | None) -> ir.Node | None:
+        """Return the node that makes what ``value`` is a mere copy of."""
+        return None if value is None else self.graph.origin(value).producer()
 
-    def behind(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes what ``name`` is a mere copy of."""
-        return self.wiring.producers.get(self.wiring.origin(name))
-
-    def used_by(self, name: str, *operators: str) -> list[onnx.NodeProto]:
-        """The users of ``name``, or of a mere copy of it, that are one of ``operators``."""
-        found, copies = [], [name]
+    def used_by(self, value: ir.Value, *operators: str) -> list[ir.Node]:
+        """Return the nodes that read ``value``, or a mere copy of it, and are one of ``operators``."""
+        found, copies = [], [value]
         for copy in copies:  # grows as it is gone through
-            for node in self.users.get(copy, ()):
-                if node.op_type in operators:
+            for node in self.graph.readers(copy):
+                if operator(node) in operators:
                     found.append(node)
-                elif node.op_type in PASS_THROUGH and node.input[0] == copy and len(copies) < MOST_COPIES:
-                    copies.append(node.output[0])
+                elif operator(node) in COPYING and node.inputs[0] is copy and len(copies) < MOST_COPIES:
+                    copies.append(node.outputs[0])
         return found
 
-    def token_inputs(self, node: onnx.NodeProto) -> list[str]:
-        """What of a node's inputs is computed from tokens."""
-        return [name for name in node.input if name in self.tokens]
+    def token_inputs(self, node: ir.Node) -> list[ir.Value]:
+        """Return those inputs of a node that are made of tokens."""
+        return [value for value in node.inputs if value is not None and value in self.tokens]
 
-    def constant(self, name: str) -> onnx.TensorProto | None:
-        """The weights that ``name`` is, as they are or cast or dequantised."""
-        return self.wiring.initializers.get(self.wiring.origin(name, TABLE_STEPS))
+    def weights(self, value: ir.Value | None) -> onnx.TensorProto | None:
+        """Return the weights that ``value`` is, as they are stored, or cast or dequantised since."""
+        return None if value is None else self.graph.tensor(self.graph.origin(value, STORED_STEPS))
 
-    def is_vector(self, name: str) -> bool:
-        """Whether ``name`` is a constant vector, as a bias and a scale are."""
-        tensor = self.constant(name)
+    def find_vector(self, node: ir.Node) -> ir.Value | None:
+        """Return the first input of ``node`` that is a vector of weights, as a bias and a scale are."""
+        return next((value for value in node.inputs if self.is_vector(value)), None)
+
+    def is_vector(self, value: ir.Value | None) -> bool:
+        """Return whether ``value`` is a vector of weights."""
+        tensor = self.weights(value)
         return tensor is not None and len(tensor.dims) == 1 and tensor.dims[0] > 1
 
-    def integers(self, name: str) -> list[int] | None:
-        """The numbers of a short integer constant, None where ``name`` is no such."""
-        tensor = self.wiring.initializers.get(self.wiring.origin(name))
+    def integers(self, value: ir.Value | None) -> list[int] | None:
+        """Return the numbers of a short integer constant; None where ``value`` is anything else."""
+        tensor = None if value is None else self.graph.tensor(self.graph.origin(value))
         if tensor is None or tensor.data_type in FLOATS or element_count(tensor.dims) > MOST_INTEGERS:
             return None
+        numbers = self._read(tensor)
+        return None if numbers is None else [int(number) for number in numbers]
+
+    def number(self, value: ir.Value | None) -> float | None:
+        """Return the number of a constant that holds one alone; None where ``value`` is anything else."""
+        tensor = self.weights(value)
+        numbers = self._read(tensor) if tensor is not None and element_count(tensor.dims) == 1 else None
+        return None if numbers is None else float(numbers[0])
+
+    def _read(self, tensor: onnx.TensorProto) -> np.ndarray | None:
         try:
-            return [int(number) for number in self.model.values(tensor).reshape(-1)]
+            return self.model.values(tensor).reshape(-1)
         except MissingDataError:
             return None
 
-    def number(self, name: str) -> float | None:
-        """The one number of a constant, None where ``name`` is no such."""
-        tensor = self.constant(name)
-        if tensor is None or element_count(tensor.dims) != 1:
-            return None
-        try:
-            return float(self.model.values(tensor).reshape(-1)[0])
-        except MissingDataError:
-            return None
 
-
-def is_lookup(wiring: Wiring, node: onnx.NodeProto) -> bool:
-    """Whether a node takes rows of a table of weights."""
-    if node.op_type != "Gather" or attribute_int(node, "axis", 0) != 0:
+def is_lookup(graph: Graph, node: ir.Node) -> bool:
+    """Return whether a node takes rows of a table of weights."""
+    table = read_at(node, 0)
+    if operator(node) != "Gather" or integer(node, "axis", 0) != 0 or table is None:
         return False
-    table = wiring.initializers.get(wiring.origin(node.input[0], TABLE_STEPS))
-    return table is not None and len(table.dims) == 2
+    tensor = graph.tensor(graph.origin(table, STORED_STEPS))
+    return tensor is not None and len(tensor.dims) == 2
 
 
-def summands(flow: Flow, name: str) -> list[str]:
-    """The terms of the sum that ``name`` is, itself where it is none; sums of many terms are not gone through to the end."""
-    found, todo = [], [name]
-    seen: set[str] = set()
+def find_summands(flow: Flow, value: ir.Value) -> list[ir.Value]:
+    """Return the terms of the sum that ``value`` is, or ``value`` alone. Sums of many terms are not gone through to the end."""
+    found, todo = [], [value]
+    seen: set[ir.Value] = set()
     while todo:
         term = todo.pop()
         node = flow.behind(term)
-        if node is not None and node.op_type == "Add" and len(seen) < MOST_TERMS:
-            todo += [one for one in reversed(node.input) if one not in seen]
-            seen.update(node.input)
+        if node is not None and operator(node) == "Add" and len(seen) < MOST_TERMS:
+            terms = [one for one in node.inputs if one is not None]
+            todo += [one for one in reversed(terms) if one not in seen]
+            seen.update(terms)
         else:
             found.append(term)
     return found
 
 
-def ordered(graph: onnx.GraphProto) -> tuple[onnx.NodeProto, ...]:
-    """The nodes of a graph in their own order, but each after the ones whose values it takes; what waits for itself is left
-    out."""
-    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    waiting: dict[int, set[int]] = {}
-    followers: dict[int, list[int]] = {}
-    for place, node in enumerate(graph.node):
-        waiting[place] = {makers[name] for name in reads(node) if name in makers}
-        for other in waiting[place]:
-            followers.setdefault(other, []).append(place)
-    ready = [place for place, others in waiting.items() if not others]
-    found = []
-    while ready:
-        place = heapq.heappop(ready)
-        found.append(graph.node[place])
-        for follower in followers.get(place, ()):
-            waiting[follower].discard(place)
-            if not waiting[follower]:
-                heapq.heappush(ready, follower)
-    return tuple(found)
+def _spread(model: Model, graph: Graph) -> tuple[frozenset[ir.Value], frozenset[ir.Value]]:
+    """Return what is `fed` and what are `tokens`.
 
-
-def _spread(model: Model, wiring: Wiring, nodes: tuple[onnx.NodeProto, ...]) -> tuple[frozenset[str], frozenset[str]]:
-    """What is `fed` and what are `tokens`. Floats that are given count as tokens only where no table is looked up in: beside
-    ids they are caches."""
-    fed = set(wiring.inputs)
-    starts = set()
-    for node in nodes:
-        if node.op_type in MEASURING or fed.isdisjoint(reads(node)):
+    Float inputs count as tokens only where the graph looks nothing up: beside ids they are caches.
+    """
+    reads = {node: graph.reads(node) for node in graph.nodes if operator(node) not in MEASURING}
+    fed = {value for value in graph.main.inputs if graph.is_fed(value)}
+    tokens: set[ir.Value] = set()
+    for node, values in reads.items():
+        if fed.isdisjoint(values):
             continue
-        fed.update(node.output)
-        if is_lookup(wiring, node) or node.op_type == "EmbedLayerNormalization":
-            starts.update(node.output)
-    tokens = starts or {
-        value.name
-        for value in model.interface.inputs
-        if value.dtype in FLOATS and (value.rank or 0) >= 3 and value.name not in MASK_NAMES
-    }
-    for node in nodes:
-        if node.op_type not in MEASURING and not tokens.isdisjoint(reads(node)):
-            tokens.update(node.output)
-    return frozenset(fed), frozenset(tokens - {""})
+        fed.update(node.outputs)
+        if is_lookup(graph, node) or operator(node) == EMBEDDING_NORM:
+            tokens.update(node.outputs)
+    tokens = tokens or {value for value in graph.main.inputs if _holds_embeddings(model.interface.input(value.name or ""))}
+    for node, values in reads.items():
+        if not tokens.isdisjoint(values):
+            tokens.update(node.outputs)
+    return frozenset(fed), frozenset(tokens)
+
+
+def _holds_embeddings(given: Value | None) -> bool:
+    return given is not None and given.dtype in FLOATS and (given.rank or 0) >= 3 and given.name not in MASK_NAMES

@@ -14,52 +14,44 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import ATTENTIONS, BETWEEN_LAYERS, MEASURING, SUMS, operator
 from graphsurgery.interface import Interface
-from graphsurgery.model.nodes import reads, taken
 
-NORMALISING = frozenset({
-    "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Pow", "RMSNormalization", "Reciprocal",
-    "ReduceMean", "Reshape", "SimplifiedLayerNormalization", "Sqrt", "Sub", "Where",
-})  # fmt: skip
-"""Operators that stand between a sum and what the next layer is given: normalisations, whole or in pieces, masking, views."""
-SUMS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
-"""Operators whose first two inputs are added."""
-MEASURING = frozenset({"Shape", "Size"})
-"""Operators that look at a value's size alone."""
 NUMBERED = re.compile(r"(?:all_)?(?:hidden_states|layer_embeddings)[._](\d{1,4})")
 """Outputs of exports that give the hidden layers: ``hidden_states.0``, ``hidden_states_0``, ``all_layer_embeddings.0``."""
 
 
 def layers_by_name(interface: Interface) -> tuple[str, ...]:
-    """The outputs that are numbered from 0 on as hidden layers, in order; empty where there are none or some are missing."""
+    """Return the outputs that are numbered from 0 on as hidden layers, in order; none where a number is missing."""
     found = {int(match[1]): value.name for value in interface.outputs if (match := NUMBERED.fullmatch(value.name))}
     return tuple(found[number] for number in range(len(found))) if set(found) == set(range(len(found))) else ()
 
 
-def layers_by_structure(wiring: Wiring, last: str) -> tuple[str, ...]:
-    """The hidden layers before ``last``, the last hidden state, and that itself; only ``last`` where no layer is recognised."""
-    return _Stream(wiring).layers(last)
+def layers_by_structure(graph: Graph, last: ir.Value) -> tuple[ir.Value, ...]:
+    """Return the hidden layers, the last hidden state ``last`` at their end; ``last`` alone where no layer is recognised."""
+    return _Stream(graph).layers(last)
 
 
-def before_norm(wiring: Wiring, layers: tuple[str, ...]) -> str | None:
-    """The stream before the final normalisation of a pre-norm encoder, whose ``layers`` `layers_by_structure` gives; None where
-    the last layer is no less normalised than the others."""
-    between = [wiring.producers.get(wiring.origin(name)) for name in layers[1:]]
-    if len(between) < 2 or not all(node is not None and node.op_type == "Add" for node in between[:-1]):
-        return None
-    return _Stream(wiring).sum_before(layers[-1]) if between[-1] is None or between[-1].op_type != "Add" else None
+def before_norm(graph: Graph, layers: tuple[ir.Value, ...]) -> ir.Value | None:
+    """Return the stream before the final normalisation of a pre-norm encoder, whose ``layers`` `layers_by_structure` gives.
+
+    None where the last layer is no less normalised than the others.
+    """
+    between = [graph.origin(value).producer() for value in layers[1:]]
+    is_sum = [node is not None and operator(node) == "Add" for node in between]
+    return _Stream(graph).sum_before(layers[-1]) if len(is_sum) > 1 and all(is_sum[:-1]) and not is_sum[-1] else None
 
 
 @dataclass(frozen=True)
 class _Stream:
     """What flows through an encoder's layers."""
 
-    wiring: Wiring
+    graph: Graph
 
-    def layers(self, last: str) -> tuple[str, ...]:
+    def layers(self, last: ir.Value) -> tuple[ir.Value, ...]:
         found, value = [last], last
         while (step := next(self._sums(value), None)) is not None:
             _, value, added = step
@@ -67,46 +59,50 @@ class _Stream:
                 found.append(value)
         return tuple(reversed(found))
 
-    def sum_before(self, value: str) -> str | None:
-        """The first sum before ``value``."""
-        return next((node.output[0] for node, _, _ in self._sums(value)), None)
+    def sum_before(self, value: ir.Value) -> ir.Value | None:
+        """Return the first sum before ``value``."""
+        return next((node.outputs[0] for node, _, _ in self._sums(value)), None)
 
-    def _sums(self, value: str) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-        """(sum, what flows, what is added to it) of the sums before ``value`` of which one side comes from the other."""
-        for node in self._behind(value, through=NORMALISING):
-            for one, other in ((0, 1), (1, 0)) if node.op_type in SUMS else ():
-                if self._comes_from(node.input[other], self._moment(node.input[one])):
-                    yield node, node.input[one], node.input[other]
+    def _sums(self, value: ir.Value) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
+        """(sum, what flows, what is added to it) of the sums before ``value`` whose one side comes from the other."""
+        for node in self._behind(value, through=BETWEEN_LAYERS):
+            first, second = (*node.inputs, None, None)[:2]
+            if operator(node) not in SUMS or first is None or second is None:
+                continue
+            for one, other in ((first, second), (second, first)):
+                if self._comes_from(other, self._moment(one)):
+                    yield node, one, other
 
-    def _moment(self, value: str) -> frozenset[str]:
-        """What ``value`` is a copy of, and what else that node gives: a fused sum gives its normalised form, too."""
-        origin = self.wiring.origin(value)
-        node = self.wiring.producers.get(origin)
-        return frozenset([origin] if node is None else node.output)
+    def _moment(self, value: ir.Value) -> frozenset[ir.Value]:
+        """Return what ``value`` is a copy of, and what else that node gives: a fused sum gives its normalised form, too."""
+        origin = self.graph.origin(value)
+        node = origin.producer()
+        return frozenset([origin] if node is None else node.outputs)
 
-    def _comes_from(self, value: str, source: frozenset[str]) -> bool:
-        """Whether the numbers of ``value`` are computed from those of ``source``, which is no weight (layers share zeros)."""
-        if value in source or source & self.wiring.initializers.keys():
+    def _comes_from(self, value: ir.Value, source: frozenset[ir.Value]) -> bool:
+        """Return whether the numbers of ``value`` are computed from those of ``source``, which is no weight: layers share
+        zeros."""
+        if value in source or any(self.graph.tensor(one) is not None for one in source):
             return False
-        return any(source & reads(node) for node in self._behind(value, source))
+        return any(not source.isdisjoint(self.graph.reads(node)) for node in self._behind(value, source))
 
     def _behind(
-        self, value: str, until: frozenset[str] = frozenset(), through: frozenset[str] | None = None
-    ) -> Iterator[onnx.NodeProto]:
+        self, value: ir.Value, until: frozenset[ir.Value] = frozenset(), through: frozenset[str] | None = None
+    ) -> Iterator[ir.Node]:
         """The nodes that ``value`` is computed by, nearest first, no further back than ``until``; where ``through`` is given,
         only behind such nodes."""
-        todo, seen = deque([value]), {"", *until}
+        todo, seen = deque([value]), set(until)
         while todo:
             current = todo.popleft()
-            node = self.wiring.producers.get(current)
-            if current in seen or node is None or node.op_type in MEASURING:
+            node = current.producer()
+            if current in seen or node is None or operator(node) in MEASURING:
                 continue
             seen.add(current)
             yield node
-            if through is None or node.op_type in through:
-                todo += (*node.input, *taken([node]))
+            if through is None or operator(node) in through:
+                todo += self.graph.reads(node)
 
 
-def _attends(node: onnx.NodeProto) -> bool:
-    """Whether a node is an attention, or the Softmax within one."""
-    return node.op_type == "Softmax" or node.op_type.endswith("Attention")
+def _attends(node: ir.Node) -> bool:
+    """Return whether a node is an attention, or the Softmax within one."""
+    return operator(node) == "Softmax" or operator(node) in ATTENTIONS

@@ -7,13 +7,15 @@ import re
 from dataclasses import dataclass
 
 import onnx
+import onnx_ir as ir
 
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.encoder.roles import IDS_NAMES, is_ids_like, roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import NORMS, SCALING, operator
 from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -60,27 +62,27 @@ def find_hidden_state(model: Model, name: str | None = None, ids: str | None = N
 
     Raises NameNotFoundError if ``name`` is not in the graph, NothingToPoolError, which lists the candidates, if nothing fits.
     """
-    wiring = Wiring.of(model)
+    graph = Graph.of(model)
     outputs = {value.name: value for value in model.interface.outputs}
     if name is None:
         made = [step.parameters.get("output_name") for step in reversed(head_steps(model))]
         name = next((one for one in made if one in KNOWN_NAMES and one in outputs and _fits(outputs[one])), None)
         name = name or next((known for known in KNOWN_NAMES if known in outputs and _fits(outputs[known])), None)
-        name = name or _only_candidate(model, wiring, ids, sought)
-    elif not wiring.has(name):
-        raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advice(model, wiring, ids, sought))
-    if name in wiring.initializers:
-        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", *_advice(model, wiring, ids, sought))
+        name = name or _only_candidate(model, graph, ids, sought)
+    elif graph.value(name) is None:
+        raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advice(model, graph, ids, sought))
+    if graph.tensor(graph.value(name)) is not None:
+        raise NothingToPoolError(f"{name!r} is a constant, the same for every text", *_advice(model, graph, ids, sought))
     declared = outputs.get(name) or _declared(model, name)
     if declared is not None and declared.rank not in (3, None):
         what = f"{declared} has rank {declared.rank}; what is pooled is {sought.dims}"
-        raise NothingToPoolError(what, *_advice(model, wiring, ids, sought))
+        raise NothingToPoolError(what, *_advice(model, graph, ids, sought))
     if declared is not None and declared.dtype and declared.dtype not in FLOATS:
-        raise NothingToPoolError(f"{declared} holds no floats", *_advice(model, wiring, ids, sought))
+        raise NothingToPoolError(f"{declared} holds no floats", *_advice(model, graph, ids, sought))
     dims = declared.dims if declared is not None and declared.dims is not None else (None, None, None)
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
     batch = dims[0] if name in outputs and dims[0] is not None else _batch_dim(model.interface)
-    return HiddenState(name, dtype, batch, dims[1], last_dim(wiring, name))
+    return HiddenState(name, dtype, batch, dims[1], last_dim(graph, graph.value(name)))
 
 
 def names_scores(name: str) -> bool:
@@ -90,22 +92,22 @@ def names_scores(name: str) -> bool:
 
 def hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
     """Outputs that could be pooled by the third rule, and values inside the graph that normalise over the hidden dim."""
-    wiring = Wiring.of(model)
-    return _output_candidates(model, wiring, ids) or _inner_candidates(model)
+    graph = Graph.of(model)
+    return _output_candidates(model, graph, ids) or _inner_candidates(graph)
 
 
-def _only_candidate(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> str:
-    candidates = _output_candidates(model, wiring, ids)
+def _only_candidate(model: Model, graph: Graph, ids: str | None, sought: Sought) -> str:
+    candidates = _output_candidates(model, graph, ids)
     if len(candidates) == 1:
         return candidates[0]
     found = ", ".join(map(str, model.interface.outputs)) or "no output"
     what = "more than one output could be pooled" if candidates else f"no output is {sought.dims}"
-    raise NothingToPoolError(f"{what}; the model gives {found}", *_advice(model, wiring, ids, sought))
+    raise NothingToPoolError(f"{what}; the model gives {found}", *_advice(model, graph, ids, sought))
 
 
-def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[str]:
+def _output_candidates(model: Model, graph: Graph, ids: str | None) -> list[str]:
     sequence = _sequence_dim(model.interface, ids)
-    vocabulary = tables_of(model, roles_of(model.interface, ids)).vocabulary
+    vocabulary = find_tables(model, roles_of(model.interface, ids)).vocabulary
     return [
         value.name
         for value in model.interface.outputs
@@ -113,32 +115,32 @@ def _output_candidates(model: Model, wiring: Wiring, ids: str | None) -> list[st
         and value.rank == 3
         and not names_scores(value.name)
         and (sequence is None or value.dims is None or value.dims[1] in (sequence, None))
-        and (vocabulary is None or last_dim(wiring, value.name) != vocabulary)
+        and (vocabulary is None or last_dim(graph, graph.value(value.name)) != vocabulary)
     ]
 
 
-def _inner_candidates(model: Model) -> list[str]:
+def _inner_candidates(graph: Graph) -> list[str]:
     """Outputs of the last normalisations in the graph: where a model with a head still has its hidden state."""
-    wiring = Wiring.of(model)
-    found = [node.output[0] for node in model.proto.graph.node if _normalises(wiring, node)]
+    found = [node.outputs[0].name or "" for node in graph.nodes if _normalises(graph, node)]
     return found[:-4:-1]
 
 
-def _normalises(wiring: Wiring, node: onnx.NodeProto) -> bool:
-    """Whether a node is a layer normalisation, or the last step of one that was exported in pieces (times scale, plus bias)."""
-    if node.op_type.endswith(("LayerNormalization", "RMSNormalization")):
+def _normalises(graph: Graph, node: ir.Node) -> bool:
+    """Return whether a node is a norm, or the last step of one that was exported in pieces (times scale, plus bias)."""
+    if operator(node) in NORMS:
         return True
-    sources = [wiring.origin(name) for name in node.input]
-    vectors = [name for name in sources if name in wiring.initializers and len(wiring.initializers[name].dims) == 1]
-    before = [wiring.producers[name].op_type for name in sources if name in wiring.producers]
-    return node.op_type == "Add" and bool(vectors) and any(kind in ("Mul", "Div") for kind in before)
+    sources = [graph.origin(value) for value in node.inputs if value is not None]
+    tensors = [tensor for value in sources if (tensor := graph.tensor(value)) is not None]
+    before = [made for value in sources if (made := value.producer()) is not None]
+    has_vector = any(len(tensor.dims) == 1 for tensor in tensors)
+    return operator(node) == "Add" and has_vector and any(operator(one) in SCALING for one in before)
 
 
-def _advice(model: Model, wiring: Wiring, ids: str | None, sought: Sought) -> tuple[str, tuple[str, ...]]:
+def _advice(model: Model, graph: Graph, ids: str | None, sought: Sought) -> tuple[str, tuple[str, ...]]:
     """Return the advice of an error, and the options that it names."""
     if sought.advice:
         return sought.advice, (sought.option,)
-    could = _output_candidates(model, wiring, ids) or _inner_candidates(model)
+    could = _output_candidates(model, graph, ids) or _inner_candidates(graph)
     named = f"name the hidden state with {sought.option}"
     if could:
         return f"{named}; it could be {', '.join(could)}", (sought.option,)
@@ -167,11 +169,11 @@ def _declared(model: Model, name: str) -> Value | None:
     for info in (*model.proto.graph.value_info, *model.proto.graph.input):
         if info.name == name:
             return value_of(info)
-    return inferred(model).output(name)
+    return infer_values(model).output(name)
 
 
-def inferred(model: Model) -> Interface:
-    """The graph's values as onnx's shape inference sees them, as outputs of an interface; empty where inference fails."""
+def infer_values(model: Model) -> Interface:
+    """Return the graph's values as onnx's shape inference sees them, as outputs of an interface; none where it fails."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model.proto)
     for tensor in copy.graph.initializer:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from graphsurgery.encoder.hidden_state import HiddenState, Sought, find_hidden_state
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import NothingToPoolError
-from graphsurgery.graph.wiring import Wiring
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -29,8 +29,8 @@ def find_logits(model: Model, name: str | None = None, ids: str | None = None) -
 def _only_candidate(model: Model, ids: str | None) -> str:
     if model.interface.output(LOGITS) is not None:
         return LOGITS
-    wiring, vocabulary = Wiring.of(model), tables_of(model, roles_of(model.interface, ids)).vocabulary
-    wide = [value.name for value in model.interface.outputs if _is_as_wide(wiring, value, vocabulary)]
+    graph, vocabulary = Graph.of(model), find_tables(model, roles_of(model.interface, ids)).vocabulary
+    wide = [value.name for value in model.interface.outputs if _is_as_wide(graph, value, vocabulary)]
     if len(wide) == 1:
         return wide[0]
     found = ", ".join(map(str, model.interface.outputs)) or "no output"
@@ -38,7 +38,7 @@ def _only_candidate(model: Model, ids: str | None) -> str:
     raise NothingToPoolError(f"{what} [batch, seq, vocabulary]; the model gives {found}", ADVICE)
 
 
-def _is_as_wide(wiring: Wiring, value: Value, vocabulary: int | None) -> bool:
+def _is_as_wide(graph: Graph, value: Value, vocabulary: int | None) -> bool:
     if vocabulary is None or value.rank != 3 or value.dtype not in FLOATS or value.dims is None:
         return False
-    return vocabulary in (last_dim(wiring, value.name), value.dims[-1])
+    return vocabulary in (last_dim(graph, graph.value(value.name)), value.dims[-1])

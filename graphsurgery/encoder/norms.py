@@ -8,158 +8,176 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.encoder.flow import Flow, is_lookup, summands
+from graphsurgery.encoder.flow import Flow, find_summands, is_lookup
+from graphsurgery.graph.attributes import read_at
+from graphsurgery.graph.operators import EMBEDDING_NORM, LAYER_NORMS, NORMS, SCALE_INPUTS, SKIP_NORMS, operator
 
 LAYER, RMS = "layer norm", "rms norm"
-WHOLE = {
-    "LayerNormalization": LAYER, "SkipLayerNormalization": LAYER, "EmbedLayerNormalization": LAYER,
-    "SimplifiedLayerNormalization": RMS, "RMSNormalization": RMS, "SkipSimplifiedLayerNormalization": RMS,
-}  # fmt: skip
-"""Operators that are a norm, and which."""
-WITH_SUM = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization"})
-SCALES = {"SkipLayerNormalization": 2, "SkipSimplifiedLayerNormalization": 2, "EmbedLayerNormalization": 5}
 PIECES = "pieces"
+GIVEN, COMPUTED, COUNTED = "given", "computed", "counted"
+WORDS, POSITIONS, TYPES = 2, 3, 4
+"""The places of the tables among the inputs of the operator that looks up and normalises embeddings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lookup:
-    """Rows of a table: how they are chosen is ``given`` (an input as it is), ``computed`` from inputs, or ``counted`` (from no
-    input's numbers)."""
+    """Rows of a table, and how they are chosen: ``given`` (by an input as it is), ``computed`` (from inputs), or ``counted``
+    (by no input's numbers)."""
 
-    value: str
-    index: str
+    node: ir.Node
+    table: ir.Value | None
+    index: ir.Value | None
     by: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Norm:
-    """One normalisation: of what, by what operator (`PIECES` where it is taken to pieces), and what it gives."""
+    """One normalisation, ``output = norm(of)``."""
 
-    output: str
-    of: str
+    node: ir.Node
+    """The operator that is all of it, or the square root in the middle of its pieces."""
+    output: ir.Value
+    of: ir.Value | None
     kind: str
-    operator: str
-    scale: str | None
-    biased: bool
-    """Whether a bias is added at the end."""
-    summands: tuple[str, ...]
+    whole: bool
+    """Whether one operator is all of it."""
+    scale: ir.Value | None
+    """The weights as they are stored."""
+    bias: ir.Value | None
+    summands: tuple[ir.Value, ...]
     """The two values whose sum it normalises; empty where it normalises no sum of computed values."""
     lookups: tuple[Lookup, ...]
-    """What that sum consists of where it consists of embeddings alone."""
+    """The terms of that sum where all of them are embeddings."""
 
     @property
-    def whole(self) -> bool:
-        """Whether one operator is all of it."""
-        return self.operator != PIECES
+    def operator(self) -> str:
+        """The name of the operator that is all of it, or `PIECES`."""
+        return self.node.op_type if self.whole else PIECES
+
+    @property
+    def biased(self) -> bool:
+        return self.bias is not None
 
 
-def norms(flow: Flow) -> tuple[Norm, ...]:
-    """Every norm of values that are computed from tokens, in the order in which they run."""
-    found = []
-    for node in flow.nodes:
-        if not any(name in flow.tokens for name in node.output):
+def find_norms(flow: Flow) -> tuple[Norm, ...]:
+    """Return every norm of values that are made of tokens, in the order in which they run."""
+    found: list[Norm | None] = []
+    for node in flow.graph.nodes:
+        if flow.tokens.isdisjoint(node.outputs):
             continue
-        if node.op_type in WHOLE:
+        if operator(node) in NORMS:
             found.append(_whole(flow, node))
-        elif node.op_type == "Sqrt" and (made := _in_pieces(flow, node)) is not None:
-            found.append(made)
-    return tuple(found)
+        elif operator(node) == "Sqrt":
+            found.append(_in_pieces(flow, node))
+    return tuple(one for one in found if one is not None)
 
 
-def _whole(flow: Flow, node: onnx.NodeProto) -> Norm:
-    kind, place = WHOLE[node.op_type], SCALES.get(node.op_type, 1)
-    scale = flow.wiring.origin(node.input[place]) if len(node.input) > place else None
-    biased = kind == LAYER and len(node.input) > place + 1
-    if node.op_type == "EmbedLayerNormalization":
-        rows = [Lookup(name, name, "given") for name in node.input[:2] if name]
-        return Norm(node.output[0], node.input[0], kind, node.op_type, scale, biased, (), (*rows, Lookup("", "", "counted")))
-    if node.op_type in WITH_SUM:
-        added = (node.input[0], node.input[1])
-        return Norm(node.output[0], node.input[0], kind, node.op_type, scale, biased, added, ())
-    summands, lookups = _sum(flow, node.input[0])
-    return Norm(node.output[0], node.input[0], kind, node.op_type, scale, biased, summands, lookups)
+def _whole(flow: Flow, node: ir.Node) -> Norm:
+    place, of = SCALE_INPUTS[operator(node)], read_at(node, 0)
+    scale, kind = read_at(node, place), LAYER if operator(node) in LAYER_NORMS else RMS
+    summands, lookups = _terms(flow, node)
+    return Norm(
+        node=node,
+        output=node.outputs[0],
+        of=of,
+        kind=kind,
+        whole=True,
+        scale=None if scale is None else flow.graph.origin(scale),
+        bias=read_at(node, place + 1) if kind == LAYER else None,
+        summands=summands,
+        lookups=lookups,
+    )
 
 
-def _in_pieces(flow: Flow, root: onnx.NodeProto) -> Norm | None:
-    """The norm whose ``sqrt(mean z^2 + eps)`` is ``root``."""
+def _terms(flow: Flow, node: ir.Node) -> tuple[tuple[ir.Value, ...], tuple[Lookup, ...]]:
+    """Return the two values whose sum a whole norm normalises, and the lookups in it."""
+    if operator(node) == EMBEDDING_NORM:
+        given = ((WORDS, read_at(node, 0)), (TYPES, read_at(node, 1)))
+        rows = [Lookup(node, read_at(node, place), index, GIVEN) for place, index in given if index is not None]
+        return (), (*rows, Lookup(node, read_at(node, POSITIONS), None, COUNTED))
+    if operator(node) in SKIP_NORMS:
+        return tuple(value for value in node.inputs[:2] if value is not None), ()
+    return _sum(flow, read_at(node, 0))
+
+
+def _in_pieces(flow: Flow, root: ir.Node) -> Norm | None:
+    """Return the norm whose ``sqrt(mean z^2 + eps)`` is ``root``."""
     centred = _squared(flow, root)
-    if centred is None:
+    normalised = _normalised(flow, root.outputs[0]) if centred is not None else None
+    if centred is None or normalised is None:
         return None
-    of = _centred(flow, centred)
-    normalised = _normalised(flow, root.output[0])
-    if normalised is None:
-        return None
-    scaled, scale = _with_vector(flow, normalised, "Mul")
-    if of is None:
-        return Norm(scaled, centred, RMS, PIECES, scale, False, *_sum(flow, centred))
-    output, bias = _with_vector(flow, scaled, "Add")
-    return Norm(output, of, LAYER, PIECES, scale, bias is not None, *_sum(flow, of))
+    of, bias = _uncentred(flow, centred), None
+    output, scale = _with_vector(flow, normalised, "Mul")
+    if of is not None:
+        output, bias = _with_vector(flow, output, "Add")
+    kind = RMS if of is None else LAYER
+    return Norm(root, output, of or centred, kind, False, scale, bias, *_sum(flow, of or centred))
 
 
-def _squared(flow: Flow, root: onnx.NodeProto) -> str | None:
-    """z in ``sqrt(mean z^2 + eps)``."""
-    shifted = flow.behind(root.input[0])
-    for name in shifted.input if shifted is not None and shifted.op_type == "Add" else ():
-        mean = flow.behind(name)
-        square = flow.behind(mean.input[0]) if mean is not None and mean.op_type == "ReduceMean" else None
-        if square is not None and (square.op_type == "Pow" or _is_square(square)):
-            return square.input[0]
+def _squared(flow: Flow, root: ir.Node) -> ir.Value | None:
+    """Return z in ``sqrt(mean z^2 + eps)``."""
+    shifted = flow.behind(read_at(root, 0))
+    for value in shifted.inputs if shifted is not None and operator(shifted) == "Add" else ():
+        mean = flow.behind(value)
+        square = flow.behind(read_at(mean, 0)) if mean is not None and operator(mean) == "ReduceMean" else None
+        if square is not None and (operator(square) == "Pow" or _is_square(square)):
+            return read_at(square, 0)
     return None
 
 
-def _is_square(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Mul" and node.input[0] == node.input[1]
+def _is_square(node: ir.Node) -> bool:
+    return operator(node) == "Mul" and read_at(node, 0) is read_at(node, 1)
 
 
-def _centred(flow: Flow, name: str) -> str | None:
-    """x where ``name`` is x - mean x; None where it is anything else."""
-    node = flow.behind(name)
-    if node is None or node.op_type != "Sub":
+def _uncentred(flow: Flow, value: ir.Value) -> ir.Value | None:
+    """Return x where ``value`` is x - mean x; None where it is anything else."""
+    node = flow.behind(value)
+    if node is None or operator(node) != "Sub":
         return None
-    mean = flow.behind(node.input[1])
-    same = mean is not None and mean.op_type == "ReduceMean" and _copies(flow, mean.input[0], node.input[0])
-    return node.input[0] if same else None
+    of, mean = read_at(node, 0), flow.behind(read_at(node, 1))
+    averaged = read_at(mean, 0) if mean is not None and operator(mean) == "ReduceMean" else None
+    if of is None or averaged is None:
+        return None
+    return of if flow.graph.origin(averaged) is flow.graph.origin(of) else None
 
 
-def _copies(flow: Flow, one: str, other: str) -> bool:
-    return flow.wiring.origin(one) == flow.wiring.origin(other)
-
-
-def _normalised(flow: Flow, root: str) -> str | None:
-    """What is divided by ``root``, divided."""
+def _normalised(flow: Flow, root: ir.Value) -> ir.Value | None:
+    """Return what is divided by ``root``, divided."""
     for node in flow.used_by(root, "Div", "Reciprocal"):
-        if node.op_type == "Div" and flow.number(node.input[0]) is None:
-            return node.output[0]
-        product = next(iter(flow.used_by(node.output[0], "Mul")), None)
-        return product.output[0] if product is not None else None
+        if operator(node) == "Div" and flow.number(read_at(node, 0)) is None:
+            return node.outputs[0]
+        product = next(iter(flow.used_by(node.outputs[0], "Mul")), None)
+        return product.outputs[0] if product is not None else None
     return None
 
 
-def _with_vector(flow: Flow, name: str, operator: str) -> tuple[str, str | None]:
-    """``name`` times, or plus, the vector that follows it, and that vector; as it is where none follows."""
-    for node in flow.used_by(name, operator):
-        vector = next((one for one in node.input if flow.is_vector(one)), None)
+def _with_vector(flow: Flow, value: ir.Value, kind: str) -> tuple[ir.Value, ir.Value | None]:
+    """Return ``value`` times, or plus, the vector that follows it, and that vector; ``value`` itself where none follows."""
+    for node in flow.used_by(value, kind):
+        vector = flow.find_vector(node)
         if vector is not None:
-            return node.output[0], flow.wiring.origin(vector)
-    return name, None
+            return node.outputs[0], flow.graph.origin(vector)
+    return value, None
 
 
-def _sum(flow: Flow, name: str) -> tuple[tuple[str, ...], tuple[Lookup, ...]]:
-    """The two computed values that ``name`` is the sum of, and the lookups that it consists of."""
-    node = flow.behind(name)
-    if node is None or node.op_type != "Add" or any(flow.constant(one) is not None for one in node.input):
+def _sum(flow: Flow, value: ir.Value | None) -> tuple[tuple[ir.Value, ...], tuple[Lookup, ...]]:
+    """Return the two computed values that ``value`` is the sum of, and the lookups that it consists of."""
+    node = flow.behind(value)
+    if value is None or node is None or operator(node) != "Add" or any(flow.weights(one) is not None for one in node.inputs):
         return (), ()
-    lookups = tuple(_lookup(flow, term) for term in summands(flow, name))
-    return (node.input[0], node.input[1]), lookups if all(one.by for one in lookups) else ()
+    lookups = [_lookup(flow, term) for term in find_summands(flow, value)]
+    known = [one for one in lookups if one is not None]
+    return tuple(one for one in node.inputs if one is not None), tuple(known) if len(known) == len(lookups) else ()
 
 
-def _lookup(flow: Flow, name: str) -> Lookup:
-    """A term of a sum as a lookup; ``by`` is empty where it is none."""
-    node = flow.behind(name)
-    if node is None or not is_lookup(flow.wiring, node):
-        return Lookup(name, "", "")
-    origin = flow.wiring.origin(node.input[1])
-    by = "given" if origin in flow.wiring.inputs else "computed" if origin in flow.fed else "counted"
-    return Lookup(node.output[0], node.input[1], by)
+def _lookup(flow: Flow, value: ir.Value) -> Lookup | None:
+    """Return a term of a sum as a lookup; None where it is anything else."""
+    node = flow.behind(value)
+    index = read_at(node, 1) if node is not None and is_lookup(flow.graph, node) else None
+    if node is None or index is None:
+        return None
+    origin = flow.graph.origin(index)
+    by = GIVEN if flow.graph.is_fed(origin) else COMPUTED if origin in flow.fed else COUNTED
+    return Lookup(node, read_at(node, 0), index, by)

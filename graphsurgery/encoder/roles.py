@@ -33,7 +33,7 @@ class Roles:
 
 
 def roles_of(interface: Interface, ids: str | None = None, mask: str | None = None) -> Roles:
-    """Tell the inputs' roles by name; ``ids`` and ``mask`` name inputs that are known already."""
+    """Find the inputs' roles by name; ``ids`` and ``mask`` name inputs that are known already."""
     found = {
         "ids": _pick(interface, (ids,)) if ids else _pick(interface, IDS_NAMES, is_ids_like),
         "mask": _pick(interface, (mask,) if mask else MASK_NAMES),
@@ -45,12 +45,12 @@ def roles_of(interface: Interface, ids: str | None = None, mask: str | None = No
 
 
 def is_ids_like(value: Value) -> bool:
-    """Whether a value can be token ids: integers of rank 2."""
+    """Return whether a value can be token ids: integers of rank 2."""
     return value.dtype in INTEGERS and value.rank in (2, None)
 
 
 def is_mask_like(value: Value) -> bool:
-    """Whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or of unknown rank)."""
+    """Return whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or unknown)."""
     return value.dtype in MASK_TYPES and value.rank in (2, None)
 
 

@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
-import onnx
+import onnx_ir as ir
 
-from graphsurgery.graph.wiring import Wiring, attribute_int
+from graphsurgery.graph.attributes import integer, read_at
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import ELEMENTWISE, SCALE_INPUTS, UNARY, WIDE_AS_SECOND, operator
 
-ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Pow", "PRelu"})
 DEEPEST = 200
 """How many nodes back is looked, at most."""
-PRODUCTS = frozenset({"MatMul", "FusedMatMul", "BiasGelu", "MatMulInteger", "DynamicQuantizeMatMul"})
-"""Operators whose second input is as wide as their output."""
-UNARY = frozenset({
-    "Abs", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid",
-    "Identity", "LeakyRelu", "Mish", "Neg", "QuantizeLinear", "QuickGelu", "Relu", "Sigmoid", "Softmax", "Sqrt", "Tanh",
-})  # fmt: skip
-SCALED_NORMS = {
-    "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1, "SkipLayerNormalization": 2,
-    "SkipSimplifiedLayerNormalization": 2, "EmbedLayerNormalization": 5,
-}  # fmt: skip
-"""Normalising operators and which of their inputs is the scale, a vector as long as the last dim."""
+Known = dict[ir.Value, int | None]
 
 
-def last_dim(wiring: Wiring, name: str) -> int | None:
-    """The size of the last dim of the value ``name``, or None where the graph's weights do not tell."""
-    return _last_dim(wiring, name, {}, 0)
+def last_dim(graph: Graph, value: ir.Value | None) -> int | None:
+    """Return the size of the last dim of ``value``, or None where the graph's weights do not tell."""
+    return _last_dim(graph, value, {}, 0)
 
 
-def _last_dim(wiring: Wiring, name: str, known: dict[str, int | None], depth: int) -> int | None:
-    """As `last_dim`; ``known`` holds what was looked at already, which also ends cycles."""
-    if name in known:
-        return known[name]
-    known[name] = None
-    node = wiring.producers.get(name)
-    if name in wiring.initializers:
-        dims = wiring.initializers[name].dims
-        known[name] = int(dims[-1]) if dims else 1
+def _last_dim(graph: Graph, value: ir.Value | None, known: Known, depth: int) -> int | None:
+    """As `last_dim`; ``known`` holds what was looked at already."""
+    if value is None or value in known:
+        return known.get(value) if value is not None else None
+    known[value] = None
+    tensor, node = graph.tensor(value), value.producer()
+    if tensor is not None:
+        known[value] = int(tensor.dims[-1]) if tensor.dims else 1
     elif node is not None and depth < DEEPEST:
-        known[name] = _from_node(wiring, node, known, depth + 1)
-    return known[name]
+        known[value] = _from_node(graph, node, known, depth + 1)
+    return known[value]
 
 
-def _from_node(wiring: Wiring, node: onnx.NodeProto, known: dict[str, int | None], depth: int) -> int | None:
-    kind = node.op_type
-    if kind in SCALED_NORMS and len(node.input) > SCALED_NORMS[kind]:
-        return _last_dim(wiring, node.input[SCALED_NORMS[kind]], known, depth)
-    if kind in PRODUCTS and len(node.input) > 1:
-        return _last_dim(wiring, node.input[1], known, depth)
+def _from_node(graph: Graph, node: ir.Node, known: Known, depth: int) -> int | None:
+    kind = operator(node)
+    if kind in SCALE_INPUTS:
+        return _last_dim(graph, read_at(node, SCALE_INPUTS[kind]), known, depth)
+    if kind in WIDE_AS_SECOND:
+        return _last_dim(graph, read_at(node, 1), known, depth)
     if kind == "Gemm":
-        weights = wiring.initializers.get(node.input[1])
-        return None if weights is None else int(weights.dims[0 if attribute_int(node, "transB", 0) else 1])
-    if kind == "Gather" and attribute_int(node, "axis", 0) == 0:
-        table = wiring.initializers.get(wiring.origin(node.input[0]))
+        weights = graph.tensor(read_at(node, 1))
+        columns = 0 if integer(node, "transB", 0) else 1
+        return int(weights.dims[columns]) if weights is not None and len(weights.dims) == 2 else None
+    if kind == "Gather" and integer(node, "axis", 0) == 0:
+        rows = read_at(node, 0)
+        table = None if rows is None else graph.tensor(graph.origin(rows))
         return int(table.dims[-1]) if table is not None and len(table.dims) > 1 else None
     if kind in ELEMENTWISE:
-        return _broadcast([_last_dim(wiring, value, known, depth) for value in node.input])
-    if kind in UNARY and node.input:
-        return _last_dim(wiring, node.input[0], known, depth)
-    return None
+        return _broadcast([_last_dim(graph, value, known, depth) for value in node.inputs])
+    return _last_dim(graph, read_at(node, 0), known, depth) if kind in UNARY else None
 
 
 def _broadcast(sizes: list[int | None]) -> int | None:
-    """The last dim of operands of these last dims: the one that is not 1, where they agree on it."""
+    """Return the last dim of operands of these last dims: the one that is not 1, where they agree on it."""
     wide = {size for size in sizes if size is not None and size > 1}
     if wide:
         return wide.pop() if len(wide) == 1 else None

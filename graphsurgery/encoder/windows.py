@@ -2,54 +2,59 @@
 
 from __future__ import annotations
 
-import onnx
+from collections.abc import Iterator
 
-from graphsurgery.graph.wiring import Wiring, all_nodes, constant_value
+import onnx
+import onnx_ir as ir
+
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
+from graphsurgery.graph.attributes import constant_tensor, integer
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import COMPARING, POSITION_STEPS, operator
 from graphsurgery.model.model import Model
 
-COMPARING = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
-ARITHMETIC = (
-    "Abs", "Add", "Cast", "Expand", "Identity", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-)  # fmt: skip
-"""Operators between positions and the comparison that makes a window of them."""
 WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
 WIDEST = 1 << 20
 """A number beyond this is no window: masks are compared with such numbers, too."""
 
 
 def largest_window(model: Model) -> int | None:
-    """The largest number that positions, or differences of positions, are compared with; None where there is none.
+    """Return the largest number that positions, or differences of positions, are compared with; None where there is none.
 
     A comparison that has another purpose (relative position buckets, say) only makes the result larger than it need be.
+    None is found in a malformed graph: ONNX Runtime runs some of these.
     """
-    nodes = list(all_nodes(model.proto.graph))
-    comparisons = [node for node in nodes if node.op_type in COMPARING]
-    found = [one.i for node in nodes for one in node.attribute if one.name in WINDOW_ATTRIBUTES]
-    if comparisons:
-        inside = {node.output[0]: tensor for node in nodes if (tensor := constant_value(node)) is not None}
-        constants = Wiring.of(model).initializers | inside
-        producers = {output: node for node in nodes for output in node.output if output}
-        found += [_size(model, one) for node in comparisons for one in _constants(node, constants, producers)]
+    try:
+        graph, found = Graph.of(model), [0]
+    except (MalformedModelError, UnsupportedModelError):
+        return None
+    for node in graph.main.all_nodes():
+        found += [integer(node, name, 0) for name in WINDOW_ATTRIBUTES]
+        if operator(node) in COMPARING:
+            found += [_size(model, tensor) for tensor in _constants(graph, node)]
     return max((one for one in found if 0 < one <= WIDEST), default=None)
 
 
-def _constants(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], producers: dict[str, onnx.NodeProto]
-) -> list[onnx.TensorProto]:
+def _constants(graph: Graph, node: ir.Node) -> Iterator[onnx.TensorProto]:
     """The constants of one number that go into a comparison through arithmetic alone."""
-    found, seen, todo = [], set(), list(node.input)
+    seen, todo = set(), list(node.inputs)
     while todo:
-        name = todo.pop()
-        if name in constants:
-            found += [constants[name]] if _is_one_number(constants[name]) else []
-        elif name in producers and name not in seen and producers[name].op_type in ARITHMETIC:
-            todo += producers[name].input
-        seen.add(name)
-    return found
+        value = todo.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        tensor = graph.tensor(value)
+        if tensor is None and producer is not None:  # a constant of a graph within a node
+            tensor = constant_tensor(producer)
+        if tensor is not None:
+            yield from (tensor,) if _is_one_number(tensor) else ()
+        elif producer is not None and operator(producer) in POSITION_STEPS:
+            todo += producer.inputs
 
 
 def _size(model: Model, tensor: onnx.TensorProto) -> int:
-    """A whole number without its sign; 0 for what is none."""
+    """Return a whole number without its sign; 0 for what is none."""
     value = float(model.values(tensor).reshape(-1)[0])
     return abs(int(value)) if value.is_integer() else 0
 

@@ -35,6 +35,11 @@ def text(node: ir.Node, name: str) -> str | None:
     return found.value if found is not None and isinstance(found.value, str) else None
 
 
+def read_at(node: ir.Node, place: int) -> ir.Value | None:
+    """Return the value that ``node`` reads at ``place``; None where it reads none there."""
+    return node.inputs[place] if place < len(node.inputs) else None
+
+
 def graphs_of(node: ir.Node) -> list[ir.Graph]:
     """Return the graphs that ``node`` holds."""
     held = (one for one in node.attributes.values() if one.type in GRAPHS and not one.is_ref())

@@ -94,6 +94,10 @@ class Graph:
         """Return the tensor that ``value`` is at every run; None where it is computed, or an input with a default."""
         return None if value is None or value.is_graph_input() else self._tensors.get(value)
 
+    def is_fed(self, value: ir.Value) -> bool:
+        """Return whether ``value`` is an input of the main graph that every caller has to give: one without a default."""
+        return value.is_graph_input() and value.graph is self.main and value not in self._tensors
+
     @property
     def constants(self) -> dict[ir.Value, onnx.TensorProto]:
         """Every value that is the same at every run, with its tensor."""
@@ -180,7 +184,7 @@ class Graph:
 
     def _enter(self, node: ir.Node) -> None:
         """Note what a node of the main graph holds."""
-        tensor = constant_tensor(node)
+        tensor = constant_tensor(node) if self.is_standard(node) else None
         if tensor is not None:
             self._tensors[node.outputs[0]] = tensor
         for inner in graphs_within(node):

@@ -49,7 +49,11 @@ MOVING = frozenset({
 """The outputs hold numbers of the inputs as they are; nothing is computed."""
 SAME_ORDER = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 """Every element keeps its place in the order."""
-STORED_STEPS = frozenset({"Cast", "Identity", "DequantizeLinear"})
+VIEWS = RESHAPING | {"Expand", "Slice", "Transpose"}
+"""The first output shows elements of the first input, in another shape or order, some of them repeated or left out."""
+JOINING = RESHAPING | {"Transpose"}
+"""Operators that bring heads back together: every element of the input is in the output, once."""
+STORED_STEPS = frozenset({"Cast", "Identity", "DequantizeLinear"}) | _vendor("DequantizeLinear")
 """Operators between weights as they are stored and what reads them."""
 MEASURING = frozenset({"Shape", "Size"})
 """Only the size of the input counts, not its numbers."""
@@ -60,6 +64,24 @@ RANDOM = frozenset({
 TRAINING = frozenset({"Dropout", "BatchNormalization"})
 """Operators that are random, or change what they are given, while a model is trained."""
 COMPARING = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+SCALING = frozenset({"Div", "Mul"})
+ROOTS = frozenset({"Div", "Reciprocal", "Sqrt"})
+"""Operators that give the size of a vector, or one over it."""
+SHAPE_STEPS = frozenset({"Concat", "Reshape", "Slice", "Unsqueeze"})
+"""Operators that put the target of a Reshape together."""
+SHIFTING = frozenset({"Abs", "Add", "Neg", "Sub"})
+"""Operators that make another position, or a distance, of positions."""
+POSITION_STEPS = SHIFTING | {"Cast", "Expand", "Identity", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators between positions and the comparison that makes a window of them."""
+INDEX_STEPS = RESHAPING | {"Add", "Clip", "Max", "Min", "Mul", "Where"}
+"""Operators that ids still pass through on their way to a table; a CumSum, Equal or Shape makes positions of them."""
+ELEMENTWISE = frozenset({"Add", "Div", "Mul", "PRelu", "Pow", "Sub", "Where"})
+"""Operators of several inputs that broadcast to one output."""
+UNARY = frozenset({
+    "Abs", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Elu", "Erf", "Gelu", "HardSigmoid", "Identity",
+    "LeakyRelu", "Mish", "Neg", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sqrt", "Swish", "Tanh",
+}) | _vendor("DequantizeLinear", "FastGelu", "Gelu", "QuantizeLinear", "QuickGelu")  # fmt: skip
+"""Operators whose first output has the shape of the first input."""
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "MatMulInteger"}) | _vendor(
     "FusedMatMul", "DynamicQuantizeMatMul", "MatMulNBits"
@@ -83,6 +105,14 @@ ATTENTIONS = frozenset({"Attention"}) | _vendor(
     "SparseAttention",
 )  # fmt: skip
 """Operators that are a whole attention."""
+BLENDING = frozenset({"Add", "Max", "Min", "Sub", "Where"})
+"""Operators that put a mask or a bias into scores."""
+SCORE_STEPS = BLENDING | RESHAPING | {"Clip", "Div", "Mul", "Transpose"}
+"""Operators between the product of queries and keys and the softmax."""
+WEIGHT_STEPS = COPYING | {"Mul", "Reshape", "Where"}
+"""Operators between the softmax and the product with values."""
+POSITION_BIASES = _vendor("GatedRelativePositionBias", "RelativePositionBias")
+"""Operators that make a bias of positions by a table of their own."""
 MASK_INPUTS = {
     "Attention": (3,), f"{VENDOR}.Attention": (3, 5), f"{VENDOR}.MultiHeadAttention": (4, 5), f"{VENDOR}.QAttention": (5,),
     f"{VENDOR}.GroupQueryAttention": (10,), f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3, 4),
@@ -102,8 +132,26 @@ SKIP_NORMS = _vendor("SkipLayerNormalization", "SkipSimplifiedLayerNormalization
 """Norms that add their first two inputs before they normalise."""
 EMBEDDING_NORM = f"{VENDOR}.EmbedLayerNormalization"
 """Looks ids up in tables, adds the rows and normalises them."""
+PLAIN_NORMS = NORMS - SKIP_NORMS - {EMBEDDING_NORM}
+"""Norms that normalise their first input as it is."""
 SUMS = frozenset({"Add"}) | SKIP_NORMS
 """Operators that add their first two inputs."""
+PRODUCT_BIASES = {"Gemm": 2, f"{VENDOR}.DynamicQuantizeMatMul": 4}
+"""The place of the bias among a product's inputs."""
+BETWEEN_LAYERS = PLAIN_NORMS | {
+    "Add", "Cast", "Clip", "Div", "Dropout", "Identity", "Mul", "Pow", "Reciprocal", "ReduceMean", "Reshape", "Sqrt", "Sub",
+    "Where",
+}  # fmt: skip
+"""Operators between the sum that ends a layer and what the next layer is given: norms, whole or in pieces, masking, views."""
+BEHIND_ATTENTION = PRODUCTS | SUMS | JOINING | PLAIN_NORMS | {"Mul"}
+"""Operators between an attention's output and the sum that adds it to what flows through the layers."""
+GELUS = frozenset({"Gelu"}) | _vendor("BiasGelu", "Gelu")
+TANH_GELUS = _vendor("FastGelu")
+QUICK_GELUS = _vendor("QuickGelu")
+SILUS = frozenset({"Swish"})
+RELUS = frozenset({"Relu"})
+BENDS = frozenset({"Erf", "Tanh"})
+"""The operators in the middle of a GELU in pieces."""
 SCALE_INPUTS = {
     "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1,
     f"{VENDOR}.SimplifiedLayerNormalization": 1, f"{VENDOR}.SkipLayerNormalization": 2,

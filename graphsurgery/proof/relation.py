@@ -10,7 +10,6 @@ import onnx
 from graphsurgery.compare.limits import Limits
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.graph.wiring import all_nodes
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
@@ -18,6 +17,7 @@ from graphsurgery.model.provenance import Step, rewrites
 from graphsurgery.model.schema import tensors
 from graphsurgery.proof.expected import computes_in_half
 from graphsurgery.references.chain import Chain
+from graphsurgery.references.nested import every_node
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
@@ -84,7 +84,7 @@ def _takes(value: Value, given: Value) -> bool:
 
 def _computes_in(model: Model, kind: int) -> bool:
     """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
-    casts = (node for node in all_nodes(model.proto.graph) if node.op_type == "Cast")
+    casts = (node for node in every_node(model.proto.graph) if node.op_type == "Cast")
     return any(tensor.data_type == kind for _, tensor in tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
     )

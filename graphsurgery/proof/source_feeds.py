@@ -8,7 +8,7 @@ from itertools import product
 
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
-from graphsurgery.encoder.tables import tables_of
+from graphsurgery.encoder.tables import find_tables
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
@@ -38,7 +38,7 @@ def feeds_for(source: Model, chain: Chain | None = None) -> Drawer:
     _require_drawable(after.interface.inputs)
     masks = [_mask(link) for link in (*chain, *own)]
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
-    tables = tables_of(source, roles)
+    tables = find_tables(source, roles)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 

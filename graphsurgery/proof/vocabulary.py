@@ -1,4 +1,4 @@
-"""Whether word weights cover the encoder's vocabulary. Drawn ids cannot tell: they never go beyond what `tables_of` found."""
+"""Whether word weights cover the encoder's vocabulary. Drawn ids cannot tell: they never go beyond what `find_tables` found."""
 
 from __future__ import annotations
 

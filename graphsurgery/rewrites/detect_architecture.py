@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphsurgery.encoder.architecture import Architecture, architecture_of
+from graphsurgery.encoder.architecture import Architecture, find_architecture
 from graphsurgery.errors import FolderError
 from graphsurgery.folders.transformer_config import read_encoder_config
 from graphsurgery.model.model import Model
@@ -24,6 +24,6 @@ def detect_architecture(model: Model) -> Architecture | None:
             complaint = (f"warning: {error}",)
             break
         if config is not None:
-            return architecture_of(model, config.raw)
-    found = architecture_of(model)
+            return find_architecture(model, config.raw)
+    found = find_architecture(model)
     return None if found is None else replace(found, notes=(*found.notes, *complaint))

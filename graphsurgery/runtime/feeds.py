@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.encoder.roles import Roles, is_mask_like
-from graphsurgery.encoder.tables import Tables, tables_of
+from graphsurgery.encoder.tables import Tables, find_tables
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
@@ -44,7 +44,7 @@ class Drawer:
 
     @classmethod
     def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:
-        return cls(roles, tables_of(model, roles), pad_id)
+        return cls(roles, find_tables(model, roles), pad_id)
 
     @property
     def has_mask(self) -> bool:

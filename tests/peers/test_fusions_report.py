@@ -118,16 +118,16 @@ def test_what_is_said(on_request, name):
 
 @pytest.mark.parametrize("name", ON_REQUEST)
 def test_the_architecture(on_request, name):
-    from graphsurgery.encoder.architecture import architecture_of
-    from graphsurgery.encoder.blocks import blocks_of
+    from graphsurgery.encoder.architecture import find_architecture
+    from graphsurgery.encoder.blocks import find_blocks
 
     model = graphsurgery.load(on_request / name / "model.onnx")
     one = detect_architecture(model)
     assert (one.model_type, one.name, one.heads, one.hidden, one.layers) == ("bert", name, 4, 32, 3) and not one.notes
     likes = {"albert": "ALBERT", "camembert": "RoBERTa", "deberta-v2": "DeBERTa", "distilbert": "DistilBERT"}
     likes |= {"electra": "ELECTRA", "mistral": "Llama", "mpnet": "MPNet", "roberta": "RoBERTa"}
-    assert architecture_of(model).name == f"like {likes[name]}"
-    for attention in blocks_of(model).attentions:
+    assert find_architecture(model).name == f"like {likes[name]}"
+    for attention in find_blocks(model).attentions:
         assert attention.added == ADDED.get(name, ("padding mask",))
         assert attention.key_heads == (2 if name == "mistral" else 4)
 

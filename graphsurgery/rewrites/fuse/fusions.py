@@ -7,17 +7,20 @@ the part is fused if the witness is gone, or if another operator makes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
+import onnx_ir as ir
 
 from graphsurgery.encoder.activations import GELU, QUICK_GELU, TANH_GELU, Activation
-from graphsurgery.encoder.architecture import BERT, T5, structure
+from graphsurgery.encoder.architecture import BERT, T5, find_likeness
 from graphsurgery.encoder.attention import Attention
-from graphsurgery.encoder.blocks import Blocks, blocks_of
+from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import STANDARD, VENDOR, operator
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.reasons import (
     attention_obstacles,
@@ -62,14 +65,14 @@ def find_fusable(model: Model, model_type: str | None = None) -> tuple[Fusable, 
     Args:
         model_type: the optimizer's model type, whose patterns it looks for. By default that of the model's architecture.
     """
-    blocks = blocks_of(model)
-    model_type = model_type or (T5 if structure(blocks) == "T5" else BERT)
+    blocks = find_blocks(model)
+    model_type = model_type or (T5 if find_likeness(blocks) == "T5" else BERT)
     found = [
         *(part for layer, norm in blocks.norms if (part := _norm(blocks, layer, norm)) is not None),
         *(part for place, one in enumerate(blocks.attentions) for part in _attention(blocks, place, one, model_type)),
         *(_gelu(layer, one) for layer, one in blocks.activations if one.kind in GELUS),
     ]
-    order = {name: place for place, node in enumerate(blocks.flow.nodes) for name in node.output}
+    order = {value.name: place for place, node in enumerate(blocks.flow.graph.nodes) for value in node.outputs}
     return tuple(sorted(found, key=lambda part: (-1 if part.layer is None else part.layer, order.get(part.output, 0))))
 
 
@@ -86,32 +89,10 @@ def report_fusions(
         because: by kind of part, the reason the caller knows for not fusing it. It is reported instead of any other.
         shape_failure: the node at which the optimizer's shape inference failed, if it did.
     """
-    old, new = _Made.of(before), _Made.of(after)
+    old, new = Graph(before), Graph(after)
     found = [Fusion(part, _operator(part, old, new)) for part in parts]
-    reasons = _Reasons(before, new, shape_failure, found[:], because or {})
+    reasons = _Reasons(old, new, shape_failure, found[:], because or {})
     return FusionReport(tuple(one if one.fused else replace(one, why=reasons.of(one)) for one in found))
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A graph by its values: the node that makes each and the nodes that read it; its outputs; and the weights that are also
-    inputs, so that another value may be given to them."""
-
-    makers: dict[str, onnx.NodeProto]
-    readers: dict[str, list[onnx.NodeProto]]
-    outputs: frozenset[str]
-    replaceable: frozenset[str]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> _Made:
-        makers = {name: node for node in model.graph.node for name in node.output if name}
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
-        inputs = {info.name for info in model.graph.input}
-        replaceable = frozenset(tensor.name for tensor in model.graph.initializer if tensor.name in inputs)
-        return cls(makers, readers, frozenset(info.name for info in model.graph.output), replaceable)
 
 
 @dataclass(frozen=True)
@@ -119,8 +100,8 @@ class _Reasons:
     """Finds the reasons why a part was not fused: what the caller knows; the part's structure; what became of other parts; the
     shapes of its operands."""
 
-    before: onnx.ModelProto
-    after: _Made
+    before: Graph
+    after: Graph
     shape_failure: str | None
     found: Sequence[Fusion]
     because: Mapping[str, str]
@@ -137,8 +118,8 @@ class _Reasons:
         return known or tuple(self._casts(part)) or tuple(self._outside(part)) or (UNKNOWN,)
 
     def _order(self, part: Fusable) -> Iterator[str]:
-        first = self.after.makers.get(part.other_first or "")
-        if first is not None and first.op_type == "Add":
+        first = _maker(self.after, part.other_first)
+        if first is not None and operator(first) == "Add":
             yield "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first"
 
     def _others(self, part: Fusable) -> Iterator[str]:
@@ -155,30 +136,34 @@ class _Reasons:
             yield f"its operands can differ in shape: {', '.join(map(self.shapes.show, part.operands))}"
 
     def _outside(self, part: Fusable) -> Iterator[str]:
-        if part.output in self.after.outputs:
+        if any(value.name == part.output for value in self.after.main.outputs):
             yield "its result is also an output of the graph"
-        if self.after.replaceable:
+        if any(self.after.tensor(value) is not None for value in self.after.main.inputs):
             yield "weights are also inputs of the graph, so that a run may replace them"
 
     def _casts(self, part: Fusable) -> Iterator[str]:
-        near = [part.output] if part.kind in IN_A_ROW else []
+        output = self.after.value(part.output)
+        near = [output] if output is not None and part.kind in IN_A_ROW else []
         for _ in range(FURTHEST):
-            near = [name for one in near if one in self.after.makers for name in self.after.makers[one].input]
-            if any(name in self.after.makers and self.after.makers[name].op_type == "Cast" for name in near):
+            near = _read_for(near)
+            if any(operator(node) == "Cast" for node in _makers(near)):
                 yield "there are casts among its operators: the optimizer's patterns have none"
                 return
 
 
 def _norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
-    made = Fusable(NORM, layer, (), norm.output, norm.output, _maker(blocks, norm.output), norm.scale)
+    output, scale = norm.output.name or "", None if norm.scale is None else norm.scale.name
+    made = Fusable(NORM, layer, (), output, output, _gives(norm.output), scale)
     layer_norm = norm.kind == LAYER
     if layer is None and (norm.lookups or (norm.summands and blocks.attentions)):
-        ids = tuple(one.index for one in norm.lookups if blocks.flow.behind(one.index) is None)
+        rows = [one.index for one in norm.lookups if one.index is not None]
+        ids = tuple(index.name or "" for index in rows if blocks.flow.behind(index) is None)
         wanted, reasons = ("EmbedLayerNormalization",), embedding_obstacles(norm)
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)
     if norm.summands:
         wanted, reasons = (OF_SUM[0 if layer_norm else 1],), skip_obstacles(blocks, norm)
-        return replace(made, kind=SKIP_NORM, wanted=wanted, operands=norm.summands, obstacles=reasons)
+        summands = tuple(value.name or "" for value in norm.summands)
+        return replace(made, kind=SKIP_NORM, wanted=wanted, operands=summands, obstacles=reasons)
     if norm.whole:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
@@ -188,46 +173,70 @@ def _norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
 def _attention(blocks: Blocks, layer: int, one: Attention, model_type: str) -> Iterator[Fusable]:
     wanted = ATTENTIONS if one.operator == "Softmax" else (one.operator, *ATTENTIONS)
     yield Fusable(
-        ATTENTION, layer, wanted, one.value, one.output, one.operator,
-        other_first=one.sum.stream if one.sum is not None and not one.sum.first else None,
+        ATTENTION, layer, wanted, one.node.outputs[0].name or "", one.output.name or "", one.operator,
+        other_first=one.sum.stream.name if one.sum is not None and not one.sum.first else None,
         obstacles=attention_obstacles(blocks, one, model_type),
     )  # fmt: skip
     for rotation in one.rotations:
-        name, maker = rotation.value, _maker(blocks, rotation.value)
-        yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, maker, obstacles=rotary_obstacles(rotation))
+        name, made = rotation.value.name or "", rotation.node.op_type
+        yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, made, obstacles=rotary_obstacles(rotation))
 
 
 def _gelu(layer: int | None, one: Activation) -> Fusable:
     wanted = ("BiasGelu",) if one.biased and one.kind == GELU else GELUS[one.kind]
-    return Fusable(ACTIVATION, layer, wanted, one.output, one.output, one.operator, obstacles=gelu_obstacles(one))
+    output = one.output.name or ""
+    return Fusable(ACTIVATION, layer, wanted, output, output, one.operator, obstacles=gelu_obstacles(one))
 
 
-def _maker(blocks: Blocks, name: str) -> str:
-    node = blocks.flow.maker(name)
+def _gives(value: ir.Value) -> str:
+    node = value.producer()
     return node.op_type if node is not None else ""
 
 
-def _operator(part: Fusable, before: _Made, after: _Made) -> str | None:
+def _operator(part: Fusable, before: Graph, after: Graph) -> str | None:
     """Return the operator that ``part`` was fused into, or None. It makes the part's output or witness now, or reads its
     weights, or stands before the nodes that used the part."""
     for name in (part.output, part.witness):
-        node = after.makers.get(name)
-        if node is not None and node.op_type in part.wanted:
+        node = _maker(after, name)
+        if node is not None and _is_wanted(part, node):
             return node.op_type
-    node = after.makers.get(part.witness)
+    node = _maker(after, part.witness)
     if node is not None:
         return None if node.op_type in (part.operator, "Mul", "Add") else node.op_type
-    near = [*after.readers.get(part.scale or "", ()), *_before_users(part, before, after)]
-    return next((node.op_type for node in near if node.op_type in part.wanted), None)
+    scale = after.value(part.scale or "")
+    near = [*(after.readers(scale) if scale is not None else ()), *_before_users(part, before, after)]
+    return next((node.op_type for node in near if _is_wanted(part, node)), None)
 
 
-def _before_users(part: Fusable, before: _Made, after: _Made) -> Iterator[onnx.NodeProto]:
+def _is_wanted(part: Fusable, node: ir.Node) -> bool:
+    return node.op_type in part.wanted and node.domain in (*STANDARD, VENDOR)
+
+
+def _before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:
     """Yield the new nodes right before the nodes that used ``part``, or before their readers if these are new, too."""
-    names = [part.output]
+    output = before.value(part.output)
+    values = [output] if output is not None else []
     for _ in range(FURTHEST):
-        names = [name for one in names for node in before.readers.get(one, ()) for name in node.output]
-        kept = [after.makers[name] for name in names if name in after.makers]
-        makers = [maker for node in kept for name in node.input if (maker := after.makers.get(name)) is not None]
+        values = [one for value in values for node in before.readers(value) for one in node.outputs]
+        kept = [one for value in values if (one := after.value(value.name or "")) is not None and one.producer() is not None]
         if kept:
-            yield from (node for node in makers if not any(name in before.makers for name in node.output))
+            yield from (node for node in _makers(_read_for(kept)) if not any(_is_made(before, one) for one in node.outputs))
             return
+
+
+def _maker(graph: Graph, name: str | None) -> ir.Node | None:
+    value = graph.value(name or "")
+    return None if value is None else value.producer()
+
+
+def _is_made(graph: Graph, value: ir.Value) -> bool:
+    return _maker(graph, value.name) is not None
+
+
+def _makers(values: Iterable[ir.Value]) -> list[ir.Node]:
+    return [node for value in values if (node := value.producer()) is not None]
+
+
+def _read_for(values: Iterable[ir.Value]) -> list[ir.Value]:
+    """Return what the nodes that give ``values`` read."""
+    return [value for node in _makers(values) for value in node.inputs if value is not None]

@@ -11,9 +11,11 @@ from graphsurgery.encoder.activations import UNFINISHED, Activation
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.blocks import Blocks
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.encoder.norms import LAYER, RMS, Norm
+from graphsurgery.encoder.norms import COMPUTED, LAYER, RMS, Norm
 from graphsurgery.encoder.projections import NORMALISED, Projection, Rotation
 from graphsurgery.encoder.scores import CONTENT, POSITION, WINDOW
+from graphsurgery.graph.attributes import read_at
+from graphsurgery.graph.operators import operator
 
 Steps = frozenset[tuple[str, ...]]
 PROJECTED = ("Transpose", "Reshape", "Add")
@@ -57,8 +59,9 @@ def skip_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
     reasons = list(_norm_obstacles(norm))
     if _leads_to_computed_rows(blocks.flow, norm):
         reasons.append(COMPUTED_ROWS)
-    origin = blocks.flow.wiring.origin
-    if sum(origin(other.of) == origin(norm.of) for _, other in blocks.norms) > 1:
+    origin = blocks.flow.graph.origin
+    normalised = [origin(other.of) for _, other in blocks.norms if other.of is not None]
+    if norm.of is not None and normalised.count(origin(norm.of)) > 1:
         reasons.append("the sum is normalised more than once, and can be fused into one of the norms only")
     return tuple(reasons)
 
@@ -78,7 +81,7 @@ def embedding_obstacles(norm: Norm) -> tuple[str, ...]:
         reasons.append("something else than rows of tables is added")
     elif len(ways) > 3:
         reasons.append(f"{len(ways)} tables are used: the operator has three")
-    elif len(ways) == 3 and "computed" in ways:
+    elif len(ways) == 3 and COMPUTED in ways:
         reasons.append("positions are computed from the ids: the pattern expects them to count up from 0")
     return tuple(reasons)
 
@@ -188,8 +191,6 @@ def _norm_obstacles(norm: Norm) -> Iterator[str]:
 
 def _leads_to_computed_rows(flow: Flow, norm: Norm) -> bool:
     """Whether the first Gather that the optimizer finds in the sum takes its rows by computed ids."""
-    for name in norm.summands:
-        node = flow.behind(name)
-        if node is not None and node.op_type == "Gather":
-            return flow.wiring.origin(node.input[1]) not in flow.wiring.inputs
-    return False
+    makers = [flow.behind(value) for value in norm.summands]
+    index = next((read_at(node, 1) for node in makers if node is not None and operator(node) == "Gather"), None)
+    return index is not None and not flow.graph.is_fed(flow.graph.origin(index))

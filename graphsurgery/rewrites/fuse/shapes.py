@@ -5,8 +5,6 @@ The optimizer fuses a sum or an embedding only if it infers the same shape for a
 
 from __future__ import annotations
 
-import onnx
-
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.sizes import Size, Sizes
@@ -15,14 +13,14 @@ UNNAMED = "?"
 
 
 class Shapes:
-    """The shapes of the values of ``model``, in terms of the dims of its inputs."""
+    """The shapes of the values of ``graph``, in terms of the dims of its inputs."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        """Infer the shapes. Raises as `Graph` does."""
-        self._graph = Graph(model)
-        self._facts = Facts(self._graph)
+    def __init__(self, graph: Graph) -> None:
+        """Infer the shapes."""
+        self._graph = graph
+        self._facts = Facts(graph)
         self._names: dict[Size, str] = {}
-        for info in model.graph.input:
+        for info in graph.source.graph.input:
             declared = info.type.tensor_type.shape.dim
             for size, dim in zip(self._dims(info.name) or (), declared, strict=False):
                 self._names.setdefault(size, dim.dim_param or UNNAMED)
