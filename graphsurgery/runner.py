@@ -86,7 +86,9 @@ def run(
     _check_request(steps, goldens)
     place = Path(output) if output is not None else default_output(before, steps[-1])
     writing, groups = Writing(place, force, dry_run, keep_failed), list(_groups(steps))
-    options = _Options(verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, progress)
+    options = _Options(
+        verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, goldens, progress
+    )
     outcome = Outcome(before, (Output(before, place),))
     parts: list[_Part] = []
     for group in groups:
@@ -158,8 +160,11 @@ def find_sources(source: Model) -> Mapping[str, str] | None:
 
 def check_goldens(report: Report, written: Model) -> Report:
     """Join ``report`` with the check of a file against the golden values that it records, if it records any."""
-    has_goldens = any(step.edit == GOLDEN for step in since_edited(written.proto))
-    return joined(report, verify_itself(written)) if report and has_goldens else report
+    return joined(report, verify_itself(written)) if report and _has_goldens(written) else report
+
+
+def _has_goldens(model: Model) -> bool:
+    return any(step.edit == GOLDEN for step in since_edited(model.proto))
 
 
 def claim_of(chain: Sequence[Applied], limits: Limits) -> Claim:
@@ -182,6 +187,7 @@ class _Options:
     """Whether a rewrite is lossy. Then ``asked`` is for that one alone."""
     has_several: bool
     """Whether there are several parts. Then the checks of a rewrite have its name before their own."""
+    goldens: bool
     progress: Progress
 
     def limits(self, exactness: str | None = None) -> Limits:
@@ -363,6 +369,8 @@ def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, 
         outcome = replace(outcome, notes=(*outcome.notes, *stage.plan.notes))
         if options.verify:
             outcome = _prove(outcome, part, stage, writing.dry_run)
+            if options.goldens and outcome.report and not _has_goldens(outcome.model):
+                outcome = replace(outcome, report=joined(outcome.report, verify_itself(outcome.model)))
         if not writing.dry_run and (outcome.is_right or writing.keep_failed):
             outcome = outcome.with_saved(commit(stage, sources, outcome.report))
         return require_right(outcome)

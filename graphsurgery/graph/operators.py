@@ -89,6 +89,9 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "MatMulInteger"}) | _vendor(
 """Operators that multiply matrices: two computed ones, or one with weights."""
 WIDE_AS_SECOND = frozenset({"MatMul", "MatMulInteger"}) | _vendor("FusedMatMul", "BiasGelu", "DynamicQuantizeMatMul")
 """Operators whose output is as wide as their second input."""
+WEIGHT_PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
+"""The standard's products of a value with weights."""
+JOINING_HEADS = frozenset({"Transpose", "Reshape"})
 QUANTISED = frozenset({
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
     "QuantizeLinear",

@@ -20,11 +20,10 @@ from graphsurgery.contracts import present
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.encoder.head import EMBEDDING, POOLING, head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError
-from graphsurgery.graph.ancestors import upstream
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import reads
 from graphsurgery.model.splice import spliced
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.references.normalize import normalize
@@ -135,25 +134,25 @@ def _gives(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
 def _without_head(model: Model, outputs: Collection[str]) -> Model:
     """The nodes that ``outputs`` are computed by, and the weights that these read. RequestError where one of them is computed
     from the embedding."""
-    document = model.document
-    nodes = [(record, onnx.NodeProto.FromString(record.content)) for record in document.graph if record.field == NODE]
-    needed = set[str]().union(*(upstream([node for _, node in nodes], name) for name in outputs))
+    document, graph = model.document, Graph.of(model)
+    ends = [value for name in outputs if (value := graph.value(name)) is not None]
+    needed = {value.name for value in graph.ancestors(ends)}
     if EMBEDDING in needed:
         raise RequestError(
             f"of the outputs {', '.join(outputs)} some are computed from {EMBEDDING}, so that its head cannot be replaced",
             INSTEAD,
         )
-    kept = [record for record, node in nodes if needed & set(node.output)]
-    read = needed | {name for record, node in nodes if record in kept for name in reads(node)}
-    weights = [record for record in document.graph if record.field == INITIALIZER and _name(record.content) in read]
+    nodes = [record for record in document.graph if record.field == NODE]
+    kept = [record for record in nodes if needed.intersection(onnx.NodeProto.FromString(record.content).output)]
+    weights = [record for record in document.graph if record.field == INITIALIZER and _name(record.content) in needed]
     given = [
         record for record in document.graph
         if record.field == OUTPUT and onnx.ValueInfoProto.FromString(record.content).name in outputs
     ]  # fmt: skip
-    graph = document.graph
+    records = document.graph
     for number, wanted in ((NODE, kept), (INITIALIZER, weights), (OUTPUT, given)):
-        graph = spliced(graph, number, wanted)
-    return replace(model, document=replace(document, graph=graph), loaded=None)
+        records = spliced(records, number, wanted)
+    return replace(model, document=replace(document, graph=records), loaded=None)
 
 
 def _name(content: bytes) -> str:

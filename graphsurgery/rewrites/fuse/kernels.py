@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.graph.ancestors import upstream
-from graphsurgery.model.namer import Namer
-from graphsurgery.rewrites.fuse.runner import VENDOR
+from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import ROTATIONS, VENDOR, operator
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
+BIAS_OPERATOR = f"{VENDOR}.{POSITION_BIAS}"
 NOT_ON_CUDA = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization"})
 """The operators of com.microsoft that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
 
@@ -47,25 +48,17 @@ def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onn
 
     Raises UnsupportedModelError if the source does not compute the bias so.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(made)
-    tables = {tensor.name: tensor for tensor in copy.graph.initializer}
-    for node in [node for node in copy.graph.node if node.op_type == POSITION_BIAS and node.domain == VENDOR]:
-        table = numpy_helper.to_array(tables[node.input[0]])
-        bias = _gathered(source, table.reshape(table.shape[::-1]).T)
+    editor, graph = Editor(made), Graph(source)
+    for node in [node for node in editor.nodes if operator(node) == BIAS_OPERATOR]:
+        table = editor.tensor(node.inputs[0])
+        bias = None if table is None else _find_gathered(graph, numpy_helper.to_array(table))
         if bias is None:
             what = "the optimizer made a RelativePositionBias, which the CPU cannot run, and the source has no such bias"
             raise UnsupportedModelError(what, "optimize it with --model-type bert")
-        place = list(copy.graph.node).index(node)
-        nodes = list(copy.graph.node)
-        for other in nodes:
-            other.input[:] = [bias if name == node.output[0] else name for name in other.input]
-        nodes[place : place + 1] = _taken_back(bias, copy, source)
-        del copy.graph.node[:]
-        copy.graph.node.extend(nodes)
-        for tensor in [tensor for tensor in copy.graph.initializer if tensor.name == node.input[0]]:
-            copy.graph.initializer.remove(tensor)
-    return copy
+        editor.reroute(node.outputs[0], _copy_from(graph, bias, editor, node))
+        editor.remove(node)
+    editor.drop_unread()
+    return editor.finish()
 
 
 def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,26 +66,21 @@ def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
 
     Without a bias the CPU kernel of ONNX Runtime before 1.32 reads through a null pointer and crashes.
     """
-    if not any(_lacks_bias(node) for node in made.graph.node):
-        return made
-    copy = onnx.ModelProto()
-    copy.CopyFrom(made)
-    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
-    for node in copy.graph.node:
-        weight = tensors.get(node.input[1]) if _lacks_bias(node) else None
+    editor = Editor(made)
+    lacking = [node for node in editor.nodes if _lacks_bias(node)]
+    for node in lacking:
+        weight = editor.tensor(node.inputs[1])
         if weight is None:
             continue
-        bias = f"{weight.name}/no_bias"
-        if bias not in tensors:
-            zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
-            copy.graph.initializer.append(numpy_helper.from_array(zeros, bias))
-            tensors[bias] = copy.graph.initializer[-1]
-        node.input[:] = [*node.input[:2], bias, *node.input[3:]]
-    return copy
+        name = f"{weight.name}/no_bias"
+        zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
+        bias = editor.value(name) or editor.store(numpy_helper.from_array(zeros, name), None)
+        editor.rewire(node, [*node.inputs[:2], bias, *node.inputs[3:]])
+    return editor.finish() if lacking else made
 
 
-def _lacks_bias(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Attention" and node.domain == VENDOR and not (len(node.input) > 2 and node.input[2])
+def _lacks_bias(node: ir.Node) -> bool:
+    return operator(node) == f"{VENDOR}.Attention" and not (len(node.inputs) > 2 and node.inputs[2] is not None)
 
 
 def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -101,53 +89,58 @@ def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -
     ``cumsum(mask) - 1`` is -1 at padding on the left. The nodes of the source take such a position, the operator refuses it.
     The value at padding does not matter.
     """
-    old = {node.name for node in source.graph.node if node.op_type == "RotaryEmbedding"}
-
-    def is_new(node: onnx.NodeProto) -> bool:
-        return node.op_type == "RotaryEmbedding" and node.domain == VENDOR and node.name not in old
-
-    if not any(map(is_new, made.graph.node)):
+    old = {node.name for node in source.graph.node if operator(node) in ROTATIONS}
+    editor = Editor(made)
+    rotations = [node for node in editor.nodes if operator(node) == f"{VENDOR}.RotaryEmbedding" and node.name not in old]
+    if not rotations:
         return made
-    copy = onnx.ModelProto()
-    copy.CopyFrom(made)
-    constant = {tensor.name for tensor in copy.graph.initializer}
-    readers = list(filter(is_new, copy.graph.node))
-    positions = list(dict.fromkeys(node.input[1] for node in readers if node.input[1] not in constant))
-    namer, nodes = Namer.of(copy), list(copy.graph.node)
-    for name in positions:
-        zero, below, within = (namer.new(f"{name}/{what}") for what in ("zero", "below_zero", "from_zero"))
-        copy.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int64), zero))
-        new = [
-            onnx.helper.make_node("Less", [name, zero], [below], below),
-            onnx.helper.make_node("Where", [below, zero, name], [within], within),
-        ]
-        made_at = next((place for place, node in enumerate(nodes) if name in node.output), -1)
-        nodes[made_at + 1 : made_at + 1] = new
-        for node in readers:
-            node.input[1] = within if node.input[1] == name else node.input[1]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    return copy
+    computed = dict.fromkeys(node.inputs[1] for node in rotations)
+    for positions in [value for value in computed if value is not None and editor.tensor(value) is None]:
+        zero = editor.add_constant(f"{positions.name}/zero", np.zeros((), np.int64))
+        below, within = (editor.namer.new(f"{positions.name}/{what}") for what in ("below_zero", "from_zero"))
+        less = editor.make_node("Less", [positions, zero], [below], name=below)
+        chosen = editor.make_node("Where", [less.outputs[0], zero, positions], [within], name=within)
+        editor.insert(positions.producer(), [less, chosen])
+        for node in rotations:
+            if node.inputs[1] is positions:
+                node.replace_input_with(1, chosen.outputs[0])
+    return editor.finish()
 
 
-def _gathered(source: onnx.ModelProto, table: np.ndarray) -> str | None:
-    """Return the value that ``source`` gathers from ``table [buckets, heads]``, transposes and gives a batch dim, or None."""
-    names = {tensor.name for tensor in source.graph.initializer if _equals(tensor, table)}
-    for operator in ("Gather", "Transpose", "Unsqueeze"):
-        readers = (node for node in source.graph.node if node.op_type == operator and node.input[0] in names)
-        names = {node.output[0] for node in readers}
-    return next(iter(sorted(names)), None)
+def _find_gathered(source: Graph, table: np.ndarray) -> ir.Value | None:
+    """Return the value that ``source`` gathers from its table, transposes and gives a batch dim; None where it has none.
+
+    ``table``: the numbers of the source's ``[buckets, heads]``, transposed, under the dims of the source.
+    """
+    wanted = table.reshape(table.shape[::-1]).T
+    values = [value for value, tensor in source.constants.items() if _equals(tensor, wanted)]
+    for step in ("Gather", "Transpose", "Unsqueeze"):
+        readers = (node for value in values for node in source.readers(value) if node.inputs[0] is value)
+        values = [node.outputs[0] for node in readers if operator(node) == step]
+    return next(iter(values), None)
 
 
 def _equals(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
     return list(tensor.dims) == list(table.shape) and np.array_equal(numpy_helper.to_array(tensor), table)
 
 
-def _taken_back(value: str, made: onnx.ModelProto, source: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Return the nodes of ``source`` that compute ``value`` from values that ``made`` still has, in order. Put the initializers
-    that they read back into ``made``."""
-    there = {name for node in made.graph.node for name in node.output if node.op_type != POSITION_BIAS}
-    there |= {info.name for info in made.graph.input} | {tensor.name for tensor in made.graph.initializer}
-    needed = upstream(source.graph.node, value, there)
-    made.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in needed)
-    return (node for node in source.graph.node if needed & set(node.output))
+def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -> ir.Value:
+    """Put the nodes by which ``source`` computes ``value`` behind ``place``, unless they are there, and return the copy."""
+    there = [one for one in source.values if editor.value(one.name or "") is not None]
+    needed = source.ancestors([value], there)
+    nodes = []
+    copies = {one: known for one in there if (known := editor.value(one.name or "")) is not None}
+    for one in source.values:
+        tensor = source.tensor(one) if one in needed else None
+        if tensor is not None and one.producer() is None:
+            copies[one] = editor.store(tensor, None)
+    for node in source.nodes:
+        if needed.isdisjoint(node.outputs):
+            continue
+        inputs = [None if one is None else copies[one] for one in node.inputs]
+        names = [one.name or "" for one in node.outputs]
+        nodes.append(editor.make_node(node.op_type, inputs, names, {}, node.name or "", node.domain))
+        nodes[-1].attributes.update(node.attributes)
+        copies |= dict(zip(node.outputs, nodes[-1].outputs, strict=True))
+    editor.insert(place, nodes)
+    return copies[value]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import onnx
+import onnx_ir as ir
 
-PASSING = frozenset({"Add", "Cast", "Dropout", "Identity"})
-MIXING = frozenset({"MatMul", "Einsum", "Gemm"})
+from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.operators import COPYING, JOINING_HEADS, WEIGHT_PRODUCTS, operator
+
+FURTHEST = 8
+"""Nodes back from a sum to the heads of its attention, at most."""
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -15,44 +19,44 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     layer adds its attention to the mapped embeddings, and the optimizer misses the layer. Returns ``model`` itself if there is
     no such sum.
     """
-    producers = {output: node for node in model.graph.node for output in node.output if output}
-    swapped = [place for place, node in enumerate(model.graph.node) if _must_be_swapped(node, producers)]
-    if not swapped:
-        return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for place in swapped:
-        node = copy.graph.node[place]
-        node.input[:] = reversed(node.input)
-    return copy
+    editor = Editor(model)
+    swapped = [node for node in editor.nodes if _must_be_swapped(node)]
+    for node in swapped:
+        editor.rewire(node, node.inputs[::-1])
+    return editor.finish() if swapped else model
 
 
-def _must_be_swapped(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
-    if node.op_type != "Add" or len(node.input) != 2:
+def _must_be_swapped(node: ir.Node) -> bool:
+    if operator(node) != "Add" or len(node.inputs) != 2:
         return False
-    first, second = (producers.get(name) for name in node.input)
-    return _is_linear(first, producers) and not _attends(first, producers) and _attends(second, producers)
+    first, second = map(_maker, node.inputs)
+    return _is_linear(first) and not _attends(first) and _attends(second)
 
 
-def _is_linear(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> bool:
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _is_linear(node: ir.Node | None) -> bool:
     """Whether a node adds a bias to a matrix product."""
-    if node is None or node.op_type != "Add":
+    if node is None or operator(node) != "Add":
         return False
-    return any((made := producers.get(name)) is not None and made.op_type in MIXING for name in node.input)
+    return any((made := _maker(value)) is not None and operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
 
 
-def _attends(node: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> bool:
+def _attends(node: ir.Node | None) -> bool:
     """Whether a node ends an attention: a bias and a matrix product of heads that were joined by Transpose and Reshape."""
-    for _ in range(8):
+    passing = COPYING | {"Add"}
+    for _ in range(FURTHEST):
         if node is None:
             return False
-        if node.op_type in ("Transpose", "Reshape"):
+        if operator(node) in JOINING_HEADS:
             return True
-        made = [producers[name] for name in node.input if name in producers]
-        if node.op_type in PASSING:
-            node = next((one for one in made if one.op_type in MIXING or one.op_type in PASSING), None)
-        elif node.op_type in MIXING:
-            node = producers.get(node.input[0])
+        if operator(node) in passing:
+            makers = [made for value in node.inputs if (made := _maker(value)) is not None]
+            node = next((one for one in makers if operator(one) in WEIGHT_PRODUCTS | passing), None)
+        elif operator(node) in WEIGHT_PRODUCTS:
+            node = _maker(node.inputs[0])
         else:
             return False
     return False
