@@ -188,6 +188,49 @@ def test_sets_of_operators_stand_in_one_place(path: Path) -> None:
             assert "op_type" not in {each.attr for each in found}, ast.unparse(one)
 
 
+READS_BY_ITSELF = {
+    "graph": "the one place where a graph is read",
+    "model": "files before they are graphs, and onnx-graphsurgeon's graph",
+    "proof": "the proof reads files by code of its own",
+    "references": "the proof reads files by code of its own",
+    "edits/baked_dims.py": "one attribute of a Reshape, in constants that this file reads by their names",
+}
+"""Packages and files that may find out by themselves who makes a value, in what order nodes run, what attributes they have."""
+
+
+def second_readings(source: str) -> list[str]:
+    """Producer maps, topological sorts and searches through attributes, as text."""
+    found = []
+    for one in ast.walk(ast.parse(source)):
+        if isinstance(one, ast.DictComp) and isinstance(one.value, ast.Name):
+            outputs = [ast.unparse(each.iter) for each in one.generators]
+            found += [ast.unparse(one)] if {f"{one.value.id}.output", f"{one.value.id}.outputs"} & set(outputs) else []
+        elif isinstance(one, ast.Import | ast.ImportFrom):
+            named = {getattr(one, "module", None), *(each.name for each in one.names)}
+            found += [ast.unparse(one)] if named & {"graphlib", "heapq"} else []
+        elif isinstance(one, ast.comprehension | ast.For) and ast.unparse(one.iter).endswith(".attribute"):
+            found.append(ast.unparse(one.iter))
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_graphs_are_read_in_one_place(path: Path) -> None:
+    place = path.relative_to(PACKAGE)
+    if not READS_BY_ITSELF.keys() & {place.parts[0], place.as_posix()}:
+        assert second_readings(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "made = {name: node for node in graph.node for name in node.output if name}", "from graphlib import TopologicalSorter",
+        "import heapq", "found = next((one.i for one in node.attribute if one.name == 'axis'), 0)",
+    ],
+)  # fmt: skip
+def test_a_second_reading_is_noticed(line: str) -> None:
+    assert second_readings(line)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

@@ -14,6 +14,9 @@ from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.architecture import BERT, Architecture
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
+from graphsurgery.graph.attributes import integer
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import ATTENTIONS, operator
 from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
@@ -210,9 +213,8 @@ def safer(fusing: Fusing) -> Iterator[Fusing]:
 
 def _heads(made: onnx.ModelProto) -> int:
     """The heads of the first attention that was fused, 0 if there is none: the optimizer goes by the graph where it can."""
-    attentions = (node for node in made.graph.node if node.domain == VENDOR and node.op_type.endswith("Attention"))
-    found = (attribute.i for node in attentions for attribute in node.attribute if attribute.name == "num_heads")
-    return next(found, 0)
+    found = (integer(node, "num_heads", 0) for node in Graph(made).nodes if operator(node) in ATTENTIONS)
+    return next((heads for heads in found if heads), 0)
 
 
 def _grown(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
