@@ -169,9 +169,11 @@ class Report:
 
 
 def joined(one: Report, other: Report) -> Report:
-    """The checks, observations and omissions of both."""
+    """Return the checks of both, and what each of them observes or leaves out, once."""
     return Report(
-        (*one.checks, *other.checks), (*one.observations, *other.observations), (*one.not_checked, *other.not_checked)
+        (*one.checks, *other.checks),
+        tuple(dict.fromkeys((*one.observations, *other.observations))),
+        tuple(dict.fromkeys((*one.not_checked, *other.not_checked))),
     )
 
 

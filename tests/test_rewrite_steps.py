@@ -117,6 +117,9 @@ def test_a_recipe_with_rewrites(name: str, tmp_path: Path, capsys) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["report"]["verdict"] == "PASSED" and told["fusions"]["counts"]["skip norm"]["fused"] > 0
     assert [step["edit"] for step in told["steps"]] == ["add-pooling"] and len(told["rewrites"]) == 2
+    for part in (told["report"]["not_checked"], told["report"]["observations"]):
+        assert len(set(part)) == len(part), "three proofs say the same once"
+    assert told["report"]["observations"]
     written = graphsurgery.load(tmp_path / "made.onnx")
     assert vendor_operators(written.proto)
     assert graphsurgery.verify(written, against=graphsurgery.add_pooling(source, mode="mean"))
