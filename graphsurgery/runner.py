@@ -207,8 +207,8 @@ class _Part(ABC):
         return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), notes=self.after.notes)
 
     @abstractmethod
-    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
-        """Prove the written file, or the model in memory if nothing was written."""
+    def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
+        """Prove the file that was ``written``, or the model in memory if there is none."""
 
 
 @dataclass
@@ -219,8 +219,8 @@ class _Edited(_Part):
     base: Model
     """The model that the proof starts from."""
 
-    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
-        written = self.after if stage is None else load(stage.path)
+    def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
+        written = written or self.after
         if self.edits[-1].restores:
             return Proven(_compare_restored(self.after, written))
         limits, full = self.options.limits(), self.options.full and not dry_run
@@ -247,11 +247,11 @@ class _Rewritten(_Part):
             loss=result.loss or outcome.loss,
         )
 
-    def prove(self, stage: Stage | None, *, dry_run: bool) -> Proven:
+    def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
         rewrite = self.applied.rewrite
         self.options.progress(f"proving the rewrite {rewrite.name}")
         claim = claim_of([self.applied], self.options.limits(rewrite.exactness))
-        proven = self.proof.compare(present(stage, "a written file").path, claim)
+        proven = self.proof.compare(present(written, "a written file"), claim)
         if not self.options.has_several:
             return proven
         checks = tuple(replace(check, name=f"{rewrite.name}: {check.name}") for check in proven.report.checks)
@@ -352,8 +352,9 @@ def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
 
 def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -> Outcome:
     """Prove ``part``. The report gets its checks; or it has these alone, if they did not pass."""
-    proven = part.prove(stage, dry_run=dry_run)
-    report = proven.report if stage is None else check_goldens(proven.report, load(stage.path))
+    written = None if stage is None else load(stage.path)
+    proven = part.prove(written, dry_run=dry_run)
+    report = proven.report if written is None else check_goldens(proven.report, written)
     if report and outcome.report is not None:
         report = joined(outcome.report, report)
     return replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)

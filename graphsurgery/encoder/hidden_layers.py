@@ -10,14 +10,13 @@ in transformers, but for ModernBERT in transformers 4, whose last one is not (`b
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ATTENTIONS, BETWEEN_LAYERS, MEASURING, SUMS, operator
+from graphsurgery.graph.operators import ATTENTIONS, BETWEEN_LAYERS, SUMS, operator
 from graphsurgery.interface import Interface
 
 NUMBERED = re.compile(r"(?:all_)?(?:hidden_states|layer_embeddings)[._](\d{1,4})")
@@ -55,7 +54,7 @@ class _Stream:
         found, value = [last], last
         while (step := next(self._sums(value), None)) is not None:
             _, value, added = step
-            if any(_attends(node) for node in self._behind(added, self._moment(value))):
+            if any(_attends(node) for node in self.graph.nodes_behind(added, self._moment(value))):
                 found.append(value)
         return tuple(reversed(found))
 
@@ -65,7 +64,7 @@ class _Stream:
 
     def _sums(self, value: ir.Value) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
         """(sum, what flows, what is added to it) of the sums before ``value`` whose one side comes from the other."""
-        for node in self._behind(value, through=BETWEEN_LAYERS):
+        for node in self.graph.nodes_behind(value, through=BETWEEN_LAYERS):
             first, second = (*node.inputs, None, None)[:2]
             if operator(node) not in SUMS or first is None or second is None:
                 continue
@@ -84,23 +83,7 @@ class _Stream:
         zeros."""
         if value in source or any(self.graph.tensor(one) is not None for one in source):
             return False
-        return any(not source.isdisjoint(self.graph.reads(node)) for node in self._behind(value, source))
-
-    def _behind(
-        self, value: ir.Value, until: frozenset[ir.Value] = frozenset(), through: frozenset[str] | None = None
-    ) -> Iterator[ir.Node]:
-        """The nodes that ``value`` is computed by, nearest first, no further back than ``until``; where ``through`` is given,
-        only behind such nodes."""
-        todo, seen = deque([value]), set(until)
-        while todo:
-            current = todo.popleft()
-            node = current.producer()
-            if current in seen or node is None or operator(node) in MEASURING:
-                continue
-            seen.add(current)
-            yield node
-            if through is None or operator(node) in through:
-                todo += self.graph.reads(node)
+        return any(not source.isdisjoint(self.graph.reads(node)) for node in self.graph.nodes_behind(value, source))
 
 
 def _attends(node: ir.Node) -> bool:

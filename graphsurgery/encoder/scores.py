@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import onnx
 import onnx_ir as ir
@@ -16,7 +17,6 @@ from graphsurgery.graph.operators import (
     BLENDING,
     COMPARING,
     COPYING,
-    MEASURING,
     POSITION_BIASES,
     PRODUCTS,
     SCALING,
@@ -112,7 +112,7 @@ def _kinds(flow: Flow, value: ir.Value) -> Iterator[str]:
     if value in flow.tokens:
         yield CONTENT
         return
-    nodes = list(_nodes_behind(flow, value))
+    nodes = list(islice(flow.graph.nodes_behind(value), MOST_BEHIND))
     whole = flow.weights(value)
     if value in flow.fed:
         yield PADDING
@@ -122,20 +122,6 @@ def _kinds(flow: Flow, value: ir.Value) -> Iterator[str]:
         yield POSITION
     else:
         yield from (kind for node in nodes if (kind := _limit(flow, node)) is not None)
-
-
-def _nodes_behind(flow: Flow, value: ir.Value) -> Iterator[ir.Node]:
-    """Every node that the numbers of ``value`` are computed by."""
-    todo = [value]
-    seen: set[ir.Value] = set()
-    while todo and len(seen) < MOST_BEHIND:
-        current = todo.pop()
-        node = current.producer()
-        if current in seen or node is None or operator(node) in MEASURING:
-            continue
-        seen.add(current)
-        yield node
-        todo += flow.graph.reads(node)
 
 
 def _holds_numbers(flow: Flow, node: ir.Node) -> bool:

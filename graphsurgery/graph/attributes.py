@@ -40,10 +40,16 @@ def read_at(node: ir.Node, place: int) -> ir.Value | None:
     return node.inputs[place] if place < len(node.inputs) else None
 
 
+def graphs_in(attribute: ir.Attr) -> list[ir.Graph]:
+    """Return the graphs that an attribute holds; none where it holds something else."""
+    if attribute.type not in GRAPHS or attribute.is_ref():
+        return []
+    return [attribute.value] if attribute.type == ir.AttributeType.GRAPH else list(attribute.value)
+
+
 def graphs_of(node: ir.Node) -> list[ir.Graph]:
     """Return the graphs that ``node`` holds."""
-    held = (one for one in node.attributes.values() if one.type in GRAPHS and not one.is_ref())
-    return [graph for one in held for graph in (one.value if one.type == ir.AttributeType.GRAPHS else (one.value,))]
+    return [graph for one in node.attributes.values() for graph in graphs_in(one)]
 
 
 def graphs_within(node: ir.Node) -> Iterator[ir.Graph]:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import GRAPHS, graphs_within, tensor_proto
+from graphsurgery.graph.attributes import graphs_in, graphs_within, tensor_proto
 from graphsurgery.graph.graph import Graph
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.nodes import taken
@@ -138,43 +138,33 @@ class Editor(Graph):
         if node is None:
             return
         if self.holds_initializers and not value.is_graph_output():
-            new = ir.Value(name=value.name, const_value=ir.serde.deserialize_tensor(held))
+            new = _constant_value(held)
             self.reroute(value, new)
             self.remove(node)
             self._add_initializer(new, held)
         else:
             self.rewire(node, ())
             node.op_type, node.domain, node.overload = "Constant", "", ""
-            node.attributes.clear()
-            node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(held))
-            self._enter(node)
+            self._set_constant(node, held)
 
     def restore(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
         """Let a constant be another ``tensor`` of its name."""
         node = value.producer()
-        held = ir.serde.deserialize_tensor(tensor)
-        if node is None:
-            value.const_value = held
-            self._tensors[value] = tensor
-            self._unchanged.discard(value)
-        else:
-            node.attributes.clear()
-            node.attributes["value"] = ir.AttrTensor("value", held)
-            self._enter(node)
+        if node is not None:
+            self._set_constant(node, tensor)
+            return
+        value.const_value = ir.serde.deserialize_tensor(tensor)
+        self._tensors[value] = tensor
+        self._unchanged.discard(value)
 
     def store(self, tensor: onnx.TensorProto, beside: ir.Node | None) -> ir.Value:
         """Add a constant under the name of ``tensor``: an initializer, or a Constant node behind the one that it stands
         ``beside``."""
-        held = ir.serde.deserialize_tensor(tensor)
-        if beside is None:
-            value = ir.Value(name=tensor.name, const_value=held)
-            self._add_initializer(value, tensor)
-            return value
-        node = self.make_node(
-            "Constant", [], [tensor.name], {"value": held}, self.namer.new(beside.name) if beside.name else ""
-        )
-        self.insert(beside, [node])
-        return node.outputs[0]
+        if beside is not None:
+            return self._insert_constant(beside, tensor, self.namer.new(beside.name) if beside.name else "")
+        value = _constant_value(tensor)
+        self._add_initializer(value, tensor)
+        return value
 
     def swap_output(self, value: ir.Value, other: ir.Value) -> None:
         """Let ``other`` be the output of the graph that ``value`` is, under its name; ``value`` gets the name of ``other``."""
@@ -190,13 +180,7 @@ class Editor(Graph):
         """Add a constant, called ``wish`` or something like it."""
         name = self.namer.new(wish)
         tensor = onnx.numpy_helper.from_array(array, name)
-        if self.holds_initializers:
-            value = ir.Value(name=name, const_value=ir.serde.deserialize_tensor(tensor))
-            self._add_initializer(value, tensor)
-            return value
-        node = self.make_node("Constant", [], [name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
-        self.insert(None, [node])
-        return node.outputs[0]
+        return self.store(tensor, None) if self.holds_initializers else self._insert_constant(None, tensor, name)
 
     def make_node(
         self, op_type: str, inputs: Sequence[ir.Value | None], outputs: Sequence[str],
@@ -307,13 +291,13 @@ class Editor(Graph):
         for attribute in written.attribute:
             if attribute.name in before and before[attribute.name] == attribute:
                 attribute.CopyFrom(own[attribute.name])
-            elif attribute.name in own and graphs_of_attribute(node, attribute.name):
+            elif attribute.name in own and graphs_in(node.attributes[attribute.name]):
                 self._write_graphs(node, attribute, own[attribute.name])
         return written
 
     def _write_graphs(self, node: ir.Node, attribute: onnx.AttributeProto, source: onnx.AttributeProto) -> None:
         """Write the graphs of an attribute as the source has them, but for nodes that changed."""
-        held = graphs_of_attribute(node, attribute.name)
+        held = graphs_in(node.attributes[attribute.name])
         new = []
         for graph, proto in zip(held, graph_protos(source), strict=True):
             copy = onnx.GraphProto()
@@ -338,9 +322,20 @@ class Editor(Graph):
         for proto, node in zip(source.node, nodes, strict=True):
             self._origins[node] = proto, ir.serde.serialize_node(node)
             for attribute in proto.attribute:
-                for inner, graph in zip(graph_protos(attribute), graphs_of_attribute(node, attribute.name), strict=True):
+                for inner, graph in zip(graph_protos(attribute), graphs_in(node.attributes[attribute.name]), strict=True):
                     self._graphs[graph] = inner
                     self._note_origins(inner, graph)
+
+    def _insert_constant(self, place: ir.Node | None, tensor: onnx.TensorProto, name: str) -> ir.Value:
+        node = self.make_node("Constant", [], [tensor.name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
+        self.insert(place, [node])
+        return node.outputs[0]
+
+    def _set_constant(self, node: ir.Node, tensor: onnx.TensorProto) -> None:
+        """Let a Constant node give ``tensor``."""
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(tensor))
+        self._enter(node)
 
     def _add_initializer(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
         self.main.register_initializer(value)
@@ -363,18 +358,14 @@ class Editor(Graph):
         return given | sparse | {one.name or "" for one in (*self.main.inputs, *self.main.initializers.values())}
 
 
+def _constant_value(tensor: onnx.TensorProto) -> ir.Value:
+    return ir.Value(name=tensor.name, const_value=ir.serde.deserialize_tensor(tensor))
+
+
 def _defined_in(graph: ir.Graph) -> Iterator[ir.Value]:
     """The values that a graph within a node defines."""
     yield from (*graph.inputs, *graph.initializers.values())
     yield from (value for node in graph for value in node.outputs)
-
-
-def graphs_of_attribute(node: ir.Node, name: str) -> list[ir.Graph]:
-    """Return the graphs that one attribute holds; none where it holds something else."""
-    attribute = node.attributes[name]
-    if attribute.type not in GRAPHS or attribute.is_ref():
-        return []
-    return [attribute.value] if attribute.type == ir.AttributeType.GRAPH else list(attribute.value)
 
 
 def graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:

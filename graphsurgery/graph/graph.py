@@ -10,7 +10,7 @@ import heapq
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +23,7 @@ import onnx_ir as ir
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import array_of, constant_tensor, graphs_within
 from graphsurgery.graph.importing import importable
-from graphsurgery.graph.operators import COPYING, STANDARD, operator
+from graphsurgery.graph.operators import COPYING, MEASURING, STANDARD, operator
 from graphsurgery.model.model import Model
 from graphsurgery.model.parsing import shown
 from graphsurgery.model.records import Document
@@ -154,6 +154,24 @@ class Graph:
                 node = value.producer()
                 todo += self.reads(node) if node is not None else ()
         return found
+
+    def nodes_behind(
+        self, value: ir.Value, until: Iterable[ir.Value] = (), through: frozenset[str] | None = None
+    ) -> Iterator[ir.Node]:
+        """The nodes by which the numbers of ``value`` are computed, nearest first, no further back than ``until``.
+
+        A node that looks at sizes alone ends the way. ``through``: nothing is looked for behind other operators than these.
+        """
+        todo, seen = deque([value]), set(until)
+        while todo:
+            current = todo.popleft()
+            node = current.producer()
+            if current in seen or node is None or operator(node) in MEASURING:
+                continue
+            seen.add(current)
+            yield node
+            if through is None or operator(node) in through:
+                todo += self.reads(node)
 
     def descendants(self, values: Iterable[ir.Value]) -> set[ir.Value]:
         """Return every value of the main graph that ``values`` go into; they themselves are left out."""

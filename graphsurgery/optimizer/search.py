@@ -134,8 +134,9 @@ class Search:
         with self.writing.stage(outcome.model) as stage:
             if self.verify:
                 self.progress("proving the file")
-                proven = self.proof.compare(stage.path, claim_of(chain, NO_LIMITS if is_trial else self.limits))
-                report = check_goldens(proven.report, load(stage.path))
+                written = load(stage.path)
+                proven = self.proof.compare(written, claim_of(chain, NO_LIMITS if is_trial else self.limits))
+                report = check_goldens(proven.report, written)
                 outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
             if is_trial or not outcome.is_right or self._misses(outcome):
                 return outcome

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import onnx
 
 from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.contracts import present
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.model.schema import GRAPH
@@ -80,14 +79,16 @@ class RewriteProof:
             return RewriteProof.of(encoder).same.measured
         return [{name: array for name, array in feed.items() if name in inputs} for feed in self.same.measured]
 
-    def compare(self, path: Path, claim: Claim) -> Proven:
-        """Prove the file at ``path``."""
-        written = load(path)
+    def compare(self, written: Model, claim: Claim) -> Proven:
+        """Prove a file, loaded from where it was written."""
         relation = self._relation(written, claim)
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
         checks = [_interface(written, claim.interface), *_head(written, claim)]
         if relation.half != onnx.TensorProto.BFLOAT16 and self.same.runs(relation):
-            died = crash(path, [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.every_kind()])
+            died = crash(
+                present(written.path, "a written file"),
+                [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.every_kind()],
+            )
             if died is not None:
                 return Proven(Report((*checks, Check(RUN, died, stated=Verdict.FAILED)), (), tuple(not_checked)))
             checks.append(Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED))

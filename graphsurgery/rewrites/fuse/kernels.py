@@ -12,11 +12,11 @@ from onnx import numpy_helper
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ROTATIONS, VENDOR, operator
+from graphsurgery.graph.operators import ROTATIONS, VENDOR, AnyNode, operator
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
-BIAS_OPERATOR = f"{VENDOR}.{POSITION_BIAS}"
+BIAS_OPERATOR, ATTENTION, ROTATION = (f"{VENDOR}.{name}" for name in (POSITION_BIAS, "Attention", "RotaryEmbedding"))
 NOT_ON_CUDA = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization"})
 """The operators of com.microsoft that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
 
@@ -66,6 +66,8 @@ def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
 
     Without a bias the CPU kernel of ONNX Runtime before 1.32 reads through a null pointer and crashes.
     """
+    if not any(operator(node) == ATTENTION for node in made.graph.node):
+        return made
     editor = Editor(made)
     lacking = [node for node in editor.nodes if _lacks_bias(node)]
     for node in lacking:
@@ -80,7 +82,7 @@ def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _lacks_bias(node: ir.Node) -> bool:
-    return operator(node) == f"{VENDOR}.Attention" and not (len(node.inputs) > 2 and node.inputs[2] is not None)
+    return operator(node) == ATTENTION and not (len(node.inputs) > 2 and node.inputs[2] is not None)
 
 
 def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -90,10 +92,14 @@ def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -
     The value at padding does not matter.
     """
     old = {node.name for node in source.graph.node if operator(node) in ROTATIONS}
-    editor = Editor(made)
-    rotations = [node for node in editor.nodes if operator(node) == f"{VENDOR}.RotaryEmbedding" and node.name not in old]
-    if not rotations:
+
+    def is_new(node: AnyNode) -> bool:
+        return operator(node) == ROTATION and node.name not in old
+
+    if not any(map(is_new, made.graph.node)):
         return made
+    editor = Editor(made)
+    rotations = list(filter(is_new, editor.nodes))
     computed = dict.fromkeys(node.inputs[1] for node in rotations)
     for positions in [value for value in computed if value is not None and editor.tensor(value) is None]:
         zero = editor.add_constant(f"{positions.name}/zero", np.zeros((), np.int64))

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import COPYING, JOINING_HEADS, WEIGHT_PRODUCTS, operator
 
 FURTHEST = 8
@@ -19,11 +20,12 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     layer adds its attention to the mapped embeddings, and the optimizer misses the layer. Returns ``model`` itself if there is
     no such sum.
     """
+    if not any(map(_must_be_swapped, Graph(model).nodes)):
+        return model
     editor = Editor(model)
-    swapped = [node for node in editor.nodes if _must_be_swapped(node)]
-    for node in swapped:
+    for node in [node for node in editor.nodes if _must_be_swapped(node)]:
         editor.rewire(node, node.inputs[::-1])
-    return editor.finish() if swapped else model
+    return editor.finish()
 
 
 def _must_be_swapped(node: ir.Node) -> bool:

@@ -6,7 +6,7 @@ where rows are zero; quantised parts have scales of their own; and what has no t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import onnx_ir as ir
@@ -69,30 +69,25 @@ class BlockList:
 
     def _quantised(self) -> Iterator[tuple[ir.Node, str]]:
         """int8 operators, what takes their results, and the Casts and Muls that bring those to scale."""
-        seen: set[ir.Node] = set()
-        todo = [node for node in self._nodes if operator(node) in QUANTISED]
-        while todo:
-            node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
+
+        def behind(node: ir.Node) -> list[ir.Node]:
+            passes = operator(node) in QUANTISED | RESCALING
+            return [user for value in node.outputs for user in self._graph.users(value)] if passes else []
+
+        for node in _reached([node for node in self._nodes if operator(node) in QUANTISED], behind):
             yield node, "part of a quantised product"
-            if operator(node) in QUANTISED | RESCALING:
-                todo += [user for value in node.outputs for user in self._graph.users(value)]
 
     def _positions(self) -> Iterator[tuple[ir.Node, str]]:
         """What is computed from positions alone, up to where it is made an angle, an integer or a truth value."""
         reckoned = self._reckoned
         todo = [node for node in self._nodes if operator(node) in DISCRETE and self._takes_only(node, reckoned)]
         todo = [node for node in todo if operator(node) not in CASTS or not self._types.floats(node.outputs)]
-        seen: set[ir.Node] = set()
-        while todo:
-            node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
+
+        def before(node: ir.Node) -> list[ir.Node]:
+            return [made for value in self._types.floats(node.inputs) if (made := value.producer()) is not None]
+
+        for node in _reached(todo, before):
             yield node, "positions or masks on their way to an angle, an integer or a comparison"
-            todo += [made for value in self._types.floats(node.inputs) if (made := value.producer()) is not None]
 
     @cached_property
     def _reckoned(self) -> set[ir.Value]:
@@ -139,6 +134,17 @@ class BlockList:
 
     def _unfit(self, value: ir.Value, numbers: Array) -> str | None:
         return unfit(self._masks.stored(value, numbers, self._kind, self._kind), self._kind)
+
+
+def _reached(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) -> Iterator[ir.Node]:
+    """Give the nodes of ``start``, and all that ``next_to`` leads to from there, each once."""
+    seen, todo = set[ir.Node](), list(start)
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            todo += next_to(node)
 
 
 def float_constants(graph: Graph) -> Iterator[tuple[ir.Value, Array]]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from graphsurgery.graph.attributes import read_at
 from graphsurgery.graph.graph import Graph
 
 HALVED = ("Unsqueeze", "Div", "Gather", "Shape")
@@ -103,20 +104,16 @@ def _follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | No
 
 def _before(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
     """``value`` and those before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
-    found: list[ir.Value] = []
-    for kind in (*kinds, None):
-        if value is None:
+    found = [] if value is None else [value]
+    for kind in kinds if found else ():
+        node = found[-1].producer()
+        while node is not None and node.op_type == "Cast" and (source := read_at(node, 0)) is not None:
+            found.append(source)
+            node = source.producer()
+        before = read_at(node, place) if node is not None and node.op_type == kind else None
+        if before is None:
             return []
-        found.append(value)
-        node = value.producer()
-        while kind is not None and node is not None and node.op_type == "Cast" and node.inputs and node.inputs[0] is not None:
-            found.append(node.inputs[0])
-            node = node.inputs[0].producer()
-        if kind is None:
-            break
-        if node is None or node.op_type != kind or len(node.inputs) <= place:
-            return []
-        value = node.inputs[place]
+        found.append(before)
     return found
 
 
