@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphsurgery
-from graphsurgery.compare.loss import measured, opinions
+from graphsurgery.compare.loss import measure_by_both_engines, measure_loss
 from graphsurgery.compare.reference_ops import evaluator
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.graph.editor import Editor
@@ -117,7 +117,7 @@ def test_encoders(name, fusing, kind):
     wide = {one.name for one in half.graph.initializer if one.data_type == FLOAT}
     assert wide <= (embeddings if kind == BFLOAT16 else set()), "its schema has no bfloat16"
     assert max(casts(half).values()) == 1
-    by_runtime, by_reference = opinions(source, half, feeds_of(name))
+    by_runtime, by_reference = measure_by_both_engines(source, half, feeds_of(name))
     assert by_reference.loss is not None and by_reference.loss.relative > 0 and not by_reference.loss.not_finite
     assert by_reference.loss.min_cosine > LEAST_COSINE[kind]
     assert (by_runtime.loss is None) == (kind == BFLOAT16)
@@ -435,7 +435,7 @@ def test_a_quantised_part_is_left_alone(tmp_path):
     for node in half.graph.node:
         assert "Integer" not in node.op_type or types[node.output[0]] == TensorProto.INT32
         assert node.op_type != "DynamicQuantizeLinear" or types[node.input[0]] == FLOAT
-    by_runtime, _ = opinions(source, half, feeds_of("bert"))
+    by_runtime, _ = measure_by_both_engines(source, half, feeds_of("bert"))
     assert by_runtime.loss is not None and by_runtime.loss.min_cosine > 0.99
 
 
@@ -524,38 +524,49 @@ def vectors(*rows: Sequence[float]) -> Array:
 
 def test_a_loss_says_what_differs():
     wanted = vectors([1, 0], [0, 2], [0, 0])
-    loss = measured([wanted], [vectors([1, 0], [0, 2.5], [0, 0])])
+    loss = measure_loss([wanted], [vectors([1, 0], [0, 2.5], [0, 0])])
     assert loss.vectors == 3 and loss.max_abs == 0.5 and loss.min_cosine == 1
-    assert measured([wanted], [vectors([0, 1], [0, 2], [0, 0])]).min_cosine == 0
-    assert measured([wanted], [vectors([9, 9], [0, 2], [0, 0])], [np.array([[False, True, True]])]).max_abs == 0
-    assert measured([vectors([0, 0])], [vectors([1, 0])]).min_cosine == 0
+    assert measure_loss([wanted], [vectors([0, 1], [0, 2], [0, 0])]).min_cosine == 0
+    assert measure_loss([wanted], [vectors([9, 9], [0, 2], [0, 0])], [np.array([[False, True, True]])]).max_abs == 0
+    assert measure_loss([vectors([0, 0])], [vectors([1, 0])]).min_cosine == 0
 
 
-def test_an_engine_that_cannot_run_it_has_no_opinion():
+def test_an_engine_that_cannot_run_it_measures_nothing():
     """The CPU provider has no bfloat16; no engine knows an operator of another domain."""
     source, feeds = made(CHAIN, w=WEIGHT), [{"x": WEIGHT}]
-    runtime, reference = opinions(source, to_half(source, BFLOAT16), feeds)
+    runtime, reference = measure_by_both_engines(source, to_half(source, BFLOAT16), feeds)
     assert runtime.loss is None and "cannot load" in runtime.why and "not measured" in str(runtime)
     assert reference.loss is not None and reference.to_json()["loss"]["vectors"] == 4
     unknown = made(CHAIN.replace("Tanh", "other.Tanh"), w=WEIGHT)
-    assert [one.loss for one in opinions(source, unknown, feeds)] == [None, None]
+    assert [one.loss for one in measure_by_both_engines(source, unknown, feeds)] == [None, None]
+
+
+def test_numbers_per_token_count_at_tokens():
+    """An output ``[batch, seq]``, such as a weight for each token: what stands at padding is no loss."""
+    text = "g (float[a,b] x, int64[a,b] attention_mask) => (float[a,b] y) { y = Mul(x, factor) }"
+    source, half = (made(text, factor=np.array(one, np.float32)) for one in (1, 2))
+    feed = {"x": np.array([[1, 3, 0], [2, 0, 0]], np.float32), "attention_mask": np.array([[1, 1, 1], [1, 0, 0]])}
+    padded = feed | {"x": np.array([[1, 3, 0], [2, 9, 9]], np.float32)}
+    losses = [measure_by_both_engines(source, half, [one], per_token=["y"])[0].loss for one in (feed, padded)]
+    assert losses[0] is not None and losses[1] is not None
+    assert losses[0].max_abs == losses[1].max_abs == 3 and losses[0].vectors == losses[1].vectors == 1
 
 
 def test_a_loss_is_never_vacuous():
     wanted = vectors([1, 0])
     for broken in (np.nan, np.inf):
-        loss = measured([wanted], [vectors([broken, 0])])
+        loss = measure_loss([wanted], [vectors([broken, 0])])
         assert loss.not_finite == 1 and loss.max_abs == np.inf and loss.min_cosine == -1 and "not finite" in str(loss)
         assert loss.to_json()["max_abs_diff"] is None
     for nothing in ([], [np.zeros((0, 3, 2), np.float32)], [vectors([np.nan, 1])]):
         with pytest.raises(RequestError, match="nothing to compare"):
-            measured(nothing, nothing)
+            measure_loss(nothing, nothing)
     with pytest.raises(RequestError, match="nothing to compare"):
-        measured([wanted], [wanted], [np.array([[False]])])
+        measure_loss([wanted], [wanted], [np.array([[False]])])
     with pytest.raises(RequestError, match="shapes differ"):
-        measured([wanted], [vectors([1, 0], [1, 0])])
+        measure_loss([wanted], [vectors([1, 0], [1, 0])])
     with pytest.raises(RequestError, match="nothing to measure"):
-        opinions(made(CHAIN, w=WEIGHT), made(CHAIN, w=WEIGHT), [])
+        measure_by_both_engines(made(CHAIN, w=WEIGHT), made(CHAIN, w=WEIGHT), [])
 
 
 # --- what stands for infinity, and where -----------------------------------------------------------------------------------
@@ -626,7 +637,7 @@ def test_a_sparse_constant_keeps_its_type():
     np.testing.assert_allclose(run(half, feed)[0], run(source, feed)[0], rtol=1e-2)
 
 
-def test_an_evaluator_that_is_off_in_float32_has_no_opinion():
+def test_an_evaluator_that_is_off_in_float32_measures_nothing():
     """onnx's reference reads a Loop without a condition as one that never starts; what it says of float16 is then no loss."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Add", ["i", "i"], ["o"])], "body",
@@ -638,7 +649,7 @@ def test_an_evaluator_that_is_off_in_float32_has_no_opinion():
     source.graph.initializer.append(numpy_helper.from_array(np.array(3, np.int64), "times"))
     source.graph.node.insert(0, helper.make_node("Loop", ["times", "", "x"], ["l"], body=body))
     feeds = [{"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}]
-    runtime, reference = opinions(source, to_half(source, FLOAT16), feeds)
+    runtime, reference = measure_by_both_engines(source, to_half(source, FLOAT16), feeds)
     assert runtime.loss is not None and runtime.loss.min_cosine > 0.999
     assert reference.loss is None and "in float32 already" in reference.why
 
@@ -646,12 +657,12 @@ def test_an_evaluator_that_is_off_in_float32_has_no_opinion():
 def test_scores_are_one_vector():
     """One number per row has no direction; a shift of all of them, and a few that are off, count."""
     wanted = [np.array([[1.0], [1.1], [0.9]]), np.array([[1.05]])]
-    assert measured(wanted, wanted).vectors == 1 and measured(wanted, wanted).min_cosine == pytest.approx(1)
-    assert measured(wanted, [-one for one in wanted]).relative > 10
+    assert measure_loss(wanted, wanted).vectors == 1 and measure_loss(wanted, wanted).min_cosine == pytest.approx(1)
+    assert measure_loss(wanted, [-one for one in wanted]).relative > 10
     turned = [2 - one for one in wanted]
-    assert measured(wanted, turned).min_cosine < 0
-    assert measured(wanted, [one + 0.05 for one in wanted]).relative > 0.5
-    assert measured([np.ones((3, 1))], [np.ones((3, 1))]).relative == 0
+    assert measure_loss(wanted, turned).min_cosine < 0
+    assert measure_loss(wanted, [one + 0.05 for one in wanted]).relative > 0.5
+    assert measure_loss([np.ones((3, 1))], [np.ones((3, 1))]).relative == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

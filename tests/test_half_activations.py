@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from test_half import KINDS, feeds_of, fused, made, plain, run
 
 import graphsurgery
-from graphsurgery.compare.loss import opinions
+from graphsurgery.compare.loss import measure_by_both_engines
 from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.rewrites.half.convert import in_float32, to_half
@@ -56,10 +56,10 @@ def test_an_overflow_is_found_and_kept():
     assert 65504 < np.abs(X["x"] @ WEIGHT).max() * 16384 < 2e5
     found = kept(source, [X], FLOAT16)
     assert by_sort(found, TOO_LARGE) == set(found.nodes) == {"large", "moved", "back"} and found.others == 2
-    unseen, seen = opinions(source, to_half(source, FLOAT16), [X])
+    unseen, seen = measure_by_both_engines(source, to_half(source, FLOAT16), [X])
     assert seen.loss is not None and seen.loss.not_finite, "without it, it is wrong"
     assert unseen.loss is not None and not unseen.loss.not_finite, "the CPU provider computes in float32 here"
-    right, right_too = opinions(source, to_half(source, FLOAT16, found.nodes), [X])
+    right, right_too = measure_by_both_engines(source, to_half(source, FLOAT16, found.nodes), [X])
     assert all(one.loss is not None and one.loss.max_abs < 0.01 for one in (right, right_too))
 
 
@@ -88,8 +88,8 @@ def test_an_overflow_in_a_real_encoder():
     feeds = feeds_of("bert")[:2]
     found = kept(source, feeds, FLOAT16)
     assert set(found.nodes) == {norm.output[0]} and found.reasons[norm.output[0]].startswith(TOO_LARGE)
-    without = opinions(source, to_half(source, FLOAT16), feeds)[1].loss
-    within = opinions(source, to_half(source, FLOAT16, found.nodes), feeds)[1].loss
+    without = measure_by_both_engines(source, to_half(source, FLOAT16), feeds)[1].loss
+    within = measure_by_both_engines(source, to_half(source, FLOAT16, found.nodes), feeds)[1].loss
     assert without is not None and within is not None
     assert within.min_cosine > 0.9999 and without.min_cosine < 0.9
 
@@ -144,7 +144,7 @@ def test_digits_that_cancel_are_found_and_kept(kind):
     found = kept(source, [X], kind)
     assert by_sort(found, LOSES) == set(found.nodes) == {"away", "again"} and "100%" in found.reasons["away"]
     for keep, least, most in (((), 0.3, 3), (found.nodes, 0, 0.1)):
-        by_reference = opinions(source, to_half(source, kind, keep), [X])[1]
+        by_reference = measure_by_both_engines(source, to_half(source, kind, keep), [X])[1]
         assert by_reference.loss is not None and least <= by_reference.loss.relative <= most
     assert found.loss < 0.1
 
@@ -165,7 +165,9 @@ def test_attention_scores_that_are_not_scaled_down():
     found = kept(source, feeds, FLOAT16)
     losing = by_sort(found, LOSES)
     assert losing and len(losing) < 20
-    before, after = (opinions(source, to_half(source, FLOAT16, keep), feeds)[0].loss for keep in ((), found.nodes))
+    before, after = (
+        measure_by_both_engines(source, to_half(source, FLOAT16, keep), feeds)[0].loss for keep in ((), found.nodes)
+    )
     assert before is not None and after is not None and after.relative < before.relative
 
 

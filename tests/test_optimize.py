@@ -393,13 +393,38 @@ def test_bfloat16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_outputs_without_a_second_opinion_are_told(precision: str, tmp_path: Path) -> None:
-    """The reference evaluator measures one output. In bfloat16 nothing at all is compared at the others."""
+def test_the_second_reference_measures_every_output(precision: str, tmp_path: Path) -> None:
+    """In bfloat16 nothing else does. A fault that is planted at one output alone is found."""
     source = with_head(fixture("bert"), tmp_path, "mean", normalize=True, keep_output=["last_hidden_state"])
     done = optimized(source, tmp_path / "half.onnx", **{precision: True})
-    what = "same outputs" if precision == "bf16" else "second opinion"
-    wanted = f"{what}: of last_hidden_state, because only sentence_embedding is measured"
-    assert done.report and wanted in done.report.not_checked
+    outputs = {"sentence_embedding", "last_hidden_state"}
+    assert done.report and done.loss is not None
+    second = [one for one in done.loss["opinions"] if one["engine"] == "onnx's reference"]
+    assert {one["output"] for one in second} == outputs and all(one["loss"]["max_abs_diff"] > 0 for one in second)
+    check = next(check for check in done.report.checks if check.name == "second opinion")
+    assert {one.kind for one in check.comparisons} == {f"first rows of {name}" for name in outputs}
+    assert not any("second opinion" in line or "of last_hidden_state" in line for line in done.report.not_checked)
+    wrong = onnx.load(tmp_path / "half.onnx")
+    for name in outputs:
+        copy = onnx.ModelProto.FromString(wrong.SerializeToString())
+        maker = next(node for node in copy.graph.node if name in node.output)
+        maker.output[:] = [f"{one}/right" if one == name else one for one in maker.output]
+        for node in copy.graph.node:
+            node.input[:] = [f"{one}/right" if one == name else one for one in node.input]
+        copy.graph.node.append(onnx.helper.make_node("Neg", [f"{name}/right"], [name]))
+        assert graphsurgery.verify(copy, against=source).verdict is Verdict.FAILED, name
+
+
+def test_an_output_that_the_second_reference_cannot_measure_is_told(tmp_path: Path) -> None:
+    """An output that is not a number in the source either. The other one is measured."""
+    proto = onnx.load(with_head(fixture("bert"), tmp_path, "mean", normalize=True, keep_output=["last_hidden_state"]))
+    proto.graph.node.append(onnx.helper.make_node("Sub", ["last_hidden_state", "last_hidden_state"], ["nought"]))
+    proto.graph.node.append(onnx.helper.make_node("Div", ["nought", "nought"], ["broken"]))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("broken", onnx.TensorProto.FLOAT, ["batch", "seq", 32]))
+    onnx.save(proto, tmp_path / "broken.onnx")
+    done = optimized(tmp_path / "broken.onnx", tmp_path / "half.onnx", bf16=True)
+    assert done.report and done.loss is not None and done.loss["min_cosine"] > 0.99
+    assert "second opinion: of broken: there is nothing to compare" in done.report.not_checked, done.report.not_checked
 
 
 def test_an_encoder_in_half_precision(tmp_path: Path) -> None:

@@ -76,14 +76,16 @@ def fusion_table(fusions: FusionReport) -> RenderableType:
 
 
 def loss_table(loss: Mapping[str, Any]) -> RenderableType:
-    """Show how far half precision is from float32, by each engine."""
-    return facts_table([(f"by {one['engine']}", _loss(one)) for one in loss.get("opinions", ())])
+    """Show how far half precision is from float32 by each engine, at each output if there are several."""
+    measured = loss.get("opinions", ())
+    several = len({one["output"] for one in measured}) > 1
+    return facts_table([(f"by {one['engine']}" + several * f", {one['output']}", _loss(one)) for one in measured])
 
 
-def _loss(opinion: Mapping[str, Any]) -> str:
-    loss = opinion["loss"]
+def _loss(measured: Mapping[str, Any]) -> str:
+    loss = measured["loss"]
     if loss is None:
-        return f"not measured: {opinion['why']}"
+        return f"not measured: {measured['why']}"
     cosines = f"cosine {loss['min_cosine']:.7f} at least, {loss['mean_cosine']:.7f} on average"
     return f"{cosines}, {loss['max_abs_diff']:.1e} apart at most, over {loss['vectors']} vectors"
 

@@ -1,12 +1,13 @@
-"""What a model in half precision loses against the float32 one, in two opinions.
+"""How much a model in half precision loses against the float32 one, measured by two engines.
 
-ONNX Runtime's CPU provider computes some operators of a float16 file in float32, and has none for most of bfloat16's. So a few
-rows are computed by onnx's reference evaluator besides, each operator in the type that the file says (see `reference_ops`).
+ONNX Runtime's CPU provider computes some operators of a float16 file in float32, and has no kernels for most operators in
+bfloat16. So a second reference, onnx's reference evaluator, computes a few rows, too. It computes each operator in the type
+that the file says (see `reference_ops`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +18,20 @@ from graphsurgery.compare.reference_ops import evaluator
 from graphsurgery.compare.vectors import cosines, vectors_at_tokens
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
-from graphsurgery.graph.element_types import FLOAT, HALVES
+from graphsurgery.graph.element_types import HALVES
 from graphsurgery.interface import Value, interface_of
 from graphsurgery.runtime.lent_session import opened
 from graphsurgery.runtime.session import first_line
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
+Outputs = Mapping[str, Array]
+Run = Callable[[onnx.ModelProto, Sequence[Feed], Sequence[str]], list[Outputs]]
 RUNTIME, REFERENCE = "ONNX Runtime", "onnx's reference"
 SUSPECT = 0.05
-"""A relative loss from which it is asked whether the evaluator itself is at fault."""
+"""From this relative loss on, the evaluator also runs the float32 model, to see whether the evaluator itself is at fault."""
 FEW = 8
-"""Rows that the reference evaluator computes, which is slow."""
+"""The number of rows that the reference evaluator computes. It is slow."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,25 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What one engine says; ``loss`` is None where it could not say anything, and ``why`` tells why."""
+class EngineLoss:
+    """The loss at one output, as one engine measures it."""
 
     engine: str
+    output: str
     loss: Loss | None
+    """None if the engine cannot measure it."""
     why: str = ""
+    """The reason for that."""
 
     def __str__(self) -> str:
-        return f"{self.engine}: {self.loss if self.loss is not None else f'not measured ({self.why})'}"
+        return f"{self.engine}, {self.output}: {self.loss if self.loss is not None else f'not measured ({self.why})'}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"engine": self.engine, "loss": self.loss.to_json() if self.loss else None, "why": self.why or None}
+        loss = self.loss.to_json() if self.loss else None
+        return {"engine": self.engine, "output": self.output, "loss": loss, "why": self.why or None}
 
 
-def measured(
+def measure_loss(
     wanted: Sequence[Array], found: Sequence[Array], tokens: Sequence[Array | None] | None = None, center: float | None = None
 ) -> Loss:
     """The loss of ``found`` against ``wanted``, one array ``[..., dim]`` for each feed; vectors lie along the last axis.
@@ -108,71 +115,109 @@ def measured(
     return Loss(len(expected), float(np.abs(apart).max()), relative, float(angles.min()), float(angles.mean()), skipped=skipped)
 
 
-def opinions(
-    source: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Feed], rows: int = FEW, cannot_run: str | None = None
-) -> tuple[Opinion, Opinion]:
-    """The loss of ``candidate`` against ``source`` (in float32, by ONNX Runtime), by ONNX Runtime on all feeds and by the
-    reference evaluator on the first ``rows`` of the first: over the first float32 output, at tokens.
+def measure_by_both_engines(
+    source: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    feeds: Sequence[Feed],
+    *,
+    per_token: Collection[str] = (),
+    cannot_run: str | None = None,
+) -> list[EngineLoss]:
+    """Measure the loss of ``candidate`` at every output of ``source``, at tokens.
 
-    ``cannot_run``: why ONNX Runtime is not to run the candidate. The evaluator has no opinion where it is as far off in float32
-    already, as for a few operators that it reads otherwise.
+    The candidate is compared with what ONNX Runtime computes of ``source`` in float32. ONNX Runtime runs it on all feeds, the
+    reference evaluator on the first `FEW` rows of the first feed. The evaluator measures nothing at an output at which it is as
+    far off in float32 already: it reads a few operators otherwise.
 
-    Raises RequestError without feeds, UnsupportedModelError where ``source`` cannot be run or has no float32 output. Where an
-    engine cannot run the candidate, gives other shapes, or leaves nothing to compare, its opinion has no loss: whoever judges
-    needs one that has.
+    Args:
+        per_token: the outputs ``[batch, seq]``, which hold one number per token.
+        cannot_run: why ONNX Runtime is not to run the candidate.
+
+    Returns:
+        The losses by ONNX Runtime, one for each output, and then those by the evaluator. An engine that cannot run the
+        candidate, gives other shapes, or leaves nothing to compare gives no loss: whoever judges needs one that there is.
+
+    Raises RequestError without feeds, UnsupportedModelError if ``source`` cannot be run or has no output.
     """
     if not feeds:
         raise RequestError("there is nothing to measure a loss on", "give one feed or more")
-    output = measured_output(source)
-    if output is None:
-        raise UnsupportedModelError("the model has no float32 output to measure a loss at")
-    mask = roles_of(interface_of(source.graph)).mask
-    few = [_first_rows(feeds[0], rows)]
-    session = opened(source)
-    wanted = [session.run(feed, [output])[output] for feed in (*feeds, *few)]
-    del session
-
-    center = _mean(wanted)
-
-    def opinion(engine: str, some: Sequence[Feed], expected: Sequence[Array], run: Callable[[], list[Array]]) -> Opinion:
-        masks = [tokens_of(feed, mask) for feed in some]
-        try:
-            return Opinion(engine, measured(expected, run(), masks, center))
-        except GraphSurgeryError as error:
-            return Opinion(engine, None, str(error))
-
-    told = opinion(REFERENCE, few, wanted[-1:], lambda: by_reference(candidate, few, output))
-    if told.loss is not None and told.loss.relative > SUSPECT:
-        itself = opinion(REFERENCE, few, wanted[-1:], lambda: by_reference(source, few, output))
-        if itself.loss is None or itself.loss.relative > told.loss.relative / 2:
-            told = Opinion(REFERENCE, None, "the evaluator does not give what ONNX Runtime gives in float32 already")
+    outputs = [one.name for one in source.graph.output]
+    if not outputs:
+        raise UnsupportedModelError("the model has no output to measure a loss at")
+    few = [_first_rows(feeds[0], FEW)]
+    wanted = _run_by_runtime(source, [*feeds, *few], outputs)
+    measuring = _Measuring(roles_of(interface_of(source.graph)).mask, frozenset(per_token), _means(wanted))
+    second = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, candidate)
+    if any(one.loss is not None and one.loss.relative > SUSPECT for one in second):
+        itself = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, source)
+        second = [_distrust(one, other) for one, other in zip(second, itself, strict=True)]
     if cannot_run is not None:
-        return Opinion(RUNTIME, None, cannot_run), told
-    return opinion(RUNTIME, feeds, wanted[:-1], lambda: by_runtime(candidate, feeds, output)), told
+        return [*(EngineLoss(RUNTIME, name, None, cannot_run) for name in outputs), *second]
+    return [*measuring.losses(RUNTIME, feeds, wanted[:-1], _run_by_runtime, candidate), *second]
 
 
-def measured_output(source: onnx.ModelProto) -> str | None:
-    """The output that `opinions` measures the loss at: the first in float32."""
-    return next((one.name for one in source.graph.output if one.type.tensor_type.elem_type == FLOAT), None)
+@dataclass(frozen=True)
+class _Measuring:
+    """Measures what engines give against the float32 values of a source."""
+
+    mask: Value | None
+    per_token: frozenset[str]
+    means: Outputs
+    """The mean of each output, from which scores are counted."""
+
+    def losses(
+        self, engine: str, feeds: Sequence[Feed], wanted: Sequence[Outputs], run: Run, model: onnx.ModelProto
+    ) -> list[EngineLoss]:
+        """Return the loss at each output of ``model``, as ``run`` runs it."""
+        names = list(wanted[0])
+        try:
+            found = run(model, feeds, names)
+        except GraphSurgeryError as error:
+            return [EngineLoss(engine, name, None, str(error)) for name in names]
+        return [self._loss(engine, name, feeds, wanted, found) for name in names]
+
+    def _loss(
+        self, engine: str, name: str, feeds: Sequence[Feed], wanted: Sequence[Outputs], found: Sequence[Outputs]
+    ) -> EngineLoss:
+        tokens = [tokens_of(feed, self.mask) for feed in feeds]
+        sides = [[one[name][..., None] if name in self.per_token else one[name] for one in side] for side in (wanted, found)]
+        try:
+            return EngineLoss(engine, name, measure_loss(sides[0], sides[1], tokens, float(self.means[name])))
+        except GraphSurgeryError as error:
+            return EngineLoss(engine, name, None, str(error))
 
 
-def _mean(arrays: Sequence[Array]) -> float:
-    """Of all finite numbers."""
-    numbers = np.concatenate([one[np.isfinite(one)].ravel().astype(np.float64) for one in arrays])
-    return float(numbers.mean()) if numbers.size else 0.0
+def _distrust(one: EngineLoss, itself: EngineLoss) -> EngineLoss:
+    """Return a loss by the evaluator without its figure if the evaluator loses as much on the float32 model ``itself``."""
+    if one.loss is None or one.loss.relative <= SUSPECT:
+        return one
+    if itself.loss is not None and itself.loss.relative <= one.loss.relative / 2:
+        return one
+    why = "the evaluator does not give what ONNX Runtime gives in float32 already"
+    return EngineLoss(one.engine, one.output, None, why)
 
 
-def by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], output: str) -> list[Array]:
-    """An output on every feed, by ONNX Runtime on the CPU. UnsupportedModelError where it cannot."""
+def _means(values: Sequence[Outputs]) -> dict[str, Array]:
+    """Return the mean of all finite numbers of each output, 0 if there are none."""
+    means = {}
+    for name in values[0]:
+        numbers = np.concatenate([one[name][np.isfinite(one[name])].ravel().astype(np.float64) for one in values])
+        means[name] = numbers.mean() if numbers.size else np.zeros(())
+    return means
+
+
+def _run_by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Outputs]:
+    """Run ``model`` on every feed by ONNX Runtime on the CPU. Raises UnsupportedModelError if it cannot."""
     session = opened(model)
-    return [session.run(feed, [output])[output] for feed in feeds]
+    return [session.run(feed, outputs) for feed in feeds]
 
 
-def by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], output: str) -> list[Array]:
-    """An output on every feed, by onnx's reference evaluator. UnsupportedModelError where it cannot."""
+def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Outputs]:
+    """Run ``model`` on every feed by onnx's reference evaluator. Raises UnsupportedModelError if it cannot."""
     try:
         known = evaluator(model)
-        return [np.asarray(known.run([output], _as_declared(model, feed))[0]) for feed in feeds]
+        every = [known.run(list(outputs), _as_declared(model, feed)) for feed in feeds]
+        return [dict(zip(outputs, map(np.asarray, values), strict=True)) for values in every]
     except GraphSurgeryError:
         raise
     except Exception as error:  # operators raise what they like

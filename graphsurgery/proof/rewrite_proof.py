@@ -94,13 +94,12 @@ class RewriteProof:
             checks.append(Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED))
         if any(check.verdict is Verdict.FAILED for check in checks):
             relation = replace(relation, half=None)  # there is nothing to ask a second engine about
-        compared, opinions, left_out = self.same.checks(written, relation, claim.limits)
+        compared, losses, left_out = self.same.checks(written, relation, claim.limits)
         report = Report((*checks, *compared), self.same.observed(compared), (*not_checked, *left_out))
-        if opinions is None:
+        if not losses:
             return Proven(report)
-        losses = [one.loss for one in opinions if one.loss is not None]
-        worst = min((one.min_cosine for one in losses), default=None)
-        return Proven(report, {"min_cosine": worst, "opinions": [one.to_json() for one in opinions]})
+        worst = min((one.loss.min_cosine for one in losses if one.loss is not None), default=None)
+        return Proven(report, {"min_cosine": worst, "opinions": [one.to_json() for one in losses]})
 
     def _relation(self, written: Model, claim: Claim) -> Relation:
         """A file that records half precision is still held to float32 if its rewrite claims to be as exact as that."""

@@ -1,19 +1,19 @@
 """Two files with the same inputs and no edit between them: their outputs on the same feeds.
 
 A file that `optimize` made records how it was rewritten, and that says what it must keep to: the source's numbers in float32,
-or the angles and lengths of the source's vectors in half precision, in the opinion of two engines.
+or the angles and lengths of the source's vectors in half precision, as two engines measure them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
 from graphsurgery.compare.limits import LEAST_COSINE, Limits
-from graphsurgery.compare.loss import Opinion, measured_output, opinions
+from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
 from graphsurgery.compare.models import NAME, Feed, Given, compared
 from graphsurgery.compare.tolerance import most_stretch
 from graphsurgery.contracts import present
@@ -62,19 +62,17 @@ class SameOutputs:
         reach = [] if self.reach is None else [str(self.reach)]
         return (*(said for check in checks for said in check.not_finite), *reach)
 
-    def checks(
-        self, output: Model, relation: Relation, limits: Limits
-    ) -> tuple[list[Check], tuple[Opinion, Opinion] | None, list[str]]:
-        """(what the comparison came to, what half precision loses in the opinion of two engines, what was left out)."""
+    def checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
+        """Return the checks of ``output``, the losses of half precision that two engines measure, and what was left out."""
         asked = limits if relation.is_exact else replace(limits, min_cosine=_cosine(limits))
         checks, left_out = self._run(output, relation, asked)
-        told = None
-        if relation.half is not None and all(check.verdict is not Verdict.FAILED for check in checks):
-            told = self._opinions(output, relation)
-            checks += [_second(told[1], asked)] if told[1].loss is not None else []
-            left_out += [] if told[1].loss is not None else [f"{SECOND}: {told[1].why}"]
-            left_out += _unmeasured(self.source, relation)
-        return checks, told, left_out
+        if relation.half is None or any(check.verdict is Verdict.FAILED for check in checks):
+            return checks, [], left_out
+        losses = self._measure_losses(output, relation)
+        second = [one for one in losses if one.engine == REFERENCE]
+        measured = {one.output: one.loss for one in second if one.loss is not None}
+        checks += [_judge_second(measured, asked)] if measured else []
+        return checks, losses, left_out + _explain_unmeasured(second)
 
     def _run(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[str]]:
         if relation.half == onnx.TensorProto.BFLOAT16:
@@ -142,28 +140,43 @@ class SameOutputs:
         batches = [] if self.texts is None else list(self.texts.batches())[:MOST_TEXTS]
         return [*(feed for batch in batches for feed in text_feeds(self.drawer, batch)), *drawn]
 
-    def _opinions(self, output: Model, relation: Relation) -> tuple[Opinion, Opinion]:
+    def _measure_losses(self, output: Model, relation: Relation) -> list[EngineLoss]:
         cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None
-        source, candidate = (filled(model.proto, model) for model in (self.source, output))
-        return opinions(source, candidate, self.measured, cannot_run=cannot_run)
+        source, candidate = (_giving(filled(model.proto, model), relation.names) for model in (self.source, output))
+        per_token = self._per_token()
+        return measure_by_both_engines(source, candidate, self.measured, per_token=per_token, cannot_run=cannot_run)
 
 
 def _cosine(limits: Limits) -> float:
     return LEAST_COSINE if limits.min_cosine is None else limits.min_cosine
 
 
-def _unmeasured(source: Model, relation: Relation) -> list[str]:
-    """The outputs that the opinions say nothing of. In bfloat16 nothing else compares them either."""
-    measured = measured_output(source.proto)
-    names = ", ".join(name for name in relation.names if name != measured)
-    what = NAME if relation.half == onnx.TensorProto.BFLOAT16 else SECOND
-    return [f"{what}: of {names}, because only {measured} is measured"] if names else []
+def _giving(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Give ``model`` the outputs ``names``, which may be values inside the graph, and return it."""
+    declared = {info.name: info for info in model.graph.output}
+    outputs = [declared.get(name, onnx.ValueInfoProto(name=name)) for name in names]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
 
 
-def _second(opinion: Opinion, limits: Limits) -> Check:
-    """The loss that onnx's reference evaluator finds, each operator in the type that the file says."""
-    loss, cosine = present(opinion.loss, "the loss"), present(limits.min_cosine, "the smallest cosine")
-    asked = loss.max_abs / limits.atol if limits.atol else 0.0
-    margin = max(asked, loss.relative / (2 * most_stretch(cosine)))
-    one = Comparison("first rows", loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, cosine)
-    return Check(SECOND, f"by {opinion.engine} evaluator, on the first rows: {loss}", (one,))
+def _explain_unmeasured(second: Sequence[EngineLoss]) -> list[str]:
+    """Say which outputs the second reference could not measure, those with the same reason together."""
+    names: dict[str, list[str]] = {}
+    for one in second:
+        if one.loss is None:
+            names.setdefault(one.why, []).append(one.output)
+    return [f"{SECOND}: of {', '.join(those)}: {why}" for why, those in names.items()]
+
+
+def _judge_second(losses: Mapping[str, Loss], limits: Limits) -> Check:
+    """Judge the loss at each output that onnx's reference evaluator measures. It computes each operator in the file's type."""
+    cosine = present(limits.min_cosine, "the smallest cosine")
+    comparisons = []
+    for name, loss in losses.items():
+        asked = loss.max_abs / limits.atol if limits.atol else 0.0
+        margin = max(asked, loss.relative / (2 * most_stretch(cosine)))
+        kind = "first rows" if len(losses) == 1 else f"first rows of {name}"
+        comparisons.append(Comparison(kind, loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, cosine))
+    listed = "; ".join(str(loss) if len(losses) == 1 else f"{name}: {loss}" for name, loss in losses.items())
+    return Check(SECOND, f"by {REFERENCE} evaluator, on the first rows: {listed}", tuple(comparisons))

@@ -1,1 +1,1 @@
-"""Encoders in float16 and bfloat16: converted but for what has to stay float32, and what that loses, in two opinions."""
+"""Encoders in float16 and bfloat16: which nodes stay float32, and the conversion of the others."""
