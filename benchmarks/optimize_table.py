@@ -121,9 +121,9 @@ def bare_optimizer(pooled: Path, done: graphsurgery.Optimized) -> tuple[FusionRe
 
 def left_padding(source: Path, session: Session) -> float:
     """The largest difference of the embeddings, texts padded on the left."""
-    drawer = feeds_for(graphsurgery.load(source))
-    mask = dict(drawer.kinds())["left padding"][0]
-    feed = drawer.feed(mask, seed=0)
+    generator = feeds_for(graphsurgery.load(source))
+    mask = dict(generator.generate_masks())["left padding"][0]
+    feed = generator.generate(mask, seed=0)
     wanted, found = (one.run(feed, ["sentence_embedding"])["sentence_embedding"] for one in (Session(source), session))
     return float(np.abs(wanted - found).max())
 

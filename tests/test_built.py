@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
 import graphsurgery
-from graphsurgery.baking import built
-from graphsurgery.baking.built import build_encoder
+from graphsurgery.baking import encoder
+from graphsurgery.baking.encoder import build_encoder
 from graphsurgery.errors import UnsupportedModelError, WeightsError
 from graphsurgery.folders.modules import Module
 
@@ -46,15 +46,15 @@ FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_other_rows_are_found_out(fault: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = numpy_helper.from_array(np.ascontiguousarray(fault(TABLE)).astype(np.float32), built.TABLE)
-    monkeypatch.setattr(built.onnx.numpy_helper, "from_array", lambda *_: wrong)
+    wrong = numpy_helper.from_array(np.ascontiguousarray(fault(TABLE)).astype(np.float32), encoder.TABLE)
+    monkeypatch.setattr(encoder.onnx.numpy_helper, "from_array", lambda *_: wrong)
     with pytest.raises(UnsupportedModelError, match="other rows"):
         build_encoder(module(tmp_path))
 
 
 def test_columns_for_rows_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_node = helper.make_node
-    monkeypatch.setattr(built.helper, "make_node", lambda *args, **_: make_node(*args[:3], axis=1))
+    monkeypatch.setattr(encoder.helper, "make_node", lambda *args, **_: make_node(*args[:3], axis=1))
     with pytest.raises(UnsupportedModelError):
         build_encoder(module(tmp_path))
 

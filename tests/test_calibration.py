@@ -20,7 +20,7 @@ from graphsurgery.edits import output_precision
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
 from graphsurgery.recipe import parsed
-from graphsurgery.runtime.calibration import embedding_ranges
+from graphsurgery.runtime.measure import measure_ranges
 
 TEXTS = Path(__file__).parent / "data" / "sentences.txt"
 
@@ -76,10 +76,10 @@ def test_texts_that_change_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     taken: list[np.ndarray] = []
 
     def counted(*given: object) -> np.ndarray:
-        taken.append(embedding_ranges(*given))
+        taken.append(measure_ranges(*given))
         return taken[-1]
 
-    monkeypatch.setattr(output_precision, "embedding_ranges", counted)
+    monkeypatch.setattr(output_precision, "measure_ranges", counted)
     digests = []
     for texts in (lines[:100], lines[100:200]):
         (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")

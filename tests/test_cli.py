@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, corpus_params, fixture_names
 
 import graphsurgery
-from graphsurgery.cli import writing
+from graphsurgery.cli import editing
 from graphsurgery.cli.main import BUG, INTERRUPTED, OK, VERBS, VERDICT, WRONG, main, run
 from graphsurgery.edits import pooling_graph
 
@@ -157,10 +157,10 @@ def test_bugs_and_interruptions(fixture_copy, capsys, monkeypatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "run", broken)
+    monkeypatch.setattr(editing, "run", broken)
     code, out, err = call("strip-head", model, "--json", capsys=capsys)
     assert code == BUG and "Traceback" in err and json.loads(out)["error"]["type"] == "ZeroDivisionError"
-    monkeypatch.setattr(writing, "run", interrupted)
+    monkeypatch.setattr(editing, "run", interrupted)
     assert call("strip-head", model, capsys=capsys)[0] == INTERRUPTED
 
 

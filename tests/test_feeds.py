@@ -19,9 +19,9 @@ from graphsurgery.encoder.windows import largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.runtime import reach as reach_module
-from graphsurgery.runtime.feeds import Drawer, text_feeds
-from graphsurgery.runtime.masks import KINDS, LONG_LEFT, LONGEST, Mask, Sizes, longest_masks, masks_of
-from graphsurgery.runtime.reach import UNLIMITED, found_reach, reaching
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
+from graphsurgery.runtime.masks import KINDS, LONG_LEFT, LONGEST, Mask, Sizes, generate_longest_masks, generate_masks
+from graphsurgery.runtime.reach import UNLIMITED, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded, tokenize
 
@@ -69,7 +69,7 @@ def test_every_kind_is_described() -> None:
 @given(SIZES)
 def test_every_kind_is_what_its_name_says(sizes: Sizes) -> None:
     """Of the sizes that are baked in; within the longest sequence where none is; left out only where the sizes rule it out."""
-    found = dict(masks_of(sizes))
+    found = dict(generate_masks(sizes))
     width = sizes.sequence or sizes.longest
     ruled_out = {
         "right padding": width < 2, "left padding": width < 2, "mixed padding": width < 2, "holes": width < 3,
@@ -86,12 +86,12 @@ def test_every_kind_is_what_its_name_says(sizes: Sizes) -> None:
 @given(SIZES)
 def test_the_longest_feeds(sizes: Sizes) -> None:
     """A whole row, and one with padding in front."""
-    kinds = dict(longest_masks(sizes, 90, 70))
+    kinds = dict(generate_longest_masks(sizes, 90, 70))
     assert all(mask.all() and mask.shape == (sizes.batch or 1, 90) for mask in kinds[LONGEST])
     assert all(IS_SO["left padding"]([mask], list(mask)) and mask.shape[1] == 70 for mask in kinds[LONG_LEFT])
 
 
-def drawer(*dims: int | str, **encoder: object) -> Drawer:
+def generator(*dims: int | str, **encoder: object) -> FeedGenerator:
     return feeds_for(graphsurgery.load(tiny_encoder(dims=dims, **encoder)))  # type: ignore[arg-type]
 
 
@@ -100,9 +100,9 @@ def test_feeds_run_at_every_size(dims: tuple[int | str, int | str]) -> None:
     """What is fed has the declared sizes, and the ids' and the mask's padding agree."""
     source = graphsurgery.load(tiny_encoder(dims=dims))
     session, drawn = open_session(source), feeds_for(source)
-    for _, masks in drawn.kinds():
+    for _, masks in drawn.generate_masks():
         for seed, mask in enumerate(masks):
-            feed = drawn.feed(mask, seed)
+            feed = drawn.generate(mask, seed)
             assert np.array_equal(feed[MASK] != 0, mask) and feed[IDS].shape == mask.shape
             assert session.run(feed)[HIDDEN].shape[:2] == mask.shape
 
@@ -124,7 +124,7 @@ def encoded(lengths: list[int], side: str) -> Encoded:
 def test_texts_stay_whole(lengths: list[int], side: str, batch: int | None, sequence: int | None) -> None:
     """No text is dropped or cut where the sizes are baked in; each is padded on its own side, with the id for that."""
     texts = encoded(lengths, side)
-    feeds = text_feeds(drawer(batch or "b", sequence or "s"), texts)
+    feeds = generate_text_feeds(generator(batch or "b", sequence or "s"), texts)
     assert all(feed[IDS].shape == (batch or len(lengths), sequence or max(lengths)) for feed in feeds)
     rows = [(ids, mask != 0) for feed in feeds for ids, mask in zip(feed[IDS], feed[MASK], strict=True)]
     assert {tuple(ids[mask]) for ids, mask in rows} == {
@@ -144,7 +144,7 @@ def test_the_tokenizer_says_how_texts_are_padded() -> None:
 
 
 def reach_of(model: graphsurgery.Model, **options: bool) -> reach_module.Reach:
-    return found_reach(model, feeds_for(model), open_session(model).run, **options)
+    return find_reach(model, feeds_for(model), open_session(model).run, **options)
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("bert", 64), ("xlmr", 62)])
@@ -161,7 +161,7 @@ def test_positions_without_an_end(name: str, window: int | None) -> None:
     found = reach_of(model)
     assert (found.tokens, found.limit) == (UNLIMITED, None) and "2048 tokens" in found.not_checked[0]
     assert window is None or found.window == window
-    kinds = dict(reaching(feeds_for(model), found).every_kind())
+    kinds = dict(extend_to_reach(feeds_for(model), found).generate_masks(longest=True))
     assert kinds[LONGEST][0].shape == (1, UNLIMITED) and kinds[LONG_LEFT][0].shape[1] > 2 * (window or 0)
 
 
@@ -233,15 +233,15 @@ def test_a_source_that_takes_short_texts_alone(most: int) -> None:
         return session.run(feed)
 
     drawn = feeds_for(model)
-    found = found_reach(model, drawn, run)
+    found = find_reach(model, drawn, run)
     assert most / 2 < found.tokens <= most and "cannot run the source on" in found.not_checked[0]
-    assert reaching(drawn, found).longest == found.tokens
+    assert extend_to_reach(drawn, found).longest == found.tokens
 
 
 def test_wide_outputs_limit_the_reach(monkeypatch) -> None:
     model = graphsurgery.load(FIXTURES / "modernbert" / "model.onnx")
     monkeypatch.setattr(reach_module, "MOST_NUMBERS", 32 * 512)
-    assert reach_of(model).tokens == 512 and reach_of(model).hurried
+    assert reach_of(model).tokens == 512 and reach_of(model).is_hurried
 
 
 def test_time_limits_the_reach(monkeypatch) -> None:
@@ -249,7 +249,7 @@ def test_time_limits_the_reach(monkeypatch) -> None:
     model = graphsurgery.load(FIXTURES / "modernbert" / "model.onnx")
     monkeypatch.setattr(reach_module, "SECONDS", 0.0)
     found = reach_of(model)
-    assert found.tokens == 64 and found.hurried and "--full" in found.not_checked[0]
+    assert found.tokens == 64 and found.is_hurried and "--full" in found.not_checked[0]
     assert reach_of(model, full=True).tokens == UNLIMITED
     report = graphsurgery.verify(model, against=model)
     assert report and any("64 tokens" in one and "--full" in one for one in report.not_checked)
@@ -265,12 +265,12 @@ def test_a_source_that_takes_less_than_it_seems_to() -> None:
             raise UnsupportedModelError("ONNX Runtime cannot run the model: too long")
         return session.run(feed)
 
-    assert found_reach(model, feeds_for(model), run).tokens == 256
+    assert find_reach(model, feeds_for(model), run).tokens == 256
 
 
 def test_the_longest_feed_is_run_once() -> None:
     ran: list[int] = []
-    run = reach_module.Kept(lambda feed: ran.append(feed[IDS].size) or len(ran))
+    run = reach_module.CachedRun(lambda feed: ran.append(feed[IDS].size) or len(ran))
     short, long, other = ({IDS: np.full((1, size), value)} for size, value in ((3, 1), (5, 1), (5, 2)))
     assert [run(dict(feed)) for feed in (short, long, short, long, other, long)] == [1, 2, 3, 2, 4, 2]
     assert ran == [3, 5, 3, 5]

@@ -30,7 +30,7 @@ from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.mask_constants import Masks
 from graphsurgery.rewrites.half.measure import kept
 from graphsurgery.rewrites.half.values import converted, largest, lowest_mask, tamed, unfit
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session
 
 Array = np.ndarray
@@ -62,8 +62,10 @@ def fused(name: str) -> onnx.ModelProto:
 
 def feeds_of(name: str) -> list[dict[str, Array]]:
     """Every kind of padding, but rows without a token, on which no two encoders need to agree."""
-    drawer: Drawer = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
-    return [drawer.feed(mask, seed=1) for kind, masks in drawer.kinds() for mask in masks if kind != "empty row"]
+    generator: FeedGenerator = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
+    return [
+        generator.generate(mask, seed=1) for kind, masks in generator.generate_masks() for mask in masks if kind != "empty row"
+    ]
 
 
 def run(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:

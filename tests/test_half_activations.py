@@ -19,8 +19,8 @@ from graphsurgery.rewrites.half.convert import in_float32, to_half
 from graphsurgery.rewrites.half.measure import Kept, kept
 from graphsurgery.rewrites.half.probes import Ranges, Rounding
 from graphsurgery.rewrites.half.rounding_loss import worst
-from graphsurgery.runtime.feeds import text_feeds
-from graphsurgery.runtime.lent_session import LentSession
+from graphsurgery.runtime.feeds import generate_text_feeds
+from graphsurgery.runtime.session import LentSession
 from graphsurgery.runtime.texts import SENTENCES, tokenize
 
 Array = np.ndarray
@@ -32,8 +32,10 @@ TOO_LARGE, LOSES = "a value too large", "rounding a value loses most"
 
 def text_of(name: str) -> dict[str, Array]:
     """Real sentences, tokenised as the fixture's folder says."""
-    drawer = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
-    return text_feeds(drawer, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(drawer.longest_text, 64)))[0]
+    generator = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
+    return generate_text_feeds(
+        generator, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(generator.longest_text, 64))
+    )[0]
 
 
 def by_sort(found: Kept, sort: str) -> set[str]:
@@ -237,7 +239,7 @@ def test_weights_are_lent():
     del graph.graph.initializer[:]
     feed = feeds_of("bert")[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphsurgery.runtime.lent_session.LENT", 16)
+        patch.setattr("graphsurgery.runtime.session.LENT", 16)
         np.testing.assert_array_equal(LentSession(graph, weights).run(feed)["last_hidden_state"], run(model, feed)[0])
     with pytest.raises(UnsupportedModelError, match="cannot load"):
         LentSession(graph, weights[1:])

@@ -14,8 +14,8 @@ import graphsurgery
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
 from graphsurgery.encoder.roles import roles_of
-from graphsurgery.runtime.feeds import Drawer
-from graphsurgery.runtime.masks import padded_right
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
 Get = Callable[[ir.Value | None], np.ndarray]
@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest) -> tuple[Blocks, Get, float]:
     blocks = find_blocks(model)
     graph = blocks.flow.graph
     wanted = [value.name for value in _values(blocks) if graph.tensor(value) is None and not value.is_graph_input()]
-    feed = Drawer.of(model, roles_of(model.interface)).feed(padded_right([9, 4]), seed=0)
+    feed = FeedGenerator.for_model(model, roles_of(model.interface)).generate(make_mask([9, 4]), seed=0)
     names = list(dict.fromkeys(wanted))
     found = {**feed, **open_session(model, extra_outputs=names).run(feed, names)}
 

@@ -48,7 +48,7 @@ from graphsurgery.rewrites.fuse.kernels import count_without_kernel, restore_pos
 from graphsurgery.rewrites.fuse.runner import Fusing, is_there, run_optimizer
 from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder
 from graphsurgery.rewrites.half.convert import to_half
-from graphsurgery.runtime.isolated import crash
+from graphsurgery.runtime.own_process import find_crash
 from graphsurgery.runtime.session import Session
 
 require_optimizer()
@@ -253,11 +253,11 @@ def test_left_padding(tmp_path: Path) -> None:
     source = graphsurgery.load(fixture("bert"))
     bare = Session(optimize_model(str(fixture("bert")), "bert", opt_level=0).model.SerializeToString())
     ours = Session(optimized(source, tmp_path / "made.onnx").output)
-    drawer = feeds_for(source)
+    generator = feeds_for(source)
     worst: dict[str, dict[str, float]] = {"right padding": {}, "left padding": {}, "holes": {}}
-    for kind, masks in drawer.kinds():
+    for kind, masks in generator.generate_masks():
         if kind in worst:
-            feed = drawer.feed(masks[0], seed=0)
+            feed = generator.generate(masks[0], seed=0)
             wanted = Session(fixture("bert")).run(feed, ["last_hidden_state"])["last_hidden_state"][masks[0]]
             for name, session in (("bare", bare), ("ours", ours)):
                 found = session.run(feed, ["last_hidden_state"])["last_hidden_state"][masks[0]]
@@ -277,13 +277,13 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
     onnx.save(restore_position_bias(bare, given), tmp_path / "without_biases.onnx")
-    drawer = feeds_for(source)
-    feed = drawer.feed(np.ones((2, 5), bool), seed=0)
-    assert ("crashed" in str(crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
+    generator = feeds_for(source)
+    feed = generator.generate(np.ones((2, 5), bool), seed=0)
+    assert ("crashed" in str(find_crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
     assert any("RelativePositionBias was taken back" in note for note in done.notes)
-    assert crash(done.output, [feed]) is None
+    assert find_crash(done.output, [feed]) is None
     attentions = [node for node in graphsurgery.load(done.output).proto.graph.node if node.op_type == "Attention"]
     assert len(attentions) == 3 and all(node.input[2] for node in attentions)
 

@@ -19,7 +19,7 @@ from conftest import FIXTURES
 
 import graphsurgery
 from graphsurgery.errors import SurroundingsError
-from graphsurgery.runtime import isolated
+from graphsurgery.runtime import own_process
 from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
 
 BERT = FIXTURES / "bert" / "model.onnx"
@@ -81,14 +81,14 @@ def test_an_isolated_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong in it is told: nothing, an error of ONNX Runtime, a crash, and a run without end."""
     ids = np.ones((2, 5), np.int64)
     feed = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
-    assert isolated.crash(BERT, [feed, feed]) is None
-    assert "out of data bounds" in str(isolated.crash(BERT, [feed, feed | {"input_ids": ids * 10**6}]))
-    assert str(BERT) not in str(isolated.crash(BERT.with_name("none.onnx"), [feed]))
-    monkeypatch.setattr(isolated, "run_stored_feeds", process_functions.crash)
-    assert isolated.crash(BERT, [feed]) == f"ONNX Runtime crashed (signal {int(signal.SIGSEGV)})"
-    monkeypatch.setattr(isolated, "run_stored_feeds", process_functions.wait)
-    monkeypatch.setattr(isolated, "SECONDS", 1)
-    assert isolated.crash(BERT, [feed]) == "ONNX Runtime did not end within 1 s"
+    assert own_process.find_crash(BERT, [feed, feed]) is None
+    assert "out of data bounds" in str(own_process.find_crash(BERT, [feed, feed | {"input_ids": ids * 10**6}]))
+    assert str(BERT) not in str(own_process.find_crash(BERT.with_name("none.onnx"), [feed]))
+    monkeypatch.setattr(own_process, "run_stored_feeds", process_functions.crash)
+    assert own_process.find_crash(BERT, [feed]) == f"ONNX Runtime crashed (signal {int(signal.SIGSEGV)})"
+    monkeypatch.setattr(own_process, "run_stored_feeds", process_functions.wait)
+    monkeypatch.setattr(own_process, "SECONDS", 1)
+    assert own_process.find_crash(BERT, [feed]) == "ONNX Runtime did not end within 1 s"
 
 
 def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:

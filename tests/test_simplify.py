@@ -755,8 +755,8 @@ def test_known_random_operators_are_onnx_own() -> None:
 
 
 def encoder_feeds(path: Path) -> Feeds:
-    drawer = feeds_for(load(path))
-    return [drawer.feed(mask, seed) for seed, (_, masks) in enumerate(drawer.kinds()) for mask in masks]
+    generator = feeds_for(load(path))
+    return [generator.generate(mask, seed) for seed, (_, masks) in enumerate(generator.generate_masks()) for mask in masks]
 
 
 @pytest.mark.parametrize("name", [name for name in fixture_names() if name != "bert-fp16"])

@@ -18,8 +18,8 @@ from graphsurgery.encoder.hidden_layers import layers_by_structure
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import AlreadyAppliedError, UnsupportedModelError
 from graphsurgery.graph.graph import Graph
-from graphsurgery.runtime.feeds import Drawer
-from graphsurgery.runtime.masks import padded_right
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
 LAYERS = {"bert": 3, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "qwen3": 2, "t5": 3, "xlmr": 2}
@@ -97,8 +97,8 @@ def test_hidden_layers_of_an_optimized_graph(name: str, tmp_path: Path) -> None:
     plain, optimized = graphsurgery.load(fixture(name)), graphsurgery.load(tmp_path / "model.onnx")
     layers = [layers_of(model) for model in (plain, optimized)]
     assert len(layers[0]) == len(layers[1]) == LAYERS[name] + 1
-    drawer = Drawer.of(plain, roles_of(plain.interface))
-    feed = drawer.feed(padded_right([9, 4]), seed=0)
+    generator = FeedGenerator.for_model(plain, roles_of(plain.interface))
+    feed = generator.generate(make_mask([9, 4]), seed=0)
     found = [open_session(model, extra_outputs=names) for model, names in zip((plain, optimized), layers, strict=True)]
     values = [session.run(feed, list(names)) for session, names in zip(found, layers, strict=True)]
     for one, other in zip(*layers, strict=True):

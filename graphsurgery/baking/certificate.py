@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.baking.built import TABLES
+from graphsurgery.baking.encoder import TABLES
 from graphsurgery.baking.folder import FILES
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.published import copied_files

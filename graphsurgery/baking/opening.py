@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from graphsurgery.baking.built import TABLES, build_encoder
+from graphsurgery.baking.encoder import TABLES, build_encoder
 from graphsurgery.baking.features import TOKENS
 from graphsurgery.baking.folder import CERTIFICATE
 from graphsurgery.baking.naming import naming

@@ -11,7 +11,7 @@ from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.folders.files import inside, is_there, open_file, read_json
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.transformer_config import read_encoder_config, transformer_settings
-from graphsurgery.runtime.texts import closing_token, padding_of
+from graphsurgery.runtime.texts import find_closing_token, read_padding
 
 TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
@@ -52,8 +52,8 @@ def tokens_of(folder: Path, first: Module) -> Tokens:
         return Tokens(place, False, longest=_longest(first, place), lower_case=_lower_case(first))
     open_file(inside(place, TOKENIZER, str(place)))
     try:
-        side, pad, token = padding_of(place / TOKENIZER)
-        closed = _is_special(place, closing_token(place / TOKENIZER))
+        side, pad, token = read_padding(place / TOKENIZER)
+        closed = _is_special(place, find_closing_token(place / TOKENIZER))
     except RequestError as error:
         raise FolderError(error.message, error.advice) from error
     if first.kind == "StaticEmbedding":  # its module takes the tokenizer as it is, padding and special tokens left out

@@ -8,8 +8,8 @@ import click
 
 from graphsurgery.baking.bake import Baked, bake
 from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.editing import show_failed
 from graphsurgery.cli.options import PROVING, SHOWN, with_options
-from graphsurgery.cli.writing import show_failed
 from graphsurgery.errors import VerificationFailed
 
 FOLDER = click.argument("folder", type=click.Path())

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.editing import show_failed
 from graphsurgery.cli.options import MODEL, SHOWN, proving, with_options
-from graphsurgery.cli.writing import show_failed
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.rewrites.fuse.kernels import TARGETS

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.editing import show, show_failed
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
-from graphsurgery.cli.writing import show, show_failed
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.model.loading import load
 from graphsurgery.recipe import entry_of, recipe_of, to_toml

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from graphsurgery.edit_list import LISTED
 
-EDIT = "writing:writing_command"
+EDIT = "editing:edit_command"
 
 
 class Verb(NamedTuple):

@@ -20,8 +20,7 @@ from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import HALVES
 from graphsurgery.interface import Value, interface_of
-from graphsurgery.runtime.lent_session import opened
-from graphsurgery.runtime.session import first_line
+from graphsurgery.runtime.session import open_in_memory, summarize_error
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
@@ -208,7 +207,7 @@ def _means(values: Sequence[Outputs]) -> dict[str, Array]:
 
 def _run_by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Outputs]:
     """Run ``model`` on every feed by ONNX Runtime on the CPU. Raises UnsupportedModelError if it cannot."""
-    session = opened(model)
+    session = open_in_memory(model)
     return [session.run(feed, outputs) for feed in feeds]
 
 
@@ -221,7 +220,7 @@ def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Se
     except GraphSurgeryError:
         raise
     except Exception as error:  # operators raise what they like
-        raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {first_line(error)}") from error
+        raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {summarize_error(error)}") from error
 
 
 def _as_declared(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session
 
 SHAPES = ((1, 16), (8, 32), (32, 64))
@@ -99,16 +99,16 @@ class Timings:
         return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}
 
 
-def timed(before: Session, after: Session, drawer: Drawer, elsewhere: bool = False) -> Timings:
+def timed(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
     """Both files on each of `SHAPES` that they take."""
-    return Timings(tuple(_timing(before, after, feed, *shape) for shape, feed in _feeds(drawer)), elsewhere)
+    return Timings(tuple(_timing(before, after, feed, *shape) for shape, feed in _feeds(generator)), elsewhere)
 
 
-def _feeds(drawer: Drawer) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
-    sizes = drawer.sizes
-    shapes = dict.fromkeys((sizes.batch or texts, sizes.width(tokens)) for texts, tokens in SHAPES)
+def _feeds(generator: FeedGenerator) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
+    sizes = generator.sizes
+    shapes = dict.fromkeys((sizes.batch or texts, sizes.fit_width(tokens)) for texts, tokens in SHAPES)
     for texts, tokens in shapes:
-        yield (texts, tokens), drawer.feed(np.ones((texts, tokens), bool), seed=0)
+        yield (texts, tokens), generator.generate(np.ones((texts, tokens), bool), seed=0)
 
 
 def _timing(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:

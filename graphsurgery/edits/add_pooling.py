@@ -32,7 +32,7 @@ from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedMo
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.probe import measured_width
+from graphsurgery.runtime.measure import measure_width
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class AddPooling(GraphEdit[Pooled]):
 
 def _width(model: Model, hidden: HiddenState) -> int:
     """Return the hidden size, from the weights or from a run, never from the declaration."""
-    width = hidden.width if hidden.width is not None else measured_width(model, hidden)
+    width = hidden.width if hidden.width is not None else measure_width(model, hidden)
     if width < 1:
         raise UnsupportedModelError(
             f"{hidden.name} is {width} wide", "name another value with --hidden-state", ("--hidden-state",)

@@ -20,7 +20,7 @@ from graphsurgery.errors import AlreadyAppliedError, RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.probe import measured_width
+from graphsurgery.runtime.measure import measure_width
 
 STRATEGIES = ("max", "sum")
 LOGARITHMS = {"relu": 1, "log1p_relu": 2}
@@ -98,7 +98,7 @@ class AddSpladePooling(GraphEdit[Scores]):
         mask = find_mask(model, self.mask, self.ids)
         check_free(model, self.output_name)
         kept, dropped = split_outputs(model, self.keep_output)
-        width = scores.width if scores.width is not None else measured_width(model, scores)
+        width = scores.width if scores.width is not None else measure_width(model, scores)
         edit = replace(
             self, target=scores.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept, width=width,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from graphsurgery.interface import Interface, Value
 from graphsurgery.model.digest import digest
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.calibration import embedding_ranges
+from graphsurgery.runtime.measure import measure_ranges
 
 SCALED, PACKED = ("int8", "uint8"), ("binary", "ubinary")
 BUCKETS = 255
@@ -142,7 +142,7 @@ class OutputPrecision(GraphEdit[Bytes]):
                 "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
         path = absolute_path(model, self.ranges)
-        values = embedding_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
+        values = measure_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={digest(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
         return values

@@ -19,7 +19,7 @@ from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.probe import measured_width
+from graphsurgery.runtime.measure import measure_width
 
 VECTORS: tuple[int | None, ...] = (2,)
 VECTORS_OR_TOKENS: tuple[int | None, ...] = (2, 3, None)
@@ -81,7 +81,7 @@ def find_tokens(model: Model, name: str | None, ids: str | None = None) -> Token
         listed = ", ".join(map(str, model.interface.outputs)) or "none"
         what = f"{hidden.name!r} is no output that a node computes; the outputs are {listed}"
         raise NothingToPoolError(what, "name an output of token embeddings with --target")
-    return TokenTarget(value, hidden.width if hidden.width is not None else measured_width(model, hidden))
+    return TokenTarget(value, hidden.width if hidden.width is not None else measure_width(model, hidden))
 
 
 def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session, open_session
 
 FAR_SIZES, FAR_DEFAULT = 1e-3, 1e-4
@@ -63,12 +63,12 @@ def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int
         made = open_session(after)
     except GraphSurgeryError as error:
         return Trial(str(error))
-    drawer = Drawer.of(source, roles)
+    generator = FeedGenerator.for_model(source, roles)
     follows: dict[tuple[str, int], set[str]] = {}
     agreed: Counter[str] = Counter()
-    for seed, (rows, columns) in enumerate(_shapes(drawer, sizes)):
+    for seed, (rows, columns) in enumerate(_shapes(generator, sizes)):
         mask = _mask(rows, columns)
-        feed = drawer.feed(mask, seed)
+        feed = generator.generate(mask, seed)
         try:
             found = made.run(feed)
         except GraphSurgeryError as error:
@@ -87,11 +87,11 @@ def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int
     )
 
 
-def _shapes(drawer: Drawer, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+def _shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
     """Return the batch and sequence sizes to try. They differ from each other if both are free."""
-    length = sizes.get(SEQUENCE, drawer.fixed_sequence or 6)
+    length = sizes.get(SEQUENCE, generator.fixed_sequence or 6)
     columns = sorted({1, max(length // 2, 1), max(length - 1, 1), length}) if SEQUENCE in sizes else [length]
-    batch = sizes.get(BATCH, drawer.fixed_batch or 3)
+    batch = sizes.get(BATCH, generator.fixed_batch or 3)
     rows = [batch, batch + 1, 2 * batch + 1, 1] if BATCH in sizes else [batch]
     return [(row, column) for row in rows for column in columns if row != column or len(sizes) == 1 or 1 in (row, column)]
 
@@ -128,7 +128,7 @@ def _same(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int)
 
 def why_no_default(model: Model, after: Model, roles: Roles, value: Value, number: int) -> str | None:
     """Say why the default ``number`` in ``after`` does not do what the input ``value`` does on a few texts; or None."""
-    drawer = Drawer.of(model, roles)
+    generator = FeedGenerator.for_model(model, roles)
     try:
         source = open_session(model)
     except GraphSurgeryError as error:
@@ -136,8 +136,8 @@ def why_no_default(model: Model, after: Model, roles: Roles, value: Value, numbe
     try:
         made = open_session(after)
         agreed: Counter[str] = Counter()
-        for seed, mask in enumerate(mask for _, masks in drawer.kinds() for mask in masks):
-            given = drawer.feed(mask, seed)
+        for seed, mask in enumerate(mask for _, masks in generator.generate_masks() for mask in masks):
+            given = generator.generate(mask, seed)
             given[value.name] = np.full_like(given[value.name], number)
             wanted = source.run(given)
             found = made.run({name: array for name, array in given.items() if name != value.name})

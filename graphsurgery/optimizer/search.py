@@ -163,7 +163,7 @@ class Search:
         self.progress("timing both files")
         is_for_gpus = any(one.rewrite.is_for_gpus for one in chain)
         try:
-            timings = timed(open_session(self.source), Session(stage.path), self.proof.same.drawer, is_for_gpus)
+            timings = timed(open_session(self.source), Session(stage.path), self.proof.same.generator, is_for_gpus)
         except GraphSurgeryError as error:
             return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)

@@ -18,7 +18,7 @@ from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Array, Before, Expected, Values
-from graphsurgery.runtime.feeds import Drawer, text_feeds
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
 
@@ -43,14 +43,14 @@ def made_goldens(source: Model, model: Model) -> Goldens:
     chain = Chain.between(source, model)
     changed = difference(chain.declared(source)[-1], model)
     weights = RecordedWeights.of(model, changed.added)
-    drawer, names = feeds_for(source, chain), [value.name for value in model.interface.outputs]
+    generator, names = feeds_for(source, chain), [value.name for value in model.interface.outputs]
     opened = open_source(source, model, chain)
     reference = ExpectedOutputs(opened, chain, weights)
-    feed = _feed(source, drawer, ROWS)
+    feed = _feed(source, generator, ROWS)
     given = reference(feed, names)
     rows = _rows(given)
-    if rows < ROWS and drawer.fixed_batch is None:
-        feed = _feed(source, drawer, rows)
+    if rows < ROWS and generator.fixed_batch is None:
+        feed = _feed(source, generator, rows)
         given = reference(feed, names)
     if not given:
         raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
@@ -110,21 +110,26 @@ def _widened(before: Before, allowed: float) -> Before:
     return lambda feed: {name: widened(one) for name, one in before(feed).items()}
 
 
-def _feed(source: Model, drawer: Drawer, rows: int) -> Values:
+def _feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
     """A few of our own sentences, cut short, where there is a tokenizer that fits; drawn inputs otherwise."""
     folder = source.home or source.folder
     tokenizer = find_tokenizer(folder / "model.onnx") if folder is not None else None
-    if tokenizer is not None and drawer.roles.ids is not None and drawer.fixed_batch is None and drawer.fixed_sequence is None:
+    if (
+        tokenizer is not None
+        and generator.roles.ids is not None
+        and generator.fixed_batch is None
+        and generator.fixed_sequence is None
+    ):
         try:
-            encoded = tokenize(tokenizer, SENTENCES[:rows], min(LONGEST, drawer.longest_text))
+            encoded = tokenize(tokenizer, SENTENCES[:rows], min(LONGEST, generator.longest_text))
         except GraphSurgeryError:
             encoded = None
-        vocabulary = drawer.tables.vocabulary
+        vocabulary = generator.tables.vocabulary
         if encoded is not None and encoded.ids.size and (vocabulary is None or int(encoded.ids.max()) < vocabulary):
-            return text_feeds(drawer, encoded)[0]
-    masks = dict(drawer.kinds())
+            return generate_text_feeds(generator, encoded)[0]
+    masks = dict(generator.generate_masks())
     mask = next(masks[kind][0] for kind in (RIGHT, EMPTY_ROW) if kind in masks)
-    return drawer.feed(mask if drawer.fixed_batch is not None else mask[:rows], seed=0)
+    return generator.generate(mask if generator.fixed_batch is not None else mask[:rows], seed=0)
 
 
 def _rows(given: Mapping[str, Expected]) -> int:

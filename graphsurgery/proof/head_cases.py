@@ -14,8 +14,8 @@ from graphsurgery.contracts import present
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.references.reference import Values
-from graphsurgery.runtime.feeds import Drawer, blank_mask, prompt_lengths
-from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, Mask, padded_right
+from graphsurgery.runtime.feeds import FeedGenerator, list_prompt_lengths, make_short_mask
+from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, Mask, make_mask
 
 SEEDS = 2
 LARGE = 3e4
@@ -41,10 +41,10 @@ ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
 
 @dataclass(frozen=True)
 class HeadFeeds:
-    """Draws feeds for a head that starts from ``values``, of which the model's inputs come from ``drawer``."""
+    """Draws feeds for a head that starts from ``values``, of which the model's inputs come from ``generator``."""
 
     values: Sequence[Value]
-    drawer: Drawer
+    generator: FeedGenerator
     widths: Mapping[str, int]
     """The last dim of each of them."""
     masked: bool
@@ -64,17 +64,17 @@ class HeadFeeds:
 
     def cases(self) -> Iterator[tuple[str, list[Values]]]:
         """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
-        masks = dict(self.drawer.kinds())
+        masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
-        ragged = masks.get(HOLES) or masks.get(LEFT) or [blank_mask(self.drawer)]
+        ragged = masks.get(HOLES) or masks.get(LEFT) or [make_short_mask(self.generator)]
         yield from self._around_padding([*ragged, *masks[EMPTY_ROW]])
         if self.any_integers:
             yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
         padded = [*ragged, *masks.get(LEFT, [])]
-        if self.drawer.prompt is not None:
+        if self.generator.prompt is not None:
             some = [*padded, *masks[EMPTY_ROW]]
-            yield "prompt lengths", [self._with_prompt(mask, length) for mask in some for length in prompt_lengths(mask)]
+            yield "prompt lengths", [self._with_prompt(mask, length) for mask in some for length in list_prompt_lengths(mask)]
         if self.pooled is not None:
             some = [*padded, *self._alternating()]
             yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
@@ -89,23 +89,23 @@ class HeadFeeds:
         ):
             yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in ragged]
         most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
-        sizes = self.drawer.sizes
-        many = padded_right([1] * min(MANY, most), self.drawer.fixed_sequence)
-        yield "many rows", [self._feed(mask) for mask in sizes.batches(many)]
-        if self.drawer.fixed_sequence is None:
+        sizes = self.generator.sizes
+        many = make_mask([1] * min(MANY, most), self.generator.fixed_sequence)
+        yield "many rows", [self._feed(mask) for mask in sizes.split_into_batches(many)]
+        if self.generator.fixed_sequence is None:
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
-            some = [mask for length in lengths for mask in sizes.batches(padded_right([length]))]
+            some = [mask for length in lengths for mask in sizes.split_into_batches(make_mask([length]))]
             yield "very long", [self._feed(mask, shift=3.0, waves=True) for mask in some]
 
     def _alternating(self) -> list[Mask]:
         """`ALTERNATING`, with padding behind it; none where the sequence is too short for it."""
-        missing = (self.drawer.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
-        return self.drawer.sizes.batches(np.pad(ALTERNATING, ((0, 0), (0, missing)))) if missing >= 0 else []
+        missing = (self.generator.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
+        return self.generator.sizes.split_into_batches(np.pad(ALTERNATING, ((0, 0), (0, missing)))) if missing >= 0 else []
 
     def _with_any_integers(self, mask: Mask, seed: int) -> Values:
         """Integers from end to end of int32 in every input of ids, types and positions."""
         rng = np.random.default_rng(seed)
-        feed, roles = self._feed(mask, seed), self.drawer.roles
+        feed, roles = self._feed(mask, seed), self.generator.roles
         for value in (roles.ids, roles.types, roles.positions):
             if value is not None:
                 bounds = np.iinfo(np.int32)
@@ -113,7 +113,7 @@ class HeadFeeds:
         return feed
 
     def _with_prompt(self, mask: Mask, length: int) -> Values:
-        feed, prompt = self._feed(mask), present(self.drawer.prompt, "the input of prompt lengths")
+        feed, prompt = self._feed(mask), present(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
 
     def _around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
@@ -129,8 +129,8 @@ class HeadFeeds:
         odd_mask: int | None = None, waves: bool = False,
     ) -> Values:  # fmt: skip
         rng = np.random.default_rng(seed + 1)
-        inputs = self.drawer.feed(mask, seed)
-        role = self.drawer.roles.mask
+        inputs = self.generator.generate(mask, seed)
+        role = self.generator.roles.mask
         if odd_mask is not None and role is not None:
             inputs[role.name] = _odd(inputs[role.name], role, odd_mask)
         drawn: Values = {}

@@ -17,7 +17,7 @@ from graphsurgery.references.pooling import prompt_input, without_prompt
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Before, Expected, Known, Values, exact
 from graphsurgery.report import Check, Verdict
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import Mask
 from graphsurgery.runtime.session import Session
 
@@ -25,7 +25,7 @@ NAME = "head proof"
 
 
 def head_proof(
-    head: Head, chain: Chain, drawer: Drawer, widths: Mapping[str, int], renamed: dict[str, str],
+    head: Head, chain: Chain, generator: FeedGenerator, widths: Mapping[str, int], renamed: dict[str, str],
     weights: RecordedWeights, limits: Limits = NO_LIMITS,
 ) -> Check:  # fmt: skip
     """Run ``head`` on drawn values and compare its outputs with the references of ``chain``.
@@ -43,10 +43,11 @@ def head_proof(
     values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
     sizes = {called[name]: size for name, size in widths.items()}
     feeds = HeadFeeds(
-        values, drawer, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
-        padded=drawer.has_mask and _ignores_padding(chain), multiplies=any(map(_multiplies, chain)),
+        values, generator, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
+        padded=generator.has_mask and _ignores_padding(chain), multiplies=any(map(_multiplies, chain)),
         saturates=any(link.reference.saturates for link in chain), per_token=_per_token(chain, renamed),
-        any_integers=bool(chain.inside) and not any(link.reference.looks_up for link in chain), pooled=_pooled(chain, drawer),
+        any_integers=bool(chain.inside) and not any(link.reference.looks_up for link in chain),
+        pooled=_pooled(chain, generator),
     )  # fmt: skip
     reference = chain.after(exact, weights)
     what = ", ".join(link.edit for link in chain)
@@ -97,7 +98,7 @@ def _per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
     return {renamed.get(name, name) for name in declared}
 
 
-def _pooled(chain: Chain, drawer: Drawer) -> Callable[[Values, Mask], Mask] | None:
+def _pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Mask], Mask] | None:
     """Return a function that tells which tokens of a feed are pooled; None if all are."""
     given = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
     if given is None:
@@ -105,7 +106,7 @@ def _pooled(chain: Chain, drawer: Drawer) -> Callable[[Values, Mask], Mask] | No
     name = prompt_input(given)
 
     def pooled(feed: Values, mask: Mask) -> Mask:
-        length = {} if name is None or drawer.prompt is None else {name: feed[drawer.prompt]}
+        length = {} if name is None or generator.prompt is None else {name: feed[generator.prompt]}
         return without_prompt(given, Known(exact(length)), mask)
 
     return pooled

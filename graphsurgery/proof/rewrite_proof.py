@@ -23,7 +23,7 @@ from graphsurgery.proof.relation import Relation
 from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.source_feeds import feeds_for
 from graphsurgery.report import Check, Report, Verdict
-from graphsurgery.runtime.isolated import crash
+from graphsurgery.runtime.own_process import find_crash
 
 INTERFACE, RUN, HEAD = "same interface", "runs", "head untouched"
 OWNED = tuple(GRAPH.fields_by_name[name].number for name in ("node", "initializer"))
@@ -63,9 +63,9 @@ class RewriteProof:
     @classmethod
     def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
         """Raises RequestError if ``texts`` cannot be used."""
-        drawer = feeds_for(source)
-        encoded, why_no_text = real_texts(source, source, drawer, texts)
-        return cls(SameOutputs(source, drawer, encoded, full), why_no_text)
+        generator = feeds_for(source)
+        encoded, why_no_text = real_texts(source, source, generator, texts)
+        return cls(SameOutputs(source, generator, encoded, full), why_no_text)
 
     @property
     def source(self) -> Model:
@@ -85,9 +85,12 @@ class RewriteProof:
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
         checks = [_interface(written, claim.interface), *_head(written, claim)]
         if relation.half != onnx.TensorProto.BFLOAT16 and self.same.runs(relation):
-            died = crash(
+            died = find_crash(
                 present(written.path, "a written file"),
-                [self.same.drawer.feed(masks[0], seed=0) for _, masks in self.same.drawer.every_kind()],
+                [
+                    self.same.generator.generate(masks[0], seed=0)
+                    for _, masks in self.same.generator.generate_masks(longest=True)
+                ],
             )
             if died is not None:
                 return Proven(Report((*checks, Check(RUN, died, stated=Verdict.FAILED)), (), tuple(not_checked)))

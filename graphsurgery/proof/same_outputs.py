@@ -23,8 +23,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.proof.relation import Relation, other_inputs
 from graphsurgery.proof.whole_proof import whole_cases
 from graphsurgery.report import Check, Comparison, Report, Verdict
-from graphsurgery.runtime.feeds import Drawer, text_feeds
-from graphsurgery.runtime.reach import Reach, found_reach, reaching
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
+from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
 from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
@@ -40,7 +40,7 @@ class SameOutputs:
     """What a source gives, run once for all files that are held against it."""
 
     source: Model
-    drawer: Drawer
+    generator: FeedGenerator
     texts: Encoded | None
     full: bool = False
     reach: Reach | None = None
@@ -82,9 +82,9 @@ class SameOutputs:
         except UnsupportedModelError as error:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
             return [check], [f"{NAME}: of the source, {error}"]
-        left_out = [*given.left_out, *self.drawer.left_out]
-        if self.drawer.roles.mask is None and self.drawer.roles.others:
-            names = ", ".join(value.name for value in self.drawer.roles.others)
+        left_out = [*given.left_out, *self.generator.left_out]
+        if self.generator.roles.mask is None and self.generator.roles.others:
+            names = ", ".join(value.name for value in self.generator.roles.others)
             left_out.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
         check = compared(
             given,
@@ -112,19 +112,19 @@ class SameOutputs:
 
             session = opened(False)
             if self.reach is None:
-                self.reach = found_reach(self.source, self.drawer, lambda feed: session.run(feed, names), self.full)
-                self.drawer = reaching(self.drawer, self.reach)
+                self.reach = find_reach(self.source, self.generator, lambda feed: session.run(feed, names), self.full)
+                self.generator = extend_to_reach(self.generator, self.reach)
             per_token = self._per_token()
             feeds = (
-                Feed(kind, arrays, self.drawer.mask_of(arrays), empty_rows, per_token)
-                for kind, every in whole_cases(self.drawer, self.texts) for arrays in every
+                Feed(kind, arrays, self.generator.find_mask(arrays), empty_rows, per_token)
+                for kind, every in whole_cases(self.generator, self.texts) for arrays in every
             )  # fmt: skip
             self._given[key] = Given.of(opened, names, feeds, session)
         return self._given[key]
 
     def _per_token(self) -> frozenset[str]:
         """The outputs ``[batch, seq]``, as their dims are called."""
-        mask = self.drawer.roles.mask
+        mask = self.generator.roles.mask
         dims = mask.dims if mask is not None and mask.rank == 2 else None
         if dims is None or not isinstance(dims[1], str):
             return frozenset()
@@ -134,11 +134,11 @@ class SameOutputs:
     def measured(self) -> list[dict[str, np.ndarray]]:
         """What activations and losses are measured on: real text where there is some, and drawn ids."""
         drawn = [
-            self.drawer.feed(mask, seed)
-            for kind, masks in self.drawer.kinds() if kind in MEASURED for seed, mask in enumerate(masks)
+            self.generator.generate(mask, seed)
+            for kind, masks in self.generator.generate_masks() if kind in MEASURED for seed, mask in enumerate(masks)
         ]  # fmt: skip
-        batches = [] if self.texts is None else list(self.texts.batches())[:MOST_TEXTS]
-        return [*(feed for batch in batches for feed in text_feeds(self.drawer, batch)), *drawn]
+        batches = [] if self.texts is None else list(self.texts.split_into_batches())[:MOST_TEXTS]
+        return [*(feed for batch in batches for feed in generate_text_feeds(self.generator, batch)), *drawn]
 
     def _measure_losses(self, output: Model, relation: Relation) -> list[EngineLoss]:
         cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None

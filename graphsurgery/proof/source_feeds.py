@@ -15,14 +15,14 @@ from graphsurgery.model.model import Model
 from graphsurgery.references.by_verb import OPTIONAL
 from graphsurgery.references.chain import Chain, Link, Origin
 from graphsurgery.references.pooling import RecordedMask, prompt_input
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 
 ROLES = ("ids", "mask", "types", "positions")
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
 """Limits on an input's literal sizes: on the product of the first two, and on that of all. A larger input is not drawn."""
 
 
-def feeds_for(source: Model, chain: Chain | None = None) -> Drawer:
+def feeds_for(source: Model, chain: Chain | None = None) -> FeedGenerator:
     """Draw feeds for the inputs that ``source`` has after the edits of ``chain``, if any.
 
     ``chain`` and the edits that the source records itself tell which inputs are the ids and the mask. The embedding tables are
@@ -42,18 +42,18 @@ def feeds_for(source: Model, chain: Chain | None = None) -> Drawer:
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
-    def drawer(inputs: dict[str, Value], fed: Drawer | None = None) -> Drawer:
+    def generator(inputs: dict[str, Value], fed: FeedGenerator | None = None) -> FeedGenerator:
         still = {role: inputs.get(_still(chain, getattr(roles, role)) or "") for role in ROLES}
         taken = {value.name for value in still.values() if value is not None}
         others = tuple(value for value in inputs.values() if value.name not in taken)
         called = _prompt(chain) or prompt
-        return Drawer(
+        return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
             called if called in inputs else None, fed, most,
         )  # fmt: skip
 
     optional = {name: value for name, value in _declared(after).items() if name in _optional(chain)}
-    return drawer(inputs, drawer(inputs | optional) if optional else None)
+    return generator(inputs, generator(inputs | optional) if optional else None)
 
 
 def _declared(model: Model) -> dict[str, Value]:

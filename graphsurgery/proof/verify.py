@@ -26,9 +26,9 @@ from graphsurgery.proof.widths import start_widths
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import Check, Report, Verdict
-from graphsurgery.runtime.feeds import Drawer
+from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import RIGHT
-from graphsurgery.runtime.reach import Kept, found_reach, reaching
+from graphsurgery.runtime.reach import CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
@@ -73,23 +73,23 @@ def verify(
     output, source = load(model), load(against)
     try:
         chain = Chain.between(source, output)
-        drawer = feeds_for(source, chain)
+        generator = feeds_for(source, chain)
     except UnsupportedModelError as error:
         return Report((Check(RECORDED, str(error), stated=Verdict.NOT_CHECKED),), (), (f"{RECORDED}: {error}",))
-    encoded, why_no_text = real_texts(source, output, drawer, texts)
+    encoded, why_no_text = real_texts(source, output, generator, texts)
     if not chain:
         progress("comparing outputs")
-        return SameOutputs(source, drawer, encoded, full).report(output, limits, why_no_text)
+        return SameOutputs(source, generator, encoded, full).report(output, limits, why_no_text)
     wrong = misfits(source, chain)
     if wrong:
         return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
     return _proofs(
-        source, output, chain, drawer, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
+        source, output, chain, generator, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
     )
 
 
 def _proofs(
-    source: Model, output: Model, chain: Chain, drawer: Drawer, texts: Encoded | None,
+    source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
     why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
 ) -> Report:  # fmt: skip
     fields = chain.declared(source)[-1]
@@ -107,8 +107,8 @@ def _proofs(
     weights = RecordedWeights.of(output, changed.added)
     checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
     proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _head(source, fields, output, chain, drawer, changed, weights, limits),
-        WHOLE: lambda: _whole(source, output, chain, drawer, texts, weights, observations, not_checked, limits, full),
+        HEAD: lambda: _head(source, fields, output, chain, generator, changed, weights, limits),
+        WHOLE: lambda: _whole(source, output, chain, generator, texts, weights, observations, not_checked, limits, full),
     }
     if not added:
         del proofs[HEAD]
@@ -135,7 +135,7 @@ def _proofs(
 
 
 def _head(
-    source: Model, fields: Model, output: Model, chain: Chain, drawer: Drawer, changed: Difference,
+    source: Model, fields: Model, output: Model, chain: Chain, generator: FeedGenerator, changed: Difference,
     weights: RecordedWeights, limits: Limits,
 ) -> Check:  # fmt: skip
     lost = [name for name in chain.inside if name not in changed.made and name in added_values(output, chain, changed)]
@@ -152,11 +152,11 @@ def _head(
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
         return Check(HEAD, what, stated=Verdict.FAILED)
-    return head_proof(head, chain, drawer, start_widths(source, chain), changed.renamed, weights, limits)
+    return head_proof(head, chain, generator, start_widths(source, chain), changed.renamed, weights, limits)
 
 
 def _whole(
-    source: Model, output: Model, chain: Chain, drawer: Drawer, texts: Encoded | None,
+    source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
     weights: RecordedWeights, observations: list[str], not_checked: list[str], limits: Limits, full: bool,
 ) -> Check:  # fmt: skip
     plain = computes_in_half(source) and any(link.reference.resizes for link in chain)
@@ -168,12 +168,12 @@ def _whole(
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(ExpectedOutputs(opened_source, chain, weights), opened, output.interface.outputs)
-    reference = Kept(whole.reference)
-    reach = found_reach(source, drawer, reference, full)
-    check = whole_proof(whole, reference, whole_cases(reaching(drawer, reach), texts), limits)
+    reference = CachedRun(whole.reference)
+    reach = find_reach(source, generator, reference, full)
+    check = whole_proof(whole, reference, whole_cases(extend_to_reach(generator, reach), texts), limits)
     observations.append(str(reach))
-    not_checked += [*reach.not_checked, *drawer.left_out]
-    right = next((masks for kind, masks in drawer.kinds() if kind == RIGHT), None)
+    not_checked += [*reach.not_checked, *generator.left_out]
+    right = next((masks for kind, masks in generator.generate_masks() if kind == RIGHT), None)
     if check.verdict is Verdict.PASSED and right is not None:
-        observations += dependence(whole, drawer, right[0])
+        observations += dependence(whole, generator, right[0])
     return check

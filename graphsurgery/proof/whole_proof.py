@@ -13,7 +13,7 @@ from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judged
 from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check
-from graphsurgery.runtime.feeds import Drawer, text_feeds
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import Mask
 from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
@@ -47,32 +47,35 @@ def whole_proof(
     return judged(NAME, detail, whole.output.run, whole.declared, pairs, limits)
 
 
-def whole_cases(drawer: Drawer, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:
+def whole_cases(generator: FeedGenerator, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:
     """Drawn feeds of every kind, and real text where there is a tokenizer."""
-    for kind, masks in drawer.every_kind():
-        yield kind, [drawer.feed(mask, seed) for seed, mask in enumerate(masks)]
-        if drawer.fed is not None:
-            yield f"{kind}, optional inputs given", [drawer.fed.feed(mask, seed) for seed, mask in enumerate(masks)]
+    for kind, masks in generator.generate_masks(longest=True):
+        yield kind, [generator.generate(mask, seed) for seed, mask in enumerate(masks)]
+        if generator.with_defaults is not None:
+            yield (
+                f"{kind}, optional inputs given",
+                [generator.with_defaults.generate(mask, seed) for seed, mask in enumerate(masks)],
+            )
     if texts is not None:
-        yield "real text", [feed for batch in texts.batches() for feed in text_feeds(drawer, batch)]
+        yield "real text", [feed for batch in texts.split_into_batches() for feed in generate_text_feeds(generator, batch)]
 
 
-def dependence(whole: Whole, drawer: Drawer, mask: Mask) -> list[str]:
+def dependence(whole: Whole, generator: FeedGenerator, mask: Mask) -> list[str]:
     """Say how much a row's vector changes with its neighbours in the batch and with the padding after it.
 
     Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
     """
     unmeasured = "batch-neighbour and padding dependence: not measured,"
-    if drawer.fixed_batch is not None or drawer.fixed_sequence is not None:
+    if generator.fixed_batch is not None or generator.fixed_sequence is not None:
         return [f"{unmeasured} the model's batch or sequence size is fixed"]
     runs: list[Callable[[Values], Values]] = [whole.output.run, lambda feed: _plain(whole.reference(feed))]
-    batch = drawer.feed(mask, seed=0)
+    batch = generator.generate(mask, seed=0)
     full = [_embedding(run(batch)) for run in runs]
     if any(array.ndim != 2 or len(array) != len(mask) for array in full):
         return [f"{unmeasured} no output is one vector per text"]
     neighbours, padding = [0.0, 0.0], [0.0, 0.0]
     for row in range(len(mask)):
-        alone = {name: array if name == drawer.prompt else array[row : row + 1] for name, array in batch.items()}
+        alone = {name: array if name == generator.prompt else array[row : row + 1] for name, array in batch.items()}
         trimmed = {name: array[:, : int(mask[row].sum())] if array.ndim > 1 else array for name, array in alone.items()}
         for index, run in enumerate(runs):
             one = _embedding(run(alone))[0]

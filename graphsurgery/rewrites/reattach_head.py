@@ -100,11 +100,11 @@ class ReattachHead(Rewrite):
 
 def _recognised(model: Model, hidden: str) -> Head:
     """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
-    drawer, session = feeds_for(model), open_session(model)
+    generator, session = feeds_for(model), open_session(model)
     candidates: list[Head] | None = None
-    for mask in (mask for kind, masks in drawer.kinds() if kind in COMPARED for mask in masks):
-        feed = drawer.feed(mask, seed=0)
-        found, given = session.run(feed, [hidden, EMBEDDING]), drawer.mask_of(feed)
+    for mask in (mask for kind, masks in generator.generate_masks() if kind in COMPARED for mask in masks):
+        feed = generator.generate(mask, seed=0)
+        found, given = session.run(feed, [hidden, EMBEDDING]), generator.find_mask(feed)
         tokens = np.ones(found[hidden].shape[:2], dtype=bool) if given is None else given
         wanted = found[EMBEDDING]
         candidates = _candidates(found[hidden], wanted) if candidates is None else candidates

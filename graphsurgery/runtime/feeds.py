@@ -1,6 +1,6 @@
-"""What to feed an encoder: inputs drawn deterministically from its interface and its embedding tables.
+"""Feeds for an encoder: arrays for its inputs, drawn deterministically from its interface and its embedding tables.
 
-A *mask* ``m [batch, seq]`` bool is drawn first; ids lie within the vocabulary, lengths within the position table.
+A *mask* ``m [batch, seq]`` bool comes first. Ids lie within the vocabulary, lengths within the position table.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, longest_masks, masks_of
+from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
 from graphsurgery.runtime.texts import Encoded
 
 DEFAULT_VOCABULARY = 20
-"""Ids stay below this where no embedding table was found."""
+"""The number of ids if no embedding table was found."""
 LONGEST_TEXT = 128
+"""The longest real text of the usual feeds, in tokens."""
 
 
 @dataclass(frozen=True)
-class Drawer:
-    """Draws feeds for one encoder. ``pad_id``: ids that mean padding, where the pooling mask is read from the ids.
-    ``prompt``: the input that says how many tokens of each row are a prompt's."""
+class FeedGenerator:
+    """Generates feeds for one encoder."""
 
     roles: Roles
     tables: Tables
     pad_id: int | None = None
+    """The id that means padding, if the pooling mask is read from the ids."""
     prompt: str | None = None
-    fed: Drawer | None = None
-    """As this one, and draws for inputs that have a default, too."""
-    most: int | None = None
-    """The longest sequence to draw where no table limits it."""
+    """The input that says how many tokens of each row are a prompt's."""
+    with_defaults: FeedGenerator | None = None
+    """The same generator, which also feeds the inputs that have a default."""
+    max_length: int | None = None
+    """An upper limit on sequence lengths besides the tables'."""
     reach: tuple[int, int] | None = None
-    """How many tokens the longest text of a whole proof has, and how many positions the longest one with padding in front; None
-    where it has none longer than `longest`."""
+    """Tokens of the longest text of a whole proof, and positions of its longest text with padding in front. None if it has no
+    text longer than `longest`."""
 
     @classmethod
-    def of(cls, model: Model, roles: Roles, pad_id: int | None = None) -> Drawer:
-        return cls(roles, find_tables(model, roles), pad_id)
+    def for_model(cls, model: Model, roles: Roles) -> FeedGenerator:
+        return cls(roles, find_tables(model, roles))
 
     @property
     def has_mask(self) -> bool:
@@ -61,42 +63,38 @@ class Drawer:
 
     @property
     def sizes(self) -> Sizes:
-        """What the model takes: sizes that are baked in, and the longest sequence to draw (`LONG` at most)."""
-        return Sizes(self.fixed_batch, self.fixed_sequence, self._within(LONG))
+        """The sizes that the model takes: those that are fixed, and the longest sequence to draw (`LONG` at most)."""
+        return Sizes(self.fixed_batch, self.fixed_sequence, self._limited(LONG))
 
     @property
     def longest(self) -> int:
         """The longest sequence of the usual feeds."""
-        return self.fixed_sequence or self._within(LONG)
+        return self.fixed_sequence or self._limited(LONG)
 
     @property
     def longest_text(self) -> int:
-        """As `longest`, for real text."""
-        return self.fixed_sequence or self._within(LONGEST_TEXT)
+        """The longest sequence of the usual feeds from real text."""
+        return self.fixed_sequence or self._limited(LONGEST_TEXT)
 
-    def _within(self, tokens: int) -> int:
-        return min(tokens, self.tables.longest or tokens, self.most or tokens)
+    def _limited(self, tokens: int) -> int:
+        return min(tokens, self.tables.longest or tokens, self.max_length or tokens)
 
-    def kinds(self) -> Iterator[tuple[str, list[Mask]]]:
-        """The masks of every kind of feed that this encoder's dims admit."""
-        yield from masks_of(self.sizes)
+    def generate_masks(self, longest: bool = False) -> Iterator[tuple[str, list[Mask]]]:
+        """Yield every kind of feed that the encoder's sizes admit, with its masks. ``longest`` adds the kinds of `reach`."""
+        yield from generate_masks(self.sizes)
+        if longest and self.reach is not None:
+            yield from generate_longest_masks(self.sizes, *self.reach)
 
-    def every_kind(self) -> Iterator[tuple[str, list[Mask]]]:
-        """As `kinds`, and the longest texts where they have been found."""
-        yield from self.kinds()
-        if self.reach is not None:
-            yield from longest_masks(self.sizes, *self.reach)
-
-    def feed(self, mask: Mask, seed: int) -> dict[str, np.ndarray]:
-        """Arrays for every input, for one mask. The same seed gives the same ids at the same places."""
+    def generate(self, mask: Mask, seed: int) -> dict[str, np.ndarray]:
+        """Return arrays for every input, for one mask. The same seed gives the same ids at the same places."""
         rng = np.random.default_rng(seed)
         arrays: dict[str, np.ndarray] = {}
         if self.roles.ids is not None:
-            arrays[self.roles.ids.name] = self._ids(rng, mask).astype(_numpy(self.roles.ids))
+            arrays[self.roles.ids.name] = self._draw_ids(rng, mask).astype(_numpy(self.roles.ids))
         if self.roles.mask is not None:
-            drawn = is_mask_like(self.roles.mask)
+            is_usual = is_mask_like(self.roles.mask)
             arrays[self.roles.mask.name] = (
-                mask.astype(_numpy(self.roles.mask)) if drawn else self._other(rng, self.roles.mask, mask)
+                mask.astype(_numpy(self.roles.mask)) if is_usual else self._draw_other(rng, self.roles.mask, mask)
             )
         if self.roles.types is not None:
             types = rng.integers(0, self.tables.types or 1, size=mask.shape)
@@ -105,33 +103,33 @@ class Drawer:
             positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
             arrays[self.roles.positions.name] = positions.astype(_numpy(self.roles.positions))
         for value in self.roles.others:
-            arrays[value.name] = self._other(rng, value, mask)
+            arrays[value.name] = self._draw_other(rng, value, mask)
         if self.prompt is not None:
-            lengths = prompt_lengths(mask)
+            lengths = list_prompt_lengths(mask)
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
     @property
     def left_out(self) -> list[str]:
-        """Inputs that are fed nothing but zeros, in words: a fault in what they do is not seen."""
+        """A sentence for each input that gets nothing but zeros. The proof does not see a fault in what they do."""
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name != self.prompt]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
         return [f"input {value.name}: its use is not known, so only zeros were fed" for value in (*integers, *types)]
 
-    def mask_of(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
-        """Where a feed has tokens, ``[batch, seq]`` bool; None where the model takes no mask of that shape."""
+    def find_mask(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
+        """Return where a feed has tokens, ``[batch, seq]`` bool, or None if the model takes no mask of that shape."""
         mask = None if self.roles.mask is None else feed[self.roles.mask.name] != 0
         return mask if mask is not None and mask.ndim == 2 else None
 
-    def _ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
+    def _draw_ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
         size = self.tables.vocabulary or DEFAULT_VOCABULARY
         ids = rng.integers(0, size, size=mask.shape)
         if self.pad_id is None:
             return ids
         return np.where(mask, np.where(ids == self.pad_id, (ids + 1) % size, ids), self.pad_id)
 
-    def _other(self, rng: np.random.Generator, value: Value, mask: Mask) -> np.ndarray:
-        """An input of unknown role: batch and sequence by the names of their dims, other symbolic dims 1."""
+    def _draw_other(self, rng: np.random.Generator, value: Value, mask: Mask) -> np.ndarray:
+        """Draw an input of unknown role: the names of its dims tell batch and sequence, other symbolic dims are 1."""
         if value.dims is None or value.dtype in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
         sizes = {dim: size for dim, size in zip(self._leading_dims(), mask.shape, strict=True) if isinstance(dim, str)}
@@ -154,29 +152,31 @@ class Drawer:
         return dim if isinstance(dim, int) else None
 
 
-def text_feeds(drawer: Drawer, texts: Encoded) -> list[dict[str, np.ndarray]]:
-    """The arrays for tokenised texts: each is padded on the tokenizer's side to a sequence size that is baked in; where the
-    batch size is, there are several feeds."""
-    fitted = texts if drawer.fixed_sequence is None else texts.as_wide_as(drawer.fixed_sequence)
-    rows = drawer.sizes.batches(np.arange(len(fitted.ids)))
-    return [_text_feed(drawer, fitted.rows(chosen)) for chosen in rows]
+def generate_text_feeds(generator: FeedGenerator, texts: Encoded) -> list[dict[str, np.ndarray]]:
+    """Return the arrays for tokenised texts.
+
+    Each text is padded on the tokenizer's side up to a fixed sequence size. A fixed batch size gives several feeds.
+    """
+    padded = texts if generator.fixed_sequence is None else texts.pad_to(generator.fixed_sequence)
+    batches = generator.sizes.split_into_batches(np.arange(len(padded.ids)))
+    return [_feed_texts(generator, padded.select(rows)) for rows in batches]
 
 
-def _text_feed(drawer: Drawer, texts: Encoded) -> dict[str, np.ndarray]:
-    feed = drawer.feed(texts.mask, seed=0)
-    for value, array in ((drawer.roles.ids, texts.ids), (drawer.roles.types, texts.types)):
+def _feed_texts(generator: FeedGenerator, texts: Encoded) -> dict[str, np.ndarray]:
+    feed = generator.generate(texts.mask, seed=0)
+    for value, array in ((generator.roles.ids, texts.ids), (generator.roles.types, texts.types)):
         if value is not None:
             feed[value.name] = array.astype(feed[value.name].dtype)
     return feed
 
 
-def blank_mask(drawer: Drawer) -> Mask:
-    """One short row of tokens, in the sizes that the model takes."""
-    return np.ones((drawer.fixed_batch or 1, drawer.fixed_sequence or SHORT), dtype=np.bool_)
+def make_short_mask(generator: FeedGenerator) -> Mask:
+    """Return a mask of tokens alone, one short row unless the model has fixed sizes."""
+    return np.ones((generator.fixed_batch or 1, generator.fixed_sequence or SHORT), dtype=np.bool_)
 
 
-def prompt_lengths(mask: Mask) -> list[int]:
-    """None, a few tokens, whole rows and more."""
+def list_prompt_lengths(mask: Mask) -> list[int]:
+    """Return prompt lengths to feed with ``mask``: none, a few tokens, whole rows and more."""
     return [1, 0, 2, mask.shape[1] - 1, mask.shape[1], mask.shape[1] + 3]
 
 

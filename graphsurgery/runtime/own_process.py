@@ -1,4 +1,4 @@
-"""Call a Python function in a process of its own, where it can crash, hang, print and change folders without harm to ours.
+"""Call a Python function, or run a model, in a process of its own: there it can crash, hang, print and change folders.
 
 `multiprocessing` would run the caller's main script once more in the new process and share our terminal with it. Here the new
 process imports the function alone, from the very package and search path that this process uses.
@@ -10,12 +10,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import graphsurgery
-from graphsurgery.errors import SurroundingsError
+from graphsurgery.errors import SurroundingsError, UnsupportedModelError
+from graphsurgery.runtime.session import Session
+
+SECONDS = 600
+"""How long a run of a model may take."""
 
 PROGRAM = """
 import json, os, sys
@@ -35,24 +42,25 @@ json.dump(answer, answers)
 answers.close()
 """
 KILLED = frozenset({signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)})
-"""Signals that someone else sends; all others mean that the process crashed by itself."""
+"""Signals that someone else sends. All others mean that the process crashed by itself."""
+Feed = Mapping[str, np.ndarray]
 
 
 class OwnProcessError(Exception):
-    """A call in a process of its own gave no answer. The message says what the process did: "crashed (signal 11)"."""
+    """A call in a process of its own gave no answer. The message says what happened to the process: "crashed (signal 11)"."""
 
     def __init__(self, message: str, raised: str | None = None) -> None:
         super().__init__(message)
         self.raised = raised
-        """The type of the exception that the function raised, if it did."""
+        """The type of the exception that the function raised, if it raised one."""
 
 
 def call_in_own_process(function: Callable[..., Any], *arguments: Any, folder: Path, seconds: int) -> Any:
-    """Return what ``function(*arguments)`` returns in a new Python process.
+    """Call ``function(*arguments)`` in a new Python process and return its answer.
 
     Args:
         function: a function at the top level of a module that can be imported. It may print; nobody sees it.
-        arguments: JSON-ready data, as the answer must be.
+        arguments: JSON-ready data. The answer must be JSON-ready, too.
         folder: the current folder of the new process.
         seconds: how long the call may take. The process is killed after that, and when this thread is interrupted.
 
@@ -83,12 +91,51 @@ def call_in_own_process(function: Callable[..., Any], *arguments: Any, folder: P
     return answer["answer"]
 
 
+def find_crash(model: Path, feeds: Sequence[Feed]) -> str | None:
+    """Run ``model`` on ``feeds`` in a process of its own. Return what went wrong, or None if nothing did.
+
+    A kernel that brings its process down must not bring down ours.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
+        paths = [str(_store_feed(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
+        try:
+            failure: str | None = call_in_own_process(
+                run_stored_feeds, str(model.absolute()), paths, folder=Path(folder), seconds=SECONDS
+            )
+        except OwnProcessError as error:
+            return f"ONNX Runtime {error}"
+    return failure and failure.replace(str(model.absolute()), "the file")
+
+
+def run_stored_feeds(model: str, paths: Sequence[str]) -> str | None:
+    """Run ``model`` on each of the stored feeds. Return ONNX Runtime's error, or None if there was none."""
+    try:
+        session = Session(model)
+        for path in paths:
+            session.run(_read_feed(path))
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _store_feed(feed: Feed, path: Path) -> Path:
+    """Store a feed. Inputs may have any name, also those that `np.savez` gives to its own parameters."""
+    arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
+    np.savez(path, allow_pickle=False, names=np.array(list(feed)), **arrays)
+    return path
+
+
+def _read_feed(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {str(name): stored[f"array{place}"] for place, name in enumerate(stored["names"])}
+
+
 def _describe_signal(number: int) -> str:
     if number in KILLED:
         return f"was killed (signal {number}), perhaps because memory ran out"
     return f"crashed (signal {number})"
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
     return f": {lines[-1][:400]}" if lines else ""

@@ -3,79 +3,113 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model
+from graphsurgery.model.saving import LARGEST_PROTOBUF
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
 HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
 SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
+LENT = 1 << 16
+"""The smallest initializer, in bytes, that a `LentSession` lends. It copies smaller ones with the graph."""
+ROOM = 1 << 26
+"""Bytes of a protobuf to keep free for everything but initializers."""
+LENDABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 class Session:
     """A model loaded in ONNX Runtime on the CPU."""
 
     def __init__(self, source: str | Path | bytes, folder: Path | None = None, threads: int = 0, plain: bool = False) -> None:
-        """Load a file, or a serialised model whose external data lie in ``folder``.
+        """Load a file, or a serialised model with its external data in ``folder``.
 
-        ``threads`` 0 leaves the choice to ONNX Runtime; ``plain`` switches its graph optimisations off.
-
-        Raises UnsupportedModelError, with ONNX Runtime's own reason, when it cannot load the model.
+        ``threads`` 0 lets ONNX Runtime choose. ``plain`` switches its graph optimisations off. Raises UnsupportedModelError
+        with ONNX Runtime's own reason if it cannot load the model.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL
-        options.intra_op_num_threads = threads
-        if plain:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options = _session_options(threads, plain)
         if folder is not None and isinstance(source, bytes):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        target = source if isinstance(source, bytes) else str(source)
-        try:
-            self._session = onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
-            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
-        self._read_interface()
+        self._open(source if isinstance(source, bytes) else str(source), options)
 
-    def _read_interface(self) -> None:
+    def _open(self, source: bytes | str, options: Any) -> None:
+        import onnxruntime
+
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
+            raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {summarize_error(error)}") from error
         self.outputs = [value.name for value in self._session.get_outputs()]
         self._halves = {value.name: HALVES[value.type] for value in self._session.get_inputs() if value.type in HALVES}
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Run once. bfloat16 arrays (ml_dtypes) may go in, and float32 ones where the model takes a half type: they are
-        rounded. UnsupportedModelError when ONNX Runtime fails."""
+        """Run once and return the outputs by name. UnsupportedModelError if ONNX Runtime fails.
+
+        Arrays may be bfloat16 (ml_dtypes). Where the model takes a half type, float32 arrays are rounded to it.
+        """
         names = list(outputs) if outputs is not None else self.outputs
-        feeds = {name: self._rounded(name, array) for name, array in feeds.items()}
+        feeds = {name: self._round(name, array) for name, array in feeds.items()}
         if not names:
             return {}
         try:
             if any(array.dtype == ml_dtypes.bfloat16 for array in feeds.values()):
-                return dict(zip(names, self._run_values(feeds, names), strict=True))
-            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+                return dict(zip(names, self._run_with_bfloat16(feeds, names), strict=True))
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # as above
-            raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
+            raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {summarize_error(error)}") from error
 
-    def _rounded(self, name: str, array: np.ndarray) -> np.ndarray:
+    def _round(self, name: str, array: np.ndarray) -> np.ndarray:
         return array.astype(self._halves[name]) if name in self._halves and array.dtype == np.float32 else array
 
-    def _run_values(self, feeds: Arrays, names: list[str]) -> list[np.ndarray]:
-        import onnxruntime
+    def _run_with_bfloat16(self, feeds: Arrays, names: list[str]) -> list[np.ndarray]:
+        from onnxruntime import OrtValue
 
-        values = {name: _ort_value(onnxruntime, array) for name, array in feeds.items()}
+        values = {
+            name: OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+            if array.dtype == ml_dtypes.bfloat16
+            else OrtValue.ortvalue_from_numpy(array)
+            for name, array in feeds.items()
+        }
         return [value.numpy() for value in self._session.run_with_ort_values(names, values)]
 
 
+class LentSession(Session):
+    """A session on a graph in memory that lends its weights to ONNX Runtime, never serialised: together they may exceed 2 GiB.
+
+    ONNX Runtime's graph optimisations are off, so that each node computes what the graph says.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, weights: Sequence[onnx.TensorProto]) -> None:
+        """Load the model ``graph`` with the additional initializers ``weights``.
+
+        Raises UnsupportedModelError with ONNX Runtime's own reason if it cannot load the model.
+        """
+        from onnxruntime import OrtValue
+
+        options = _session_options(threads=0, plain=True)
+        lent = [one for one in weights if _is_lent(one)]
+        self._values = [OrtValue.ortvalue_from_numpy(numpy_helper.to_array(one)) for one in lent]
+        if lent:
+            options.add_external_initializers([one.name for one in lent], self._values)
+        self._open(_serialize(graph, (_make_placeholder(one) if _is_lent(one) else one for one in weights)), options)
+
+
 def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int = 0, plain: bool = False) -> Session:
-    """A session on ``model``, from its file where it is one and as it is; ``extra_outputs`` are values of the graph to give
-    as well. ``threads`` and ``plain`` as `Session` has them."""
+    """Open a session on ``model``, from its file if that has what is needed.
+
+    ``extra_outputs`` are values of the graph that become outputs. ``threads`` and ``plain`` are those of `Session`.
+    """
     model.require_data("running the model")
     given = {value.name for value in model.interface.outputs}
     inside = [name for name in extra_outputs if name not in given]
@@ -86,19 +120,54 @@ def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int =
     return Session(proto.SerializeToString(), folder=model.folder, threads=threads, plain=plain)
 
 
-def _ort_value(onnxruntime: object, array: np.ndarray) -> object:
-    kind = onnxruntime.OrtValue  # type: ignore[attr-defined]
-    if array.dtype == ml_dtypes.bfloat16:
-        return kind.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
-    return kind.ortvalue_from_numpy(array)
+def open_in_memory(model: onnx.ModelProto) -> Session:
+    """Open a session on a model in memory. UnsupportedModelError if ONNX Runtime cannot load it.
+
+    Its graph optimisations are on, as for a user. For a model too large to serialise they are off, and its weights are lent.
+    """
+    weights = sum(payload_size(one.data_type, one.dims) or 0 for one in model.graph.initializer)
+    if weights <= LARGEST_PROTOBUF - ROOM:
+        return Session(model.SerializeToString())
+    graph = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    for field in ("node", "input", "output", "sparse_initializer"):
+        getattr(graph.graph, field).extend(getattr(model.graph, field))
+    graph.graph.name = model.graph.name
+    return LentSession(graph, list(model.graph.initializer))
 
 
-def first_line(error: Exception) -> str:
-    """What an engine's error says, in one line."""
-    lines = without_places(str(error)).strip().splitlines()
+def summarize_error(error: Exception) -> str:
+    """Return an engine's error in one line, without places in ONNX Runtime's source, which differ from version to version."""
+    lines = SOURCE_PLACE.sub("", str(error)).strip().splitlines()
     return lines[0][:400] if lines else type(error).__name__
 
 
-def without_places(said: str) -> str:
-    """What ONNX Runtime says, without the places in its own source, which change from version to version."""
-    return SOURCE_PLACE.sub("", said)
+def _session_options(threads: int, plain: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    options.intra_op_num_threads = threads
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _is_lent(one: onnx.TensorProto) -> bool:
+    size = payload_size(one.data_type, one.dims)
+    return one.data_type in LENDABLE and size is not None and size >= LENT and not is_external(one)
+
+
+def _make_placeholder(one: onnx.TensorProto) -> onnx.TensorProto:
+    """Return ``one`` as external data that nobody reads."""
+    place = {"location": "lent", "offset": "0", "length": str(payload_size(one.data_type, one.dims))}
+    entries = [onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items()]
+    return onnx.TensorProto(
+        name=one.name, data_type=one.data_type, dims=one.dims, external_data=entries, data_location=onnx.TensorProto.EXTERNAL
+    )
+
+
+def _serialize(graph: onnx.ModelProto, weights: Iterable[onnx.TensorProto]) -> bytes:
+    whole = onnx.ModelProto()
+    whole.CopyFrom(graph)
+    whole.graph.initializer.extend(weights)
+    return whole.SerializeToString()

@@ -1,11 +1,10 @@
-"""Real text for feeds: a few sentences of our own, tokenised with the tokenizer that lies beside a model."""
+"""Real text for feeds: a few built-in sentences or the lines of a file, tokenised with the tokenizer beside a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,15 @@ SENTENCES = (
 )
 
 SIDES = ("right", "left")
-
-
+ADVICE = "give a text file with one text per line"
 BATCH = 32
-"""Texts that are run at a time."""
+"""The number of texts to run at a time."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``. They are padded with the id ``pad`` on
-    one ``side``."""
+    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``. Padding has the id ``pad`` and is on one
+    ``side``."""
 
     ids: np.ndarray
     mask: np.ndarray
@@ -43,64 +41,60 @@ class Encoded:
     pad: int = 0
     side: str = "right"
 
-    def batches(self, size: int = BATCH) -> Iterator[Encoded]:
-        """The texts, so many at a time, without the columns in which none of those has a token."""
-        for start in range(0, len(self.ids), size):
-            rows = slice(start, start + size)
+    def split_into_batches(self) -> Iterator[Encoded]:
+        """Yield the texts, `BATCH` at a time. The first and last column of each batch hold at least one token."""
+        for start in range(0, len(self.ids), BATCH):
+            rows = slice(start, start + BATCH)
             some = np.flatnonzero(self.mask[rows].any(axis=0))
             columns = slice(some[0], some[-1] + 1) if some.size else slice(None)
-            yield self._of(partial(_part, rows, columns))
+            yield self.select((rows, columns))
 
-    def rows(self, chosen: np.ndarray) -> Encoded:
-        """The texts at these places."""
-        return self._of(lambda array, _: array[chosen])
+    def select(self, part: Any) -> Encoded:
+        """Return the texts, or parts of texts, at this numpy index."""
+        return self._map_arrays(lambda array, _: array[part])
 
-    def as_wide_as(self, width: int) -> Encoded:
-        """Each text padded up to ``width`` tokens, or cut, on its own side."""
+    def pad_to(self, width: int) -> Encoded:
+        """Return the texts, each padded or cut to ``width`` tokens on its own side."""
         missing = max(width - self.ids.shape[1], 0)
         room = (missing, 0) if self.side == "left" else (0, missing)
         kept = slice(-width, None) if self.side == "left" else slice(width)
-        return self._of(lambda array, filler: np.pad(array, ((0, 0), room), constant_values=filler)[:, kept])
+        return self._map_arrays(lambda array, filler: np.pad(array, ((0, 0), room), constant_values=filler)[:, kept])
 
-    def _of(self, change: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
-        """The same with every array changed; ``change`` gets what the array holds at padding, too."""
+    def _map_arrays(self, change: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
+        """Return the texts with ``change(array, value at padding)`` in place of each array."""
         arrays = ((self.ids, self.pad), (self.mask, 0), (self.types, 0))
         ids, mask, types = (change(array, filler) for array, filler in arrays)
         return replace(self, ids=ids, mask=mask, types=types)
 
 
-def _part(rows: slice, columns: slice, array: np.ndarray, _filler: int) -> np.ndarray:
-    return array[rows, columns]
-
-
 def find_tokenizer(model: Path | None) -> Path | None:
-    """The tokenizer.json beside a model or one folder above it, or None."""
+    """Return the tokenizer.json beside a model or in the folder above it, or None."""
     if model is None:
         return None
     return next((path for folder in (model.parent, model.parent.parent) if (path := folder / "tokenizer.json").is_file()), None)
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """The non-empty lines of a UTF-8 file; RequestError when there is none, SurroundingsError when it cannot be read."""
+    """Return the non-empty lines of a UTF-8 file. RequestError if it has none, SurroundingsError if it cannot be read."""
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise SurroundingsError(f"cannot read {path}: {error.strerror}", "give a text file with one text a line") from error
+        raise SurroundingsError(f"cannot read {path}: {error.strerror}", ADVICE) from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8: {error}", "give a text file with one text a line") from error
+        raise RequestError(f"{path} is not UTF-8: {error}", ADVICE) from error
     texts = [line for line in lines if line]
     if not texts:
-        raise RequestError(f"{path} holds no text", "give a text file with one text a line")
+        raise RequestError(f"{path} contains no text", ADVICE)
     return texts
 
 
 def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
-    """Tokenise with padding to the longest text, on the side the folder says; at most ``longest`` tokens each.
+    """Tokenise texts, cut to ``longest`` tokens each and padded to the longest text on the side that the folder says.
 
     MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
     """
-    loaded = _opened(tokenizer)
-    side, pad, token = _padding(tokenizer, loaded)
+    loaded = _open(tokenizer)
+    side, pad, token = _read_padding(tokenizer, loaded)
     loaded.enable_truncation(max_length=longest)
     loaded.enable_padding(direction=side, pad_id=pad, pad_token=token)
     encodings = loaded.encode_batch(list(texts))
@@ -108,19 +102,21 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
     return Encoded(ids, mask.astype(np.bool_), types, pad, side)
 
 
-def padding_of(tokenizer: Path) -> tuple[str, int, str]:
-    """(side, id, token) of the padding, as the folder of a tokenizer.json says. Raises as `tokenize`."""
-    return _padding(tokenizer, _opened(tokenizer))
+def read_padding(tokenizer: Path) -> tuple[str, int, str]:
+    """Return (side, id, token) of the padding, as the folder of a tokenizer.json says. Raises the errors of `tokenize`."""
+    return _read_padding(tokenizer, _open(tokenizer))
 
 
-def closing_token(tokenizer: Path) -> str | None:
-    """The special token that a tokenizer.json puts behind a text, as [SEP]; None where it puts none. Raises as `tokenize`."""
-    encoded = _opened(tokenizer).encode("a")
+def find_closing_token(tokenizer: Path) -> str | None:
+    """Return the special token that a tokenizer.json puts behind a text, such as [SEP], or None if it puts none there.
+
+    Raises the errors of `tokenize`.
+    """
+    encoded = _open(tokenizer).encode("a")
     return str(encoded.tokens[-1]) if encoded.ids and encoded.special_tokens_mask[-1] else None
 
 
-def _opened(tokenizer: Path) -> Any:
-    """The tokenizer itself."""
+def _open(tokenizer: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -131,10 +127,10 @@ def _opened(tokenizer: Path) -> Any:
         raise RequestError(f"{tokenizer} cannot be read: {error}", "replace it with the model's own tokenizer.json") from error
 
 
-def _padding(path: Path, loaded: Any) -> tuple[str, int, str]:
-    """(side, id, token) of the padding as tokenizer_config.json or tokenizer.json give them; id 0 where they name none."""
+def _read_padding(path: Path, loaded: Any) -> tuple[str, int, str]:
+    """Return (side, id, token) of the padding from tokenizer_config.json or tokenizer.json. The id is 0 if they name none."""
     own = loaded.padding or {}
-    config = _beside(path.with_name("tokenizer_config.json"))
+    config = _read_config(path.with_name("tokenizer_config.json"))
     token = config.get("pad_token") or own.get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
     token = token if isinstance(token, str) and token.isprintable() else "[PAD]"
@@ -143,10 +139,10 @@ def _padding(path: Path, loaded: Any) -> tuple[str, int, str]:
     return side if side in SIDES else SIDES[0], own.get("pad_id", 0) if pad is None else pad, token
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """The settings in a tokenizer_config.json; none where it cannot be read."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the settings in a tokenizer_config.json, none if it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, OSError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}

@@ -57,8 +57,12 @@ RUNNERS = {"OpenVINO": in_openvino, "reference evaluator": in_reference}
 
 def feeds_of(path: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Feeds of every kind: ragged, left-padded and holed batches, single tokens, one row, long rows, an empty one."""
-    drawer = feeds_for(load(path))
-    return [(kind, drawer.feed(mask, seed)) for seed, (kind, masks) in enumerate(drawer.kinds()) for mask in masks]
+    generator = feeds_for(load(path))
+    return [
+        (kind, generator.generate(mask, seed))
+        for seed, (kind, masks) in enumerate(generator.generate_masks())
+        for mask in masks
+    ]
 
 
 def whole(model: graphsurgery.Model, folder: Path) -> onnx.ModelProto:

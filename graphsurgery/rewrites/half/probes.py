@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from graphsurgery.graph.element_types import FLOAT
 from graphsurgery.model.namer import Namer
 from graphsurgery.rewrites.half.convert import InFloat32
-from graphsurgery.runtime.lent_session import LentSession
+from graphsurgery.runtime.session import LentSession
 
 Array = np.ndarray
 Feed = Mapping[str, Array]

@@ -14,7 +14,7 @@ from graphsurgery.outcome import Outcome
 from graphsurgery.runner import run
 
 
-def writing_command(verb: str) -> click.Command:
+def edit_command(verb: str) -> click.Command:
     """The command of an edit: its parameters, and what every writing verb takes."""
     edit = EDITS[verb]
 

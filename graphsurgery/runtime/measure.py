@@ -1,0 +1,68 @@
+"""Facts about a model that only a run can tell: how wide a value is, and the ranges of its embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from graphsurgery.encoder.hidden_state import HiddenState
+from graphsurgery.encoder.roles import roles_of
+from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds, make_short_mask
+from graphsurgery.runtime.session import open_session
+from graphsurgery.runtime.texts import BATCH, find_tokenizer, read_texts, tokenize
+
+FEWEST = 100
+"""The smallest number of texts to take ranges from. sentence-transformers warns below the same number."""
+
+
+def measure_width(model: Model, hidden: HiddenState) -> int:
+    """Run the model on one short text and return the last dim of ``hidden``. UnsupportedModelError if that fails."""
+    try:
+        generator = FeedGenerator.for_model(model, roles_of(model.interface))
+        session = open_session(model, extra_outputs=[hidden.name])
+        value = session.run(generator.generate(make_short_mask(generator), seed=0), [hidden.name])[hidden.name]
+    except GraphSurgeryError as error:
+        raise UnsupportedModelError(
+            f"the weights do not tell the hidden size of {hidden.name}, and running the model failed: {error}",
+            error.advice,
+            error.options,
+        ) from error
+    if value.ndim != 3 or not np.issubdtype(value.dtype, np.floating):
+        raise UnsupportedModelError(
+            f"in a run {hidden.name} is {value.dtype} of shape {list(value.shape)}; pooling needs floats [batch, seq, hidden]",
+            "name another value with --hidden-state",
+            ("--hidden-state",),
+        )
+    return int(value.shape[-1])
+
+
+def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
+    """Return the min and max of each dim of ``output [batch, dim]`` over the lines of the file ``texts``: ``[2, dim]`` float32.
+
+    The texts are tokenised with the tokenizer.json beside the model. sentence-transformers takes the ranges of its
+    ``calibration_embeddings`` in the same way.
+
+    Raises RequestError without a tokenizer or with fewer than `FEWEST` texts, and what reading and running raise.
+    """
+    tokenizer = find_tokenizer(model.path)
+    if tokenizer is None:
+        raise RequestError(
+            f"the texts of {texts} cannot be tokenised: there is no tokenizer.json beside the model or in the folder above it",
+            "put the model's tokenizer.json beside it, or give the ranges themselves, as .npy or .json",
+        )
+    lines = read_texts(texts)
+    if len(lines) < FEWEST:
+        raise RequestError(f"{texts} has {len(lines)} texts", f"give {FEWEST} or more of the kind that will be embedded")
+    generator = FeedGenerator.for_model(model, roles_of(model.interface))
+    session = open_session(model)
+    low, high = [], []
+    for start in range(0, len(lines), BATCH):
+        encoded = tokenize(tokenizer, lines[start : start + BATCH], generator.longest_text)
+        for feed in generate_text_feeds(generator, encoded):
+            embeddings = session.run(feed, [output])[output].astype(np.float32)
+            low.append(embeddings.min(axis=0))
+            high.append(embeddings.max(axis=0))
+    return np.vstack((np.min(low, axis=0), np.max(high, axis=0)))
