@@ -28,7 +28,7 @@ from page import put  # noqa: E402
 import graphsurgery  # noqa: E402
 from graphsurgery.compare.timing import Timing  # noqa: E402
 from graphsurgery.errors import UnsupportedModelError  # noqa: E402
-from graphsurgery.proof.source_feeds import feeds_for  # noqa: E402
+from graphsurgery.proof.source_feeds import make_feed_generator  # noqa: E402
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions  # noqa: E402
 from graphsurgery.rewrites.fuse.report import KINDS, FusionReport  # noqa: E402
 from graphsurgery.runtime.session import Session  # noqa: E402
@@ -121,7 +121,7 @@ def bare_optimizer(pooled: Path, done: graphsurgery.Optimized) -> tuple[FusionRe
 
 def left_padding(source: Path, session: Session) -> float:
     """The largest difference of the embeddings, texts padded on the left."""
-    generator = feeds_for(graphsurgery.load(source))
+    generator = make_feed_generator(graphsurgery.load(source))
     mask = dict(generator.generate_masks())["left padding"][0]
     feed = generator.generate(mask, seed=0)
     wanted, found = (one.run(feed, ["sentence_embedding"])["sentence_embedding"] for one in (Session(source), session))

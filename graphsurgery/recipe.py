@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.from_parameters import edit_from, require_known
 from graphsurgery.edits.registry import EDITS

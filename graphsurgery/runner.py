@@ -12,8 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
-from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.contracts import present
 from graphsurgery.edit_list import LISTED
 from graphsurgery.edits.edit import Edit
@@ -25,11 +24,11 @@ from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, since_edited, un
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
 from graphsurgery.model.staging import Plan, Saved, Stage, staged
 from graphsurgery.outcome import Outcome, Output, require_right
-from graphsurgery.proof.difference import difference
-from graphsurgery.proof.golden import verify_itself, with_goldens, with_goldens_of
-from graphsurgery.proof.intent import as_asked
+from graphsurgery.proof.difference import find_difference
+from graphsurgery.proof.golden import copy_goldens, record_goldens, verify_itself
+from graphsurgery.proof.intent import check_intent
 from graphsurgery.proof.rewrite_proof import Claim, Proven, RewriteProof
-from graphsurgery.proof.untouched import untouched
+from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, joined
@@ -228,7 +227,7 @@ class _Edited(_Part):
             written, against=self.base, atol=limits.atol, min_cosine=limits.min_cosine, full=full, head_only=dry_run,
             progress=self.options.progress,
         )  # fmt: skip
-        return Proven(joined(report, as_asked(self.base, written, _asked_parameters(self.edits))))
+        return Proven(joined(report, check_intent(self.base, written, _asked_parameters(self.edits))))
 
 
 @dataclass
@@ -317,13 +316,13 @@ def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Pa
     progress("making golden vectors")
     last = parts[-1]
     if isinstance(last, _Edited) and len(parts) == 1:
-        last.after = with_goldens(last.base, last.after)
+        last.after = record_goldens(last.base, last.after)
         return last.describe(outcome)
     results = [part.applied.result for part in parts if isinstance(part, _Rewritten)]
     if all(one.keeps_goldens for one in results):
         limits = next((one.golden_limits for one in results if one.golden_limits is not None), None)
         recorded, notes = _apply_edits(steps, outcome.source)
-        after = with_goldens_of(recorded, last.after, limits)
+        after = copy_goldens(recorded, last.after, limits)
         after = replace(after, notes=(*after.notes, *notes))
     else:
         after = replace(last.after, notes=(*last.after.notes, NO_GOLDENS))
@@ -338,7 +337,7 @@ def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str
         if isinstance(step, Edit):
             current = step.apply(current)
             base = current if step.restores else base
-    recorded = with_goldens(base, current)
+    recorded = record_goldens(base, current)
     return recorded, recorded.notes[len(current.notes) :]
 
 
@@ -397,7 +396,7 @@ def _compare_restored(wanted: Model, written: Model) -> Report:
     check = Check("source restored", detail, stated=Verdict.PASSED if same else Verdict.FAILED, conclusive=True)
     if not moves:
         return Report((check,))
-    weights, unchecked = untouched(wanted, written, difference(wanted, written), [], every_byte=True)
+    weights, unchecked = check_untouched(wanted, written, find_difference(wanted, written), [], every_byte=True)
     return Report((check, weights), (), unchecked)
 
 

@@ -95,7 +95,7 @@ SHARED_NAMES = {
 GRAPH_DOORS = frozenset({
     ("graphsurgery.encoder.tables", "find_tables"),
     ("graphsurgery.encoder.windows", "largest_window"),
-    ("graphsurgery.compare.reference_ops", "_readable"),
+    ("graphsurgery.compare.reference_ops", "_make_readable"),
 })  # fmt: skip
 """By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, how long texts are.
 The third takes from a model what onnx's evaluator cannot run. A fault there makes the second opinion differ."""

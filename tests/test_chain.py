@@ -62,7 +62,7 @@ def drawn_steps(rng: random.Random) -> list[Step]:
 
 def origin(links: Sequence[Link], name: str) -> str | None:
     for link in reversed(links):
-        if name in link.makes or name in link.inside or name in link.added:
+        if name in link.makes or name in link.stand_ins or name in link.added:
             return None
         name = {new: old for old, new in link.names.items()}.get(name, name)
     return name
@@ -79,7 +79,7 @@ def destiny(links: Sequence[Link], name: str) -> str:
 def input_destiny(links: Sequence[Link], name: str) -> str:
     for link in links:
         new = link.names.get(name, name)
-        name = name if new in link.inside else new
+        name = name if new in link.stand_ins else new
     return name
 
 
@@ -95,23 +95,25 @@ def test_names(seed: int) -> None:
     chain = Chain(drawn_steps(random.Random(seed)))
     links = chain.links
     asked = sorted({*NAMES, *"xyz", "ids_inside", "prompt_length", "a_4", "a_2"})
-    for place, (link, tell) in enumerate(chain.origins()):
+    for place, (link, tell) in enumerate(chain.walk_from_source()):
         assert link is links[place] and [tell(name) for name in asked] == [origin(links[:place], name) for name in asked]
-    for place, (link, tell) in enumerate(_told(chain.destinies, asked)):
+    for place, (link, tell) in enumerate(_told(chain.walk_from_output, asked)):
         assert link is links[len(links) - 1 - place] and tell == [destiny(links[len(links) - place :], name) for name in asked]
-    for place, (_, tell) in enumerate(_told(chain.input_destinies, asked)):
+    for place, (_, tell) in enumerate(_told(chain.walk_inputs_from_output, asked)):
         assert tell == [input_destiny(links[len(links) - place :], name) for name in asked]
     for name in asked:
-        assert chain.origin(name) == origin(links, name) and chain.destiny(name) == destiny(links, name)
-        assert chain.input_destiny(name) == input_destiny(links, name)
+        assert chain.name_in_source(name) == origin(links, name) and chain.name_in_output(name) == destiny(links, name)
+        assert chain.input_name_in_output(name) == input_destiny(links, name)
     assert chain.made == made(links)
     read = [(place, link, name) for place, link in enumerate(links) for name in link.reads]
     assert set(chain.starts) == {
         found for place, link, name in read if name not in link.added and (found := origin(links[:place], name)) is not None
     }
-    through = {place: link.reference.through is not None for place, link in enumerate(links)}
+    through = {place: link.reference.values_after is not None for place, link in enumerate(links)}
     assert chain.read == {destiny(links[place + through[place] :], name) for place, _, name in read}
-    assert list(chain.inside) == [destiny(links[place + 1 :], name) for place, link in enumerate(links) for name in link.inside]
+    assert list(chain.stand_ins) == [
+        destiny(links[place + 1 :], name) for place, link in enumerate(links) for name in link.stand_ins
+    ]
 
 
 def _told(
@@ -171,11 +173,11 @@ def test_a_proof_reads_each_step_once(count: int, counted: Any, tmp_path: Path) 
     """However many edits there are: once for the proof, and once for the look whether the record is what was asked for."""
     names = ["sentence_embedding", *(f"name_{place}" for place in range(count))]
     renames = [Rename((f"{old}={new}",)) for old, new in pairwise(names)]
-    calls = counted((chains, "after_fields"), (RecordedMask, "read"))
+    calls = counted((chains, "apply_fields"), (RecordedMask, "read"))
     links = counted((Link, "of"))
     done = run([AddPooling("mean"), AddNormalize(), *renames], tiny_encoder(), output=tmp_path / "out.onnx")
     assert done.report and links["of"] == 2 * (count + 2)
-    assert calls["read"] == 2 and calls["after_fields"] == 2 * (count + 1)  # add-pooling's fields, and those of each rename
+    assert calls["read"] == 2 and calls["apply_fields"] == 2 * (count + 1)  # add-pooling's fields, and those of each rename
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.compare.limits import Limits
-from graphsurgery.compare.models import Feed, Given, compared
+from graphsurgery.compare.models import Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tally import MOST_BEYOND, Tally
-from graphsurgery.compare.tolerance import exact, lossy, most_stretch, promised
-from graphsurgery.compare.vectors import vectors_at_tokens
+from graphsurgery.compare.tolerance import Limits, allow_loss, allow_rounding, compute_float32_tolerance, compute_stretch_limit
+from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.edits.trials import count_agreeing, why_nothing
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
@@ -39,7 +38,7 @@ NUMBERS = st.floats(-100, 100, width=32)
 def tallied(found: Any, wanted: Any, tolerance: Any, promised: Any = None, **asked: float) -> Comparison:
     tally = Tally("kind", **asked)
     tally.add(np.array(found, float), np.array(wanted, float), np.array(tolerance, float), promised)
-    return tally.result()
+    return tally.summarize()
 
 
 def test_what_has_no_limit_is_no_case() -> None:
@@ -85,24 +84,26 @@ def test_nothing_where_there_was_something_is_found_by_length_too() -> None:
 def test_each_row_has_its_own_noise() -> None:
     """One that rounds much leaves no room to the others."""
     values, noise = np.array([[1.0, 0], [0, 1], [3, 4]]), np.array([[1e-4], [0], [0]])
-    allowed = exact(values, noise, Limits()).elements[:, 0]
+    allowed = allow_rounding(values, noise, Limits()).elements[:, 0]
     assert allowed == pytest.approx([4.01e-4, 1e-6, 4e-5])
     found = Tally("kind")
-    found.add(values + np.array([[0, 0], [9e-5, 0], [0, 0]]), values, allowed[:, None], promised(values))
-    assert found.result().verdict is FAILED
+    found.add(values + np.array([[0, 0], [9e-5, 0], [0, 0]]), values, allowed[:, None], compute_float32_tolerance(values))
+    assert found.summarize().verdict is FAILED
 
 
 def test_integers_are_equal() -> None:
-    assert np.all(promised(np.array([[1 << 40], [0]])) == 0) and np.all(promised(np.array([[True]])) == 0)
+    assert np.all(compute_float32_tolerance(np.array([[1 << 40], [0]])) == 0) and np.all(
+        compute_float32_tolerance(np.array([[True]])) == 0
+    )
 
 
 def test_narrow_vectors_are_compared_number_by_number() -> None:
     values, spread = np.array([[5.0], [5.1]]), np.array([0.05])
-    allowed = lossy(values, spread, Limits(min_cosine=COSINE))
-    assert allowed.least_cosine is None and np.all(allowed.elements == 2 * most_stretch(COSINE) * 0.05)
-    pairs = lossy(np.ones((2, 2)), np.array([0.1, 0]), Limits(min_cosine=COSINE))
+    allowed = allow_loss(values, spread, Limits(min_cosine=COSINE))
+    assert allowed.least_cosine is None and np.all(allowed.elements == 2 * compute_stretch_limit(COSINE) * 0.05)
+    pairs = allow_loss(np.ones((2, 2)), np.array([0.1, 0]), Limits(min_cosine=COSINE))
     assert pairs.least_cosine is None and np.all(pairs.elements[:, 0] < pairs.elements[:, 1])
-    assert lossy(np.ones((2, 3)), np.zeros(1), Limits(min_cosine=COSINE)).least_cosine == COSINE
+    assert allow_loss(np.ones((2, 3)), np.zeros(1), Limits(min_cosine=COSINE)).least_cosine == COSINE
 
 
 # --- models ---------------------------------------------------------------------------------------------------------------
@@ -126,8 +127,8 @@ FEEDS = [Feed(kind, {}, None) for kind in ("one", "two", "three")]
 
 
 def held(source: list[Any], output: list[Any], plain: list[Any] | None = None, **options: Any) -> Check:
-    given = Given.of(lambda plainly: Sham(*(plain or source)) if plainly else Sham(*source), ["y"], FEEDS)
-    return compared(given, lambda _: Sham(*output), Limits(), **options)
+    given = SourceOutputs.of(lambda plainly: Sham(*(plain or source)) if plainly else Sham(*source), ["y"], FEEDS)
+    return compare_models(given, lambda _: Sham(*output), Limits(), **options)
 
 
 def test_failures_before_a_run_that_fails_are_kept() -> None:
@@ -138,19 +139,19 @@ def test_failures_before_a_run_that_fails_are_kept() -> None:
 
 
 def test_what_the_source_cannot_run_is_left_out() -> None:
-    given = Given.of(lambda _: Sham([[1.0]], BROKEN, [[3.0]]), ["y"], FEEDS)
+    given = SourceOutputs.of(lambda _: Sham([[1.0]], BROKEN, [[3.0]]), ["y"], FEEDS)
     assert [feed.kind for feed in given.feeds] == ["one", "three"] and given.failed.keys() == {"two"}
     with pytest.raises(UnsupportedModelError, match="cannot run"):
-        Given.of(lambda _: Sham(BROKEN, BROKEN, BROKEN), ["y"], FEEDS)
+        SourceOutputs.of(lambda _: Sham(BROKEN, BROKEN, BROKEN), ["y"], FEEDS)
 
 
 def test_an_output_that_cannot_be_loaded_has_failed() -> None:
-    given = Given.of(lambda _: Sham([[1.0]], [[1.0]], [[1.0]]), ["y"], FEEDS)
+    given = SourceOutputs.of(lambda _: Sham([[1.0]], [[1.0]], [[1.0]]), ["y"], FEEDS)
 
     def opened(_: bool) -> Session:
         raise UnsupportedModelError("ONNX Runtime cannot load the model: no")
 
-    check = compared(given, opened, Limits())
+    check = compare_models(given, opened, Limits())
     assert check.verdict is FAILED and "cannot" in check.detail
 
 
@@ -173,12 +174,12 @@ def test_positions_that_count() -> None:
     """Hidden states at tokens; vectors of rows without a token where those count."""
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     state = np.arange(12.0).reshape(2, 3, 2)
-    assert np.array_equal(vectors_at_tokens(state, mask), state[0, :2])
-    assert len(vectors_at_tokens(np.ones((2, 5)), mask)) == 2
-    assert len(vectors_at_tokens(np.ones((2, 5)), mask, empty_rows=False)) == 1
-    assert np.array_equal(vectors_at_tokens(np.arange(6.0).reshape(2, 3), mask, per_token=True), [[0], [1]])
-    assert vectors_at_tokens(state, None).shape == (6, 2)
-    assert vectors_at_tokens(np.ones(4), mask).shape == (4, 1)
+    assert np.array_equal(select_vectors(state, mask), state[0, :2])
+    assert len(select_vectors(np.ones((2, 5)), mask)) == 2
+    assert len(select_vectors(np.ones((2, 5)), mask, empty_rows=False)) == 1
+    assert np.array_equal(select_vectors(np.arange(6.0).reshape(2, 3), mask, per_token=True), [[0], [1]])
+    assert select_vectors(state, None).shape == (6, 2)
+    assert select_vectors(np.ones(4), mask).shape == (4, 1)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------------

@@ -144,15 +144,15 @@ EDIT = '''
 REFERENCE = '''
     """add-offset: y = x + offset."""
 
-    from graphsurgery.references.reference import Expected, Reference, float_target, relative_to
+    from graphsurgery.references.reference import Expected, Reference, declare_float_target, compute_tolerance
 
 
     def _value(parameters, known):
         y = known[parameters["target"]] + float(parameters["offset"])
-        return [Expected(y, relative_to(y))]
+        return [Expected(y, compute_tolerance(y))]
 
 
-    REFERENCE = Reference(lambda p: [p["target"]], lambda p: [p["target"]], _value, float_target)
+    REFERENCE = Reference(lambda p: [p["target"]], lambda p: [p["target"]], _value, declare_float_target)
 '''
 PROGRAM = """
     import inspect, json, sys

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 import graphsurgery
 from graphsurgery.encoder.windows import largest_window
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.runtime import reach as reach_module
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import KINDS, LONG_LEFT, LONGEST, Mask, Sizes, generate_longest_masks, generate_masks
@@ -92,14 +92,14 @@ def test_the_longest_feeds(sizes: Sizes) -> None:
 
 
 def generator(*dims: int | str, **encoder: object) -> FeedGenerator:
-    return feeds_for(graphsurgery.load(tiny_encoder(dims=dims, **encoder)))  # type: ignore[arg-type]
+    return make_feed_generator(graphsurgery.load(tiny_encoder(dims=dims, **encoder)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dims", [(1, "s"), (1, 16), ("b", 16), (3, 16), (3, "s"), ("b", "s"), (5, 1)], ids=str)
 def test_feeds_run_at_every_size(dims: tuple[int | str, int | str]) -> None:
     """What is fed has the declared sizes, and the ids' and the mask's padding agree."""
     source = graphsurgery.load(tiny_encoder(dims=dims))
-    session, drawn = open_session(source), feeds_for(source)
+    session, drawn = open_session(source), make_feed_generator(source)
     for _, masks in drawn.generate_masks():
         for seed, mask in enumerate(masks):
             feed = drawn.generate(mask, seed)
@@ -144,7 +144,7 @@ def test_the_tokenizer_says_how_texts_are_padded() -> None:
 
 
 def reach_of(model: graphsurgery.Model, **options: bool) -> reach_module.Reach:
-    return find_reach(model, feeds_for(model), open_session(model).run, **options)
+    return find_reach(model, make_feed_generator(model), open_session(model).run, **options)
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("bert", 64), ("xlmr", 62)])
@@ -161,7 +161,7 @@ def test_positions_without_an_end(name: str, window: int | None) -> None:
     found = reach_of(model)
     assert (found.tokens, found.limit) == (UNLIMITED, None) and "2048 tokens" in found.not_checked[0]
     assert window is None or found.window == window
-    kinds = dict(extend_to_reach(feeds_for(model), found).generate_masks(longest=True))
+    kinds = dict(extend_to_reach(make_feed_generator(model), found).generate_masks(longest=True))
     assert kinds[LONGEST][0].shape == (1, UNLIMITED) and kinds[LONG_LEFT][0].shape[1] > 2 * (window or 0)
 
 
@@ -217,7 +217,7 @@ def test_a_table_that_is_none_of_positions() -> None:
     model.graph.node[-1].output[0] = "mixed"
     model.graph.node.append(helper.make_node("Add", ["mixed", "row"], [HIDDEN]))
     loaded = graphsurgery.load(model)
-    assert feeds_for(loaded).tables.positions == 6
+    assert make_feed_generator(loaded).tables.positions == 6
     assert (reach_of(loaded).tokens, reach_of(loaded).limit) == (UNLIMITED, None)
 
 
@@ -232,7 +232,7 @@ def test_a_source_that_takes_short_texts_alone(most: int) -> None:
             raise UnsupportedModelError("ONNX Runtime cannot run the model: too long")
         return session.run(feed)
 
-    drawn = feeds_for(model)
+    drawn = make_feed_generator(model)
     found = find_reach(model, drawn, run)
     assert most / 2 < found.tokens <= most and "cannot run the source on" in found.not_checked[0]
     assert extend_to_reach(drawn, found).longest == found.tokens
@@ -265,7 +265,7 @@ def test_a_source_that_takes_less_than_it_seems_to() -> None:
             raise UnsupportedModelError("ONNX Runtime cannot run the model: too long")
         return session.run(feed)
 
-    assert find_reach(model, feeds_for(model), run).tokens == 256
+    assert find_reach(model, make_feed_generator(model), run).tokens == 256
 
 
 def test_the_longest_feed_is_run_once() -> None:

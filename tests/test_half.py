@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphsurgery
 from graphsurgery.compare.loss import measure_by_both_engines, measure_loss
-from graphsurgery.compare.reference_ops import evaluator
+from graphsurgery.compare.reference_ops import make_evaluator
 from graphsurgery.errors import MalformedModelError, MissingDataError, NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.element_types import ElementTypes
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.mask_constants import Masks
@@ -62,7 +62,7 @@ def fused(name: str) -> onnx.ModelProto:
 
 def feeds_of(name: str) -> list[dict[str, Array]]:
     """Every kind of padding, but rows without a token, on which no two encoders need to agree."""
-    generator: FeedGenerator = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
+    generator: FeedGenerator = make_feed_generator(graphsurgery.load(FIXTURES / name / "model.onnx"))
     return [
         generator.generate(mask, seed=1) for kind, masks in generator.generate_masks() for mask in masks if kind != "empty row"
     ]
@@ -174,7 +174,7 @@ def test_any_nodes_can_be_kept(keep, kind, output):
     makers = {name: node.op_type for node in half.graph.node for name in node.output}
     assert not any(node.op_type == makers.get(node.input[0]) == "Cast" for node in half.graph.node)
     feed = {"x": np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)}
-    found, wanted = evaluator(half).run(None, feed), run(source, feed)
+    found, wanted = make_evaluator(half).run(None, feed), run(source, feed)
     assert [one.dtype for one in found] == [np.float32] * 2
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=0.15 if kind == BFLOAT16 else 0.02)
@@ -216,7 +216,7 @@ def test_masks_stay_finite(kind, lowest):
     """Two masks added, a row without a token: infinities would be NaN in its softmax."""
     source = made(MASKED, lowest=np.array(lowest, np.float32))
     feed = {"x": np.array([[1, -50, 3]] * 3, np.float32), "mask": np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]])}
-    found, wanted = evaluator(checked(to_half(source, kind))).run(None, feed)[0], run(source, feed)[0]
+    found, wanted = make_evaluator(checked(to_half(source, kind))).run(None, feed)[0], run(source, feed)[0]
     assert np.isfinite(found).all() and (found[:2][wanted[:2] == 0] == 0).all()
     np.testing.assert_allclose(found[:2], wanted[:2], atol=0.01)
     if kind == FLOAT16 or lowest == LOWEST:
@@ -311,7 +311,7 @@ def test_angles_stay_float32(kind):
     assert types["where"] == types["angles"] == types["turned"] == FLOAT
     assert casts(half)["turned", kind] == casts(half)["x", kind] == 1
     feed = {"positions": np.array([[3001, 7]]), "x": np.ones((1, 2, 2), np.float32)}
-    np.testing.assert_allclose(evaluator(half).run(None, feed)[0], run(source, feed)[0], atol=5e-3)
+    np.testing.assert_allclose(make_evaluator(half).run(None, feed)[0], run(source, feed)[0], atol=5e-3)
 
 
 BUCKETS = """g (float[n, s, 4] x) => (float[s, 4] y) {
@@ -364,7 +364,7 @@ def test_attributes_that_hold_types_and_tensors(kind):
     assert types["cast"] == types["like"] == types["two"] == types["list"] == types["b"] == kind
     assert kind == BFLOAT16 or types["none"] == types["some"] == types["noise"] == types["more"] == FLOAT16
     feed = {"x": np.ones((1, 4), np.float32), "shape": np.array([2, 2]), "ids": np.array([[1, 2, 3, 4]])}
-    y, z = evaluator(half).run(None, feed)
+    y, z = make_evaluator(half).run(None, feed)
     np.testing.assert_array_equal(y, [[6, 11, 16, 21]])
     assert (z == 0).all()
 
@@ -409,7 +409,7 @@ def test_graphs_within_nodes_stay_float32(kind):
     assert types["a"] == kind and types["b"] == FLOAT and types["w2"] == FLOAT
     for which in (True, False):
         feed = {"x": np.ones((4, 4), np.float32), "which": np.array(which)}
-        np.testing.assert_allclose(evaluator(half).run(None, feed)[0], run(source, feed)[0], atol=0.2, rtol=0.05)
+        np.testing.assert_allclose(make_evaluator(half).run(None, feed)[0], run(source, feed)[0], atol=0.2, rtol=0.05)
 
 
 def test_functions_are_inlined_and_unknown_operators_left_alone():
@@ -460,7 +460,7 @@ def test_integer_sums_are_scaled_in_float32():
     types = types_of(half)
     assert types["wide"] == types["both"] == types["scaled"] == FLOAT and "y/float16" in types
     feed = {"x": np.linspace(0, 0.2, 512, dtype=np.float32)[None]}
-    found, wanted = evaluator(half).run(None, feed)[0], run(source, feed)[0]
+    found, wanted = make_evaluator(half).run(None, feed)[0], run(source, feed)[0]
     assert 0.1 < np.abs(wanted).max() < 1
     np.testing.assert_allclose(found, wanted, atol=5e-3)
 
@@ -590,7 +590,7 @@ def test_a_large_factor_is_no_mask(kind):
     assert float(factor) == pytest.approx(-1e5, rel=2**-8)
     feed = {"x": np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32) / 100}
     wanted = run(source, feed)[0]
-    found = evaluator(half).run(None, feed)[0]
+    found = make_evaluator(half).run(None, feed)[0]
     np.testing.assert_allclose(found, wanted, rtol=0.05, atol=0.02 * np.abs(wanted).max())
 
 
@@ -602,7 +602,7 @@ def test_what_masks_scores_is_brought_within_reach(kind, lowest):
     half = checked(to_half(source, kind))
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], np.float32)
     feed = {"x": np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32), "m": mask}
-    wanted, found = run(source, feed)[0], evaluator(half).run(None, feed)[0]
+    wanted, found = run(source, feed)[0], make_evaluator(half).run(None, feed)[0]
     assert np.isfinite(found).all() and (found[0, 2:] == 0).all()
     np.testing.assert_allclose(found[0], wanted[0], atol=0.02)
 

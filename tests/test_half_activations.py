@@ -14,7 +14,7 @@ from test_half import KINDS, feeds_of, fused, made, plain, run
 import graphsurgery
 from graphsurgery.compare.loss import measure_by_both_engines
 from graphsurgery.errors import RequestError, UnsupportedModelError
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.half.convert import in_float32, to_half
 from graphsurgery.rewrites.half.measure import Kept, kept
 from graphsurgery.rewrites.half.probes import Ranges, Rounding
@@ -32,7 +32,7 @@ TOO_LARGE, LOSES = "a value too large", "rounding a value loses most"
 
 def text_of(name: str) -> dict[str, Array]:
     """Real sentences, tokenised as the fixture's folder says."""
-    generator = feeds_for(graphsurgery.load(FIXTURES / name / "model.onnx"))
+    generator = make_feed_generator(graphsurgery.load(FIXTURES / name / "model.onnx"))
     return generate_text_feeds(
         generator, tokenize(FIXTURES / name / "tokenizer.json", SENTENCES, min(generator.longest_text, 64))
     )[0]

@@ -26,7 +26,7 @@ from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PRE
 from graphsurgery.model.record_types import RECORDED, fits
 from graphsurgery.model.seal import seal
 from graphsurgery.recipe import recipe_of
-from graphsurgery.references.by_verb import REFERENCES
+from graphsurgery.references.chain import REFERENCES
 
 OURS = [edit for verb, edit in EDITS.items() if verb != "strip-head"]
 FILES = [*(edit.verb for edit in OURS), GOLDEN, CERTIFICATE]

@@ -21,7 +21,7 @@ from graphsurgery.encoder.width import last_dim
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
 from graphsurgery.graph.graph import Graph
-from graphsurgery.proof.inference import values_of
+from graphsurgery.proof.inference import infer_types
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -167,7 +167,7 @@ def test_what_inference_refuses_is_logged(caplog: pytest.LogCaptureFixture) -> N
     proto.graph.node.append(onnx.helper.make_node("Reshape", [], ["broken"]))
     model = graphsurgery.load(proto)
     with caplog.at_level(logging.DEBUG, logger="graphsurgery"):
-        assert infer_values(model).outputs == () and values_of(model) == {}
+        assert infer_values(model).outputs == () and infer_types(model) == {}
     said = [record.name for record in caplog.records if "onnx cannot infer" in record.message]
     assert said == ["graphsurgery.encoder.hidden_state", "graphsurgery.proof.inference"]
 

@@ -41,7 +41,7 @@ from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.graph.write_back import with_weights
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import fuse_encoder
 from graphsurgery.rewrites.fuse.kernels import count_without_kernel, restore_position_bias
@@ -253,7 +253,7 @@ def test_left_padding(tmp_path: Path) -> None:
     source = graphsurgery.load(fixture("bert"))
     bare = Session(optimize_model(str(fixture("bert")), "bert", opt_level=0).model.SerializeToString())
     ours = Session(optimized(source, tmp_path / "made.onnx").output)
-    generator = feeds_for(source)
+    generator = make_feed_generator(source)
     worst: dict[str, dict[str, float]] = {"right padding": {}, "left padding": {}, "holes": {}}
     for kind, masks in generator.generate_masks():
         if kind in worst:
@@ -277,7 +277,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
         Session(bare.SerializeToString())
     onnx.save(restore_position_bias(bare, given), tmp_path / "without_biases.onnx")
-    generator = feeds_for(source)
+    generator = make_feed_generator(source)
     feed = generator.generate(np.ones((2, 5), bool), seed=0)
     assert ("crashed" in str(find_crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
     done = optimized(source, tmp_path / "made.onnx")

@@ -170,7 +170,7 @@ def test_tolerances_do_not_grow_without_end(tmp_path: Path, monkeypatch) -> None
 def test_what_crashes_is_not_run_here(tmp_path: Path, monkeypatch) -> None:
     """A file that takes its process down is told of as such, and made again."""
     told = iter(["ONNX Runtime crashed on it (signal 11)"])
-    monkeypatch.setattr(rewrite_proof, "crash", lambda *_: next(told, None))
+    monkeypatch.setattr(rewrite_proof, "find_crash", lambda *_: next(told, None))
     done = optimized(BERT, tmp_path / "made.onnx")
     assert done.report and [attempt.partition(": ")[2] for attempt in done.attempts] == [
         "ONNX Runtime crashed on it (signal 11)"

@@ -24,11 +24,11 @@ from prompt_faults import PROMPT_FAULTS
 
 import graphsurgery
 from graphsurgery.compare.tally import ABSENT, Tally
-from graphsurgery.compare.vectors import cosines
+from graphsurgery.compare.vectors import compute_cosines
 from graphsurgery.edits import draft_operators
 from graphsurgery.errors import RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.interface import Value
-from graphsurgery.proof.judging import judged
+from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combined
 
@@ -223,23 +223,23 @@ TALLIES = {
 def test_tally(found: np.ndarray, expected: np.ndarray, tolerance: float, wanted: Verdict) -> None:
     tally = Tally("kind")
     tally.add(found, expected, np.array(tolerance))
-    assert tally.result().verdict is wanted
+    assert tally.summarize().verdict is wanted
     tally.add(*AGREEING[:2], np.array(AGREEING[2]))
-    assert (tally.result().verdict is FAILED) == (wanted is FAILED), "what agrees does not make up for what does not"
+    assert (tally.summarize().verdict is FAILED) == (wanted is FAILED), "what agrees does not make up for what does not"
 
 
 def test_an_empty_tally_passes_nothing() -> None:
-    assert Tally("kind").result().verdict is NOT_CHECKED
-    assert Tally("kind", least_cosine=0.0).result().verdict is NOT_CHECKED
+    assert Tally("kind").summarize().verdict is NOT_CHECKED
+    assert Tally("kind", least_cosine=0.0).summarize().verdict is NOT_CHECKED
 
 
 def test_the_cosine_counts_where_it_is_asked_for() -> None:
     tally = Tally("kind", least_cosine=0.9)
     tally.add(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 0.0]]), np.array(10.0))
-    assert tally.result().verdict is FAILED
+    assert tally.summarize().verdict is FAILED
     tally = Tally("kind", least_cosine=0.9)
     tally.add(np.zeros((1, 2)), np.ones((1, 2)), np.array(10.0))
-    assert tally.result().verdict is FAILED
+    assert tally.summarize().verdict is FAILED
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_the_cosine_counts_where_it_is_asked_for() -> None:
     ],
 )  # fmt: skip
 def test_cosine(one: list[float], other: list[float], wanted: float | None) -> None:
-    (found,) = cosines(np.array([one], dtype=np.float64), np.array([other], dtype=np.float64))
+    (found,) = compute_cosines(np.array([one], dtype=np.float64), np.array([other], dtype=np.float64))
     assert np.isnan(found) if wanted is None else found == pytest.approx(wanted)
 
 
@@ -281,19 +281,19 @@ def refused(_: dict) -> dict[str, np.ndarray]:
     ids=["right", "no kinds", "no cases", "nothing expected", "wrong once", "no output", "another output", "does not run"],
 )
 def test_judging(run, cases, wanted: Verdict) -> None:
-    assert judged("check", "", run, (), cases).verdict is wanted
+    assert judge("check", "", run, (), cases).verdict is wanted
 
 
 @pytest.mark.parametrize("dims", [("batch", 4), (3, 3), ("batch", 3, 1), ("batch",), ()], ids=str)
 def test_declared_dims_are_held_against_the_run(dims: tuple) -> None:
     declared = [Value("y", onnx.TensorProto.FLOAT, dims)]
-    assert judged("check", "", ones, declared, [("a", [expecting()])]).verdict is FAILED
+    assert judge("check", "", ones, declared, [("a", [expecting()])]).verdict is FAILED
 
 
 def test_the_declared_type_is_held_against_the_run() -> None:
     for dtype, wanted in ((onnx.TensorProto.FLOAT, PASSED), (onnx.TensorProto.FLOAT16, FAILED), (0, PASSED)):
         declared = [Value("y", dtype, ("batch", 3))]
-        assert judged("check", "", ones, declared, [("a", [expecting()])]).verdict is wanted
+        assert judge("check", "", ones, declared, [("a", [expecting()])]).verdict is wanted
 
 
 def failing_later(first: float):
@@ -303,8 +303,8 @@ def failing_later(first: float):
 
 def test_a_source_that_cannot_run_hides_no_failure() -> None:
     with pytest.raises(UnsupportedModelError):
-        judged("check", "", ones, (), failing_later(1))
-    assert judged("check", "", ones, (), failing_later(2)).verdict is FAILED
+        judge("check", "", ones, (), failing_later(1))
+    assert judge("check", "", ones, (), failing_later(2)).verdict is FAILED
 
 
 def test_combined_verdicts() -> None:

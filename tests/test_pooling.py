@@ -38,8 +38,8 @@ from onnx.reference import ReferenceEvaluator
 import graphsurgery
 from graphsurgery.errors import MaskError, NothingToPoolError, UnsupportedModelError
 from graphsurgery.model.loading import load
-from graphsurgery.proof.difference import difference
-from graphsurgery.proof.subgraph import extract_head
+from graphsurgery.proof.difference import find_difference
+from graphsurgery.proof.head_proof import extract_head
 from graphsurgery.runtime.session import Session
 
 EMBEDDING = "sentence_embedding"
@@ -328,7 +328,7 @@ def golden(name: str) -> Mapping[str, Array]:
 
 def head_of(source: graphsurgery.Model | onnx.ModelProto, output: graphsurgery.Model | onnx.ModelProto) -> Session:
     one, other = load(source), load(output)
-    return Session(extract_head(one, other, difference(one, other)).proto.SerializeToString(), threads=1)
+    return Session(extract_head(one, other, find_difference(one, other)).proto.SerializeToString(), threads=1)
 
 
 def recorded(name: str) -> Iterator[tuple[str, bool]]:

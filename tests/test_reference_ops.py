@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from graphsurgery.compare.reference_ops import OPERATORS, evaluator
+from graphsurgery.compare.reference_ops import OPERATORS, make_evaluator
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.runtime.session import Session
 
@@ -58,7 +58,7 @@ def agree(
     """ONNX Runtime and the reference give the same."""
     model, feed = one_node(operator, inputs, outputs, **options)
     wanted = Session(model.SerializeToString()).run(feed)
-    found = dict(zip(wanted, evaluator(model).run(list(wanted), feed), strict=True))
+    found = dict(zip(wanted, make_evaluator(model).run(list(wanted), feed), strict=True))
     assert wanted
     for name, value in wanted.items():
         assert found[name].dtype == value.dtype and found[name].shape == value.shape
@@ -191,11 +191,11 @@ def test_half_precision_stays_and_sums_in_float32(dtype):
     """A sum of 4096 ones is 4096 only where it is not kept in the type: bfloat16 ends at 256, float16 at 2048."""
     ones = np.ones((1, 4096), dtype=dtype)
     model, feed = one_node("MatMul", [ones, ones.T.copy()], domain="")
-    assert evaluator(model).run(None, feed)[0] == 4096 and evaluator(model).run(None, feed)[0].dtype == dtype
+    assert make_evaluator(model).run(None, feed)[0] == 4096 and make_evaluator(model).run(None, feed)[0].dtype == dtype
     model, feed = one_node("ReduceSum", [ones, np.array([1])], domain="")
-    assert evaluator(model).run(None, feed)[0] == 4096
+    assert make_evaluator(model).run(None, feed)[0] == 4096
     model, feed = one_node("Softmax", [ones], domain="")
-    assert evaluator(model).run(None, feed)[0][0, 0] == np.array(1 / 4096, dtype=dtype)
+    assert make_evaluator(model).run(None, feed)[0][0, 0] == np.array(1 / 4096, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -204,7 +204,7 @@ def test_fused_operators_in_half_precision(dtype):
     inputs = [drawn(1, 2, 5, 8), drawn(2, 8, 24), drawn(3, 24), mask_of("left", 2, 5)]
     wide, feed = one_node("Attention", inputs, num_heads=2)
     narrow, half_feed = one_node("Attention", [*(one.astype(dtype) for one in inputs[:3]), inputs[3]], num_heads=2)
-    found, wanted = evaluator(narrow).run(None, half_feed)[0], evaluator(wide).run(None, feed)[0]
+    found, wanted = make_evaluator(narrow).run(None, half_feed)[0], make_evaluator(wide).run(None, feed)[0]
     assert found.dtype == dtype
     apart = np.abs(found.astype(np.float32) - wanted).max()
     assert 0 < apart < 0.2
@@ -217,7 +217,7 @@ def test_nodes_in_any_order_and_layer_norms_of_any_opset():
     model.graph.node.insert(0, helper.make_node("Tanh", ["mid"], ["y"]))
     model.graph.output[0].name = "y"
     wanted = Session(model.SerializeToString()).run(feed)["y"]
-    np.testing.assert_allclose(evaluator(model).run(None, feed)[0], wanted, atol=1e-5)
+    np.testing.assert_allclose(make_evaluator(model).run(None, feed)[0], wanted, atol=1e-5)
 
 
 def test_outputs_without_a_name_are_nobodys_input():
@@ -230,21 +230,21 @@ def test_outputs_without_a_name_are_nobodys_input():
     del model.graph.output[:]
     model.graph.output.append(onnx.ValueInfoProto(name="y"))
     np.testing.assert_allclose(
-        evaluator(model).run(None, feed)[0], Session(model.SerializeToString()).run(feed)["y"], atol=1e-5
+        make_evaluator(model).run(None, feed)[0], Session(model.SerializeToString()).run(feed)["y"], atol=1e-5
     )
 
 
 def test_an_overflow_is_seen():
     large = np.full((1, 4), 60000, dtype=np.float16)
     model, feed = one_node("SkipLayerNormalization", [large[None], large[None], large[0], large[0]], ("y", "", "", "sum"))
-    assert np.isinf(evaluator(model).run(["sum"], feed)[0]).all()
+    assert np.isinf(make_evaluator(model).run(["sum"], feed)[0]).all()
 
 
 def test_what_the_reference_lacks_is_refused():
     inputs = [drawn(1, 1, 1, 8), drawn(2, 8, 24), drawn(3, 24), None, drawn(4, 2, 1, 2, 3, 4)]
     model, feed = one_node("Attention", inputs, ("y", "present"), num_heads=2)
     with pytest.raises(UnsupportedModelError, match="past"):
-        evaluator(model).run(["y"], feed)
+        make_evaluator(model).run(["y"], feed)
 
 
 def test_every_operator_is_tested():

@@ -12,10 +12,10 @@ import graphsurgery
 from graphsurgery import AddLayerNorm
 from graphsurgery.edits.edit import Edit
 from graphsurgery.model.model import Model
-from graphsurgery.proof.difference import difference
+from graphsurgery.proof.difference import find_difference
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import RELATIVE, UNIT, Array, Expected, exact
+from graphsurgery.references.reference import RELATIVE, UNIT, Array, Expected, expect_exactly
 
 GATHERED = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -37,10 +37,10 @@ def expected(hidden: Array, *steps: Edit) -> Expected:
     """What the reference makes of ``hidden [batch, seq, 384]``."""
     source, output = chain(*steps)
     recorded = Chain.between(source, output)
-    weights = RecordedWeights.of(output, difference(source, output).added)
+    weights = RecordedWeights.of(output, find_difference(source, output).added)
     mask = np.ones(hidden.shape[:2], dtype=np.int64)
-    before = lambda feed: exact(feed) | exact({"last_hidden_state": hidden})  # noqa: E731
-    return recorded.after(before, weights)({"attention_mask": mask})["sentence_embedding"]
+    before = lambda feed: expect_exactly(feed) | expect_exactly({"last_hidden_state": hidden})  # noqa: E731
+    return recorded.compose(before, weights)({"attention_mask": mask})["sentence_embedding"]
 
 
 def drawn(scale: float = 1.0, offset: float = 0.0) -> Array:

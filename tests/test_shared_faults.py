@@ -29,9 +29,9 @@ from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedMode
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model import nodes
-from graphsurgery.proof.inference import values_of
-from graphsurgery.proof.vocabulary import rows_read
-from graphsurgery.references.nested import computed_from, every_node
+from graphsurgery.proof.inference import infer_types
+from graphsurgery.proof.interface_check import count_embedding_rows
+from graphsurgery.references.nested import find_dependents, list_all_nodes
 from graphsurgery.report import Verdict
 
 
@@ -240,16 +240,16 @@ def test_both_readings_agree(name: str) -> None:
     model = graphsurgery.load(FIXTURES / name / "model.onnx")
     graph = model.proto.graph
     for value in model.interface.inputs:
-        assert computed_from(graph, value.name) == reached_in(graph, value.name) != set()
+        assert find_dependents(graph, value.name) == reached_in(graph, value.name) != set()
     read = [(node.op_type, *names(node.inputs, node.outputs)) for node in Graph.of(model).main.all_nodes()]
-    assert sorted(map(outline, every_node(graph))) == sorted(read)
+    assert sorted(map(outline, list_all_nodes(graph))) == sorted(read)
     found = hidden_state.find_hidden_state(model)
-    assert values_of(model)[found.name].dims[-1] == found.width
-    assert rows_read(model, IDS) == tables.find_tables(model, roles.roles_of(model.interface)).vocabulary
+    assert infer_types(model)[found.name].dims[-1] == found.width
+    assert count_embedding_rows(model, IDS) == tables.find_tables(model, roles.roles_of(model.interface)).vocabulary
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "out of order"])
-@pytest.mark.parametrize("reached", [reached_in, computed_from], ids=["edits", "proof"])
+@pytest.mark.parametrize("reached", [reached_in, find_dependents], ids=["edits", "proof"])
 def test_what_an_input_goes_into(reached: Any, order: int) -> None:
     """By way of a branch too, never by way of an input that is left out, and whatever the order of the nodes."""
     branch = helper.make_graph(
@@ -275,4 +275,4 @@ def test_names_that_a_branch_has_for_itself() -> None:
     given = helper.make_graph([], "else", [], [value])
     for branch, wanted in ((local, set()), (given, {"d"})):
         node = helper.make_node("If", ["always"], ["d"], then_branch=branch, else_branch=branch)
-        assert computed_from(onnx.GraphProto(node=[node]), "a") == wanted
+        assert find_dependents(onnx.GraphProto(node=[node]), "a") == wanted

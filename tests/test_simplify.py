@@ -24,7 +24,7 @@ from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.loading import load
 from graphsurgery.model.schema import tensors
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.simplify import identities
 from graphsurgery.rewrites.simplify.recognised import recognised
 from graphsurgery.rewrites.simplify.simplify import Simplified, simplify
@@ -755,7 +755,7 @@ def test_known_random_operators_are_onnx_own() -> None:
 
 
 def encoder_feeds(path: Path) -> Feeds:
-    generator = feeds_for(load(path))
+    generator = make_feed_generator(load(path))
     return [generator.generate(mask, seed) for seed, (_, masks) in enumerate(generator.generate_masks()) for mask in masks]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import graphsurgery
-from graphsurgery.compare.timing import MOST, Timing, Timings, timed
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.compare.timing import MOST, Timing, Timings, measure_times
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.runtime.session import Session
 
 FASTER = Timing(1, 16, ((2.0, 1.0), (2.2, 1.1), (2.0, 1.1)))
@@ -36,6 +36,6 @@ def test_what_is_told(shapes: list[Timing], helped: bool | None, said: str) -> N
 def test_pairs_are_of_one_size(fixture_copy) -> None:
     """A file against itself: as many runs of both, every shape that it takes, and no word of a difference that is large."""
     path = fixture_copy("bert")
-    timings = timed(Session(path), Session(path), feeds_for(graphsurgery.load(path)))
+    timings = measure_times(Session(path), Session(path), make_feed_generator(graphsurgery.load(path)))
     assert [(one.texts, one.tokens) for one in timings.shapes] == [(1, 16), (8, 32), (32, 62)]
     assert all(3 <= len(one.pairs) <= MOST and min(*one.pairs[0]) > 0 for one in timings.shapes)

@@ -556,9 +556,9 @@ def test_bytes_that_may_be_anything_are_no_cases() -> None:
 def test_what_float32_leaves_open_is_recorded() -> None:
     """By row, where it is more than what is allowed anyway; and read back."""
     given = Expected(np.ones((2, 3)), np.array(1e-6), np.array([[1e-2], [0.0]]))
-    made = golden_making._in_float32(given, EXACT[0])
+    made = golden_making._record_floats(given, EXACT[0])
     assert made.rounding is not None and made.rounding.ravel() == pytest.approx([2e-2, 0])
-    assert golden_making._in_float32(Expected(np.ones((2, 3)), np.array(1e-6)), EXACT[0]).rounding is None
+    assert golden_making._record_floats(Expected(np.ones((2, 3)), np.array(1e-6)), EXACT[0]).rounding is None
     goldens = Goldens({"x": np.zeros(1)}, {"y": made}, *EXACT, "1.0")
     read = Goldens.from_json(json.loads(json.dumps(goldens.to_json())))
     assert np.array_equal(read.outputs["y"].rounding, made.rounding)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphsurgery.compare.reference_ops import evaluator
-from graphsurgery.compare.vectors import cosines, vectors_at_tokens
+from graphsurgery.compare.reference_ops import make_evaluator
+from graphsurgery.compare.vectors import compute_cosines, select_vectors
 from graphsurgery.encoder.roles import roles_of
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import HALVES
@@ -96,7 +96,7 @@ def measure_loss(
     if any(one.shape != other.shape for one, other in zip(wanted, found, strict=True)):
         raise RequestError(f"shapes differ: {[one.shape for one in found]} instead of {[one.shape for one in wanted]}")
     chosen = list(tokens) if tokens is not None else [None] * len(wanted)
-    expected, given = _vectors(wanted, chosen), _vectors(found, chosen)
+    expected, given = _gather_vectors(wanted, chosen), _gather_vectors(found, chosen)
     sound = np.isfinite(expected).all(axis=-1)
     expected, given, skipped = expected[sound], given[sound], int((~sound).sum())
     if expected.shape[-1] == 1:
@@ -108,7 +108,7 @@ def measure_loss(
     if broken:
         return Loss(len(expected), np.inf, np.inf, -1.0, -1.0, broken, skipped)
     apart = given - expected
-    angles = np.nan_to_num(cosines(expected, given), nan=1.0)
+    angles = np.nan_to_num(compute_cosines(expected, given), nan=1.0)
     squares, distance = float(np.square(expected).sum()), float(np.square(apart).sum())
     relative = float(np.sqrt(distance / squares)) if squares else np.inf if distance else 0.0
     return Loss(len(expected), float(np.abs(apart).max()), relative, float(angles.min()), float(angles.mean()), skipped=skipped)
@@ -143,9 +143,9 @@ def measure_by_both_engines(
     outputs = [one.name for one in source.graph.output]
     if not outputs:
         raise UnsupportedModelError("the model has no output to measure a loss at")
-    few = [_first_rows(feeds[0], FEW)]
+    few = [_take_first_rows(feeds[0], FEW)]
     wanted = _run_by_runtime(source, [*feeds, *few], outputs)
-    measuring = _Measuring(roles_of(interface_of(source.graph)).mask, frozenset(per_token), _means(wanted))
+    measuring = _Measuring(roles_of(interface_of(source.graph)).mask, frozenset(per_token), _compute_means(wanted))
     second = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, candidate)
     if any(one.loss is not None and one.loss.relative > SUSPECT for one in second):
         itself = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, source)
@@ -178,7 +178,7 @@ class _Measuring:
     def _loss(
         self, engine: str, name: str, feeds: Sequence[Feed], wanted: Sequence[Outputs], found: Sequence[Outputs]
     ) -> EngineLoss:
-        tokens = [tokens_of(feed, self.mask) for feed in feeds]
+        tokens = [find_tokens(feed, self.mask) for feed in feeds]
         sides = [[one[name][..., None] if name in self.per_token else one[name] for one in side] for side in (wanted, found)]
         try:
             return EngineLoss(engine, name, measure_loss(sides[0], sides[1], tokens, float(self.means[name])))
@@ -196,7 +196,7 @@ def _distrust(one: EngineLoss, itself: EngineLoss) -> EngineLoss:
     return EngineLoss(one.engine, one.output, None, why)
 
 
-def _means(values: Sequence[Outputs]) -> dict[str, Array]:
+def _compute_means(values: Sequence[Outputs]) -> dict[str, Array]:
     """Return the mean of all finite numbers of each output, 0 if there are none."""
     means = {}
     for name in values[0]:
@@ -214,8 +214,8 @@ def _run_by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequ
 def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Outputs]:
     """Run ``model`` on every feed by onnx's reference evaluator. Raises UnsupportedModelError if it cannot."""
     try:
-        known = evaluator(model)
-        every = [known.run(list(outputs), _as_declared(model, feed)) for feed in feeds]
+        known = make_evaluator(model)
+        every = [known.run(list(outputs), _round_feed(model, feed)) for feed in feeds]
         return [dict(zip(outputs, map(np.asarray, values), strict=True)) for values in every]
     except GraphSurgeryError:
         raise
@@ -223,27 +223,27 @@ def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Se
         raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {summarize_error(error)}") from error
 
 
-def _as_declared(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
+def _round_feed(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
     """``feed``, its float32 arrays rounded where ``model`` takes a half type."""
     kinds = {info.name: info.type.tensor_type.elem_type for info in model.graph.input}
     halves = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in HALVES}
     return {name: array.astype(halves[name]) if name in halves else array for name, array in feed.items()}
 
 
-def _vectors(arrays: Sequence[Array], tokens: Sequence[Array | None]) -> Array:
+def _gather_vectors(arrays: Sequence[Array], tokens: Sequence[Array | None]) -> Array:
     """Those that count, of all feeds: ``[vectors, dim]`` float64."""
-    some = [vectors_at_tokens(one, chosen) for one, chosen in zip(arrays, tokens, strict=True)]
+    some = [select_vectors(one, chosen) for one, chosen in zip(arrays, tokens, strict=True)]
     rows = [one.astype(np.float64) for one in some if one.size]
     return np.concatenate(rows) if rows else np.zeros((0, 0))
 
 
-def _first_rows(feed: Feed, rows: int) -> dict[str, Array]:
+def _take_first_rows(feed: Feed, rows: int) -> dict[str, Array]:
     """The first rows of every input, where all inputs have as many in all."""
     sizes = {array.shape[:1] for array in feed.values()}
     return {name: array[:rows] if len(sizes) == 1 and sizes != {()} else array for name, array in feed.items()}
 
 
-def tokens_of(feed: Feed, mask: Value | None) -> Array | None:
+def find_tokens(feed: Feed, mask: Value | None) -> Array | None:
     """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None where nothing says it."""
     given = feed[mask.name] != 0 if mask is not None and mask.name in feed else None
     return given if given is not None and given.ndim == 2 else None

@@ -12,10 +12,17 @@ from itertools import groupby
 
 import numpy as np
 
-from graphsurgery.compare.limits import Limits
 from graphsurgery.compare.tally import ABSENT, Tally
-from graphsurgery.compare.tolerance import NARROW, Tolerance, exact, lossy, promised, spread_of
-from graphsurgery.compare.vectors import vectors_at_tokens
+from graphsurgery.compare.tolerance import (
+    NARROW,
+    Limits,
+    Tolerance,
+    allow_loss,
+    allow_rounding,
+    compute_float32_tolerance,
+    compute_spread,
+)
+from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
 from graphsurgery.runtime.session import Session
@@ -23,7 +30,7 @@ from graphsurgery.runtime.session import Session
 NAME = "same outputs"
 Array = np.ndarray
 Values = dict[str, Array]
-Opener = Callable[[bool], Session]
+OpenModel = Callable[[bool], Session]
 """Opens a model, or (True) opens it without ONNX Runtime's graph optimisations."""
 
 
@@ -43,16 +50,16 @@ class Feed:
         """Those values of each output that count, as vectors ``[n, dim]``."""
         found = session.run(self.arrays, names)
         return {
-            name: vectors_at_tokens(array, self.mask, per_token=name in self.per_token, empty_rows=self.empty_rows)
+            name: select_vectors(array, self.mask, per_token=name in self.per_token, empty_rows=self.empty_rows)
             for name, array in found.items()
         }
 
 
 @dataclass
-class Given:
+class SourceOutputs:
     """What the source gives on every feed that it can be run on."""
 
-    opened: Opener
+    open_model: OpenModel
     names: tuple[str, ...]
     feeds: list[Feed]
     values: list[Values]
@@ -61,9 +68,11 @@ class Given:
     _noise: list[Values] = field(default_factory=list)
 
     @classmethod
-    def of(cls, opened: Opener, names: Sequence[str], feeds: Iterable[Feed], session: Session | None = None) -> Given:
+    def of(
+        cls, open_model: OpenModel, names: Sequence[str], feeds: Iterable[Feed], session: Session | None = None
+    ) -> SourceOutputs:
         """Run the source, opened already where a ``session`` is given. UnsupportedModelError where it cannot be run at all."""
-        session = session or opened(False)
+        session = session or open_model(False)
         ran: list[Feed] = []
         values: list[Values] = []
         failed: dict[str, str] = {}
@@ -75,7 +84,7 @@ class Given:
                 failed.setdefault(feed.kind, str(error))
         if failed and not ran:
             raise UnsupportedModelError(next(iter(failed.values())), "look at the source first")
-        return cls(opened, tuple(names), ran, values, failed)
+        return cls(open_model, tuple(names), ran, values, failed)
 
     @property
     def left_out(self) -> list[str]:
@@ -84,33 +93,33 @@ class Given:
         lost = [name for name in self.names if not any(np.isfinite(one[name]).all(axis=-1).any() for one in self.values)]
         return kinds + [f"output {name}: the source gives no finite vector" for name in lost]
 
-    def noise(self) -> list[Values]:
+    def measure_noise(self) -> list[Values]:
         """The source's own rounding, ``[n, 1]`` for each output of each feed: the largest difference within each vector when it
         is run without ONNX Runtime's graph optimisations. Measured once, when it is asked for."""
         if not self._noise:
-            session = self.opened(True)
+            session = self.open_model(True)
             plain = (feed.run(session, self.names) for feed in self.feeds)
             self._noise = [
-                {name: _apart(one[name], other[name]) for name in self.names}
+                {name: _measure_difference(one[name], other[name]) for name in self.names}
                 for one, other in zip(self.values, plain, strict=True)
             ]
         return self._noise
 
 
-def compared(given: Given, opened: Opener, limits: Limits, *, is_exact: bool = True) -> Check:
+def compare_models(given: SourceOutputs, open_model: OpenModel, limits: Limits, *, is_exact: bool = True) -> Check:
     """Whether another model gives what the source gave; not ``is_exact``: as far as ``limits.min_cosine`` asks.
 
     A model that cannot be loaded or run where the source can has failed.
     """
-    found, broken = _ran(given, opened)
-    noise = given.noise() if is_exact and limits.atol is None and not _as_promised(given, found) else None
-    spread = {name: _spread(given, name) for name in given.names} if not is_exact else {}
+    found, broken = _run_model(given, open_model)
+    noise = given.measure_noise() if is_exact and limits.atol is None and not _is_within_promise(given, found) else None
+    spread = {name: _measure_spread(given, name) for name in given.names} if not is_exact else {}
 
     def allowed(place: int, name: str) -> Tolerance:
         values = given.values[place][name]
         if not is_exact:
-            return lossy(values, spread[name], limits)
-        return exact(values, None if noise is None else noise[place][name], limits)
+            return allow_loss(values, spread[name], limits)
+        return allow_rounding(values, None if noise is None else noise[place][name], limits)
 
     comparisons: list[Comparison] = []
     for kind, places in groupby(range(len(found)), lambda place: given.feeds[place].kind):
@@ -123,7 +132,7 @@ def compared(given: Given, opened: Opener, limits: Limits, *, is_exact: bool = T
                 tally = tallies.setdefault(asked, Tally(told, *asked))
                 values = given.values[place][name]
                 tally.add(found[place].get(name, ABSENT), values, tolerance.elements, tolerance.promised)
-        comparisons += [tally.result() for tally in tallies.values()]
+        comparisons += [tally.summarize() for tally in tallies.values()]
     if broken is not None:
         return Check(NAME, broken, tuple(comparisons), stated=Verdict.FAILED)
     detail = f"{', '.join(given.names)} of both models, on the same feeds"
@@ -133,11 +142,11 @@ def compared(given: Given, opened: Opener, limits: Limits, *, is_exact: bool = T
     return Check(NAME, detail, tuple(comparisons))
 
 
-def _ran(given: Given, opened: Opener) -> tuple[list[Values], str | None]:
+def _run_model(given: SourceOutputs, open_model: OpenModel) -> tuple[list[Values], str | None]:
     """What the model gives on the feeds up to the first that it fails on, and how it fails."""
     found: list[Values] = []
     try:
-        session = opened(False)
+        session = open_model(False)
     except UnsupportedModelError as error:
         return found, f"the source can be loaded and the output cannot: {error}"
     for feed in given.feeds:
@@ -148,20 +157,23 @@ def _ran(given: Given, opened: Opener) -> tuple[list[Values], str | None]:
     return found, None
 
 
-def _as_promised(given: Given, found: Sequence[Values]) -> bool:
+def _is_within_promise(given: SourceOutputs, found: Sequence[Values]) -> bool:
     """Whether every vector is as near as float32 promises, whatever the source rounds."""
     pairs = ((one[name], other.get(name, ABSENT)) for one, other in zip(given.values, found, strict=False) for name in one)
-    return all(one.shape == other.shape and bool(np.all(_apart(one, other) <= promised(one))) for one, other in pairs)
+    return all(
+        one.shape == other.shape and bool(np.all(_measure_difference(one, other) <= compute_float32_tolerance(one)))
+        for one, other in pairs
+    )
 
 
-def _spread(given: Given, name: str) -> Array:
+def _measure_spread(given: SourceOutputs, name: str) -> Array:
     """The spread of each column of an output whose vectors are narrow; nothing of others, whose spread does not count."""
     values = [one[name] for one in given.values]
     widths = {one.shape[-1] for one in values}
-    return spread_of(values) if len(widths) == 1 and max(widths) <= NARROW else np.zeros(1)
+    return compute_spread(values) if len(widths) == 1 and max(widths) <= NARROW else np.zeros(1)
 
 
-def _apart(one: Array, other: Array) -> Array:
+def _measure_difference(one: Array, other: Array) -> Array:
     """The largest difference within each vector, ``[n, 1]``; 0 where either is not finite."""
     if one.shape != other.shape:
         return np.zeros((len(one), 1))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from graphsurgery.errors import UnsupportedModelError
 
 Array = np.ndarray
 
 
-def product(x: Array, weights: Array) -> Array:
+def multiply(x: Array, weights: Array) -> Array:
     """x W, summed in float32, rounded to T."""
     return (x.astype(np.float32) @ weights.astype(np.float32)).astype(x.dtype)
 
@@ -36,3 +39,64 @@ def rms_norm(x: Array, scale: Array, epsilon: float, axes: Sequence[int] = (-1,)
     wide = x.astype(np.float32)
     inverse = 1 / np.sqrt((wide * wide).mean(axis=tuple(axes), keepdims=True) + np.float32(epsilon))
     return (wide * inverse * scale.astype(np.float32)).astype(scale.dtype), inverse
+
+
+FILL = -10000.0
+"""What is added to masked scores where the attribute mask_filter_value is left out."""
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """``[batch, seq, heads * size]`` to ``[batch, heads, seq, size]``."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def apply_attention(weights: Array, values: Array) -> Array:
+    """``weights [batch, heads, seq, total]`` times values, as ``[batch, seq, heads * size]``; summed in float32."""
+    mixed = (weights.astype(np.float32) @ values.astype(np.float32)).astype(values.dtype)
+    return mixed.transpose(0, 2, 1, 3).reshape(mixed.shape[0], mixed.shape[2], -1)
+
+
+def make_attention_mask(mask: Array | None, length: int, total: int, options: Mapping[str, Any]) -> Array:
+    """What is added to the scores, float32, broadcasting to ``[batch, heads, seq, total]``.
+
+    ``mask``: int, ``[batch, total]`` or ``[batch, seq, total]``, or ``[batch]`` numbers of tokens at the start of each row.
+    """
+    fill = np.float32(options.get("mask_filter_value", FILL))
+    added = np.zeros((1, 1, length, total), dtype=np.float32)
+    if mask is not None:
+        added = added + np.where(_find_tokens(mask, total), np.float32(0), fill)
+    if options.get("unidirectional", 0):
+        later = np.arange(total)[None, :] > np.arange(length)[:, None] + (total - length)
+        added = np.where(later, np.finfo(np.float32).min, added)
+    return added
+
+
+def compute_attention_weights(query: Array, key: Array, added: Array, bias: Array | None, options: Mapping[str, Any]) -> Array:
+    """softmax(q kT scale + what is added + bias), ``[batch, heads, seq, total]``: scores rounded to T, softmax in float32,
+    weights rounded to T."""
+    scale = np.float32(options.get("scale", 0) or 1 / math.sqrt(query.shape[-1]))
+    scores = (query.astype(np.float32) @ key.astype(np.float32).swapaxes(-1, -2) * scale).astype(query.dtype)
+    masked = scores.astype(np.float32) + (added if bias is None else added + bias.astype(np.float32))
+    powers = np.exp(masked - masked.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(query.dtype)
+
+
+def rotate(x: Array, cosines: Array, sines: Array, interleaved: bool) -> Array:
+    """The first ``2 * cosines.shape[-1]`` numbers of each head turned, the rest as they are; each product and sum in T."""
+    size = 2 * cosines.shape[-1]
+    turning, rest = x[..., :size], x[..., size:]
+    pairs = (turning[..., 0::2], turning[..., 1::2]) if interleaved else np.split(turning, 2, axis=-1)
+    first, second = pairs[0] * cosines - pairs[1] * sines, pairs[1] * cosines + pairs[0] * sines
+    joined = np.stack((first, second), axis=-1).reshape(turning.shape) if interleaved else None
+    return np.concatenate((np.concatenate((first, second), axis=-1) if joined is None else joined, rest), axis=-1)
+
+
+def _find_tokens(mask: Array, total: int) -> Array:
+    """bool, broadcasting to ``[batch, heads, seq, total]``."""
+    if mask.ndim == 1:
+        return (np.arange(total)[None, :] < mask[:, None])[:, None, None, :]
+    if mask.ndim == 2 and mask.shape[1] == total:
+        return (mask > 0)[:, None, None, :]
+    if mask.ndim == 3:
+        return (mask > 0)[:, None]
+    raise UnsupportedModelError(f"the reference attention has no mask of shape {list(mask.shape)}")

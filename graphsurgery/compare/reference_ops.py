@@ -20,8 +20,17 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import load_op
 
-from graphsurgery.compare.reference_attention import attention_mask, attention_weights, heads_apart, heads_together, rotated
-from graphsurgery.compare.reference_formulas import gelu, layer_norm, product, rms_norm
+from graphsurgery.compare.reference_formulas import (
+    apply_attention,
+    compute_attention_weights,
+    gelu,
+    layer_norm,
+    make_attention_mask,
+    multiply,
+    rms_norm,
+    rotate,
+    split_heads,
+)
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.model.namer import Namer
@@ -44,15 +53,15 @@ class Evaluator(ReferenceEvaluator):
             return super().run(*arguments, **options)
 
 
-def evaluator(model: onnx.ModelProto) -> Evaluator:
+def make_evaluator(model: onnx.ModelProto) -> Evaluator:
     """An evaluator of ``model`` that knows the operators of this module and sums as they do. ``model`` is left as it is."""
     standard = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     present = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")}
-    widened = [_widened(name, standard) for name in ACCUMULATING if name in present]
-    return Evaluator(_readable(model), new_ops=[*OPERATORS, *widened])
+    widened = [_widen_operator(name, standard) for name in ACCUMULATING if name in present]
+    return Evaluator(_make_readable(model), new_ops=[*OPERATORS, *widened])
 
 
-def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
+def _make_readable(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with an import for com.microsoft, its nodes in order, and a name for every output: onnx's evaluator keeps what has
     none as the value of inputs that are left out."""
     copy, namer = Editor(model).finish(), Namer.of(model)
@@ -64,7 +73,7 @@ def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @cache
-def _widened(name: str, version: int) -> type[OpRun]:
+def _widen_operator(name: str, version: int) -> type[OpRun]:
     """onnx's implementation of an operator, given float32 for half precision and its results rounded back. Where the opset has
     none, the latest: ONNX Runtime has LayerNormalization at any."""
     version = version if onnx.defs.has(name, version, "") else onnx.defs.onnx_opset_version()
@@ -101,12 +110,12 @@ class Attention(_Vendor):
     ) -> tuple[Array, ...]:  # fmt: skip
         _refuse("Attention", past=past, past_length=past_length, do_rotary=options.get("do_rotary"))
         heads = options["num_heads"]
-        projected = product(x, weights)
+        projected = multiply(x, weights)
         projected = projected if bias is None else projected + bias
         sizes = options.get("qkv_hidden_sizes") or [weights.shape[1] // 3] * 3
-        query, key, value = (heads_apart(one, heads) for one in np.split(projected, np.cumsum(sizes)[:2], axis=-1))
-        additive = attention_mask(mask, x.shape[1], x.shape[1], options)
-        return (heads_together(attention_weights(query, key, additive, attention_bias, options), value),)
+        query, key, value = (split_heads(one, heads) for one in np.split(projected, np.cumsum(sizes)[:2], axis=-1))
+        additive = make_attention_mask(mask, x.shape[1], x.shape[1], options)
+        return (apply_attention(compute_attention_weights(query, key, additive, attention_bias, options), value),)
 
 
 class MultiHeadAttention(_Vendor):
@@ -125,9 +134,9 @@ class MultiHeadAttention(_Vendor):
             cuts = np.cumsum([query.shape[-1], query.shape[-1]])
             shifts = np.split(bias, cuts)
             given = [one + shift if one.ndim == 3 else one for one, shift in zip(given, shifts, strict=True)]
-        apart = [heads_apart(one, heads) if one.ndim == 3 else one for one in given]
-        additive = attention_mask(mask, query.shape[1], apart[1].shape[2], options)
-        return (heads_together(attention_weights(apart[0], apart[1], additive, attention_bias, options), apart[2]),)
+        apart = [split_heads(one, heads) if one.ndim == 3 else one for one in given]
+        additive = make_attention_mask(mask, query.shape[1], apart[1].shape[2], options)
+        return (apply_attention(compute_attention_weights(apart[0], apart[1], additive, attention_bias, options), apart[2]),)
 
 
 class SkipLayerNormalization(_Vendor):
@@ -184,10 +193,10 @@ class RotaryEmbedding(_Vendor):
         _refuse("RotaryEmbedding", is_packed_batching=options.get("is_packed_batching"))
         partial = options.get("rotary_embedding_dim", 0)
         size = x.shape[-1] // options["num_heads"] if partial and x.ndim == 3 else 2 * cosines.shape[1]
-        apart = heads_apart(x, x.shape[-1] // size) if x.ndim == 3 else x
+        apart = split_heads(x, x.shape[-1] // size) if x.ndim == 3 else x
         steps = np.arange(apart.shape[2])[None, :]
         where = steps + position_ids.reshape(1, 1) if position_ids.size == 1 and position_ids.ndim == 1 else position_ids
-        turned = rotated(apart, cosines[where][:, None], sines[where][:, None], bool(options.get("interleaved", 0)))
+        turned = rotate(apart, cosines[where][:, None], sines[where][:, None], bool(options.get("interleaved", 0)))
         return (turned.transpose(0, 2, 1, 3).reshape(x.shape) if x.ndim == 3 else turned,)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from graphsurgery.compare.vectors import cosines, stretches
+from graphsurgery.compare.vectors import compute_cosines, compute_stretches
 from graphsurgery.report import Comparison
 
 Array = np.ndarray
@@ -92,13 +92,13 @@ class Tally:
             margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative admits nothing
         self._worst = max(self._worst, float(difference.max(initial=0)))
         self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max(initial=0)))
-        angles = cosines(got, want)
+        angles = compute_cosines(got, want)
         has_angle = ~np.isnan(angles)
         if has_angle.any():
             self._cosines.append(float(angles[has_angle].min()))
-            self._stretches.append(float(stretches(got, want)[has_angle].max()))
+            self._stretches.append(float(compute_stretches(got, want)[has_angle].max()))
 
-    def result(self) -> Comparison:
+    def summarize(self) -> Comparison:
         """What the rows came to."""
         return Comparison(
             self.kind, self._cases, self._worst, self._margin, min(self._cosines, default=None), self._not_finite,

@@ -99,33 +99,33 @@ class Timings:
         return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}
 
 
-def timed(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
+def measure_times(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
     """Both files on each of `SHAPES` that they take."""
-    return Timings(tuple(_timing(before, after, feed, *shape) for shape, feed in _feeds(generator)), elsewhere)
+    return Timings(tuple(_time_shape(before, after, feed, *shape) for shape, feed in _make_feeds(generator)), elsewhere)
 
 
-def _feeds(generator: FeedGenerator) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
+def _make_feeds(generator: FeedGenerator) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
     sizes = generator.sizes
     shapes = dict.fromkeys((sizes.batch or texts, sizes.fit_width(tokens)) for texts, tokens in SHAPES)
     for texts, tokens in shapes:
         yield (texts, tokens), generator.generate(np.ones((texts, tokens), bool), seed=0)
 
 
-def _timing(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
+def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
     for one in (before, after):
         one.run(feed)  # what is made ready on the first run
     pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
     while len(pairs) < LEAST or (len(pairs) < MOST and time.perf_counter() - start < SECONDS):
         if len(pairs) % 2:  # neither is always the one that finds the other's data in the caches
-            late = _seconds(after, feed)
-            pairs.append((_seconds(before, feed), late))
+            late = _time_run(after, feed)
+            pairs.append((_time_run(before, feed), late))
         else:
-            pairs.append((_seconds(before, feed), _seconds(after, feed)))
+            pairs.append((_time_run(before, feed), _time_run(after, feed)))
     return Timing(texts, tokens, tuple(pairs))
 
 
-def _seconds(session: Session, feed: dict[str, np.ndarray]) -> float:
+def _time_run(session: Session, feed: dict[str, np.ndarray]) -> float:
     start = time.perf_counter()
     session.run(feed)
     return time.perf_counter() - start

@@ -17,8 +17,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.compare.limits import Limits
 from graphsurgery.contracts import present
+from graphsurgery.errors import RequestError
+
+LEAST_COSINE = 0.999
+"""The smallest cosine between vectors in half precision and those in float32, unless another is asked for."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user asked for: ``atol`` in place of a check's own tolerance, ``min_cosine`` besides it."""
+
+    atol: float | None = None
+    min_cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        """RequestError for limits that would admit everything or nothing by mistake."""
+        if self.atol is not None and not 0 <= self.atol < np.inf:
+            raise RequestError(
+                f"an absolute tolerance of {self.atol} is no number of 0 or more", "give a tolerance such as 1e-5"
+            )
+        if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
+            raise RequestError(f"--min-cosine must be between -1 and 1, got {self.min_cosine}", "give a cosine such as 0.999")
+
+    def choose_tolerance(self, own: Array) -> Array:
+        """``atol`` where it was asked for, else the check's ``own`` tolerance."""
+        return own if self.atol is None else np.array(self.atol)
+
+
+NO_LIMITS = Limits()
+
 
 FLOAT32, LOSSY = "float32", "lossy"
 """How far a rewritten model may be off: as much as float32 rounds (`exact`), or by an angle and a length (`lossy`)."""
@@ -44,47 +72,47 @@ class Tolerance:
     most_stretch: float | None = None
 
 
-def exact(values: Array, noise: Array | None, limits: Limits) -> Tolerance:
+def allow_rounding(values: Array, noise: Array | None, limits: Limits) -> Tolerance:
     """For vectors that are ``values [n, dim]`` in float32, of which the source's own rounding is ``noise [n, 1]``."""
-    own = promised(values)
+    own = compute_float32_tolerance(values)
     allowed = own if noise is None else own + NOISE * noise
-    return Tolerance(limits.tolerance(allowed), limits.tolerance(own), limits.min_cosine)
+    return Tolerance(limits.choose_tolerance(allowed), limits.choose_tolerance(own), limits.min_cosine)
 
 
-def lossy(values: Array, spread: Array, limits: Limits) -> Tolerance:
+def allow_loss(values: Array, spread: Array, limits: Limits) -> Tolerance:
     """For vectors that are ``values [n, dim]`` and that may be off by an angle, which ``limits`` name; ``spread [dim]`` is the
     standard deviation of each column over all feeds."""
     if values.dtype.kind in "biu":
-        return Tolerance(promised(values), promised(values))
+        return Tolerance(compute_float32_tolerance(values), compute_float32_tolerance(values))
     cosine = present(limits.min_cosine, "the smallest cosine")
     narrow = values.shape[-1] <= NARROW
-    scale = np.where(spread > 0, spread, largest(values)) if narrow else largest(values)
-    allowed = limits.tolerance(2 * most_stretch(cosine) * scale)
+    scale = np.where(spread > 0, spread, find_largest(values)) if narrow else find_largest(values)
+    allowed = limits.choose_tolerance(2 * compute_stretch_limit(cosine) * scale)
     if narrow:
         return Tolerance(allowed, allowed)
-    return Tolerance(allowed, allowed, cosine, most_stretch(cosine) if limits.atol is None else None)
+    return Tolerance(allowed, allowed, cosine, compute_stretch_limit(cosine) if limits.atol is None else None)
 
 
-def most_stretch(cosine: float) -> float:
+def compute_stretch_limit(cosine: float) -> float:
     """How far the length of a vector may be off, as a share of it, where its angle may be off by ``cosine``."""
     return float(np.sqrt(2 * (1 - cosine))) + ONE_STEP
 
 
-def promised(values: Array) -> Array:
+def compute_float32_tolerance(values: Array) -> Array:
     """How far each vector of ``values [n, dim]`` may be off in float32, ``[n, 1]``."""
     if values.dtype.kind in "biu":
         return np.zeros((len(values), 1))
     finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
     length = np.sqrt(np.square(finite).sum(axis=-1, keepdims=True))
-    return np.where(np.abs(length - 1) < ALMOST_ONE, UNIT, RELATIVE * np.maximum(1, largest(values)))
+    return np.where(np.abs(length - 1) < ALMOST_ONE, UNIT, RELATIVE * np.maximum(1, find_largest(values)))
 
 
-def largest(values: Array) -> Array:
+def find_largest(values: Array) -> Array:
     """The largest finite element of each vector, ``[n, 1]``."""
     return np.abs(np.where(np.isfinite(values), values, 0).astype(np.float64)).max(axis=-1, keepdims=True, initial=0)
 
 
-def spread_of(arrays: Sequence[Array]) -> Array:
+def compute_spread(arrays: Sequence[Array]) -> Array:
     """The standard deviation of each column over all vectors of ``arrays``, each ``[n, dim]``: ``[dim]``."""
     whole = np.concatenate(arrays).astype(np.float64)
     return np.array([float(column[np.isfinite(column)].std()) if np.isfinite(column).any() else 0.0 for column in whole.T])

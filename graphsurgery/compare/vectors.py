@@ -9,7 +9,7 @@ import numpy as np
 Array = np.ndarray
 
 
-def vectors_at_tokens(values: Array, mask: Array | None, *, per_token: bool = False, empty_rows: bool = True) -> Array:
+def select_vectors(values: Array, mask: Array | None, *, per_token: bool = False, empty_rows: bool = True) -> Array:
     """Return the vectors of an output that count, ``[n, dim]``.
 
     ``mask [batch, seq]`` is true at tokens, None where every position is one. Of ``values [batch, seq, ..., dim]`` the vectors
@@ -28,7 +28,7 @@ def vectors_at_tokens(values: Array, mask: Array | None, *, per_token: bool = Fa
     return values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
 
 
-def cosines(one: Array, other: Array) -> Array:
+def compute_cosines(one: Array, other: Array) -> Array:
     """Return the cosine between each two vectors of ``[n, dim]`` float64, ``[n]``.
 
     It is NaN where both are zero, which agree at no angle, and 0 where one of them is.
@@ -41,7 +41,7 @@ def cosines(one: Array, other: Array) -> Array:
     return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(found, -1, 1)))
 
 
-def stretches(one: Array, other: Array) -> Array:
+def compute_stretches(one: Array, other: Array) -> Array:
     """Return how far the length of each vector of ``one`` is from that of ``other``, as a share of the latter, ``[n]``.
 
     It is infinite where ``other`` is zero.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.compare.limits import Limits
+from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.optimizer.search import Search

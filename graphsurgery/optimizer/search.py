@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
-from graphsurgery.compare.timing import timed
-from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.compare.timing import measure_times
+from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.contracts import present
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, VerificationFailed
 from graphsurgery.model.loading import load
@@ -163,7 +162,7 @@ class Search:
         self.progress("timing both files")
         is_for_gpus = any(one.rewrite.is_for_gpus for one in chain)
         try:
-            timings = timed(open_session(self.source), Session(stage.path), self.proof.same.generator, is_for_gpus)
+            timings = measure_times(open_session(self.source), Session(stage.path), self.proof.same.generator, is_for_gpus)
         except GraphSurgeryError as error:
             return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)

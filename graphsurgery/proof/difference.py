@@ -15,7 +15,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import PREFIX
 from graphsurgery.model.records import GRAPH_FIELD, Record
 from graphsurgery.model.schema import GRAPH, MODEL, tensor_holders, tensors
-from graphsurgery.references.nested import every_node
+from graphsurgery.references.nested import list_all_nodes
 
 NODE = GRAPH.fields_by_name["node"].number
 OUTPUT = GRAPH.fields_by_name["output"].number
@@ -48,32 +48,32 @@ class Difference:
         return list(dict.fromkeys(name for node in self.added for name in node.input if name and name not in self.made))
 
 
-def difference(source: Model, output: Model) -> Difference:
+def find_difference(source: Model, output: Model) -> Difference:
     """Compare two models field by field; tensors by name, type, dims and length, wherever their bytes lie."""
-    before, after = _keyed(source, source.document.graph, GRAPH), _keyed(output, output.document.graph, GRAPH)
-    removed = _nodes(source, before, _minus(before, after))
-    added = _nodes(output, after, _minus(after, before))
-    renamed, added, removed = _without_renames(source, added, removed)
-    others = [f"{name} {what}" for name, what in _changes(before, after, GRAPH) if name not in APART or what == REORDERED]
+    before, after = _make_keys(source, source.document.graph, GRAPH), _make_keys(output, output.document.graph, GRAPH)
+    removed = _pick_nodes(source, before, _subtract(before, after))
+    added = _pick_nodes(output, after, _subtract(after, before))
+    renamed, added, removed = _separate_renames(source, added, removed)
+    others = [f"{name} {what}" for name, what in _list_changes(before, after, GRAPH) if name not in APART or what == REORDERED]
     model_before, model_after = (
-        [key for key in _keyed(model, model.document.model, MODEL) if not _is_own_entry(key)] for model in (source, output)
+        [key for key in _make_keys(model, model.document.model, MODEL) if not _is_own_entry(key)] for model in (source, output)
     )
-    others += [f"{name} {what}" for name, what in _changes(model_before, model_after, MODEL)]
+    others += [f"{name} {what}" for name, what in _list_changes(model_before, model_after, MODEL)]
     gone = {name for node in removed for name in node.output}
-    taken = {name for node in added for name in node.output} & (_values(source) - set(renamed) - gone)
+    taken = {name for node in added for name in node.output} & (_list_values(source) - set(renamed) - gone)
     others += [f"value {name!r} of the source is made anew" for name in sorted(taken)]
     return Difference(tuple(added), tuple(removed), renamed, tuple(others))
 
 
-def _changes(before: list[Key], after: list[Key], message: Any) -> list[tuple[str, str]]:
+def _list_changes(before: list[Key], after: list[Key], message: Any) -> list[tuple[str, str]]:
     """(the name of a field, what happened to one of its values), in words."""
-    numbers = [(number, "removed") for number, _ in _minus(before, after)]
-    numbers += [(number, "added") for number, _ in _minus(after, before)]
-    numbers += [(number, REORDERED) for number in _reordered(before, after)]
-    return [(_field_name(message, number), what) for number, what in numbers]
+    numbers = [(number, "removed") for number, _ in _subtract(before, after)]
+    numbers += [(number, "added") for number, _ in _subtract(after, before)]
+    numbers += [(number, REORDERED) for number in _find_reordered(before, after)]
+    return [(_name_field(message, number), what) for number, what in numbers]
 
 
-def _reordered(before: list[Key], after: list[Key]) -> list[int]:
+def _find_reordered(before: list[Key], after: list[Key]) -> list[int]:
     """The fields of which the values that both sides have come in another order."""
     both = set(before) & set(after)
     orders: tuple[dict[int, list[Key]], dict[int, list[Key]]] = ({}, {})
@@ -84,32 +84,32 @@ def _reordered(before: list[Key], after: list[Key]) -> list[int]:
     return [number for number, order in orders[0].items() if order != orders[1][number]]
 
 
-def _field_name(message: Any, number: int) -> str:
+def _name_field(message: Any, number: int) -> str:
     known = message.fields_by_number.get(number)
     return known.name if known is not None else f"field {number}"
 
 
-def _values(model: Model) -> set[str]:
+def _list_values(model: Model) -> set[str]:
     """The names of a model's values."""
     made = {name for node in model.proto.graph.node for name in node.output if name}
     return made | set(model.initializers) | {info.name for info in model.proto.graph.input}
 
 
-def _entry_key(content: bytes) -> str:
+def _read_entry_key(content: bytes) -> str:
     """The key of a metadata entry; protobuf gives bytes where it is not UTF-8."""
     key = onnx.StringStringEntryProto.FromString(content).key
     return key if isinstance(key, str) else ""
 
 
 def _is_own_entry(key: Key) -> bool:
-    return key[0] == METADATA and _entry_key(key[1]).startswith(PREFIX)
+    return key[0] == METADATA and _read_entry_key(key[1]).startswith(PREFIX)
 
 
-def _keyed(model: Model, records: tuple[Record, ...], message: Any) -> list[Key]:
-    return [_key(model, record, message) for record in records if record.field != GRAPH_FIELD or message is GRAPH]
+def _make_keys(model: Model, records: tuple[Record, ...], message: Any) -> list[Key]:
+    return [_make_key(model, record, message) for record in records if record.field != GRAPH_FIELD or message is GRAPH]
 
 
-def _key(model: Model, record: Record, message: Any) -> Key:
+def _make_key(model: Model, record: Record, message: Any) -> Key:
     """A record's content, the place of tensor data left out of it."""
     inner = tensor_holders(message).get(record.field)
     if inner is None or not (record.has_payload or b"location" in record.skeleton):
@@ -125,7 +125,7 @@ def _key(model: Model, record: Record, message: Any) -> Key:
     return record.field, value.SerializeToString(deterministic=True)
 
 
-def _minus(some: list[Key], others: list[Key]) -> list[Key]:
+def _subtract(some: list[Key], others: list[Key]) -> list[Key]:
     """The keys of ``some`` that ``others`` has fewer of, in order."""
     left = Counter(others)
     found = []
@@ -137,7 +137,7 @@ def _minus(some: list[Key], others: list[Key]) -> list[Key]:
     return found
 
 
-def _nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
+def _pick_nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
     """The nodes of the keys that are ``wanted``, with marks in place of their large tensors. ``keys`` are all of the
     graph's."""
     left = Counter(wanted)
@@ -149,7 +149,7 @@ def _nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodePr
     return found[::-1]
 
 
-def _without_renames(
+def _separate_renames(
     source: Model, added: list[onnx.NodeProto], removed: list[onnx.NodeProto]
 ) -> tuple[dict[str, str], list[onnx.NodeProto], list[onnx.NodeProto]]:
     """Take out pairs of nodes that differ by renamed values alone: (old name -> new name, the rest added, the rest removed).
@@ -157,14 +157,14 @@ def _without_renames(
     A value counts as renamed where the source has no value of the new name, a node of the source makes it, and everything of
     the source that used it uses the new name. Otherwise the nodes were wired anew, and none is taken out.
     """
-    pairs = _paired(added, removed)
-    renamed = {old: new for node, twin in pairs for old, new in _names(node, twin) if old != new}
+    pairs = _pair_nodes(added, removed)
+    renamed = {old: new for node, twin in pairs for old, new in _pair_names(node, twin) if old != new}
     gone = {name for node in removed for name in node.output}
-    kept = [node for node in every_node(source.proto.graph) if gone.isdisjoint(node.output)]
+    kept = [node for node in list_all_nodes(source.proto.graph) if gone.isdisjoint(node.output)]
     consistent = (
-        all(renamed.get(old, old) == new for node, twin in pairs for old, new in _names(node, twin))
+        all(renamed.get(old, old) == new for node, twin in pairs for old, new in _pair_names(node, twin))
         and len(set(renamed.values())) == len(renamed)
-        and not _values(source) & set(renamed.values())
+        and not _list_values(source) & set(renamed.values())
         and set(renamed) <= {name for node, _ in pairs for name in node.output}
         and not set(renamed) & {name for node in kept for name in node.input}
     )
@@ -175,22 +175,22 @@ def _without_renames(
     return renamed, [node for node in added if id(node) not in twins], [node for node in removed if id(node) not in originals]
 
 
-def _paired(added: list[onnx.NodeProto], removed: list[onnx.NodeProto]) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+def _pair_nodes(added: list[onnx.NodeProto], removed: list[onnx.NodeProto]) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
     """Pairs of a removed and an added node that differ in value names alone, in order."""
     left = list(added)
     pairs = []
     for node in removed:
-        place = next((place for place, other in enumerate(left) if _differ_in_names_only(node, other)), None)
+        place = next((place for place, other in enumerate(left) if _is_renamed(node, other)), None)
         if place is not None:
             pairs.append((node, left.pop(place)))
     return pairs
 
 
-def _names(one: onnx.NodeProto, other: onnx.NodeProto) -> list[tuple[str, str]]:
+def _pair_names(one: onnx.NodeProto, other: onnx.NodeProto) -> list[tuple[str, str]]:
     return list(zip([*one.input, *one.output], [*other.input, *other.output], strict=True))
 
 
-def _differ_in_names_only(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
+def _is_renamed(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
     if len(one.input) != len(other.input) or len(one.output) != len(other.output) or one.name != other.name:
         return False
     first, second = onnx.NodeProto(), onnx.NodeProto()

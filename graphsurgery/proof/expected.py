@@ -10,10 +10,10 @@ import onnx
 
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
-from graphsurgery.proof.inference import value_in
+from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import RELATIVE, Expected, Values, exact
+from graphsurgery.references.reference import RELATIVE, Expected, Values, expect_exactly
 from graphsurgery.runtime.session import Session, open_session
 
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -35,7 +35,7 @@ class OpenedSource:
         """Return the values that the references start from: the feed, inner values, and kept outputs of numbers."""
         found = self.session.run(feed, list(dict.fromkeys([*self.plain, *self.negated.values(), *self.kept])))
         starting = {name: found[name] for name in self.plain} | {name: -found[given] for name, given in self.negated.items()}
-        values = exact(feed | starting)
+        values = expect_exactly(feed | starting)
         for name in self.kept:
             array = found[name]
             if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
@@ -54,7 +54,7 @@ class ExpectedOutputs:
     def __call__(self, feed: Values, outputs: Sequence[str]) -> dict[str, Expected]:
         """Return each of the ``outputs`` that the edits make, and those of the source, to 1e-5 * max(1, |x|)."""
         made, expected = self.chain.made, {}
-        for name, one in self.chain.after(self.source, self.weights)(feed).items():
+        for name, one in self.chain.compose(self.source, self.weights)(feed).items():
             if name in outputs and one.output is not None:
                 kept = RELATIVE * np.maximum(1, np.abs(one.output.astype(np.float64)))
                 expected[name] = Expected(one.output, np.maximum(kept, one.tolerance))
@@ -74,7 +74,7 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     stay outputs.
     ``plain_run``: without ONNX Runtime's graph optimisations.
     """
-    origins = [chain.origin(value.name) for value in output.interface.outputs]
+    origins = [chain.name_in_source(value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
     inside = [name for name in chain.starts if source.interface.input(name) is None]
     half = [name for name in inside if _may_be_half(source, name)]
@@ -96,11 +96,11 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     return OpenedSource(Session(proto.SerializeToString(), folder=source.folder, plain=plain_run), plain, negated, kept)
 
 
-def computes_in_half(source: Model) -> bool:
+def has_half_weights(source: Model) -> bool:
     """Whether any weight is float16 or bfloat16."""
     return any(tensor.data_type in HALVES for tensor in source.initializers.values())
 
 
 def _may_be_half(source: Model, name: str) -> bool:
-    found = value_in(source, name)
+    found = find_typed_value(source, name)
     return found is None or found.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)

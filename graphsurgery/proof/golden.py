@@ -20,7 +20,7 @@ from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, 
 from graphsurgery.model.records import Span, payloads_fingerprint
 from graphsurgery.model.schema import tensors
 from graphsurgery.model.seal import is_sealed, seal
-from graphsurgery.proof.golden_making import made_goldens
+from graphsurgery.proof.golden_making import make_goldens
 from graphsurgery.proof.golden_values import Goldens
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.session import open_session
@@ -31,24 +31,24 @@ CHANGED = "golden inputs or vectors are not those that were recorded"
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SyntaxError)
 
 
-def with_goldens(source: Model, model: Model) -> Model:
+def record_goldens(source: Model, model: Model) -> Model:
     """``model``, made from ``source``, with golden inputs and vectors recorded in it; without them, and with a note that says
     why, where ONNX Runtime cannot run the source here, or its weights are not there. ModelError when nothing that it gives is
     finite."""
     try:
-        goldens = made_goldens(source, model)
-        weights = weights_digest(model)
+        goldens = make_goldens(source, model)
+        weights = digest_weights(model)
     except (UnsupportedModelError, MissingDataError) as error:
         note = f"warning: no golden vectors are recorded, so that `verify --self` will have nothing to go by: {error}"
         return replace(model, notes=(*model.notes, note))
-    return _with(model, goldens, weights)
+    return _record(model, goldens, weights)
 
 
-def with_goldens_of(source: Model, model: Model, limits: tuple[float, float] | None = None) -> Model:
+def copy_goldens(source: Model, model: Model, limits: tuple[float, float] | None = None) -> Model:
     """``model``, which was rewritten from ``source``, with the golden values that ``source`` records of itself; as it is where
     there are none. ``limits``, the difference and the least cosine, are allowed where they are wider."""
     try:
-        goldens = recorded_goldens(source)
+        goldens = read_goldens(source)
     except UnsupportedModelError:  # nothing could be held against them
         goldens = None
     if goldens is None:
@@ -57,26 +57,26 @@ def with_goldens_of(source: Model, model: Model, limits: tuple[float, float] | N
     goldens = replace(goldens, outputs={name: output for name, output in goldens.outputs.items() if name in given})
     if limits is not None:
         goldens = replace(goldens, allowed=max(goldens.allowed, limits[0]), least_cosine=min(goldens.least_cosine, limits[1]))
-    return _with(model, goldens, weights_digest(model)) if goldens.outputs else model
+    return _record(model, goldens, digest_weights(model)) if goldens.outputs else model
 
 
-def recorded_goldens(model: Model) -> Goldens | None:
+def read_goldens(model: Model) -> Goldens | None:
     """The golden values that a file records of itself; None where there are none, or not as they were sealed.
     UnsupportedModelError where they cannot be read."""
     golden = next((step for step in since_edited(model.proto) if step.edit == GOLDEN), None)
     if golden is None or not (golden.unreadable or is_sealed(golden)):
         return None
-    return _read(golden)
+    return _parse(golden)
 
 
-def _with(model: Model, goldens: Goldens, weights: str) -> Model:
+def _record(model: Model, goldens: Goldens, weights: str) -> Model:
     """``model`` with ``goldens`` recorded in it, and sealed."""
     content = goldens.to_json() | {"weights": weights}
     content["seal"] = seal(content, __version__, model.fingerprint)
     return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
 
 
-def _read(golden: Step) -> Goldens:
+def _parse(golden: Step) -> Goldens:
     """The golden values of a record. UnsupportedModelError where they cannot be read."""
     try:
         return Goldens.from_json(golden.parameters)
@@ -94,46 +94,48 @@ def verify_itself(model: Loadable) -> Report:
     found = steps(loaded.proto)
     place = max((place for place, step in enumerate(found) if step.edit == GOLDEN), default=None)
     if place is None:
-        return _not_checked(
+        return _report_not_checked(
             "the file records no golden vectors; files made by `graphsurgery bake` do: verify it --against its source"
         )
     edits = [step.edit for step in found[place:] if step.edit not in HOUSEKEEPING]
     if edits:
-        return _not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
+        return _report_not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
     golden = found[place]
     sealed = not golden.unreadable and is_sealed(golden)
     try:
-        goldens = _read(golden)
+        goldens = _parse(golden)
     except UnsupportedModelError as error:
         if not golden.unreadable and not sealed:
             return Report((Check(NAME, f"{CHANGED}: {error}", stated=Verdict.FAILED),))
-        return _not_checked(str(error))
-    compared = _compared(loaded, goldens, sealed)
+        return _report_not_checked(str(error))
+    compared = _compare(loaded, goldens, sealed)
     told = certificate_of(loaded)
-    observed = (*_observed(goldens), *([] if told is None else [str(told)]))
-    return Report((_unchanged(loaded, golden), compared), observed, (*_left_out(loaded, goldens), *compared.left_out))
+    observed = (*_list_observations(goldens), *([] if told is None else [str(told)]))
+    return Report(
+        (_check_unchanged(loaded, golden), compared), observed, (*_list_left_out(loaded, goldens), *compared.left_out)
+    )
 
 
-def _not_checked(why: str) -> Report:
+def _report_not_checked(why: str) -> Report:
     return Report((Check(NAME, why, stated=Verdict.NOT_CHECKED),), (), (why,))
 
 
-def _unchanged(model: Model, golden: Step) -> Check:
+def _check_unchanged(model: Model, golden: Step) -> Check:
     """Whether graph and weights are those that the goldens were recorded for."""
     try:
-        if _before(model, golden) != golden.source:
+        if _fingerprint_before(model, golden) != golden.source:
             return Check(UNCHANGED, "graph or metadata are not those that were recorded", stated=Verdict.FAILED)
-        if weights_digest(model) != golden.parameters.get("weights"):
+        if digest_weights(model) != golden.parameters.get("weights"):
             return Check(UNCHANGED, "the weights are not those that were recorded", stated=Verdict.FAILED)
         entry = certified(model)
-        if entry is not None and not (is_sealed(entry) and _before(model, entry) == entry.source):
+        if entry is not None and not (is_sealed(entry) and _fingerprint_before(model, entry) == entry.source):
             return Check(UNCHANGED, "the certificate is not what was recorded", stated=Verdict.FAILED)
     except GraphSurgeryError as error:
         return Check(UNCHANGED, str(error), stated=Verdict.FAILED)
     return Check(UNCHANGED, "graph and metadata have the recorded fingerprint, the weights their sha256", stated=Verdict.PASSED)
 
 
-def _before(model: Model, golden: Step) -> str | None:
+def _fingerprint_before(model: Model, golden: Step) -> str | None:
     """The fingerprint of what ``golden`` was recorded for; None where the file holds more than that and what was recorded
     since."""
     document = model.document
@@ -149,7 +151,7 @@ def _before(model: Model, golden: Step) -> str | None:
     return document.fingerprint
 
 
-def weights_digest(model: Model) -> str:
+def digest_weights(model: Model) -> str:
     """sha256 (hex) of every large tensor's bytes, in the order of the graph: the same wherever they lie. Reads them all."""
     model.require_data("hashing the weights")
     outside = iter(model.externals)
@@ -164,7 +166,7 @@ def weights_digest(model: Model) -> str:
     return payloads_fingerprint(spans)
 
 
-def _compared(model: Model, goldens: Goldens, sealed: bool) -> Check:
+def _compare(model: Model, goldens: Goldens, sealed: bool) -> Check:
     if not sealed:
         return Check(NAME, CHANGED, stated=Verdict.FAILED)
     try:
@@ -178,7 +180,7 @@ def _compared(model: Model, goldens: Goldens, sealed: bool) -> Check:
     return Check(NAME, "on the inputs that the file records, against its recorded reference", tuple(comparisons))
 
 
-def _observed(goldens: Goldens) -> list[str]:
+def _list_observations(goldens: Goldens) -> list[str]:
     found = [f"recorded with ONNX Runtime {goldens.runtime}, checked with {onnxruntime.__version__}"]
     for name, output in goldens.outputs.items():
         if output.open is not None and output.share_open > 0:
@@ -187,6 +189,6 @@ def _observed(goldens: Goldens) -> list[str]:
     return found
 
 
-def _left_out(model: Model, goldens: Goldens) -> list[str]:
+def _list_left_out(model: Model, goldens: Goldens) -> list[str]:
     names = [value.name for value in model.interface.outputs if value.name not in goldens.outputs]
     return [f"{name}: the file records no golden values of it" for name in names]

@@ -11,13 +11,13 @@ import onnxruntime
 
 from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
 from graphsurgery.model.model import Model
-from graphsurgery.proof.difference import difference
+from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource, open_source
-from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, largest_of
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, find_largest
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Array, Before, Expected, Values
+from graphsurgery.references.reference import Array, Expected, RunModel, Values
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
@@ -37,49 +37,49 @@ OTHER_RUNTIMES = 2
 """The rounding errors of float32 are allowed so many times, because other runtimes round otherwise."""
 
 
-def made_goldens(source: Model, model: Model) -> Goldens:
+def make_goldens(source: Model, model: Model) -> Goldens:
     """Golden values of ``model``, which was made from ``source``. Raises UnsupportedModelError or MissingDataError when ONNX
     Runtime cannot run the source here, ModelError when nothing that it gives is finite."""
     chain = Chain.between(source, model)
-    changed = difference(chain.declared(source)[-1], model)
+    changed = find_difference(chain.apply_fields(source)[-1], model)
     weights = RecordedWeights.of(model, changed.added)
-    generator, names = feeds_for(source, chain), [value.name for value in model.interface.outputs]
+    generator, names = make_feed_generator(source, chain), [value.name for value in model.interface.outputs]
     opened = open_source(source, model, chain)
     reference = ExpectedOutputs(opened, chain, weights)
-    feed = _feed(source, generator, ROWS)
+    feed = _choose_feed(source, generator, ROWS)
     given = reference(feed, names)
-    rows = _rows(given)
+    rows = _count_rows(given)
     if rows < ROWS and generator.fixed_batch is None:
-        feed = _feed(source, generator, rows)
+        feed = _choose_feed(source, generator, rows)
         given = reference(feed, names)
     if not given:
         raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
     if not any(np.isfinite(one.values).any() for one in given.values()):
         what = "the model gives nothing but NaN and infinities, for ordinary text as well"
         raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
-    allowed, least_cosine = _limits(source)
+    allowed, least_cosine = _choose_limits(source)
     octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
-    rounded = _rounded(opened, chain, weights, allowed, feed, octets)
-    outputs = {name: rounded.get(name) or _in_float32(one, allowed) for name, one in given.items()}
+    rounded = _record_bytes(opened, chain, weights, allowed, feed, octets)
+    outputs = {name: rounded.get(name) or _record_floats(one, allowed) for name, one in given.items()}
     return Goldens(feed, outputs, allowed, least_cosine, onnxruntime.__version__)
 
 
-def _in_float32(one: Expected, allowed: float) -> GoldenOutput:
+def _record_floats(one: Expected, allowed: float) -> GoldenOutput:
     """An output of floats, and what float32 leaves open in its rows where that is more than ``allowed``, a share of the
     largest value."""
     values = one.values.astype(np.float32)
-    rounding = _open(one).max(axis=tuple(range(1, values.ndim)), keepdims=True, initial=0)
-    within = bool(np.all(rounding <= allowed * largest_of(values)))
+    rounding = _measure_uncertainty(one).max(axis=tuple(range(1, values.ndim)), keepdims=True, initial=0)
+    within = bool(np.all(rounding <= allowed * find_largest(values)))
     return GoldenOutput(values, rounding=None if within else rounding.astype(np.float32))
 
 
-def _open(one: Expected) -> Array:
+def _measure_uncertainty(one: Expected) -> Array:
     """Return how far another runtime may be off in each value, because it computes in float32."""
     rounding = np.zeros(1) if one.rounding is None else one.rounding
     return np.broadcast_to(OTHER_RUNTIMES * np.where(np.isfinite(rounding), rounding, 0), one.values.shape)
 
 
-def _rounded(
+def _record_bytes(
     source: OpenedSource, chain: Chain, weights: RecordedWeights, allowed: float, feed: Values, names: Sequence[str]
 ) -> dict[str, GoldenOutput]:
     """Return the outputs ``names``, which are bytes, and how far another runtime may be off in them. Its floats may be off by
@@ -88,8 +88,8 @@ def _rounded(
     if place is None or not names:
         return {}
     to = str(chain.links[place].parameters["to"])
-    floats = _widened(chain.after(source, weights, slice(place)), allowed)
-    given = chain.after(floats, weights, slice(place, None))(feed)
+    floats = _widen(chain.compose(source, weights, slice(place)), allowed)
+    given = chain.compose(floats, weights, slice(place, None))(feed)
     kind = np.dtype(np.int8 if to in ("int8", "binary") else np.uint8)
     made = {name: given[name] for name in names if name in given}
     return {
@@ -100,17 +100,17 @@ def _rounded(
     }
 
 
-def _widened(before: Before, allowed: float) -> Before:
+def _widen(before: RunModel, allowed: float) -> RunModel:
     def widened(one: Expected) -> Expected:
         values = np.abs(np.asarray(one.values, dtype=np.float64))
         largest = values.max(axis=-1, keepdims=True, initial=0) if values.ndim else values
-        widest = np.maximum(np.maximum(one.tolerance, allowed * largest), _open(one))
+        widest = np.maximum(np.maximum(one.tolerance, allowed * largest), _measure_uncertainty(one))
         return replace(one, tolerance=np.broadcast_to(widest, values.shape))
 
     return lambda feed: {name: widened(one) for name, one in before(feed).items()}
 
 
-def _feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
+def _choose_feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
     """A few of our own sentences, cut short, where there is a tokenizer that fits; drawn inputs otherwise."""
     folder = source.home or source.folder
     tokenizer = find_tokenizer(folder / "model.onnx") if folder is not None else None
@@ -132,13 +132,13 @@ def _feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
     return generator.generate(mask if generator.fixed_batch is not None else mask[:rows], seed=0)
 
 
-def _rows(given: Mapping[str, Expected]) -> int:
+def _count_rows(given: Mapping[str, Expected]) -> int:
     """Return the number of rows of every output that are recorded."""
     widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
     return max(1, min(ROWS, LARGEST // max(widest, 1)))
 
 
-def _limits(source: Model) -> tuple[float, float]:
+def _choose_limits(source: Model) -> tuple[float, float]:
     if any(node.op_type in QUANTISED for node in source.proto.graph.node):
         return COARSE
     return HALF if any(tensor.data_type in HALVES for tensor in source.initializers.values()) else EXACT

@@ -47,20 +47,20 @@ class GoldenOutput:
         """The share of bits that may be either, of packed ones; else of values that may be off by more than one bucket."""
         if self.open is None:
             return 0.0
-        return float(np.mean(_bits(self.open) if self.packed else self.open > 1))
+        return float(np.mean(_unpack_bits(self.open) if self.packed else self.open > 1))
 
     def compare(self, name: str, found: np.ndarray, allowed: float, least_cosine: float) -> Comparison:
         """``found``, an output of the file, against what was recorded."""
         tally = Tally(name, self._least_cosine(least_cosine, allowed))
         if self.open is None:
-            self._add_floats(tally, found, allowed * largest_of(self.values))
+            self._add_floats(tally, found, allowed * find_largest(self.values))
         elif found.dtype != self.values.dtype:
             tally.add(ABSENT, self.values, np.array(0.0))
         elif self.packed:
-            tally.add(_bits(found), _bits(self.values), np.where(_bits(self.open) > 0, np.inf, 0))
+            tally.add(_unpack_bits(found), _unpack_bits(self.values), np.where(_unpack_bits(self.open) > 0, np.inf, 0))
         else:
             tally.add(found, self.values, np.where(self.open > MOST_BUCKETS, np.inf, self.open))
-        return tally.result()
+        return tally.summarize()
 
     def _add_floats(self, tally: Tally, found: np.ndarray, own: np.ndarray) -> None:
         """Rows in which float32 leaves more open than `MOST_OPEN` are no cases."""
@@ -95,8 +95,8 @@ class Goldens:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "inputs": {name: _packed(array) for name, array in self.inputs.items()},
-            "outputs": {name: _written(output) for name, output in self.outputs.items()},
+            "inputs": {name: _encode(array) for name, array in self.inputs.items()},
+            "outputs": {name: _write(output) for name, output in self.outputs.items()},
             "allowed": self.allowed, "min_cosine": self.least_cosine, "onnxruntime": self.runtime,
         }  # fmt: skip
 
@@ -104,53 +104,53 @@ class Goldens:
     def from_json(cls, content: Mapping[str, Any]) -> Goldens:
         """KeyError, TypeError, ValueError or AttributeError where the content is not what `to_json` gives."""
         outputs = {name: _read(entry) for name, entry in content["outputs"].items()}
-        inputs = {name: _unpacked(entry) for name, entry in content["inputs"].items()}
+        inputs = {name: _decode(entry) for name, entry in content["inputs"].items()}
         allowed, least_cosine = float(content["allowed"]), float(content["min_cosine"])
         if not (outputs and inputs and 0 < allowed <= COARSE[0] and COARSE[1] <= least_cosine < 1):
             raise ValueError("they say nothing, or allow too much")
         return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
 
 
-def largest_of(values: np.ndarray) -> np.ndarray:
+def find_largest(values: np.ndarray) -> np.ndarray:
     """max(1, max|x|) over each row's finite values, shaped to broadcast against ``values``."""
     finite = np.abs(np.where(np.isfinite(values), values, 0).astype(np.float64))
     return finite.max(axis=tuple(range(1, finite.ndim)), keepdims=True, initial=1.0)
 
 
-def _bits(values: np.ndarray) -> np.ndarray:
+def _unpack_bits(values: np.ndarray) -> np.ndarray:
     """The bits of packed bytes, each 0 or 1; of signed ones those of the byte plus 128."""
     octets = values if values.dtype == np.uint8 else (values.astype(np.int16) + 128).astype(np.uint8)
     return np.unpackbits(octets, axis=-1)
 
 
-def _written(output: GoldenOutput) -> dict[str, Any]:
-    entry = _packed(output.values)
+def _write(output: GoldenOutput) -> dict[str, Any]:
+    entry = _encode(output.values)
     if output.rounding is not None:
-        entry |= {"rounding": _packed(output.rounding)}
-    return entry if output.open is None else entry | {"open": _packed(output.open), "packed": output.packed}
+        entry |= {"rounding": _encode(output.rounding)}
+    return entry if output.open is None else entry | {"open": _encode(output.open), "packed": output.packed}
 
 
 def _read(entry: Mapping[str, Any]) -> GoldenOutput:
-    values = _unpacked(entry)
+    values = _decode(entry)
     if values.dtype.name not in WRITTEN or not values.ndim:
         raise ValueError(f"vectors of {values.dtype.name} are none that are recorded")
     if values.dtype == np.float32:
-        rounding = _unpacked(entry["rounding"]) if "rounding" in entry else None
+        rounding = _decode(entry["rounding"]) if "rounding" in entry else None
         if rounding is not None and rounding.shape != (len(values), *[1] * (values.ndim - 1)):
             raise ValueError("what float32 leaves open does not fit the vectors")
         return GoldenOutput(values, rounding=rounding)
-    left = _unpacked(entry["open"])
+    left = _decode(entry["open"])
     if left.dtype != np.uint8 or left.shape != values.shape:
         raise ValueError("what is left open does not fit the bytes")
     return GoldenOutput(values, left, bool(entry["packed"]))
 
 
-def _packed(array: np.ndarray) -> dict[str, Any]:
+def _encode(array: np.ndarray) -> dict[str, Any]:
     data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
 
 
-def _unpacked(entry: Mapping[str, Any]) -> np.ndarray:
+def _decode(entry: Mapping[str, Any]) -> np.ndarray:
     name = str(entry["dtype"])
     dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
     if dtype.kind not in KINDS and dtype != ml_dtypes.bfloat16:

@@ -62,21 +62,24 @@ class HeadFeeds:
     pooled: Callable[[Values, Mask], Mask] | None = None
     """Which of the tokens are pooled, where not all are: what stands at the others must not count either."""
 
-    def cases(self) -> Iterator[tuple[str, list[Values]]]:
+    def generate_cases(self) -> Iterator[tuple[str, list[Values]]]:
         """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
         masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
         ragged = masks.get(HOLES) or masks.get(LEFT) or [make_short_mask(self.generator)]
-        yield from self._around_padding([*ragged, *masks[EMPTY_ROW]])
+        yield from self._generate_around_padding([*ragged, *masks[EMPTY_ROW]])
         if self.any_integers:
-            yield "any integers", [self._with_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
+            yield "any integers", [self._generate_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
         padded = [*ragged, *masks.get(LEFT, [])]
         if self.generator.prompt is not None:
             some = [*padded, *masks[EMPTY_ROW]]
-            yield "prompt lengths", [self._with_prompt(mask, length) for mask in some for length in list_prompt_lengths(mask)]
+            yield (
+                "prompt lengths",
+                [self._generate_with_prompt(mask, length) for mask in some for length in list_prompt_lengths(mask)],
+            )
         if self.pooled is not None:
-            some = [*padded, *self._alternating()]
+            some = [*padded, *self._make_alternating_masks()]
             yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
         lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
@@ -97,12 +100,12 @@ class HeadFeeds:
             some = [mask for length in lengths for mask in sizes.split_into_batches(make_mask([length]))]
             yield "very long", [self._feed(mask, shift=3.0, waves=True) for mask in some]
 
-    def _alternating(self) -> list[Mask]:
+    def _make_alternating_masks(self) -> list[Mask]:
         """`ALTERNATING`, with padding behind it; none where the sequence is too short for it."""
         missing = (self.generator.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
         return self.generator.sizes.split_into_batches(np.pad(ALTERNATING, ((0, 0), (0, missing)))) if missing >= 0 else []
 
-    def _with_any_integers(self, mask: Mask, seed: int) -> Values:
+    def _generate_any_integers(self, mask: Mask, seed: int) -> Values:
         """Integers from end to end of int32 in every input of ids, types and positions."""
         rng = np.random.default_rng(seed)
         feed, roles = self._feed(mask, seed), self.generator.roles
@@ -112,11 +115,11 @@ class HeadFeeds:
                 feed[value.name] = rng.integers(bounds.min, bounds.max, mask.shape).astype(feed[value.name].dtype)
         return feed
 
-    def _with_prompt(self, mask: Mask, length: int) -> Values:
+    def _generate_with_prompt(self, mask: Mask, length: int) -> Values:
         feed, prompt = self._feed(mask), present(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
 
-    def _around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
+    def _generate_around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:
             some = [self._feed(mask, odd_mask=turn) for mask in masks for turn in range(len(ODD_INTEGERS))]
             yield "mask values other than 1", some
@@ -132,43 +135,43 @@ class HeadFeeds:
         inputs = self.generator.generate(mask, seed)
         role = self.generator.roles.mask
         if odd_mask is not None and role is not None:
-            inputs[role.name] = _odd(inputs[role.name], role, odd_mask)
+            inputs[role.name] = _vary_mask(inputs[role.name], role, odd_mask)
         drawn: Values = {}
         for value in self.values:
             if value.name in inputs:
                 continue
             if value.name in self.per_token:
-                drawn[value.name] = _per_token(rng, mask)
+                drawn[value.name] = _draw_token_weights(rng, mask)
                 continue
-            kind, width = _float_dtype(value), self.widths[value.name]
+            kind, width = _choose_float_dtype(value), self.widths[value.name]
             numbers = rng.standard_normal((*mask.shape, width) if value.rank != 2 else (len(mask), width))
-            numbers = numbers * (max(scale, _least(kind)) if scale else 0.0) + shift
+            numbers = numbers * (max(scale, _find_smallest_size(kind)) if scale else 0.0) + shift
             if waves and numbers.ndim == 3:
-                numbers[..., ::2] = _square_waves(mask.shape[1], width)[:, ::2]
+                numbers[..., ::2] = _make_square_waves(mask.shape[1], width)[:, ::2]
             if padding is not None and numbers.ndim == 3:
                 numbers[~(mask if self.pooled is None else self.pooled(inputs, mask))] = padding
-            drawn[value.name] = _within(numbers, kind)
+            drawn[value.name] = _cut_to_range(numbers, kind)
         return inputs | drawn
 
 
-def _per_token(rng: np.random.Generator, mask: Mask) -> np.ndarray:
+def _draw_token_weights(rng: np.random.Generator, mask: Mask) -> np.ndarray:
     """``[batch, seq]`` float32: a weight for each token, 0 at padding and for one token in eight."""
     weights = rng.uniform(0.1, 4, size=mask.shape) * (rng.random(mask.shape) < 7 / 8)
     return np.where(mask, weights, 0).astype(np.float32)
 
 
-def _square_waves(length: int, width: int) -> np.ndarray:
+def _make_square_waves(length: int, width: int) -> np.ndarray:
     """``[length, width]``: 1 and -1 by turns. What rounding does to positions does not average out over these."""
     periods = 4 << (np.arange(width) // 2 % 4)
     return np.where(np.arange(length)[:, None] % periods < periods // 2, 1.0, -1.0)
 
 
-def _least(kind: Any) -> float:
+def _find_smallest_size(kind: Any) -> float:
     """A size that values of this type still have a few digits at."""
     return 16 * float(_finfo(kind).smallest_subnormal)
 
 
-def _within(drawn: np.ndarray, kind: Any) -> np.ndarray:
+def _cut_to_range(drawn: np.ndarray, kind: Any) -> np.ndarray:
     """``drawn`` as ``kind``, finite values cut to its range."""
     largest = float(_finfo(kind).max)
     return np.where(np.isfinite(drawn), np.clip(drawn, -largest, largest), drawn).astype(kind)
@@ -180,7 +183,7 @@ def _finfo(kind: Any) -> Any:
     return finfo(kind)
 
 
-def _odd(mask: np.ndarray, role: Value, turn: int) -> np.ndarray:
+def _vary_mask(mask: np.ndarray, role: Value, turn: int) -> np.ndarray:
     """The same mask in other words: true values other than 1, as far as its type has them, the first at place ``turn``."""
     if mask.dtype == np.bool_:
         return mask
@@ -193,7 +196,7 @@ def _odd(mask: np.ndarray, role: Value, turn: int) -> np.ndarray:
     return np.where(mask != 0, placed, np.zeros_like(mask))
 
 
-def _float_dtype(value: Value) -> Any:
+def _choose_float_dtype(value: Value) -> Any:
     if value.dtype == onnx.TensorProto.BFLOAT16:
         return ml_dtypes.bfloat16
     return numpy_dtype(value.dtype) if value.dtype in FLOATS else np.dtype(np.float32)

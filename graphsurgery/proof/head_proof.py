@@ -3,28 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
+from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value, interface_of
+from graphsurgery.model.model import Model
+from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.head_cases import HeadFeeds
-from graphsurgery.proof.judging import judged
-from graphsurgery.proof.subgraph import Head
+from graphsurgery.proof.inference import find_typed_value
+from graphsurgery.proof.judging import judge
 from graphsurgery.references.chain import Chain, Link
-from graphsurgery.references.pooling import prompt_input, without_prompt
+from graphsurgery.references.nested import list_all_nodes
+from graphsurgery.references.pooling import exclude_prompt, name_prompt_input
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Before, Expected, Known, Values, exact
+from graphsurgery.references.reference import Expected, Known, RunModel, Values, expect_exactly
 from graphsurgery.report import Check, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import Mask
 from graphsurgery.runtime.session import Session
 
+
+@dataclass(frozen=True)
+class Head:
+    """``proto`` computes ``outputs`` from ``inputs``: inputs or inner values of the whole model, whose weights stay behind."""
+
+    proto: onnx.ModelProto
+    inputs: tuple[Value, ...]
+    outputs: tuple[str, ...]
+
+
+def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
+    """Extract the nodes that were added to ``output``. The model gives the values ``also`` as well.
+
+    Raise UnsupportedModelError if nothing was added, or if it leads to no output.
+    """
+    given = [info for info in output.proto.graph.output if info.name in changed.made]
+    given += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
+    names = [info.name for info in given]
+    if not names:
+        raise UnsupportedModelError("no output is computed by nodes that were added", "compare the outputs themselves")
+    renamed = {new: old for old, new in changed.renamed.items()}
+    taken = [name for name in changed.taken if name not in output.initializers]
+    inputs = [
+        replace(_find_type(source, renamed[name]), name=name) if name in renamed else _find_type(output, name) for name in taken
+    ]
+    weights = [_read_tensor(output, output.initializers[name]) for name in changed.taken if name in output.initializers]
+    graph = onnx.helper.make_graph(
+        _read_nodes(output, changed.added),
+        "head",
+        [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in inputs],
+        given,
+        weights,
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=output.proto.opset_import, ir_version=max(output.proto.ir_version, 4))
+    return Head(proto, tuple(inputs), tuple(names))
+
+
+def _find_type(model: Model, name: str) -> Value:
+    """Return a value that the head takes, with its type; float32 if nothing tells it.
+
+    Behind operators that onnx does not know, the dims are those that the model declares.
+    """
+    value = find_typed_value(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
+    declared = model.interface.output(name)
+    return value if value.dims is not None or declared is None else replace(value, dims=declared.dims)
+
+
+def _read_tensor(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
+
+
+def _read_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
+    """Return the nodes with the large tensors in their attributes read in."""
+    done = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for attribute in copy.attribute:
+            if attribute.HasField("t") and model.document.payloads.find(attribute.t) is not None:
+                attribute.t.CopyFrom(_read_tensor(model, attribute.t))
+        done.append(copy)
+    return done
+
+
+def find_added_values(output: Model, chain: Chain, changed: Difference) -> frozenset[str]:
+    """Return the values that added nodes have to make: outputs, and values that nodes of the source take instead of inputs."""
+    taken = {name for node in list_all_nodes(output.proto.graph) for name in node.input}
+    return chain.made | {name for name in chain.stand_ins if name in taken or name in changed.made}
+
+
 NAME = "head proof"
 
 
-def head_proof(
+def prove_head(
     head: Head, chain: Chain, generator: FeedGenerator, widths: Mapping[str, int], renamed: dict[str, str],
     weights: RecordedWeights, limits: Limits = NO_LIMITS,
 ) -> Check:  # fmt: skip
@@ -39,42 +113,42 @@ def head_proof(
         _require_runtime(head.proto)
         return Check(NAME, str(error), stated=Verdict.FAILED)
     found = {value.name: value for value in head.inputs}
-    called = {name: _called(chain, renamed, name) for name in chain.starts}
+    called = {name: _name_in_output(chain, renamed, name) for name in chain.starts}
     values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
     sizes = {called[name]: size for name, size in widths.items()}
     feeds = HeadFeeds(
         values, generator, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
         padded=generator.has_mask and _ignores_padding(chain), multiplies=any(map(_multiplies, chain)),
-        saturates=any(link.reference.saturates for link in chain), per_token=_per_token(chain, renamed),
-        any_integers=bool(chain.inside) and not any(link.reference.looks_up for link in chain),
-        pooled=_pooled(chain, generator),
+        saturates=any(link.reference.saturates for link in chain), per_token=_find_per_token(chain, renamed),
+        any_integers=bool(chain.stand_ins) and not any(link.reference.looks_up for link in chain),
+        pooled=_find_pooled(chain, generator),
     )  # fmt: skip
-    reference = chain.after(exact, weights)
+    reference = chain.compose(expect_exactly, weights)
     what = ", ".join(link.edit for link in chain)
-    return judged(
+    return judge(
         NAME,
         f"{what}: the appended subgraph alone on drawn values, against the float64 reference",
         lambda feed: session.run({name: feed[name] for name in found}),
         interface_of(head.proto.graph).outputs,
-        ((kind, _expected(cases, reference, renamed, head.outputs)) for kind, cases in feeds.cases()),
+        ((kind, _add_expected(cases, reference, renamed, head.outputs)) for kind, cases in feeds.generate_cases()),
         limits,
     )
 
 
-def strangers(head: Head, chain: Chain, renamed: dict[str, str]) -> list[str]:
+def find_unread_inputs(head: Head, chain: Chain, renamed: dict[str, str]) -> list[str]:
     """Return the values that ``head`` starts from although no edit reads them."""
     known = {renamed.get(name, name) for name in chain.read}
     return [value.name for value in head.inputs if value.name not in known]
 
 
-def _called(chain: Chain, renamed: dict[str, str], name: str) -> str:
+def _name_in_output(chain: Chain, renamed: dict[str, str], name: str) -> str:
     """Return the output's name for the source's value ``name``."""
-    declared = chain.destiny(name)
+    declared = chain.name_in_output(name)
     return renamed.get(declared, declared)
 
 
-def _expected(
-    cases: Sequence[Values], reference: Before, renamed: dict[str, str], outputs: Sequence[str]
+def _add_expected(
+    cases: Sequence[Values], reference: RunModel, renamed: dict[str, str], outputs: Sequence[str]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
     for feed in cases:
         found = reference(feed | {old: feed[new] for old, new in renamed.items() if new in feed})
@@ -90,24 +164,26 @@ def _ignores_padding(chain: Chain) -> bool:
     return False
 
 
-def _per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
+def _find_per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
     """Return the output's names for values that are one number per token."""
     declared = [
-        link.destiny(name, behind) for link, behind in chain.destinies() for name in link.reference.per_token(link.parameters)
+        link.name_in_output(name, behind)
+        for link, behind in chain.walk_from_output()
+        for name in link.reference.per_token(link.parameters)
     ]
     return {renamed.get(name, name) for name in declared}
 
 
-def _pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Mask], Mask] | None:
+def _find_pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Mask], Mask] | None:
     """Return a function that tells which tokens of a feed are pooled; None if all are."""
     given = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
     if given is None:
         return None
-    name = prompt_input(given)
+    name = name_prompt_input(given)
 
     def pooled(feed: Values, mask: Mask) -> Mask:
         length = {} if name is None or generator.prompt is None else {name: feed[generator.prompt]}
-        return without_prompt(given, Known(exact(length)), mask)
+        return exclude_prompt(given, Known(expect_exactly(length)), mask)
 
     return pooled
 

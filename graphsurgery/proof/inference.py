@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import onnx
@@ -10,13 +11,14 @@ import onnx
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
 from graphsurgery.model.schema import tensors
+from graphsurgery.references.chain import Chain
 
 LOG = logging.getLogger(__name__)
 KNOWN: WeakKeyDictionary[Model, dict[str, Value]] = WeakKeyDictionary()
 """The values of models that were asked for. Models are never changed."""
 
 
-def values_of(model: Model) -> dict[str, Value]:
+def infer_types(model: Model) -> dict[str, Value]:
     """Return type and dims of the main graph's values by name, derived from the inputs and the weights alone.
 
     The file's own declarations of inner values and of the dims of outputs are left out beforehand, because they may be wrong. A
@@ -24,11 +26,11 @@ def values_of(model: Model) -> dict[str, Value]:
     """
     found = KNOWN.get(model)
     if found is None:
-        found = KNOWN[model] = _inferred(model)
+        found = KNOWN[model] = _infer(model)
     return found
 
 
-def _inferred(model: Model) -> dict[str, Value]:
+def _infer(model: Model) -> dict[str, Value]:
     bare = onnx.ModelProto()
     bare.CopyFrom(model.proto)
     del bare.graph.value_info[:]
@@ -45,10 +47,63 @@ def _inferred(model: Model) -> dict[str, Value]:
     return {info.name: value_of(info) for info in (*graph.value_info, *graph.output)}
 
 
-def value_in(model: Model, name: str) -> Value | None:
-    """Return the value ``name`` with its element type: an input as declared, else from `values_of`, else as declared."""
-    told = model.interface.input(name) or values_of(model).get(name)
+def find_typed_value(model: Model, name: str) -> Value | None:
+    """Return the value ``name`` with its element type: an input as declared, else from `infer_types`, else as declared."""
+    told = model.interface.input(name) or infer_types(model).get(name)
     if told is not None and told.dtype:
         return told
     declared = (*model.interface.outputs, *map(value_of, model.proto.graph.value_info))
     return next((value for value in declared if value.name == name and value.dtype), None)
+
+
+UNKNOWN = 16
+WIDEST = 1 << 20
+"""A vocabulary's size at most: what a forged record says beyond it is not drawn."""
+
+
+def find_start_widths(source: Model, chain: Chain) -> dict[str, int]:
+    """Return the last dim of every value of the source that ``chain`` reads.
+
+    It comes from the weights, else from the record of an edit, else from the source's declaration, which may be wrong. If none
+    of these tells, it is 16.
+    """
+    names = chain.starts
+    known, recorded = infer_widths(source, names), _read_recorded_widths(chain)
+    return {name: known.get(name) or recorded.get(name) or _read_declared_width(source, name) or UNKNOWN for name in names}
+
+
+def infer_widths(source: Model, names: Sequence[str]) -> dict[str, int]:
+    """Return the last dims of these values, as far as the weights tell them."""
+    told = infer_types(source) if names else {}
+    widths = {name: _read_width(told.get(name)) or _infer_norm_width(source, name) for name in names}
+    return {name: width for name, width in widths.items() if width is not None}
+
+
+def _read_width(value: Value | None) -> int | None:
+    """Return the last dim of a value, if it is a number."""
+    last = value.dims[-1] if value is not None and value.dims else None
+    return last if isinstance(last, int) else None
+
+
+def _infer_norm_width(source: Model, name: str) -> int | None:
+    """Return the width of the scale and shift of the normalisation that makes the value. onnx does not know all of these."""
+    makers = [node for node in source.proto.graph.node if name in node.output and node.op_type.endswith("Normalization")]
+    weights = [source.initializers[one] for node in makers for one in node.input if one in source.initializers]
+    widths = {int(tensor.dims[0]) for tensor in weights if len(tensor.dims) == 1}
+    return widths.pop() if len(widths) == 1 else None
+
+
+def _read_recorded_widths(chain: Chain) -> dict[str, int]:
+    """Return the widths that edits record of the values they work on."""
+    found: dict[str, int] = {}
+    made: set[str] = set()
+    for link in chain:
+        width = link.parameters.get("width")
+        if width is not None and 0 < width <= WIDEST:
+            found |= {name: width for name in link.reads if name not in made | found.keys()}
+        made.update(link.makes)  # in the place of what was read, often: of another width
+    return found
+
+
+def _read_declared_width(source: Model, name: str) -> int | None:
+    return _read_width(source.interface.output(name))

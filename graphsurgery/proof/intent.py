@@ -16,9 +16,9 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.proof.promised import outputs_by_link
-from graphsurgery.references.chain import Chain, steps_beyond
-from graphsurgery.references.reference import named
+from graphsurgery.proof.interface_check import walk_outputs
+from graphsurgery.references.chain import Chain, find_new_steps
+from graphsurgery.references.reference import find_value
 from graphsurgery.report import Check, Report, Verdict
 
 NAME = "as asked"
@@ -41,21 +41,21 @@ class Start:
     earlier: Sequence[Step]
 
 
-def as_asked(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -> Report:
+def check_intent(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -> Report:
     """Hold what ``output`` records beyond ``source`` against the parameters of the edits that were ``asked`` for.
 
     The report has a check only if something is wrong.
     """
-    wrong = list(_wrong(source, steps_beyond(source, output), asked))
+    wrong = list(_find_wrong(source, find_new_steps(source, output), asked))
     return Report((Check(NAME, "; ".join(wrong), stated=Verdict.FAILED),) if wrong else ())
 
 
-def _wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if len(steps) != len(asked):
         yield f"{len(asked)} edits were asked for, and the file records {len(steps)}"
         return
     chain = Chain(steps)
-    starts = zip(chain.declared(source), outputs_by_link(source, chain), strict=True)
+    starts = zip(chain.apply_fields(source), walk_outputs(source, chain), strict=True)
     for place, (step, wanted, (before, outputs)) in enumerate(zip(steps, asked, starts, strict=False)):
         start = Start(before.interface.inputs, outputs, [*head_steps(source), *steps[:place]])
         for name in GIVEN:
@@ -81,17 +81,17 @@ def _fits(step: Step, name: str, start: Start) -> bool:
 
 def _is_mask(found: Any, inputs: Sequence[Value]) -> bool:
     """The attention mask if there is one, else an input that is called a mask, or nothing."""
-    if named(inputs, MASK) is not None:
+    if find_value(inputs, MASK) is not None:
         return bool(found == MASK)
-    return found is None or (named(inputs, found) is not None and "mask" in found.lower())
+    return found is None or (find_value(inputs, found) is not None and "mask" in found.lower())
 
 
 def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
     """The input ids if they are integers ``[batch, seq]``, else an input that is not called anything else, or nothing."""
-    usual = named(inputs, IDS)
+    usual = find_value(inputs, IDS)
     if usual is not None and usual.dtype in INTEGERS and usual.rank in (2, None):
         return bool(found == IDS)
-    return found is None or (named(inputs, found) is not None and not any(word in found.lower() for word in FILLS))
+    return found is None or (find_value(inputs, found) is not None and not any(word in found.lower() for word in FILLS))
 
 
 def _is_fill(found: Any, name: str) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
 from graphsurgery.compare.tally import ABSENT, Tally
+from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
@@ -19,7 +19,7 @@ Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
 """By kind: feeds, and what every output must be for them."""
 
 
-def judged(
+def judge(
     name: str,
     detail: str,
     run: Callable[[Values], Values],
@@ -38,8 +38,8 @@ def judged(
     try:
         for kind, pairs in cases:
             tally = Tally(kind, limits.min_cosine)
-            wrong = _compare(tally, run, declared, _possible(kind, pairs), limits) | wrong
-            done.append(tally.result())
+            wrong = _compare(tally, run, declared, _skip_empty_rows(kind, pairs), limits) | wrong
+            done.append(tally.summarize())
     except GraphSurgeryError:
         if combined(one.verdict for one in done) is not Verdict.FAILED:
             raise
@@ -54,7 +54,9 @@ def judged(
     return Check(name, detail, tuple(done))
 
 
-def _possible(kind: str, pairs: Iterable[tuple[Values, dict[str, Expected]]]) -> Iterator[tuple[Values, dict[str, Expected]]]:
+def _skip_empty_rows(
+    kind: str, pairs: Iterable[tuple[Values, dict[str, Expected]]]
+) -> Iterator[tuple[Values, dict[str, Expected]]]:
     """``pairs``, up to one that the source cannot be run on where that is a row without tokens: many encoders have no use for
     those."""
     try:
@@ -79,17 +81,17 @@ def _compare(
         except UnsupportedModelError as error:
             return {"run": f"{tally.kind}: {error}"} | wrong
         for output, wanted in expected.items():
-            tally.add(found.get(output, ABSENT), wanted.values, *_allowed(wanted, limits))
-        wrong = dict(_misfits(declared, found)) | wrong
+            tally.add(found.get(output, ABSENT), wanted.values, *_find_tolerance(wanted, limits))
+        wrong = dict(_find_misfits(declared, found)) | wrong
     return wrong
 
 
-def _allowed(wanted: Expected, limits: Limits) -> tuple[np.ndarray, np.ndarray | float | None]:
+def _find_tolerance(wanted: Expected, limits: Limits) -> tuple[np.ndarray, np.ndarray | float | None]:
     """How far the values may be off, and how far they might if float32 could keep that."""
-    return limits.tolerance(wanted.tolerance), None if limits.atol is not None else wanted.promised
+    return limits.choose_tolerance(wanted.tolerance), None if limits.atol is not None else wanted.promised
 
 
-def _misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:
+def _find_misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:
     """Outputs that are not what the file declares of them, and how they differ."""
     for value in declared:
         array = found.get(value.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphsurgery.compare.limits import Limits
+from graphsurgery.compare.tolerance import Limits
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
@@ -15,9 +15,9 @@ from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step, rewrites
 from graphsurgery.model.schema import tensors
-from graphsurgery.proof.expected import computes_in_half
+from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.references.chain import Chain
-from graphsurgery.references.nested import every_node
+from graphsurgery.references.nested import list_all_nodes
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
@@ -40,15 +40,15 @@ class Relation:
     @classmethod
     def of(cls, source: Model, output: Model, limits: Limits) -> Relation:
         """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
-        records = _rewrites_beyond(source, output)
+        records = _find_new_rewrites(source, output)
         kinds = (HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records))
         half = next((kind for kind in kinds if kind is not None), None)
-        half = half if half is not None and _computes_in(output, half) else None
-        is_exact = half is None and not computes_in_half(source) if records else limits.min_cosine is None
+        half = half if half is not None and _is_computed_in(output, half) else None
+        is_exact = half is None and not has_half_weights(source) if records else limits.min_cosine is None
         head = bool(head_steps(output))
         reheaded = bool(records) and head and not head_steps(source)
         empty_rows = not reheaded and (is_exact or head)
-        names, not_checked = _compared(source, output, only_floats=bool(records))
+        names, not_checked = _choose_values(source, output, only_floats=bool(records))
         if reheaded:
             not_checked.append("rows without a token: our head gives zeros there, the source's may give anything")
         elif not empty_rows:
@@ -56,13 +56,13 @@ class Relation:
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
 
 
-def _rewrites_beyond(source: Model, output: Model) -> list[Step]:
+def _find_new_rewrites(source: Model, output: Model) -> list[Step]:
     """The rewrites that ``output`` records and ``source`` does not."""
     before, after = rewrites(source.proto), rewrites(output.proto)
     return after[len(before) :] if after[: len(before)] == before else after
 
 
-def other_inputs(source: Model, output: Model) -> str | None:
+def explain_other_inputs(source: Model, output: Model) -> str | None:
     """How the models do not take the same feeds, in words; None where they do."""
     given = {value.name: value for value in source.interface.inputs}
     taken = {value.name: value for value in output.interface.inputs}
@@ -82,15 +82,15 @@ def _takes(value: Value, given: Value) -> bool:
     return len(value.dims) == len(given.dims) and all(not isinstance(one, int) or one == other for one, other in sizes)
 
 
-def _computes_in(model: Model, kind: int) -> bool:
+def _is_computed_in(model: Model, kind: int) -> bool:
     """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
-    casts = (node for node in every_node(model.proto.graph) if node.op_type == "Cast")
+    casts = (node for node in list_all_nodes(model.proto.graph) if node.op_type == "Cast")
     return any(tensor.data_type == kind for _, tensor in tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
     )
 
 
-def _compared(source: Model, output: Model, *, only_floats: bool) -> tuple[list[str], list[str]]:
+def _choose_values(source: Model, output: Model, *, only_floats: bool) -> tuple[list[str], list[str]]:
     """(the values of both that are compared, what is left out and why): shared outputs of numbers; ``only_floats``: of floats,
     or where all outputs are bytes, what the head starts from."""
     shared, not_checked = [], []
@@ -107,10 +107,10 @@ def _compared(source: Model, output: Model, *, only_floats: bool) -> tuple[list[
     given = {value.name for value in output.interface.outputs}
     lost = [value.name for value in source.interface.outputs if value.name not in given]
     not_checked += [f"output {name} of the source: the model has none of that name" for name in lost]
-    return shared or (list(_inside(source, output)) if only_floats else []), not_checked
+    return shared or (list(_find_head_starts(source, output)) if only_floats else []), not_checked
 
 
-def _inside(source: Model, output: Model) -> Iterator[str]:
+def _find_head_starts(source: Model, output: Model) -> Iterator[str]:
     """Yield the values that the head which both files record starts from."""
     try:
         names = Chain(head_steps(output)).starts

@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphsurgery.compare.limits import NO_LIMITS, Limits
-from graphsurgery.compare.tolerance import LOSSY
+from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.contracts import present
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.model.schema import GRAPH
-from graphsurgery.proof.expected import computes_in_half
-from graphsurgery.proof.real_text import real_texts
+from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.proof.relation import Relation
 from graphsurgery.proof.same_outputs import SameOutputs
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import find_texts, make_feed_generator
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.own_process import find_crash
 
@@ -63,8 +61,8 @@ class RewriteProof:
     @classmethod
     def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
         """Raises RequestError if ``texts`` cannot be used."""
-        generator = feeds_for(source)
-        encoded, why_no_text = real_texts(source, source, generator, texts)
+        generator = make_feed_generator(source)
+        encoded, why_no_text = find_texts(source, source, generator, texts)
         return cls(SameOutputs(source, generator, encoded, full), why_no_text)
 
     @property
@@ -83,8 +81,8 @@ class RewriteProof:
         """Prove a file, loaded from where it was written."""
         relation = self._relation(written, claim)
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
-        checks = [_interface(written, claim.interface), *_head(written, claim)]
-        if relation.half != onnx.TensorProto.BFLOAT16 and self.same.runs(relation):
+        checks = [_check_interface(written, claim.interface), *_check_head(written, claim)]
+        if relation.half != onnx.TensorProto.BFLOAT16 and self.same.can_run_source(relation):
             died = find_crash(
                 present(written.path, "a written file"),
                 [
@@ -97,8 +95,8 @@ class RewriteProof:
             checks.append(Check(RUN, "every kind of feed, in a process of its own", stated=Verdict.PASSED))
         if any(check.verdict is Verdict.FAILED for check in checks):
             relation = replace(relation, half=None)  # there is nothing to ask a second engine about
-        compared, losses, left_out = self.same.checks(written, relation, claim.limits)
-        report = Report((*checks, *compared), self.same.observed(compared), (*not_checked, *left_out))
+        compared, losses, left_out = self.same.make_checks(written, relation, claim.limits)
+        report = Report((*checks, *compared), self.same.list_observations(compared), (*not_checked, *left_out))
         if not losses:
             return Proven(report)
         worst = min((one.loss.min_cosine for one in losses if one.loss is not None), default=None)
@@ -109,13 +107,13 @@ class RewriteProof:
         relation = Relation.of(self.source, written, claim.limits)
         if claim.exactness == LOSSY or relation.half is None:
             return relation
-        return replace(relation, half=None, is_exact=not computes_in_half(self.source))
+        return replace(relation, half=None, is_exact=not has_half_weights(self.source))
 
 
-def _interface(written: Model, wanted: Interface) -> Check:
+def _check_interface(written: Model, wanted: Interface) -> Check:
     """Whether the file takes and gives values of the right names and types, in the right order."""
     found = written.interface
-    if _names(found.inputs) == _names(wanted.inputs) and _names(found.outputs) == _names(wanted.outputs):
+    if _list_names(found.inputs) == _list_names(wanted.inputs) and _list_names(found.outputs) == _list_names(wanted.outputs):
         sides = {"input": found.inputs, "output": found.outputs}
         counted = " and ".join(f"{len(side)} {name}{'s' * (len(side) != 1)}" for name, side in sides.items())
         return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
@@ -123,22 +121,22 @@ def _interface(written: Model, wanted: Interface) -> Check:
     return Check(INTERFACE, f"{has} in place of {should}", stated=Verdict.FAILED)
 
 
-def _names(values: Sequence[Value]) -> list[tuple[str, int]]:
+def _list_names(values: Sequence[Value]) -> list[tuple[str, int]]:
     return [(value.name, value.dtype) for value in values]
 
 
-def _head(written: Model, claim: Claim) -> list[Check]:
+def _check_head(written: Model, claim: Claim) -> list[Check]:
     """Whether every node and weight of the head is in the file, byte for byte. No check if there is no head."""
     if not claim.head:
         return []
     there = {record.chunks[0]: record for record in written.document.graph if record.field in OWNED}
-    lost = [one for one in claim.head if one.chunks[0] not in there or not _same(one, there[one.chunks[0]])]
+    lost = [one for one in claim.head if one.chunks[0] not in there or not _is_same(one, there[one.chunks[0]])]
     what = f"{len(claim.head)} nodes and weights of {', '.join(claim.edits)}"
     verdict = Verdict.FAILED if lost else Verdict.PASSED
     return [Check(HEAD, f"{what}: {f'{len(lost)} of them are missing or changed' if lost else 'as they were'}", stated=verdict)]
 
 
-def _same(one: Record, other: Record) -> bool:
+def _is_same(one: Record, other: Record) -> bool:
     """Whether two fields are equal byte for byte, the payloads of their tensors included."""
     read = ([chunk if isinstance(chunk, bytes) else chunk.read() for chunk in record.chunks] for record in (one, other))
     return next(read) == next(read)

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from graphsurgery.compare.limits import LEAST_COSINE, Limits
 from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
-from graphsurgery.compare.models import NAME, Feed, Given, compared
-from graphsurgery.compare.tolerance import most_stretch
+from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
+from graphsurgery.compare.tolerance import LEAST_COSINE, Limits, compute_stretch_limit
 from graphsurgery.contracts import present
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
-from graphsurgery.proof.relation import Relation, other_inputs
-from graphsurgery.proof.whole_proof import whole_cases
+from graphsurgery.proof.relation import Relation, explain_other_inputs
+from graphsurgery.proof.whole_proof import make_whole_cases
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
@@ -44,27 +43,27 @@ class SameOutputs:
     texts: Encoded | None
     full: bool = False
     reach: Reach | None = None
-    _given: dict[tuple[object, ...], Given] = field(default_factory=dict)
+    _given: dict[tuple[object, ...], SourceOutputs] = field(default_factory=dict)
 
-    def report(self, output: Model, limits: Limits, why_no_text: str | None) -> Report:
+    def make_report(self, output: Model, limits: Limits, why_no_text: str | None) -> Report:
         """Run both files and compare the outputs that have the same name."""
         relation = Relation.of(self.source, output, limits)
         not_checked = [why_no_text] if why_no_text else []
-        other = other_inputs(self.source, output)
+        other = explain_other_inputs(self.source, output)
         if other is not None or not relation.names:
             what = other or "the two models have no output in common"
             return Report((Check(NAME, what, stated=Verdict.NOT_CHECKED),), (), (*not_checked, *relation.not_checked))
-        checks, _, left_out = self.checks(output, relation, limits)
-        return Report(tuple(checks), self.observed(checks), (*not_checked, *relation.not_checked, *left_out))
+        checks, _, left_out = self.make_checks(output, relation, limits)
+        return Report(tuple(checks), self.list_observations(checks), (*not_checked, *relation.not_checked, *left_out))
 
-    def observed(self, checks: Sequence[Check]) -> tuple[str, ...]:
+    def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
         """Where the source itself is not finite, and up to which length texts were compared."""
         reach = [] if self.reach is None else [str(self.reach)]
         return (*(said for check in checks for said in check.not_finite), *reach)
 
-    def checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
+    def make_checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
         """Return the checks of ``output``, the losses of half precision that two engines measure, and what was left out."""
-        asked = limits if relation.is_exact else replace(limits, min_cosine=_cosine(limits))
+        asked = limits if relation.is_exact else replace(limits, min_cosine=_choose_cosine(limits))
         checks, left_out = self._run(output, relation, asked)
         if relation.half is None or any(check.verdict is Verdict.FAILED for check in checks):
             return checks, [], left_out
@@ -78,7 +77,7 @@ class SameOutputs:
         if relation.half == onnx.TensorProto.BFLOAT16:
             return [], [f"{NAME}: {NO_KERNELS}"]
         try:
-            given = self.given(relation.names, relation.empty_rows)
+            given = self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError as error:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
             return [check], [f"{NAME}: of the source, {error}"]
@@ -86,7 +85,7 @@ class SameOutputs:
         if self.generator.roles.mask is None and self.generator.roles.others:
             names = ", ".join(value.name for value in self.generator.roles.others)
             left_out.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
-        check = compared(
+        check = compare_models(
             given,
             lambda plain: open_session(output, extra_outputs=relation.names, plain=plain),
             limits,
@@ -94,15 +93,15 @@ class SameOutputs:
         )
         return [check], [*left_out, *present(self.reach, "how long texts are").not_checked, *check.left_out]
 
-    def runs(self, relation: Relation) -> bool:
+    def can_run_source(self, relation: Relation) -> bool:
         """Whether the source can be run here."""
         try:
-            self.given(relation.names, relation.empty_rows)
+            self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError:
             return False
         return True
 
-    def given(self, names: Sequence[str], empty_rows: bool) -> Given:
+    def run_source(self, names: Sequence[str], empty_rows: bool) -> SourceOutputs:
         """The values ``names`` of the source on every kind of feed. UnsupportedModelError where it cannot be run."""
         key = (empty_rows, *names)
         if key not in self._given:
@@ -117,9 +116,9 @@ class SameOutputs:
             per_token = self._per_token()
             feeds = (
                 Feed(kind, arrays, self.generator.find_mask(arrays), empty_rows, per_token)
-                for kind, every in whole_cases(self.generator, self.texts) for arrays in every
+                for kind, every in make_whole_cases(self.generator, self.texts) for arrays in every
             )  # fmt: skip
-            self._given[key] = Given.of(opened, names, feeds, session)
+            self._given[key] = SourceOutputs.of(opened, names, feeds, session)
         return self._given[key]
 
     def _per_token(self) -> frozenset[str]:
@@ -142,16 +141,16 @@ class SameOutputs:
 
     def _measure_losses(self, output: Model, relation: Relation) -> list[EngineLoss]:
         cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None
-        source, candidate = (_giving(filled(model.proto, model), relation.names) for model in (self.source, output))
+        source, candidate = (_set_outputs(filled(model.proto, model), relation.names) for model in (self.source, output))
         per_token = self._per_token()
         return measure_by_both_engines(source, candidate, self.measured, per_token=per_token, cannot_run=cannot_run)
 
 
-def _cosine(limits: Limits) -> float:
+def _choose_cosine(limits: Limits) -> float:
     return LEAST_COSINE if limits.min_cosine is None else limits.min_cosine
 
 
-def _giving(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def _set_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """Give ``model`` the outputs ``names``, which may be values inside the graph, and return it."""
     declared = {info.name: info for info in model.graph.output}
     outputs = [declared.get(name, onnx.ValueInfoProto(name=name)) for name in names]
@@ -175,7 +174,7 @@ def _judge_second(losses: Mapping[str, Loss], limits: Limits) -> Check:
     comparisons = []
     for name, loss in losses.items():
         asked = loss.max_abs / limits.atol if limits.atol else 0.0
-        margin = max(asked, loss.relative / (2 * most_stretch(cosine)))
+        margin = max(asked, loss.relative / (2 * compute_stretch_limit(cosine)))
         kind = "first rows" if len(losses) == 1 else f"first rows of {name}"
         comparisons.append(Comparison(kind, loss.vectors, loss.max_abs, margin, loss.min_cosine, loss.not_finite, cosine))
     listed = "; ".join(str(loss) if len(losses) == 1 else f"{name}: {loss}" for name, loss in losses.items())

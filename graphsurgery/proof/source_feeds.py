@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from itertools import product
+
+import numpy as np
 
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
 from graphsurgery.encoder.tables import find_tables
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
-from graphsurgery.references.by_verb import OPTIONAL
-from graphsurgery.references.chain import Chain, Link, Origin
-from graphsurgery.references.pooling import RecordedMask, prompt_input
+from graphsurgery.references.chain import Chain, Link, NameInSource
+from graphsurgery.references.pooling import RecordedMask, name_prompt_input
 from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
+OPTIONAL = "optional-input"
 ROLES = ("ids", "mask", "types", "positions")
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
 """Limits on an input's literal sizes: on the product of the first two, and on that of all. A larger input is not drawn."""
 
 
-def feeds_for(source: Model, chain: Chain | None = None) -> FeedGenerator:
+def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenerator:
     """Draw feeds for the inputs that ``source`` has after the edits of ``chain``, if any.
 
     ``chain`` and the edits that the source records itself tell which inputs are the ids and the mask. The embedding tables are
@@ -30,40 +34,42 @@ def feeds_for(source: Model, chain: Chain | None = None) -> FeedGenerator:
     and if an input is too large to be drawn.
     """
     chain, own = chain or Chain(), Chain(head_steps(source))
-    known = list(_recorded(source, chain, own))
+    known = list(_find_recorded_roles(source, chain, own))
     ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
     roles = roles_of(source.interface, ids=ids, mask=mask)
-    after = chain.declared(source)[-1]
+    after = chain.apply_fields(source)[-1]
     inputs = {value.name: value for value in after.interface.inputs}
     _require_drawable(after.interface.inputs)
-    masks = [_mask(link) for link in (*chain, *own)]
+    masks = [_find_mask(link) for link in (*chain, *own)]
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
     tables = find_tables(source, roles)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
     def generator(inputs: dict[str, Value], fed: FeedGenerator | None = None) -> FeedGenerator:
-        still = {role: inputs.get(_still(chain, getattr(roles, role)) or "") for role in ROLES}
+        still = {role: inputs.get(_name_after(chain, getattr(roles, role)) or "") for role in ROLES}
         taken = {value.name for value in still.values() if value is not None}
         others = tuple(value for value in inputs.values() if value.name not in taken)
-        called = _prompt(chain) or prompt
+        called = _find_prompt(chain) or prompt
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
             called if called in inputs else None, fed, most,
         )  # fmt: skip
 
-    optional = {name: value for name, value in _declared(after).items() if name in _optional(chain)}
+    optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
     return generator(inputs, generator(inputs | optional) if optional else None)
 
 
-def _declared(model: Model) -> dict[str, Value]:
+def _list_inputs(model: Model) -> dict[str, Value]:
     """Return every input that the graph lists, also those with a default."""
     return {info.name: value_of(info) for info in model.proto.graph.input}
 
 
-def _optional(chain: Chain) -> set[str]:
+def _list_optional(chain: Chain) -> set[str]:
     """Return the inputs that ``chain`` gave a default."""
-    return {behind(link.parameters["input"]) for link, behind in chain.input_destinies() if link.edit == OPTIONAL}
+    return {
+        behind(link.parameters["input"]) for link, behind in chain.walk_inputs_from_output() if link.edit == "optional-input"
+    }
 
 
 def _require_drawable(inputs: Sequence[Value]) -> None:
@@ -74,37 +80,63 @@ def _require_drawable(inputs: Sequence[Value]) -> None:
             raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
 
 
-def _recorded(source: Model, chain: Chain, own: Chain) -> Iterator[tuple[str | None, ...]]:
+def _find_recorded_roles(source: Model, chain: Chain, own: Chain) -> Iterator[tuple[str | None, ...]]:
     """Yield ids, mask and prompt length as recorded edits name them, by the source's names. ``own`` are the source's edits."""
-    for link, origin in chain.origins():
-        yield _named(source, _asked(link), origin)
-    yield from [_named(source, _asked(link), behind) for link, behind in own.input_destinies()][::-1]
+    for link, origin in chain.walk_from_source():
+        yield _find_inputs(source, _read_roles(link), origin)
+    yield from [_find_inputs(source, _read_roles(link), behind) for link, behind in own.walk_inputs_from_output()][::-1]
     for ids, mask in product(IDS_NAMES, MASK_NAMES) if own else ():  # for inputs that a recorded edit renamed
-        yield _named(source, (ids, mask, None), own.input_destiny)
+        yield _find_inputs(source, (ids, mask, None), own.input_name_in_output)
 
 
-def _asked(link: Link) -> tuple[str | None, ...]:
-    mask = _mask(link)
-    return link.parameters.get("ids"), None if mask is None else mask.input, prompt_input(link.parameters)
+def _read_roles(link: Link) -> tuple[str | None, ...]:
+    mask = _find_mask(link)
+    return link.parameters.get("ids"), None if mask is None else mask.input, name_prompt_input(link.parameters)
 
 
-def _mask(link: Link) -> RecordedMask | None:
+def _find_mask(link: Link) -> RecordedMask | None:
     mask = link.parameters.get("mask")
     return mask if isinstance(mask, RecordedMask) else None
 
 
-def _named(source: Model, names: Sequence[str | None], called: Origin) -> tuple[str | None, ...]:
+def _find_inputs(source: Model, names: Sequence[str | None], called: NameInSource) -> tuple[str | None, ...]:
     found = [None if name is None else called(name) for name in names]
     return tuple(name if name is not None and source.interface.input(name) is not None else None for name in found)
 
 
-def _still(chain: Chain, value: Value | None) -> str | None:
+def _name_after(chain: Chain, value: Value | None) -> str | None:
     """Return the name of the source's input ``value`` after ``chain``."""
-    return None if value is None else chain.input_destiny(value.name)
+    return None if value is None else chain.input_name_in_output(value.name)
 
 
-def _prompt(chain: Chain) -> str | None:
+def _find_prompt(chain: Chain) -> str | None:
     """Return the input that says how long the prompt is, if ``chain`` added one."""
-    links = chain.input_destinies()
-    found = [behind(name) for link, behind in links if (name := prompt_input(link.parameters)) is not None]
+    links = chain.walk_inputs_from_output()
+    found = [behind(name) for link, behind in links if (name := name_prompt_input(link.parameters)) is not None]
     return found[-1] if found else None
+
+
+def find_texts(
+    source: Model, output: Model, generator: FeedGenerator, path: str | os.PathLike[str] | None
+) -> tuple[Encoded | None, str | None]:
+    """Tokenised texts, or None and why there are none. What the user asked for fails; what was only tried is reported."""
+    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
+    if tokenizer is None:
+        if path is not None:
+            raise RequestError(
+                f"the texts of {path} cannot be tokenised: there is no tokenizer.json beside the model or above it",
+                "put the model's tokenizer.json beside it, or leave out --texts",
+            )
+        return None, "real text: there is no tokenizer.json beside the model or above it"
+    if generator.roles.ids is None:
+        return None, "real text: the model has no input of token ids"
+    try:
+        encoded = tokenize(tokenizer, read_texts(os.fspath(path)) if path is not None else SENTENCES, generator.longest_text)
+    except GraphSurgeryError as error:
+        if path is not None:
+            raise
+        return None, f"real text: {error}"
+    vocabulary = generator.tables.vocabulary
+    if vocabulary is not None and int(np.max(encoded.ids)) >= vocabulary:
+        return None, f"real text: {tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table"
+    return encoded, None

@@ -20,7 +20,7 @@ BLOCK = 1 << 24
 NAME = "encoder untouched"
 
 
-def untouched(
+def check_untouched(
     source: Model, output: Model, changed: Difference, broken: Sequence[str], *, every_byte: bool
 ) -> tuple[Check, tuple[str, ...]]:
     """Whether ``output`` still has all of ``source``; the check, and what of it was not checked.
@@ -33,9 +33,9 @@ def untouched(
     unchecked: tuple[str, ...] = ()
     compared = 0
     try:
-        for name, one, other in _payload_pairs(source, output, changed.renamed):
+        for name, one, other in _pair_payloads(source, output, changed.renamed):
             compared += 1
-            if not _same_bytes(one, other, every_byte):
+            if not _has_same_bytes(one, other, every_byte):
                 wrong.append(f"the weights of {name} differ")
     except GraphSurgeryError as error:
         unchecked = (f"the weights' bytes: {error}",)
@@ -50,16 +50,16 @@ def untouched(
     return Check(NAME, f"{kept}; {compared} large tensors compared ({how})", stated=Verdict.PASSED), unchecked
 
 
-def _payload_pairs(source: Model, output: Model, renamed: dict[str, str]) -> Iterator[tuple[str, Span, Span | None]]:
+def _pair_payloads(source: Model, output: Model, renamed: dict[str, str]) -> Iterator[tuple[str, Span, Span | None]]:
     """The bytes of every large tensor of the source, and of the output's tensor of the same name (None where it has none)."""
-    others = dict(_named_tensors(output, {}))
-    for name, tensor in _named_tensors(source, renamed):
-        one = _payload(source, tensor)
+    others = dict(_name_tensors(output, {}))
+    for name, tensor in _name_tensors(source, renamed):
+        one = _find_payload(source, tensor)
         if one is not None:
-            yield name, one, _payload(output, others[name]) if name in others else None
+            yield name, one, _find_payload(output, others[name]) if name in others else None
 
 
-def _named_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str, onnx.TensorProto]]:
+def _name_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Every tensor: initializers by their names, those within nodes by what the node makes, others by their place."""
     yield from model.initializers.items()
     for node in model.proto.graph.node:
@@ -74,7 +74,7 @@ def _named_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str,
             yield f"sparse_initializer[{index}] {path}", tensor
 
 
-def _payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
+def _find_payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
     if not external.is_external(tensor):
         return model.document.payloads.find(tensor)
     location, offset, length = external.place(tensor, tensor.name)
@@ -82,14 +82,14 @@ def _payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
     return Span(open_data(model.files[location]), offset, length)
 
 
-def _same_file(one: ByteSource, other: ByteSource) -> bool:
+def _is_same_file(one: ByteSource, other: ByteSource) -> bool:
     return isinstance(one, FileBytes) and isinstance(other, FileBytes) and one.identity == other.identity
 
 
-def _same_bytes(one: Span, other: Span | None, every_byte: bool) -> bool:
+def _has_same_bytes(one: Span, other: Span | None, every_byte: bool) -> bool:
     if other is None or one.length != other.length:
         return False
-    if one.offset == other.offset and _same_file(one.source, other.source):
+    if one.offset == other.offset and _is_same_file(one.source, other.source):
         return True
     if every_byte:
         starts = [(start, min(BLOCK, one.length - start)) for start in range(0, one.length, BLOCK)]

@@ -6,23 +6,21 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from graphsurgery.compare.limits import Limits
+from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.proof.difference import Difference, difference
-from graphsurgery.proof.expected import ExpectedOutputs, computes_in_half, open_source
+from graphsurgery.proof.difference import Difference, find_difference
+from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
-from graphsurgery.proof.head_proof import head_proof, strangers
-from graphsurgery.proof.promised import broken_promises, misfits, unexplained
-from graphsurgery.proof.real_text import real_texts
+from graphsurgery.proof.head_proof import extract_head, find_added_values, find_unread_inputs, prove_head
+from graphsurgery.proof.inference import find_start_widths
+from graphsurgery.proof.interface_check import find_broken_promises, find_record_misfits, name_unexplained_nodes
 from graphsurgery.proof.same_outputs import SameOutputs
-from graphsurgery.proof.source_feeds import feeds_for
-from graphsurgery.proof.subgraph import added_values, extract_head
-from graphsurgery.proof.untouched import untouched
+from graphsurgery.proof.source_feeds import find_texts, make_feed_generator
+from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.whole_proof import NAME as WHOLE
-from graphsurgery.proof.whole_proof import Whole, dependence, whole_cases, whole_proof
-from graphsurgery.proof.widths import start_widths
+from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import Check, Report, Verdict
@@ -73,42 +71,42 @@ def verify(
     output, source = load(model), load(against)
     try:
         chain = Chain.between(source, output)
-        generator = feeds_for(source, chain)
+        generator = make_feed_generator(source, chain)
     except UnsupportedModelError as error:
         return Report((Check(RECORDED, str(error), stated=Verdict.NOT_CHECKED),), (), (f"{RECORDED}: {error}",))
-    encoded, why_no_text = real_texts(source, output, generator, texts)
+    encoded, why_no_text = find_texts(source, output, generator, texts)
     if not chain:
         progress("comparing outputs")
-        return SameOutputs(source, generator, encoded, full).report(output, limits, why_no_text)
-    wrong = misfits(source, chain)
+        return SameOutputs(source, generator, encoded, full).make_report(output, limits, why_no_text)
+    wrong = find_record_misfits(source, chain)
     if wrong:
         return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
-    return _proofs(
+    return _prove(
         source, output, chain, generator, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
     )
 
 
-def _proofs(
+def _prove(
     source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
     why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
 ) -> Report:  # fmt: skip
-    fields = chain.declared(source)[-1]
-    changed = difference(fields, output)
+    fields = chain.apply_fields(source)[-1]
+    changed = find_difference(fields, output)
     whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
     progress("comparing the encoder with the source's")
-    broken = broken_promises(source, output, chain)
-    added = added_values(output, chain, changed)
+    broken = find_broken_promises(source, output, chain)
+    added = find_added_values(output, chain, changed)
     by_run = any(link.reference.by_run_alone for link in chain)
-    broken += [] if added or by_run else unexplained(changed)
-    check, unchecked = untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
+    broken += [] if added or by_run else name_unexplained_nodes(changed)
+    check, unchecked = check_untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
     checks, observations, not_checked = [check], [], list(unchecked)
     if chain.links[0].step.source != source.fingerprint:
         observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
     weights = RecordedWeights.of(output, changed.added)
     checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
     proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _head(source, fields, output, chain, generator, changed, weights, limits),
-        WHOLE: lambda: _whole(source, output, chain, generator, texts, weights, observations, not_checked, limits, full),
+        HEAD: lambda: _prove_head(source, fields, output, chain, generator, changed, weights, limits),
+        WHOLE: lambda: _prove_whole(source, output, chain, generator, texts, weights, observations, not_checked, limits, full),
     }
     if not added:
         del proofs[HEAD]
@@ -134,11 +132,11 @@ def _proofs(
     return Report(tuple(checks), tuple(observations), tuple(not_checked))
 
 
-def _head(
+def _prove_head(
     source: Model, fields: Model, output: Model, chain: Chain, generator: FeedGenerator, changed: Difference,
     weights: RecordedWeights, limits: Limits,
 ) -> Check:  # fmt: skip
-    lost = [name for name in chain.inside if name not in changed.made and name in added_values(output, chain, changed)]
+    lost = [name for name in chain.stand_ins if name not in changed.made and name in find_added_values(output, chain, changed)]
     if lost:
         return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
     if chain.made and not any(value.name in changed.made for value in output.interface.outputs):
@@ -146,20 +144,20 @@ def _head(
     missing = sorted(chain.made - changed.made)
     if missing:
         return Check(HEAD, f"no node that was added makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
-    taken = [value for value in chain.inside_values(source) if value.name in changed.made]
+    taken = [value for value in chain.list_stand_ins(source) if value.name in changed.made]
     head = extract_head(fields, output, changed, taken)
-    strange = strangers(head, chain, changed.renamed)
+    strange = find_unread_inputs(head, chain, changed.renamed)
     if strange:
         what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
         return Check(HEAD, what, stated=Verdict.FAILED)
-    return head_proof(head, chain, generator, start_widths(source, chain), changed.renamed, weights, limits)
+    return prove_head(head, chain, generator, find_start_widths(source, chain), changed.renamed, weights, limits)
 
 
-def _whole(
+def _prove_whole(
     source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
     weights: RecordedWeights, observations: list[str], not_checked: list[str], limits: Limits, full: bool,
 ) -> Check:  # fmt: skip
-    plain = computes_in_half(source) and any(link.reference.resizes for link in chain)
+    plain = has_half_weights(source) and any(link.reference.resizes for link in chain)
     if plain:
         observations.append("run without ONNX Runtime's graph optimisations: they round float16 otherwise at other dims")
     opened_source = open_source(source, output, chain, plain)
@@ -168,12 +166,12 @@ def _whole(
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
     whole = Whole(ExpectedOutputs(opened_source, chain, weights), opened, output.interface.outputs)
-    reference = CachedRun(whole.reference)
+    reference = CachedRun(whole.compute_expected)
     reach = find_reach(source, generator, reference, full)
-    check = whole_proof(whole, reference, whole_cases(extend_to_reach(generator, reach), texts), limits)
+    check = prove_whole(whole, reference, make_whole_cases(extend_to_reach(generator, reach), texts), limits)
     observations.append(str(reach))
     not_checked += [*reach.not_checked, *generator.left_out]
     right = next((masks for kind, masks in generator.generate_masks() if kind == RIGHT), None)
     if check.verdict is Verdict.PASSED and right is not None:
-        observations += dependence(whole, generator, right[0])
+        observations += measure_dependence(whole, generator, right[0])
     return check

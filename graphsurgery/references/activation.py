@@ -16,12 +16,12 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    in_place,
-    named,
-    relative_to,
-    resized,
+    compute_tolerance,
+    find_value,
+    replace_target,
+    resize,
 )
-from graphsurgery.references.rounding import EPSILON, allowed, magnitude
+from graphsurgery.references.rounding import EPSILON, magnitude, widen_tolerance
 
 STEEPEST = {"logsoftmax": 2.0, "selu": 1.76, "hardswish": 1.5, "gelu": 1.13, "silu": 1.1, "mish": 1.09}
 """The steepest slope of each activation whose slope is anywhere above 1; GLU and jumps aside."""
@@ -39,7 +39,7 @@ def _softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def _negative(x: Array) -> Array:
+def _expm1_below_zero(x: Array) -> Array:
     """exp(x) - 1 where x is negative, else 0."""
     return np.expm1(np.minimum(x, 0))
 
@@ -69,9 +69,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "leakyrelu": lambda x: np.where(x < 0, 0.01 * x, x),
     "rrelu": lambda x: np.where(x < 0, 11 / 48 * x, x),
-    "elu": lambda x: np.where(x > 0, x, _negative(x)),
-    "celu": lambda x: np.maximum(x, 0) + _negative(x),
-    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * _negative(x)),
+    "elu": lambda x: np.where(x > 0, x, _expm1_below_zero(x)),
+    "celu": lambda x: np.maximum(x, 0) + _expm1_below_zero(x),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * _expm1_below_zero(x)),
     "gelu": lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2))),
     "silu": lambda x: x * _sigmoid(x),
     "mish": lambda x: x * np.tanh(_softplus(x)),
@@ -93,7 +93,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def bent(activation: str, z: Array, errors: Array) -> Array:
+def propagate_errors(activation: str, z: Array, errors: Array) -> Array:
     """Return the errors that ``errors`` in z cause in ``activation(z)``, as if it did not jump."""
     if activation in OVER_ALL:
         errors = np.broadcast_to(np.max(errors, axis=-1, keepdims=True, initial=0), errors.shape)
@@ -103,7 +103,7 @@ def bent(activation: str, z: Array, errors: Array) -> Array:
     return STEEPEST.get(activation, 1.0) * errors
 
 
-def with_jumps(activation: str, z: Array, tolerance: Array) -> Array:
+def widen_at_jumps(activation: str, z: Array, tolerance: Array) -> Array:
     """``tolerance`` of ``activation(z)``, widened by the jump where z is within it of one."""
     jump = JUMPS.get(activation)
     if jump is None:
@@ -118,26 +118,30 @@ def _read(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, activation = known[parameters["target"]], parameters["activation"]
     y = ACTIVATIONS[activation](x)
-    own, grown = EPSILON * np.maximum(1, magnitude(y)), bent(activation, x, known.rounding(parameters["target"]))
+    own, grown = (
+        EPSILON * np.maximum(1, magnitude(y)),
+        propagate_errors(activation, x, known.get_rounding(parameters["target"])),
+    )
     tolerance, promised, rounding = (
-        with_jumps(activation, x, one) for one in (allowed(relative_to(y), own, grown), relative_to(y), own + grown)
+        widen_at_jumps(activation, x, one)
+        for one in (widen_tolerance(compute_tolerance(y), own, grown), compute_tolerance(y), own + grown)
     )
     return [Expected(y, tolerance, rounding, promised=promised)]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    declared = named(before, parameters["target"])
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    declared = find_value(before, parameters["target"])
     last = declared.dims[-1] if declared is not None and declared.dims else None
-    return in_place(parameters, before, resized(declared, parameters["output_name"], onnx.TensorProto.FLOAT, last))
+    return replace_target(parameters, before, resize(declared, parameters["output_name"], onnx.TensorProto.FLOAT, last))
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=_outputs,
+    value=_compute,
+    outputs=_declare_outputs,
     read=_read,
 )

@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import import_module
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from graphsurgery.edit_list import RECORDED_EDITS, ByVerb, Listed
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, OPTIMIZED, Step
-from graphsurgery.references.by_verb import REFERENCES
-from graphsurgery.references.fields import after_fields
+from graphsurgery.references.fields import apply_fields
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Before, Expected, Known, Parameters, Reference, Values, exact
+from graphsurgery.references.reference import Expected, Known, Parameters, Reference, RunModel, Values, expect_exactly
 
-Origin: TypeAlias = Callable[[str], str | None]
+
+def _import_reference(listed: Listed) -> Reference:
+    reference: Reference = import_module(f"graphsurgery.references.{listed.reference}").REFERENCE
+    return reference
+
+
+REFERENCES: ByVerb[Reference] = ByVerb(RECORDED_EDITS, _import_reference)
+"""The reference of every edit that a file can record, by its verb. Each is imported when it is looked up."""
+NameInSource: TypeAlias = Callable[[str], str | None]
 """From a value's name to the source's name for it; None if an edit made or added the value."""
-Destiny: TypeAlias = Callable[[str], str]
+NameInOutput: TypeAlias = Callable[[str], str]
 """From a value's name to the name that it has in the output."""
 T = TypeVar("T")
 
@@ -36,7 +45,7 @@ class Link:
     """The recorded parameters, as `Reference.read` gives them."""
     reads: tuple[str, ...]
     makes: tuple[str, ...]
-    inside: Mapping[str, str]
+    stand_ins: Mapping[str, str]
     """Values that its nodes make for the nodes of the source, and the inputs whose places they take."""
     names: Mapping[str, str]
     """New names of values."""
@@ -54,7 +63,7 @@ class Link:
         parameters, fields = reference.read(step.parameters), reference.fields
         return cls(
             step, reference, parameters, tuple(reference.reads(parameters)), tuple(reference.makes(parameters)),
-            reference.inside(parameters), {} if fields is None else fields.names(parameters),
+            reference.stand_ins(parameters), {} if fields is None else fields.names(parameters),
             frozenset() if fields is None else frozenset(info.name for info in fields.inputs(parameters)),
         )  # fmt: skip
 
@@ -63,14 +72,14 @@ class Link:
         """The verb of the edit."""
         return self.step.edit
 
-    def destiny(self, name: str, behind: Destiny) -> str:
+    def name_in_output(self, name: str, behind: NameInOutput) -> str:
         """Return the output's name for a value that the step reads. ``behind`` tells it for values right behind the step.
 
         An edit of the head may make the value anew under the same name. Till then the value is called ``name``.
         """
-        if self.reference.through is None and name in self.makes:
+        if self.reference.values_after is None and name in self.makes:
             return name
-        return behind(name if self.reference.through is not None else self.names.get(name, name))
+        return behind(name if self.reference.values_after is not None else self.names.get(name, name))
 
 
 class Chain:
@@ -87,7 +96,7 @@ class Chain:
     @classmethod
     def between(cls, source: Model, output: Model) -> Chain:
         """The edits that ``output`` records and ``source`` does not. Raises as `Chain`."""
-        return cls(steps_beyond(source, output))
+        return cls(find_new_steps(source, output))
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)
@@ -95,68 +104,68 @@ class Chain:
     def __len__(self) -> int:
         return len(self.links)
 
-    def origins(self) -> Iterator[tuple[Link, Origin]]:
+    def walk_from_source(self) -> Iterator[tuple[Link, NameInSource]]:
         """Yield each link with the source's names for values right before it. Each is valid until the next one is yielded."""
         names: dict[str, str | None] = {}
         for link in self.links:
-            yield link, partial(_lookup, names)
-            _follow(link, names)
+            yield link, partial(_look_up, names)
+            _follow_names(link, names)
 
-    def origin(self, name: str) -> str | None:
+    def name_in_source(self, name: str) -> str | None:
         """Return the source's name for the output's value ``name``; None if an edit made or added it."""
-        return self._origins.get(name, name)
+        return self._names_in_source.get(name, name)
 
     @cached_property
-    def _origins(self) -> dict[str, str | None]:
+    def _names_in_source(self) -> dict[str, str | None]:
         names: dict[str, str | None] = {}
         for link in self.links:
-            _follow(link, names)
+            _follow_names(link, names)
         return names
 
-    def destinies(self) -> Iterator[tuple[Link, Destiny]]:
+    def walk_from_output(self) -> Iterator[tuple[Link, NameInOutput]]:
         """Yield each link, newest first, with the output's names for values right behind it.
 
         A value that a later edit makes anew keeps the name that it had till then. Valid until the next one is yielded.
         """
         names: dict[str, str] = {}
         for link in reversed(self.links):
-            yield link, partial(_lookup, names)
-            _lead(link, names)
+            yield link, partial(_look_up, names)
+            _trace_names_back(link, names)
 
-    def destiny(self, name: str) -> str:
+    def name_in_output(self, name: str) -> str:
         """Return the output's name for the source's value ``name``."""
-        return self._destinies.get(name, name)
+        return self._names_in_output.get(name, name)
 
     @cached_property
-    def _destinies(self) -> dict[str, str]:
+    def _names_in_output(self) -> dict[str, str]:
         names: dict[str, str] = {}
         for link in reversed(self.links):
-            _lead(link, names)
+            _trace_names_back(link, names)
         return names
 
-    def input_destinies(self) -> Iterator[tuple[Link, Destiny]]:
+    def walk_inputs_from_output(self) -> Iterator[tuple[Link, NameInOutput]]:
         """As `destinies`, for inputs that still are inputs of the output."""
         names: dict[str, str] = {}
         for link in reversed(self.links):
-            yield link, partial(_lookup, names)
-            _lead_input(link, names)
+            yield link, partial(_look_up, names)
+            _trace_inputs_back(link, names)
 
-    def input_destiny(self, name: str) -> str:
+    def input_name_in_output(self, name: str) -> str:
         """Return the output's name for the source's input ``name``, if it still is an input."""
-        return self._input_destinies.get(name, name)
+        return self._input_names_in_output.get(name, name)
 
     @cached_property
-    def _input_destinies(self) -> dict[str, str]:
+    def _input_names_in_output(self) -> dict[str, str]:
         names: dict[str, str] = {}
         for link in reversed(self.links):
-            _lead_input(link, names)
+            _trace_inputs_back(link, names)
         return names
 
     @cached_property
     def starts(self) -> tuple[str, ...]:
         """The values of the source that the edits read, by the source's names."""
         found: dict[str, None] = {}
-        for link, origin in self.origins():
+        for link, origin in self.walk_from_source():
             names = [origin(name) for name in link.reads if name not in link.added]
             found |= dict.fromkeys(name for name in names if name is not None)
         return tuple(found)
@@ -164,7 +173,7 @@ class Chain:
     @cached_property
     def read(self) -> frozenset[str]:
         """The values that the edits read, by the output's names."""
-        return frozenset(link.destiny(name, behind) for link, behind in self.destinies() for name in link.reads)
+        return frozenset(link.name_in_output(name, behind) for link, behind in self.walk_from_output() for name in link.reads)
 
     @cached_property
     def made(self) -> frozenset[str]:
@@ -175,20 +184,20 @@ class Chain:
         return frozenset(made)
 
     @cached_property
-    def inside(self) -> tuple[str, ...]:
+    def stand_ins(self) -> tuple[str, ...]:
         """The values within the output that take the place of inputs."""
-        found = [[behind(name) for name in link.inside] for link, behind in self.destinies()]
+        found = [[behind(name) for name in link.stand_ins] for link, behind in self.walk_from_output()]
         return tuple(name for names in reversed(found) for name in names)
 
-    def inside_values(self, source: Model) -> list[Value]:
+    def list_stand_ins(self, source: Model) -> list[Value]:
         """As `inside`, with the types of the inputs whose place they take."""
         found = []
-        for before, (link, behind) in zip(self.declared(source)[-2::-1], self.destinies(), strict=True):
-            taken = [(name, before.interface.input(place)) for name, place in link.inside.items()]
+        for before, (link, behind) in zip(self.apply_fields(source)[-2::-1], self.walk_from_output(), strict=True):
+            taken = [(name, before.interface.input(place)) for name, place in link.stand_ins.items()]
             found.append([replace(value, name=behind(name)) for name, value in taken if value is not None])
         return [value for values in reversed(found) for value in values]
 
-    def declared(self, source: Model) -> tuple[Model, ...]:
+    def apply_fields(self, source: Model) -> tuple[Model, ...]:
         """Return ``source`` with its fields as they are declared before each link, and after all of them.
 
         The last one is what the output is held against, field by field.
@@ -202,60 +211,60 @@ class Chain:
         yield model
         for link in self.links:
             fields = link.reference.fields
-            model = model if fields is None else after_fields(model, fields, link.parameters, made)
+            model = model if fields is None else apply_fields(model, fields, link.parameters, made)
             made = _add_made(link, made)
             yield model
 
-    def after(self, source: Before, weights: RecordedWeights, part: slice = slice(None)) -> Before:
+    def compose(self, source: RunModel, weights: RecordedWeights, part: slice = slice(None)) -> RunModel:
         """Return what the model gives after the links of ``part``. ``source`` says what it gives before them.
 
         The result raises UnsupportedModelError if a step reads a value that there is not, and WeightsDifferError if the file
         does not have the weights that it records.
         """
         for link in self.links[part]:
-            source = partial(_expected, link, source, weights)
+            source = partial(_compute_after, link, source, weights)
         return source
 
 
-def steps_beyond(source: Model, output: Model) -> list[Step]:
+def find_new_steps(source: Model, output: Model) -> list[Step]:
     """Return the edits that the output records and the source does not; none if the output was rewritten since."""
-    if _rewrites(output) != _rewrites(source):
+    if _list_rewrites(output) != _list_rewrites(source):
         return []
     before, after = head_steps(source), head_steps(output)
     common = 0
-    while common < min(len(before), len(after)) and _same(before[common], after[common]):
+    while common < min(len(before), len(after)) and _is_same_step(before[common], after[common]):
         common += 1
     return list(after[common:]) if common == len(before) else []
 
 
-def _rewrites(model: Model) -> list[Step]:
+def _list_rewrites(model: Model) -> list[Step]:
     return [step for step in model.recorded if step.edit == OPTIMIZED]
 
 
-def _same(one: Step, other: Step) -> bool:
+def _is_same_step(one: Step, other: Step) -> bool:
     return (one.edit, one.given, one.source, one.unreadable) == (other.edit, other.given, other.source, other.unreadable)
 
 
-def _lookup(names: Mapping[str, T], name: str) -> T | str:
+def _look_up(names: Mapping[str, T], name: str) -> T | str:
     return names.get(name, name)
 
 
-def _follow(link: Link, names: dict[str, str | None]) -> None:
+def _follow_names(link: Link, names: dict[str, str | None]) -> None:
     """Let ``names``, the source's names for values before ``link``, be those for values behind it."""
     names |= {new: names.get(old, old) for old, new in link.names.items()}
-    names |= dict.fromkeys((*link.added, *link.makes, *link.inside))
+    names |= dict.fromkeys((*link.added, *link.makes, *link.stand_ins))
 
 
-def _lead(link: Link, names: dict[str, str]) -> None:
+def _trace_names_back(link: Link, names: dict[str, str]) -> None:
     """Let ``names``, the output's names for values behind ``link``, be those for values before it."""
     names |= {old: names.get(new, new) for old, new in link.names.items()}
     names |= {made: made for made in link.makes}
 
 
-def _lead_input(link: Link, names: dict[str, str]) -> None:
+def _trace_inputs_back(link: Link, names: dict[str, str]) -> None:
     """As `_lead`, for inputs. A value inside the graph may take an input's place: the input then keeps its name."""
     names |= {
-        old: names.get(old, old) if new in link.inside else names.get(new, new) for old, new in link.names.items()
+        old: names.get(old, old) if new in link.stand_ins else names.get(new, new) for old, new in link.names.items()
     }  # fmt: skip
 
 
@@ -264,13 +273,13 @@ def _add_made(link: Link, made: set[str]) -> set[str]:
     return {link.names.get(name, name) for name in made} | set(link.makes)
 
 
-def _expected(link: Link, before: Before, weights: RecordedWeights, feed: Values) -> dict[str, Expected]:
+def _compute_after(link: Link, before: RunModel, weights: RecordedWeights, feed: Values) -> dict[str, Expected]:
     """Return what the model gives for ``feed`` after ``link``."""
     reference, parameters = link.reference, link.parameters
-    if reference.through is not None:
-        return reference.through(parameters, feed, before)
+    if reference.values_after is not None:
+        return reference.values_after(parameters, feed, before)
     given = before({name: array for name, array in feed.items() if name not in link.added})
-    given |= exact({name: feed[name] for name in link.added})
+    given |= expect_exactly({name: feed[name] for name in link.added})
     known = Known(given, weights)
     absent = [name for name in link.reads if name not in known]
     if absent:

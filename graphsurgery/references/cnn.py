@@ -8,8 +8,16 @@ import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
-from graphsurgery.references.rounding import EPSILON, allowed, magnitude, together
+from graphsurgery.references.reference import (
+    Array,
+    Expected,
+    Known,
+    Parameters,
+    Reference,
+    compute_tolerance,
+    declare_new_output,
+)
+from graphsurgery.references.rounding import EPSILON, combine_errors, magnitude, widen_tolerance
 
 
 def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
@@ -25,7 +33,7 @@ def convolve(x: Array, kernels: Sequence[tuple[Array, Array]]) -> Array:
     return np.concatenate([np.stack([convolve_row(row, *kernel) for row in x]) for kernel in kernels], axis=2)
 
 
-def _kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:
+def _find_kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:
     for number in range(len(tensors) // 2):
         weight, bias = tensors.get(f"convs.{number}.weight"), tensors.get(f"convs.{number}.bias")
         if weight is None or bias is None or weight.ndim != 3 or bias.shape != weight.shape[:1] or weight.shape[2] % 2 == 0:
@@ -33,24 +41,24 @@ def _kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:
         yield weight, bias
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
-    x, kernels = known[parameters["target"]], list(_kernels(recorded(parameters, known.weights)))
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
+    x, kernels = known[parameters["target"]], list(_find_kernels(recorded(parameters, known.weights)))
     if x.ndim != 3:
         what = f"{parameters['target']} is {list(x.shape)}"
         raise NothingToPoolError(f"{what}: what is convolved is [batch, seq, hidden]", "name another value with --target")
     if not kernels or any(weight.shape[1] != x.shape[2] for weight, _ in kernels):
         raise WeightsDifferError("the file records no kernels that fit their target", "make the output again")
-    y, errors = convolve(x, kernels), known.rounding(parameters["target"])
+    y, errors = convolve(x, kernels), known.get_rounding(parameters["target"])
     own = EPSILON * convolve(magnitude(x), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels])
     sums = convolve(errors, [(np.abs(weight), 0 * bias) for weight, bias in kernels])
-    grown = together(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
-    return [Expected(y, allowed(relative_to(y, x), own, grown), own + grown, promised=relative_to(y, x))]
+    grown = combine_errors(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
+    return [Expected(y, widen_tolerance(compute_tolerance(y, x), own, grown), own + grown, promised=compute_tolerance(y, x))]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=made_of_target,
+    value=_compute,
+    outputs=declare_new_output,
     mixes_positions=True,
 )

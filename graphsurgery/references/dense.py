@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError, WeightsDifferError
-from graphsurgery.references.activation import ACTIVATIONS, bent, with_jumps
+from graphsurgery.references.activation import ACTIVATIONS, propagate_errors, widen_at_jumps
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import Array, Expected, Known, Parameters, Reference, made_of_target, relative_to
-from graphsurgery.references.rounding import EPSILON, allowed, magnitude, through
+from graphsurgery.references.reference import (
+    Array,
+    Expected,
+    Known,
+    Parameters,
+    Reference,
+    compute_tolerance,
+    declare_new_output,
+)
+from graphsurgery.references.rounding import EPSILON, magnitude, propagate_through_linear, widen_tolerance
 
 
 def recorded(parameters: Parameters, weights: RecordedWeights) -> dict[str, Array]:
@@ -34,36 +42,40 @@ def _read(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, tensors = known[parameters["target"]], recorded(parameters, known.weights)
     activation, residual = parameters["activation"], parameters["residual"]
-    if not _fit(tensors, x.shape[-1], activation, residual):
+    if not _has_fitting_shapes(tensors, x.shape[-1], activation, residual):
         raise WeightsDifferError("the file records no weights of a dense layer that fit its target", "make the output again")
     z = linear(x, tensors["linear.weight"], tensors.get("linear.bias"))
     y = ACTIVATIONS[activation](z) if activation in ACTIVATIONS else prelu(z, tensors["activation_function.weight"])
     bypass = linear(x, tensors["residual.weight"], None) if "residual.weight" in tensors else x
-    own, grown = _rounding(x, z, known.rounding(parameters["target"]), tensors, activation)
+    own, grown = _propagate_errors(x, z, known.get_rounding(parameters["target"]), tensors, activation)
     if residual:
         own = own + EPSILON * linear(magnitude(x), np.abs(tensors.get("residual.weight", np.eye(x.shape[-1]))), None)
-        grown = grown + through(known.rounding(parameters["target"]), tensors.get("residual.weight", np.eye(x.shape[-1])))
-    promised = relative_to(z, x, *([bypass] if residual else []))
+        grown = grown + propagate_through_linear(
+            known.get_rounding(parameters["target"]), tensors.get("residual.weight", np.eye(x.shape[-1]))
+        )
+    promised = compute_tolerance(z, x, *([bypass] if residual else []))
     tolerance, promised, rounding = (
-        with_jumps(activation, z, one) for one in (allowed(promised, own, grown), promised, own + grown)
+        widen_at_jumps(activation, z, one) for one in (widen_tolerance(promised, own, grown), promised, own + grown)
     )
     return [Expected(y + bypass if residual else y, tolerance, rounding, promised=promised)]
 
 
-def _rounding(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:
+def _propagate_errors(x: Array, z: Array, errors: Array, tensors: dict[str, Array], activation: str) -> tuple[Array, Array]:
     """Return the rounding errors of the activation of z in float32: of its own sums, and those that ``errors`` in x cause."""
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias", np.zeros(1))
-    sums, grown = EPSILON * linear(magnitude(x), np.abs(weight), np.abs(bias)), through(errors, weight)
+    sums, grown = EPSILON * linear(magnitude(x), np.abs(weight), np.abs(bias)), propagate_through_linear(errors, weight)
     if activation == "prelu":
         slope = max(1.0, float(np.abs(tensors["activation_function.weight"][0])))
         return slope * (sums + EPSILON), slope * grown
-    return bent(activation, z, sums) + (0 if activation == "identity" else EPSILON), bent(activation, z, grown)
+    return propagate_errors(activation, z, sums) + (0 if activation == "identity" else EPSILON), propagate_errors(
+        activation, z, grown
+    )
 
 
-def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool) -> bool:
+def _has_fitting_shapes(tensors: dict[str, Array], width: int, activation: str, residual: bool) -> bool:
     """Whether the recorded weights are those of a layer that takes ``width`` dims, and of nothing else."""
     weight = tensors.get("linear.weight", np.zeros(0))
     if weight.ndim != 2 or weight.shape[1] != width or not len(weight) or (activation == "glu" and len(weight) % 2):
@@ -82,7 +94,7 @@ def _fit(tensors: dict[str, Array], width: int, activation: str, residual: bool)
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=made_of_target,
+    value=_compute,
+    outputs=declare_new_output,
     read=_read,
 )

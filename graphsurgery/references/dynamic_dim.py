@@ -18,10 +18,20 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.record_types import fits
-from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.input_edits import no_value
+from graphsurgery.references.fields import ChangeInfo, Fields, Info
+from graphsurgery.references.input_edits import compute_nothing
 from graphsurgery.references.pooling import RecordedMask
-from graphsurgery.references.reference import MOST_TOKENS, Array, Before, Expected, Parameters, Reference, Values, exact, number
+from graphsurgery.references.reference import (
+    MOST_TOKENS,
+    Array,
+    Expected,
+    Parameters,
+    Reference,
+    RunModel,
+    Values,
+    expect_exactly,
+    parse_number,
+)
 
 BATCH, SEQUENCE = "batch", "sequence"
 PLACES = {BATCH: 0, SEQUENCE: 1}
@@ -32,11 +42,11 @@ def _read(parameters: Parameters) -> Parameters:
     name and axis; and ``rewired``, the value that stands at a place of the node that makes an output."""
     try:
         names, sizes = (
-            _pairs(parameters["dim"]),
-            {which: number(size) or 0 for which, size in _pairs(parameters["sizes"]).items()},
+            _parse_pairs(parameters["dim"]),
+            {which: parse_number(size) or 0 for which, size in _parse_pairs(parameters["sizes"]).items()},
         )
-        follows = {(name, axis): which for name, axis, which in _rows(parameters["follows"])}
-        rewired = {(output, place): value for output, place, value in _rows(parameters["rewired"])}
+        follows = {(name, axis): which for name, axis, which in _parse_rows(parameters["follows"])}
+        rewired = {(output, place): value for output, place, value in _parse_rows(parameters["rewired"])}
         right = set(names) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
         right = right and set(follows.values()) <= set(sizes)
     except (ValueError, RecursionError):
@@ -47,11 +57,11 @@ def _read(parameters: Parameters) -> Parameters:
     return {**parameters, "dim": names, "sizes": sizes, "follows": follows, "rewired": rewired, "mask": mask}
 
 
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
+def _parse_pairs(texts: Sequence[str]) -> dict[str, str]:
     return {which: value for which, _, value in (text.partition("=") for text in texts)}
 
 
-def _rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
+def _parse_rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
     """Read the first three elements of each text, a JSON list. ValueError or RecursionError if they are none of these."""
     rows = [json.loads(text) for text in texts]
     if not all(fits(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
@@ -59,14 +69,14 @@ def _rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def _inputs(parameters: Parameters) -> list[str]:
+def _list_inputs(parameters: Parameters) -> list[str]:
     """The inputs whose dims are freed."""
     mask = parameters["mask"]
     return [parameters["ids"], *([] if mask is None else mask.reads), *parameters["inputs"]]
 
 
-def _misfit(parameters: Parameters, before: Interface) -> str | None:
-    for name in _inputs(parameters):
+def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
+    for name in _list_inputs(parameters):
         value = before.input(name)
         for which, size in parameters["sizes"].items():
             if value is None or value.dims is None or value.dims[PLACES[which]] != size:
@@ -74,7 +84,7 @@ def _misfit(parameters: Parameters, before: Interface) -> str | None:
     return None
 
 
-def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     names = parameters["dim"]
 
     def freed(kind: str, info: Info) -> Info | None:
@@ -86,13 +96,13 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
     return freed
 
 
-def _node(parameters: Parameters, node: onnx.NodeProto) -> None:
+def _rewire_node(parameters: Parameters, node: onnx.NodeProto) -> None:
     for (output, place), value in parameters["rewired"].items():
         if node.output and node.output[0] == output and place < len(node.input):
             node.input[place] = value
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     names, follows = parameters["dim"], parameters["follows"]
 
     def freed(value: Value) -> Value:
@@ -104,7 +114,7 @@ def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> li
     return [freed(value) for value in before]
 
 
-def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     rows, columns = map(len, (feed[parameters["ids"]], feed[parameters["ids"]].T))
     sizes = parameters["sizes"]
     length = max(sizes.get(SEQUENCE, columns), columns)
@@ -114,7 +124,7 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
     mask = feed[given.input] != 0 if known else np.ones((rows, columns), dtype=np.bool_)
     by_row = {name for name, array in feed.items() if array.ndim > 1 and len(array) == rows}
     long = {name for name in by_row if name in parameters["inputs"] or feed[name].ndim > 2}
-    padded = {name: _behind(array, length) if name in long else array for name, array in feed.items()}
+    padded = {name: _pad_behind(array, length) if name in long else array for name, array in feed.items()}
     groups = []
     for start in range(0, rows, group):
         chosen = [min(row, rows - 1) for row in range(start, start + group)]
@@ -122,18 +132,18 @@ def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, 
     found = {}
     for name in groups[0]:
         if name not in feed:
-            whole = _joined([one[name] for one in groups], rows, group)
-            found[name] = _at_tokens(whole, mask, length) if length > columns else whole
-    return found | exact(feed)
+            whole = _join_groups([one[name] for one in groups], rows, group)
+            found[name] = _compare_at_tokens(whole, mask, length) if length > columns else whole
+    return found | expect_exactly(feed)
 
 
-def _behind(array: Array, length: int) -> Array:
+def _pad_behind(array: Array, length: int) -> Array:
     """``[batch, seq, ...]`` with zeros behind, up to ``length``."""
     missing = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
     return np.pad(array, missing)
 
 
-def _joined(parts: Sequence[Expected], rows: int, group: int) -> Expected:
+def _join_groups(parts: Sequence[Expected], rows: int, group: int) -> Expected:
     """One group's rows behind the other's."""
     if np.ndim(parts[0].values) == 0 or len(parts[0].values) != group:
         return parts[0]
@@ -152,7 +162,7 @@ def _joined(parts: Sequence[Expected], rows: int, group: int) -> Expected:
     )
 
 
-def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
+def _compare_at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
     """Without the padding that was put behind; what is of no token may be anything."""
     rows, columns = mask.shape
     if np.ndim(whole.values) == 0 or len(whole.values) != rows:
@@ -171,12 +181,12 @@ def _at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
 REFERENCE = Reference(
     reads=lambda p: [p["ids"]],
     makes=lambda _: [],
-    value=no_value,
-    outputs=_outputs,
+    value=compute_nothing,
+    outputs=_declare_outputs,
     read=_read,
-    fields=Fields(infos=_infos, node=_node),
-    through=_through,
-    misfit=_misfit,
+    fields=Fields(infos=_change_infos, node=_rewire_node),
+    values_after=_compute_after,
+    misfit=_explain_misfit,
     resizes=True,
     by_run_alone=True,
     longest=lambda p: p["sizes"].get(SEQUENCE),

@@ -1,7 +1,7 @@
 """The changes of an edit of the interface to the fields of its source, on plain protobuf. It shares nothing with the edits.
 
 An edit of the head leaves the source's fields alone. An edit of the interface changes a few: it drops an input, renames a
-value or changes a dim. `after_fields` makes these changes to the source once more, so that the output can be compared with it
+value or changes a dim. `apply_fields` makes these changes to the source once more, so that the output can be compared with it
 field by field. Any other difference was not declared.
 """
 
@@ -16,14 +16,14 @@ import onnx
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.schema import GRAPH
-from graphsurgery.references.nested import graphs_within
+from graphsurgery.references.nested import find_subgraphs
 
 NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
     GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
 )
 INFOS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
 Info = onnx.ValueInfoProto
-Declaring: TypeAlias = Callable[[str, Info], Info | None]
+ChangeInfo: TypeAlias = Callable[[str, Info], Info | None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Fields:
 
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
     """The new names of values."""
-    infos: Callable[[Mapping[str, Any], onnx.GraphProto], Declaring] = lambda _p, _graph: lambda _kind, info: info
+    infos: Callable[[Mapping[str, Any], onnx.GraphProto], ChangeInfo] = lambda _p, _graph: lambda _kind, info: info
     """Changes each ``input``, ``output`` and ``value_info`` and returns it, or None if it is dropped."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
     """New inputs, behind all others."""
@@ -42,7 +42,7 @@ class Fields:
     """Changes a node, names aside."""
 
 
-def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
+def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
     """Return ``model`` with its fields changed. Edits made the values of ``made``: their names stay."""
     graph, payloads = model.proto.graph, model.document.payloads
     names = {old: new for old, new in fields.names(parameters).items() if old not in made}
@@ -51,9 +51,9 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     for record in model.document.graph:
         if record.field == NODE:
             node = onnx.NodeProto.FromString(record.content)
-            _rename(node, names)
+            _rename_values(node, names)
             fields.node(parameters, node)
-            records.append(_unless_same(record, onnx.NodeProto.FromString(record.content), node))
+            records.append(_update_record(record, onnx.NodeProto.FromString(record.content), node))
         elif record.field in INFOS:
             source = Info.FromString(record.content)
             if record.field != INPUT and source.name in made:
@@ -61,7 +61,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
                 continue
             info = Info.FromString(record.content)
             found = declaring(INFOS[record.field], info)
-            records += [] if found is None else [_unless_same(record, source, found)]
+            records += [] if found is None else [_update_record(record, source, found)]
         else:
             records.append(record)
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
@@ -69,7 +69,7 @@ def after_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     return replace(model, document=Document(model.document.model, tuple(records), payloads))
 
 
-def _unless_same(record: Record, before: Any, after: Any) -> Record:
+def _update_record(record: Record, before: Any, after: Any) -> Record:
     """Return ``record`` itself where nothing changed, so that it stays what it is to the last byte.
 
     A changed one is only held against an output's, and never written: it has its new content, and the old payloads behind it.
@@ -80,9 +80,9 @@ def _unless_same(record: Record, before: Any, after: Any) -> Record:
     return replace(changed, chunks=(*changed.chunks, *record.spans))
 
 
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+def _rename_values(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Other names for values, in the graphs within the node as well."""
-    inner = list(graphs_within(node))
+    inner = list(find_subgraphs(node))
     for one in (node, *(one for graph in inner for one in graph.node)):
         for side in (one.input, one.output):
             side[:] = [names.get(name, name) for name in side]

@@ -9,9 +9,9 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
-from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.input_edits import no_value
-from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values, number
+from graphsurgery.references.fields import ChangeInfo, Fields, Info
+from graphsurgery.references.input_edits import compute_nothing
+from graphsurgery.references.reference import Expected, Parameters, Reference, RunModel, Values, parse_number
 
 
 def _read(parameters: Parameters) -> Parameters:
@@ -19,13 +19,13 @@ def _read(parameters: Parameters) -> Parameters:
     sizes = {}
     for text in parameters["dim"]:
         name, _, size = text.partition("=")
-        if not number(size):
+        if not parse_number(size):
             raise UnsupportedModelError(f"the recorded size {text!r} cannot be read", "make the output again")
-        sizes[name] = number(size)
+        sizes[name] = parse_number(size)
     return {**parameters, "dim": sizes}
 
 
-def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     sizes = parameters["dim"]
 
     def fixed(_kind: str, info: Info) -> Info:
@@ -38,24 +38,24 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
     return fixed
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     sizes = parameters["dim"]
     known = [value for value in before if value.dims is not None]
     shapes = {value.name: tuple(sizes.get(str(dim), dim) for dim in value.dims or ()) for value in known}
     return [replace(value, dims=shapes.get(value.name)) for value in before]
 
 
-def _through(_parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+def _compute_after(_parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     return before(feed)
 
 
 REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
-    value=no_value,
-    outputs=_outputs,
+    value=compute_nothing,
+    outputs=_declare_outputs,
     read=_read,
-    fields=Fields(infos=_infos),
-    through=_through,
+    fields=Fields(infos=_change_infos),
+    values_after=_compute_after,
     resizes=True,
 )

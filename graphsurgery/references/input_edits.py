@@ -17,24 +17,24 @@ DTYPES = (
 """Element types that an input can have here, as numpy and the records spell them."""
 
 
-def no_value(_parameters: Parameters, _known: Known) -> list[Expected]:
+def compute_nothing(_parameters: Parameters, _known: Known) -> list[Expected]:
     """The reference of an edit that makes no value of its own."""
     return []
 
 
-def same_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+def keep_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     """The outputs of an edit that leaves them alone."""
     return list(before)
 
 
-def filled(parameters: Parameters, like: Array) -> Array:
+def make_fill(parameters: Parameters, like: Array) -> Array:
     """Make an input that is not given, in the shape of ``like [batch, seq]``: 0 or 1 everywhere, or each position's number."""
     rows, columns = like.shape
     row = {"zeros": [0] * columns, "ones": [1] * columns, "positions": list(range(columns))}[parameters["fill"]]
     return np.array([row] * rows).reshape(rows, columns).astype(parameters["dtype"])
 
 
-def of_type(interface: Interface, name: str, dtype: str) -> str | None:
+def explain_type_misfit(interface: Interface, name: str, dtype: str) -> str | None:
     """Say why ``name`` is no input of that element type; None if it is one."""
     value = interface.input(name)
     if value is None:
@@ -42,11 +42,11 @@ def of_type(interface: Interface, name: str, dtype: str) -> str | None:
     return None if type_name(value.dtype) == dtype else f"{value} is no {dtype}"
 
 
-def filled_misfit(parameters: Parameters, before: Interface) -> str | None:
+def explain_fill_misfit(parameters: Parameters, before: Interface) -> str | None:
     """Say how an input, or the one that gives it its shape, is not there as recorded; None if both are."""
     if before.input(parameters["like"]) is None:
         return f"there is no input {parameters['like']!r}"
-    return of_type(before, parameters["input"], parameters["dtype"])
+    return explain_type_misfit(before, parameters["input"], parameters["dtype"])
 
 
 def read_fill(parameters: Parameters) -> Parameters:

@@ -7,9 +7,9 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Interface
-from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.input_edits import check_dtype, no_value, of_type, same_outputs
-from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values, exact
+from graphsurgery.references.fields import ChangeInfo, Fields, Info
+from graphsurgery.references.input_edits import check_dtype, compute_nothing, explain_type_misfit, keep_outputs
+from graphsurgery.references.reference import Expected, Parameters, Reference, RunModel, Values, expect_exactly
 
 NUMBERS = {"int32": onnx.TensorProto.INT32, "int64": onnx.TensorProto.INT64}
 
@@ -23,11 +23,11 @@ def _read(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _names(parameters: Parameters) -> dict[str, str]:
+def _map_names(parameters: Parameters) -> dict[str, str]:
     return dict(zip(parameters["input"], parameters["inside"], strict=True))
 
 
-def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
+def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     def typed(kind: str, info: Info) -> Info:
         if kind == "input" and info.name in parameters["input"]:
             info.type.tensor_type.elem_type = NUMBERS[parameters["to"]]
@@ -36,26 +36,26 @@ def _infos(parameters: Parameters, _graph: onnx.GraphProto) -> Declaring:
     return typed
 
 
-def _misfit(parameters: Parameters, before: Interface) -> str | None:
+def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
     pairs = zip(parameters["input"], parameters["dtypes"], strict=True)
-    return next((why for name, dtype in pairs if (why := of_type(before, name, dtype)) is not None), None)
+    return next((why for name, dtype in pairs if (why := explain_type_misfit(before, name, dtype)) is not None), None)
 
 
-def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     dtypes = dict(zip(parameters["input"], parameters["dtypes"], strict=True))
     cast = {name: feed[name].astype(np.dtype(dtype)) for name, dtype in dtypes.items()}
-    inner = {new: cast[old] for old, new in _names(parameters).items()}
-    return before(feed | cast) | exact(feed) | exact(inner)
+    inner = {new: cast[old] for old, new in _map_names(parameters).items()}
+    return before(feed | cast) | expect_exactly(feed) | expect_exactly(inner)
 
 
 REFERENCE = Reference(
     reads=lambda p: list(p["input"]),
     makes=lambda _: [],
-    value=no_value,
-    outputs=same_outputs,
+    value=compute_nothing,
+    outputs=keep_outputs,
     read=_read,
-    fields=Fields(names=_names, infos=_infos),
-    through=_through,
-    misfit=_misfit,
-    inside=lambda p: {new: old for old, new in _names(p).items()},
+    fields=Fields(names=_map_names, infos=_change_infos),
+    values_after=_compute_after,
+    misfit=_explain_misfit,
+    stand_ins=lambda p: {new: old for old, new in _map_names(p).items()},
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.references.pooling import with_mask
+from graphsurgery.references.pooling import read_mask
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import (
     RELATIVE,
@@ -20,15 +20,15 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    made_of_target,
-    relative_to,
+    compute_tolerance,
+    declare_new_output,
 )
-from graphsurgery.references.rounding import allowed, through
+from graphsurgery.references.rounding import propagate_through_linear, widen_tolerance
 
 SUFFIXES = ("", "_reverse")
 
 
-def as_torch_has_them(stored: Array) -> Iterable[Array]:
+def undo_onnx_layout(stored: Array) -> Iterable[Array]:
     """torch's tensors within one of ONNX's LSTM: ``[directions, 4H, ...]``, or two biases in ``[directions, 8H]``."""
     if stored.ndim not in (2, 3):
         return
@@ -58,7 +58,7 @@ def run_direction(x: Array, weight_ih: Array, weight_hh: Array, bias: Array) -> 
     return np.stack(states)
 
 
-def lstm_row(x: Array, m: Array, tensors: Mapping[str, Array]) -> Array:
+def run_lstm(x: Array, m: Array, tensors: Mapping[str, Array]) -> Array:
     """One row: ``x [seq, in]``, ``m [seq]`` bool -> ``[seq, directions * H]``, zeros behind the row's length."""
     length = max(int(np.sum(m)), 1)
     states, layer = x[:length], 0
@@ -76,34 +76,34 @@ def lstm_row(x: Array, m: Array, tensors: Mapping[str, Array]) -> Array:
 
 def _tensors(parameters: Parameters, weights: RecordedWeights) -> dict[str, Array]:
     pairs = [str(digest).partition("=") for digest in parameters["digests"]]
-    return {name: weights.find(sha256, as_torch_has_them) for name, _, sha256 in pairs}
+    return {name: weights.find(sha256, undo_onnx_layout) for name, _, sha256 in pairs}
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, tensors = known[parameters["target"]], _tensors(parameters, known.weights)
-    m = parameters["mask"].of(known, x.shape[:2])
+    m = parameters["mask"].find_tokens(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['target']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what an LSTM takes is [batch, seq, hidden]", "name another value with --target")
     if "encoder.weight_ih_l0" not in tensors or tensors["encoder.weight_ih_l0"].shape[1:] != x.shape[2:]:
         raise WeightsDifferError("the file records no encoder.weight_ih_l0 that fits its target", "make the output again")
     try:
-        y = np.stack([lstm_row(row, tokens, tensors) for row, tokens in zip(x, m, strict=True)])
+        y = np.stack([run_lstm(row, tokens, tensors) for row, tokens in zip(x, m, strict=True)])
     except (KeyError, ValueError) as error:
         raise WeightsDifferError(f"the LSTM's recorded weights do not fit each other: {error}", "make it again") from error
-    errors = through(known.rounding(parameters["target"]), tensors["encoder.weight_ih_l0"])
+    errors = propagate_through_linear(known.get_rounding(parameters["target"]), tensors["encoder.weight_ih_l0"])
     grown = np.max(errors, axis=(1, 2), keepdims=True, initial=0)
-    tolerance = relative_to(y, x)
+    tolerance = compute_tolerance(y, x)
     own = tolerance * UNIT / RELATIVE
-    return [Expected(y, allowed(tolerance, own, grown), own + grown, promised=tolerance)]
+    return [Expected(y, widen_tolerance(tolerance, own, grown), own + grown, promised=tolerance)]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=made_of_target,
+    value=_compute,
+    outputs=declare_new_output,
     saturates=True,
     mixes_positions=True,
-    read=with_mask,
+    read=read_mask,
 )

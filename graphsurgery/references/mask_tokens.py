@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.pooling import with_mask
+from graphsurgery.references.pooling import read_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     UNIT,
@@ -13,8 +13,8 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    float_target,
-    relative_to,
+    compute_tolerance,
+    declare_float_target,
 )
 
 
@@ -25,20 +25,20 @@ def mask_row(x: Array, m: Array, skip_first: bool) -> Array:
     return np.stack([x[position] if position in kept else np.zeros(x.shape[1]) for position in range(len(m))])
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
-    m = parameters["mask"].of(known, x.shape[:2])
+    m = parameters["mask"].find_tokens(known, x.shape[:2])
     y = np.stack([mask_row(row, mask, parameters["skip_first"]) for row, mask in zip(x, m, strict=True)])
-    tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(y) * UNIT / RELATIVE)
-    return [Expected(y, tolerance, known.rounding(parameters["target"]))]
+    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(y) * UNIT / RELATIVE)
+    return [Expected(y, tolerance, known.get_rounding(parameters["target"]))]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["target"]],
-    value=_value,
-    outputs=float_target,
+    value=_compute,
+    outputs=declare_float_target,
     ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
-    read=with_mask,
+    read=read_mask,
 )

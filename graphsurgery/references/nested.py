@@ -11,7 +11,7 @@ HOLDERS = frozenset(kind.DESCRIPTOR.full_name for kind in (onnx.GraphProto, onnx
 """The messages that a graph can lie in."""
 
 
-def graphs_within(message: Any) -> Iterator[onnx.GraphProto]:
+def find_subgraphs(message: Any) -> Iterator[onnx.GraphProto]:
     """Yield every graph inside a node or a graph, at any depth, but not ``message`` itself."""
     todo = [message]
     while todo:
@@ -23,18 +23,18 @@ def graphs_within(message: Any) -> Iterator[onnx.GraphProto]:
             yield from (one for one in inside if isinstance(one, onnx.GraphProto))
 
 
-def every_node(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def list_all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes of a graph and of every graph within it."""
-    return [*graph.node, *(node for inner in graphs_within(graph) for node in inner.node)]
+    return [*graph.node, *(node for inner in find_subgraphs(graph) for node in inner.node)]
 
 
-def computed_from(graph: onnx.GraphProto, name: str) -> set[str]:
+def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
     """The values of the main graph that ``name`` goes into, directly or through other nodes.
 
     ONNX demands that a node stands behind those that make its inputs, so one pass in the graph's order finds them all. Some
     files of ONNX Runtime's optimizer are out of order: passes are made until one finds nothing new.
     """
-    pairs = [({*node.input, *_taken_within(node)}, {*filter(None, node.output)}) for node in graph.node]
+    pairs = [({*node.input, *_find_outer_values(node)}, {*filter(None, node.output)}) for node in graph.node]
     found, before = {name}, 0
     while len(found) > before:
         before = len(found)
@@ -44,7 +44,7 @@ def computed_from(graph: onnx.GraphProto, name: str) -> set[str]:
     return found - {name}
 
 
-def _taken_within(node: onnx.NodeProto) -> set[str]:
+def _find_outer_values(node: onnx.NodeProto) -> set[str]:
     """Return what the graphs in a node take from around them: all they read or give that none of them defines itself."""
     found: set[str] = set()
     for graph in (one for attribute in node.attribute for one in (attribute.g, *attribute.graphs)):
@@ -52,5 +52,5 @@ def _taken_within(node: onnx.NodeProto) -> set[str]:
         own.update(sparse.values.name for sparse in graph.sparse_initializer)
         own.update(name for inner in graph.node for name in inner.output)
         read = {value.name for value in graph.output}.union(*(inner.input for inner in graph.node))
-        found |= read.union(*map(_taken_within, graph.node)) - own
+        found |= read.union(*map(_find_outer_values, graph.node)) - own
     return found - {""}

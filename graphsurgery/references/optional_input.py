@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from graphsurgery.references.fields import Declaring, Fields, Info
-from graphsurgery.references.input_edits import filled, filled_misfit, no_value, read_fill, same_outputs
-from graphsurgery.references.nested import computed_from
-from graphsurgery.references.reference import Before, Expected, Parameters, Reference, Values
+from graphsurgery.references.fields import ChangeInfo, Fields, Info
+from graphsurgery.references.input_edits import compute_nothing, explain_fill_misfit, keep_outputs, make_fill, read_fill
+from graphsurgery.references.nested import find_dependents
+from graphsurgery.references.reference import Expected, Parameters, Reference, RunModel, Values
 
 
-def _default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    value = filled(parameters, np.zeros((1, 1)))
+def _make_default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    value = make_fill(parameters, np.zeros((1, 1)))
     return [onnx.numpy_helper.from_array(value, parameters["input"])]
 
 
-def _infos(parameters: Parameters, graph: onnx.GraphProto) -> Declaring:
-    reached = computed_from(graph, parameters["input"])
+def _change_infos(parameters: Parameters, graph: onnx.GraphProto) -> ChangeInfo:
+    reached = find_dependents(graph, parameters["input"])
 
     def loose(kind: str, info: Info) -> Info | None:
         if kind == "input" and info.name == parameters["input"]:
@@ -29,19 +29,19 @@ def _infos(parameters: Parameters, graph: onnx.GraphProto) -> Declaring:
     return loose
 
 
-def _through(parameters: Parameters, feed: Values, before: Before) -> dict[str, Expected]:
+def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     name = parameters["input"]
-    return before(feed if name in feed else feed | {name: filled(parameters, feed[parameters["like"]])})
+    return before(feed if name in feed else feed | {name: make_fill(parameters, feed[parameters["like"]])})
 
 
 REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
-    value=no_value,
-    outputs=same_outputs,
+    value=compute_nothing,
+    outputs=keep_outputs,
     read=read_fill,
-    fields=Fields(infos=_infos, initializers=_default),
-    through=_through,
-    misfit=filled_misfit,
+    fields=Fields(infos=_change_infos, initializers=_make_default),
+    values_after=_compute_after,
+    misfit=explain_fill_misfit,
     by_run_alone=True,
 )

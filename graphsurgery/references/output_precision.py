@@ -18,9 +18,9 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    named,
-    relative_to,
-    resized,
+    compute_tolerance,
+    find_value,
+    resize,
 )
 
 SIGNED = {"int8": True, "uint8": False, "binary": True, "ubinary": False}
@@ -34,7 +34,7 @@ def _read(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def by_ranges(x: Array, slack: Array, ranges: Array) -> Expected:
+def quantize_by_ranges(x: Array, slack: Array, ranges: Array) -> Expected:
     """floor((x - min) / step) in 0..255, or any bucket that ``slack``, what x may be off by, reaches: none but its own where no
     edge is near."""
     low, high = ranges
@@ -47,14 +47,14 @@ def by_ranges(x: Array, slack: Array, ranges: Array) -> Expected:
     return Expected(bucket, np.maximum(bucket - lowest, highest - bucket))
 
 
-def by_signs(x: Array, slack: Array) -> Expected:
+def quantize_by_signs(x: Array, slack: Array) -> Expected:
     """Bits packed into bytes. A bit whose x is within ``slack`` of 0, but not 0, may be either."""
     shaky = (np.abs(x) <= slack) & (x != 0)
-    tolerance = np.array([_packed(row) for row in shaky])
-    return Expected(np.array([_packed(row) for row in x > 0]), tolerance)
+    tolerance = np.array([_pack_bits(row) for row in shaky])
+    return Expected(np.array([_pack_bits(row) for row in x > 0]), tolerance)
 
 
-def _packed(row: Array) -> list[float]:
+def _pack_bits(row: Array) -> list[float]:
     """The bytes of a row of bits, the first bit the highest of the first byte."""
     return [
         float(sum(1 << (7 - place) for place, bit in enumerate(row[start : start + 8]) if bit))
@@ -62,29 +62,29 @@ def _packed(row: Array) -> list[float]:
     ]
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
-    slack = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
+    slack = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(x) * UNIT / RELATIVE)
     if parameters["to"] in ("binary", "ubinary"):
-        found = by_signs(x, slack)
+        found = quantize_by_signs(x, slack)
     else:
         ranges = recorded(parameters, known.weights).get("ranges")
         if ranges is None or ranges.shape != (2, x.shape[-1]):
             raise WeightsDifferError("the file records no ranges that fit its target", "make the output again")
-        found = by_ranges(x, slack, ranges)
+        found = quantize_by_ranges(x, slack, ranges)
     return [Expected(found.values - (128 if SIGNED[parameters["to"]] else 0), found.tolerance)]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
     dtype = onnx.TensorProto.INT8 if SIGNED[parameters["to"]] else onnx.TensorProto.UINT8
-    made = resized(named(before, parameters["target"]), parameters["target"], dtype)
+    made = resize(find_value(before, parameters["target"]), parameters["target"], dtype)
     return [made if value.name == made.name else value for value in before]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["target"]],
-    value=_value,
-    outputs=_outputs,
+    value=_compute,
+    outputs=_declare_outputs,
     read=_read,
 )

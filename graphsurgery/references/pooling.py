@@ -14,7 +14,7 @@ import onnx
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
 from graphsurgery.references.fields import Fields
-from graphsurgery.references.normalize import unit
+from graphsurgery.references.normalize import expect_unit_vectors
 from graphsurgery.references.reference import (
     RELATIVE,
     Array,
@@ -22,11 +22,11 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    number,
-    pooled,
-    relative_to,
+    compute_tolerance,
+    declare_pooled_output,
+    parse_number,
 )
-from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, allowed, lengthened, magnitude
+from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, estimate_mean_error, magnitude, widen_tolerance
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -49,16 +49,16 @@ def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
         return np.max([x[position] for position in tokens], axis=0)
     total = np.sum([x[position] for position in tokens], axis=0)
     if mode == "mean":
-        return total / divisor(m, mode, w)
+        return total / compute_divisor(m, mode, w)
     if mode == "mean_sqrt_len_tokens":
-        return total / math.sqrt(divisor(m, mode, w))
+        return total / math.sqrt(compute_divisor(m, mode, w))
     if mode == "weightedmean":
         weighted = np.sum([x[position] * (position + 1) for position in tokens], axis=0)
-        return weighted / divisor(m, mode, w)
+        return weighted / compute_divisor(m, mode, w)
     raise ValueError(f"there is no reference for pooling mode {mode!r}")
 
 
-def divisor(m: Array, mode: str, w: Array | None) -> float:
+def compute_divisor(m: Array, mode: str, w: Array | None) -> float:
     """What a mean divides by: the number of tokens, or the sum of their positions from 1 on; the sum of ``w`` in place of
     both."""
     if w is not None:
@@ -98,7 +98,7 @@ class RecordedMask:
         if not spec.startswith(PAD):
             return cls(spec)
         digits = spec.removeprefix(PAD)
-        found = number(digits.removeprefix("-"))
+        found = parse_number(digits.removeprefix("-"))
         if found is None:
             raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
         if not isinstance(ids, str):
@@ -116,37 +116,37 @@ class RecordedMask:
         """The values that the mask is read from."""
         return [name for name in (self.input, self.ids) if name is not None]
 
-    def of(self, known: Known, shape: tuple[int, ...]) -> Array:
+    def find_tokens(self, known: Known, shape: tuple[int, ...]) -> Array:
         """Return ``m``, true at tokens."""
         if self.input is not None:
             return known[self.input].astype(np.float64) != 0
         return np.full(shape, True) if self.ids is None else known[self.ids] != self.pad_id
 
 
-def with_mask(parameters: Parameters) -> Parameters:
+def read_mask(parameters: Parameters) -> Parameters:
     """Read ``mask`` as a `RecordedMask`."""
     return {**parameters, "mask": RecordedMask.read(parameters)}
 
 
-def prompt_input(parameters: Parameters) -> str | None:
+def name_prompt_input(parameters: Parameters) -> str | None:
     """The input that says how many positions of each row are a prompt's, where pooling leaves out as many as that says."""
     return "prompt_length" if parameters.get("skip_prompt") == "input" else None
 
 
-def prompt_inputs(parameters: Parameters) -> list[onnx.ValueInfoProto]:
+def declare_prompt_input(parameters: Parameters) -> list[onnx.ValueInfoProto]:
     """That input, as a file declares it: int64 ``[1]``."""
-    name = prompt_input(parameters)
+    name = name_prompt_input(parameters)
     return [] if name is None else [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1])]
 
 
-def without_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
+def exclude_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
     """``m`` less the positions before first + N, row by row; first is the row's first token.
 
     Source: Pooling._exclude_prompt_from_mask of sentence-transformers.
     """
     if parameters.get("skip_prompt") is None:
         return m
-    name = prompt_input(parameters)
+    name = name_prompt_input(parameters)
     length = int(parameters["skip_prompt"] if name is None else known[name][0])
     left = np.array(m)
     for row in left:
@@ -163,36 +163,38 @@ def _read(parameters: Parameters) -> Parameters:
         what = f"there is no reference for pooling mode {unknown[0]!r}"
         raise UnsupportedModelError(what, "a newer graphsurgery may have one")
     prompt = parameters.get("skip_prompt")
-    if prompt not in (None, "input") and number(prompt) is None:
+    if prompt not in (None, "input") and parse_number(prompt) is None:
         raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
-    return {**with_mask(parameters), "mode": modes}
+    return {**read_mask(parameters), "mode": modes}
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["hidden_state"]]
-    m = parameters["mask"].of(known, x.shape[:2])
+    m = parameters["mask"].find_tokens(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
-    m = without_prompt(parameters, known, m)
+    m = exclude_prompt(parameters, known, m)
     modes = parameters["mode"]
     w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
-    y, per_token = pool(x, m, modes, w), relative_to(np.where(m[:, :, None], x, 0))[:, :, 0]
-    scale = np.repeat(np.stack([_scale(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
+    y, per_token = pool(x, m, modes, w), compute_tolerance(np.where(m[:, :, None], x, 0))[:, :, 0]
+    scale = np.repeat(np.stack([_weigh_errors(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
     divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
-    promised, own = per_token * scale, EPSILON * divides * lengthened(x.shape[1]) * pool(magnitude(x), m, modes, w)
+    promised, own = per_token * scale, EPSILON * divides * estimate_mean_error(x.shape[1]) * pool(magnitude(x), m, modes, w)
     if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
     if x.shape[1] > INDEPENDENT:
-        own = np.maximum(own, np.repeat(np.stack([_summed(x, m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1))
-    grown = pool(known.rounding(parameters["hidden_state"]), m, modes, w)
+        own = np.maximum(
+            own, np.repeat(np.stack([_estimate_sum_error(x, m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
+        )
+    grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w)
     if parameters["normalize"]:
-        return [unit(y, np.where(grown > 0, own + grown, 0))]
-    return [Expected(y, allowed(promised, own, grown), own + grown, promised=promised)]
+        return [expect_unit_vectors(y, np.where(grown > 0, own + grown, 0))]
+    return [Expected(y, widen_tolerance(promised, own, grown), own + grown, promised=promised)]
 
 
-def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
+def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None) -> Array:
     """`SPREAD` times how far the sum of a row is off when float32 adds one token after the other, ``[batch]``, as a share of
     what ``mode`` divides by: the largest of all dims. 0 where it sums nothing up."""
     found = np.zeros(len(x))
@@ -200,13 +202,13 @@ def _summed(x: Array, m: Array, mode: str, w: Array | None) -> Array:
         terms = np.where(m[row][:, None], x[row], 0)
         terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
         naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
-        over = divisor(m[row], mode, None if w is None else w[row])
+        over = compute_divisor(m[row], mode, None if w is None else w[row])
         apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(over) if mode == "mean_sqrt_len_tokens" else over)
         found[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
     return found
 
 
-def _scale(m: Array, mode: str, w: Array | None) -> Array:
+def _weigh_errors(m: Array, mode: str, w: Array | None) -> Array:
     """Return the weight of an error in every token in the result of ``mode``, ``[batch]``; 1 for a mean."""
     tokens = np.maximum(m.sum(axis=1), 1)
     if w is None or mode not in DIVIDING:
@@ -216,19 +218,19 @@ def _scale(m: Array, mode: str, w: Array | None) -> Array:
     return positions / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
 
 
-def _token_weights(parameters: Parameters) -> list[str]:
+def _name_token_weights(parameters: Parameters) -> list[str]:
     """The value of token weights, where means divide by their sum."""
     return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
 REFERENCE = Reference(
-    reads=lambda p: [p["hidden_state"], *p["mask"].reads, *_token_weights(p), *filter(None, [prompt_input(p)])],
+    reads=lambda p: [p["hidden_state"], *p["mask"].reads, *_name_token_weights(p), *filter(None, [name_prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=pooled,
+    value=_compute,
+    outputs=declare_pooled_output,
     ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
-    per_token=lambda p: _token_weights(p),
+    per_token=lambda p: _name_token_weights(p),
     read=_read,
-    fields=Fields(inputs=prompt_inputs),
+    fields=Fields(inputs=declare_prompt_input),
 )

@@ -24,7 +24,7 @@ Forms: TypeAlias = Callable[[Array], Iterable[Array]]
 """The forms that a stored tensor may have had in the model folder."""
 
 
-def as_stored(tensor: Array) -> Iterable[Array]:
+def list_stored_forms(tensor: Array) -> Iterable[Array]:
     """The tensor itself, and its transpose."""
     yield tensor
     if tensor.ndim == 2:
@@ -42,7 +42,7 @@ class RecordedWeights:
     def of(cls, model: Model, added: Iterable[onnx.NodeProto]) -> RecordedWeights:
         return cls([model.values(tensor) for node in added for _, tensor in tensors(node)])
 
-    def find(self, sha256: str, forms: Forms = as_stored) -> Array:
+    def find(self, sha256: str, forms: Forms = list_stored_forms) -> Array:
         """The weight of that digest, in float64 where it is one of floats; WeightsDifferError when the file has none."""
         if sha256 not in self._found:
             candidates = (form for tensor in self.tensors for form in forms(tensor))

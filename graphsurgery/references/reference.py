@@ -44,7 +44,7 @@ class Expected:
     """The tolerance of the edit by itself, if rounding in a chain widens ``tolerance``; None: ``tolerance``."""
 
 
-Before: TypeAlias = Callable[[Values], dict[str, Expected]]
+RunModel: TypeAlias = Callable[[Values], dict[str, Expected]]
 """From a feed to a model's values by name: its inputs, its outputs, and those that references read."""
 
 
@@ -63,12 +63,12 @@ class Known:
     def __contains__(self, name: object) -> bool:
         return name in self.expected
 
-    def rounding(self, name: str) -> Array:
+    def get_rounding(self, name: str) -> Array:
         """Return the rounding errors of float32 in ``name``; 0 unless an earlier step gave others."""
         one = self.expected[name]
         return np.broadcast_to(np.array(0.0) if one.rounding is None else one.rounding, one.values.shape)
 
-    def tolerance(self, name: str) -> Array:
+    def get_tolerance(self, name: str) -> Array:
         """Return the tolerance of ``name``; 0 for the source's own values."""
         return np.broadcast_to(self.expected[name].tolerance, self.expected[name].values.shape)
 
@@ -105,10 +105,10 @@ class Reference:
     Raises UnsupportedModelError for parameters that have no reference."""
     fields: Fields | None = None
     """Its changes to the fields of the source, if any: inputs, names, dims."""
-    through: Callable[[Parameters, Values, Before], dict[str, Expected]] | None = None
+    values_after: Callable[[Parameters, Values, RunModel], dict[str, Expected]] | None = None
     """For an edit of the interface, instead of ``value``: computes the model's values for a feed after the edit. It may ask the
     model before the edit for its values for other feeds."""
-    inside: Callable[[Parameters], dict[str, str]] = lambda _: {}
+    stand_ins: Callable[[Parameters], dict[str, str]] = lambda _: {}
     """Values that its nodes make for the nodes of the source, and the inputs of the source whose place they take."""
     misfit: Callable[[Parameters, Interface], str | None] = lambda _parameters, _before: None
     """Says how its record does not fit the interface before it; None if it does."""
@@ -120,17 +120,17 @@ class Reference:
     """Whether only a run can tell that the source's nodes work with the changed interface."""
 
 
-def number(text: str) -> int | None:
+def parse_number(text: str) -> int | None:
     """Return the number from 0 on that ``text`` is; None if it is none, or has too many digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
-def exact(values: Values) -> dict[str, Expected]:
+def expect_exactly(values: Values) -> dict[str, Expected]:
     """Values that are known as they are."""
     return {name: Expected(array, np.array(0.0)) for name, array in values.items()}
 
 
-def relative_to(*arrays: Array) -> Array:
+def compute_tolerance(*arrays: Array) -> Array:
     """1e-5 * max(1, max|x|) over each row of ``arrays``, which share their first dim; shaped to broadcast against the first."""
     largest = np.ones(len(arrays[0]))
     for array in arrays:
@@ -139,7 +139,7 @@ def relative_to(*arrays: Array) -> Array:
     return RELATIVE * largest.reshape(-1, *[1] * (arrays[0].ndim - 1))
 
 
-def in_place(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
+def replace_target(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
     """``before`` with ``made`` where the target was; behind them where the target stays, which then has another name."""
     target = parameters["target"]
     if any(value.name == made.name for value in before) and not (parameters.get("keep_target") and made.name == target):
@@ -149,33 +149,35 @@ def in_place(parameters: Parameters, before: Sequence[Value], made: Value) -> li
     return [made if value.name == target else value for value in before]
 
 
-def made_of_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+def declare_new_output(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     """The outputs after an edit that makes ``output_name``, float32 and as wide as a run tells, of its target."""
-    made = resized(named(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
-    return in_place(parameters, before, made)
+    made = resize(find_value(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
+    return replace_target(parameters, before, made)
 
 
-def float_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
+def declare_float_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     """The outputs after an edit whose target is float32 then, and of the dims that it had."""
     target = parameters["target"]
     return [replace(one, dtype=onnx.TensorProto.FLOAT) if one.name == target else one for one in before]
 
 
-def pooled(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+def declare_pooled_output(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
     """The outputs after an edit that pools: what it makes, ``[batch, width]`` float32, and those that it keeps: also one that
     there is not, which no file has then."""
     kept = [value for value in before if value.name in parameters["keep_output"]]
-    lost = [Value(name, onnx.TensorProto.UNDEFINED, None) for name in parameters["keep_output"] if named(before, name) is None]
+    lost = [
+        Value(name, onnx.TensorProto.UNDEFINED, None) for name in parameters["keep_output"] if find_value(before, name) is None
+    ]
     return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept, *lost]
 
 
-def resized(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:
+def resize(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:
     """``value`` under another name with another element type and last dim."""
     if value is None or value.dims is None:
         return Value(name, dtype, None)
     return replace(value, name=name, dtype=dtype, dims=(*value.dims[:-1], last))
 
 
-def named(values: Sequence[Value], name: str) -> Value | None:
+def find_value(values: Sequence[Value], name: str) -> Value | None:
     """The value of that name."""
     return next((value for value in values if value.name == name), None)

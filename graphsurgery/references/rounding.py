@@ -21,7 +21,7 @@ SPREAD = 4
 its bound, it is more once in 10^10 times (Hoeffding's inequality)."""
 
 
-def lengthened(terms: int) -> float:
+def estimate_mean_error(terms: int) -> float:
     """How many `EPSILON` of the mean size of its terms a float32 mean of so many may be off: the errors of partial sums, each
     of which is half of one at most, come together as a random walk, in 16 sums at a time."""
     return max(1.0, float(np.sqrt(terms)) / 8)
@@ -32,22 +32,22 @@ def magnitude(x: Array) -> Array:
     return np.where(np.isfinite(x), np.abs(x), 0)
 
 
-def through(errors: Array, weight: Array) -> Array:
+def propagate_through_linear(errors: Array, weight: Array) -> Array:
     """Return the errors that ``errors [..., in]`` cause behind a linear layer, ``weight [out, in]`` -> ``[..., out]``. They are
     the sum of all, or less if not all of them can point the same way."""
-    return together(errors @ np.abs(weight).T, np.square(errors) @ np.square(weight).T)
+    return combine_errors(errors @ np.abs(weight).T, np.square(errors) @ np.square(weight).T)
 
 
-def total(errors: Array) -> Array:
+def propagate_through_sum(errors: Array) -> Array:
     """Return the error of a sum, ``[..., 1]``, from those of its terms, ``errors [..., n]``."""
-    return together(np.sum(errors, axis=-1, keepdims=True), np.sum(np.square(errors), axis=-1, keepdims=True))
+    return combine_errors(np.sum(errors, axis=-1, keepdims=True), np.sum(np.square(errors), axis=-1, keepdims=True))
 
 
-def together(sums: Array, squares: Array) -> Array:
+def combine_errors(sums: Array, squares: Array) -> Array:
     """Return the error of sums, given the sums of their terms' errors and those of the squares of these."""
     return np.minimum(sums, SPREAD * np.sqrt(squares))
 
 
-def allowed(promised: Array | float, own: Array, grown: Array) -> Array:
+def widen_tolerance(promised: Array | float, own: Array, grown: Array) -> Array:
     """Return ``promised``, or in a chain ``own`` rounding plus ``grown`` (the magnified one), if that is more."""
     return np.where(grown > 0, np.maximum(promised, own + grown), promised)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
-from graphsurgery.references.pooling import with_mask
-from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Parameters, Reference, pooled
+from graphsurgery.references.pooling import read_mask
+from graphsurgery.references.reference import RELATIVE, Array, Expected, Known, Parameters, Reference, declare_pooled_output
 
 STRATEGIES = ("max", "sum")
 ROUNDING = 2e-7
@@ -38,19 +38,19 @@ def _read(parameters: Parameters) -> Parameters:
         if parameters[name] not in known:
             what = f"there is no reference for the {name} {parameters[name]!r}"
             raise UnsupportedModelError(what, "a newer graphsurgery may have one")
-    return with_mask(parameters)
+    return read_mask(parameters)
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
-    m = parameters["mask"].of(known, x.shape[:2])
+    m = parameters["mask"].find_tokens(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2]:
         what = f"{parameters['target']} is {list(x.shape)} where the mask is {list(m.shape)}"
         raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, vocabulary]", "name other scores with --target")
     largest, y = (splade(x, m, strategy, parameters["activation"]) for strategy in ("max", parameters["strategy"]))
     terms = np.maximum(m.sum(axis=1), 1) if parameters["strategy"] == "sum" else np.ones(len(x))
     tolerance = RELATIVE * terms[:, None] * np.max(largest, axis=1, initial=1, keepdims=True)
-    errors = np.where(m[:, :, None], known.rounding(parameters["target"]) + ROUNDING, 0)
+    errors = np.where(m[:, :, None], known.get_rounding(parameters["target"]) + ROUNDING, 0)
     over_tokens = np.max(errors, axis=1, initial=0) if parameters["strategy"] == "max" else np.sum(errors, axis=1)
     return [Expected(y, tolerance, over_tokens)]
 
@@ -58,8 +58,8 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
 REFERENCE = Reference(
     reads=lambda p: [p["target"], *p["mask"].reads],
     makes=lambda p: [p["output_name"]],
-    value=_value,
-    outputs=pooled,
+    value=_compute,
+    outputs=declare_pooled_output,
     ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
     read=_read,

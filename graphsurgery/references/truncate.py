@@ -9,7 +9,7 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
-from graphsurgery.references.normalize import unit
+from graphsurgery.references.normalize import expect_unit_vectors
 from graphsurgery.references.reference import (
     RELATIVE,
     UNIT,
@@ -17,16 +17,16 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    named,
-    number,
-    relative_to,
-    resized,
+    compute_tolerance,
+    find_value,
+    parse_number,
+    resize,
 )
 
 
 def _read(parameters: Parameters) -> Parameters:
     """Read ``dim`` as a list of numbers."""
-    dims = [number(part) for part in parameters["dim"].split(",")]
+    dims = [parse_number(part) for part in parameters["dim"].split(",")]
     if not all(dims) or len(set(dims)) < len(dims):
         raise UnsupportedModelError(
             f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
@@ -34,30 +34,30 @@ def _read(parameters: Parameters) -> Parameters:
     return {**parameters, "dim": dims}
 
 
-def _made(parameters: Parameters) -> list[str]:
+def _name_outputs(parameters: Parameters) -> list[str]:
     dims = parameters["dim"]
     return [parameters["target"] if len(dims) == 1 else f"{parameters['target']}_{dim}" for dim in dims]
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
-    x, rounding = known[parameters["target"]], known.rounding(parameters["target"])
-    tolerance = np.maximum(known.tolerance(parameters["target"]), relative_to(x) * UNIT / RELATIVE)
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
+    x, rounding = known[parameters["target"]], known.get_rounding(parameters["target"])
+    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(x) * UNIT / RELATIVE)
     if parameters["keep_length"]:
         return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
-    return [unit(x[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
+    return [expect_unit_vectors(x[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
 
 
-def _outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
     target, dims = parameters["target"], parameters["dim"]
-    whole = named(before, target)
-    cut = [resized(whole, name, onnx.TensorProto.FLOAT, dim) for name, dim in zip(_made(parameters), dims, strict=True)]
+    whole = find_value(before, target)
+    cut = [resize(whole, name, onnx.TensorProto.FLOAT, dim) for name, dim in zip(_name_outputs(parameters), dims, strict=True)]
     return [cut[0] if value.name == target else value for value in before] if len(dims) == 1 else [*before, *cut]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
-    makes=_made,
-    value=_value,
-    outputs=_outputs,
+    makes=_name_outputs,
+    value=_compute,
+    outputs=_declare_outputs,
     read=_read,
 )

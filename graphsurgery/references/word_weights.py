@@ -6,7 +6,7 @@ import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
 from graphsurgery.references.dense import recorded
-from graphsurgery.references.pooling import with_mask
+from graphsurgery.references.pooling import read_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     Array,
@@ -14,13 +14,13 @@ from graphsurgery.references.reference import (
     Known,
     Parameters,
     Reference,
-    made_of_target,
-    relative_to,
+    compute_tolerance,
+    declare_new_output,
 )
-from graphsurgery.references.rounding import EPSILON, allowed, magnitude
+from graphsurgery.references.rounding import EPSILON, magnitude, widen_tolerance
 
 
-def row_weights(ids: Array, m: Array, table: Array) -> Array:
+def look_up_weights(ids: Array, m: Array, table: Array) -> Array:
     """The weight of each position of a row: ``ids [seq]``, ``m [seq]`` bool, ``table [vocabulary]`` -> ``[seq]``."""
     return np.array([table[word] if token else 0.0 for word, token in zip(ids, m, strict=True)])
 
@@ -30,9 +30,9 @@ def weigh_row(x: Array, m: Array, w: Array) -> Array:
     return np.stack([x[t] * w[t] if m[t] else np.zeros(x.shape[1]) for t in range(len(x))])
 
 
-def _value(parameters: Parameters, known: Known) -> list[Expected]:
+def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, ids, tensors = known[parameters["target"]], known[parameters["ids"]], recorded(parameters, known.weights)
-    m = parameters["mask"].of(known, x.shape[:2])
+    m = parameters["mask"].find_tokens(known, x.shape[:2])
     if x.ndim != 3 or m.shape != x.shape[:2] or ids.shape != m.shape:
         what = f"{parameters['target']} is {list(x.shape)}, the mask {list(m.shape)}, the ids {list(ids.shape)}"
         raise NothingToPoolError(f"{what}: what is weighed is [batch, seq, hidden]", "name another value with --target")
@@ -42,19 +42,19 @@ def _value(parameters: Parameters, known: Known) -> list[Expected]:
     if np.any((ids >= len(table)) | (ids < -len(table))):
         what = f"the file has word weights for {len(table)} words, and its encoder has more"
         raise WeightsDifferError(what, "make the output again")
-    w = np.stack([row_weights(*row, table) for row in zip(ids, m, strict=True)])
+    w = np.stack([look_up_weights(*row, table) for row in zip(ids, m, strict=True)])
     y = np.stack([weigh_row(*row) for row in zip(x, m, w, strict=True)])
-    own, grown = EPSILON * magnitude(y), known.rounding(parameters["target"]) * np.abs(w)[:, :, None]
-    weighed = Expected(y, allowed(relative_to(y), own, grown), own + grown, promised=relative_to(y))
+    own, grown = EPSILON * magnitude(y), known.get_rounding(parameters["target"]) * np.abs(w)[:, :, None]
+    weighed = Expected(y, widen_tolerance(compute_tolerance(y), own, grown), own + grown, promised=compute_tolerance(y))
     return [weighed, Expected(w, RELATIVE * np.maximum(np.abs(w), 1e-6))]
 
 
 REFERENCE = Reference(
     reads=lambda p: [p["target"], p["ids"], *(name for name in p["mask"].reads if name != p["ids"])],
     makes=lambda p: [p["output_name"], p["token_weights"]],
-    value=_value,
-    outputs=made_of_target,
+    value=_compute,
+    outputs=declare_new_output,
     ignores_padding=lambda p: not p["mask"].is_everywhere,
     looks_up=True,
-    read=with_mask,
+    read=read_mask,
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewritten
-from graphsurgery.proof.golden import recorded_goldens, with_goldens_of
+from graphsurgery.proof.golden import copy_goldens, read_goldens
 from graphsurgery.rewrites.head_parts import Parts, parts_of
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
@@ -55,7 +55,7 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
     for edit in result.head:
         after = edit.apply(after)
     if result.keeps_goldens:
-        after = with_goldens_of(model, after, result.golden_limits)
+        after = copy_goldens(model, after, result.golden_limits)
     return Applied(resolved, model, replace(after, notes=(*model.notes, *notes)), parts, result, notes)
 
 
@@ -70,6 +70,6 @@ def _remarks(model: Model, parts: Parts) -> Iterator[str]:
     if parts.lost:
         yield f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}"
     try:
-        recorded_goldens(model)
+        read_goldens(model)
     except UnsupportedModelError as error:
         yield f"warning: {error}; the output has none"

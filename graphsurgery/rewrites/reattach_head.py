@@ -25,7 +25,7 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.splice import spliced
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.normalize import normalize
 from graphsurgery.references.pooling import MODES, pool
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -100,7 +100,7 @@ class ReattachHead(Rewrite):
 
 def _recognised(model: Model, hidden: str) -> Head:
     """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
-    generator, session = feeds_for(model), open_session(model)
+    generator, session = make_feed_generator(model), open_session(model)
     candidates: list[Head] | None = None
     for mask in (mask for kind, masks in generator.generate_masks() if kind in COMPARED for mask in masks):
         feed = generator.generate(mask, seed=0)

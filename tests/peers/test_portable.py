@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 import graphsurgery
 from graphsurgery.graph.portable import vendor_operators
 from graphsurgery.model.loading import load
-from graphsurgery.proof.source_feeds import feeds_for
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.simplify.simplify import simplify
 from graphsurgery.runtime.session import Session
 
@@ -57,7 +57,7 @@ RUNNERS = {"OpenVINO": in_openvino, "reference evaluator": in_reference}
 
 def feeds_of(path: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Feeds of every kind: ragged, left-padded and holed batches, single tokens, one row, long rows, an empty one."""
-    generator = feeds_for(load(path))
+    generator = make_feed_generator(load(path))
     return [
         (kind, generator.generate(mask, seed))
         for seed, (kind, masks) in enumerate(generator.generate_masks())

@@ -26,7 +26,7 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.model.provenance import steps
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.references.reference import exact
+from graphsurgery.references.reference import expect_exactly
 
 RELATIVE, UNIT = 1e-5, 1e-6
 OPSETS = (11, 13, 18)
@@ -93,7 +93,7 @@ def reference(model: graphsurgery.Model, feed: Feed, values: Mapping[str, str], 
     """What the float64 references make of the feed, whose embeddings the model knows by other names."""
     weights = RecordedWeights.of(model, model.proto.graph.node)
     known = feed | {called: feed[key] for called, key in values.items()}
-    return Chain(steps(model.proto)).after(exact, weights)(known)[name].values
+    return Chain(steps(model.proto)).compose(expect_exactly, weights)(known)[name].values
 
 
 def allowed(expected: Array, *given: Array) -> Array:

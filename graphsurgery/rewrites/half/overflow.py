@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from graphsurgery.compare.reference_attention import heads_apart
+from graphsurgery.compare.reference_formulas import split_heads
 from graphsurgery.graph.attributes import integer, integers
 from graphsurgery.graph.element_types import FLOAT, key_of
 from graphsurgery.graph.operators import operator
@@ -93,8 +93,8 @@ def _largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
 def _heads_of(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
     """Queries and keys ``[batch, heads, seq, size]``; keys repeated where several heads share them."""
     heads = integer(node, "num_heads", 0) or integer(node, "q_num_heads", 0)
-    query = heads_apart(known[0], heads) if known[0].ndim == 3 else known[0]
-    key = heads_apart(known[1], integer(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
+    query = split_heads(known[0], heads) if known[0].ndim == 3 else known[0]
+    key = split_heads(known[1], integer(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
     return query, np.repeat(key, query.shape[1] // key.shape[1], axis=1)
 
 

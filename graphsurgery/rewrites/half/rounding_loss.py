@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from graphsurgery.compare.loss import tokens_of
-from graphsurgery.compare.vectors import vectors_at_tokens
+from graphsurgery.compare.loss import find_tokens
+from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.interface import Value
 from graphsurgery.rewrites.half.probes import Feed, Rounding
 
@@ -56,5 +56,5 @@ def worst(loss: Loss, names: Sequence[str], least: float) -> dict[str, float]:
 
 def _at_tokens(outputs: dict[str, Array], feed: Feed, mask: Value | None) -> Array:
     """Return every number of the outputs that counts, as float64."""
-    parts = [vectors_at_tokens(one, tokens_of(feed, mask)) for one in outputs.values()]
+    parts = [select_vectors(one, find_tokens(feed, mask)) for one in outputs.values()]
     return np.concatenate([np.zeros(0), *(np.asarray(part, dtype=np.float64).ravel() for part in parts)])
