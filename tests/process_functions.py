@@ -18,7 +18,11 @@ def tell(*modules: str) -> dict[str, Any]:
     print("printed on stderr", file=sys.stderr)
     os.write(1, b"written to file 1\n")
     found = {name: importlib.import_module(name).__file__ for name in modules}
-    return {"folder": str(Path.cwd()), "files": found, "path": sys.path, "id": os.getpid()}
+    return {"folder": str(Path.cwd()), "files": found, "path": sys.path, "id": os.getpid(), "parent": os.getppid()}
+
+
+def tell_environment(name: str) -> str | None:
+    return os.environ.get(name)
 
 
 def fail(*_: Any) -> None:
@@ -48,9 +52,17 @@ def fill_the_disk(*_: Any) -> None:
 
 def hang(started: str, *_: Any) -> None:
     """Write the id of the process to the file ``started``, and go on for a minute."""
-    Path(started).write_text(str(os.getpid()), encoding="utf-8")
+    Path(started).write_text(f"{os.getpid()}\n", encoding="utf-8")
     time.sleep(60)
 
 
 def wait(*_: Any) -> None:
     time.sleep(60)
+
+
+def read_number(path: Path) -> int:
+    """Return the number in a file that another process is about to write."""
+    limit = time.monotonic() + 30
+    while not (path.exists() and path.read_text(encoding="utf-8").endswith("\n")) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return int(path.read_text(encoding="utf-8"))

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnxruntime
 import process_functions
 import pytest
 from conftest import FIXTURES
+from process_functions import read_number
 
 import graphsurgery
 from graphsurgery.errors import SurroundingsError
@@ -25,12 +25,34 @@ from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_proces
 BERT = FIXTURES / "bert" / "model.onnx"
 
 
+@pytest.fixture(params=["forked", "fresh"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways to get a process: forked by the server, where there is one, and a fresh interpreter."""
+    if request.param == "fresh":
+        monkeypatch.setattr(own_process, "call_forked", lambda *_: None)
+    else:
+        require_server()
+        monkeypatch.setattr(own_process, "_call_fresh", never)
+    yield request.param
+
+
+def require_server() -> None:
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        pytest.skip("processes are forked on Linux alone")
+
+
+def never(*_: object) -> None:
+    pytest.fail("no fresh interpreter is needed")
+
+
+@pytest.mark.usefixtures("way")
 def test_the_answer_and_nothing_else_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     answer = call_in_own_process(process_functions.tell, folder=tmp_path, seconds=60)
     assert answer["folder"] == str(tmp_path) != str(Path.cwd()) and answer["id"] != os.getpid()
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("way")
 def test_the_modules_are_the_callers(tmp_path: Path) -> None:
     answer = call_in_own_process(process_functions.tell, "graphsurgery", "onnxruntime", folder=tmp_path, seconds=60)
     assert answer["files"] == {"graphsurgery": graphsurgery.__file__, "onnxruntime": onnxruntime.__file__}
@@ -53,6 +75,7 @@ def test_the_package_is_the_callers_after_it_changed_folders(tmp_path: Path) -> 
     assert done.stdout == "True\n"
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -91,21 +114,19 @@ def test_an_isolated_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_process.find_crash(BERT, [feed]) == "ONNX Runtime did not end within 1 s"
 
 
-def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_process(way: str, tmp_path: Path) -> None:
     """The interrupt goes to the caller alone. The process that it has started does not outlive it."""
     started = tmp_path / "started"
     program = (
-        "import sys; sys.path[:] = sys.argv[3:]; import process_functions; from pathlib import Path\n"
-        "from graphsurgery.runtime.own_process import call_in_own_process\n"
-        "call_in_own_process(process_functions.hang, sys.argv[1], folder=Path(sys.argv[2]), seconds=60)"
+        "import sys; sys.path[:] = sys.argv[4:]; import process_functions; from pathlib import Path\n"
+        "from graphsurgery.runtime import own_process\n"
+        "if sys.argv[3] == 'fresh': own_process.call_forked = lambda *_: None\n"
+        "own_process.call_in_own_process(process_functions.hang, sys.argv[1], folder=Path(sys.argv[2]), seconds=60)"
     )
     caller = subprocess.Popen(
-        [sys.executable, "-c", program, str(started), str(tmp_path), *sys.path], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(started), str(tmp_path), way, *sys.path], stderr=subprocess.PIPE, text=True
     )
-    limit = time.monotonic() + 30
-    while not (started.exists() and started.read_text(encoding="utf-8")) and time.monotonic() < limit:
-        time.sleep(0.01)
-    process = int(started.read_text(encoding="utf-8"))
+    process = read_number(started)
     os.kill(process, 0)
     caller.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in caller.communicate(timeout=20)[1]

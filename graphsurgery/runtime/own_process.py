@@ -1,12 +1,14 @@
 """Call a Python function, or run a model, in a process of its own: there it can crash, hang, print and change folders.
 
 `multiprocessing` would run the caller's main script once more in the new process and share our terminal with it. Here the new
-process imports the function alone, from the very package and search path that this process uses.
+process imports the function alone, from the very package and search path that this process uses. On Linux it is forked by a
+server that has imported the heavy packages already; elsewhere, and where there is no such server, it is a fresh interpreter.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import numpy as np
 
 import graphsurgery
 from graphsurgery.errors import SurroundingsError, UnsupportedModelError
+from graphsurgery.runtime.forking import Ended, call_forked
 from graphsurgery.runtime.session import Session
 
 SECONDS = 600
@@ -32,13 +35,8 @@ call = json.load(sys.stdin)
 sys.path[:] = [call["root"], *call["path"]]
 import graphsurgery
 del sys.path[0]
-from importlib import import_module
-function = getattr(import_module(call["module"]), call["function"])
-try:
-    answer = {"answer": function(*call["arguments"])}
-except Exception as error:
-    answer = {"raised": type(error).__name__, "message": str(error).partition("\\n")[0]}
-json.dump(answer, answers)
+from graphsurgery.runtime.fork_server import answer_call
+json.dump(answer_call(call), answers)
 answers.close()
 """
 KILLED = frozenset({signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)})
@@ -71,24 +69,31 @@ def call_in_own_process(function: Callable[..., Any], *arguments: Any, folder: P
     call = {
         "root": str(Path(graphsurgery.__file__).parent.parent), "path": [str(Path(place).absolute()) for place in sys.path],
         "module": function.__module__, "function": function.__name__, "arguments": arguments,
+        "folder": str(folder), "environment": dict(os.environ),
     }  # fmt: skip
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", PROGRAM],
-            cwd=folder, input=json.dumps(call).encode(), capture_output=True, timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        ended = call_forked(call, seconds) or _call_fresh(call, seconds)
+    except (TimeoutError, subprocess.TimeoutExpired):
         raise OwnProcessError(f"did not end within {seconds} s") from None
     except OSError as error:
         raise SurroundingsError(f"cannot start Python ({sys.executable}): {error.strerror}") from error
-    if done.returncode < 0:
-        raise OwnProcessError(_describe_signal(-done.returncode))
-    if done.returncode:
-        raise OwnProcessError(f"ended with exit code {done.returncode}{_last_line(done.stderr)}")
-    answer = json.loads(done.stdout)
+    if ended.code < 0:
+        raise OwnProcessError(_describe_signal(-ended.code))
+    if ended.code:
+        raise OwnProcessError(f"ended with exit code {ended.code}{_last_line(ended.errors)}")
+    answer = json.loads(ended.answer)
     if "raised" in answer:
         raise OwnProcessError(f"failed ({answer['raised']}: {answer['message']})", answer["raised"])
     return answer["answer"]
+
+
+def _call_fresh(call: Mapping[str, Any], seconds: float) -> Ended:
+    """Answer ``call`` in a fresh interpreter. Raises OSError or TimeoutExpired if that does not start, or does not end."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM],
+        cwd=call["folder"], input=json.dumps(call).encode(), capture_output=True, timeout=seconds, check=False,
+    )  # fmt: skip
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def find_crash(model: Path, feeds: Sequence[Feed]) -> str | None:
