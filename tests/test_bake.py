@@ -734,7 +734,7 @@ def test_the_terminal(columns: int, fixture_copy, tmp_path: Path) -> None:
     assert done.returncode == OK and not done.stderr, done.stderr
     assert ".tmp" not in done.stdout and "…" not in done.stdout
     start, _, rest = done.stdout.partition("Run it\n")
-    program, _, end = rest.partition("\nWho reads it")
+    program, _, end = rest.partition("\nPrograms that read")
     assert all(len(line) <= columns for line in (*start.splitlines(), *end.splitlines()))
     assert "golden vectors" in " ".join(start.split()) or columns == 40
     for name in ("graphsurgery.json", "README.md", "onnx/model.onnx"):

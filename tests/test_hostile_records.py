@@ -148,11 +148,11 @@ def check_verdict(recorded: Recorded, place: tuple[str, ...], model: onnx.ModelP
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where verbs run. An error that is none of ours fails the test."""
 
-    def failed(error: Exception, as_json: bool, original=main._failed) -> int:
+    def failed(error: Exception, as_json: bool, original=main._report) -> int:
         assert isinstance(error, GraphSurgeryError), repr(error)
         return original(error, as_json)
 
-    monkeypatch.setattr(main, "_failed", failed)
+    monkeypatch.setattr(main, "_report", failed)
     return tmp_path
 
 

@@ -1,1 +1,1 @@
-"""The command line: parse, one library call, print. Nothing heavy is imported before a verb is chosen."""
+"""The command line: parse, one library call, print."""

@@ -5,17 +5,52 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
+
+from graphsurgery.cli.main import OK
+from graphsurgery.errors import VerificationFailed
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
+Progress = Callable[[str], None]
+
+
+class Reportable(Protocol):
+    """The result of a verb."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+Result = TypeVar("Result", bound=Reportable)
+
+
+def run_verb(call: Callable[[Progress], Result], show: Callable[[Result], None], *, as_json: bool, quiet: bool) -> int:
+    """Run ``call`` and print its result, as JSON or with ``show``. Return the exit code.
+
+    ``call`` gets a function that shows what is being done. If a proof fails, its details are printed; `main` prints the error.
+    """
+    with show_progress(quiet or as_json) as progress:
+        try:
+            result = call(progress)
+        except VerificationFailed as error:
+            if not as_json and not quiet:
+                from graphsurgery.cli.render_outcome import print_failure  # rich's tables are not needed otherwise
+
+                print_failure(error)
+            raise
+    if as_json:
+        print_json(result.to_json())
+    elif not quiet:
+        show(result)
+    return OK
+
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done, where stderr is a terminal and silence was not asked for."""
+def show_progress(quiet: bool) -> Iterator[Progress]:
+    """Show a line on stderr that says what is being done, unless ``quiet`` or stderr is no terminal."""
     if quiet or not err.is_terminal:
         yield lambda _: None
         return
@@ -24,5 +59,5 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One JSON document on stdout, without any colour."""
+    """Print one JSON document on stdout, without any colour."""
     print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.console import out, run_verb
 from graphsurgery.cli.options import SHOWN, with_options
-from graphsurgery.exporting import export
+from graphsurgery.exporting import Exported, export
 
 FOLDER = click.argument("model", type=click.Path())
 OPTIONS = (
@@ -15,16 +15,16 @@ OPTIONS = (
 )
 
 
-def export_command(verb: str) -> click.Command:
+def make_export_command(verb: str) -> click.Command:
     def callback(model: str, output: str | None, force: bool, as_json: bool, quiet: bool) -> int:
-        """Export the transformer of MODEL, a model folder, to ONNX, alone, and compare it with PyTorch. Needs the extra
+        """Export the transformer of MODEL, a model folder, to ONNX, and compare the file with PyTorch. Needs the extra
         `export`."""
-        with progress(quiet or as_json) as tell:
-            exported = export(model, output, force=force, progress=tell)
-        if as_json:
-            print_json(exported.to_json())
-        elif not quiet:
-            out.print(f"{exported.path.name}: {exported.task}, at most {exported.worst:.1e} from PyTorch")
-        return 0
+        return run_verb(
+            lambda progress: export(model, output, force=force, progress=progress), _show, as_json=as_json, quiet=quiet
+        )
 
     return click.command(verb)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
+
+
+def _show(exported: Exported) -> None:
+    out.print(f"{exported.path.name}: {exported.task}, differs from PyTorch by at most {exported.worst:.1e}")

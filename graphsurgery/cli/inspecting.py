@@ -1,4 +1,4 @@
-"""inspect: what a file is."""
+"""inspect: describe a file."""
 
 from __future__ import annotations
 
@@ -11,79 +11,79 @@ from graphsurgery.inspection import Inspection, inspect
 from graphsurgery.interface import type_name
 
 
-def inspect_command(verb: str) -> click.Command:
+def make_inspect_command(verb: str) -> click.Command:
     def callback(model: str, as_json: bool, quiet: bool) -> int:
-        """Show what MODEL is: interface, encoder, head found, layers, precision, warnings, who can read it. Runs nothing
-        and reads no weights."""
-        found = inspect(model)
+        """Describe MODEL: its interface, encoder, head, layers and precision, warnings, and which programs can read it. Runs
+        nothing and reads no weights."""
+        inspection = inspect(model)
         if as_json:
-            print_json(found.to_json())
+            print_json(inspection.to_json())
         elif not quiet:
-            _print(found)
+            _show(inspection)
         return OK
 
     return click.command(verb)(with_options(callback, (MODEL,), SHOWN))
 
 
-def _print(found: Inspection) -> None:
+def _show(inspection: Inspection) -> None:
     from rich.text import Text  # rich is not needed for --json
 
-    from graphsurgery.cli.render import bullets, consumer_table, facts_table, interface_table, section
+    from graphsurgery.cli import render
 
-    out.print(Text(found.path or "model", style="bold"))
-    out.print(section("Interface", interface_table(found.interface)))
-    out.print(section("Encoder", facts_table(_encoder_facts(found))))
-    out.print(section("File", facts_table(_file_facts(found))))
-    if found.warnings:
-        out.print(section("Beware", bullets(found.warnings)))
-    out.print(section("Who reads it as it is", consumer_table(found.consumers)))
+    out.print(Text(inspection.path or "model", style="bold"))
+    out.print(render.render_section("Interface", render.render_interface(inspection.interface)))
+    out.print(render.render_section("Encoder", render.render_facts(_describe_encoder(inspection))))
+    out.print(render.render_section("File", render.render_facts(_describe_file(inspection))))
+    if inspection.warnings:
+        out.print(render.render_section("Warnings", render.render_paragraphs(inspection.warnings)))
+    out.print(render.render_section(render.CONSUMERS, render.render_consumers(inspection.consumers)))
 
 
-def _encoder_facts(found: Inspection) -> list[tuple[str, str]]:
-    tables = found.tables
-    facts = [("head", found.pools or "none: it does not pool")]
-    if found.head:
-        facts.append(("steps", ", ".join(step["edit"] for step in found.head)))
-    if found.optimized is not None:
-        for_ = found.optimized.get("for") or "any runtime"
-        facts.append(("optimized", f"for {for_}, with ONNX Runtime {found.optimized.get('onnxruntime', 'unknown')}"))
-    if found.goldens:
-        facts.append(("golden vectors", "recorded: verify --self"))
-    if found.certificate is not None:
-        facts.append(("certificate", str(found.certificate)))
-    if found.hidden is not None:
-        width = found.hidden.width if found.hidden.width is not None else "unknown (a run tells)"
-        facts.append(("hidden state", f"{found.hidden.name}, {type_name(found.hidden.dtype)}, width {width}"))
-    elif found.pools is None:
-        facts.append(("hidden state", f"{found.why_not}"))
-        facts.append(("could be pooled", ", ".join(found.candidates) or "nothing was found"))
-    facts.append(("attention layers", str(found.layers)))
-    facts.append(("vocabulary", _known(tables.vocabulary)))
-    facts.append(("positions", _known(tables.positions)))
-    if found.pooling_config is not None:
-        facts.append(("folder says", f"pooling mode {found.pooling_config} (1_Pooling/config.json)"))
+def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
+    tables = inspection.tables
+    facts = [("head", inspection.pools or "none: the file does not pool")]
+    if inspection.head:
+        facts.append(("steps", ", ".join(step["edit"] for step in inspection.head)))
+    if inspection.optimized is not None:
+        for_ = inspection.optimized.get("for") or "any runtime"
+        facts.append(("optimized", f"for {for_}, with ONNX Runtime {inspection.optimized.get('onnxruntime', 'unknown')}"))
+    if inspection.goldens:
+        facts.append(("golden vectors", "recorded; verify --self compares the file with them"))
+    if inspection.certificate is not None:
+        facts.append(("certificate", str(inspection.certificate)))
+    if inspection.hidden is not None:
+        width = inspection.hidden.width if inspection.hidden.width is not None else "unknown without a run"
+        facts.append(("hidden state", f"{inspection.hidden.name}, {type_name(inspection.hidden.dtype)}, width {width}"))
+    elif inspection.pools is None:
+        facts.append(("hidden state", str(inspection.why_not)))
+        facts.append(("could be pooled", ", ".join(inspection.candidates) or "no value"))
+    facts.append(("attention layers", str(inspection.layers)))
+    facts.append(("vocabulary", _describe_table(tables.vocabulary)))
+    facts.append(("positions", _describe_table(tables.positions)))
+    if inspection.pooling_config is not None:
+        facts.append(("folder says", f"pooling mode {inspection.pooling_config} (1_Pooling/config.json)"))
     return facts
 
 
-def _file_facts(found: Inspection) -> list[tuple[str, str]]:
-    precision = ", ".join(f"{name} {_size(size)}" for name, size in found.precision.items())
+def _describe_file(inspection: Inspection) -> list[tuple[str, str]]:
+    precision = ", ".join(f"{name} {_format_size(size)}" for name, size in inspection.precision.items())
     return [
-        ("opsets", ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())),
-        ("IR version", str(found.ir_version)),
-        ("made by", repr(found.producer)[1:-1] or "unknown"),
-        ("nodes", str(found.nodes)),
-        ("size", f"{_size(found.file_bytes)}, weights {_size(found.weight_bytes)}"),
+        ("opsets", ", ".join(f"{domain} {version}" for domain, version in inspection.opsets.items())),
+        ("IR version", str(inspection.ir_version)),
+        ("made by", repr(inspection.producer)[1:-1] or "unknown"),
+        ("nodes", str(inspection.nodes)),
+        ("size", f"{_format_size(inspection.file_bytes)}, weights {_format_size(inspection.weight_bytes)}"),
         ("initializers", precision or "none"),
-        ("data files", ", ".join(found.data_files) or "none"),
-        ("fingerprint", found.fingerprint[:16]),
+        ("data files", ", ".join(inspection.data_files) or "none"),
+        ("fingerprint", inspection.fingerprint[:16]),
     ]
 
 
-def _known(number: int | None) -> str:
-    return "no table found" if number is None else str(number)
+def _describe_table(rows: int | None) -> str:
+    return "no table found" if rows is None else str(rows)
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

@@ -1,4 +1,4 @@
-"""optimize: the transformer optimizer run, watched and proven."""
+"""optimize: run ONNX Runtime's transformer optimizer, report what it did and prove the result."""
 
 from __future__ import annotations
 
@@ -6,56 +6,74 @@ from typing import Any
 
 import click
 
-from graphsurgery.cli.console import out, print_json, progress
-from graphsurgery.cli.editing import show_failed
-from graphsurgery.cli.options import MODEL, SHOWN, proving, with_options
-from graphsurgery.errors import VerificationFailed
+from graphsurgery.cli.console import run_verb
+from graphsurgery.cli.options import MODEL, SHOWN, make_proof_options, with_options
 from graphsurgery.optimizer.optimize import optimize
+from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.kernels import TARGETS
 
 OPTIONS = (
     click.option(
-        "--for", "target", type=click.Choice(TARGETS), default="cpu", help="Avoid operators that have no kernel there."
+        "--for",
+        "target",
+        type=click.Choice(TARGETS),
+        default="cpu",
+        help="Leave out fused operators that have no kernel on this device.",
     ),
-    click.option("--fp16", is_flag=True, help="Compute the encoder in float16, but for what overflows or loses most."),
+    click.option(
+        "--fp16", is_flag=True, help="Compute the encoder in float16. Nodes that overflow or lose most precision stay float32."
+    ),
     click.option("--bf16", is_flag=True, help="The same in bfloat16."),
     click.option(
-        "--half-io", is_flag=True, help="Float inputs and outputs in half precision, too; of an encoder without a head."
+        "--half-io",
+        is_flag=True,
+        help="Also convert float inputs and outputs to half precision. Only for an encoder without a head.",
     ),
-    click.option("--portable", is_flag=True, help="Simplify with standard operators only, instead of fusing."),
-    click.option("--rehead", is_flag=True, help="Put our head in place of a pooled export's own, so that its encoder fuses."),
-    click.option("--strict", is_flag=True, help="Fail where anything that should fuse did not."),
+    click.option("--portable", is_flag=True, help="Simplify the graph with standard operators only, instead of fusing."),
+    click.option(
+        "--rehead", is_flag=True, help="Replace a pooled export's own head by graphsurgery's, so that the encoder fuses."
+    ),
+    click.option("--strict", is_flag=True, help="Fail if anything that should fuse did not."),
     click.option("--model-type", metavar="NAME", help="The optimizer's model type. [default: found in the graph]"),
-    click.option("--heads", type=int, metavar="N", help="Attention heads. [default: found in the graph]"),
-    click.option("--hidden-size", type=int, metavar="N", help="Dims of the hidden state. [default: found in the graph]"),
-    click.option("--texts", type=click.Path(), help="One text a line, to compare on besides the drawn feeds."),
-    click.option("--atol", type=float, metavar="X", help="Allowed absolute difference, in place of the proof's own."),
-    click.option("--min-cosine", type=float, metavar="X", help="Smallest allowed cosine, besides that."),
+    click.option("--heads", type=int, metavar="N", help="The number of attention heads. [default: found in the graph]"),
+    click.option(
+        "--hidden-size", type=int, metavar="N", help="The number of dims of the hidden state. [default: found in the graph]"
+    ),
+    click.option(
+        "--texts", type=click.Path(), help="A UTF-8 file with one text per line, to compare on besides the generated feeds."
+    ),
+    click.option(
+        "--atol", type=float, metavar="X", help="The allowed absolute difference, in place of the proof's own tolerances."
+    ),
+    click.option("--min-cosine", type=float, metavar="X", help="The smallest allowed cosine, an additional limit."),
     click.option("--no-timing", is_flag=True, help="Do not time the two files."),
 )
-PROVING = proving("Do everything but write, the whole proof too.", "The proof is always the whole one: no difference here.")
-OUTPUT = click.option("-o", "--output", type=click.Path(), help="Where to. [default: beside MODEL, .optimized in its name]")
+PROVING = make_proof_options(
+    "Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one."
+)
+OUTPUT = click.option(
+    "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with .optimized in its name]"
+)
 
 
-def optimize_command(verb: str) -> click.Command:
+def make_optimize_command(verb: str) -> click.Command:
     def callback(
         model: str, as_json: bool, quiet: bool, output: str | None, no_verify: bool, no_timing: bool, full: bool,
         **options: Any,
     ) -> int:  # fmt: skip
-        """Run the ONNX Runtime transformer optimizer on MODEL, torch-free; say what it fused, what it did not and why, and
-        prove that the result gives the same vectors."""
-        with progress(quiet or as_json) as tell:
-            try:
-                done = optimize(model, output=output, verify=not no_verify, time=not no_timing, progress=tell, **options)
-            except VerificationFailed as error:
-                show_failed(error, as_json, quiet)
-                raise
-        if as_json:
-            print_json(done.to_json())
-        elif not quiet:
-            from graphsurgery.cli.render_outcome import print_optimized  # rich's tables are not needed for --json
-
-            print_optimized(out, done)
-        return 0
+        """Run ONNX Runtime's transformer optimizer on MODEL, without PyTorch. Report what it fused, what it did not fuse and
+        why, and prove that the result gives the same vectors."""
+        return run_verb(
+            lambda progress: optimize(
+                model, output=output, verify=not no_verify, time=not no_timing, progress=progress, **options
+            ),
+            _show, as_json=as_json, quiet=quiet,
+        )  # fmt: skip
 
     return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
+
+
+def _show(outcome: Outcome) -> None:
+    from graphsurgery.cli.render_outcome import print_optimized  # rich's tables are not needed for --json
+
+    print_optimized(outcome)

@@ -1,4 +1,4 @@
-"""Trouble with stdout and stderr, told apart from all other trouble with files."""
+"""Errors of stdout and stderr, kept apart from all other errors of files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import IO, Any
 
 
 class CannotPrintError(Exception):
-    """stdout or stderr takes no more. ``closed`` tells that whoever read it went away."""
+    """Writing to stdout or stderr failed. ``is_closed``: because the reader closed it."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
-        self.closed = isinstance(error, BrokenPipeError)
+        self.is_closed = isinstance(error, BrokenPipeError)
 
 
-class Printer(io.RawIOBase):
-    """What stdout or stderr writes to, raising CannotPrintError where that raises OSError."""
+class _GuardedStream(io.RawIOBase):
+    """A raw stream that raises CannotPrintError in place of an OSError."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -41,10 +41,10 @@ class Printer(io.RawIOBase):
 
 
 @contextmanager
-def printing() -> Iterator[None]:
-    """While it lasts, trouble with stdout and stderr is CannotPrintError, and names that their encoding lacks are escaped."""
+def guard_output() -> Iterator[None]:
+    """Raise CannotPrintError for errors of stdout and stderr, and escape characters that their encoding lacks."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_printed, before)
+    sys.stdout, sys.stderr = map(_guard, before)
     try:
         yield
         sys.stdout.flush()
@@ -52,13 +52,13 @@ def printing() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _printed(stream: IO[str]) -> Any:
-    """A text stream on the same file; streams that are none on a file stay as they are."""
+def _guard(stream: IO[str]) -> Any:
+    """Return a guarded text stream on the same file, or ``stream`` itself if it writes to no file."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
     raw = getattr(stream.buffer, "raw", stream.buffer)
     return io.TextIOWrapper(
-        io.BufferedWriter(Printer(raw)), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering,
+        io.BufferedWriter(_GuardedStream(raw)), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )  # fmt: skip

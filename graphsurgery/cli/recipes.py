@@ -6,42 +6,38 @@ from typing import Any
 
 import click
 
-from graphsurgery.cli.console import out, print_json, progress
-from graphsurgery.cli.editing import show, show_failed
+from graphsurgery.cli.console import out, print_json, run_verb
+from graphsurgery.cli.editing import show_outcome
+from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
-from graphsurgery.errors import VerificationFailed
 from graphsurgery.model.loading import load
 from graphsurgery.recipe import entry_of, recipe_of, to_toml
 from graphsurgery.recipe_run import run_recipe
 
 RECIPE = click.argument("recipe", type=click.Path())
+ACTION = click.argument("action", type=click.Choice(["show"]))
 
 
-def run_command(verb: str) -> click.Command:
+def make_run_command(verb: str) -> click.Command:
     def callback(recipe: str, model: str, as_json: bool, quiet: bool, no_verify: bool, **options: Any) -> int:
         """Run RECIPE, a TOML file of edits, rewrites and checks (see recipes/), on MODEL, an ONNX file or a model folder."""
-        with progress(quiet or as_json) as tell:
-            try:
-                outcome = run_recipe(recipe, model, verify=not no_verify, progress=tell, **options)
-            except VerificationFailed as error:
-                show_failed(error, as_json, quiet)
-                raise
-        show(outcome, as_json, quiet)
-        return 0
+        return run_verb(
+            lambda progress: run_recipe(recipe, model, verify=not no_verify, progress=progress, **options),
+            show_outcome, as_json=as_json, quiet=quiet,
+        )  # fmt: skip
 
     return click.command(verb)(with_options(callback, (RECIPE, MODEL), WRITING, SHOWN))
 
 
-def recipe_command(verb: str) -> click.Command:
+def make_recipe_command(verb: str) -> click.Command:
     def callback(action: str, model: str, as_json: bool, quiet: bool) -> int:
-        """show: print the recipe that MODEL was made with. Running it on the original source gives the same bytes."""
-        found = recipe_of(load(model))
+        """show: print the recipe that made MODEL. Running it on the original source gives the same bytes."""
+        recipe = recipe_of(load(model))
         if as_json:
-            shown = {"about": found.about, "goldens": found.goldens, "sources": found.sources}
-            print_json({"model": model, "recipe": {**shown, "steps": [entry_of(step) for step in found.steps]}})
+            facts = {"about": recipe.about, "goldens": recipe.goldens, "sources": recipe.sources}
+            print_json({"model": model, "recipe": {**facts, "steps": [entry_of(step) for step in recipe.steps]}})
         elif not quiet:
-            out.print(to_toml(found), markup=False, highlight=False, soft_wrap=True, end="")
-        return 0
+            out.print(to_toml(recipe), markup=False, highlight=False, soft_wrap=True, end="")
+        return OK
 
-    action = click.argument("action", type=click.Choice(["show"]))
-    return click.command(verb)(with_options(callback, (action, MODEL), SHOWN))
+    return click.command(verb)(with_options(callback, (ACTION, MODEL), SHOWN))

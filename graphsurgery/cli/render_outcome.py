@@ -1,73 +1,82 @@
-"""What edits and rewrites did, in the terminal."""
+"""The outcome of edits and rewrites in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphsurgery.cli.console import err, out
 from graphsurgery.cli.render import (
-    bullets,
-    consumer_table,
-    facts_table,
-    heading,
-    interface_table,
-    proof,
-    report_details,
-    section,
-    title,
+    CONSUMERS,
+    WARNING,
+    render_consumers,
+    render_details,
+    render_facts,
+    render_heading,
+    render_interface,
+    render_paragraphs,
+    render_proof,
+    render_section,
 )
 from graphsurgery.compare.timing import Timings
+from graphsurgery.errors import VerificationFailed
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.fusions import FusionReport
+from graphsurgery.snippet import shown
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
-    """Print what was done, the new interface, the proof, how to run the file, and who can read it."""
-    _print_notes(console, outcome)
-    console.print(section("Interface", interface_table(outcome.interface)))
-    _print_proof(console, outcome)
+def print_outcome(outcome: Outcome) -> None:
+    """Print the steps, the new interface, the proof, how to run the file, and which programs can read it."""
+    _print_notes(outcome)
+    out.print(render_section("Interface", render_interface(outcome.interface)))
+    _print_proof(outcome)
     if outcome.saved:
-        console.print(heading("Run it"))
-        console.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
-    console.print(section("Who reads it as it is", consumer_table(outcome.consumers)))
+        out.print(render_heading("Run it"))
+        out.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
+    out.print(render_section(CONSUMERS, render_consumers(outcome.consumers)))
 
 
-def print_optimized(console: Console, outcome: Outcome) -> None:
-    """Print what fused and what did not, the proof, and whether it helped."""
-    _print_notes(console, outcome)
-    _print_proof(console, outcome)
+def print_optimized(outcome: Outcome) -> None:
+    """Print what fused and what did not, the proof, and whether the new file is faster."""
+    _print_notes(outcome)
+    _print_proof(outcome)
     if outcome.timings is not None:
-        console.print(section("Time", timing_table(outcome.timings)))
+        out.print(render_section("Time", _render_timings(outcome.timings)))
 
 
-def print_failed(console: Console, outcome: Outcome) -> None:
-    """Print why an outcome is wrong: what fused, and every comparison of a proof that did not pass."""
+def print_failure(error: VerificationFailed) -> None:
+    """Print the details of a failure on stderr: what fused, and every comparison of a proof that did not pass."""
+    outcome = error.outcome
+    if not isinstance(outcome, Outcome):
+        return
     if outcome.fusions is not None:
-        console.print(fusion_table(outcome.fusions))
+        err.print(_render_fusions(outcome.fusions))
     if outcome.report is not None and not outcome.report:
-        console.print(report_details(outcome.report))
+        err.print(render_details(outcome.report))
 
 
-def _print_notes(console: Console, outcome: Outcome) -> None:
-    console.print(title(outcome.source, outcome.output, written=outcome.saved is not None))
-    found = [str(outcome.architecture)] if outcome.architecture is not None else []
-    tried = [f"warning: not used: {attempt}" for attempt in outcome.attempts]
-    console.print(bullets([*found, *outcome.notes, *tried]))
+def _print_notes(outcome: Outcome) -> None:
+    source = outcome.source.path.name if outcome.source.path else "model"
+    is_written = "" if outcome.saved is not None else "  (not written)"
+    out.print(Text.assemble((source, "bold"), " -> ", (shown(outcome.output), "bold"), is_written))
+    architecture = [str(outcome.architecture)] if outcome.architecture is not None else []
+    attempts = [f"{WARNING}not used: {attempt}" for attempt in outcome.attempts]
+    out.print(render_paragraphs([*architecture, *outcome.notes, *attempts]))
     if outcome.fusions is not None:
-        console.print(section("Fused", fusion_table(outcome.fusions)))
+        out.print(render_section("Fused", _render_fusions(outcome.fusions)))
 
 
-def _print_proof(console: Console, outcome: Outcome) -> None:
-    console.print(proof(outcome.report))
+def _print_proof(outcome: Outcome) -> None:
+    out.print(render_proof(outcome.report))
     if outcome.loss is not None:
-        console.print(section("Loss", loss_table(outcome.loss)))
+        out.print(render_section("Loss", _render_loss(outcome.loss)))
 
 
-def fusion_table(fusions: FusionReport) -> RenderableType:
+def _render_fusions(fusions: FusionReport) -> RenderableType:
     """Count the parts of each kind that fused, and list those that did not, layer by layer, with the reason."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for layer, kind, why in fusions.misses():
@@ -75,27 +84,27 @@ def fusion_table(fusions: FusionReport) -> RenderableType:
     return Group(Text(fusions.summary, style="" if fusions.complete else "yellow"), *([table] if table.rows else []))
 
 
-def loss_table(loss: Mapping[str, Any]) -> RenderableType:
+def _render_loss(loss: Mapping[str, Any]) -> RenderableType:
     """Show how far half precision is from float32 by each engine, at each output if there are several."""
     measured = loss.get("opinions", ())
     several = len({one["output"] for one in measured}) > 1
-    return facts_table([(f"by {one['engine']}" + several * f", {one['output']}", _loss(one)) for one in measured])
+    return render_facts([(f"by {one['engine']}" + several * f", {one['output']}", _describe_loss(one)) for one in measured])
 
 
-def _loss(measured: Mapping[str, Any]) -> str:
+def _describe_loss(measured: Mapping[str, Any]) -> str:
     loss = measured["loss"]
     if loss is None:
         return f"not measured: {measured['why']}"
-    cosines = f"cosine {loss['min_cosine']:.7f} at least, {loss['mean_cosine']:.7f} on average"
-    return f"{cosines}, {loss['max_abs_diff']:.1e} apart at most, over {loss['vectors']} vectors"
+    cosines = f"smallest cosine {loss['min_cosine']:.7f}, average {loss['mean_cosine']:.7f}"
+    return f"{loss['vectors']} vectors; {cosines}; largest difference {loss['max_abs_diff']:.1e}"
 
 
-def timing_table(timings: Timings) -> RenderableType:
+def _render_timings(timings: Timings) -> RenderableType:
     """Show the median time of both files, and whether the new one is faster here."""
     facts = [
         (f"{one.texts} x {one.tokens} tokens", f"{one.before:.2f} ms -> {one.after:.2f} ms ({one.ratio:.2f}x)")
         for one in timings.shapes
     ]
-    slower = any(one.helped is False for one in timings.shapes)
-    style = "bold yellow" if slower else "green" if timings.helped else ""
-    return Group(facts_table(facts), Text(str(timings), style=style))
+    is_slower = any(one.helped is False for one in timings.shapes)
+    style = "bold yellow" if is_slower else "green" if timings.helped else ""
+    return Group(render_facts(facts), Text(str(timings), style=style))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from graphsurgery.cli.console import out, print_json, progress
+from graphsurgery.cli.console import out, print_json, show_progress
 from graphsurgery.cli.main import OK, VERDICT
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.errors import RequestError
@@ -19,17 +19,19 @@ OPTIONS = (
         metavar="SOURCE",
         help="The file before the edit, or any file with the same inputs.",
     ),
-    click.option("--self", "itself", is_flag=True, help="Hold MODEL against the golden vectors that it records, as bake does."),
-    click.option("--texts", type=click.Path(), help="A UTF-8 file of texts, one a line, to compare on as well."),
-    click.option("--atol", type=float, help="Allowed absolute difference between outputs of the same name."),
-    click.option("--min-cosine", type=float, help="Smallest allowed cosine between outputs of the same name."),
-    click.option("--full", is_flag=True, help="The whole proof, every byte of the weights compared, at any size."),
+    click.option(
+        "--self", "itself", is_flag=True, help="Compare MODEL with the golden vectors that it records. bake records them."
+    ),
+    click.option("--texts", type=click.Path(), help="A UTF-8 file with one text per line, to compare on as well."),
+    click.option("--atol", type=float, help="The allowed absolute difference between outputs of the same name."),
+    click.option("--min-cosine", type=float, help="The smallest allowed cosine between outputs of the same name."),
+    click.option("--full", is_flag=True, help="Run the whole proof and compare every byte of the weights, whatever the size."),
 )
 
 
-def _refuse_with_self(given: dict[str, object]) -> None:
-    """RequestError for options that `verify --self` has no use for: the file records its inputs, and how far it may be off."""
-    listed = " and ".join(option for option, value in given.items() if value is not None)
+def _refuse_with_self(options: dict[str, object]) -> None:
+    """Raise RequestError for options that `verify --self` cannot use: the file records its inputs and its tolerances."""
+    listed = " and ".join(option for option, value in options.items() if value is not None)
     if listed:
         raise RequestError(
             f"{listed} cannot be given with --self: the file records its own inputs and how far apart its outputs may be",
@@ -37,31 +39,33 @@ def _refuse_with_self(given: dict[str, object]) -> None:
         )
 
 
-def verify_command(verb: str) -> click.Command:
+def make_verify_command(verb: str) -> click.Command:
     def callback(
         model: str, against: str | None, itself: bool, texts: str | None, atol: float | None, min_cosine: float | None,
         full: bool, as_json: bool, quiet: bool,
     ) -> int:  # fmt: skip
-        """Prove that MODEL computes what the edits it records mean, applied to SOURCE; or, where it records none, that both
-        files give the same outputs; or, with --self, that it still gives what it recorded when it was made. Exit code 0 when
-        the verdict is PASSED, 1 when it is FAILED or nothing could be checked."""
+        """Prove that MODEL is correct. With --against: the edits that MODEL records, applied to SOURCE, give MODEL's outputs.
+        If it records no edits, both files give the same outputs. With --self: MODEL still gives the vectors that it recorded
+        when it was made. The exit code is 0 if the verdict is PASSED, and 1 if it is FAILED or nothing could be checked."""
         if itself == (against is not None):
-            raise RequestError("verify needs something to hold the file against", "give either --against SOURCE or --self")
+            raise RequestError("verify needs something to compare the file with", "give either --against SOURCE or --self")
         if itself:
             _refuse_with_self({"--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--full": full or None})
-        with progress(quiet or as_json) as tell:
+        with show_progress(quiet or as_json) as progress:
             if against is None:
                 report = verify_itself(load(model))
             else:
-                report = verify(model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, full=full, progress=tell)
+                report = verify(
+                    model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, full=full, progress=progress
+                )
         if as_json:
             print_json({"model": model, "against": against, "report": report.to_json()})
         elif not quiet:
             from rich.text import Text  # rich is not needed for --json
 
-            from graphsurgery.cli.render import STYLES, report_details
+            from graphsurgery.cli.render import STYLES, render_details
 
-            out.print(report_details(report))
+            out.print(render_details(report))
             out.print(Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {report.cases} cases compared"))
         return OK if report else VERDICT
 
