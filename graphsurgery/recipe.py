@@ -35,7 +35,7 @@ from graphsurgery.model.certificate import ELSEWHERE, certificate_of
 from graphsurgery.model.locations import why_misspelt
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, rewrites, since_edited
-from graphsurgery.rewrites.registry import REWRITES, recorded_rewrites, rewrite_from
+from graphsurgery.rewrites.registry import REWRITES, make_rewrite, read_recorded_rewrites
 from graphsurgery.rewrites.rewrite import Rewrite
 
 LARGEST = 1 << 20
@@ -157,7 +157,7 @@ def _in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> lis
     placed = 0
     for step, recorded in zip(rewritten, there, strict=False):
         entries += recorded[placed:]
-        entries += map(entry_of, recorded_rewrites(step.parameters))
+        entries += map(entry_of, read_recorded_rewrites(step.parameters))
         placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # it put that edit there itself
     return [*entries, *edits[placed:]]
 
@@ -201,7 +201,7 @@ def _step(entry: object, where: str, model: Path | None) -> Edit | Rewrite:
     name = _typed(entry, kind, str, where)
     given = {key: value for key, value in entry.items() if key != kind}
     if kind == REWRITE:
-        return rewrite_from(name, given, where)
+        return make_rewrite(name, given, where)
     if name is None:
         edits = f"the edits are {', '.join(EDITS)}; the rewrites are {', '.join(REWRITES)}"
         raise RecipeError(f"{where} names no edit and no rewrite", edits)

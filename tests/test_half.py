@@ -26,10 +26,16 @@ from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.element_types import ElementTypes
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.half.block_list import BlockList
+from graphsurgery.rewrites.half.constants import (
+    MaskConstants,
+    cast_values,
+    clip_infinities,
+    explain_unfit,
+    largest,
+    lowest_mask,
+)
 from graphsurgery.rewrites.half.convert import to_half
-from graphsurgery.rewrites.half.mask_constants import Masks
-from graphsurgery.rewrites.half.measure import kept
-from graphsurgery.rewrites.half.values import converted, largest, lowest_mask, tamed, unfit
+from graphsurgery.rewrites.half.measure import find_float32_nodes
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session
 
@@ -220,7 +226,7 @@ def test_masks_stay_finite(kind, lowest):
     assert np.isfinite(found).all() and (found[:2][wanted[:2] == 0] == 0).all()
     np.testing.assert_allclose(found[:2], wanted[:2], atol=0.01)
     if kind == FLOAT16 or lowest == LOWEST:
-        naive = converted(np.array(lowest, np.float32), kind)
+        naive = cast_values(np.array(lowest, np.float32), kind)
         assert np.isinf(naive), "were it converted as it is, the mask would be infinite"
 
 
@@ -234,22 +240,26 @@ def test_scalars_stay_scalars(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_stands_for_infinity(kind):
     mask = np.array([[0, LOWEST], [0, 0]], np.float32)
-    assert set(tamed(mask, kind).ravel()) == {0, lowest_mask(kind)}
-    assert np.isfinite(converted(tamed(mask, kind), kind) * 2).all()
-    assert tamed(np.array([np.finfo(np.float32).max], np.float32), kind) == np.float32(min(largest(kind), 3.5e38))
-    assert tamed(np.array([-np.inf], np.float32), kind) == -np.inf
+    assert set(clip_infinities(mask, kind).ravel()) == {0, lowest_mask(kind)}
+    assert np.isfinite(cast_values(clip_infinities(mask, kind), kind) * 2).all()
+    assert clip_infinities(np.array([np.finfo(np.float32).max], np.float32), kind) == np.float32(min(largest(kind), 3.5e38))
+    assert clip_infinities(np.array([-np.inf], np.float32), kind) == -np.inf
     for weights in (np.array([1.0, -2.0, 30000.0]), np.array([-40000.0]), np.array([1.0, 2.0, -1e5]), np.array([1e5])):
         kept = weights.astype(np.float32)
-        assert tamed(kept, kind) is kept or (tamed(kept, kind) == kept).all()
+        assert clip_infinities(kept, kind) is kept or (clip_infinities(kept, kind) == kept).all()
 
 
 def test_what_a_type_cannot_hold():
-    assert unfit(np.array([1e5, 1], np.float32), FLOAT16) and not unfit(np.array([1e5, 1], np.float32), BFLOAT16)
-    assert unfit(np.array([1e-12], np.float32), FLOAT16) and not unfit(np.array([1e-12], np.float32), BFLOAT16)
-    assert unfit(np.array([1e-9, 2e-9], np.float32), FLOAT16)
-    assert unfit(np.array([[2e-5, 3e-5]], np.float32), FLOAT16) and not unfit(np.array([[2e-5, 1e-4]], np.float32), FLOAT16)
+    assert explain_unfit(np.array([1e5, 1], np.float32), FLOAT16) and not explain_unfit(
+        np.array([1e5, 1], np.float32), BFLOAT16
+    )
+    assert explain_unfit(np.array([1e-12], np.float32), FLOAT16) and not explain_unfit(np.array([1e-12], np.float32), BFLOAT16)
+    assert explain_unfit(np.array([1e-9, 2e-9], np.float32), FLOAT16)
+    assert explain_unfit(np.array([[2e-5, 3e-5]], np.float32), FLOAT16) and not explain_unfit(
+        np.array([[2e-5, 1e-4]], np.float32), FLOAT16
+    )
     for fine in ([0.0], [1e-9, 1.0], [2e-5, 3e-5], [np.inf, -np.inf], []):
-        assert unfit(np.array(fine, np.float32), FLOAT16) is None
+        assert explain_unfit(np.array(fine, np.float32), FLOAT16) is None
 
 
 NORMALISED = """g (float[n, 4] x) => (float[n, 4] y) {
@@ -671,7 +681,7 @@ def test_scores_are_one_vector():
 def test_nothing_is_lost_of_zeros(kind):
     """A model that gives nothing but zeros loses nothing, and nothing is kept for it."""
     source = made("g (float[a,4] x) => (float[a,4] y) { h = MatMul(x, w) \n y = Mul(h, nought) }", w=WEIGHT, nought=ZERO)
-    found = kept(source, [{"x": np.ones((2, 4), np.float32)}], kind)
+    found = find_float32_nodes(source, [{"x": np.ones((2, 4), np.float32)}], kind)
     assert found.loss == 0 and not found.nodes and json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -690,9 +700,9 @@ def test_attention_of_the_standard_is_measured_as_such(kind):
         held = random.standard_normal((8, width)).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(held, name))
     feed = {"x": random.standard_normal((2, 3, 8)).astype(np.float32)}
-    assert not kept(model, [feed], kind).nodes
+    assert not find_float32_nodes(model, [feed], kind).nodes
     hot = {"x": feed["x"] * np.float32(200)}  # the scores are too large, queries and keys are not
-    assert kept(model, [hot], FLOAT16).nodes == ("y",)
+    assert find_float32_nodes(model, [hot], FLOAT16).nodes == ("y",)
 
 
 @pytest.mark.parametrize(
@@ -712,4 +722,4 @@ def test_only_what_an_attention_takes_as_a_mask_is_one(operator, inputs, masks):
     values = [helper.make_tensor_value_info(name, FLOAT, [1, 3, 8]) for name in ("x", "y")]
     graph = helper.make_graph([node], "g", values[:1], values[1:], held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)])
-    assert {value.name for value in Masks(types_in(model)).masking} == masks
+    assert {value.name for value in MaskConstants(types_in(model)).masking} == masks

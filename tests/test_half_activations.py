@@ -15,10 +15,9 @@ import graphsurgery
 from graphsurgery.compare.loss import measure_by_both_engines
 from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.proof.source_feeds import make_feed_generator
-from graphsurgery.rewrites.half.convert import in_float32, to_half
-from graphsurgery.rewrites.half.measure import Kept, kept
-from graphsurgery.rewrites.half.probes import Ranges, Rounding
-from graphsurgery.rewrites.half.rounding_loss import worst
+from graphsurgery.rewrites.half.convert import make_float32_baseline, to_half
+from graphsurgery.rewrites.half.measure import Float32Nodes, find_float32_nodes
+from graphsurgery.rewrites.half.probes import RangeProbe, RoundingProbe, find_worst
 from graphsurgery.runtime.feeds import generate_text_feeds
 from graphsurgery.runtime.session import LentSession
 from graphsurgery.runtime.texts import SENTENCES, tokenize
@@ -38,7 +37,7 @@ def text_of(name: str) -> dict[str, Array]:
     )[0]
 
 
-def by_sort(found: Kept, sort: str) -> set[str]:
+def by_sort(found: Float32Nodes, sort: str) -> set[str]:
     return {node for node in found.nodes if found.reasons[node].startswith(sort)}
 
 
@@ -56,7 +55,7 @@ LARGE = """g (float[n, 8] x) => (float[n, 8] y) {
 def test_an_overflow_is_found_and_kept():
     source = made(LARGE, w=WEIGHT)
     assert 65504 < np.abs(X["x"] @ WEIGHT).max() * 16384 < 2e5
-    found = kept(source, [X], FLOAT16)
+    found = find_float32_nodes(source, [X], FLOAT16)
     assert by_sort(found, TOO_LARGE) == set(found.nodes) == {"large", "moved", "back"} and found.others == 2
     unseen, seen = measure_by_both_engines(source, to_half(source, FLOAT16), [X])
     assert seen.loss is not None and seen.loss.not_finite, "without it, it is wrong"
@@ -66,7 +65,7 @@ def test_an_overflow_is_found_and_kept():
 
 
 def test_bfloat16_reaches_as_far_as_float32():
-    assert not kept(made(LARGE, w=WEIGHT), [X], BFLOAT16).nodes
+    assert not find_float32_nodes(made(LARGE, w=WEIGHT), [X], BFLOAT16).nodes
 
 
 def with_weights(model: onnx.ModelProto, scaled: dict[str, float]) -> onnx.ModelProto:
@@ -88,7 +87,7 @@ def test_an_overflow_in_a_real_encoder():
     gamma = next(one for one in source.graph.initializer if one.name == norm.input[2])
     gamma.CopyFrom(numpy_helper.from_array(np.ones(32, np.float32), gamma.name))
     feeds = feeds_of("bert")[:2]
-    found = kept(source, feeds, FLOAT16)
+    found = find_float32_nodes(source, feeds, FLOAT16)
     assert set(found.nodes) == {norm.output[0]} and found.reasons[norm.output[0]].startswith(TOO_LARGE)
     without = measure_by_both_engines(source, to_half(source, FLOAT16), feeds)[1].loss
     within = measure_by_both_engines(source, to_half(source, FLOAT16, found.nodes), feeds)[1].loss
@@ -101,9 +100,9 @@ def test_an_overflow_inside_a_fused_attention():
     source = fused("bert")
     attention = next(node for node in source.graph.node if node.op_type == "Attention")
     large = with_weights(source, {attention.input[1]: 300, attention.input[2]: 300})
-    found = kept(large, feeds_of("bert")[:2], FLOAT16)
+    found = find_float32_nodes(large, feeds_of("bert")[:2], FLOAT16)
     assert attention.output[0] in by_sort(found, TOO_LARGE)
-    assert not kept(source, feeds_of("bert")[:2], FLOAT16).nodes
+    assert not find_float32_nodes(source, feeds_of("bert")[:2], FLOAT16).nodes
 
 
 def test_an_overflow_inside_attention_with_sizes_of_their_own():
@@ -115,7 +114,7 @@ def test_an_overflow_inside_attention_with_sizes_of_their_own():
     feed = {"x": X["x"][None]}
     for scale, nodes in ((1, ()), (100, ("y",))):
         source = made(text, w=weights * np.float32(scale), b=np.zeros(28, np.float32))
-        assert kept(source, [feed], FLOAT16).nodes == nodes
+        assert find_float32_nodes(source, [feed], FLOAT16).nodes == nodes
 
 
 def test_an_overflow_inside_multi_head_attention():
@@ -126,7 +125,7 @@ def test_an_overflow_inside_multi_head_attention():
     }"""
     for scale, nodes in ((1, ()), (200, ("y",))):
         source = made(text, w=WEIGHT, b=np.full(24, scale, np.float32))
-        assert kept(source, [{"x": X["x"][None]}], FLOAT16).nodes == nodes
+        assert find_float32_nodes(source, [{"x": X["x"][None]}], FLOAT16).nodes == nodes
 
 
 CANCELLING = """g (float[n, 8] x) => (float[n, 8] y) {
@@ -143,7 +142,7 @@ CANCELLING = """g (float[n, 8] x) => (float[n, 8] y) {
 def test_digits_that_cancel_are_found_and_kept(kind):
     """At 4000 float16 has steps of 2: nothing is left of a number below 1."""
     source = made(CANCELLING, w=WEIGHT)
-    found = kept(source, [X], kind)
+    found = find_float32_nodes(source, [X], kind)
     assert by_sort(found, LOSES) == set(found.nodes) == {"away", "again"} and "100%" in found.reasons["away"]
     for keep, least, most in (((), 0.3, 3), (found.nodes, 0, 0.1)):
         by_reference = measure_by_both_engines(source, to_half(source, kind, keep), [X])[1]
@@ -156,7 +155,7 @@ def test_digits_that_cancel_are_found_and_kept(kind):
 @pytest.mark.parametrize("name", ["bert", "xlmr", "modernbert"])
 def test_encoders_keep_nothing_for_their_values(name, fusing, kind):
     """Their masks reach to float32's lowest number, which is no overflow."""
-    found = kept(fused(name) if fusing else plain(name), feeds_of(name)[:2], kind)
+    found = find_float32_nodes(fused(name) if fusing else plain(name), feeds_of(name)[:2], kind)
     assert not by_sort(found, TOO_LARGE) and not by_sort(found, LOSES)
     assert 0 < found.loss < 0.05 and found.others > len(found.nodes)
 
@@ -164,7 +163,7 @@ def test_encoders_keep_nothing_for_their_values(name, fusing, kind):
 def test_attention_scores_that_are_not_scaled_down():
     """T5's: rounding them loses more than all else together, and they are kept for as long as it pays."""
     source, feeds = fused("t5"), [text_of("t5")]
-    found = kept(source, feeds, FLOAT16)
+    found = find_float32_nodes(source, feeds, FLOAT16)
     losing = by_sort(found, LOSES)
     assert losing and len(losing) < 20
     before, after = (
@@ -174,7 +173,7 @@ def test_attention_scores_that_are_not_scaled_down():
 
 
 def test_what_is_kept_is_told():
-    found = kept(made(LARGE, w=WEIGHT), [X], FLOAT16)
+    found = find_float32_nodes(made(LARGE, w=WEIGHT), [X], FLOAT16)
     assert found.counts == {TOO_LARGE: {"Mul": 2, "Transpose": 1}}
     assert found.summary() == ["2 nodes in float16, 3 in float32", "float32, a value too large: 2 Mul, 1 Transpose"]
     told = found.to_json()
@@ -183,7 +182,7 @@ def test_what_is_kept_is_told():
 
 def test_nothing_to_measure_on():
     with pytest.raises(RequestError, match="nothing to measure"):
-        kept(made(LARGE, w=WEIGHT), [], FLOAT16)
+        find_float32_nodes(made(LARGE, w=WEIGHT), [], FLOAT16)
 
 
 VALUES = """g (float[n, 8] x, float[e, 8] none) => (float[n, 8] y) {
@@ -197,9 +196,9 @@ VALUES = """g (float[n, 8] x, float[e, 8] none) => (float[n, 8] y) {
 
 def test_ranges_are_the_values_own():
     """Of what is finite; an empty value's is 0; what is watched comes as it is."""
-    source = in_float32(made(VALUES, w=WEIGHT, zero=np.zeros(8, np.float32)), FLOAT16)
+    source = make_float32_baseline(made(VALUES, w=WEIGHT, zero=np.zeros(8, np.float32)), FLOAT16)
     names = ["a", "empty", "ratio", "low", "y"]
-    sizes, watched = Ranges(source, names, ["a"]).of({**X, "none": np.zeros((0, 8), np.float32)})
+    sizes, watched = RangeProbe(source, names, ["a"]).measure({**X, "none": np.zeros((0, 8), np.float32)})
     size = float(np.abs(X["x"] @ WEIGHT).max())
     assert sizes == pytest.approx({"a": size, "empty": 0, "ratio": 0, "low": size, "y": size})
     np.testing.assert_allclose(watched["a"], X["x"] @ WEIGHT, rtol=1e-5)
@@ -207,8 +206,8 @@ def test_ranges_are_the_values_own():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rounding_on_demand(kind):
-    source = in_float32(made(CANCELLING, w=WEIGHT), kind)
-    rounding = Rounding(source, ["away", "y"], kind)
+    source = make_float32_baseline(made(CANCELLING, w=WEIGHT), kind)
+    rounding = RoundingProbe(source, ["away", "y"], kind)
     exact = run(made(CANCELLING, w=WEIGHT), X)[0]
     np.testing.assert_array_equal(rounding.run(X, [])["y"], exact)
     assert 0 < np.abs(rounding.run(X, ["y"])["y"] - exact).max() < 1e-2
@@ -225,7 +224,7 @@ def test_the_worst_are_found_by_halving(losses, least):
         runs.append(some)
         return sum(losses[int(name)] for name in some)
 
-    assert worst(loss, names, least) == {name: losses[int(name)] for name in names if losses[int(name)] >= least}
+    assert find_worst(loss, names, least) == {name: losses[int(name)] for name in names if losses[int(name)] >= least}
     few = sum(losses) / least + 1
     assert len(runs) <= 1 + 2 * few * (np.ceil(np.log2(max(len(losses), 2))) + 1)
 

@@ -44,9 +44,9 @@ from graphsurgery.model.provenance import OUTWARD, undoable
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import fuse_encoder
-from graphsurgery.rewrites.fuse.kernels import count_without_kernel, restore_position_bias
-from graphsurgery.rewrites.fuse.runner import Fusing, is_there, run_optimizer
-from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder
+from graphsurgery.rewrites.fuse.adjustments import count_without_kernel, restore_position_bias
+from graphsurgery.rewrites.fuse.runner import Fusing, has_own_bytes, run_optimizer
+from graphsurgery.rewrites.fuse_encoder import FusedGraph, fuse_graph
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.runtime.own_process import find_crash
 from graphsurgery.runtime.session import Session
@@ -134,7 +134,7 @@ def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypat
     onnx.save(with_branches(fixture("bert"), value, "own", turn), source)
     if large:
         given = with_weights(graphsurgery.load(source), largest=0, small=1024)
-        assert not all(is_there(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
+        assert not all(has_own_bytes(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
         made = run_optimizer(given, Fusing("bert")).model
         assert WEIGHT in {tensor.name for tensor in made.graph.initializer}
         monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
@@ -153,7 +153,7 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     whole = optimized(fixture(name), tmp_path / "whole.onnx")
     monkeypatch.setattr(write_back, "LARGEST_TABLE", table)
     given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
-    assert any(not is_there(tensor) for tensor in given.graph.initializer)
+    assert any(not has_own_bytes(tensor) for tensor in given.graph.initializer)
     monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
@@ -289,8 +289,8 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
 
 
 def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
-    """As `fused_encoder`, but attentions see no mask."""
-    made = fused_encoder(given, fusing, target)
+    """As `fuse_graph`, but attentions see no mask."""
+    made = fuse_graph(given, fusing, target)
     for node in made.graph.graph.node:
         if node.op_type == "Attention":
             node.input[3] = ""
@@ -298,7 +298,7 @@ def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
 
 
 def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(fuse_encoder, "fused_encoder", blind)
+    monkeypatch.setattr(fuse_encoder, "fuse_graph", blind)
     done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=False), tmp_path / "made.onnx")
     assert done.report and done.saved
     assert len(done.attempts) == 1 and "apart in" in done.attempts[0], done.attempts
@@ -313,11 +313,11 @@ def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypa
 
 def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) -> None:
     def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
-        made = fused_encoder(given, fusing, target)
+        made = fuse_graph(given, fusing, target)
         made.graph.graph.initializer[0].raw_data = bytes(len(made.graph.graph.initializer[0].raw_data))
         return made
 
-    monkeypatch.setattr(fuse_encoder, "fused_encoder", wrong)
+    monkeypatch.setattr(fuse_encoder, "fuse_graph", wrong)
     before = tree(tmp_path)
     code, told = command("optimize", fixture("bert"), "-o", tmp_path / "made.onnx", capsys=capsys)
     assert (code, told["error"]["type"]) == (VERDICT, "VerificationFailed") and tree(tmp_path) == before
@@ -536,9 +536,9 @@ def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypa
 
     def watched(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         seen.append(fusing)
-        return fused_encoder(given, fusing, target)
+        return fuse_graph(given, fusing, target)
 
-    monkeypatch.setattr(fuse_encoder, "fused_encoder", watched)
+    monkeypatch.setattr(fuse_encoder, "fuse_graph", watched)
     optimized(fixture("bert"), tmp_path / "made.onnx", heads=4, hidden_size=32, model_type="vit")
     assert seen == [replace(Fusing(), model_type="vit", heads=4, hidden=32)]
 

@@ -25,9 +25,9 @@ from graphsurgery.proof import rewrite_proof, same_outputs
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import convert_to_half, fuse_encoder
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
-from graphsurgery.rewrites.fuse import kernels
+from graphsurgery.rewrites.fuse import adjustments
 from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing
-from graphsurgery.rewrites.fuse_encoder import FusedGraph, fused_encoder, safer
+from graphsurgery.rewrites.fuse_encoder import FusedGraph, fuse_graph, list_fallbacks
 from graphsurgery.runtime.session import Session
 
 require_optimizer()
@@ -46,12 +46,12 @@ def planted(monkeypatch: pytest.MonkeyPatch, change: Change, when: Callable[[Fus
 
     def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         seen.append(fusing)
-        made = fused_encoder(given, fusing, target)
+        made = fuse_graph(given, fusing, target)
         if when(fusing):
             change(made.graph)
         return made
 
-    monkeypatch.setattr(fuse_encoder, "fused_encoder", wrong)
+    monkeypatch.setattr(fuse_encoder, "fuse_graph", wrong)
     return seen
 
 
@@ -209,12 +209,15 @@ def test_what_is_not_compared_is_told(tmp_path: Path) -> None:
 
 def test_what_is_tried_and_in_which_order() -> None:
     """Each fusion left out, the likeliest at fault first; then two of them, three, ..., all."""
-    tried = [fusing.off for fusing in safer(Fusing())]
+    tried = [fusing.off for fusing in list_fallbacks(Fusing())]
     names = list(SWITCHES)
     assert tried[: len(names)] == [frozenset({name}) for name in names] and names[0] == "attention"
     assert tried[len(names) :] == [frozenset(names[:count]) for count in range(2, len(names) + 1)]
-    assert all("attention" not in fusing.off - {"gelu"} for fusing in safer(Fusing(off=frozenset({"attention"})))) is False
-    assert len(list(safer(Fusing(off=frozenset({"attention"}))))) == 2 * (len(names) - 1) - 1
+    assert (
+        all("attention" not in fusing.off - {"gelu"} for fusing in list_fallbacks(Fusing(off=frozenset({"attention"}))))
+        is False
+    )
+    assert len(list(list_fallbacks(Fusing(off=frozenset({"attention"}))))) == 2 * (len(names) - 1) - 1
 
 
 @pytest.mark.parametrize(
@@ -233,9 +236,9 @@ def test_what_cannot_be_made_is_tried_otherwise(tmp_path: Path, monkeypatch) -> 
     def failing(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         if "attention" not in fusing.off:
             raise UnsupportedModelError("the transformer optimizer failed (KeyError)")
-        return fused_encoder(given, fusing, target)
+        return fuse_graph(given, fusing, target)
 
-    monkeypatch.setattr(fuse_encoder, "fused_encoder", failing)
+    monkeypatch.setattr(fuse_encoder, "fuse_graph", failing)
     done = optimized(BERT, tmp_path / "made.onnx")
     assert done.report and done.attempts == ("bert, all fusions: the transformer optimizer failed (KeyError)",)
 
@@ -262,7 +265,7 @@ def test_the_missed_layer_is_mended(tmp_path: Path, monkeypatch) -> None:
     mapped_embeddings(source, branch_first=False)
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    monkeypatch.setattr("graphsurgery.rewrites.fuse_encoder.prepare", lambda model: model)
+    monkeypatch.setattr("graphsurgery.rewrites.fuse_encoder.swap_sum_operands", lambda model: model)
     bare = optimized(source, tmp_path / "bare.onnx")
     assert bare.fusions is not None and bare.fusions.counts["attention"] == (2, 3)
     assert any("second operand" in reason for _, _, reason in bare.fusions.misses())
@@ -291,7 +294,7 @@ def test_an_input_of_any_name(tmp_path: Path) -> None:
 
 def test_what_the_target_has_no_kernel_for_is_avoided(tmp_path: Path, monkeypatch) -> None:
     """That one fusion is left out, which the report tells; the other target gets it."""
-    monkeypatch.setattr(kernels, "NOT_ON_CUDA", frozenset({"EmbedLayerNormalization"}))
+    monkeypatch.setattr(adjustments, "NOT_ON_CUDA", frozenset({"EmbedLayerNormalization"}))
     cuda, cpu = (optimized(BERT, tmp_path / f"{target}.onnx", target=target) for target in ("cuda", "cpu"))
     made = {node.op_type for node in graphsurgery.load(cuda.output).proto.graph.node}
     assert cuda.report and "EmbedLayerNormalization" not in made and "Attention" in made

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError, UnsupportedModelError
 from graphsurgery.rewrites.fuse import optimizer_process, runner
-from graphsurgery.rewrites.fuse.kernels import NOT_ON_CPU, NOT_ON_CUDA
+from graphsurgery.rewrites.fuse.adjustments import NOT_ON_CPU, NOT_ON_CUDA
 from graphsurgery.rewrites.fuse.optimizer_process import find_shape_failure, read, store
 from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, require_model_type, run_optimizer
 

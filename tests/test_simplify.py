@@ -26,7 +26,7 @@ from graphsurgery.model.loading import load
 from graphsurgery.model.schema import tensors
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.simplify import identities
-from graphsurgery.rewrites.simplify.recognised import recognised
+from graphsurgery.rewrites.simplify.patterns import find_pattern_values
 from graphsurgery.rewrites.simplify.simplify import Simplified, simplify
 from graphsurgery.runtime.session import Session
 
@@ -690,22 +690,23 @@ def test_graphs_drawn_at_random(rng: object, versions: tuple[int, int]) -> None:
 
 
 LEFT = CASES["shapes"]["what is left where something can be empty"][0]
+OTHER_TYPE = CASES["identities"]["casts to another type"][0]
 SIGNS = "(float[b,s,4] x) => (float[] y) <float none = {0}> { a = Add(x, none) \n y = Neg(a) }"
 STEPS = CASES["identities"]["slices in steps"][0]
 EXPANDED = "(float[b,1,4] x) => (float[] y) <int64[2] w = {3, 1}> { e = Expand(x, w) \n y = Neg(e) }"
 TRANSPOSED = "{ a = Transpose<perm = [1, 2, 0]>(x) \n y = Transpose<perm = [1, 0, 2]>(a) }"
 FAULTS: dict[str, tuple[str, object, str]] = {
-    "0.0 added is nothing": ("identities.RULES", {"Add": identities._neutral(0, (0, 1))}, SIGNS),
-    "a cast is nothing": ("identities.RULES", {"Cast": identities._copied}, CASES["identities"]["casts to another type"][0]),
-    "an expansion is nothing": ("identities.RULES", {"Expand": identities._copied}, EXPANDED),
-    "steps back are none": ("identities.RULES", {"Slice": identities._same_dims}, STEPS),
+    "0.0 added is nothing": ("identities.RULES", {"Add": identities._make_neutral_rule(0, (0, 1))}, SIGNS),
+    "a cast is nothing": ("identities.RULES", {"Cast": identities._match_copy}, OTHER_TYPE),
+    "an expansion is nothing": ("identities.RULES", {"Expand": identities._match_copy}, EXPANDED),
+    "steps back are none": ("identities.RULES", {"Slice": identities._match_same_dims}, STEPS),
     "float16 holds float32": ("pairs.WIDER", {1: {10}}, "{ a = Cast<to = 10>(x) \n c = Cast<to = 1>(a) \n y = Neg(c) }"),
-    "orders of axes the wrong way round": ("pairs._perm", lambda facts, node: [2, 0, 1], TRANSPOSED),
+    "orders of axes the wrong way round": ("pairs._read_perm", lambda facts, node: [2, 0, 1], TRANSPOSED),
     "attributes do not matter": (
-        "duplicates._key", lambda work, node: (node.op_type, *node.inputs), CASES["duplicates"]["another attribute"][0],
+        "duplicates._make_key", lambda work, node: (node.op_type, *node.inputs), CASES["duplicates"]["another attribute"][0],
     ),
     "every size stays where it is": (
-        "shapes._reshaped", lambda dims, wanted: [one if isinstance(one, int) else 0 for one in wanted],
+        "shapes._find_reshape_target", lambda dims, wanted: [one if isinstance(one, int) else 0 for one in wanted],
         LEFT,
     ),
     "every size is one": ("facts.Symbols.new", lambda self: "n", LEFT),
@@ -717,7 +718,7 @@ FAULTS: dict[str, tuple[str, object, str]] = {
         CASES["branches"]["a condition that is known"][0],
     ),
     "a root is its argument": (
-        "constants.evaluated", lambda nodes, given, wanted, opset: {name: next(iter(given.values())) * 2 for name in wanted},
+        "constants.evaluate", lambda nodes, given, wanted, opset: {name: next(iter(given.values())) * 2 for name in wanted},
         "<float[4] a = {1, 4, 9, 16}> { r = Sqrt(a) \n y = Mul(x, r) }",
     ),
 }  # fmt: skip
@@ -833,7 +834,8 @@ def test_no_layer_is_hidden_from_the_optimizer(tmp_path: Path, name: str, model_
 def test_what_the_optimizer_knows_attention_by_is_little() -> None:
     """One root a layer, and what positions of Qwen3 and T5 need."""
     kept = {
-        name: len(recognised(Editor(simplify(onnx.load(FIXTURES / name / "model.onnx")).model))) for name in fixture_names()
+        name: len(find_pattern_values(Editor(simplify(onnx.load(FIXTURES / name / "model.onnx")).model)))
+        for name in fixture_names()
     }
     assert kept["bert"] == 3 and kept["xlmr"] == 2
     assert kept["qwen3"] <= 5 * 4 + 2 and kept["t5"] <= 3 * 4 + 2

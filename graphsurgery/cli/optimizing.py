@@ -10,7 +10,7 @@ from graphsurgery.cli.console import run_verb
 from graphsurgery.cli.options import MODEL, SHOWN, make_proof_options, with_options
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.outcome import Outcome
-from graphsurgery.rewrites.fuse.kernels import TARGETS
+from graphsurgery.rewrites.fuse.adjustments import TARGETS
 
 OPTIONS = (
     click.option(

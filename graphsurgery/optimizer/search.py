@@ -22,7 +22,7 @@ from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
-from graphsurgery.rewrites.head_parts import parts_of
+from graphsurgery.rewrites.head_parts import split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 from graphsurgery.runner import Writing, check_goldens, claim_of, commit, find_sources
 from graphsurgery.runtime.session import Session, open_session
@@ -77,10 +77,12 @@ class Search:
         The candidates differ in the first rewrite that offers safer versions. ``is_alone``: nothing is to follow, so that a
         candidate that changes nothing is of no use.
         """
-        place = next((place for place, one in enumerate(rewrites) if any(True for _ in one.safer())), len(rewrites) - 1)
+        place = next(
+            (place for place, one in enumerate(rewrites) if any(True for _ in one.list_fallbacks())), len(rewrites) - 1
+        )
         base = self._apply((), rewrites[:place])
-        boldest = rewrites[place].resolve(parts_of(self._model(base)).encoder)
-        others = tuple(boldest.safer())
+        boldest = rewrites[place].resolve(split_head(self._model(base)).encoder)
+        others = tuple(boldest.list_fallbacks())
         for one in (boldest, *others):
             try:
                 chain = self._apply(base, (one, *rewrites[place + 1 :]))
@@ -89,7 +91,7 @@ class Search:
                     raise
                 self.attempts.append(f"{one}: {error}")
                 continue
-            changed = _changes_of(chain)
+            changed = _select_changes(chain)
             if is_alone and not changed:
                 if self.attempts:
                     continue
@@ -118,7 +120,7 @@ class Search:
         """Prove a candidate. Lossy rewrites are applied to it once it is proven without them."""
         if not lossy:
             return self._write(chain)
-        if self.verify and _changes_of(chain):
+        if self.verify and _select_changes(chain):
             outcome = self._write(chain, is_trial=True)
             if outcome.report is not None and outcome.report.verdict is Verdict.FAILED:
                 return outcome
@@ -187,6 +189,6 @@ class Search:
         )
 
 
-def _changes_of(chain: Chain) -> Chain:
+def _select_changes(chain: Chain) -> Chain:
     """The rewrites of ``chain`` that changed something."""
     return tuple(one for one in chain if one.result.unchanged is None)

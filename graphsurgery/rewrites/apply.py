@@ -10,7 +10,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewritten
 from graphsurgery.proof.golden import copy_goldens, read_goldens
-from graphsurgery.rewrites.head_parts import Parts, parts_of
+from graphsurgery.rewrites.head_parts import Parts, split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
 NOT_TAKEN_OFF = (
@@ -43,15 +43,15 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
     if why is not None:
         raise why
     model.require_data("a rewrite")
-    parts = parts_of(model)
+    parts = split_head(model)
     context.progress(rewrite.doing)
     resolved = rewrite.resolve(parts.encoder)
     result = resolved.apply(parts.encoder, context)
-    notes = (*_remarks(model, parts), *result.notes)
+    notes = (*_warn_about_records(model, parts), *result.notes)
     if result.unchanged is not None:
         return Applied(resolved, model, model, parts, result, notes)
-    document = rewritten(result.encoder.document, result.recorded | _origin(parts), model.fingerprint)
-    after = parts.joined(replace(result.encoder, document=document, loaded=None))
+    document = rewritten(result.encoder.document, result.recorded | _describe_edits(parts), model.fingerprint)
+    after = parts.join(replace(result.encoder, document=document, loaded=None))
     for edit in result.head:
         after = edit.apply(after)
     if result.keeps_goldens:
@@ -59,13 +59,13 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
     return Applied(resolved, model, replace(after, notes=(*model.notes, *notes)), parts, result, notes)
 
 
-def _origin(parts: Parts) -> dict[str, Any]:
+def _describe_edits(parts: Parts) -> dict[str, Any]:
     """The file's edits at this time, for the record: how many are in the head, and those that lose their own record."""
     before = [{"edit": step.edit, **step.given} for step in parts.before]
     return ({"edits": len(parts.head)} if parts.head else {}) | ({"before": before} if before else {})
 
 
-def _remarks(model: Model, parts: Parts) -> Iterator[str]:
+def _warn_about_records(model: Model, parts: Parts) -> Iterator[str]:
     """Warnings about records that the rewritten model will not have."""
     if parts.lost:
         yield f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}"

@@ -19,8 +19,8 @@ from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.proof.golden_values import HALF
 from graphsurgery.rewrites.half.convert import to_half
-from graphsurgery.rewrites.half.measure import kept
-from graphsurgery.rewrites.head_parts import parts_of
+from graphsurgery.rewrites.half.measure import find_float32_nodes
+from graphsurgery.rewrites.head_parts import split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
 PRECISIONS = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
@@ -28,7 +28,7 @@ FOR_GPUS = {
     "FLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU computes much of float16 in float32, with casts around it",
     "BFLOAT16": "half precision pays on GPUs: ONNX Runtime's CPU has no kernels for bfloat16, and does not load this file",
 }
-OLDEST_IR = 4
+OLDEST_IR_VERSION = 4
 """The IR version from which weights need not be inputs."""
 
 
@@ -60,10 +60,10 @@ class Half(Rewrite):
         return True
 
     def requires(self, model: Model) -> GraphSurgeryError | None:
-        if model.proto.ir_version < OLDEST_IR:
+        if model.proto.ir_version < OLDEST_IR_VERSION:
             what = f"the file is of IR version {model.proto.ir_version}, in which every weight is an input"
             return UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
-        if self.io and parts_of(model).head:
+        if self.io and split_head(model).head:
             return RequestError(
                 "the head takes float32 and gives what its edits say",
                 "leave out --half-io, or take its head off with strip-head",
@@ -73,7 +73,7 @@ class Half(Rewrite):
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises as `to_half` and `kept`, and NothingToOptimizeError if no node can be converted."""
         given, name = filled(encoder.proto, encoder), NAMES[self.kind]
-        stays = kept(given, context.feeds(encoder), self.kind)
+        stays = find_float32_nodes(given, context.feeds(encoder), self.kind)
         if not stays.others:
             raise NothingToOptimizeError(
                 f"no node of this graph can compute in {name.lower()}", "leave out --fp16 and --bf16 (the rewrite `half`)"

@@ -20,19 +20,19 @@ from graphsurgery.graph.operators import ATTENTIONS, operator
 from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
-from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
-from graphsurgery.rewrites.fuse.kernels import (
+from graphsurgery.rewrites.fuse.adjustments import (
     POSITION_BIAS,
     TARGETS,
     add_missing_biases,
     count_without_kernel,
     replace_negative_positions,
     restore_position_bias,
+    swap_sum_operands,
 )
-from graphsurgery.rewrites.fuse.prepare import prepare
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
-from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, is_there, require_model_type, run_optimizer
-from graphsurgery.rewrites.reattach_head import hidden_behind
+from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, has_own_bytes, require_model_type, run_optimizer
+from graphsurgery.rewrites.reattach_head import find_pooled_hidden
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
 NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
@@ -120,7 +120,7 @@ class Fuse(Rewrite):
         """Raises UnsupportedModelError if the optimizer fails, or makes operators without a kernel that must stay."""
         parts = find_fusable(encoder, self.model_type)
         given = with_weights(encoder, LARGEST_INLINE)
-        made = fused_encoder(given, self.fusing, self.target)
+        made = fuse_graph(given, self.fusing, self.target)
         because = {} if _has_tables(given.graph) else {EMBEDDINGS: NOT_GIVEN}
         because |= {SWITCHES[name].kind: SWITCHED_OFF for name in self.off}
         because |= made.because
@@ -129,13 +129,15 @@ class Fuse(Rewrite):
             replace(encoder, document=document_of(encoder, given, made.graph), loaded=None),
             made.recorded,
             (*self._remarks(encoder, parts), *made.notes),
-            unchanged=None if _fused_operators(made.graph) - _fused_operators(given) else _nothing(given, report),
+            unchanged=None
+            if _count_fused_operators(made.graph) - _count_fused_operators(given)
+            else _explain_nothing_fused(given, report),
             architecture=self.architecture,
             fusions=report,
         )
 
-    def safer(self) -> Iterator[Self]:
-        for fusing in safer(self.fusing):
+    def list_fallbacks(self) -> Iterator[Self]:
+        for fusing in list_fallbacks(self.fusing):
             yield replace(self, off=tuple(sorted(fusing.off)))
 
     @classmethod
@@ -158,7 +160,7 @@ class Fuse(Rewrite):
     def _remarks(self, encoder: Model, parts: tuple[Fusable, ...]) -> Iterator[str]:
         """Notes on what was found in the encoder before anything was fused."""
         found = self.architecture
-        if hidden_behind(encoder) is not None:
+        if find_pooled_hidden(encoder) is not None:
             yield HIDDEN
         yield from found.notes if found is not None else ()
         if found is not None and self.heads and (self.heads, self.hidden_size) != (found.heads, found.hidden):
@@ -168,12 +170,12 @@ class Fuse(Rewrite):
             yield "warning: no attention was recognised in the graph: what should fuse is not known for certain"
 
 
-def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
+def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
     """Return ``given`` with the optimizer's fusions, except those with an operator that ``target`` has no kernel for.
 
     Raises UnsupportedModelError if the optimizer fails, or if no switch of it avoids such an operator.
     """
-    made = run_optimizer(prepare(given), fusing)
+    made = run_optimizer(swap_sum_operands(given), fusing)
     notes = [f"the optimizer warns: {said}" for said in made.warnings]
     graph = made.model
     if count_without_kernel(graph, target)[POSITION_BIAS]:
@@ -182,27 +184,27 @@ def fused_encoder(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedG
     graph = replace_negative_positions(add_missing_biases(graph), given)
     lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
-        return _without_these(lacking, given, fusing, target)
+        return _fuse_without(lacking, given, fusing, target)
     recorded = {
-        "model_type": fusing.model_type, "heads": _heads(graph) or fusing.heads, "hidden": fusing.hidden,
+        "model_type": fusing.model_type, "heads": _count_heads(graph) or fusing.heads, "hidden": fusing.hidden,
         "off": sorted(fusing.off), "for": target, "onnxruntime": onnxruntime.__version__,
     }  # fmt: skip
-    return FusedGraph(graph, (*notes, *_grown(given, graph)), recorded, shape_failure=made.shape_failure)
+    return FusedGraph(graph, (*notes, *_describe_tables(given, graph)), recorded, shape_failure=made.shape_failure)
 
 
-def _without_these(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
+def _fuse_without(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
     """Return the fusions without those that make the operators ``lacking``, for which ``target`` has no kernel."""
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
     what = f"{target} has no kernel for {listed}"
     off = {name for name, switch in SWITCHES.items() if lacking.keys() & set(switch.operators)} - fusing.off
     if not off:
         raise UnsupportedModelError(what, "optimize it with --portable")
-    made = fused_encoder(given, fusing.without(*off), target)
+    made = fuse_graph(given, fusing.without(*off), target)
     because = {SWITCHES[name].kind: what for name in off}
     return replace(made, notes=(f"{what}: left unfused", *made.notes), because=because | dict(made.because))
 
 
-def safer(fusing: Fusing) -> Iterator[Fusing]:
+def list_fallbacks(fusing: Fusing) -> Iterator[Fusing]:
     """Yield what to try if a fused graph is wrong: without each fusion, the likeliest first; then without more and more."""
     names = [name for name in SWITCHES if name not in fusing.off]
     for name in names:
@@ -211,13 +213,13 @@ def safer(fusing: Fusing) -> Iterator[Fusing]:
         yield fusing.without(*names[:count])
 
 
-def _heads(made: onnx.ModelProto) -> int:
+def _count_heads(made: onnx.ModelProto) -> int:
     """The heads of the first attention that was fused, 0 if there is none: the optimizer goes by the graph where it can."""
     found = (integer(node, "num_heads", 0) for node in Graph(made).nodes if operator(node) in ATTENTIONS)
     return next((heads for heads in found if heads), 0)
 
 
-def _grown(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
+def _describe_tables(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
     """A note on the tables that came in with rotary positions."""
     tables = {node.input[2] for node in made.graph.node if node.op_type == "RotaryEmbedding" and node.domain == VENDOR}
     old = {tensor.name for tensor in given.graph.initializer}
@@ -227,7 +229,7 @@ def _grown(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
         yield f"rotary positions are tables of {rows} rows now, {size:.0f} MiB with both: positions beyond are refused"
 
 
-def _nothing(given: onnx.ModelProto, report: FusionReport) -> NothingToOptimizeError:
+def _explain_nothing_fused(given: onnx.ModelProto, report: FusionReport) -> NothingToOptimizeError:
     """The error for a graph in which nothing fused, with the reasons."""
     what = "the optimizer fuses nothing in this graph"
     advice = "see `graphsurgery inspect`; for half precision ask with --fp16"
@@ -244,7 +246,7 @@ def _nothing(given: onnx.ModelProto, report: FusionReport) -> NothingToOptimizeE
     return NothingToOptimizeError(f"{what}{missed}", advice)
 
 
-def _fused_operators(model: onnx.ModelProto) -> Counter[str]:
+def _count_fused_operators(model: onnx.ModelProto) -> Counter[str]:
     """How many nodes of each operator that the optimizer makes a graph has."""
     return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or node.op_type in FUSED)
 
@@ -252,4 +254,4 @@ def _fused_operators(model: onnx.ModelProto) -> Counter[str]:
 def _has_tables(graph: onnx.GraphProto) -> bool:
     """Whether the values of all embedding tables are there."""
     tables = tables_of(graph)
-    return all(is_there(tensor) for tensor in graph.initializer if tensor.name in tables)
+    return all(has_own_bytes(tensor) for tensor in graph.initializer if tensor.name in tables)

@@ -16,16 +16,54 @@ import onnx
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.from_parameters import edit_from
 from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.strip_head import moved_again, ways_back
 from graphsurgery.encoder.head import head_steps
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model
 from graphsurgery.model.nodes import reads
-from graphsurgery.model.provenance import OPTIMIZED, Step, recorded, without_entries
+from graphsurgery.model.provenance import (
+    HOUSEKEEPING,
+    MOVE,
+    OPTIMIZED,
+    OUTWARD,
+    Step,
+    recorded,
+    undoable,
+    undone,
+    without_entries,
+)
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.scan import record_of
 from graphsurgery.model.splice import spliced
-from graphsurgery.rewrites.history import History, history_of
+
+
+@dataclass(frozen=True)
+class History:
+    """The edits that a file records, and the documents between them. In all documents the weights lie where they do now."""
+
+    documents: tuple[Document, ...]
+    """The document before each step, and after the last one."""
+    steps: tuple[Step, ...]
+    """The edits, oldest first. Moves of weights and other housekeeping are left out."""
+
+
+def read_history(model: Model) -> History:
+    """Return the history of ``model``. Raises NoHeadError if another program changed the file since, so that its records do not
+    fit it."""
+    document, outside = model.document, False
+    documents, steps = [document], list[Step]()
+    for step, before in ways_back(model):
+        outside = outside or step.edit == OUTWARD
+        document = undone(document, step) if outside else before  # weights that were moved out stay there
+        if step.edit in HOUSEKEEPING:
+            documents[0] = document
+        else:
+            documents.insert(0, document)
+            steps.insert(0, step)
+    moves = [step for step in undoable(model.proto) if step.edit == MOVE]
+    return History(tuple(reduce(moved_again, moves, one) for one in documents), tuple(steps))
+
 
 OWNED = (NODE, INITIALIZER)
 Key = tuple[int, str]
@@ -33,7 +71,7 @@ Key = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Layer:
+class AddedEdit:
     """A recorded edit of a head that only added to the graph."""
 
     step: Step
@@ -47,14 +85,14 @@ class Layer:
     @property
     def names(self) -> frozenset[Key]:
         """The records that belong to the head."""
-        return frozenset(map(_key, self.head))
+        return frozenset(map(_read_key, self.head))
 
-    def onto(self, model: Model) -> Model:
+    def put_on(self, model: Model) -> Model:
         """Put the head of this edit on ``model``, and record the edit."""
         document = model.document
         graph = document.graph
         for number in OWNED:
-            own = [record for record in graph if record.field == number and not _is_of(self.over, record)]
+            own = [record for record in graph if record.field == number and not _belongs_to(self.over, record)]
             graph = spliced(graph, number, own + [record for record in self.head if record.field == number])
         graph = spliced(spliced(graph, INPUT, self.inputs), OUTPUT, self.outputs)
         after = replace(document, graph=graph)
@@ -62,13 +100,13 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Again:
+class RepeatedEdit:
     """A recorded edit of the interface, which has to be applied again."""
 
     step: Step
     edit: Edit
 
-    def onto(self, model: Model) -> Model:
+    def put_on(self, model: Model) -> Model:
         """Apply the edit to ``model``. Raises what `Edit.apply` raises."""
         return replace(self.edit.apply(model, hash_weights=self.step.weights is not None), notes=model.notes)
 
@@ -79,7 +117,7 @@ class Parts:
 
     encoder: Model
     """It gives the values that the head reads, and the encoder's values that stay outputs."""
-    head: tuple[Layer | Again, ...] = ()
+    head: tuple[AddedEdit | RepeatedEdit, ...] = ()
     """Empty if the file records no head that can be taken off whole."""
     own: tuple[Record, ...] = ()
     """The head's nodes and weights, as they are in the whole model."""
@@ -88,75 +126,81 @@ class Parts:
     before: tuple[Step, ...] = ()
     """Recorded edits that belong to the encoder. Their record is lost, too."""
 
-    def joined(self, encoder: Model) -> Model:
+    def join(self, encoder: Model) -> Model:
         """Put the head on another ``encoder`` with the same outputs, and record each edit."""
-        return reduce(lambda model, one: one.onto(model), self.head, encoder)
+        return reduce(lambda model, one: one.put_on(model), self.head, encoder)
 
 
-def parts_of(model: Model) -> Parts:
+def split_head(model: Model) -> Parts:
     """Split ``model`` into its encoder and the head on it. The encoder keeps the records of earlier rewrites alone."""
     try:
-        history = history_of(model)
+        history = read_history(model)
     except NoHeadError:  # another program changed the file: the records are not worth keeping
-        return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in head_steps(model)))
-    head, base, lost = _head(history)
+        return Parts(
+            _replace_document(model, _drop_edit_records(model.document)), lost=tuple(step.edit for step in head_steps(model))
+        )
+    head, base, lost = _find_head(history)
     if not head:
-        return Parts(_with(model, _bare(model.document)), lost=lost, before=history.steps)
+        return Parts(_replace_document(model, _drop_edit_records(model.document)), lost=lost, before=history.steps)
     encoder = history.documents[base]
-    bare = _giving(_bare(encoder), _read(head, encoder))
+    bare = _set_outputs(_drop_edit_records(encoder), _list_read_values(head, encoder))
     last = history.documents[-1]
-    names = next(one.names for one in reversed(head) if isinstance(one, Layer))
-    own = tuple(record for record in last.graph if _is_of(names, record))
-    parts = Parts(_with(model, bare), head, own, lost, history.steps[:base])
+    names = next(one.names for one in reversed(head) if isinstance(one, AddedEdit))
+    own = tuple(record for record in last.graph if _belongs_to(names, record))
+    parts = Parts(_replace_document(model, bare), head, own, lost, history.steps[:base])
     if _is_whole(parts, last):
         return parts
-    return Parts(_with(model, _bare(model.document)), lost=tuple(step.edit for step in history.steps), before=history.steps)
+    return Parts(
+        _replace_document(model, _drop_edit_records(model.document)),
+        lost=tuple(step.edit for step in history.steps),
+        before=history.steps,
+    )
 
 
-def _with(model: Model, document: Document) -> Model:
+def _replace_document(model: Model, document: Document) -> Model:
     return replace(model, document=document, loaded=None)
 
 
-def _bare(document: Document) -> Document:
+def _drop_edit_records(document: Document) -> Document:
     """``document`` without its records of edits."""
     return replace(document, model=without_entries(document.model, keep=(OPTIMIZED,)))
 
 
-def _head(history: History) -> tuple[tuple[Layer | Again, ...], int, tuple[str, ...]]:
+def _find_head(history: History) -> tuple[tuple[AddedEdit | RepeatedEdit, ...], int, tuple[str, ...]]:
     """Return the newest edits that can all be put on anew, the place of the document before them, and the edits that are lost.
 
     The first of the newest edits adds to the graph. The lost edits are those from the start of an earlier head on.
     """
-    found: list[Layer | Again] = []
+    found: list[AddedEdit | RepeatedEdit] = []
     names: frozenset[Key] = frozenset()
     base = 0
     lost: list[str] = []
     for place, step in enumerate(history.steps):
-        made = _as_made(step, history.documents[place], history.documents[place + 1], names)
-        if made is None or (isinstance(made, Again) and not found):
+        made = _read_edit(step, history.documents[place], history.documents[place + 1], names)
+        if made is None or (isinstance(made, RepeatedEdit) and not found):
             lost += [one.step.edit for one in found] + ([step.edit] if found or lost else [])
             found, names, base = [], frozenset(), place + 1
             continue
         found.append(made)
-        names = made.names if isinstance(made, Layer) else names
+        names = made.names if isinstance(made, AddedEdit) else names
     return tuple(found), base, tuple(lost)
 
 
-def _as_made(step: Step, before: Document, after: Document, head: frozenset[Key]) -> Layer | Again | None:
+def _read_edit(step: Step, before: Document, after: Document, head: frozenset[Key]) -> AddedEdit | RepeatedEdit | None:
     """Return how ``step`` can be put on anew over the ``head`` before it.
 
     None if it cannot, because it changed the encoder or because its record cannot be read.
     """
     if step.unreadable is not None:
         return None
-    rest = {record.skeleton for record in before.graph if record.field != OUTPUT and not _is_of(head, record)}
+    rest = {record.skeleton for record in before.graph if record.field != OUTPUT and not _belongs_to(head, record)}
     if rest <= {record.skeleton for record in after.graph}:
         made = tuple(record for record in after.graph if record.field in OWNED and record.skeleton not in rest)
-        return Layer(step, made, head, _of(after, INPUT), _of(after, OUTPUT))
+        return AddedEdit(step, made, head, _select_records(after, INPUT), _select_records(after, OUTPUT))
     if not _is_repeatable(step):
         return None
     try:
-        return Again(step, edit_from(step.edit, step.parameters, "the file's record"))
+        return RepeatedEdit(step, edit_from(step.edit, step.parameters, "the file's record"))
     except GraphSurgeryError:
         return None
 
@@ -165,22 +209,22 @@ def _is_repeatable(step: Step) -> bool:
     return step.edit in EDITS and EDITS[step.edit].repeatable
 
 
-def _of(document: Document, field: int) -> tuple[Record, ...]:
+def _select_records(document: Document, field: int) -> tuple[Record, ...]:
     return tuple(record for record in document.graph if record.field == field)
 
 
-def _key(record: Record) -> Key:
+def _read_key(record: Record) -> Key:
     kind = onnx.NodeProto if record.field == NODE else onnx.TensorProto
     return record.field, str(kind.FromString(record.content).name)
 
 
-def _is_of(names: frozenset[Key], record: Record) -> bool:
-    return bool(names) and record.field in OWNED and _key(record) in names
+def _belongs_to(names: frozenset[Key], record: Record) -> bool:
+    return bool(names) and record.field in OWNED and _read_key(record) in names
 
 
-def _read(head: Sequence[Layer | Again], encoder: Document) -> list[str]:
+def _list_read_values(head: Sequence[AddedEdit | RepeatedEdit], encoder: Document) -> list[str]:
     """List the encoder's values that the head reads or leaves as outputs: first those that the encoder has as outputs."""
-    layers = [one for one in head if isinstance(one, Layer)]
+    layers = [one for one in head if isinstance(one, AddedEdit)]
     nodes = [onnx.NodeProto.FromString(record.content) for one in layers for record in one.head if record.field == NODE]
     outputs = [onnx.ValueInfoProto.FromString(record.content) for one in layers for record in one.outputs]
     taken = {info.name for info in outputs}.union(*map(reads, nodes))
@@ -189,7 +233,7 @@ def _read(head: Sequence[Layer | Again], encoder: Document) -> list[str]:
     return given + sorted(name for name in taken & made if name not in given)
 
 
-def _giving(document: Document, names: Sequence[str]) -> Document:
+def _set_outputs(document: Document, names: Sequence[str]) -> Document:
     """``document`` with the values ``names`` as its outputs."""
     declared = {info.name: info for info in (*document.proto.graph.value_info, *document.proto.graph.output)}
     old = {onnx.ValueInfoProto.FromString(record.content).name: record for record in document.graph if record.field == OUTPUT}
@@ -207,7 +251,7 @@ def _giving(document: Document, names: Sequence[str]) -> Document:
 def _is_whole(parts: Parts, wanted: Document) -> bool:
     """Whether the head, put back on the unchanged encoder, gives the model that was split."""
     try:
-        made = parts.joined(parts.encoder).document
+        made = parts.join(parts.encoder).document
     except GraphSurgeryError:
         return False
     kept = (*OWNED, INPUT, OUTPUT)

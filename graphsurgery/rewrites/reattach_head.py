@@ -49,7 +49,7 @@ class Head:
         return f"{self.mode} pooling{', normalised' if self.normalize else ''}"
 
 
-def hidden_behind(model: Model) -> str | None:
+def find_pooled_hidden(model: Model) -> str | None:
     """The token embeddings of a pooled export that has them as an output beside the embedding; None where it is none."""
     names = {value.name for value in model.interface.outputs}
     return next((name for name in POOLED if name in names and EMBEDDING in names), None)
@@ -65,7 +65,7 @@ class ReattachHead(Rewrite):
     doing: ClassVar[str] = "recognising the head"
 
     def requires(self, model: Model) -> RequestError | None:
-        if hidden_behind(model) is None:
+        if find_pooled_hidden(model) is None:
             outputs = ", ".join(map(str, model.interface.outputs))
             what = (
                 f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}"
@@ -80,14 +80,14 @@ class ReattachHead(Rewrite):
 
         Raises NothingToPoolError for a head that is none of ours, RequestError if an output is computed from the embedding.
         """
-        hidden = present(hidden_behind(encoder), "token embeddings")
-        head = _recognised(encoder, hidden)
+        hidden = present(find_pooled_hidden(encoder), "token embeddings")
+        head = _recognise_head(encoder, hidden)
         old = [value.name for value in encoder.interface.outputs]
         kept = tuple(name for name in old if name != EMBEDDING)
         notes = [f"its own head, {head}, was taken off and ours put in its place"]
         notes += [f"its outputs are in another order: {', '.join((EMBEDDING, *kept))}"] if old[0] != EMBEDDING else []
         pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
-        return Rewritten(_without_head(encoder, kept), {"head": str(head)}, tuple(notes), head=(pooling,))
+        return Rewritten(_drop_head(encoder, kept), {"head": str(head)}, tuple(notes), head=(pooling,))
 
     def interface(self, before: Interface) -> Interface:
         embedding = [value for value in before.outputs if value.name == EMBEDDING]
@@ -98,7 +98,7 @@ class ReattachHead(Rewrite):
         return None if parameters.get("head") is None else cls()
 
 
-def _recognised(model: Model, hidden: str) -> Head:
+def _recognise_head(model: Model, hidden: str) -> Head:
     """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
     generator, session = make_feed_generator(model), open_session(model)
     candidates: list[Head] | None = None
@@ -107,8 +107,8 @@ def _recognised(model: Model, hidden: str) -> Head:
         found, given = session.run(feed, [hidden, EMBEDDING]), generator.find_mask(feed)
         tokens = np.ones(found[hidden].shape[:2], dtype=bool) if given is None else given
         wanted = found[EMBEDDING]
-        candidates = _candidates(found[hidden], wanted) if candidates is None else candidates
-        candidates = [head for head in candidates if _gives(head, found[hidden], tokens, wanted)]
+        candidates = _list_candidates(found[hidden], wanted) if candidates is None else candidates
+        candidates = [head for head in candidates if _matches(head, found[hidden], tokens, wanted)]
     if not candidates:
         raise NothingToPoolError(
             f"{EMBEDDING} is no pooling of {hidden} that graphsurgery knows, normalised or not", "export the transformer alone"
@@ -116,7 +116,7 @@ def _recognised(model: Model, hidden: str) -> Head:
     return candidates[0]
 
 
-def _candidates(hidden: Array, embedding: Array) -> list[Head]:
+def _list_candidates(hidden: Array, embedding: Array) -> list[Head]:
     """Every head whose vectors are as wide: one mode, or a few side by side."""
     times, rest = divmod(embedding.shape[-1], hidden.shape[-1])
     if rest or embedding.ndim != 2 or times > MOST_MODES:
@@ -125,13 +125,13 @@ def _candidates(hidden: Array, embedding: Array) -> list[Head]:
     return [Head(",".join(some), unit) for some in modes for unit in (False, True)]
 
 
-def _gives(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
+def _matches(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
     made = pool(hidden, mask, head.mode.split(","))
     made = normalize(made) if head.normalize else made
     return made.shape == wanted.shape and bool(np.all(np.abs(made - wanted) <= NEAR * np.maximum(1, np.abs(made).max())))
 
 
-def _without_head(model: Model, outputs: Collection[str]) -> Model:
+def _drop_head(model: Model, outputs: Collection[str]) -> Model:
     """The nodes that ``outputs`` are computed by, and the weights that these read. RequestError where one of them is computed
     from the embedding."""
     document, graph = model.document, Graph.of(model)

@@ -18,7 +18,7 @@ ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, Fuse, Half)
 REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
 
 
-def rewrite_from(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
+def make_rewrite(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
     """Return the rewrite that is called ``name``.
 
     Raises RecipeError if there is none, if it refuses the parameters, and as `from_parameters`.
@@ -33,6 +33,6 @@ def rewrite_from(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
         raise RecipeError(f"{where}: {error.message}", error.advice) from error
 
 
-def recorded_rewrites(parameters: Mapping[str, Any]) -> list[Rewrite]:
+def read_recorded_rewrites(parameters: Mapping[str, Any]) -> list[Rewrite]:
     """The rewrites that one entry of a file records, in order."""
     return [found for rewrite in ALL if (found := rewrite.from_record(parameters)) is not None]

@@ -84,7 +84,7 @@ class Rewrite(ABC):
         Raises UnsupportedModelError if it fails on this graph.
         """
 
-    def safer(self) -> Iterator[Self]:
+    def list_fallbacks(self) -> Iterator[Self]:
         """Yield what to try if the result of this resolved rewrite is wrong, the likeliest cure first."""
         yield from ()
 

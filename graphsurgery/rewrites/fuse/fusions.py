@@ -19,16 +19,18 @@ from graphsurgery.encoder.architecture import BERT, T5, find_likeness
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
+from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import STANDARD, VENDOR, operator
+from graphsurgery.graph.sizes import Size, Sizes
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.reasons import (
-    attention_obstacles,
-    embedding_obstacles,
-    gelu_obstacles,
-    norm_obstacles,
-    rotary_obstacles,
-    skip_obstacles,
+    find_attention_obstacles,
+    find_embedding_obstacles,
+    find_gelu_obstacles,
+    find_norm_obstacles,
+    find_rotary_obstacles,
+    find_skip_norm_obstacles,
 )
 from graphsurgery.rewrites.fuse.report import (
     ACTIVATION,
@@ -42,7 +44,6 @@ from graphsurgery.rewrites.fuse.report import (
     Fusion,
     FusionReport,
 )
-from graphsurgery.rewrites.fuse.shapes import Shapes
 
 __all__ = ["COLUMNS", "Fusable", "Fusion", "FusionReport", "find_fusable", "report_fusions"]
 
@@ -68,9 +69,9 @@ def find_fusable(model: Model, model_type: str | None = None) -> tuple[Fusable, 
     blocks = find_blocks(model)
     model_type = model_type or (T5 if find_likeness(blocks) == "T5" else BERT)
     found = [
-        *(part for layer, norm in blocks.norms if (part := _norm(blocks, layer, norm)) is not None),
-        *(part for place, one in enumerate(blocks.attentions) for part in _attention(blocks, place, one, model_type)),
-        *(_gelu(layer, one) for layer, one in blocks.activations if one.kind in GELUS),
+        *(part for layer, norm in blocks.norms if (part := _match_norm(blocks, layer, norm)) is not None),
+        *(part for place, one in enumerate(blocks.attentions) for part in _match_attention(blocks, place, one, model_type)),
+        *(_match_gelu(layer, one) for layer, one in blocks.activations if one.kind in GELUS),
     ]
     order = {value.name: place for place, node in enumerate(blocks.flow.graph.nodes) for value in node.outputs}
     return tuple(sorted(found, key=lambda part: (-1 if part.layer is None else part.layer, order.get(part.output, 0))))
@@ -90,9 +91,9 @@ def report_fusions(
         shape_failure: the node at which the optimizer's shape inference failed, if it did.
     """
     old, new = Graph(before), Graph(after)
-    found = [Fusion(part, _operator(part, old, new)) for part in parts]
+    found = [Fusion(part, _find_fused_operator(part, old, new)) for part in parts]
     reasons = _Reasons(old, new, shape_failure, found[:], because or {})
-    return FusionReport(tuple(one if one.fused else replace(one, why=reasons.of(one)) for one in found))
+    return FusionReport(tuple(one if one.fused else replace(one, why=reasons.explain(one)) for one in found))
 
 
 @dataclass(frozen=True)
@@ -110,24 +111,24 @@ class _Reasons:
     def shapes(self) -> Shapes:
         return Shapes(self.before)
 
-    def of(self, fusion: Fusion) -> tuple[str, ...]:
+    def explain(self, fusion: Fusion) -> tuple[str, ...]:
         part = fusion.part
         if part.kind in self.because:
             return (self.because[part.kind],)
-        known = (*part.obstacles, *self._order(part), *self._others(part), *self._shape(part))
-        return known or tuple(self._casts(part)) or tuple(self._outside(part)) or (UNKNOWN,)
+        known = (*part.obstacles, *self._check_order(part), *self._check_others(part), *self._check_shape(part))
+        return known or tuple(self._check_casts(part)) or tuple(self._check_outside(part)) or (UNKNOWN,)
 
-    def _order(self, part: Fusable) -> Iterator[str]:
-        first = _maker(self.after, part.other_first)
+    def _check_order(self, part: Fusable) -> Iterator[str]:
+        first = _find_maker(self.after, part.other_first)
         if first is not None and operator(first) == "Add":
             yield "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first"
 
-    def _others(self, part: Fusable) -> Iterator[str]:
+    def _check_others(self, part: Fusable) -> Iterator[str]:
         first = next((one for one in self.found if one.part.kind == ATTENTION), None)
         if part.kind == EMBEDDINGS and first is not None and not first.fused:
             yield "the first layer's attention is not fused: the optimizer starts there to look for embeddings"
 
-    def _shape(self, part: Fusable) -> Iterator[str]:
+    def _check_shape(self, part: Fusable) -> Iterator[str]:
         if part.kind not in NEEDING_SHAPES:
             return
         if self.shape_failure is not None:
@@ -135,76 +136,76 @@ class _Reasons:
         elif any(self.shapes.can_differ(part.operands[0], other) for other in part.operands[1:]):
             yield f"its operands can differ in shape: {', '.join(map(self.shapes.show, part.operands))}"
 
-    def _outside(self, part: Fusable) -> Iterator[str]:
+    def _check_outside(self, part: Fusable) -> Iterator[str]:
         if any(value.name == part.output for value in self.after.main.outputs):
             yield "its result is also an output of the graph"
         if any(self.after.tensor(value) is not None for value in self.after.main.inputs):
             yield "weights are also inputs of the graph, so that a run may replace them"
 
-    def _casts(self, part: Fusable) -> Iterator[str]:
+    def _check_casts(self, part: Fusable) -> Iterator[str]:
         output = self.after.value(part.output)
         near = [output] if output is not None and part.kind in IN_A_ROW else []
         for _ in range(FURTHEST):
-            near = _read_for(near)
-            if any(operator(node) == "Cast" for node in _makers(near)):
+            near = _list_operands(near)
+            if any(operator(node) == "Cast" for node in _find_makers(near)):
                 yield "there are casts among its operators: the optimizer's patterns have none"
                 return
 
 
-def _norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
+def _match_norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None:
     output, scale = norm.output.name or "", None if norm.scale is None else norm.scale.name
-    made = Fusable(NORM, layer, (), output, output, _gives(norm.output), scale)
+    made = Fusable(NORM, layer, (), output, output, _name_maker(norm.output), scale)
     layer_norm = norm.kind == LAYER
     if layer is None and (norm.lookups or (norm.summands and blocks.attentions)):
         rows = [one.index for one in norm.lookups if one.index is not None]
         ids = tuple(index.name or "" for index in rows if blocks.flow.behind(index) is None)
-        wanted, reasons = ("EmbedLayerNormalization",), embedding_obstacles(norm)
+        wanted, reasons = ("EmbedLayerNormalization",), find_embedding_obstacles(norm)
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)
     if norm.summands:
-        wanted, reasons = (OF_SUM[0 if layer_norm else 1],), skip_obstacles(blocks, norm)
+        wanted, reasons = (OF_SUM[0 if layer_norm else 1],), find_skip_norm_obstacles(blocks, norm)
         summands = tuple(value.name or "" for value in norm.summands)
         return replace(made, kind=SKIP_NORM, wanted=wanted, operands=summands, obstacles=reasons)
     if norm.whole:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
-    return replace(made, wanted=wanted, obstacles=norm_obstacles(norm))
+    return replace(made, wanted=wanted, obstacles=find_norm_obstacles(norm))
 
 
-def _attention(blocks: Blocks, layer: int, one: Attention, model_type: str) -> Iterator[Fusable]:
+def _match_attention(blocks: Blocks, layer: int, one: Attention, model_type: str) -> Iterator[Fusable]:
     wanted = ATTENTIONS if one.operator == "Softmax" else (one.operator, *ATTENTIONS)
     yield Fusable(
         ATTENTION, layer, wanted, one.node.outputs[0].name or "", one.output.name or "", one.operator,
         other_first=one.sum.stream.name if one.sum is not None and not one.sum.first else None,
-        obstacles=attention_obstacles(blocks, one, model_type),
+        obstacles=find_attention_obstacles(blocks, one, model_type),
     )  # fmt: skip
     for rotation in one.rotations:
         name, made = rotation.value.name or "", rotation.node.op_type
-        yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, made, obstacles=rotary_obstacles(rotation))
+        yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, made, obstacles=find_rotary_obstacles(rotation))
 
 
-def _gelu(layer: int | None, one: Activation) -> Fusable:
+def _match_gelu(layer: int | None, one: Activation) -> Fusable:
     wanted = ("BiasGelu",) if one.biased and one.kind == GELU else GELUS[one.kind]
     output = one.output.name or ""
-    return Fusable(ACTIVATION, layer, wanted, output, output, one.operator, obstacles=gelu_obstacles(one))
+    return Fusable(ACTIVATION, layer, wanted, output, output, one.operator, obstacles=find_gelu_obstacles(one))
 
 
-def _gives(value: ir.Value) -> str:
+def _name_maker(value: ir.Value) -> str:
     node = value.producer()
     return node.op_type if node is not None else ""
 
 
-def _operator(part: Fusable, before: Graph, after: Graph) -> str | None:
+def _find_fused_operator(part: Fusable, before: Graph, after: Graph) -> str | None:
     """Return the operator that ``part`` was fused into, or None. It makes the part's output or witness now, or reads its
     weights, or stands before the nodes that used the part."""
     for name in (part.output, part.witness):
-        node = _maker(after, name)
+        node = _find_maker(after, name)
         if node is not None and _is_wanted(part, node):
             return node.op_type
-    node = _maker(after, part.witness)
+    node = _find_maker(after, part.witness)
     if node is not None:
         return None if node.op_type in (part.operator, "Mul", "Add") else node.op_type
     scale = after.value(part.scale or "")
-    near = [*(after.readers(scale) if scale is not None else ()), *_before_users(part, before, after)]
+    near = [*(after.readers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
     return next((node.op_type for node in near if _is_wanted(part, node)), None)
 
 
@@ -212,7 +213,7 @@ def _is_wanted(part: Fusable, node: ir.Node) -> bool:
     return node.op_type in part.wanted and node.domain in (*STANDARD, VENDOR)
 
 
-def _before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:
+def _find_before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:
     """Yield the new nodes right before the nodes that used ``part``, or before their readers if these are new, too."""
     output = before.value(part.output)
     values = [output] if output is not None else []
@@ -220,23 +221,58 @@ def _before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Nod
         values = [one for value in values for node in before.readers(value) for one in node.outputs]
         kept = [one for value in values if (one := after.value(value.name or "")) is not None and one.producer() is not None]
         if kept:
-            yield from (node for node in _makers(_read_for(kept)) if not any(_is_made(before, one) for one in node.outputs))
+            yield from (
+                node for node in _find_makers(_list_operands(kept)) if not any(_is_made(before, one) for one in node.outputs)
+            )
             return
 
 
-def _maker(graph: Graph, name: str | None) -> ir.Node | None:
+def _find_maker(graph: Graph, name: str | None) -> ir.Node | None:
     value = graph.value(name or "")
     return None if value is None else value.producer()
 
 
 def _is_made(graph: Graph, value: ir.Value) -> bool:
-    return _maker(graph, value.name) is not None
+    return _find_maker(graph, value.name) is not None
 
 
-def _makers(values: Iterable[ir.Value]) -> list[ir.Node]:
+def _find_makers(values: Iterable[ir.Value]) -> list[ir.Node]:
     return [node for value in values if (node := value.producer()) is not None]
 
 
-def _read_for(values: Iterable[ir.Value]) -> list[ir.Value]:
+def _list_operands(values: Iterable[ir.Value]) -> list[ir.Value]:
     """Return what the nodes that give ``values`` read."""
-    return [value for node in _makers(values) for value in node.inputs if value is not None]
+    return [value for node in _find_makers(values) for value in node.inputs if value is not None]
+
+
+UNNAMED = "?"
+
+
+class Shapes:
+    """The shapes of the values of ``graph``, in terms of the dims of its inputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Infer the shapes."""
+        self._graph = graph
+        self._facts = Facts(graph)
+        self._names: dict[Size, str] = {}
+        for info in graph.source.graph.input:
+            declared = info.type.tensor_type.shape.dim
+            for size, dim in zip(self._dims(info.name) or (), declared, strict=False):
+                self._names.setdefault(size, dim.dim_param or UNNAMED)
+
+    def can_differ(self, one: str, other: str) -> bool:
+        """Whether inputs of some size give two values different shapes. False if that is not known."""
+        shapes = [self._dims(name) for name in (one, other)]
+        return shapes[0] != shapes[1] and all(self._is_known(size) for dims in shapes for size in dims or (None,))
+
+    def show(self, name: str) -> str:
+        """Return a shape as text, for example ``[batch_size, 32]``."""
+        return f"[{', '.join(self._names.get(size, str(size)) for size in self._dims(name) or ())}]"
+
+    def _dims(self, name: str) -> Sizes | None:
+        return self._facts[self._graph.value(name)].dims
+
+    def _is_known(self, size: Size | None) -> bool:
+        """Whether a size is a number or a dim of an input. Any other size may still equal one of these."""
+        return isinstance(size, int) or size in self._names

@@ -43,18 +43,18 @@ ADDED = {
 COMPUTED_ROWS = "one side of the sum is a table lookup by computed ids: the optimizer leaves such a sum to the embeddings"
 
 
-def attention_obstacles(blocks: Blocks, attention: Attention, model_type: str) -> tuple[str, ...]:
+def find_attention_obstacles(blocks: Blocks, attention: Attention, model_type: str) -> tuple[str, ...]:
     """Return why no pattern of ``model_type`` matches an attention. Empty if no reason is found, or if it is one operator."""
     if attention.operator != "Softmax":
         return ()
-    reasons = [*_added(attention, model_type), *_built(attention)]
+    reasons = [*_check_added_terms(attention, model_type), *_check_projections(attention)]
     if model_type != "t5":
-        reasons += [*_around(blocks, attention), *_biases(attention)]
-        reasons += _scales(attention) if not reasons else ()
-    return tuple(reasons) or tuple(_steps(attention, PATTERNS["t5" if model_type == "t5" else "bert"]))
+        reasons += [*_check_following_norm(blocks, attention), *_check_biases(attention)]
+        reasons += _check_scaling(attention) if not reasons else ()
+    return tuple(reasons) or tuple(_check_steps(attention, PATTERNS["t5" if model_type == "t5" else "bert"]))
 
 
-def skip_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
+def find_skip_norm_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
     """Return why a norm and the sum before it do not become one operator."""
     reasons = list(_norm_obstacles(norm))
     if _leads_to_computed_rows(blocks.flow, norm):
@@ -66,12 +66,12 @@ def skip_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def norm_obstacles(norm: Norm) -> tuple[str, ...]:
+def find_norm_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why a norm made of several nodes does not become one operator."""
     return tuple(_norm_obstacles(norm))
 
 
-def embedding_obstacles(norm: Norm) -> tuple[str, ...]:
+def find_embedding_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why lookups, their sum and its norm do not become one operator."""
     reasons = list(_norm_obstacles(norm))
     ways = [lookup.by for lookup in norm.lookups]
@@ -86,12 +86,12 @@ def embedding_obstacles(norm: Norm) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def gelu_obstacles(activation: Activation) -> tuple[str, ...]:
+def find_gelu_obstacles(activation: Activation) -> tuple[str, ...]:
     """Return why a GELU does not become one operator."""
     return ("no pattern matches the nodes after its erf",) if activation.operator == UNFINISHED else ()
 
 
-def rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
+def find_rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
     """Return why rotary positions do not become one operator."""
     reasons = []
     if rotation.made_by not in ("Transpose", "Slice"):
@@ -101,7 +101,7 @@ def rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _added(attention: Attention, model_type: str) -> Iterator[str]:
+def _check_added_terms(attention: Attention, model_type: str) -> Iterator[str]:
     for kind, reason in ADDED.items():
         if kind in attention.added and not (kind == POSITION and model_type == "t5"):
             yield reason
@@ -109,7 +109,7 @@ def _added(attention: Attention, model_type: str) -> Iterator[str]:
         yield "no position bias is added to the scores: the patterns for T5 look for one"
 
 
-def _built(attention: Attention) -> Iterator[str]:
+def _check_projections(attention: Attention) -> Iterator[str]:
     """Yield how queries, keys and values differ from one projection each of the same value."""
     if attention.rotations:
         yield "rotary positions between projection and scores"
@@ -127,7 +127,7 @@ def _built(attention: Attention) -> Iterator[str]:
         yield f"{', '.join(attention.weighing)} between the softmax and the product with values"
 
 
-def _around(blocks: Blocks, attention: Attention) -> Iterator[str]:
+def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
     """Yield what is wrong after an attention. The optimizer starts its search at the norm of the sum that it is added to."""
     norm = blocks.norm_of(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
@@ -136,7 +136,7 @@ def _around(blocks: Blocks, attention: Attention) -> Iterator[str]:
         yield "an RMS norm follows: the optimizer starts its search at layer norms"
 
 
-def _biases(attention: Attention) -> Iterator[str]:
+def _check_biases(attention: Attention) -> Iterator[str]:
     parts = {"queries": attention.queries, "keys": attention.keys, "values": attention.values}
     without = [name for name, part in parts.items() if part is not None and not part.biased]
     if attention.sum is not None and not attention.sum.biased:
@@ -145,7 +145,7 @@ def _biases(attention: Attention) -> Iterator[str]:
         yield f"no bias in {', '.join(without)}: the pattern looks for one"
 
 
-def _scales(attention: Attention) -> Iterator[str]:
+def _check_scaling(attention: Attention) -> Iterator[str]:
     """Yield how the scores are scaled other than once, as a whole or by way of queries and keys."""
     steps = attention.queries.steps if attention.queries is not None else ()
     early, late = bool({"Mul", "Div"} & set(steps[:1])), bool({"Mul", "Div"} & set(attention.between))
@@ -155,7 +155,7 @@ def _scales(attention: Attention) -> Iterator[str]:
         yield "scores are not scaled, or queries and keys are scaled by a constant: no pattern has that"
 
 
-def _steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
+def _check_steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
     """Yield which operators between projections, scores and softmax are in no pattern."""
     parts: dict[str, Projection | None] = {
         "queries": attention.queries, "keys": attention.keys, "values": attention.values,
@@ -164,20 +164,20 @@ def _steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
         if part is None:
             yield f"{name} are not made by a product with weights"
         elif part.steps not in patterns[name]:
-            yield f"{name} pass {_listed(part.steps)}: {_known(patterns[name])}"
+            yield f"{name} pass {_list_forwards(part.steps)}: {_list_patterns(patterns[name])}"
     if "Where" in attention.between:
         yield "the mask is put into the scores by Where: only a mask that is added is fused"
     elif attention.between not in patterns["scores"]:
-        yield f"scores pass {_listed(attention.between)}: {_known(patterns['scores'])}"
+        yield f"scores pass {_list_forwards(attention.between)}: {_list_patterns(patterns['scores'])}"
 
 
-def _listed(steps: tuple[str, ...]) -> str:
+def _list_forwards(steps: tuple[str, ...]) -> str:
     """Return the operators in the order in which they run. ``steps`` go backwards."""
     return ", ".join(reversed(steps)) or "nothing"
 
 
-def _known(patterns: Steps) -> str:
-    return "the patterns have " + " or ".join(_listed(one) for one in sorted(patterns, key=lambda one: (len(one), one)))
+def _list_patterns(patterns: Steps) -> str:
+    return "the patterns have " + " or ".join(_list_forwards(one) for one in sorted(patterns, key=lambda one: (len(one), one)))
 
 
 def _norm_obstacles(norm: Norm) -> Iterator[str]:

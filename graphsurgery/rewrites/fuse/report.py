@@ -94,7 +94,7 @@ class FusionReport:
         """Return the rows of a table with the columns `COLUMNS`."""
         return tuple(
             (
-                _layers(one.part.kind, [one.part.layer]),
+                _format_layers(one.part.kind, [one.part.layer]),
                 one.part.kind,
                 one.part.wanted[0],
                 one.operator or "-",
@@ -108,7 +108,7 @@ class FusionReport:
         found: dict[tuple[str, str], list[int | None]] = {}
         for one in self.missed:
             found.setdefault((one.part.kind, one.reason), []).append(one.part.layer)
-        return tuple((_layers(kind, layers), kind, reason) for (kind, reason), layers in found.items())
+        return tuple((_format_layers(kind, layers), kind, reason) for (kind, reason), layers in found.items())
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready data."""
@@ -117,7 +117,7 @@ class FusionReport:
         return {"complete": self.complete, "summary": self.summary, "counts": counts, "fusions": fusions}
 
 
-def _layers(kind: str, layers: list[int | None]) -> str:
+def _format_layers(kind: str, layers: list[int | None]) -> str:
     """Return layers as text: ``embeddings``, ``3``, ``0-5, 7``. A part that is in no layer and not the embeddings is ``-``."""
     numbers = sorted({layer for layer in layers if layer is not None})
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]

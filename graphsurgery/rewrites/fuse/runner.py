@@ -23,7 +23,7 @@ from graphsurgery.rewrites.fuse.optimizer_process import VENDOR, list_model_type
 from graphsurgery.rewrites.fuse.report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
 from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
 
-__all__ = ["SWITCHES", "VENDOR", "Fused", "Fusing", "Switch", "is_there", "require_model_type", "run_optimizer"]
+__all__ = ["SWITCHES", "VENDOR", "Fused", "Fusing", "Switch", "has_own_bytes", "require_model_type", "run_optimizer"]
 
 
 class Switch(NamedTuple):
@@ -93,7 +93,7 @@ def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    absent = _without_absent(copy)
+    absent = _turn_absent_into_inputs(copy)
     off = [SWITCHES[fusion].option for fusion in sorted(fusing.off)]
     try:
         with tempfile.TemporaryDirectory(prefix="graphsurgery-") as name:
@@ -108,8 +108,8 @@ def run_optimizer(model: onnx.ModelProto, fusing: Fusing) -> Fused:
         raise
     except OSError as error:
         raise SurroundingsError(f"cannot exchange files with the optimizer: {error.strerror}") from error
-    _with_absent(fused, absent)
-    _with_interface_of(model, fused)
+    _restore_absent(fused, absent)
+    _restore_interface(model, fused)
     warnings = tuple(one for one in answer["warnings"] if not one.startswith(PRODUCER_WARNING))
     return Fused(fused, warnings, answer["shape_failure"])
 
@@ -150,16 +150,16 @@ def _missing(what: str) -> MissingPackageError:
     return MissingPackageError(f"optimize needs {NEEDED}: {what}", "pip install onnxruntime sympy")
 
 
-def _without_absent(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+def _turn_absent_into_inputs(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Turn the weights without bytes into inputs, and return them. The optimizer needs only their dims."""
-    absent = [tensor for tensor in model.graph.initializer if not is_there(tensor)]
+    absent = [tensor for tensor in model.graph.initializer if not has_own_bytes(tensor)]
     for tensor in absent:
         model.graph.initializer.remove(tensor)
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return absent
 
 
-def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None:
+def _restore_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None:
     """Turn these inputs into weights again, if a node or one of its subgraphs still reads them."""
     names = {tensor.name for tensor in absent}
     kept = [info for info in model.graph.input if info.name not in names]
@@ -169,7 +169,7 @@ def _with_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> None
     model.graph.initializer.extend(tensor for tensor in absent if tensor.name in read)
 
 
-def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+def _restore_interface(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
     """Give ``made`` the inputs and outputs of ``model``. The optimizer drops inputs that nothing reads. Inputs with a default
     value that it dropped are not put back."""
     weights = {tensor.name for tensor in model.graph.initializer} - {tensor.name for tensor in made.graph.initializer}
@@ -178,7 +178,7 @@ def _with_interface_of(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
     made.graph.output.extend(model.graph.output)
 
 
-def is_there(tensor: onnx.TensorProto) -> bool:
+def has_own_bytes(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False

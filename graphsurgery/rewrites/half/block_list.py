@@ -17,8 +17,7 @@ from graphsurgery.graph.element_types import FLOAT, ElementTypes, key_of
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import MEASURING, MOVING, QUANTISED, operator
 from graphsurgery.model.dtypes import NAMES, element_count
-from graphsurgery.rewrites.half.mask_constants import Masks
-from graphsurgery.rewrites.half.values import Array, held, unfit
+from graphsurgery.rewrites.half.constants import Array, MaskConstants, explain_unfit, read_constant
 
 GUARDING = frozenset({"Add", "Max", "Clip"})
 """What takes an epsilon, ..."""
@@ -41,23 +40,23 @@ class BlockList:
     """The nodes of a graph that stay float32 in ``kind``: `reasons` by what a node is called (`key_of`)."""
 
     def __init__(self, types: ElementTypes, kind: int) -> None:
-        self._types, self._graph, self._kind, self._masks = types, types.graph, kind, Masks(types)
+        self._types, self._graph, self._kind, self._masks = types, types.graph, kind, MaskConstants(types)
         self._nodes = list(types.graph.nodes)
 
     @cached_property
     def reasons(self) -> dict[str, str]:
         """Why each node that could compute in ``kind``, or has float32 values that it does not admit, stays float32."""
         found: dict[str, str] = {}
-        for rule in (self._untouchable, self._quantised, self._positions, self._constants):
+        for rule in (self._find_untouchable, self._find_quantised, self._find_position_nodes, self._find_constant_nodes):
             for node, reason in rule():
-                if self._concerned(node):
+                if self._is_concerned(node):
                     found.setdefault(key_of(node), reason)
         return found
 
-    def _concerned(self, node: ir.Node) -> bool:
+    def _is_concerned(self, node: ir.Node) -> bool:
         return operator(node) != "Constant" and bool(self._types.floats((*self._graph.reads(node), *node.outputs)))
 
-    def _untouchable(self) -> Iterator[tuple[ir.Node, str]]:
+    def _find_untouchable(self) -> Iterator[tuple[ir.Node, str]]:
         """What holds a graph, what no schema tells of, and what does not take the type."""
         for node in self._nodes:
             if graphs_of(node):
@@ -67,17 +66,17 @@ class BlockList:
             elif not self._types.changes(node, self._kind):
                 yield node, f"the operator does not take {NAMES[self._kind].lower()}"
 
-    def _quantised(self) -> Iterator[tuple[ir.Node, str]]:
+    def _find_quantised(self) -> Iterator[tuple[ir.Node, str]]:
         """int8 operators, what takes their results, and the Casts and Muls that bring those to scale."""
 
         def behind(node: ir.Node) -> list[ir.Node]:
             passes = operator(node) in QUANTISED | RESCALING
             return [user for value in node.outputs for user in self._graph.users(value)] if passes else []
 
-        for node in _reached([node for node in self._nodes if operator(node) in QUANTISED], behind):
+        for node in _walk([node for node in self._nodes if operator(node) in QUANTISED], behind):
             yield node, "part of a quantised product"
 
-    def _positions(self) -> Iterator[tuple[ir.Node, str]]:
+    def _find_position_nodes(self) -> Iterator[tuple[ir.Node, str]]:
         """What is computed from positions alone, up to where it is made an angle, an integer or a truth value."""
         reckoned = self._reckoned
         todo = [node for node in self._nodes if operator(node) in DISCRETE and self._takes_only(node, reckoned)]
@@ -86,7 +85,7 @@ class BlockList:
         def before(node: ir.Node) -> list[ir.Node]:
             return [made for value in self._types.floats(node.inputs) if (made := value.producer()) is not None]
 
-        for node in _reached(todo, before):
+        for node in _walk(todo, before):
             yield node, "positions or masks on their way to an angle, an integer or a comparison"
 
     @cached_property
@@ -107,13 +106,13 @@ class BlockList:
         floats = self._types.floats(node.inputs)
         return bool(floats) and all(value in reckoned for value in floats)
 
-    def _constants(self) -> Iterator[tuple[ir.Node, str]]:
+    def _find_constant_nodes(self) -> Iterator[tuple[ir.Node, str]]:
         """What computes with a constant that the type cannot hold; behind an epsilon up to the division it guards."""
-        unfitting = self._unfit_values()
+        unfitting = self._find_unfit_values()
         guarded: dict[ir.Value, str] = {}
         for node in self._nodes:
             inputs = [value for value in node.inputs if value is not None]
-            reason = self._own_reason(node) or next((unfitting[value] for value in inputs if value in unfitting), None)
+            reason = self._check_filled_value(node) or next((unfitting[value] for value in inputs if value in unfitting), None)
             behind = next((guarded[value] for value in inputs if value in guarded), None)
             if reason is None and behind is None:
                 continue
@@ -124,19 +123,19 @@ class BlockList:
             elif (reason is not None and operator(node) in GUARDING) or (behind is not None and operator(node) in GUARDED):
                 guarded |= dict.fromkeys(results, "behind an epsilon, up to the division")
 
-    def _own_reason(self, node: ir.Node) -> str | None:
-        values = held(node) if operator(node) in FILLING else None
-        return None if values is None else self._unfit(node.outputs[0], values)
+    def _check_filled_value(self, node: ir.Node) -> str | None:
+        values = read_constant(node) if operator(node) in FILLING else None
+        return None if values is None else self._explain_unfit(node.outputs[0], values)
 
-    def _unfit_values(self) -> dict[ir.Value, str]:
-        found = ((value, self._unfit(value, numbers)) for value, numbers in float_constants(self._graph))
+    def _find_unfit_values(self) -> dict[ir.Value, str]:
+        found = ((value, self._explain_unfit(value, numbers)) for value, numbers in _find_float_constants(self._graph))
         return {value: reason for value, reason in found if reason is not None}
 
-    def _unfit(self, value: ir.Value, numbers: Array) -> str | None:
-        return unfit(self._masks.stored(value, numbers, self._kind, self._kind), self._kind)
+    def _explain_unfit(self, value: ir.Value, numbers: Array) -> str | None:
+        return explain_unfit(self._masks.fit(value, numbers, self._kind, self._kind), self._kind)
 
 
-def _reached(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) -> Iterator[ir.Node]:
+def _walk(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) -> Iterator[ir.Node]:
     """Give the nodes of ``start``, and all that ``next_to`` leads to from there, each once."""
     seen, todo = set[ir.Node](), list(start)
     while todo:
@@ -147,7 +146,7 @@ def _reached(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) 
             todo += next_to(node)
 
 
-def float_constants(graph: Graph) -> Iterator[tuple[ir.Value, Array]]:
+def _find_float_constants(graph: Graph) -> Iterator[tuple[ir.Value, Array]]:
     """Give (value, numbers) of every float32 constant; an initializer that is an input, too, is only a default."""
     for value, tensor in graph.constants.items():
         if tensor.data_type == FLOAT:

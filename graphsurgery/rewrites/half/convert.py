@@ -7,20 +7,24 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx import helper, inliner
+from onnx import helper, inliner, numpy_helper
 
 from graphsurgery.errors import MissingDataError, NameNotFoundError, UnsupportedModelError
+from graphsurgery.graph.attributes import graphs_of, tensor_proto
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.element_types import FLOAT, HALVES, ElementTypes, key_of
+from graphsurgery.graph.element_types import FLOAT, HALVES, TYPE_ATTRIBUTES, ElementTypes, key_of
+from graphsurgery.graph.operators import operator
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.external import is_external
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.schema import tensors
 from graphsurgery.rewrites.half.block_list import BlockList
-from graphsurgery.rewrites.half.conversion import Conversion, convert
-from graphsurgery.rewrites.half.values import lowest_mask
+from graphsurgery.rewrites.half.constants import Array, MaskConstants, clip_infinities, lowest_mask, make_tensor, read_constant
+from graphsurgery.rewrites.half.plan import ConversionPlan
 
-DEFAULTS_APART = 4
+MASK_FILL = "mask_filter_value"
+"""The attribute of com.microsoft's attentions that is added to masked scores."""
+OLDEST_IR_VERSION = 4
 """The IR version from which an initializer need not be an input."""
 
 
@@ -41,19 +45,19 @@ def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outsi
         NameNotFoundError: ``keep`` names what no node has as its first output.
         MissingDataError: weights are external.
     """
-    types = prepare(model, kind)
+    types = read_element_types(model, kind)
     unknown = sorted(set(keep) - {key_of(node) for node in types.graph.nodes})
     if unknown:
         others = f", nor do {len(unknown) - 1} others fit one" if len(unknown) > 1 else ""
         raise NameNotFoundError(f"no node has {unknown[0]!r} as its first output{others}", "name nodes by their first output")
     kept = set(keep) | BlockList(types, kind).reasons.keys()
-    new, weights = _convert(types, Conversion(types, kind, kept, outside), lowest_mask(kind))
+    new, weights = _convert(types, ConversionPlan(types, kind, kept, outside), lowest_mask(kind))
     new.graph.initializer.extend(weights)
     return new
 
 
 @dataclass(frozen=True)
-class InFloat32:
+class Float32Baseline:
     """What half precision is measured against: `to_half`'s model were every node kept. ``graph`` has no initializers; those are
     the ``weights``, the source's own tensors wherever they are the same."""
 
@@ -68,22 +72,22 @@ class InFloat32:
         return namer
 
 
-def in_float32(model: onnx.ModelProto, kind: int, mask: float | None = None) -> InFloat32:
+def make_float32_baseline(model: onnx.ModelProto, kind: int, mask: float | None = None) -> Float32Baseline:
     """``model`` in float32 with stand-ins for minus infinity as ``mask``, `lowest_mask` when None. Raises as `to_half`."""
-    types = prepare(model, kind)
+    types = read_element_types(model, kind)
     every = {key_of(node) for node in types.graph.nodes}
-    new, weights = _convert(types, Conversion(types, kind, every), lowest_mask(kind) if mask is None else mask)
+    new, weights = _convert(types, ConversionPlan(types, kind, every), lowest_mask(kind) if mask is None else mask)
     del new.graph.value_info[:]
-    return InFloat32(new, weights)
+    return Float32Baseline(new, weights)
 
 
-def prepare(model: onnx.ModelProto, kind: int) -> ElementTypes:
+def read_element_types(model: onnx.ModelProto, kind: int) -> ElementTypes:
     """Return the types of a model that can be converted to ``kind``. Raises as `to_half`."""
     if kind not in HALVES:
         raise UnsupportedModelError(f"{NAMES.get(kind, kind)} is no half precision type", "ask for FLOAT16 or BFLOAT16")
     if any(is_external(one) for _, one in tensors(model)):
         raise MissingDataError("half precision needs the weights' values, and they are external data", "load them first")
-    types = ElementTypes(Editor(_plain(model)))
+    types = ElementTypes(Editor(_inline_functions(model)))
     halves = sorted(NAMES[one].lower() for one in types.present & set(HALVES))
     if halves:
         raise UnsupportedModelError(
@@ -99,15 +103,15 @@ def prepare(model: onnx.ModelProto, kind: int) -> ElementTypes:
     return types
 
 
-def _convert(types: ElementTypes, plan: Conversion, mask: float) -> tuple[onnx.ModelProto, list[onnx.TensorProto]]:
+def _convert(types: ElementTypes, plan: ConversionPlan, mask: float) -> tuple[onnx.ModelProto, list[onnx.TensorProto]]:
     """Return (the converted model without its initializers, these)."""
     editor = types.graph
     if not isinstance(editor, Editor):
         raise TypeError("a conversion needs a graph that can be changed")
     defaults = {value.name for value in editor.main.inputs if editor.tensor(value) is not None}
-    halves = convert(editor, plan, mask)
+    halves = _Converter(editor, plan, mask).convert()
     new = editor.finish(weights=False)
-    new.ir_version = max(new.ir_version, DEFAULTS_APART)
+    new.ir_version = max(new.ir_version, OLDEST_IR_VERSION)
     domains = {node.domain: 1 for node in editor.nodes if node.domain not in {*types.opsets, "ai.onnx"}}
     new.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in domains.items())
     for info in (*(one for one in new.graph.input if one.name not in defaults), *new.graph.output):
@@ -119,16 +123,134 @@ def _convert(types: ElementTypes, plan: Conversion, mask: float) -> tuple[onnx.M
     return new, editor.initializers
 
 
-def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` without functions of its own; below IR version 4, where weights have to be inputs, without those inputs."""
     plain = inliner.inline_local_functions(model) if model.functions else model
-    if plain.ir_version >= DEFAULTS_APART:
+    if plain.ir_version >= OLDEST_IR_VERSION:
         return plain
     copy = onnx.ModelProto()
     copy.CopyFrom(plain)
-    copy.ir_version = DEFAULTS_APART
+    copy.ir_version = OLDEST_IR_VERSION
     weights = {one.name for one in copy.graph.initializer}
     inputs = [value for value in copy.graph.input if value.name not in weights]
     del copy.graph.input[:]
     copy.graph.input.extend(inputs)
     return copy
+
+
+class _Converter:
+    """Carries a `Conversion` out."""
+
+    def __init__(self, editor: Editor, plan: ConversionPlan, mask: float) -> None:
+        self._editor, self._plan, self._mask = editor, plan, mask
+        self._masks = MaskConstants(plan.types)
+        self._versions: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def convert(self) -> set[str]:
+        plan, nodes = self._plan, list(self._editor.nodes)
+        reads = {node: plan.find_input_types(node) for node in nodes}
+        gives = {node: plan.find_output_types(node) for node in nodes}
+        wanted = dict(plan.wanted)
+        for constant in (*self._editor.main.initializers.values(), *(one for node in nodes for one in node.outputs)):
+            if constant in plan.constants:
+                self._store(constant, wanted.get(constant, {FLOAT}))
+        for made, kind in plan.made.items():
+            self._versions[made, kind] = made
+            self._cast(made, kind, wanted[made])
+        for node in nodes:
+            for graph in graphs_of(node):
+                self._enter(graph)
+            self._set_attributes(node, gives[node])
+            self._read(node, reads[node])
+        self._name_outputs()
+        return {value.name or "" for (_, kind), value in self._versions.items() if kind == plan.kind}
+
+    def _store(self, value: ir.Value, kinds: set[int]) -> None:
+        """Store a constant in each type in which it is read."""
+        source = self._editor.tensor(value)
+        if source is None:
+            return
+        numbers, node = numpy_helper.to_array(source), value.producer()
+        own = self._plan.outside if value.is_graph_output() else min(kinds)
+        for kind in sorted(kinds):
+            calmed = self._masks.fit(value, numbers, kind, self._plan.kind, self._mask)
+            if kind == own:
+                if kind != FLOAT or calmed is not numbers:
+                    self._editor.restore(value, make_tensor(calmed, kind, value.name or ""))
+                self._versions[value, kind] = value
+            else:
+                name = self._editor.namer.new(f"{value.name}/{NAMES[kind].lower()}")
+                self._versions[value, kind] = self._editor.store(make_tensor(calmed, kind, name), node)
+
+    def _cast(self, value: ir.Value, made: int, kinds: set[int]) -> None:
+        """Put a Cast behind ``value`` for each type that is wanted and that it is not made in."""
+        place = value.producer()
+        for kind in sorted(kinds - {made}):
+            swapped = value.is_graph_output() and kind == self._plan.outside  # see `_name_outputs`
+            name = self._editor.namer.new(f"{value.name}/{NAMES[made if swapped else kind].lower()}")
+            called = self._editor.namer.new(f"{value.name}/to_{NAMES[kind].lower()}")
+            node = self._editor.make_node("Cast", [value], [name], {"to": kind}, called)
+            self._editor.insert(place, [node])
+            place = node
+            self._versions[value, kind] = node.outputs[0]
+
+    def _set_attributes(self, node: ir.Node, gives: list[int]) -> None:
+        """Set the attributes that say a type or hold a tensor."""
+        kind = self._plan.kind if self._plan.kind in gives else FLOAT
+        numbers = read_constant(node) if operator(node) == "ConstantOfShape" else None
+        if numbers is not None:
+            calmed = self._masks.fit(node.outputs[0], numbers, kind, self._plan.kind, self._mask)
+            _set_tensor(node, make_tensor(calmed, kind, ""))
+        elif kind != FLOAT and operator(node) in TYPE_ATTRIBUTES:
+            name = TYPE_ATTRIBUTES[operator(node)]
+            node.attributes[name] = ir.AttrInt64(name, kind)
+        if MASK_FILL in node.attributes:
+            node.attributes[MASK_FILL] = ir.AttrFloat32(MASK_FILL, max(node.attributes[MASK_FILL].as_float(), self._mask))
+
+    def _enter(self, graph: ir.Graph) -> None:
+        """Convert a graph within a node: it reads the outer values in float32, and its stand-ins for infinity are tamed."""
+        for value in graph.initializers.values():
+            self._tame_initializer(value)
+        for value in graph.outputs:
+            outer = self._editor.value(value.name or "") if value.producer() is None and value not in graph.inputs else None
+            if outer is not None and (outer, FLOAT) in self._versions:
+                value.name = self._versions[outer, FLOAT].name
+        for node in graph:
+            self._read(node, [FLOAT] * len(node.inputs))
+            numbers = read_constant(node)
+            calmed = None if numbers is None else self._tame(numbers)
+            if calmed is not None:
+                _set_tensor(node, make_tensor(calmed, FLOAT, ""))
+            for inner in graphs_of(node):
+                self._enter(inner)
+
+    def _read(self, node: ir.Node, kinds: Sequence[int]) -> None:
+        """Let a node read its inputs in these types."""
+        for place, (value, kind) in enumerate(zip(node.inputs, kinds, strict=True)):
+            if value is not None and (value, kind) in self._versions:
+                node.replace_input_with(place, self._versions[value, kind])
+
+    def _tame_initializer(self, value: ir.Value) -> None:
+        source = None if value.const_value is None else tensor_proto(value.const_value)
+        if source is not None and source.data_type == FLOAT:
+            calmed = self._tame(numpy_helper.to_array(source))
+            if calmed is not None:
+                value.const_value = ir.serde.deserialize_tensor(make_tensor(calmed, FLOAT, value.name or ""))
+
+    def _tame(self, numbers: Array) -> Array | None:
+        """Return the numbers of a constant within a node as they are to be stored; None where they stay as they are."""
+        calmed = clip_infinities(numbers, self._plan.kind, self._mask, numbers=False)
+        return None if calmed is numbers else calmed
+
+    def _name_outputs(self) -> None:
+        """Let the graph's outputs be of the type that is wanted outside, under the names they had."""
+        for value in list(dict.fromkeys(self._editor.main.outputs)):
+            other = self._versions.get((value, self._plan.outside))
+            if other is not None and other is not value:
+                self._editor.swap_output(value, other)
+
+
+def _set_tensor(node: ir.Node, held_tensor: onnx.TensorProto) -> None:
+    for name in [name for name in node.attributes if name.startswith("value")]:
+        del node.attributes[name]
+    node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(held_tensor))

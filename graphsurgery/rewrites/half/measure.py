@@ -17,11 +17,10 @@ from graphsurgery.graph.operators import MEASURING, MOVING, operator
 from graphsurgery.interface import interface_of
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.block_list import BlockList
-from graphsurgery.rewrites.half.conversion import Conversion
-from graphsurgery.rewrites.half.convert import in_float32, prepare
-from graphsurgery.rewrites.half.overflow import CALM_MASK, overflowing
-from graphsurgery.rewrites.half.probes import Feed, Rounding
-from graphsurgery.rewrites.half.rounding_loss import Loss, loss_measure, worst
+from graphsurgery.rewrites.half.convert import make_float32_baseline, read_element_types
+from graphsurgery.rewrites.half.overflow import CALM_MASK, find_overflows
+from graphsurgery.rewrites.half.plan import ConversionPlan
+from graphsurgery.rewrites.half.probes import Feed, Loss, RoundingProbe, find_worst, make_loss
 
 SHARE = 0.1
 """A value is a candidate where rounding it alone makes up this much of the (squared) loss of rounding all."""
@@ -39,7 +38,7 @@ HEAVY = 1 << 16
 
 
 @dataclass(frozen=True)
-class Kept:
+class Float32Nodes:
     """The nodes that stay float32, by their first outputs, in the graph's order, and why.
 
     Among them are those that `to_half` keeps unasked. ``loss``: of rounding all other values, relative to the outputs.
@@ -58,7 +57,7 @@ class Kept:
         """How many nodes of each operator are kept, by the reason's kind."""
         found: dict[str, Counter[str]] = {}
         for node in self.nodes:
-            found.setdefault(_sort(self.reasons[node]), Counter())[self.operators[node]] += 1
+            found.setdefault(_kind_of(self.reasons[node]), Counter())[self.operators[node]] += 1
         return {reason: dict(sorted(counted.items())) for reason, counted in found.items()}
 
     def summary(self) -> list[str]:
@@ -75,7 +74,7 @@ class Kept:
         }  # fmt: skip
 
 
-def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
+def find_float32_nodes(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Float32Nodes:
     """What ``to_half(model, kind, keep=kept(...).nodes)`` should keep, measured on ``feeds``.
 
     1. Nodes one of whose float32 values gets beyond a quarter of what ``kind`` reaches on the feeds.
@@ -87,21 +86,25 @@ def kept(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Kept:
     """
     if not feeds:
         raise RequestError("there is nothing to measure activations on", "give one feed or more")
-    measuring = _Measuring(prepare(model, kind), kind)
+    measuring = _Measuring(read_element_types(model, kind), kind)
     reasons = dict(measuring.always)
-    reasons |= overflowing(
-        in_float32(model, kind, CALM_MASK), kind, measuring.rounded(reasons), measuring.convertible(reasons), feeds
+    reasons |= find_overflows(
+        make_float32_baseline(model, kind, CALM_MASK),
+        kind,
+        measuring.list_rounded(reasons),
+        measuring.list_convertible(reasons),
+        feeds,
     )
-    names = measuring.rounded(reasons)
-    rounding = Rounding(in_float32(model, kind), names, kind)
+    names = measuring.list_rounded(reasons)
+    rounding = RoundingProbe(make_float32_baseline(model, kind), names, kind)
     mask = roles_of(interface_of(model.graph)).mask
-    loss = loss_measure(rounding, feeds[:SAMPLE], mask)
-    lost, losing = measuring.losing(loss, reasons)
+    loss = make_loss(rounding, feeds[:SAMPLE], mask)
+    lost, losing = measuring.find_losing(loss, reasons)
     reasons |= losing
     nodes = [node for node in measuring.types.graph.nodes if key_of(node) in reasons]
-    return Kept(
+    return Float32Nodes(
         kind, tuple(key_of(node) for node in nodes), reasons, {key_of(node): node.op_type for node in nodes},
-        len(measuring.convertible(reasons)), lost**0.5,
+        len(measuring.list_convertible(reasons)), lost**0.5,
     )  # fmt: skip
 
 
@@ -114,48 +117,48 @@ class _Measuring:
         """What `to_half` keeps unasked, and why."""
         self._heavy = {value for value, one in types.graph.constants.items() if element_count(one.dims) > HEAVY}
 
-    def convertible(self, reasons: Collection[str]) -> list[ir.Node]:
+    def list_convertible(self, reasons: Collection[str]) -> list[ir.Node]:
         """The nodes that would be converted, were those of ``reasons`` kept."""
-        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._changes(node)]
+        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._can_convert(node)]
 
-    def rounded(self, reasons: Collection[str]) -> list[str]:
+    def list_rounded(self, reasons: Collection[str]) -> list[str]:
         """The values that would be rounded then."""
-        return Conversion(self.types, self._kind, set(reasons)).rounded
+        return ConversionPlan(self.types, self._kind, set(reasons)).rounded
 
-    def losing(self, loss: Loss, reasons: dict[str, str]) -> tuple[float, dict[str, str]]:
+    def find_losing(self, loss: Loss, reasons: dict[str, str]) -> tuple[float, dict[str, str]]:
         """(what the outputs lose in the end, the nodes to keep besides ``reasons`` for it)."""
         found: dict[str, str] = {}
-        lost = loss(self.rounded(reasons))
+        lost = loss(self.list_rounded(reasons))
         allowed = (STEADY * UNITS[self._kind]) ** 2
         for _ in range(ROUNDS):
-            candidates = [name for name in self.rounded({**reasons, **found}) if self._may_be_left(name, reasons)]
-            bad = worst(loss, candidates, SHARE * lost) if lost > allowed else {}
+            candidates = [name for name in self.list_rounded({**reasons, **found}) if self._may_be_left(name, reasons)]
+            bad = find_worst(loss, candidates, SHARE * lost) if lost > allowed else {}
             if not bad:
                 break
             around = {
                 key_of(node): f"rounding a value loses most: {share / lost:.0%}"
                 for name, share in bad.items()
-                for node in self._around(name)
+                for node in self._find_neighbours(name)
             }
-            left = loss(self.rounded({**reasons, **found, **around}))
+            left = loss(self.list_rounded({**reasons, **found, **around}))
             if lost - left < sum(bad.values()) / 2:
                 break
             found = {key: reason for key, reason in around.items() if key not in reasons} | found
             lost = left
         return lost, found
 
-    def _changes(self, node: ir.Node) -> bool:
+    def _can_convert(self, node: ir.Node) -> bool:
         """Whether ``node`` computes, and can in the half type."""
         return operator(node) not in IDLE and bool(self.types.changes(node, self._kind))
 
-    def _around(self, name: str) -> list[ir.Node]:
+    def _find_neighbours(self, name: str) -> list[ir.Node]:
         """The node that makes a value and those that read it, as far as they can be converted."""
         value = self.types.graph.value(name)
         if value is None:
             return []
         maker = value.producer()
         both = (*([maker] if maker is not None else []), *self.types.graph.users(value))
-        return [node for node in both if self._changes(node)]
+        return [node for node in both if self._can_convert(node)]
 
     def _may_be_left(self, name: str, reasons: Collection[str]) -> bool:
         """Whether a value can be left unrounded without a large weight in float32; copies of others cannot by themselves."""
@@ -163,10 +166,10 @@ class _Measuring:
         maker = value.producer() if value is not None else None
         if maker is None or operator(maker) in MOVING:
             return False
-        around = [node for node in self._around(name) if key_of(node) not in reasons]
+        around = [node for node in self._find_neighbours(name) if key_of(node) not in reasons]
         return not any(value in self._heavy for node in around for value in node.inputs)
 
 
-def _sort(reason: str) -> str:
+def _kind_of(reason: str) -> str:
     """The kind of a reason: what it says before the number."""
     return reason.partition(":")[0]

@@ -12,9 +12,9 @@ from graphsurgery.compare.reference_formulas import split_heads
 from graphsurgery.graph.attributes import integer, integers
 from graphsurgery.graph.element_types import FLOAT, key_of
 from graphsurgery.graph.operators import operator
-from graphsurgery.rewrites.half.convert import InFloat32
-from graphsurgery.rewrites.half.probes import Feed, Ranges
-from graphsurgery.rewrites.half.values import largest
+from graphsurgery.rewrites.half.constants import largest
+from graphsurgery.rewrites.half.convert import Float32Baseline
+from graphsurgery.rewrites.half.probes import Feed, RangeProbe
 
 Array = np.ndarray
 HEADROOM = 4
@@ -33,8 +33,8 @@ ATTENTIONS = {PROJECTING, SHIFTING, GROUPED, STANDARD}
 """Attentions whose scores are measured."""
 
 
-def overflowing(
-    calm: InFloat32, kind: int, rounded: Sequence[str], convertible: Sequence[ir.Node], feeds: Sequence[Feed]
+def find_overflows(
+    calm: Float32Baseline, kind: int, rounded: Sequence[str], convertible: Sequence[ir.Node], feeds: Sequence[Feed]
 ) -> dict[str, str]:
     """The nodes (by `key_of`) that take or give a value beyond 1 / `HEADROOM` of what ``kind`` reaches, and why.
 
@@ -43,54 +43,54 @@ def overflowing(
     """
     limit = largest(kind) / HEADROOM
     attentions = [node for node in convertible if operator(node) in ATTENTIONS]
-    watched = sorted({name for node in attentions for name in _inputs(node)[:3]} & set(rounded))
-    ranges = Ranges(calm, rounded, watched)
-    inside = {name for node in convertible if operator(node) in ATTENTIONS | SUMMED.keys() for name in _inputs(node)}
+    watched = sorted({name for node in attentions for name in _list_inputs(node)[:3]} & set(rounded))
+    ranges = RangeProbe(calm, rounded, watched)
+    inside = {name for node in convertible if operator(node) in ATTENTIONS | SUMMED.keys() for name in _list_inputs(node)}
     fixed = {one.name: numpy_helper.to_array(one) for one in calm.weights if one.name in inside and one.data_type == FLOAT}
     sizes = {name: float(np.abs(values).max(initial=0)) for name, values in fixed.items()}
     found: dict[str, str] = {}
     for feed in feeds:
-        measured, values = ranges.of(feed)
+        measured, values = ranges.measure(feed)
         sizes |= measured
         for node in convertible:
-            size = max(_largest_value(node, measured), _largest_sum(node, sizes))
-            size = max(size, _largest_score(node, {**fixed, **values}) if operator(node) in ATTENTIONS else 0.0)
+            size = max(_find_largest_value(node, measured), _bound_sum(node, sizes))
+            size = max(size, _find_largest_score(node, {**fixed, **values}) if operator(node) in ATTENTIONS else 0.0)
             if size > limit:
                 found[key_of(node)] = f"a value too large: {size:.2g}"
     return found
 
 
-def _inputs(node: ir.Node) -> list[str]:
+def _list_inputs(node: ir.Node) -> list[str]:
     """The names of what a node reads; "" for what is left out."""
     return ["" if value is None else value.name or "" for value in node.inputs]
 
 
-def _largest_value(node: ir.Node, sizes: Mapping[str, float]) -> float:
-    names = (*_inputs(node), *(value.name or "" for value in node.outputs))
+def _find_largest_value(node: ir.Node, sizes: Mapping[str, float]) -> float:
+    names = (*_list_inputs(node), *(value.name or "" for value in node.outputs))
     return max((sizes.get(name, 0.0) for name in names), default=0.0)
 
 
-def _largest_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
+def _bound_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
     """At most this is what a fused operator gets by adding its inputs."""
-    places, names = SUMMED.get(operator(node), ()), _inputs(node)
+    places, names = SUMMED.get(operator(node), ()), _list_inputs(node)
     return sum(sizes.get(names[place], 0.0) for place in places if place < len(names))
 
 
-def _largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
+def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
     """Return max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
-    given = [values.get(name) for name in _inputs(node)] + [None] * 4
-    apart = {PROJECTING: _projected, SHIFTING: _shifted}.get(operator(node), _given_apart)
+    given = [values.get(name) for name in _list_inputs(node)] + [None] * 4
+    apart = {PROJECTING: _project, SHIFTING: _add_biases}.get(operator(node), _take_separate)
     known = apart(node, given)
     if len(known) < 3:
         return 0.0
-    query, key = _heads_of(node, known)
+    query, key = _split_heads(node, known)
     held = node.attributes.get("scale")
     scale = (held.as_float() if held is not None else 0.0) or query.shape[-1] ** -0.5
     scores = np.abs(query @ key.swapaxes(-1, -2)).max(initial=0) * scale
     return float(max(scores, *(np.abs(one).max(initial=0) for one in known)))
 
 
-def _heads_of(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
+def _split_heads(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
     """Queries and keys ``[batch, heads, seq, size]``; keys repeated where several heads share them."""
     heads = integer(node, "num_heads", 0) or integer(node, "q_num_heads", 0)
     query = split_heads(known[0], heads) if known[0].ndim == 3 else known[0]
@@ -98,13 +98,13 @@ def _heads_of(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
     return query, np.repeat(key, query.shape[1] // key.shape[1], axis=1)
 
 
-def _given_apart(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
+def _take_separate(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
     """Those of an attention that takes them as they are; nothing where one value holds all of them."""
     known = [one for one in given[:3] if one is not None]
     return known if len(known) == 3 else []
 
 
-def _projected(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
+def _project(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
     """Queries, keys and values ``[batch, seq, hidden]`` of an Attention."""
     x, weights, bias = given[:3]
     if x is None or weights is None:
@@ -113,7 +113,7 @@ def _projected(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
     return np.split(x @ weights + (0 if bias is None else bias), np.cumsum(sizes)[:2], axis=-1)
 
 
-def _shifted(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
+def _add_biases(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
     """Those of a MultiHeadAttention, with their bias; keys and values with the heads apart have none."""
     known, bias = [one for one in given[:3] if one is not None], given[3]
     if bias is None or len(known) < 3:

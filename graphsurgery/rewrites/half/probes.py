@@ -6,15 +6,18 @@ size), or none. So memory stays that of a plain run, and bfloat16, which that pr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from graphsurgery.compare.loss import find_tokens
+from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.graph.element_types import FLOAT
+from graphsurgery.interface import Value
 from graphsurgery.model.namer import Namer
-from graphsurgery.rewrites.half.convert import InFloat32
+from graphsurgery.rewrites.half.convert import Float32Baseline
 from graphsurgery.runtime.session import LentSession
 
 Array = np.ndarray
@@ -22,10 +25,10 @@ Feed = Mapping[str, Array]
 INFINITY, ZERO, FLAT = np.array(np.inf, np.float32), np.zeros(1, np.float32), np.array([-1])
 
 
-class Ranges:
+class RangeProbe:
     """How large the values of a float32 model get: max |x| over what is finite."""
 
-    def __init__(self, model: InFloat32, names: Sequence[str], watched: Sequence[str] = ()) -> None:
+    def __init__(self, model: Float32Baseline, names: Sequence[str], watched: Sequence[str] = ()) -> None:
         """``names``: float32 values to measure; ``watched``: values to give as they are."""
         self._names, self._watched, namer = list(names), list(watched), model.namer()
         graph = onnx.ModelProto()
@@ -35,7 +38,7 @@ class Ranges:
             graph.graph.initializer.append(numpy_helper.from_array(value, name))
         ends = []
         for name in self._names:
-            nodes = _size_of(name, namer, infinity, zero, flat)
+            nodes = _make_size_nodes(name, namer, infinity, zero, flat)
             graph.graph.node.extend(nodes)
             ends += nodes[-1].output
         graph.graph.node.append(helper.make_node("Concat", [*ends, zero], [self._output], axis=0))
@@ -44,17 +47,17 @@ class Ranges:
         graph.graph.output.append(helper.make_tensor_value_info(self._output, FLOAT, [len(ends) + 1]))
         self._session = LentSession(graph, model.weights)
 
-    def of(self, feed: Feed) -> tuple[dict[str, float], dict[str, Array]]:
+    def measure(self, feed: Feed) -> tuple[dict[str, float], dict[str, Array]]:
         """(the sizes of the values by name, the watched values) on one feed."""
         found = self._session.run(feed, [self._output, *self._watched])
         sizes = found.pop(self._output)
         return {name: float(size) for name, size in zip(self._names, sizes, strict=False)}, found
 
 
-class Rounding:
+class RoundingProbe:
     """A float32 model, any of whose values can be rounded to ``kind`` and back, for all that take them."""
 
-    def __init__(self, model: InFloat32, names: Sequence[str], kind: int) -> None:
+    def __init__(self, model: Float32Baseline, names: Sequence[str], kind: int) -> None:
         self._places, namer = {name: place for place, name in enumerate(names)}, model.namer()
         self._switches = namer.new("switches")
         self.outputs = [value.name for value in model.graph.graph.output if value.type.tensor_type.elem_type == FLOAT]
@@ -68,7 +71,7 @@ class Rounding:
             node.output[:] = [raw.get(name, name) for name in source.output]
             graph.graph.node.append(node)
             for name, inner in raw.items():
-                self._switch(graph.graph, namer, inner, name, kind)
+                self._add_switch(graph.graph, namer, inner, name, kind)
         size = max(len(self._places), 1)
         graph.graph.input.append(helper.make_tensor_value_info(self._switches, onnx.TensorProto.BOOL, [size]))
         self._session = LentSession(graph, model.weights)
@@ -79,7 +82,7 @@ class Rounding:
         switches[[self._places[name] for name in rounded]] = True
         return self._session.run({**feed, self._switches: switches}, self.outputs)
 
-    def _switch(self, graph: onnx.GraphProto, namer: Namer, raw: str, name: str, kind: int) -> None:
+    def _add_switch(self, graph: onnx.GraphProto, namer: Namer, raw: str, name: str, kind: int) -> None:
         """``name`` is ``raw``, rounded where its switch is on."""
         place, on, half, back = (namer.new(f"{name}/{step}") for step in ("place", "on", "half", "back"))
         graph.initializer.append(numpy_helper.from_array(np.array(self._places[name]), place))
@@ -89,7 +92,7 @@ class Rounding:
         graph.node.append(helper.make_node("Where", [on, back, raw], [name]))
 
 
-def _size_of(name: str, namer: Namer, infinity: str, zero: str, flat: str) -> list[onnx.NodeProto]:
+def _make_size_nodes(name: str, namer: Namer, infinity: str, zero: str, flat: str) -> list[onnx.NodeProto]:
     """Nodes for max(0, |x| where that is finite) as ``[1]``; an empty tensor's is 0."""
     size, finite, kept, row, longer, end = (namer.new(f"{name}/size{step}") for step in range(6))
     return [
@@ -100,3 +103,44 @@ def _size_of(name: str, namer: Namer, infinity: str, zero: str, flat: str) -> li
         helper.make_node("Concat", [row, zero], [longer], axis=0),
         helper.make_node("ReduceMax", [longer], [end], keepdims=1),
     ]
+
+
+Loss = Callable[[Collection[str]], float]
+
+
+def make_loss(rounding: RoundingProbe, feeds: Sequence[Feed], mask: Value | None) -> Loss:
+    """The function from values to what rounding them loses. ``mask``: the input that says which positions are tokens."""
+    whole = [_flatten_at_tokens(rounding.run(feed, ()), feed, mask) for feed in feeds]
+    size = sum(float(np.square(one).sum()) for one in whole)
+
+    def loss(names: Collection[str]) -> float:
+        """Relative, squared; infinite where an output is not finite any more."""
+        apart = 0.0
+        for feed, wanted in zip(feeds, whole, strict=True):
+            found = _flatten_at_tokens(rounding.run(feed, names), feed, mask)
+            with np.errstate(all="ignore"):
+                apart += float(np.square(found - wanted).sum())
+        if apart == 0:
+            return 0.0
+        return apart / size if np.isfinite(apart) and size > 0 else np.inf
+
+    return loss
+
+
+def find_worst(loss: Loss, names: Sequence[str], least: float) -> dict[str, float]:
+    """Those of the values that alone lose ``least`` or more, and how much."""
+    if not names:
+        return {}
+    lost = loss(names)
+    if lost < least:
+        return {}
+    if len(names) == 1:
+        return {names[0]: lost}
+    middle = len(names) // 2
+    return find_worst(loss, names[:middle], least) | find_worst(loss, names[middle:], least)
+
+
+def _flatten_at_tokens(outputs: dict[str, Array], feed: Feed, mask: Value | None) -> Array:
+    """Return every number of the outputs that counts, as float64."""
+    parts = [select_vectors(one, find_tokens(feed, mask)) for one in outputs.values()]
+    return np.concatenate([np.zeros(0), *(np.asarray(part, dtype=np.float64).ravel() for part in parts)])

@@ -15,14 +15,14 @@ from graphsurgery.graph.facts import Facts
 
 def take_branches(graph: Editor, facts: Facts) -> int:
     """Put branches that are always taken in the place of their If; return how many."""
-    known = [(node, branch) for node in graph.nodes if (branch := _taken_branch(graph, facts, node)) is not None]
-    times = Counter(_definitions(graph)) if known else Counter()
+    known = [(node, branch) for node in graph.nodes if (branch := _find_taken_branch(graph, facts, node)) is not None]
+    times = Counter(_list_definitions(graph)) if known else Counter()
     for node, branch in known:
-        _move(graph, node, branch, times)
+        _move_branch(graph, node, branch, times)
     return len(known)
 
 
-def _taken_branch(graph: Editor, facts: Facts, node: ir.Node) -> ir.Graph | None:
+def _find_taken_branch(graph: Editor, facts: Facts, node: ir.Node) -> ir.Graph | None:
     """Return the branch of an If that is always taken; None where none is, or where it cannot be moved."""
     if node.op_type != "If" or not graph.is_standard(node) or len(node.inputs) != 1:
         return None
@@ -39,7 +39,7 @@ def _taken_branch(graph: Editor, facts: Facts, node: ir.Node) -> ir.Graph | None
 BRANCHES = {True: "then_branch", False: "else_branch"}
 
 
-def _move(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[str, int]) -> None:
+def _move_branch(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[str, int]) -> None:
     """Move the nodes of ``branch`` behind ``node``, with its initializers as Constant nodes, and take ``node`` out."""
     infos = {info.name: info for info in graph.declared_in(branch)}
     given = {value.name or "": value for inner in branch for value in inner.outputs if value.name}
@@ -76,7 +76,7 @@ def _move(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[str, in
     graph.find_pinned()
 
 
-def _definitions(graph: Editor) -> Iterator[str]:
+def _list_definitions(graph: Editor) -> Iterator[str]:
     """Every name that the graph or one within it defines, as often as it is defined."""
     yield from (value.name or "" for value in {*graph.main.inputs, *graph.main.initializers.values()})
     for node in graph.nodes:

@@ -6,16 +6,19 @@ grow by more than `GROWTH` for it. Weights are read only where a smaller or an e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.attributes import array_of, byte_size, constant_tensor
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import SMALL
 from graphsurgery.model.dtypes import payload_size
-from graphsurgery.rewrites.simplify.evaluation import evaluated
+from graphsurgery.runtime.session import Session
 
 GROWTH = 64 << 10
 """Bytes by which a result may be larger than what it takes the place of."""
@@ -44,7 +47,7 @@ NUMPY = frozenset(
 def fold_constants(work: Editor, facts: Facts) -> int:
     """Make constants of what constants decide; return how many."""
     moved = _move_constant_nodes(work)
-    values = Region(work, facts).values()
+    values = Region(work, facts).compute()
     for value, array in values.items():
         work.hold(value, onnx.numpy_helper.from_array(array))
     return moved + len(values)
@@ -75,7 +78,7 @@ class Region:
             if self._can_be_computed(node):
                 self._add(node)
 
-    def values(self) -> dict[ir.Value, np.ndarray]:
+    def compute(self) -> dict[ir.Value, np.ndarray]:
         """What nodes outside the region, or others than nodes, read of it."""
         own = set(self._nodes)
         wanted = [
@@ -87,7 +90,7 @@ class Region:
         if not wanted:
             return {}
         nodes = [ir.serde.serialize_node(node) for node in self._nodes]
-        found = evaluated(nodes, self._given(), [value.name or "" for value in wanted], self._work.opset)
+        found = evaluate(nodes, self._given(), [value.name or "" for value in wanted], self._work.opset)
         arrays = {value: found[value.name or ""] for value in wanted if value.name in found}
         return {value: array for value, array in arrays.items() if self._is_as_foretold(value, array)}
 
@@ -171,3 +174,53 @@ def _may_trap(node: ir.Node, work: Editor) -> bool:
         return False
     divisor = work.array(node.inputs[1])
     return divisor is None or bool(((divisor == 0) | (divisor == -1)).any())
+
+
+Arrays = Mapping[str, np.ndarray]
+Nodes = Sequence[onnx.NodeProto]
+
+
+def evaluate(nodes: Nodes, given: Arrays, wanted: Iterable[str], opset: int) -> dict[str, np.ndarray]:
+    """The values ``wanted`` of what ``nodes``, in an order that runs, compute of ``given``; without those that ONNX Runtime
+    cannot compute.
+
+    Its graph optimisations are off: every node is computed by its own kernel.
+    """
+    outputs = {name for node in nodes for name in node.output}
+    asked = [name for name in wanted if name in outputs]
+    if not asked:
+        return {}
+    try:
+        return _run(nodes, given, asked, opset)
+    except UnsupportedModelError:
+        if len(nodes) == 1:
+            return {}
+    first, second = nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]  # one of them it cannot do: all that need not that one
+    needed = {name for node in second for name in node.input}
+    known = {**given, **evaluate(first, given, sorted(needed.union(asked)), opset)}
+    known |= evaluate(_select_runnable(second, known), known, asked, opset)
+    return {name: known[name] for name in asked if name in known}
+
+
+def _select_runnable(nodes: Nodes, known: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those of ``nodes`` that need nothing but what is ``known`` and each other."""
+    there, found = {"", *known}, []
+    for node in nodes:
+        if there.issuperset(node.input):
+            found.append(node)
+            there.update(node.output)
+    return found
+
+
+def _run(nodes: Nodes, given: Arrays, wanted: list[str], opset: int) -> dict[str, np.ndarray]:
+    read = {name for node in nodes for name in node.input}
+    feeds = {name: array for name, array in given.items() if name in read}
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feeds.items()
+    ]
+    graph = onnx.helper.make_graph(nodes, "constants", inputs, [onnx.ValueInfoProto(name=name) for name in wanted])
+    version = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=version)
+    return Session(model.SerializeToString(), threads=1, plain=True).run(feeds, wanted)

@@ -25,7 +25,7 @@ def _merge_nodes(work: Editor) -> int:
     for node in work.nodes:
         if not _is_repeatable(work, node):
             continue
-        key = _key(work, node)
+        key = _make_key(work, node)
         if key not in first:
             first[key] = node
         elif work.substitute(node, first[key].outputs):
@@ -40,7 +40,7 @@ def _is_repeatable(work: Editor, node: ir.Node) -> bool:
     return constant_tensor(node) is None and schema_of(node.op_type, work.opset) is not None
 
 
-def _key(work: Editor, node: ir.Node) -> Key:
+def _make_key(work: Editor, node: ir.Node) -> Key:
     """Equal for nodes that do the same; which of the outputs there are belongs to it, and what these are kept for."""
     attributes = sorted((name, ir.serde.serialize_attribute(one).SerializeToString()) for name, one in node.attributes.items())
     outputs = [(bool(value.name), work.kept.get(value.name or "")) for value in node.outputs]
@@ -50,7 +50,7 @@ def _key(work: Editor, node: ir.Node) -> Key:
 def _merge_constants(work: Editor) -> int:
     """The first of equal constants stands for the others; equal are type, dims and every bit."""
     merged, first = 0, dict[Key, ir.Value]()
-    for value in list(_constants(work)):
+    for value in list(_list_constants(work)):
         array = work.array(value) if value.name not in work.pinned else None
         tensor = work.constant(value)
         if array is None or tensor is None:
@@ -64,7 +64,7 @@ def _merge_constants(work: Editor) -> int:
     return merged
 
 
-def _constants(work: Editor) -> Iterator[ir.Value]:
+def _list_constants(work: Editor) -> Iterator[ir.Value]:
     """The constants that are read, each before any node that reads it."""
     given = [node.outputs[0] for node in work.nodes if constant_tensor(node) is not None]
     held = (*work.main.initializers.values(), *given)

@@ -32,16 +32,16 @@ def _is_kept(work: Editor, node: ir.Node) -> bool:
     return node.op_type != "Cast" and any(value.name in work.kept for value in node.outputs)
 
 
-def _copied(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_copy(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     return node.inputs[0]
 
 
-def _only_one(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_single_input(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     """Concat, Sum, Max, Min or Mean of one value"""
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
-def _dropout(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_dropout(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     if work.opset < DROPOUT_WITHOUT_TRAINING:
         return node.inputs[0] if integer(node, "is_test", 0) else None
     if len(node.inputs) < 3 or node.inputs[2] is None:
@@ -50,36 +50,36 @@ def _dropout(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     return node.inputs[0] if training is not None and not training.any() else None
 
 
-def _cast(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_cast(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     to = integer(node, "to", 0)
     return node.inputs[0] if to and facts[node.inputs[0]].dtype == to else None
 
 
-def _cast_like(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_cast_like(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     types = {facts[value].dtype for value in node.inputs}
     return node.inputs[0] if len(node.inputs) == 2 and len(types) == 1 and 0 not in types else None
 
 
-def _transpose(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_transpose(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     perm, dims = integers(node, "perm"), facts[node.inputs[0]].dims
     if perm is not None:
         return node.inputs[0] if perm == sorted(perm) else None
     return node.inputs[0] if dims is not None and len(dims) < 2 else None
 
 
-def _same_dims(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_same_dims(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     """What keeps every element in its order, and the dims too."""
     before, after = facts[node.inputs[0]].dims, facts[node.outputs[0]].dims
     return node.inputs[0] if before is not None and before == after else None
 
 
-def _slice(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
+def _match_slice(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     """What is as long as before, cut in steps of 1, was cut nowhere."""
     steps = facts.literals(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else [1]
-    return _same_dims(work, facts, node) if steps is not None and set(steps) <= {1} else None
+    return _match_same_dims(work, facts, node) if steps is not None and set(steps) <= {1} else None
 
 
-def _neutral(number: float, places: tuple[int, ...], sign: bool | None = None) -> Rule:
+def _make_neutral_rule(number: float, places: tuple[int, ...], sign: bool | None = None) -> Rule:
     """The rule for an operator on two numbers that changes nothing where the one at ``places`` is ``number``, and of that
     ``sign`` (whether it is negative) where it is a float: x + 0.0 makes 0.0 of -0.0, x + -0.0 does not. A vector of such
     numbers is a weight, be it all ones: layers are known by theirs."""
@@ -98,10 +98,11 @@ def _neutral(number: float, places: tuple[int, ...], sign: bool | None = None) -
 
 
 RULES: dict[str, Rule] = {
-    "Add": _neutral(0, (0, 1), sign=True), "And": _neutral(1, (0, 1)), "Cast": _cast, "CastLike": _cast_like,
-    "Concat": _only_one, "Div": _neutral(1, (1,)), "Dropout": _dropout, "Expand": _same_dims, "Flatten": _same_dims,
-    "Identity": _copied, "Max": _only_one, "Mean": _only_one, "Min": _only_one, "Mul": _neutral(1, (0, 1)),
-    "Or": _neutral(0, (0, 1)), "Reshape": _same_dims, "Slice": _slice, "Squeeze": _same_dims,
-    "Sub": _neutral(0, (1,), sign=False), "Sum": _only_one, "Tile": _same_dims, "Transpose": _transpose,
-    "Unsqueeze": _same_dims,
+    "Add": _make_neutral_rule(0, (0, 1), sign=True), "And": _make_neutral_rule(1, (0, 1)), "Cast": _match_cast,
+    "CastLike": _match_cast_like, "Concat": _match_single_input, "Div": _make_neutral_rule(1, (1,)), "Dropout": _match_dropout,
+    "Expand": _match_same_dims, "Flatten": _match_same_dims, "Identity": _match_copy, "Max": _match_single_input,
+    "Mean": _match_single_input, "Min": _match_single_input, "Mul": _make_neutral_rule(1, (0, 1)),
+    "Or": _make_neutral_rule(0, (0, 1)), "Reshape": _match_same_dims, "Slice": _match_slice, "Squeeze": _match_same_dims,
+    "Sub": _make_neutral_rule(0, (1,), sign=False), "Sum": _match_single_input, "Tile": _match_same_dims,
+    "Transpose": _match_transpose, "Unsqueeze": _match_same_dims,
 }  # fmt: skip

@@ -46,18 +46,18 @@ def join_pairs(work: Editor, facts: Facts) -> int:
     return joined
 
 
-def _take_first(work: Editor, second: ir.Node, first: ir.Node) -> bool:
+def _drop_both(work: Editor, second: ir.Node, first: ir.Node) -> bool:
     """Let the first input of ``first`` take the place of what ``second`` gives."""
     return first.inputs[0] is not None and work.substitute(second, [first.inputs[0]])
 
 
-def _transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
-    perms = [_perm(facts, node) for node in (first, second)] if first.op_type == "Transpose" else []
+def _join_transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
+    perms = [_read_perm(facts, node) for node in (first, second)] if first.op_type == "Transpose" else []
     if not perms or not perms[0] or not perms[1] or sorted(perms[0]) != sorted(perms[1]):
         return False
     perm = [perms[0][place] for place in perms[1]]
     if perm == sorted(perm):
-        return _take_first(work, second, first)
+        return _drop_both(work, second, first)
     if not work.is_read_once(first.outputs[0]):
         return False
     work.rewire(second, [first.inputs[0]])
@@ -65,7 +65,7 @@ def _transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> 
     return True
 
 
-def _perm(facts: Facts, node: ir.Node) -> list[int] | None:
+def _read_perm(facts: Facts, node: ir.Node) -> list[int] | None:
     """The order of axes: reversed where nothing else is said; None where it is not known, or none."""
     dims, perm = facts[node.inputs[0]].dims, integers(node, "perm")
     if perm is None:
@@ -73,7 +73,7 @@ def _perm(facts: Facts, node: ir.Node) -> list[int] | None:
     return perm if sorted(perm) == list(range(len(perm))) else None
 
 
-def _reshapes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
+def _join_reshapes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     """Where the second reads no dim of what it is given, or one that was there before the first as well."""
     wanted = facts.numbers(second.inputs[1]) if len(second.inputs) > 1 else None
     if first.op_type not in SAME_ORDER or wanted is None or not work.is_read_once(first.outputs[0]):
@@ -87,28 +87,29 @@ def _reshapes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bo
     return True
 
 
-def _squeezes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
+def _join_squeezes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     """Axes count in what is between for both when the first unsqueezes, and in what is around for both when it squeezes."""
     if {first.op_type, second.op_type} != {"Squeeze", "Unsqueeze"}:
         return False
-    axes = [_axes(facts, node) for node in (first, second)]
-    return axes[0] is not None and axes[0] == axes[1] and _take_first(work, second, first)
+    axes = [_read_axes(facts, node) for node in (first, second)]
+    return axes[0] is not None and axes[0] == axes[1] and _drop_both(work, second, first)
 
 
-def _axes(facts: Facts, node: ir.Node) -> list[int] | None:
+def _read_axes(facts: Facts, node: ir.Node) -> list[int] | None:
     """The axes, sorted; None where they are not known or not given."""
     found = facts.literals(node.inputs[1]) if len(node.inputs) > 1 else integers(node, "axes")
     return None if found is None else sorted(found)
 
 
-def _casts(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
+def _join_casts(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
     own, to = facts[first.inputs[0]].dtype, integer(second, "to", 0)
     between = facts[first.outputs[0]].dtype
     if first.op_type != "Cast" or own != to or between not in WIDER.get(own, ()):
         return False
-    return _take_first(work, second, first)
+    return _drop_both(work, second, first)
 
 
 JOINS: dict[str, Join] = {
-    "Cast": _casts, "Reshape": _reshapes, "Squeeze": _squeezes, "Transpose": _transposes, "Unsqueeze": _squeezes,
+    "Cast": _join_casts, "Reshape": _join_reshapes, "Squeeze": _join_squeezes, "Transpose": _join_transposes,
+    "Unsqueeze": _join_squeezes,
 }  # fmt: skip

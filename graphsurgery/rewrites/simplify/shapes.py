@@ -24,10 +24,10 @@ from graphsurgery.graph.sizes import Size, Sizes
 
 def simplify_shapes(work: Editor, facts: Facts) -> int:
     """Make constants of known shapes, and let one computation of a size stand for all; how many are simpler now."""
-    return _known(work, facts) + _constant_targets(work, facts) + _read_once(work, facts)
+    return _hold_known_sizes(work, facts) + _fix_targets(work, facts) + _merge_sizes(work, facts)
 
 
-def _known(work: Editor, facts: Facts) -> int:
+def _hold_known_sizes(work: Editor, facts: Facts) -> int:
     """Integers that are all literals are a constant."""
     found = 0
     for node in work.nodes:
@@ -47,16 +47,20 @@ def _is_computed(work: Editor, node: ir.Node) -> bool:
     return value is not None and bool(value.name) and work.constant(value) is None and value.name not in work.kept
 
 
-def _constant_targets(work: Editor, facts: Facts) -> int:
+def _fix_targets(work: Editor, facts: Facts) -> int:
     """Shapes to reshape and to expand to, as far as x's own dims make them constants."""
     changed = 0
     for node in work.nodes:
-        rule = {"Reshape": _reshaped, "Expand": _expanded}.get(node.op_type) if work.is_standard(node) else None
+        rule = (
+            {"Reshape": _find_reshape_target, "Expand": _find_expand_target}.get(node.op_type)
+            if work.is_standard(node)
+            else None
+        )
         if rule is None or len(node.inputs) < 2 or _is_fixed(work, node.inputs[1]):
             continue
         dims, wanted = facts[node.inputs[0]].dims, facts.numbers(node.inputs[1])
         target = rule(dims, wanted) if dims is not None and wanted is not None else None
-        if target is None or (node.op_type == "Reshape" and not _reads_zeros(node, wanted)):
+        if target is None or (node.op_type == "Reshape" and not _allow_zeros(node, wanted)):
             continue
         new = work.add_constant(f"{node.name or node.outputs[0].name}/shape", np.array(target, np.int64))
         work.rewire(node, [node.inputs[0], new])
@@ -69,7 +73,7 @@ def _is_fixed(work: Editor, value: ir.Value | None) -> bool:
     return value is None or work.constant(value) is not None or value.name in work.kept
 
 
-def _reads_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
+def _allow_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
     """Let a Reshape read 0 as the dim as it was, unless it has literal zeros that mean zero."""
     if not integer(node, "allowzero", 0):
         return True
@@ -79,7 +83,7 @@ def _reads_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
     return True
 
 
-def _reshaped(dims: Sizes, wanted: Sizes) -> list[int] | None:
+def _find_reshape_target(dims: Sizes, wanted: Sizes) -> list[int] | None:
     """0 for a dim of x that stays where it is; -1 for one size that is left, where an empty x cannot make it ambiguous."""
     found: list[int] = []
     left = 0
@@ -96,7 +100,7 @@ def _reshaped(dims: Sizes, wanted: Sizes) -> list[int] | None:
     return found
 
 
-def _expanded(dims: Sizes, wanted: Sizes) -> list[int] | None:
+def _find_expand_target(dims: Sizes, wanted: Sizes) -> list[int] | None:
     """1 for a dim that x has itself."""
     own: Sequence[Size] = (1,) * (len(wanted) - len(dims)) + dims[max(len(dims) - len(wanted), 0) :]
     found = [size if isinstance(size, int) else 1 if size == dim else None for size, dim in zip(wanted, own, strict=True)]
@@ -104,7 +108,7 @@ def _expanded(dims: Sizes, wanted: Sizes) -> list[int] | None:
     return known if len(known) == len(found) else None
 
 
-def _read_once(work: Editor, facts: Facts) -> int:
+def _merge_sizes(work: Editor, facts: Facts) -> int:
     """Equal sizes are read where they are computed first."""
     merged, first = 0, dict[object, ir.Node]()
     for node in work.nodes:

@@ -19,12 +19,22 @@ from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.rewrites.simplify.branches import take_branches
 from graphsurgery.rewrites.simplify.constants import fold_constants
-from graphsurgery.rewrites.simplify.dead import drop_dead
 from graphsurgery.rewrites.simplify.duplicates import merge_duplicates
 from graphsurgery.rewrites.simplify.identities import drop_identities
 from graphsurgery.rewrites.simplify.pairs import join_pairs
-from graphsurgery.rewrites.simplify.recognised import recognised
+from graphsurgery.rewrites.simplify.patterns import find_pattern_values
 from graphsurgery.rewrites.simplify.shapes import simplify_shapes
+
+
+def drop_dead(graph: Editor, _: Facts) -> int:
+    """Take out what nobody reads, from the end on; return how much."""
+    dead = 0
+    for node in reversed(list(graph.nodes)):
+        if not any(graph.is_read(value) for value in node.outputs if value.name):
+            graph.remove(node)
+            dead += 1
+    return dead + graph.drop_unread()
+
 
 SIMPLIFICATIONS = {
     "branches": take_branches, "constants": fold_constants, "shapes": simplify_shapes, "identities": drop_identities,
@@ -56,7 +66,7 @@ def simplify(model: onnx.ModelProto) -> Simplified:
     changed = True
     while changed:
         work.find_pinned()
-        work.kept = recognised(work)
+        work.kept = find_pattern_values(work)
         facts = Facts(work)
         found = {name: run(work, facts) for name, run in SIMPLIFICATIONS.items()}
         counts.update(found)

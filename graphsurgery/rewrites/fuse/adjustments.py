@@ -1,4 +1,4 @@
-"""Find operators that a target has no kernel for, and mend what the optimizer makes of T5 and of rotary positions."""
+"""Adjust a graph before and after the transformer optimizer, and find operators that a target has no kernel for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ROTATIONS, VENDOR, AnyNode, operator
+from graphsurgery.graph.operators import COPYING, JOINING_HEADS, ROTATIONS, VENDOR, WEIGHT_PRODUCTS, AnyNode, operator
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
@@ -119,14 +119,14 @@ def _find_gathered(source: Graph, table: np.ndarray) -> ir.Value | None:
     ``table``: the numbers of the source's ``[buckets, heads]``, transposed, under the dims of the source.
     """
     wanted = table.reshape(table.shape[::-1]).T
-    values = [value for value, tensor in source.constants.items() if _equals(tensor, wanted)]
+    values = [value for value, tensor in source.constants.items() if _is_equal(tensor, wanted)]
     for step in ("Gather", "Transpose", "Unsqueeze"):
         readers = (node for value in values for node in source.readers(value) if node.inputs[0] is value)
         values = [node.outputs[0] for node in readers if operator(node) == step]
     return next(iter(values), None)
 
 
-def _equals(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
+def _is_equal(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
     return list(tensor.dims) == list(table.shape) and np.array_equal(numpy_helper.to_array(tensor), table)
 
 
@@ -150,3 +150,58 @@ def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -
         copies |= dict(zip(node.outputs, nodes[-1].outputs, strict=True))
     editor.insert(place, nodes)
     return copies[value]
+
+
+FURTHEST = 8
+"""Nodes back from a sum to the heads of its attention, at most."""
+
+
+def swap_sum_operands(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model`` with the operands of ``x + attention(x)`` swapped where ``x`` adds a bias itself.
+
+    If the first operand of a sum adds a bias, the optimizer looks for an attention there and nowhere else. In ALBERT the first
+    layer adds its attention to the mapped embeddings, and the optimizer misses the layer. Returns ``model`` itself if there is
+    no such sum.
+    """
+    if not any(map(_must_be_swapped, Graph(model).nodes)):
+        return model
+    editor = Editor(model)
+    for node in [node for node in editor.nodes if _must_be_swapped(node)]:
+        editor.rewire(node, node.inputs[::-1])
+    return editor.finish()
+
+
+def _must_be_swapped(node: ir.Node) -> bool:
+    if operator(node) != "Add" or len(node.inputs) != 2:
+        return False
+    first, second = map(_find_maker, node.inputs)
+    return _is_linear(first) and not _ends_attention(first) and _ends_attention(second)
+
+
+def _find_maker(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _is_linear(node: ir.Node | None) -> bool:
+    """Whether a node adds a bias to a matrix product."""
+    if node is None or operator(node) != "Add":
+        return False
+    return any((made := _find_maker(value)) is not None and operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
+
+
+def _ends_attention(node: ir.Node | None) -> bool:
+    """Whether a node ends an attention: a bias and a matrix product of heads that were joined by Transpose and Reshape."""
+    passing = COPYING | {"Add"}
+    for _ in range(FURTHEST):
+        if node is None:
+            return False
+        if operator(node) in JOINING_HEADS:
+            return True
+        if operator(node) in passing:
+            makers = [made for value in node.inputs if (made := _find_maker(value)) is not None]
+            node = next((one for one in makers if operator(one) in WEIGHT_PRODUCTS | passing), None)
+        elif operator(node) in WEIGHT_PRODUCTS:
+            node = _find_maker(node.inputs[0])
+        else:
+            return False
+    return False

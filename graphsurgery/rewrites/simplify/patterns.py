@@ -31,7 +31,7 @@ SHAPE = ("Concat", "Unsqueeze", "Gather", "Shape")
 """How the shape of a context is computed, from its end."""
 
 
-def recognised(graph: Graph) -> Mapping[str, str]:
+def find_pattern_values(graph: Graph) -> Mapping[str, str]:
     """The values that are to be computed as they are, each with what shares it: equal ones of another layer do not."""
     found: dict[str, str] = {}
     halves: list[str] = []
@@ -39,15 +39,15 @@ def recognised(graph: Graph) -> Mapping[str, str]:
         if not node.inputs:
             continue
         if node.op_type == "Sqrt":
-            found |= _root(graph, node)
+            found |= _find_root(graph, node)
         elif node.op_type == "Slice":
-            halves += [name for place in (1, 2) for name in _half(graph, node, place)]
+            halves += [name for place in (1, 2) for name in _find_half(graph, node, place)]
         elif node.op_type == "Softmax":
-            found |= dict.fromkeys(_with_bias(graph, node), "")
-    return found | dict.fromkeys([*halves, *(_scaled(graph) if halves else ())], "")
+            found |= dict.fromkeys(_find_biased_context(graph, node), "")
+    return found | dict.fromkeys([*halves, *(_find_scaled(graph) if halves else ())], "")
 
 
-def _root(graph: Graph, node: ir.Node) -> dict[str, str]:
+def _find_root(graph: Graph, node: ir.Node) -> dict[str, str]:
     """The root that queries or keys are multiplied with, and the product of the two."""
     scaled = [reader for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul"]
     products = [
@@ -56,40 +56,40 @@ def _root(graph: Graph, node: ir.Node) -> dict[str, str]:
     return {node.outputs[0].name or "": products[0]} if products else {}
 
 
-def _half(graph: Graph, node: ir.Node, place: int) -> list[str]:
+def _find_half(graph: Graph, node: ir.Node, place: int) -> list[str]:
     """How half the width of x is computed, where ``node`` cuts x there to turn the halves."""
     readers = {reader.op_type for reader in graph.readers(node.outputs[0])}
     if not readers & {"Neg", "Concat"} or len(node.inputs) <= place or node.inputs[0] is None:
         return []
-    found, made = _before(node.inputs[place], HALVED), node.inputs[0].producer()
+    found, made = _walk_back(node.inputs[place], HALVED), node.inputs[0].producer()
     fits = made is not None and made.op_type in ("Transpose", "Slice")
-    return _names(found[:-1]) if fits and found[-1:] == [node.inputs[0]] else []
+    return _list_names(found[:-1]) if fits and found[-1:] == [node.inputs[0]] else []
 
 
-def _scaled(graph: Graph) -> Iterator[str]:
+def _find_scaled(graph: Graph) -> Iterator[str]:
     """Sines and cosines times a constant, be it 1."""
     for node in graph.nodes:
         if node.op_type in ("Cos", "Sin"):
-            yield from _names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul")
+            yield from _list_names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul")
 
 
-def _with_bias(graph: Graph, node: ir.Node) -> list[str]:
+def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
     """How the shape that ``node``'s attention ends in is computed, where it is of what the queries are made of; and slices
     that are added to each other for the attention's bias."""
-    last = _behind(graph, node, CONTEXT)
-    queries = _before(node.inputs[0], QUERIES)
-    shape = _before(last.inputs[1], SHAPE) if last is not None and len(last.inputs) > 1 else []
+    last = _find_last_behind(graph, node, CONTEXT)
+    queries = _walk_back(node.inputs[0], QUERIES)
+    shape = _walk_back(last.inputs[1], SHAPE) if last is not None and len(last.inputs) > 1 else []
     if not queries or not shape or queries[-1] is not shape[-1]:
         return []
-    biases = [_before(value, ("Add",), place) for value in _before(node.inputs[0], ("Add",), 1)[-1:] for place in (0, 1)]
-    cut = [values[-1] for values in biases if values and _before(values[-1], ("Slice",))]
-    return _names(shape[:-1] + cut)
+    biases = [_walk_back(value, ("Add",), place) for value in _walk_back(node.inputs[0], ("Add",), 1)[-1:] for place in (0, 1)]
+    cut = [values[-1] for values in biases if values and _walk_back(values[-1], ("Slice",))]
+    return _list_names(shape[:-1] + cut)
 
 
-def _behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
+def _find_last_behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
     """The last of nodes of these kinds that follow on ``node``, each reading the one before it first."""
     for kind in kinds:
-        while (follower := _follower(graph, node, (kind, "Cast"))) is not None and follower.op_type != kind:
+        while (follower := _find_follower(graph, node, (kind, "Cast"))) is not None and follower.op_type != kind:
             node = follower
         if follower is None:
             return None
@@ -97,12 +97,12 @@ def _behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None
     return node
 
 
-def _follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
+def _find_follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
     value = node.outputs[0]
     return next((one for one in graph.readers(value) if one.op_type in kinds and one.inputs[0] is value), None)
 
 
-def _before(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
+def _walk_back(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
     """``value`` and those before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
     found = [] if value is None else [value]
     for kind in kinds if found else ():
@@ -117,5 +117,5 @@ def _before(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> lis
     return found
 
 
-def _names(values: Iterable[ir.Value]) -> list[str]:
+def _list_names(values: Iterable[ir.Value]) -> list[str]:
     return [value.name or "" for value in values]
