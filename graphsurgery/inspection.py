@@ -11,10 +11,10 @@ import onnx
 
 from graphsurgery.consumers import Reading, readings
 from graphsurgery.encoder.blocks import find_blocks
-from graphsurgery.encoder.head import head_steps, why_pooled
-from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, hidden_candidates
-from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import Tables, find_tables
+from graphsurgery.encoder.head import explain_pooling, read_head_steps
+from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
+from graphsurgery.encoder.limits import Tables, find_tables
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface, type_name
@@ -97,13 +97,13 @@ def inspect(source: Loadable) -> Inspection:
         layers=_if_valid(lambda: len(find_blocks(model).attentions), 0),
         hidden=hidden,
         why_not=why_not,
-        candidates=() if hidden else _if_valid(lambda: tuple(hidden_candidates(model)), ()),
-        tables=find_tables(model, roles_of(model.interface)),
-        head=tuple(step.to_json() for step in head_steps(model)),
+        candidates=() if hidden else _if_valid(lambda: tuple(list_hidden_candidates(model)), ()),
+        tables=find_tables(model, find_roles(model.interface)),
+        head=tuple(step.to_json() for step in read_head_steps(model)),
         certificate=certificate_of(model),
         optimized=_optimized(proto),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
-        pools=why_pooled(model),
+        pools=explain_pooling(model),
         precision=_precision(model),
         pooling_config=pooling,
         warnings=(*model.notes, *complaint, *_unreadable(proto), *_warnings(model, hidden)),
@@ -166,7 +166,7 @@ def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
         last = declared.dims[-1] if declared is not None and declared.dims else None
         if isinstance(last, int) and last != hidden.width:
             found.append(f"{hidden.name} is declared {last} wide, but its weights make it {hidden.width}")
-    if hidden is not None and roles_of(model.interface).mask is None:
+    if hidden is not None and find_roles(model.interface).mask is None:
         found.append("there is no attention mask input: pooling will ask for --mask ones or --mask pad:ID")
     return found
 

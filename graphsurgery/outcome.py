@@ -10,7 +10,7 @@ from typing import Any
 from graphsurgery.compare.timing import Timings
 from graphsurgery.consumers import Reading, readings
 from graphsurgery.encoder.architecture import Architecture
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
@@ -79,7 +79,7 @@ class Outcome:
     @property
     def steps(self) -> tuple[dict[str, Any], ...]:
         """The edits that the output records."""
-        return tuple(step.to_json() for step in head_steps(self.model))
+        return tuple(step.to_json() for step in read_head_steps(self.model))
 
     @property
     def snippet(self) -> str:

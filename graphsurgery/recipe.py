@@ -28,7 +28,7 @@ from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.from_parameters import edit_from, require_known
 from graphsurgery.edits.registry import EDITS
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import ELSEWHERE, certificate_of
@@ -122,7 +122,7 @@ def recipe_of(model: Model) -> Recipe:
     Running it on the file's source gives the same bytes. If the file was rewritten, that needs the same versions of the
     packages and the same feeds; and `optimize` counts its source's golden vectors as a part of that source.
     """
-    edits, rewritten = [_entry(step) for step in head_steps(model)], rewrites(model.proto)
+    edits, rewritten = [_entry(step) for step in read_head_steps(model)], rewrites(model.proto)
     if not edits and not rewritten:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
     entries = _in_order(edits, rewritten) if rewritten else edits

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from graphsurgery.encoder.roles import Roles, roles_of
+from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer
@@ -18,7 +18,7 @@ def snippet(path: Path, interface: Interface, beside: Path | None = None) -> str
     """Three lines that embed one text with the file at ``path``: with its tokenizer.json (looked for beside it and beside
     ``beside``), or with made-up ids where there is none."""
     tokenizer = find_tokenizer(path) or find_tokenizer(beside)
-    roles = roles_of(interface)
+    roles = find_roles(interface)
     if tokenizer is None or roles.ids is None:
         imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _made_up(roles)
     else:

@@ -75,10 +75,10 @@ SHARED_MODULES = {
     "graph.importing": "behind graph.graph",
     "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
-    "encoder.tables": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
+    "encoder.limits": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
-    "encoder.head": ("head_steps", "the steps that a file records: what the proof is asked to prove"),
+    "encoder.head": ("read_head_steps", "the steps that a file records: what the proof is asked to prove"),
     "model.scan": (
         "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
@@ -93,8 +93,8 @@ SHARED_NAMES = {
     ),
 }
 GRAPH_DOORS = frozenset({
-    ("graphsurgery.encoder.tables", "find_tables"),
-    ("graphsurgery.encoder.windows", "largest_window"),
+    ("graphsurgery.encoder.limits", "find_tables"),
+    ("graphsurgery.encoder.limits", "find_largest_window"),
     ("graphsurgery.compare.reference_ops", "_make_readable"),
 })  # fmt: skip
 """By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, how long texts are.
@@ -158,8 +158,8 @@ def test_edits_and_proof_share_nothing_that_decides() -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("from graphsurgery.encoder.width import last_dim as used", ("encoder.width", "last_dim")),
-        ("from graphsurgery.encoder import width\nused = width.last_dim", ("encoder.width", "last_dim")),
+        ("from graphsurgery.encoder.flow import infer_last_dim as used", ("encoder.flow", "infer_last_dim")),
+        ("from graphsurgery.encoder import flow\nused = flow.infer_last_dim", ("encoder.flow", "infer_last_dim")),
         ("from graphsurgery.between import used", ("encoder.hidden_state", "infer_values")),
     ],
     ids=["by its name", "by its module's", "by another module's"],

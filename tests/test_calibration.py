@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 import graphsurgery
 from graphsurgery.edits import output_precision
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
 from graphsurgery.recipe import parsed
 from graphsurgery.runtime.measure import measure_ranges
@@ -84,7 +84,7 @@ def test_texts_that_change_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for texts in (lines[:100], lines[100:200]):
         (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
         made = graphsurgery.output_precision(pooled, "uint8", ranges=tmp_path / "texts.txt")
-        digests.append(head_steps(made)[-1].parameters["digests"])
+        digests.append(read_head_steps(made)[-1].parameters["digests"])
         held = [numpy_helper.to_array(node.attribute[0].t) for node in made.proto.graph.node if node.name.endswith("/ranges")]
         assert len(held) == 1 and np.array_equal(held[0], taken[-1])
     assert digests[0] != digests[1]

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from graphsurgery.errors import MalformedModelError
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.write_back import document_of
+from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.changes import NODE
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
@@ -34,7 +34,7 @@ def check_untouched(model: Model) -> None:
     """Nothing is lost without an edit, nodes are only brought into an order that runs; with one node put in the middle every
     other record is the source's own."""
     editor = Editor(model.proto)
-    document = document_of(model, model.proto, editor.finish())
+    document = to_document(model, model.proto, editor.finish())
     assert document.model == model.document.model
     assert sorted(map(id, document.graph)) == sorted(map(id, model.document.graph))
     if is_in_order(model.proto.graph):
@@ -45,13 +45,13 @@ def check_untouched(model: Model) -> None:
         return
     node = nodes[len(nodes) // 2]
     value = next(one for one in node.outputs if one.name)
-    readers = editor.readers(value)
+    readers = editor.consumers(value)
     copy = editor.make_node("Identity", [value], [editor.namer.new("copy")])
     editor.insert(node, [copy])
     for reader in readers:
-        editor.rewire(reader, [copy.outputs[0] if one is value else one for one in reader.inputs])
+        editor.set_inputs(reader, [copy.outputs[0] if one is value else one for one in reader.inputs])
     before = {id(one) for one in model.document.graph}
-    new = [one for one in document_of(model, model.proto, editor.finish()).graph if id(one) not in before]
+    new = [one for one in to_document(model, model.proto, editor.finish()).graph if id(one) not in before]
     assert all(one.field == NODE for one in new)
     changed = [onnx.NodeProto.FromString(one.content) for one in new]
     assert [one.op_type for one in changed].count("Identity") >= 1
@@ -115,7 +115,7 @@ def test_deep_control_flow(tmp_path: Path) -> None:
     source = nested(6)
     editor = Editor(source)
     value, (node,) = editor.value("x"), editor.nodes
-    assert editor.users(value) == [node] and editor.captured(node).count(value) == 2**6
+    assert editor.all_consumers(value) == [node] and editor.implicit_inputs(node).count(value) == 2**6
     double = editor.make_node("Add", [value, value], ["double"])
     editor.insert(None, [double])
     for reader, place in list(value.uses()):
@@ -142,7 +142,7 @@ def test_what_onnx_ir_does_not_hold_of_a_changed_node_is_kept() -> None:
     (found,) = editor.nodes
     copy = editor.make_node("Identity", [editor.value("x")], ["copy"])
     editor.insert(None, [copy])
-    editor.rewire(found, [copy.outputs[0]])
+    editor.set_inputs(found, [copy.outputs[0]])
     changed = editor.finish().graph.node[1]
     assert list(changed.input) == ["copy"] and list(changed.output) == ["y", ""]
     assert changed.attribute[0].s == b"\xff\xfe" and changed.SerializeToString().endswith(b"\xc2\x3e\x03new")
@@ -164,8 +164,8 @@ def test_many_nodes() -> None:
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
-        ([("Relu", ["x"], ["a"]), ("Neg", ["x"], ["a"]), ("Abs", ["a"], ["y"])], "'a' is given twice"),
-        ([("Relu", ["b"], ["a"]), ("Neg", ["a"], ["b"]), ("Abs", ["a"], ["y"])], "needs what is computed from it"),
+        ([("Relu", ["x"], ["a"]), ("Neg", ["x"], ["a"]), ("Abs", ["a"], ["y"])], "defines 'a' twice"),
+        ([("Relu", ["b"], ["a"]), ("Neg", ["a"], ["b"]), ("Abs", ["a"], ["y"])], "depends on its own output"),
     ],
     ids=["two values of one name", "a circle"],
 )
@@ -182,9 +182,9 @@ def test_a_name_that_others_know_stays() -> None:
     inputs, outputs = ([helper.make_tensor_value_info(name, 1, [2])] for name in ("x", "y"))
     editor = Editor(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs)))
     relu, identity = editor.nodes
-    assert editor.substitute(identity, [relu.outputs[0]])
+    assert editor.replace_node(identity, [relu.outputs[0]])
     assert [(one.op_type, one.output) for one in editor.finish().graph.node] == [("Relu", ["y"])]
-    assert not editor.substitute(relu, [editor.value("x")]), "an input cannot be called y"
+    assert not editor.replace_node(relu, [editor.value("x")]), "an input cannot be called y"
 
 
 def test_constants_in_every_form_are_constants() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.encoder.windows import largest_window
+from graphsurgery.encoder.limits import find_largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.runtime import reach as reach_module
@@ -195,7 +195,7 @@ def windowed(window: int, positions: int | None = None) -> onnx.ModelProto:
 @pytest.mark.parametrize("window", [3, 64, 1500])
 def test_windows_of_local_attention(window: int) -> None:
     model = graphsurgery.load(windowed(window))
-    assert largest_window(model) == window
+    assert find_largest_window(model) == window
     assert reach_of(model, full=True).tokens == max(UNLIMITED, 2 * window + 1)
 
 

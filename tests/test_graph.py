@@ -14,11 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.encoder.attention import find_attentions
 from graphsurgery.encoder.blocks import find_blocks
-from graphsurgery.encoder.flow import Flow, is_lookup
-from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import find_tables
-from graphsurgery.encoder.width import last_dim
-from graphsurgery.encoder.windows import largest_window
+from graphsurgery.encoder.flow import Flow, infer_last_dim, is_lookup
+from graphsurgery.encoder.limits import find_largest_window, find_tables
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import MalformedModelError
 from graphsurgery.graph.graph import Graph
 
@@ -119,14 +117,14 @@ def test_a_branch_reads_for_its_node():
     nodes = [node("Relu", ["x"], ["a"]), choice(branch([node("Identity", ["a"], ["t"])], "t")), node("Neg", ["a"], ["z"])]
     graph = graph_of(nodes, (X, CONDITION), (Y, info("z", FLOAT, None)))
     a = graph.value("a")
-    assert sorted(operators(graph.users(a))) == ["If", "Neg"] and operators(graph.readers(a)) == ["Neg"]
+    assert sorted(operators(graph.all_consumers(a))) == ["If", "Neg"] and operators(graph.consumers(a)) == ["Neg"]
     assert named(graph.descendants([a])) == ["y", "z"] and named(graph.ancestors([graph.value("y")])) == ["a", "c", "x", "y"]
 
 
 def test_a_branch_that_gives_an_outer_value_reads_it():
     graph = graph_of([node("Relu", ["x"], ["a"]), choice(branch([], "a"))], (X, CONDITION))
     (both,) = (one for one in graph.nodes if one.op_type == "If")
-    assert named(graph.captured(both)) == ["a", "x"]
+    assert named(graph.implicit_inputs(both)) == ["a", "x"]
     assert named(graph.ancestors([graph.value("y")])) == ["a", "c", "x", "y"]
 
 
@@ -136,13 +134,13 @@ def test_a_name_of_a_branchs_own_is_another_value():
     nodes = [choice(own, "b"), node("Relu", ["b"], ["a"]), node("Neg", ["a"], ["y"])]
     graph = graph_of(nodes, (X, CONDITION))
     assert operators(graph.nodes) == ["If", "Relu", "Neg"]
-    assert operators(graph.users(graph.value("a"))) == ["Neg"] and named(graph.descendants([graph.value("a")])) == ["y"]
+    assert operators(graph.all_consumers(graph.value("a"))) == ["Neg"] and named(graph.descendants([graph.value("a")])) == ["y"]
 
 
 def test_what_is_left_out_is_no_value():
     """Inputs without a name, and a first output without one."""
     graph = graph_of([node("Clip", ["x", "", ""], ["y"])])
-    assert graph.value("") is None and named(graph.reads(next(graph.nodes))) == ["x"]
+    assert graph.value("") is None and named(graph.all_inputs(next(graph.nodes))) == ["x"]
     nodes = [node("GRU", ["x", "w", "w"], ["", "y"], hidden_size=4)]
     graph = graph_of(nodes, weights=[tensor("w")])
     assert graph.value("") is None and named(graph.descendants([graph.value("x")])) == ["y"]
@@ -150,7 +148,7 @@ def test_what_is_left_out_is_no_value():
 
 def test_a_node_reads_a_value_once():
     graph = graph_of([node("Mul", ["x", "x"], ["y"])])
-    assert operators(graph.readers(graph.value("x"))) == ["Mul"]
+    assert operators(graph.consumers(graph.value("x"))) == ["Mul"]
 
 
 def test_nodes_keep_their_order_where_they_can():
@@ -161,10 +159,10 @@ def test_nodes_keep_their_order_where_they_can():
 
 
 MALFORMED = {
-    "made twice": ([node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["a"]), node("Neg", ["a"], ["y"])], "'a' is given twice"),
-    "made and stored": ([node("Relu", ["x"], ["w"]), node("Add", ["w", "x"], ["y"])], "'w' is given twice"),
-    "a circle": ([node("Neg", ["y"], ["a"]), node("Relu", ["a"], ["y"])], "needs what is computed from it"),
-    "a node of itself": ([node("Add", ["x", "a"], ["a"]), node("Neg", ["x"], ["y"])], "'a' needs what is computed from it"),
+    "made twice": ([node("Relu", ["x"], ["a"]), node("Neg", ["x"], ["a"]), node("Neg", ["a"], ["y"])], "defines 'a' twice"),
+    "made and stored": ([node("Relu", ["x"], ["w"]), node("Add", ["w", "x"], ["y"])], "defines 'w' twice"),
+    "a circle": ([node("Neg", ["y"], ["a"]), node("Relu", ["a"], ["y"])], "depends on its own output"),
+    "a node of itself": ([node("Add", ["x", "a"], ["a"]), node("Neg", ["x"], ["y"])], "'a' depends on its own output"),
 }  # fmt: skip
 
 
@@ -179,7 +177,7 @@ def test_a_malformed_graph_is_refused_and_inspected(name):
     found = graphsurgery.inspect(loaded)
     assert found.hidden is None and reason in found.why_not and found.candidates == ()
     assert found.nodes == len(nodes) and found.interface == loaded.interface
-    assert largest_window(loaded) is None and find_tables(loaded, roles_of(loaded.interface)).vocabulary is None
+    assert find_largest_window(loaded) is None and find_tables(loaded, find_roles(loaded.interface)).vocabulary is None
 
 
 def test_operators_of_another_domain_are_others():
@@ -190,9 +188,11 @@ def test_operators_of_another_domain_are_others():
     table = numpy_helper.from_array(np.zeros((9, 4), np.float32), "w")
     graph = graph_of([node("Gather", ["w", "i"], ["y"], **custom)], (info("i", INT64, ["n"]),), weights=[table])
     assert not is_lookup(graph, next(graph.nodes))
-    assert find_tables(graphsurgery.load(graph.source), roles_of(graphsurgery.load(graph.source).interface)).vocabulary is None
+    assert (
+        find_tables(graphsurgery.load(graph.source), find_roles(graphsurgery.load(graph.source).interface)).vocabulary is None
+    )
     graph = graph_of([node("MatMul", ["x", "w"], ["y"], **custom)], weights=[table])
-    assert last_dim(graph, graph.value("y")) is None
+    assert infer_last_dim(graph, graph.value("y")) is None
 
 
 @pytest.mark.parametrize(("domain", "is_one"), [("", True), ("ai.onnx", True), ("com.microsoft", True), ("custom", False)])
@@ -213,7 +213,7 @@ def test_whose_attention_is_one(domain, is_one):
 
 
 def windowed(*nodes: onnx.NodeProto, inputs=(X,), weights=()) -> int | None:
-    return largest_window(graphsurgery.load(model([*nodes, node("Identity", ["x"], ["y"])], inputs, weights=weights)))
+    return find_largest_window(graphsurgery.load(model([*nodes, node("Identity", ["x"], ["y"])], inputs, weights=weights)))
 
 
 @pytest.mark.parametrize("held", [{"value": tensor("", 64)}, {"value_float": 64.0}, {"value_floats": [64.0]}])
@@ -240,10 +240,10 @@ def test_weights_that_are_inputs_are_weights():
     """Below IR version 4 every weight is an input, too."""
     for version in (3, 8):
         loaded = graphsurgery.load(tiny_encoder(opset=13, ir_version=version))
-        tables = find_tables(loaded, roles_of(loaded.interface))
+        tables = find_tables(loaded, find_roles(loaded.interface))
         assert (tables.vocabulary, tables.positions) == (50, 64)
         graph = Graph.of(loaded)
-        assert last_dim(graph, graph.value("last_hidden_state")) == 8
+        assert infer_last_dim(graph, graph.value("last_hidden_state")) == 8
 
 
 def test_tables_that_branches_look_up_in():
@@ -257,7 +257,7 @@ def test_tables_that_branches_look_up_in():
     for one in (both, always):
         proto.graph.node.insert(place, one)
     loaded = graphsurgery.load(proto)
-    assert find_tables(loaded, roles_of(loaded.interface)).types == 2
+    assert find_tables(loaded, find_roles(loaded.interface)).types == 2
 
 
 def test_shapes_and_scales_held_as_attributes_of_constants():

@@ -14,10 +14,10 @@ from encoders import HIDDEN, tiny_encoder
 
 import graphsurgery
 from graphsurgery.consumers import readings
+from graphsurgery.encoder.flow import infer_last_dim
 from graphsurgery.encoder.hidden_state import find_hidden_state, infer_values
-from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import find_tables
-from graphsurgery.encoder.width import last_dim
+from graphsurgery.encoder.limits import find_tables
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
 from graphsurgery.graph.graph import Graph
@@ -60,7 +60,7 @@ def test_width_comes_from_the_weights_and_not_from_the_declaration() -> None:
     proto.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 768
     model = graphsurgery.load(proto)
     graph = Graph.of(model)
-    assert last_dim(graph, graph.value("last_hidden_state")) == 32
+    assert infer_last_dim(graph, graph.value("last_hidden_state")) == 32
     assert any("declared 768 wide" in warning for warning in graphsurgery.inspect(model).warnings)
     assert graphsurgery.add_pooling(model, mode="mean").interface.outputs[0].dims == ("batch_size", 32)
 
@@ -74,7 +74,7 @@ def test_tables_of_ids_that_are_added_up() -> None:
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.helper.make_tensor("table", 1, [20, 2], [0.0] * 40))
     model = graphsurgery.load(proto)
-    assert find_tables(model, roles_of(model.interface)).vocabulary == 19
+    assert find_tables(model, find_roles(model.interface)).vocabulary == 19
 
 
 def reads(model: graphsurgery.Model) -> set[str]:

@@ -13,7 +13,7 @@ from conftest import FIXTURES, fixture_names
 import graphsurgery
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest) -> tuple[Blocks, Get, float]:
     blocks = find_blocks(model)
     graph = blocks.flow.graph
     wanted = [value.name for value in _values(blocks) if graph.tensor(value) is None and not value.is_graph_input()]
-    feed = FeedGenerator.for_model(model, roles_of(model.interface)).generate(make_mask([9, 4]), seed=0)
+    feed = FeedGenerator.for_model(model, find_roles(model.interface)).generate(make_mask([9, 4]), seed=0)
     names = list(dict.fromkeys(wanted))
     found = {**feed, **open_session(model, extra_outputs=names).run(feed, names)}
 
@@ -53,7 +53,7 @@ def _values(blocks: Blocks) -> list[ir.Value]:
         nodes += [one.node, one.scores.product, one.weighed.product, one.sum.node]
         values += [one.output, *(term.value for term in one.terms), one.scores.scale, one.sum.product.outputs[0]]
         for part in (one.queries, one.keys, one.values):
-            nodes += [part.product, *(reader for reader in blocks.flow.graph.readers(part.output))]
+            nodes += [part.product, *(reader for reader in blocks.flow.graph.consumers(part.output))]
             values += [part.source, part.weight]
     for _, norm in blocks.norms:
         values += [norm.of, norm.output, *norm.summands, *(one.node.outputs[0] for one in norm.lookups)]
@@ -81,7 +81,7 @@ def test_projections(run: tuple[Blocks, Get, float]) -> None:
             product = get(part.source) @ get(part.weight)
             assert close(get(part.output), product, apart)
             if part.bias is not None:
-                (added,) = blocks.flow.graph.readers(part.output)
+                (added,) = blocks.flow.graph.consumers(part.output)
                 assert close(get(added.outputs[0]), product + get(part.bias), apart)
 
 

@@ -34,11 +34,11 @@ from graphsurgery import (
 )
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits.edit import Edit
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NothingToOptimizeError, RequestError, VerificationFailed
 from graphsurgery.graph import write_back
-from graphsurgery.graph.portable import vendor_operators
-from graphsurgery.graph.write_back import with_weights
+from graphsurgery.graph.schemas import count_vendor_operators
+from graphsurgery.graph.write_back import load_for_rewrite
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.provenance import OUTWARD, undoable
 from graphsurgery.proof.source_feeds import make_feed_generator
@@ -133,11 +133,11 @@ def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypat
     source = tmp_path / "source.onnx"
     onnx.save(with_branches(fixture("bert"), value, "own", turn), source)
     if large:
-        given = with_weights(graphsurgery.load(source), largest=0, small=1024)
+        given = load_for_rewrite(graphsurgery.load(source), largest=0, small=1024)
         assert not all(has_own_bytes(tensor) for tensor in given.graph.initializer if tensor.name == WEIGHT)
         made = run_optimizer(given, Fusing("bert")).model
         assert WEIGHT in {tensor.name for tensor in made.graph.initializer}
-        monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+        monkeypatch.setattr(fuse_encoder, "load_for_rewrite", lambda model, *_: load_for_rewrite(model, largest=0, small=1024))
     done = optimized(source, tmp_path / "made.onnx")
     assert done.saved and done.report, done.report
     written = graphsurgery.load(done.output)
@@ -152,9 +152,9 @@ def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: i
     of embeddings whose table is larger."""
     whole = optimized(fixture(name), tmp_path / "whole.onnx")
     monkeypatch.setattr(write_back, "LARGEST_TABLE", table)
-    given = with_weights(graphsurgery.load(fixture(name)), largest=0, small=1024)
+    given = load_for_rewrite(graphsurgery.load(fixture(name)), largest=0, small=1024)
     assert any(not has_own_bytes(tensor) for tensor in given.graph.initializer)
-    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(fuse_encoder, "load_for_rewrite", lambda model, *_: load_for_rewrite(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx")
     assert part.report and part.fusions is not None and whole.fusions is not None
     if table:
@@ -203,7 +203,7 @@ def test_chains_of_edits(name: str, tmp_path: Path, capsys) -> None:
     assert done.report and not done.attempts and done.fusions is not None and done.fusions.complete
     made, source = graphsurgery.load(done.output), graphsurgery.load(tmp_path / "source.onnx")
     assert made.interface == source.interface
-    head = [step.edit for step in head_steps(made)]
+    head = [step.edit for step in read_head_steps(made)]
     assert head == [edit.verb for edit in CHAINS[name]][-len(head) :] and head
     hidden = "hidden" if name == "renamed before" else "last_hidden_state"
     assert [value.name for value in graphsurgery.strip_head(made).interface.outputs] == [hidden]
@@ -218,7 +218,7 @@ def test_a_head_that_cannot_be_taken_off(tmp_path: Path) -> None:
     done = optimized(tmp_path / "source.onnx", tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
     assert [note for note in done.notes if "is lost" in note and "add-pooling, optional-input" in note]
-    assert not head_steps(graphsurgery.load(done.output))
+    assert not read_head_steps(graphsurgery.load(done.output))
 
 
 def test_a_record_that_does_not_fit_is_no_obstacle(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_record_that_does_not_fit_is_no_obstacle(tmp_path: Path) -> None:
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.complete
     assert any("add-pooling cannot be taken off" in note for note in done.notes)
-    assert not head_steps(graphsurgery.load(done.output))
+    assert not read_head_steps(graphsurgery.load(done.output))
 
 
 def test_weights_that_were_moved_out_stay_there(tmp_path: Path, monkeypatch) -> None:
@@ -237,7 +237,7 @@ def test_weights_that_were_moved_out_stay_there(tmp_path: Path, monkeypatch) -> 
     graphsurgery.run([AddPooling("mean", normalize=True)], fixture("xlmr"), output=tmp_path / "large.onnx")
     assert any(step.edit == OUTWARD for step in undoable(graphsurgery.load(tmp_path / "large.onnx").proto))
     done = optimized(tmp_path / "large.onnx", tmp_path / "made.onnx")
-    assert done.report and [step.edit for step in head_steps(graphsurgery.load(done.output))] == ["add-pooling"]
+    assert done.report and [step.edit for step in read_head_steps(graphsurgery.load(done.output))] == ["add-pooling"]
     assert not any("lost" in note for note in done.notes)
     graphsurgery.run([graphsurgery.StripHead()], done.output, output=tmp_path / "encoder.onnx")
     assert Session(tmp_path / "encoder.onnx")
@@ -271,7 +271,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     """The bare optimizer makes an operator of it that the CPU has no kernel for, and attentions without a bias, on which ONNX
     Runtime crashes before 1.32."""
     source = graphsurgery.load(fixture("t5"))
-    given = with_weights(source)
+    given = load_for_rewrite(source)
     bare = run_optimizer(given, Fusing("t5")).model
     assert count_without_kernel(bare, "cpu") == {"RelativePositionBias": 1} == count_without_kernel(bare, "cuda")
     with pytest.raises(graphsurgery.GraphSurgeryError, match="RelativePositionBias"):
@@ -441,7 +441,7 @@ def test_portable(name: str, tmp_path: Path) -> None:
     done = optimized(source, tmp_path / "portable.onnx", portable=True)
     assert done.report and done.fusions is None
     written = graphsurgery.load(done.output)
-    assert not vendor_operators(written.to_proto())
+    assert not count_vendor_operators(written.to_proto())
     assert len(written.proto.graph.node) < 0.9 * len(graphsurgery.load(source).proto.graph.node)
     with pytest.raises(NothingToOptimizeError):
         optimized(done.output, tmp_path / "again.onnx", portable=True)
@@ -547,7 +547,7 @@ def test_values_that_the_user_gives_reach_the_optimizer(tmp_path: Path, monkeypa
 def test_half_precision_of_a_large_model(name: str, tmp_path: Path, monkeypatch) -> None:
     """The optimizer gets what it reads; the other weights are read for the conversion. The same comes out."""
     whole = optimized(fixture(name), tmp_path / "whole.onnx", fp16=True)
-    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(fuse_encoder, "load_for_rewrite", lambda model, *_: load_for_rewrite(model, largest=0, small=1024))
     part = optimized(fixture(name), tmp_path / "part.onnx", fp16=True)
     assert part.report and whole.report and part.fusions is not None and whole.fusions is not None
     assert part.fusions.counts == whole.fusions.counts and part.loss == whole.loss

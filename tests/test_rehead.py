@@ -13,7 +13,7 @@ from fusions import require_optimizer, with_head
 from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.runtime.session import Session
 
@@ -92,7 +92,7 @@ def test_a_head_that_is_known(modes: tuple[str, ...], unit: bool, tmp_path: Path
     done = graphsurgery.optimize(source, output=tmp_path / "made.onnx", rehead=True, strict=True, time=False)
     assert done.report and not done.attempts and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
     made = graphsurgery.load(done.output)
-    assert [step.parameters["mode"] for step in head_steps(made)] == [",".join(modes)]
+    assert [step.parameters["mode"] for step in read_head_steps(made)] == [",".join(modes)]
     assert {value.name for value in made.interface.outputs} == {TOKENS, VECTOR}
     assert any("another order: sentence_embedding, token_embeddings" in note for note in done.notes)
     mask = np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int64)

@@ -35,7 +35,7 @@ from graphsurgery import (
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.compare.tolerance import FLOAT32, LOSSY
 from graphsurgery.edits.edit import Edit
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import (
     NoHeadError,
     NothingToOptimizeError,
@@ -44,8 +44,8 @@ from graphsurgery.errors import (
     UnsupportedModelError,
     VerificationFailed,
 )
-from graphsurgery.graph.portable import vendor_operators
-from graphsurgery.graph.write_back import document_of
+from graphsurgery.graph.schemas import count_vendor_operators
+from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
@@ -121,7 +121,7 @@ def test_a_recipe_with_rewrites(name: str, tmp_path: Path, capsys) -> None:
         assert len(set(part)) == len(part), "three proofs say the same once"
     assert told["report"]["observations"]
     written = graphsurgery.load(tmp_path / "made.onnx")
-    assert vendor_operators(written.proto)
+    assert count_vendor_operators(written.proto)
     assert graphsurgery.verify(written, against=graphsurgery.add_pooling(source, mode="mean"))
     (tmp_path / "shown.toml").write_text(shown(tmp_path / "made.onnx", capsys), encoding="utf-8")
     (tmp_path / "again").mkdir()  # of its own, so that external data get the same name
@@ -194,7 +194,7 @@ class Spoil(Rewrite):
         made.graph.initializer.append(numpy_helper.from_array(np.array(self.factor, np.float32), "factor"))
         made.graph.node.append(onnx.helper.make_node("Mul", ["right", "factor"], ["last_hidden_state"]))
         recorded = {"precision": self.recorded, "float32_nodes": 0} if self.recorded else {"portable": True}
-        return Rewritten(replace(encoder, document=document_of(encoder, given, made)), recorded)
+        return Rewritten(replace(encoder, document=to_document(encoder, given, made)), recorded)
 
     @classmethod
     def from_record(cls, parameters: Mapping[str, Any]) -> None:
@@ -383,7 +383,7 @@ def test_every_rewrite_has_an_entry(tmp_path: Path, capsys) -> None:
     entries = rewrites(graphsurgery.load(made.output).proto)
     assert [bool(step.given["portable"]) for step in entries] == [True, False, False]
     assert [step.given["edits"] for step in entries] == [None, 1, 1]
-    assert [step.edit for step in head_steps(graphsurgery.load(made.output))] == ["add-pooling"]
+    assert [step.edit for step in read_head_steps(graphsurgery.load(made.output))] == ["add-pooling"]
     capsys.readouterr()
     assert run(["inspect", str(made.output), "--json"]) == OK
     told = json.loads(capsys.readouterr().out)["optimized"]

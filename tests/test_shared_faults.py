@@ -24,7 +24,7 @@ import graphsurgery
 from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
 from graphsurgery.edits import token_mask
 from graphsurgery.edits.edit import Edit
-from graphsurgery.encoder import hidden_state, roles, tables, width
+from graphsurgery.encoder import flow, hidden_state, limits, roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
@@ -140,7 +140,7 @@ def test_nothing_inferred(broken, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [4, 9, 1])
 @pytest.mark.parametrize("edit", [AddPooling("mean"), AddSpladePooling(target=HIDDEN)], ids=lambda edit: edit.verb)
 def test_a_wrong_width(broken, tmp_path: Path, edit: Edit, size: int) -> None:
-    broken(width.last_dim, lambda *_: size)
+    broken(flow.infer_last_dim, lambda *_: size)
     failed(edit, tiny_encoder(), tmp_path, "recorded edits")
 
 
@@ -162,7 +162,7 @@ def without_mask(interface: Interface, ids: str | None = None, mask: str | None 
     return replace(found, mask=None, others=(*found.others, *([found.mask] if found.mask else [])))
 
 
-RIGHT_ROLES = roles.roles_of
+RIGHT_ROLES = roles.find_roles
 
 
 @pytest.mark.parametrize("roles_of", [exchanged, types_for_mask])
@@ -199,7 +199,7 @@ def test_freed_dims_by_wrong_roles(broken, tmp_path: Path, roles_of: Any) -> Non
 
 def test_inner_nodes_that_are_not_seen(monkeypatch, tmp_path: Path) -> None:
     """An input that branches alone take is gone, and nothing stands in its place."""
-    monkeypatch.setattr(Graph, "users", Graph.readers)
+    monkeypatch.setattr(Graph, "all_consumers", Graph.consumers)
     failed(DropInput(TYPE_IDS), branching(), tmp_path, "head proof")
 
 
@@ -215,7 +215,7 @@ def test_a_smaller_vocabulary(broken, tmp_path: Path, rows: int | None) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight": 1})
     )
-    right = tables.find_tables
+    right = limits.find_tables
     broken(right, lambda *given: replace(right(*given), vocabulary=rows))
     failed(AddWordWeights(str(tmp_path / "config.json")), tiny_encoder(), tmp_path, "encoder untouched")
 
@@ -245,7 +245,7 @@ def test_both_readings_agree(name: str) -> None:
     assert sorted(map(outline, list_all_nodes(graph))) == sorted(read)
     found = hidden_state.find_hidden_state(model)
     assert infer_types(model)[found.name].dims[-1] == found.width
-    assert count_embedding_rows(model, IDS) == tables.find_tables(model, roles.roles_of(model.interface)).vocabulary
+    assert count_embedding_rows(model, IDS) == limits.find_tables(model, roles.find_roles(model.interface)).vocabulary
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "out of order"])

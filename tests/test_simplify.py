@@ -21,7 +21,7 @@ import graphsurgery
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph import operators
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.portable import vendor_operators
+from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.model.loading import load
 from graphsurgery.model.schema import tensors
 from graphsurgery.proof.source_feeds import make_feed_generator
@@ -711,7 +711,8 @@ FAULTS: dict[str, tuple[str, object, str]] = {
     ),
     "every size is one": ("facts.Symbols.new", lambda self: "n", LEFT),
     "an end is wherever it is": (
-        "dims._is_whole", lambda dim, end: True, "<int64[1] a = {0}, int64[1] e = {1}> { c = Slice(x, a, e) \n y = Neg(c) }",
+        "shape_rules._reaches_end", lambda dim, end: True,
+        "<int64[1] a = {0}, int64[1] e = {1}> { c = Slice(x, a, e) \n y = Neg(c) }",
     ),
     "the other branch": (
         "branches.BRANCHES", {True: "else_branch", False: "then_branch"},
@@ -728,7 +729,7 @@ FAULTS: dict[str, tuple[str, object, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     place, planted, text = FAULTS[name]
-    folder = "graph" if place.split(".")[0] in ("dims", "editor", "facts") else "rewrites.simplify"
+    folder = "graph" if place.split(".")[0] in ("shape_rules", "editor", "facts") else "rewrites.simplify"
     place = f"graphsurgery.{folder}.{place}"
     before = parsed(text)
     feeds = [drawn(before, sizes) for sizes in SIZES]
@@ -766,7 +767,7 @@ def test_fixtures_are_the_same_bit_for_bit(name: str) -> None:
     before = onnx.load(path, load_external_data=False)
     done = proven(before)
     assert done.after < 0.55 * done.before
-    assert vendor_operators(done.model) == {} and complaint(onnx.load(path)) is None
+    assert count_vendor_operators(done.model) == {} and complaint(onnx.load(path)) is None
     assert_same(before, done.model, encoder_feeds(path), folder=path.parent)
 
 
@@ -799,7 +800,7 @@ def test_third_party_models(path: Path) -> None:
     done = proven(before)
     assert done.after <= done.before
     assert complaint(done.model) in (None, complaint(before))
-    assert vendor_operators(done.model).items() <= vendor_operators(before).items()
+    assert count_vendor_operators(done.model).items() <= count_vendor_operators(before).items()
     try:
         runs(before, folder=path.parent)
         feeds = encoder_feeds(path)
@@ -919,7 +920,7 @@ def test_functions_of_the_model_are_left_alone() -> None:
     model = onnx.parser.parse_model(text)
     done = proven(model)
     assert [node.op_type for node in done.model.graph.node] == ["twice", "twice", "Add"]
-    assert done.model.functions == model.functions and vendor_operators(model) == {}
+    assert done.model.functions == model.functions and count_vendor_operators(model) == {}
     assert_same(model, done.model, [drawn(model, sizes) for sizes in SIZES])
 
 
@@ -1008,4 +1009,4 @@ VENDORS = {
 def test_vendor_operators(name: str) -> None:
     body, opset, expected = VENDORS[name]
     model = parsed(f"(float[4] x) => (float[4] y) <float[4] k = {{1, 1, 1, 1}}> {{ {body} }}", opset)
-    assert vendor_operators(model) == expected
+    assert count_vendor_operators(model) == expected

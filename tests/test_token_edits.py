@@ -14,8 +14,8 @@ from token_faults import lstm, words
 
 import graphsurgery
 from graphsurgery.edits.edit import Edit
-from graphsurgery.encoder.hidden_layers import layers_by_structure
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.hidden_layers import find_layers_by_structure
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import AlreadyAppliedError, UnsupportedModelError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.runtime.feeds import FeedGenerator
@@ -29,7 +29,7 @@ WORDS = {"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight":
 
 def layers_of(model: graphsurgery.Model) -> list[str]:
     graph = Graph.of(model)
-    return [value.name for value in layers_by_structure(graph, graph.value("last_hidden_state"))]
+    return [value.name for value in find_layers_by_structure(graph, graph.value("last_hidden_state"))]
 
 
 def fixture(name: str) -> Path:
@@ -97,7 +97,7 @@ def test_hidden_layers_of_an_optimized_graph(name: str, tmp_path: Path) -> None:
     plain, optimized = graphsurgery.load(fixture(name)), graphsurgery.load(tmp_path / "model.onnx")
     layers = [layers_of(model) for model in (plain, optimized)]
     assert len(layers[0]) == len(layers[1]) == LAYERS[name] + 1
-    generator = FeedGenerator.for_model(plain, roles_of(plain.interface))
+    generator = FeedGenerator.for_model(plain, find_roles(plain.interface))
     feed = generator.generate(make_mask([9, 4]), seed=0)
     found = [open_session(model, extra_outputs=names) for model, names in zip((plain, optimized), layers, strict=True)]
     values = [session.run(feed, list(names)) for session, names in zip(found, layers, strict=True)]

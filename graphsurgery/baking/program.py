@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
-from graphsurgery.encoder.roles import Roles, roles_of
+from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import numpy_dtype
 
@@ -18,7 +18,7 @@ PROMPT_TOKENS = "np.array([prompt_tokens])"
 
 def program(plan: BakePlan, interface: Interface, folder: str = "") -> str:
     """The program, which starts in the baked folder; ``folder``, with a slash at its end, is put before its paths."""
-    roles, output = roles_of(interface), interface.outputs[0].name
+    roles, output = find_roles(interface), interface.outputs[0].name
     encoded, left_out = plan.tokens.has_tokenizer and roles.ids is not None, interface.input(PROMPT_LENGTH)
     sources = {
         role.name: source

@@ -13,7 +13,7 @@ from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opse
 from graphsurgery.edits.outputs import find_target, put_in_place
 from graphsurgery.edits.rename import Rename, before_rename
 from graphsurgery.edits.truncate import Truncate, parse_dims
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import AlreadyAppliedError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -23,7 +23,7 @@ from graphsurgery.model.provenance import Step
 
 def why_unit(model: Model, name: str) -> str | None:
     """Return the recorded edit that made the output ``name`` a unit vector, or None."""
-    for step in reversed(head_steps(model)):
+    for step in reversed(read_head_steps(model)):
         if step.edit == Rename.verb:
             name = before_rename(step, name)
         elif name in _makes(step):

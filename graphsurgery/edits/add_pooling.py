@@ -26,7 +26,7 @@ from graphsurgery.edits.pooling_request import (
     read_prompt,
 )
 from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask, without_prompt
-from graphsurgery.encoder.head import EMBEDDING, why_pooled
+from graphsurgery.encoder.head import EMBEDDING, explain_pooling
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface
@@ -101,7 +101,7 @@ class AddPooling(GraphEdit[Pooled]):
         RequestError for an unknown mode.
         """
         require_opset(model, self.verb)
-        reason = why_pooled(model)
+        reason = explain_pooling(model)
         if reason is not None:
             raise AlreadyAppliedError(
                 f"the model already pools: {reason}",

@@ -13,9 +13,8 @@ from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
 from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
-from graphsurgery.encoder.head import EMBEDDING, why_pooled
-from graphsurgery.encoder.hidden_state import HiddenState
-from graphsurgery.encoder.logits import find_logits
+from graphsurgery.encoder.head import EMBEDDING, explain_pooling
+from graphsurgery.encoder.hidden_state import HiddenState, find_logits
 from graphsurgery.errors import AlreadyAppliedError, RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -91,7 +90,7 @@ class AddSpladePooling(GraphEdit[Scores]):
         for what, name, known in (("strategy", self.strategy, STRATEGIES), ("activation", self.activation, LOGARITHMS)):
             if name not in known:
                 raise RequestError(f"there is no {what} {name!r}", f"choose from {', '.join(known)}")
-        reason = why_pooled(model)
+        reason = explain_pooling(model)
         if reason is not None:
             raise AlreadyAppliedError(f"the model already pools: {reason}", "take its head off with strip-head first")
         scores = find_logits(model, self.target, self.ids)

@@ -23,7 +23,7 @@ from graphsurgery.edits.outputs import (
     find_tokens,
     put_in_place,
 )
-from graphsurgery.encoder.hidden_layers import before_norm, layers_by_name, layers_by_structure
+from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
 from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, setting
@@ -64,11 +64,11 @@ def find_layers(
     are found.
     """
     graph, notes = Graph.of(model), []
-    given = layer_names(asked) if asked is not None else layers_by_name(model.interface)
+    given = layer_names(asked) if asked is not None else find_layers_by_name(model.interface)
     end = graph.value(target.name)
-    layers = layers_by_structure(graph, end) if end is not None and not given else ()
+    layers = find_layers_by_structure(graph, end) if end is not None and not given else ()
     found = given or tuple(value.name or "" for value in layers)
-    stream = before_norm(graph, layers)
+    stream = find_stream_before_norm(graph, layers)
     last = None if stream is None else stream.name
     if last is not None:
         notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")

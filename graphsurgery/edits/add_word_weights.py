@@ -23,8 +23,8 @@ from graphsurgery.edits.outputs import (
     put_in_place,
 )
 from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
-from graphsurgery.encoder.roles import roles_of
-from graphsurgery.encoder.tables import find_tables
+from graphsurgery.encoder.limits import find_tables
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError
 from graphsurgery.folders.word_weights import WordWeights, read_word_weights
 from graphsurgery.interface import Interface
@@ -121,7 +121,7 @@ class AddWordWeights(GraphEdit[Weighing]):
         if not self.weights:
             raise RequestError(f"{self.verb} needs the module's config", "give its folder with --weights PATH")
         words = read_word_weights(absolute_path(model, self.weights))
-        vocabulary = find_tables(model, roles_of(model.interface, ids)).vocabulary or 0
+        vocabulary = find_tables(model, find_roles(model.interface, ids)).vocabulary or 0
         missing = max(vocabulary - len(words.weights), 0)
         table = np.concatenate([words.weights, np.full(missing, words.unknown, dtype=np.float32)])
         if self.digests and self.digests != (f"{WEIGHTS}={digest(table)}",):

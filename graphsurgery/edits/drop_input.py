@@ -12,7 +12,7 @@ from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, find_fill, find_input, find_like
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
@@ -64,11 +64,11 @@ class DropInput(GraphEdit[Dropped]):
         """Find fill, shape and type. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         value = find_input(model, self.input)
-        roles = roles_of(model.interface)
+        roles = find_roles(model.interface)
         fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
         graph = Graph.of(model)
-        is_used = bool(graph.users(present(graph.value(value.name), f"the input {value.name}")))
+        is_used = bool(graph.all_consumers(present(graph.value(value.name), f"the input {value.name}")))
         return Resolved(
             edit, Dropped(value, fill, like.name, is_used), (f"{value.name} is {fill} in the shape of {like.name}",)
         )

@@ -29,7 +29,7 @@ from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import symbolic_dims
 from graphsurgery.edits.trials import try_sizes
-from graphsurgery.encoder.roles import Roles, roles_of
+from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -181,7 +181,7 @@ class DynamicDim(GraphEdit[Freed]):
         Raises RequestError, and UnsupportedModelError, which says why, if a size stays baked in.
         """
         require_opset(model, self.verb)
-        roles = roles_of(model.interface)
+        roles = find_roles(model.interface)
         sizes = self._sizes(model, roles)
         ids = present(roles.ids, "the input of token ids")
         inputs = tuple(value.name for value in (ids, roles.mask, roles.types, roles.positions) if value is not None)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from graphsurgery.contracts import require_promised
 from graphsurgery.edit_list import BY_CLASS
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -134,7 +134,7 @@ class Edit(ABC):
 
     def _refuse_again(self, model: Model) -> None:
         """Raise AlreadyAppliedError if the newest edit that the file records is this very edit."""
-        newest = head_steps(model)[-1:]
+        newest = read_head_steps(model)[-1:]
         if newest and not self.restores and (newest[0].edit, newest[0].given) == (self.verb, self.parameters()):
             raise already_recorded(self.verb)
 

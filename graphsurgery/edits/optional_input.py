@@ -12,7 +12,7 @@ from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, find_fill, find_input, find_like
 from graphsurgery.edits.trials import why_no_default
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
@@ -57,7 +57,7 @@ class OptionalInput(GraphEdit[Default]):
         """Find fill and shape, and try the default. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         value = find_input(model, self.input)
-        roles = roles_of(model.interface)
+        roles = find_roles(model.interface)
         fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
         if fill == POSITIONS:
             raise UnsupportedModelError("a default of one number cannot be positions", _instead(value))

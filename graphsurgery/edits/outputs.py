@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from graphsurgery.contracts import require_promised
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import already_recorded
-from graphsurgery.encoder.head import EMBEDDING, head_steps
-from graphsurgery.encoder.hidden_state import Sought, find_hidden_state
+from graphsurgery.encoder.head import EMBEDDING, read_head_steps
+from graphsurgery.encoder.hidden_state import SearchTarget, find_hidden_state
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
@@ -75,7 +75,7 @@ def find_tokens(model: Model, name: str | None, ids: str | None = None) -> Token
     Raises NameNotFoundError and NothingToPoolError as `find_hidden_state`, and if no node computes such an output;
     UnsupportedModelError if only a run could tell its width, and the run failed.
     """
-    hidden = find_hidden_state(model, name, ids, sought=Sought(option="--target"))
+    hidden = find_hidden_state(model, name, ids, target=SearchTarget(option="--target"))
     value = model.interface.output(hidden.name)
     if value is None or not any(hidden.name in node.output for node in model.proto.graph.node):
         listed = ", ".join(map(str, model.interface.outputs)) or "none"
@@ -86,7 +86,7 @@ def find_tokens(model: Model, name: str | None, ids: str | None = None) -> Token
 
 def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> None:
     """Raise AlreadyAppliedError if the newest recorded edit is this one with these weights, on whatever target."""
-    newest = head_steps(model)[-1:]
+    newest = read_head_steps(model)[-1:]
     if newest and newest[0].edit == verb and newest[0].parameters["digests"] == list(digests):
         raise already_recorded(verb)
 

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
-from graphsurgery.encoder.head import WORD_WEIGHTS, head_steps
+from graphsurgery.encoder.head import WORD_WEIGHTS, read_head_steps
 from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import NameNotFoundError, RequestError
 from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
@@ -125,5 +125,5 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
 
 
 def _recorded(model: Model) -> str | None:
-    names = [str(step.parameters["token_weights"]) for step in head_steps(model) if step.edit == WORD_WEIGHTS]
+    names = [str(step.parameters["token_weights"]) for step in read_head_steps(model) if step.edit == WORD_WEIGHTS]
     return names[-1] if names else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from graphsurgery.edits.edit import Edit, Resolved
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, undoable, undone
@@ -26,7 +26,7 @@ class StripHead(Edit):
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
         """Raises NoHeadError when the file records no edit."""
-        found = head_steps(model)
+        found = read_head_steps(model)
         if not found:
             raise NoHeadError(
                 "the file records no head that graphsurgery appended, so there is nothing to take off",

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import BOOL, INT32, Operators
 from graphsurgery.edits.edit import parameter
-from graphsurgery.encoder.roles import MASK_NAMES, Roles, is_ids_like, is_mask_like, roles_of
+from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like, is_mask_like
 from graphsurgery.errors import MaskError, NameNotFoundError
 from graphsurgery.interface import type_name
 from graphsurgery.model.model import Model
@@ -80,7 +80,7 @@ def find_mask(model: Model, asked: str | None, ids: str | None) -> Mask:
 
     Raise MaskError, which lists the choices, if there is none or if it is not ``[batch, seq]``.
     """
-    roles = roles_of(model.interface, ids)
+    roles = find_roles(model.interface, ids)
     if ids is not None and model.interface.input(ids) is None:
         raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_input_names(model)}")
     spec = MaskSpec.parse(asked if asked is not None else _default_name(model, roles))

@@ -1,12 +1,13 @@
 """An encoder's architecture: its model type in the optimizer's terms, its heads, width and depth.
 
-The graph tells; ``config.json`` is asked for the name and for what the graph leaves open. Where they disagree the graph counts.
+It is read from the graph. ``config.json`` gives the name and the numbers that the graph leaves open. Where the two disagree,
+the graph is right.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,40 +18,41 @@ from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import COMPUTED, RMS
 from graphsurgery.encoder.projections import NORMALISED
 from graphsurgery.encoder.scores import CAUSAL, CONTENT, POSITION
-from graphsurgery.graph.attributes import read_at
+from graphsurgery.graph.attributes import get_input
 from graphsurgery.model.model import Model
 
 BERT, T5 = "bert", "t5"
-"""Model types of the optimizer: its patterns for anything but T5 are BERT's, no other type's fuse more."""
+"""Model types of the optimizer. Encoders other than T5 get BERT's patterns: those of no other type fuse more of them."""
 CONFIG_KEYS = {
     "heads": ("num_attention_heads", "n_heads", "num_heads", "n_head", "encoder_attention_heads"),
     "hidden": ("hidden_size", "dim", "d_model", "n_embd"),
     "layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "encoder_layers"),
 }
-"""Their names in transformers' configs, which differ by architecture."""
+"""The keys in transformers' configs, which differ by architecture."""
 GRAPH, CONFIG, BOTH = "the graph", "config.json", "the graph and config.json"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """``hidden`` is the width of the token embeddings; an attention is ``heads x head_size`` wide, which can be more."""
+    """What the optimizer needs to know of an encoder."""
 
     model_type: str
     name: str
-    """config.json's model_type, else what the structure is like."""
+    """config.json's model_type, or else the encoder with the same structure."""
     heads: int
     hidden: int
+    """The width of the token embeddings. An attention is ``heads x head_size`` wide, which can be more."""
     layers: int
     head_size: int | None
     source: str
-    """Where this was read: in the graph, in config.json, or in both."""
+    """Where this was read: `GRAPH`, `CONFIG` or `BOTH`."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         size = f" of {self.head_size}" if self.head_size is not None else ""
         terms = f" (model type {self.model_type} to the optimizer)" if self.model_type != self.name else ""
-        found = f"{self.layers} layers, {self.heads} heads{size}, hidden size {self.hidden}"
-        return f"{self.name}{terms}: {found} (by {self.source})"
+        numbers = f"{self.layers} layers, {self.heads} heads{size}, hidden size {self.hidden}"
+        return f"{self.name}{terms}: {numbers} (by {self.source})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as JSON-ready data."""
@@ -63,38 +65,37 @@ class Architecture:
 def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> Architecture | None:
     """Return the architecture of an encoder.
 
-    None where the graph has no attention, or where neither the graph nor ``config``, transformers' ``config.json``, tells the
-    number of heads and the width. Raises MalformedModelError as `Graph` does.
+    None if the graph has no attention, or if neither the graph nor ``config`` (transformers' ``config.json``) tells the number
+    of heads and the width. Raises what `Graph` raises.
     """
     blocks = find_blocks(model)
     if not blocks.attentions:
         return None
-    said = _said(config or {})
-    told = {
-        "heads": _most(one.heads for one in blocks.attentions),
-        "hidden": _most(_width(blocks, one) for one in blocks.attentions),
+    from_config = _read_config(config or {})
+    from_graph = {
+        "heads": _most_common(one.heads for one in blocks.attentions),
+        "hidden": _most_common(_find_source_width(blocks, one) for one in blocks.attentions),
         "layers": len(blocks.attentions),
     }
-    found = {key: told[key] or said.get(key) for key in CONFIG_KEYS}
-    heads, hidden, layers = (found[key] for key in CONFIG_KEYS)
+    heads, hidden, layers = (from_graph[key] or from_config.get(key) for key in CONFIG_KEYS)
     if not heads or not hidden or not layers:
         return None
-    kind = find_likeness(blocks)
-    name = str(config["model_type"]) if config and isinstance(config.get("model_type"), str) else f"like {kind}"
+    family = find_family(blocks)
+    name = str(config["model_type"]) if config and isinstance(config.get("model_type"), str) else f"like {family}"
     return Architecture(
-        T5 if kind == "T5" else BERT,
+        T5 if family == "T5" else BERT,
         name,
         heads,
         hidden,
         layers,
-        _most(one.head_size for one in blocks.attentions) or (hidden // heads if hidden % heads == 0 else None),
-        _source(told, said),
-        tuple(_notes(told, said)),
+        _most_common(one.head_size for one in blocks.attentions) or (hidden // heads if hidden % heads == 0 else None),
+        _find_source(from_graph, from_config),
+        tuple(_compare(from_graph, from_config)),
     )
 
 
-def _said(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return heads, width and depth as a config has them; of several towers those of the text's."""
+def _read_config(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return heads, width and depth as a config has them. If it describes several towers, those of the text tower."""
     inner = config.get("text_config")
     places = [config, inner] if isinstance(inner, Mapping) else [config]
     found = {}
@@ -105,37 +106,38 @@ def _said(config: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def _most(numbers: Iterable[int | None]) -> int | None:
+def _most_common(numbers: Iterable[int | None]) -> int | None:
     """Return the most frequent of the known numbers."""
-    counted = Counter(number for number in numbers if number)
-    return counted.most_common(1)[0][0] if counted else None
+    counts = Counter(number for number in numbers if number)
+    return counts.most_common(1)[0][0] if counts else None
 
 
-def _width(blocks: Blocks, attention: Attention) -> int | None:
+def _find_source_width(blocks: Blocks, attention: Attention) -> int | None:
     """Return the width of the value that an attention reads."""
-    flow = blocks.flow
     if attention.queries is not None:
         return attention.queries.reads
-    weight = flow.weights(read_at(attention.node, 1))
+    weight = blocks.flow.weights(get_input(attention.node, 1))
     return int(weight.dims[0]) if weight is not None and len(weight.dims) == 2 else attention.width
 
 
-def _source(told: Mapping[str, int | None], said: Mapping[str, int]) -> str:
-    if not said:
+def _find_source(from_graph: Mapping[str, int | None], from_config: Mapping[str, int]) -> str:
+    if not from_config:
         return GRAPH
-    return BOTH if any(told[key] for key in ("heads", "hidden")) else CONFIG
+    return BOTH if from_graph["heads"] or from_graph["hidden"] else CONFIG
 
 
-def _notes(told: Mapping[str, int | None], said: Mapping[str, int]) -> Iterable[str]:
-    for key in CONFIG_KEYS:
-        if told[key] and key in said and told[key] != said[key]:
-            yield f"config.json says {said[key]} {key}, the graph has {told[key]}: the graph counts"
-        elif not told[key] and key in said:
+def _compare(from_graph: Mapping[str, int | None], from_config: Mapping[str, int]) -> Iterator[str]:
+    """Yield notes on where the graph and config.json differ."""
+    for key, configured in from_config.items():
+        found = from_graph[key]
+        if not found:
             yield f"the graph does not tell {key}: taken from config.json"
+        elif found != configured:
+            yield f"config.json says {configured} {key}, the graph has {found}: the graph counts"
 
 
-def find_likeness(blocks: Blocks) -> str:
-    """Return the encoder whose structure this one has, ``BERT`` where nothing sets it apart."""
+def find_family(blocks: Blocks) -> str:
+    """Return the well-known encoder that has this structure, ``BERT`` by default."""
     if not blocks.attentions:
         return "BERT"
     first = blocks.attentions[0]
@@ -145,19 +147,19 @@ def find_likeness(blocks: Blocks) -> str:
     if POSITION in first.added and not first.rotations:
         return "T5" if rms else "MPNet"
     if first.rotations:
-        return _rotary_kind(first, rms)
-    return "GPT-2" if CAUSAL in first.added else _bert_kind(blocks)
+        return _find_rotary_family(first, rms)
+    return "GPT-2" if CAUSAL in first.added else _find_bert_family(blocks)
 
 
-def _rotary_kind(first: Attention, rms: bool) -> str:
-    normed = first.queries is not None and NORMALISED in first.queries.steps
+def _find_rotary_family(first: Attention, rms: bool) -> str:
+    is_normed = first.queries is not None and NORMALISED in first.queries.steps
     if CAUSAL in first.added:
-        return "Qwen3" if normed else "Llama"
+        return "Qwen3" if is_normed else "Llama"
     return "ModernBERT" if first.packed and not rms else "a rotary encoder"
 
 
-def _bert_kind(blocks: Blocks) -> str:
-    """Return which of BERT's kin it is, by shared weights, positions computed from ids, token types, and mapped embeddings."""
+def _find_bert_family(blocks: Blocks) -> str:
+    """Return the variant of BERT, by shared weights, positions computed from ids, token types, and mapped embeddings."""
     weights = {one.queries.weight for one in blocks.attentions if one.queries is not None}
     embeddings = next((norm for layer, norm in blocks.norms if layer is None), None)
     if len(blocks.attentions) > 1 and len(weights) == 1:
@@ -168,10 +170,10 @@ def _bert_kind(blocks: Blocks) -> str:
         return "RoBERTa"
     if len(embeddings.lookups) == 2:
         return "DistilBERT"
-    return "BERT" if _reads(blocks, embeddings.output) else "ELECTRA"
+    return "BERT" if _is_read_by_attention(blocks, embeddings.output) else "ELECTRA"
 
 
-def _reads(blocks: Blocks, value: ir.Value) -> bool:
+def _is_read_by_attention(blocks: Blocks, value: ir.Value) -> bool:
     """Return whether the first attention reads ``value`` itself."""
     first, origin = blocks.attentions[0], blocks.flow.graph.origin
     sources = first.sources or {one for one in first.node.inputs[:1] if one is not None}

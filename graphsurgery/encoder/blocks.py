@@ -1,12 +1,13 @@
 """The parts of an encoder, each with the layer that it is in: attentions, normalisations, activations.
 
-A layer begins with its attention. What that goes into is in its layer, up to the next attention: a sum, and the norm of it, are
-in the layer that adds to it, in pre-norm encoders, too. What comes before every attention is the embeddings'.
+A layer begins with its attention and contains what is computed from it, up to the next attention. A sum and its norm are in the
+layer that adds to the sum, also in pre-norm encoders. Whatever comes before every attention belongs to the embeddings.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -23,16 +24,61 @@ Layers = dict[ir.Value, int]
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """An encoder's parts in the order in which they run; attentions are numbered by their place, from 0. A layer is None for
-    what comes before the first attention."""
+    """An encoder's parts in the order in which they run.
+
+    Layers are numbered by their attention, from 0. The layer of a part before the first attention is None.
+    """
 
     flow: Flow
+    nodes: frozenset[ir.Node]
+    """The nodes of the encoder."""
     attentions: tuple[Attention, ...]
-    norms: tuple[tuple[int | None, Norm], ...]
-    activations: tuple[tuple[int | None, Activation], ...]
 
-    def norm_of(self, value: ir.Value) -> Norm | None:
-        """Return the norm of ``value``, or the one whose own sum it is."""
+    @cached_property
+    def norms(self) -> tuple[tuple[int | None, Norm], ...]:
+        """Each normalisation with its layer."""
+        norms = [norm for norm in find_norms(self.flow) if norm.output.producer() in self.nodes]
+        streams = {self.flow.graph.origin(one.sum.stream) for one in self.attentions if one.sum is not None}
+        return tuple((self._find_norm_layer(norm, streams), norm) for norm in norms)
+
+    @cached_property
+    def activations(self) -> tuple[tuple[int | None, Activation], ...]:
+        """Each activation with its layer."""
+        activations = [one for one in find_activations(self.flow) if one.output.producer() in self.nodes]
+        return tuple((self._layers[0].get(one.output), one) for one in activations)
+
+    @cached_property
+    def _layers(self) -> tuple[Layers, Layers]:
+        """By value: the last attention that it is computed from, and the first attention that is computed from it."""
+        indices = {one.node: index for index, one in enumerate(self.attentions)}
+        before: Layers = {}
+        after: Layers = {}
+        graph = self.flow.graph
+        nodes = [(node, graph.all_inputs(node), indices.get(node)) for node in graph.nodes]
+        for node, inputs, own in nodes:
+            known = [index for index in (own, *map(before.get, inputs)) if index is not None]
+            before.update(dict.fromkeys(node.outputs, max(known)) if known else {})
+        for node, inputs, own in reversed(nodes):
+            known = [index for index in (own, *map(after.get, node.outputs)) if index is not None]
+            for value in inputs if known else ():
+                after[value] = min(*known, after.get(value, known[0]))
+        return before, after
+
+    def _find_norm_layer(self, norm: Norm, streams: set[ir.Value]) -> int | None:
+        """Return the layer of a norm. For a norm of a sum or of embeddings, it is the layer that computes the sum.
+
+        For any other norm, such as the first one of a pre-norm layer, it is the layer whose attention reads its output.
+        """
+        before, after = self._layers
+        of = None if norm.of is None else self.flow.graph.origin(norm.of)
+        producer = None if of is None else of.producer()
+        embeds = producer is not None and is_lookup(self.flow.graph, producer) and of not in streams
+        if norm.summands or norm.lookups or embeds:
+            return before.get(norm.output)
+        return after.get(norm.output, before.get(norm.output))
+
+    def find_norm(self, value: ir.Value) -> Norm | None:
+        """Return the norm of ``value``. It may be a fused norm that computes the sum ``value`` itself."""
         origin = self.flow.graph.origin
         for _, norm in self.norms:
             if (norm.of is not None and origin(norm.of) is origin(value)) or (norm.whole and value in norm.node.outputs):
@@ -41,55 +87,20 @@ class Blocks:
 
 
 def find_blocks(model: Model) -> Blocks:
-    """Return the parts of the encoder: of what the hidden state is computed by, where there is one, else of the whole graph."""
+    """Find the parts of the encoder among the nodes that compute the hidden state, or in the whole graph if none is known."""
     flow = Flow.of(model)
-    within = _encoder(flow)
-    found = tuple(one for one in find_attentions(flow) if one.node in within)
-    before, after = _layers(flow, found)
-    streams = {flow.graph.origin(one.sum.stream) for one in found if one.sum is not None}
-    norms = [norm for norm in find_norms(flow) if norm.output.producer() in within]
-    activations = [one for one in find_activations(flow) if one.output.producer() in within]
-    return Blocks(
-        flow,
-        found,
-        tuple((_layer_of(flow, norm, before, after, streams), norm) for norm in norms),
-        tuple((before.get(one.output), one) for one in activations),
-    )
+    nodes = _find_encoder_nodes(flow)
+    return Blocks(flow, nodes, tuple(one for one in find_attentions(flow) if one.node in nodes))
 
 
-def _encoder(flow: Flow) -> set[ir.Node | None]:
-    """Return the nodes that the hidden state is computed by; every node where it is not known."""
+def _find_encoder_nodes(flow: Flow) -> frozenset[ir.Node]:
+    """Return the nodes that compute the hidden state, or every node if it is not known."""
     name = next((known for known in KNOWN_NAMES if flow.graph.value(known) is not None), None)
     if name is None:
         try:
             name = find_hidden_state(flow.model).name
         except GraphSurgeryError:
-            return set(flow.graph.nodes)
+            return frozenset(flow.graph.nodes)
     value = flow.graph.value(name)
-    return {one.producer() for one in flow.graph.ancestors([value])} if value is not None else set()
-
-
-def _layers(flow: Flow, found: tuple[Attention, ...]) -> tuple[Layers, Layers]:
-    """Return by value the last attention that it is computed by, and the first one that it goes into."""
-    places = {one.node: place for place, one in enumerate(found)}
-    before: Layers = {}
-    after: Layers = {}
-    nodes = [(node, flow.graph.reads(node), places.get(node)) for node in flow.graph.nodes]
-    for node, reads, own in nodes:
-        known = [place for place in (own, *map(before.get, reads)) if place is not None]
-        before.update(dict.fromkeys(node.outputs, max(known)) if known else {})
-    for node, reads, own in reversed(nodes):
-        known = [place for place in (own, *map(after.get, node.outputs)) if place is not None]
-        for value in reads if known else ():
-            after[value] = min(*known, after.get(value, known[0]))
-    return before, after
-
-
-def _layer_of(flow: Flow, norm: Norm, before: Layers, after: Layers, streams: set[ir.Value]) -> int | None:
-    """Return the layer of a norm: of a sum, the one that adds; else the one whose attention it goes into."""
-    of = None if norm.of is None else flow.graph.origin(norm.of)
-    made = None if of is None else of.producer()
-    embeds = made is not None and is_lookup(flow.graph, made) and of not in streams
-    if norm.summands or norm.lookups or embeds:
-        return before.get(norm.output)
-    return after.get(norm.output, before.get(norm.output))
+    ancestors = flow.graph.ancestors([value]) if value is not None else ()
+    return frozenset(node for one in ancestors if (node := one.producer()) is not None)

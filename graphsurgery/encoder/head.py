@@ -9,17 +9,17 @@ EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
 SPLADE = "add-splade-pooling"
 WORD_WEIGHTS = "add-word-weights"
-"""Verbs of edits that others have to know of."""
+"""Verbs of edits that other edits ask about."""
 
 
-def head_steps(model: Model) -> list[Step]:
-    """Return the edits that the file records, oldest first: all steps but housekeeping, such as moves of its weights."""
+def read_head_steps(model: Model) -> list[Step]:
+    """Return the edits that the file records, oldest first. Housekeeping steps, such as moving weights, are left out."""
     return [step for step in model.recorded if step.edit not in HOUSEKEEPING]
 
 
-def why_pooled(model: Model) -> str | None:
-    """Say how it is known that the file already pools; None if it does not."""
-    for step in head_steps(model):
+def explain_pooling(model: Model) -> str | None:
+    """Return how it is known that the file already pools, or None if it does not."""
+    for step in read_head_steps(model):
         if step.edit in (POOLING, SPLADE):
             mode = step.given.get("mode" if step.edit == POOLING else "strategy", "unreadable")
             return f"its metadata record {step.edit} with {mode} pooling"

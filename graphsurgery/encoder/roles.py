@@ -1,4 +1,4 @@
-"""Which input of an encoder is what: token ids, attention mask, token types, positions."""
+"""The role of each input of an encoder: token ids, attention mask, token types, positions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MASK_TYPES = FLOATS | {
     onnx.TensorProto.DataType.Value(name)
     for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 }
-"""Element types that a mask can have: whatever ONNX casts to bool by != 0 and ONNX Runtime takes as an input."""
+"""The element types of masks: those that ONNX casts to bool by ``!= 0`` and that ONNX Runtime accepts as an input."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The inputs that feeds are drawn for; None where the encoder has no such input."""
+    """The inputs of an encoder by their role. None if it has no such input."""
 
     ids: Value | None
     mask: Value | None
@@ -32,8 +32,8 @@ class Roles:
     others: tuple[Value, ...]
 
 
-def roles_of(interface: Interface, ids: str | None = None, mask: str | None = None) -> Roles:
-    """Find the inputs' roles by name; ``ids`` and ``mask`` name inputs that are known already."""
+def find_roles(interface: Interface, ids: str | None = None, mask: str | None = None) -> Roles:
+    """Find the role of each input by its name. ``ids`` and ``mask`` name inputs whose role is already known."""
     found = {
         "ids": _pick(interface, (ids,)) if ids else _pick(interface, IDS_NAMES, is_ids_like),
         "mask": _pick(interface, (mask,) if mask else MASK_NAMES),
@@ -45,14 +45,15 @@ def roles_of(interface: Interface, ids: str | None = None, mask: str | None = No
 
 
 def is_ids_like(value: Value) -> bool:
-    """Return whether a value can be token ids: integers of rank 2."""
+    """Return whether a value can be token ids: integers of rank 2 or of unknown rank."""
     return value.dtype in INTEGERS and value.rank in (2, None)
 
 
 def is_mask_like(value: Value) -> bool:
-    """Return whether a value can be an attention mask as pooling reads it: numbers or booleans of rank 2 (or unknown)."""
+    """Return whether a value can be an attention mask for pooling: numbers or booleans of rank 2 or of unknown rank."""
     return value.dtype in MASK_TYPES and value.rank in (2, None)
 
 
 def _pick(interface: Interface, names: tuple[str, ...], fits: Callable[[Value], bool] = lambda _: True) -> Value | None:
+    """Return the first input that has one of ``names`` and fits."""
     return next((value for name in names if (value := interface.input(name)) is not None and fits(value)), None)

@@ -1,12 +1,12 @@
 """A graph being rewritten, and how it is written back.
 
-What a rewrite does not touch stays as it was to the last byte. `Editor.finish` writes every node that is unchanged as the
-source's own message. Initializers, inputs, declared values, functions and metadata are the source's, except for what was added
-and removed. So the model keeps what onnx-ir does not hold: unknown fields, sparse initializers, training graphs.
+Whatever a rewrite does not touch is written back byte for byte. `Editor.finish` writes an unchanged node as the source's own
+message. Initializers, inputs, declared values, functions and metadata are the source's, except for those added or removed. This
+keeps what onnx-ir does not hold: unknown fields, sparse initializers, training graphs.
 
-A name always means the same value for as long as there is one of that name, so that what is known of a value stays true while
-nodes come and go. *Pinned* are the names that something other than the nodes of the main graph knows: outputs, what graphs in
-nodes and training graphs read, what quantisation annotations name. They keep their names, whatever gives their values.
+A name means the same value for as long as a value has that name, so that facts about a value stay true while nodes come and go.
+*Pinned* names are known to something other than the nodes of the main graph: graph outputs, inputs of nodes in subgraphs and
+training graphs, and tensors in quantization annotations. A pinned name stays, whichever node computes its value.
 """
 
 from __future__ import annotations
@@ -19,80 +19,123 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import graphs_in, graphs_within, tensor_proto
+from graphsurgery.graph.attributes import list_graphs, to_tensor_proto, walk_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.model.namer import Namer
 from graphsurgery.model.nodes import taken
 
-INITIALIZERS_BY_THEMSELVES = 4
-"""The IR version since which initializers need not be inputs."""
-EMPTY_TEXTS = ("name", "domain", "overload", "doc_string")
-"""Fields of a node that may be there and empty."""
+FIRST_IR_WITH_INITIALIZERS = 4
+"""The first IR version in which an initializer need not be an input."""
+STRING_FIELDS = ("name", "domain", "overload", "doc_string")
+"""Fields of a node that may be present and empty."""
 KNOWN_FIELDS = tuple(field.name for field in onnx.NodeProto.DESCRIPTOR.fields)
 
 
 class Editor(Graph):
-    """A graph to change; `finish` gives the changed model."""
+    """A graph that can be changed. `finish` returns the changed model."""
 
     def __init__(self, source: onnx.ModelProto) -> None:
-        """Import ``source``, which stays as it is. Raises as `Graph` does."""
+        """Import ``source``, which is not changed. Raises what `Graph` raises."""
         super().__init__(source)
         self.namer = Namer.of(source)
         self._origins: dict[ir.Node, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
-        """The source's message of each imported node, and what onnx-ir writes for it as long as it is unchanged."""
+        """For each imported node: the source's message, and what onnx-ir writes for the node while it is unchanged."""
         self._graphs: dict[ir.Graph, onnx.GraphProto] = {}
-        """The source's message of each graph within a node."""
+        """The source's message of each subgraph."""
         self._unchanged = set(self.main.initializers.values())
-        """The initializers that hold what the source has in them."""
+        """The initializers whose tensors are still the source's."""
         self._note_origins(self.source.graph, self._imported)
-        self._before = self._names()
-        self._inner_names = {value.name for graph in self._graphs for value in _defined_in(graph)}
-        """The names that graphs within nodes define."""
+        self._names_before = self._list_names()
+        self._inner_names = {value.name for graph in self._graphs for value in _list_defined(graph)}
+        """The names of values that subgraphs define."""
         self._infos: list[onnx.ValueInfoProto] = []
         self._sparse = list(source.graph.sparse_initializer)
         self.pinned: frozenset[str] = frozenset()
-        self.kept: Mapping[str, str] = {}
-        """Names of values that the nodes which compute them now are to go on computing."""
-        self.find_pinned()
+        self.protected: Mapping[str, str] = {}
+        """Names of values that must still be computed by the nodes that compute them now."""
+        self.update_pinned()
 
     @property
-    def holds_initializers(self) -> bool:
-        """Whether a constant may be an initializer that is no input."""
-        return self.source.ir_version >= INITIALIZERS_BY_THEMSELVES
+    def supports_initializers(self) -> bool:
+        """Whether a constant may be an initializer without being an input."""
+        return self.source.ir_version >= FIRST_IR_WITH_INITIALIZERS
 
-    def find_pinned(self) -> None:
-        """Look anew which names are pinned: graphs within nodes may have come or gone."""
-        names = {value.name or "" for value in self.main.outputs} | set(_known_elsewhere(self.source))
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The initializers: those of the source's that are left, then the new ones."""
+        kept, new = self._sort_initializers()
+        return [*(self.source.graph.initializer[place] for place in kept), *new]
+
+    def update_pinned(self) -> None:
+        """Find the pinned names again after subgraphs were added or removed."""
+        names = {value.name or "" for value in self.main.outputs} | set(_list_external_names(self.source))
         for node in self.main:
-            names.update(value.name or "" for value in self.captured(node))
+            names.update(value.name or "" for value in self.implicit_inputs(node))
         self.pinned = frozenset(names - {""})
 
     def is_read(self, value: ir.Value) -> bool:
-        """Return whether anything reads ``value``, or knows its name."""
+        """Return whether a node reads ``value``, or whether its name is pinned."""
         return value.name in self.pinned or bool(value.uses())
 
     def is_read_once(self, value: ir.Value) -> bool:
-        """Return whether one node alone reads ``value``, in one place."""
+        """Return whether a single input of a single node reads ``value``, and its name is not pinned."""
         return value.name not in self.pinned and len(value.uses()) == 1
 
+    def make_node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], outputs: Sequence[str],
+        attributes: Mapping[str, Any] = MappingProxyType({}), name: str = "", domain: str = "",
+    ) -> ir.Node:  # fmt: skip
+        """Return a new node whose outputs have the names ``outputs``. It is not in the graph until it is inserted."""
+        converted = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
+        return ir.Node(domain, op_type, inputs, converted, outputs=[ir.Value(name=one) for one in outputs], name=name)
+
+    def insert(self, after: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
+        """Insert ``nodes`` after the node ``after``, or at the beginning if that is None. ``infos`` declare new values."""
+        new, first = list(nodes), next(iter(self.main), None)
+        if after is not None:
+            self.main.insert_after(after, new)
+        elif first is not None:
+            self.main.insert_before(first, new)
+        else:
+            self.main.extend(new)
+        for node in new:
+            self._register(node)
+            self._values |= {value.name: value for value in node.outputs if value.name}
+        self._infos += infos
+
     def remove(self, node: ir.Node) -> None:
-        """Take a node out that nobody reads, with the graphs in it."""
-        for inner in graphs_within(node):
+        """Remove a node whose outputs nobody reads, with its subgraphs."""
+        for inner in walk_subgraphs(node):
             for one in inner:
-                for place in range(len(one.inputs)):
-                    one.replace_input_with(place, None)
+                self.set_inputs(one, [None] * len(one.inputs))
         self.main.remove(node, safe=True)
         for value in node.outputs:
             self._forget(value)
 
-    def rewire(self, node: ir.Node, values: Sequence[ir.Value | None]) -> None:
-        """Let a node read ``values``."""
-        node.resize_inputs(len(values))
-        for place, value in enumerate(values):
-            node.replace_input_with(place, value)
+    def replace_node(self, node: ir.Node, values: Sequence[ir.Value]) -> bool:
+        """Remove ``node`` and let ``values`` replace its first outputs.
 
-    def reroute(self, old: ir.Value, new: ir.Value) -> None:
-        """Let all that reads ``old`` read ``new``; graphs in nodes that have a value of their own of that name read a copy."""
+        Returns False and changes nothing if another output is read, or if an output's name is pinned and the value that
+        replaces it cannot be renamed.
+        """
+        pairs = [(old, new) for old, new in zip(node.outputs, values, strict=False) if old.name and self.is_read(old)]
+        renamed = {new: old.name for old, new in pairs if old.name in self.pinned}
+        if any(value.name and self.is_read(value) for value in node.outputs[len(values) :]):
+            return False
+        if len(renamed) < sum(old.name in self.pinned for old, _ in pairs) or not all(map(self._is_renamable, renamed)):
+            return False
+        for old, new in pairs:
+            self.replace_uses(old, new)
+        self.remove(node)
+        for new, name in renamed.items():
+            self.rename(new, name)
+        return True
+
+    def replace_uses(self, old: ir.Value, new: ir.Value) -> None:
+        """Let everything that reads ``old`` read ``new``.
+
+        If a subgraph defines another value with the name of ``new``, nodes in subgraphs read a copy of ``new`` instead.
+        """
         inner = [(node, place) for node, place in old.uses() if node.graph is not self.main]
         if inner and new.name != old.name and new.name in self._inner_names:
             copy = self.make_node("Identity", [new], [self.namer.new(f"{new.name}/copy")])
@@ -101,73 +144,22 @@ class Editor(Graph):
                 node.replace_input_with(place, copy.outputs[0])
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
-    def substitute(self, node: ir.Node, values: Sequence[ir.Value]) -> bool:
-        """Take ``node`` out. Its first outputs are the ``values``; nobody reads the others.
-
-        Return False, and change nothing, where somebody does, or where a name has to stay that the other value cannot be given.
-        """
-        pairs = [(old, new) for old, new in zip(node.outputs, values, strict=False) if old.name and self.is_read(old)]
-        renamed = {new: old.name for old, new in pairs if old.name in self.pinned}
-        if any(value.name and self.is_read(value) for value in node.outputs[len(values) :]):
-            return False
-        if len(renamed) < sum(old.name in self.pinned for old, _ in pairs) or not all(map(self._can_be_renamed, renamed)):
-            return False
-        for old, new in pairs:
-            self.reroute(old, new)
-        self.remove(node)
-        for new, name in renamed.items():
-            self.rename(new, name)
-        return True
+    def set_inputs(self, node: ir.Node, values: Sequence[ir.Value | None]) -> None:
+        """Let ``values`` be the inputs of ``node``."""
+        node.resize_inputs(len(values))
+        for place, value in enumerate(values):
+            node.replace_input_with(place, value)
 
     def rename(self, value: ir.Value, name: str | None) -> None:
         """Give ``value`` a name that no other value has."""
-        if value.is_initializer():  # onnx-ir renames the tensor with it, and that is the source's own
-            copy = onnx.TensorProto()
-            copy.CopyFrom(self._tensors[value])
-            copy.name = name or ""
-            self.restore(value, copy)
+        if value.is_initializer():  # onnx-ir renames the tensor too, and that is the source's own
+            self.replace_tensor(value, _copy_tensor(self._tensors[value], name))
         self._values.pop(value.name or "", None)
         value.name = name
         self._values[name or ""] = value
 
-    def hold(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
-        """Make a constant of the only output of a node: an initializer where the format has such, else a Constant node."""
-        node, held = value.producer(), onnx.TensorProto()
-        held.CopyFrom(tensor)
-        held.name = value.name or ""
-        if node is None:
-            return
-        if self.holds_initializers and not value.is_graph_output():
-            new = _constant_value(held)
-            self.reroute(value, new)
-            self.remove(node)
-            self._add_initializer(new, held)
-        else:
-            self.rewire(node, ())
-            node.op_type, node.domain, node.overload = "Constant", "", ""
-            self._set_constant(node, held)
-
-    def restore(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
-        """Let a constant be another ``tensor`` of its name."""
-        node = value.producer()
-        if node is not None:
-            self._set_constant(node, tensor)
-            return
-        value.const_value = ir.serde.deserialize_tensor(tensor)
-        self._tensors[value] = tensor
-        self._unchanged.discard(value)
-
-    def store(self, tensor: onnx.TensorProto, beside: ir.Node | None) -> ir.Value:
-        """Add a constant under the name of ``tensor``: an initializer, or a Constant node behind the one that it stands
-        ``beside``."""
-        if beside is not None:
-            return self._insert_constant(beside, tensor, self.namer.new(beside.name) if beside.name else "")
-        value = _constant_value(tensor)
-        self._add_initializer(value, tensor)
-        return value
-
     def swap_output(self, value: ir.Value, other: ir.Value) -> None:
-        """Let ``other`` be the output of the graph that ``value`` is, under its name; ``value`` gets the name of ``other``."""
+        """Let ``other`` be the graph output that ``value`` is, with its name. ``value`` gets the name of ``other``."""
         for place, output in enumerate(self.main.outputs):
             if output is value:
                 self.main.outputs[place] = other
@@ -176,114 +168,127 @@ class Editor(Graph):
         self.rename(value, spare)
         self.rename(other, name)
 
-    def add_constant(self, wish: str, array: np.ndarray) -> ir.Value:
-        """Add a constant, called ``wish`` or something like it."""
-        name = self.namer.new(wish)
+    def add_constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """Add a constant and return its value, called ``name`` or a variation of it that is free."""
+        name = self.namer.new(name)
         tensor = onnx.numpy_helper.from_array(array, name)
-        return self.store(tensor, None) if self.holds_initializers else self._insert_constant(None, tensor, name)
+        return self.add_tensor(tensor, None) if self.supports_initializers else self._insert_constant(None, tensor, name)
 
-    def make_node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], outputs: Sequence[str],
-        attributes: Mapping[str, Any] = MappingProxyType({}), name: str = "", domain: str = "",
-    ) -> ir.Node:  # fmt: skip
-        """Make a node, which is not in the graph yet. Its outputs get the names ``outputs``."""
-        held = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
-        return ir.Node(domain, op_type, inputs, held, outputs=[ir.Value(name=one) for one in outputs], name=name)
+    def add_tensor(self, tensor: onnx.TensorProto, after: ir.Node | None) -> ir.Value:
+        """Add a constant with the name of ``tensor``: an initializer, or a Constant node after the node ``after`` if given."""
+        if after is not None:
+            return self._insert_constant(after, tensor, self.namer.new(after.name) if after.name else "")
+        value = _make_constant_value(tensor)
+        self._add_initializer(value, tensor)
+        return value
 
-    def declared_in(self, graph: ir.Graph) -> Sequence[onnx.ValueInfoProto]:
-        """Return what the source declares of the values of a graph within a node."""
-        return self._graphs[graph].value_info if graph in self._graphs else ()
+    def replace_with_constant(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        """Let ``value``, the only output of its node, be a constant with the elements of ``tensor``.
 
-    def has_sparse(self, graph: ir.Graph) -> bool:
-        """Return whether a graph within a node has sparse initializers, which onnx-ir does not hold."""
-        return graph in self._graphs and bool(self._graphs[graph].sparse_initializer)
-
-    def insert(self, place: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
-        """Put ``nodes`` behind the node ``place``, or before all others where that is None. ``infos`` declare new values."""
-        new, first = list(nodes), next(iter(self.main), None)
-        if place is not None:
-            self.main.insert_after(place, new)
-        elif first is not None:
-            self.main.insert_before(first, new)
+        It becomes an initializer if the IR version allows that and ``value`` is no graph output, else a Constant node.
+        """
+        node, renamed = value.producer(), _copy_tensor(tensor, value.name)
+        if node is None:
+            return
+        if self.supports_initializers and not value.is_graph_output():
+            new = _make_constant_value(renamed)
+            self.replace_uses(value, new)
+            self.remove(node)
+            self._add_initializer(new, renamed)
         else:
-            self.main.extend(new)
-        for node in new:
-            self._enter(node)
-            self._values |= {value.name: value for value in node.outputs if value.name}
-        self._infos += infos
+            self.set_inputs(node, ())
+            node.op_type, node.domain, node.overload = "Constant", "", ""
+            self._set_constant(node, renamed)
 
-    def drop_unread(self) -> int:
-        """Take initializers out that nobody reads and that are no inputs; return how many."""
+    def replace_tensor(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
+        """Let the constant ``value`` be ``tensor``, which has the same name."""
+        node = value.producer()
+        if node is not None:
+            self._set_constant(node, tensor)
+            return
+        value.const_value = ir.serde.deserialize_tensor(tensor)
+        self._tensors[value] = tensor
+        self._unchanged.discard(value)
+
+    def remove_unused_initializers(self) -> int:
+        """Remove initializers that are neither read nor inputs, and return their number."""
         dead = [value for value in self.main.initializers.values() if not value.is_graph_input() and not self.is_read(value)]
         for value in dead:
             self.main.initializers.pop(value.name or "")
             self._forget(value)
         values = {one.values.name: self.value(one.values.name) for one in self._sparse}
         read = {name for name, value in values.items() if value is not None and self.is_read(value)} | self.pinned
-        left = [one for one in self._sparse if one.values.name in read]
-        dropped, self._sparse = len(self._sparse) - len(left), left
-        return len(dead) + dropped
+        kept = [one for one in self._sparse if one.values.name in read]
+        removed, self._sparse = len(self._sparse) - len(kept), kept
+        return len(dead) + removed
+
+    def declared_values(self, graph: ir.Graph) -> Sequence[onnx.ValueInfoProto]:
+        """Return what the source declares of the values of a subgraph."""
+        return self._graphs[graph].value_info if graph in self._graphs else ()
+
+    def has_sparse_initializers(self, graph: ir.Graph) -> bool:
+        """Return whether a subgraph has sparse initializers, which onnx-ir does not hold."""
+        return graph in self._graphs and bool(self._graphs[graph].sparse_initializer)
 
     def finish(self, *, weights: bool = True) -> onnx.ModelProto:
-        """Return the model as it is now, without its `initializers` where ``weights`` is false.
+        """Return the changed model, without its `initializers` if ``weights`` is false.
 
-        What the source declares of values that are gone is gone as well.
+        Declarations of values that no longer exist are removed.
         """
-        made = onnx.ModelProto()
+        model = onnx.ModelProto()
         if weights:
-            made.CopyFrom(self.source)
-            self._write_initializers(made.graph)
+            model.CopyFrom(self.source)
+            self._write_initializers(model.graph)
         else:
-            _copy_without_weights(self.source, made)
-        nodes = list(map(self._write, self.main))
+            _copy_without_weights(self.source, model)
+        nodes = list(map(self._write_node, self.main))
         if [id(node) for node in nodes] != [id(node) for node in self.source.graph.node]:
-            made.graph.ClearField("node")
-            made.graph.node.extend(nodes)
-        left = {one.values.name for one in self._sparse}
-        _keep(made.graph.sparse_initializer, lambda one: one.values.name in left)
-        gone = self._before - self._names()
-        _keep(made.graph.value_info, lambda info: info.name not in gone)
-        made.graph.value_info.extend(self._infos)
-        return made
+            model.graph.ClearField("node")
+            model.graph.node.extend(nodes)
+        sparse = {one.values.name for one in self._sparse}
+        _filter_field(model.graph.sparse_initializer, lambda one: one.values.name in sparse)
+        removed = self._names_before - self._list_names()
+        _filter_field(model.graph.value_info, lambda info: info.name not in removed)
+        model.graph.value_info.extend(self._infos)
+        return model
 
-    @property
-    def initializers(self) -> list[onnx.TensorProto]:
-        """The source's own initializers that are left, and the new ones behind them."""
-        kept, new = self._sorted_initializers()
-        return [*(self.source.graph.initializer[place] for place in kept), *new]
+    def _sort_initializers(self) -> tuple[list[int], list[onnx.TensorProto]]:
+        """Return (the indices of the source's initializers that are left, the new initializers).
 
-    def _sorted_initializers(self) -> tuple[list[int], list[onnx.TensorProto]]:
-        """(the places of the source's initializers that are left, new initializers). Of several of one name the last counts."""
-        held = self.main.initializers
+        If several of the source's have the same name, the last one counts.
+        """
+        current = self.main.initializers
         last = {one.name: place for place, one in enumerate(self.source.graph.initializer)}
-        kept = {name: place for name, place in last.items() if name in held and held[name] in self._unchanged}
-        return sorted(kept.values()), [self._tensors[value] for name, value in held.items() if name not in kept]
+        kept = {name: place for name, place in last.items() if name in current and current[name] in self._unchanged}
+        return sorted(kept.values()), [self._tensors[value] for name, value in current.items() if name not in kept]
 
     def _write_initializers(self, graph: onnx.GraphProto) -> None:
-        kept, new = self._sorted_initializers()
+        kept, new = self._sort_initializers()
         for place in sorted(set(range(len(graph.initializer))) - set(kept), reverse=True):
             del graph.initializer[place]
         graph.initializer.extend(new)
 
-    def _write(self, node: ir.Node) -> onnx.NodeProto:
-        """Return the message of ``node``: the source's own where the node is what it was."""
+    def _write_node(self, node: ir.Node) -> onnx.NodeProto:
+        """Return the message of ``node``, which is the source's own if the node is unchanged."""
         written = ir.serde.serialize_node(node)
         if node not in self._origins:
             return written
         source, imported = self._origins[node]
-        return source if written == imported else self._with_rest(node, written, source, imported)
+        return source if written == imported else self._restore_source(node, written, source, imported)
 
-    def _with_rest(
+    def _restore_source(
         self, node: ir.Node, written: onnx.NodeProto, source: onnx.NodeProto, imported: onnx.NodeProto
     ) -> onnx.NodeProto:
-        """Return a changed node with what onnx-ir does not hold of its source: unknown fields, texts that are no text or empty,
-        attributes as they were, outputs without a name at its end."""
-        rest = onnx.NodeProto()
-        rest.CopyFrom(source)
+        """Return a changed node's message with what onnx-ir does not hold of the source's.
+
+        These are unknown fields, strings that are empty or no UTF-8, unchanged attributes, and unnamed outputs at the end.
+        """
+        unknown_fields = onnx.NodeProto()
+        unknown_fields.CopyFrom(source)
         for name in KNOWN_FIELDS:
-            rest.ClearField(name)
-        written.MergeFrom(rest)
-        for name in EMPTY_TEXTS:
+            unknown_fields.ClearField(name)
+        written.MergeFrom(unknown_fields)
+        for name in STRING_FIELDS:
             if source.HasField(name) and not written.HasField(name) and not getattr(source, name):
                 setattr(written, name, "")
         written.output.extend("" for _ in range(len(node.outputs) - len(written.output)))
@@ -291,51 +296,51 @@ class Editor(Graph):
         for attribute in written.attribute:
             if attribute.name in before and before[attribute.name] == attribute:
                 attribute.CopyFrom(own[attribute.name])
-            elif attribute.name in own and graphs_in(node.attributes[attribute.name]):
+            elif attribute.name in own and list_graphs(node.attributes[attribute.name]):
                 self._write_graphs(node, attribute, own[attribute.name])
         return written
 
     def _write_graphs(self, node: ir.Node, attribute: onnx.AttributeProto, source: onnx.AttributeProto) -> None:
-        """Write the graphs of an attribute as the source has them, but for nodes that changed."""
-        held = graphs_in(node.attributes[attribute.name])
-        new = []
-        for graph, proto in zip(held, graph_protos(source), strict=True):
+        """Write the graphs of an attribute as the source has them, except for changed nodes, outputs and initializers."""
+        graphs = []
+        for graph, proto in zip(list_graphs(node.attributes[attribute.name]), _list_graph_protos(source), strict=True):
             copy = onnx.GraphProto()
             copy.CopyFrom(proto)
             del copy.node[:]
-            copy.node.extend(map(self._write, graph))
+            copy.node.extend(map(self._write_node, graph))
             for info, value in zip(copy.output, graph.outputs, strict=True):
                 info.name = value.name or ""
             for tensor in copy.initializer:
-                held_tensor = graph.initializers[tensor.name].const_value if tensor.name in graph.initializers else None
-                if held_tensor is not None and held_tensor is not tensor:
-                    tensor.CopyFrom(tensor_proto(held_tensor))
-            new.append(copy)
+                current = graph.initializers[tensor.name].const_value if tensor.name in graph.initializers else None
+                if current is not None:
+                    tensor.CopyFrom(to_tensor_proto(current))
+            graphs.append(copy)
         attribute.CopyFrom(source)
         if attribute.HasField("g"):
-            attribute.g.CopyFrom(new[0])
+            attribute.g.CopyFrom(graphs[0])
         else:
             del attribute.graphs[:]
-            attribute.graphs.extend(new)
+            attribute.graphs.extend(graphs)
 
     def _note_origins(self, source: onnx.GraphProto, nodes: Iterable[ir.Node]) -> None:
         for proto, node in zip(source.node, nodes, strict=True):
             self._origins[node] = proto, ir.serde.serialize_node(node)
             for attribute in proto.attribute:
-                for inner, graph in zip(graph_protos(attribute), graphs_in(node.attributes[attribute.name]), strict=True):
+                graphs = list_graphs(node.attributes[attribute.name])
+                for inner, graph in zip(_list_graph_protos(attribute), graphs, strict=True):
                     self._graphs[graph] = inner
                     self._note_origins(inner, graph)
 
-    def _insert_constant(self, place: ir.Node | None, tensor: onnx.TensorProto, name: str) -> ir.Value:
+    def _insert_constant(self, after: ir.Node | None, tensor: onnx.TensorProto, name: str) -> ir.Value:
         node = self.make_node("Constant", [], [tensor.name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
-        self.insert(place, [node])
+        self.insert(after, [node])
         return node.outputs[0]
 
     def _set_constant(self, node: ir.Node, tensor: onnx.TensorProto) -> None:
-        """Let a Constant node give ``tensor``."""
+        """Let ``tensor`` be the value of a Constant node."""
         node.attributes.clear()
         node.attributes["value"] = ir.AttrTensor("value", ir.serde.deserialize_tensor(tensor))
-        self._enter(node)
+        self._register(node)
 
     def _add_initializer(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
         self.main.register_initializer(value)
@@ -347,56 +352,65 @@ class Editor(Graph):
         if self._values.get(value.name or "") is value:
             del self._values[value.name or ""]
 
-    def _can_be_renamed(self, value: ir.Value) -> bool:
+    def _is_renamable(self, value: ir.Value) -> bool:
         node = value.producer()
         return node is not None and node.graph is self.main and value.name not in self.pinned
 
-    def _names(self) -> set[str]:
-        """The names of all values of the main graph."""
-        given = {value.name or "" for node in self.main for value in node.outputs}
+    def _list_names(self) -> set[str]:
+        """Return the names of all values that the main graph defines."""
         sparse = {one.values.name for one in self.source.graph.sparse_initializer}
-        return given | sparse | {one.name or "" for one in (*self.main.inputs, *self.main.initializers.values())}
+        return sparse | {value.name or "" for value in _list_defined(self.main)}
 
 
-def _constant_value(tensor: onnx.TensorProto) -> ir.Value:
+def _make_constant_value(tensor: onnx.TensorProto) -> ir.Value:
     return ir.Value(name=tensor.name, const_value=ir.serde.deserialize_tensor(tensor))
 
 
-def _defined_in(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The values that a graph within a node defines."""
+def _copy_tensor(tensor: onnx.TensorProto, name: str | None) -> onnx.TensorProto:
+    """Return a copy of ``tensor`` called ``name``."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name or ""
+    return copy
+
+
+def _list_defined(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield the values that ``graph`` itself defines."""
     yield from (*graph.inputs, *graph.initializers.values())
     yield from (value for node in graph for value in node.outputs)
 
 
-def graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """Return the graphs that an attribute says it holds."""
-    if attribute.type == onnx.AttributeProto.GRAPH and not attribute.ref_attr_name:
+def _list_graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that an attribute holds according to its type."""
+    if attribute.ref_attr_name:
+        return []
+    if attribute.type == onnx.AttributeProto.GRAPH:
         return [attribute.g]
-    return list(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS and not attribute.ref_attr_name else []
+    return list(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS else []
 
 
-def _copy_without_weights(source: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    """Copy all that is known of ``source`` into ``made``, except for the initializers of its graph."""
-    for one, other, left_out in ((source, made, "graph"), (source.graph, made.graph, "initializer")):
-        for field, content in one.ListFields():
+def _copy_without_weights(source: onnx.ModelProto, target: onnx.ModelProto) -> None:
+    """Copy ``source`` into ``target``, except for the initializers of its graph."""
+    for message, copy, left_out in ((source, target, "graph"), (source.graph, target.graph, "initializer")):
+        for field, content in message.ListFields():
             if field.name == left_out:
                 continue
             if field.is_repeated:
-                getattr(other, field.name).extend(content)
+                getattr(copy, field.name).extend(content)
             elif field.message_type is not None:
-                getattr(other, field.name).CopyFrom(content)
+                getattr(copy, field.name).CopyFrom(content)
             else:
-                setattr(other, field.name, content)
+                setattr(copy, field.name, content)
 
 
-def _keep(messages: Any, is_kept: Callable[[Any], bool]) -> None:
-    """Take those out of a repeated field that are not kept."""
+def _filter_field(messages: Any, is_kept: Callable[[Any], bool]) -> None:
+    """Remove the messages of a repeated field that are not kept."""
     for place in reversed([place for place, one in enumerate(messages) if not is_kept(one)]):
         del messages[place]
 
 
-def _known_elsewhere(model: onnx.ModelProto) -> Iterator[str]:
-    """The names of the main graph that annotations and training graphs may use."""
+def _list_external_names(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield the names of the main graph that quantization annotations and training graphs may use."""
     for annotation in model.graph.quantization_annotation:
         yield annotation.tensor_name
         yield from (entry.value for entry in annotation.quant_parameter_tensor_names)

@@ -1,39 +1,77 @@
-"""A model as onnx-ir can import it: what it does not hold is left out, for `Editor` writes the source's own messages anyway."""
+"""Importing a graph into onnx-ir, which does not hold everything that a file may contain.
+
+Whatever onnx-ir would refuse is left out of the import. `Editor` writes the source's own messages anyway.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.nodes import all_graphs
+from graphsurgery.model.parsing import shown
 
 NOT_HELD = (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 """Types of attributes that onnx-ir refuses."""
 
 
-def importable(source: onnx.GraphProto) -> onnx.GraphProto:
-    """Return ``source``, or where onnx-ir would refuse something in it, a copy without that.
+def import_graph(source: onnx.GraphProto) -> ir.Graph:
+    """Import ``source``.
 
-    A text stands in the place of an attribute that is left out: the element type, as a number, of a sparse tensor.
+    Raises MalformedModelError if a name stands for two values, UnsupportedModelError if onnx-ir refuses the graph.
     """
-    if not any(True for _ in _refused(source)):
+    check_defined_once(source)
+    with _without_warnings():
+        try:
+            return ir.serde.deserialize_graph(make_importable(source))
+        except ir.serde.SerdeError as error:
+            reason: BaseException = error
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
+            what = f"onnx-ir cannot import this graph: {shown(str(reason).partition(chr(10))[0])}"
+            raise UnsupportedModelError(what, "export the model again") from error
+
+
+def check_defined_once(graph: onnx.GraphProto) -> None:
+    """Raise MalformedModelError if a name stands for two values, because such a graph has no definite meaning."""
+    inputs = {info.name for info in graph.input}
+    initializers = {one.name for one in graph.initializer} - inputs
+    sparse = (one.values.name for one in graph.sparse_initializer)
+    outputs = (name for node in graph.node for name in node.output if name)
+    repeated = [name for name, count in Counter([*inputs, *initializers, *sparse, *outputs]).items() if count > 1]
+    if repeated:
+        raise MalformedModelError(f"the graph defines {shown(repeated[0])!r} twice", "export the model again")
+
+
+def make_importable(source: onnx.GraphProto) -> onnx.GraphProto:
+    """Return ``source``, or a copy of it without the parts that onnx-ir would refuse.
+
+    An attribute that is left out is replaced by a text: for a sparse tensor, the number of its element type.
+    """
+    if next(_find_refused(source), None) is None:
         return source
     copy = onnx.GraphProto()
     copy.CopyFrom(source)
-    for message, field in list(_refused(copy)):
+    for message, field in list(_find_refused(copy)):
         if isinstance(message, onnx.AttributeProto):
-            kind = message.sparse_tensor.values.data_type
-            message.CopyFrom(onnx.AttributeProto(name=message.name, type=onnx.AttributeProto.STRING, s=str(kind).encode()))
+            dtype = message.sparse_tensor.values.data_type
+            message.CopyFrom(onnx.AttributeProto(name=message.name, type=onnx.AttributeProto.STRING, s=str(dtype).encode()))
         else:
             message.ClearField(field)
     return copy
 
 
-def _refused(source: onnx.GraphProto) -> Iterator[tuple[Any, str]]:
-    """Every message that onnx-ir cannot import or write as it is, and the field that is at fault."""
+def _find_refused(source: onnx.GraphProto) -> Iterator[tuple[Any, str]]:
+    """Yield every message that onnx-ir cannot import or write as it is, with the field that is at fault."""
     for graph in all_graphs(source):
         yield from ((info, "type") for info in (*graph.input, *graph.output, *graph.value_info) if not _is_held(info.type))
         for node in graph.node:
@@ -44,7 +82,7 @@ def _refused(source: onnx.GraphProto) -> Iterator[tuple[Any, str]]:
 
 
 def _is_held(kind: onnx.TypeProto) -> bool:
-    """Return whether onnx-ir holds a type: no map, nothing made of maps or of no type, no element type that there is not."""
+    """Return whether onnx-ir holds a type. It holds no maps, no sequences of maps or of nothing, no unknown element types."""
     which = kind.WhichOneof("value")
     if which in ("sequence_type", "optional_type"):
         inner = getattr(kind, which).elem_type
@@ -55,7 +93,7 @@ def _is_held(kind: onnx.TypeProto) -> bool:
 
 
 def _is_text(text: str | bytes) -> bool:
-    """Return whether protobuf gave, or could give, a text."""
+    """Return whether ``text`` is valid UTF-8. protobuf gives bytes where it is not."""
     if isinstance(text, str):
         return True
     try:
@@ -63,3 +101,17 @@ def _is_text(text: str | bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+_HIDES_WARNINGS = ContextVar("_HIDES_WARNINGS", default=False)
+logging.getLogger(ir.serde.__name__).addFilter(lambda _: not _HIDES_WARNINGS.get())
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep onnx-ir's warnings about invalid graphs off the terminal, in this thread."""
+    token = _HIDES_WARNINGS.set(True)
+    try:
+        yield
+    finally:
+        _HIDES_WARNINGS.reset(token)

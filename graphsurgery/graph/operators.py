@@ -26,7 +26,7 @@ class AnyNode(Protocol):
     def name(self) -> str | None: ...
 
 
-def operator(node: AnyNode) -> str:
+def get_operator(node: AnyNode) -> str:
     """Return the operator that ``node`` is: "MatMul", "com.microsoft.Attention"."""
     return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
@@ -57,7 +57,7 @@ JOINING = RESHAPING | {"Transpose"}
 """Operators that bring heads back together: every element of the input is in the output, once."""
 STORED_STEPS = frozenset({"Cast", "Identity", "DequantizeLinear"}) | _vendor("DequantizeLinear")
 """Operators between weights as they are stored and what reads them."""
-MEASURING = frozenset({"Shape", "Size"})
+SHAPE_READING = frozenset({"Shape", "Size"})
 """Only the size of the input counts, not its numbers."""
 RANDOM = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -148,14 +148,14 @@ BETWEEN_LAYERS = PLAIN_NORMS | {
     "Where",
 }  # fmt: skip
 """Operators between the sum that ends a layer and what the next layer is given: norms, whole or in pieces, masking, views."""
-BEHIND_ATTENTION = PRODUCTS | SUMS | JOINING | PLAIN_NORMS | {"Mul"}
+AFTER_ATTENTION = PRODUCTS | SUMS | JOINING | PLAIN_NORMS | {"Mul"}
 """Operators between an attention's output and the sum that adds it to what flows through the layers."""
 GELUS = frozenset({"Gelu"}) | _vendor("BiasGelu", "Gelu")
 TANH_GELUS = _vendor("FastGelu")
 QUICK_GELUS = _vendor("QuickGelu")
 SILUS = frozenset({"Swish"})
 RELUS = frozenset({"Relu"})
-BENDS = frozenset({"Erf", "Tanh"})
+GELU_CORES = frozenset({"Erf", "Tanh"})
 """The operators in the middle of a GELU in pieces."""
 SCALE_INPUTS = {
     "LayerNormalization": 1, "SimplifiedLayerNormalization": 1, "RMSNormalization": 1,

@@ -33,7 +33,7 @@ LARGEST_TABLE = 256 << 20
 """Bytes of an embedding table that is given beyond that: the optimizer reads all of it to learn how wide it is."""
 
 
-def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL) -> onnx.ModelProto:
+def load_for_rewrite(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL) -> onnx.ModelProto:
     """The graph for a rewrite to work on, with the weights that it may read.
 
     All of them up to ``largest`` bytes; beyond that what has at most ``small`` (1 MiB), matrices that share their input with
@@ -42,7 +42,7 @@ def with_weights(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL
     """
     if model.weight_bytes <= largest:
         return filled(model.proto, model)
-    merged, tables = _merged(model.proto.graph), tables_of(model.proto.graph)
+    merged, tables = _merged(model.proto.graph), find_lookup_tables(model.proto.graph)
 
     def is_read(tensor: onnx.TensorProto) -> bool:
         size, name = _size(tensor), tensor.name
@@ -65,12 +65,12 @@ def _merged(graph: onnx.GraphProto) -> set[str]:
     return {name for names in by_input.values() if len(names) > 2 for name in names}
 
 
-def tables_of(graph: onnx.GraphProto) -> set[str]:
+def find_lookup_tables(graph: onnx.GraphProto) -> set[str]:
     """What rows are taken from: embedding tables, among others."""
     return {node.input[0] for node in graph.node if node.op_type == "Gather"}
 
 
-def document_of(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:
+def to_document(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:
     """Return ``made``, a rewrite of ``given``, which `with_weights` gave of ``model``, as a document.
 
     A node, tensor, declared value, opset or function that is what it was in ``given`` is the source's own record. All else of

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 from graphsurgery.model.model import Model
@@ -57,7 +57,7 @@ def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[st
     chain = Chain(steps)
     starts = zip(chain.apply_fields(source), walk_outputs(source, chain), strict=True)
     for place, (step, wanted, (before, outputs)) in enumerate(zip(steps, asked, starts, strict=False)):
-        start = Start(before.interface.inputs, outputs, [*head_steps(source), *steps[:place]])
+        start = Start(before.interface.inputs, outputs, [*read_head_steps(source), *steps[:place]])
         for name in GIVEN:
             found = step.parameters.get(name)
             if isinstance(wanted.get(name), str) and wanted[name]:

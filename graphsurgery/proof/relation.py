@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from graphsurgery.compare.tolerance import Limits
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
@@ -45,8 +45,8 @@ class Relation:
         half = next((kind for kind in kinds if kind is not None), None)
         half = half if half is not None and _is_computed_in(output, half) else None
         is_exact = half is None and not has_half_weights(source) if records else limits.min_cosine is None
-        head = bool(head_steps(output))
-        reheaded = bool(records) and head and not head_steps(source)
+        head = bool(read_head_steps(output))
+        reheaded = bool(records) and head and not read_head_steps(source)
         empty_rows = not reheaded and (is_exact or head)
         names, not_checked = _choose_values(source, output, only_floats=bool(records))
         if reheaded:
@@ -113,7 +113,7 @@ def _choose_values(source: Model, output: Model, *, only_floats: bool) -> tuple[
 def _find_head_starts(source: Model, output: Model) -> Iterator[str]:
     """Yield the values that the head which both files record starts from."""
     try:
-        names = Chain(head_steps(output)).starts
+        names = Chain(read_head_steps(output)).starts
     except UnsupportedModelError:  # an edit that this version does not know
         return
     for name in names:

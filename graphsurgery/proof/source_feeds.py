@@ -9,9 +9,9 @@ from itertools import product
 
 import numpy as np
 
-from graphsurgery.encoder.head import head_steps
-from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, roles_of
-from graphsurgery.encoder.tables import find_tables
+from graphsurgery.encoder.head import read_head_steps
+from graphsurgery.encoder.limits import find_tables
+from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value, value_of
 from graphsurgery.model.model import Model
@@ -33,10 +33,10 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     the source's. UnsupportedModelError if one of these edits cannot be read, because nobody knows then what its inputs mean,
     and if an input is too large to be drawn.
     """
-    chain, own = chain or Chain(), Chain(head_steps(source))
+    chain, own = chain or Chain(), Chain(read_head_steps(source))
     known = list(_find_recorded_roles(source, chain, own))
     ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
-    roles = roles_of(source.interface, ids=ids, mask=mask)
+    roles = find_roles(source.interface, ids=ids, mask=mask)
     after = chain.apply_fields(source)[-1]
     inputs = {value.name: value for value in after.interface.inputs}
     _require_drawable(after.interface.inputs)

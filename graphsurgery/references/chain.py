@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from graphsurgery.edit_list import RECORDED_EDITS, ByVerb, Listed
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
@@ -230,7 +230,7 @@ def find_new_steps(source: Model, output: Model) -> list[Step]:
     """Return the edits that the output records and the source does not; none if the output was rewritten since."""
     if _list_rewrites(output) != _list_rewrites(source):
         return []
-    before, after = head_steps(source), head_steps(output)
+    before, after = read_head_steps(source), read_head_steps(output)
     common = 0
     while common < min(len(before), len(after)) and _is_same_step(before[common], after[common]):
         common += 1

@@ -12,7 +12,7 @@ from graphsurgery.compare.tolerance import LOSSY
 from graphsurgery.edits.edit import parameter
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import FLOAT
-from graphsurgery.graph.write_back import document_of
+from graphsurgery.graph.write_back import to_document
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.filling import filled
@@ -80,7 +80,7 @@ class Half(Rewrite):
             )
         made = to_half(given, self.kind, stays.nodes, self.kind if self.io else FLOAT)
         return Rewritten(
-            replace(encoder, document=document_of(encoder, given, made), loaded=None),
+            replace(encoder, document=to_document(encoder, given, made), loaded=None),
             {"precision": name.lower(), "float32_nodes": len(stays.nodes)} | ({"half_io": True} if self.io else {}),
             (*stays.summary(), FOR_GPUS[name]),
             keeps_goldens=self.kind != onnx.TensorProto.BFLOAT16,

@@ -14,10 +14,10 @@ from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.architecture import BERT, Architecture
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
-from graphsurgery.graph.attributes import integer
+from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ATTENTIONS, operator
-from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
+from graphsurgery.graph.operators import ATTENTIONS, get_operator
+from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
@@ -119,14 +119,14 @@ class Fuse(Rewrite):
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises UnsupportedModelError if the optimizer fails, or makes operators without a kernel that must stay."""
         parts = find_fusable(encoder, self.model_type)
-        given = with_weights(encoder, LARGEST_INLINE)
+        given = load_for_rewrite(encoder, LARGEST_INLINE)
         made = fuse_graph(given, self.fusing, self.target)
         because = {} if _has_tables(given.graph) else {EMBEDDINGS: NOT_GIVEN}
         because |= {SWITCHES[name].kind: SWITCHED_OFF for name in self.off}
         because |= made.because
         report = report_fusions(parts, given, made.graph, because, made.shape_failure)
         return Rewritten(
-            replace(encoder, document=document_of(encoder, given, made.graph), loaded=None),
+            replace(encoder, document=to_document(encoder, given, made.graph), loaded=None),
             made.recorded,
             (*self._remarks(encoder, parts), *made.notes),
             unchanged=None
@@ -215,7 +215,7 @@ def list_fallbacks(fusing: Fusing) -> Iterator[Fusing]:
 
 def _count_heads(made: onnx.ModelProto) -> int:
     """The heads of the first attention that was fused, 0 if there is none: the optimizer goes by the graph where it can."""
-    found = (integer(node, "num_heads", 0) for node in Graph(made).nodes if operator(node) in ATTENTIONS)
+    found = (get_int(node, "num_heads", 0) for node in Graph(made).nodes if get_operator(node) in ATTENTIONS)
     return next((heads for heads in found if heads), 0)
 
 
@@ -253,5 +253,5 @@ def _count_fused_operators(model: onnx.ModelProto) -> Counter[str]:
 
 def _has_tables(graph: onnx.GraphProto) -> bool:
     """Whether the values of all embedding tables are there."""
-    tables = tables_of(graph)
+    tables = find_lookup_tables(graph)
     return all(has_own_bytes(tensor) for tensor in graph.initializer if tensor.name in tables)

@@ -17,7 +17,7 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.from_parameters import edit_from
 from graphsurgery.edits.registry import EDITS
 from graphsurgery.edits.strip_head import moved_again, ways_back
-from graphsurgery.encoder.head import head_steps
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model
@@ -137,7 +137,8 @@ def split_head(model: Model) -> Parts:
         history = read_history(model)
     except NoHeadError:  # another program changed the file: the records are not worth keeping
         return Parts(
-            _replace_document(model, _drop_edit_records(model.document)), lost=tuple(step.edit for step in head_steps(model))
+            _replace_document(model, _drop_edit_records(model.document)),
+            lost=tuple(step.edit for step in read_head_steps(model)),
         )
     head, base, lost = _find_head(history)
     if not head:

@@ -18,7 +18,7 @@ import onnx
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.contracts import present
 from graphsurgery.edits.add_pooling import AddPooling
-from graphsurgery.encoder.head import EMBEDDING, POOLING, head_steps
+from graphsurgery.encoder.head import EMBEDDING, POOLING, read_head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface
@@ -71,7 +71,7 @@ class ReattachHead(Rewrite):
                 f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}"
             )
             return RequestError(what, INSTEAD)
-        if any(step.edit == POOLING for step in head_steps(model)):
+        if any(step.edit == POOLING for step in read_head_steps(model)):
             return RequestError("its head is graphsurgery's own already", "leave out --rehead")
         return None
 

@@ -10,8 +10,8 @@ import onnx
 
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
-from graphsurgery.graph.portable import vendor_operators
-from graphsurgery.graph.write_back import LARGEST_FOLDED, document_of, with_weights
+from graphsurgery.graph.schemas import count_vendor_operators
+from graphsurgery.graph.write_back import LARGEST_FOLDED, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -28,14 +28,14 @@ class Simplify(Rewrite):
     doing: ClassVar[str] = "simplifying the graph"
 
     def requires(self, model: Model) -> UnsupportedModelError | None:
-        vendors = vendor_operators(model.proto)
+        vendors = count_vendor_operators(model.proto)
         if not vendors:
             return None
         listed = ", ".join(f"{name} ({count})" for name, count in vendors.items())
         return UnsupportedModelError(f"the graph has operators of one vendor: {listed}", "take the file it was made from")
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        given = with_weights(encoder, LARGEST_FOLDED)
+        given = load_for_rewrite(encoder, LARGEST_FOLDED)
         done = simplify(given)
         nothing = None
         if _nodes(given) == _nodes(done.model):
@@ -44,7 +44,7 @@ class Simplify(Rewrite):
             )
         counted = ", ".join(f"{name} {count}" for name, count in done.counts.items() if count)
         note = f"{done.before} nodes became {done.after}" + (f": {counted}" if counted else "")
-        after = replace(encoder, document=document_of(encoder, given, done.model), loaded=None)
+        after = replace(encoder, document=to_document(encoder, given, done.model), loaded=None)
         architecture = detect_architecture(encoder)
         return Rewritten(after, {"portable": True}, (note,), unchanged=nothing, architecture=architecture)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from graphsurgery.encoder.limits import Tables, find_tables
 from graphsurgery.encoder.roles import Roles, is_mask_like
-from graphsurgery.encoder.tables import Tables, find_tables
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype

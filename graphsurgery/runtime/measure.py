@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from graphsurgery.encoder.hidden_state import HiddenState
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds, make_short_mask
@@ -21,7 +21,7 @@ FEWEST = 100
 def measure_width(model: Model, hidden: HiddenState) -> int:
     """Run the model on one short text and return the last dim of ``hidden``. UnsupportedModelError if that fails."""
     try:
-        generator = FeedGenerator.for_model(model, roles_of(model.interface))
+        generator = FeedGenerator.for_model(model, find_roles(model.interface))
         session = open_session(model, extra_outputs=[hidden.name])
         value = session.run(generator.generate(make_short_mask(generator), seed=0), [hidden.name])[hidden.name]
     except GraphSurgeryError as error:
@@ -56,7 +56,7 @@ def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
     lines = read_texts(texts)
     if len(lines) < FEWEST:
         raise RequestError(f"{texts} has {len(lines)} texts", f"give {FEWEST} or more of the kind that will be embedded")
-    generator = FeedGenerator.for_model(model, roles_of(model.interface))
+    generator = FeedGenerator.for_model(model, find_roles(model.interface))
     session = open_session(model)
     low, high = [], []
     for start in range(0, len(lines), BATCH):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.encoder.windows import largest_window
+from graphsurgery.encoder.limits import find_largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator
@@ -76,7 +76,7 @@ def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], 
         return Reach(generator.fixed_sequence, generator.fixed_sequence)
     trial = _Trial(generator, run)
     short = trial.find_short_length()
-    window, table = largest_window(source), generator.tables.positions
+    window, table = find_largest_window(source), generator.tables.positions
     if trial.failed is not None:
         return Reach(short, None, window, failed=trial.failed)
     ends = table is not None

@@ -57,7 +57,9 @@ def test_fusions_with_the_head_are_those_without(name: str, on_request: Path, tm
         for one in (alone, pooled)
     ]
     assert counts[0] == counts[1]
-    monkeypatch.setattr(fuse_encoder, "with_weights", lambda model, *_: write_back.with_weights(model, largest=0, small=1024))
+    monkeypatch.setattr(
+        fuse_encoder, "load_for_rewrite", lambda model, *_: write_back.load_for_rewrite(model, largest=0, small=1024)
+    )
     large = graphsurgery.optimize(source, output=tmp_path / "large.onnx", time=False)
     assert large.report and large.fusions is not None and large.fusions.counts == alone.fusions.counts, "as of a large file"
 

@@ -18,7 +18,7 @@ from fusions import NORMS, fused, require_optimizer
 from onnx.reference import ReferenceEvaluator
 
 import graphsurgery
-from graphsurgery.graph.portable import vendor_operators
+from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.model.loading import load
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.simplify.simplify import simplify
@@ -76,7 +76,7 @@ def compare(worst, path: Path, runner: str, mode: str, normalize: bool) -> None:
     """A pooled encoder, simplified, against ONNX Runtime on the file as it was."""
     before = whole(graphsurgery.add_pooling(path, mode=mode, normalize=normalize), path.parent)
     after = simplify(before).model
-    assert vendor_operators(after) == {}
+    assert count_vendor_operators(after) == {}
     session, run = Session(before.SerializeToString()), RUNNERS[runner](after)
     compared = 0
     for kind, feed in feeds_of(path):

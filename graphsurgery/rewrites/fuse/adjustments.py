@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import COPYING, JOINING_HEADS, ROTATIONS, VENDOR, WEIGHT_PRODUCTS, AnyNode, operator
+from graphsurgery.graph.operators import COPYING, JOINING_HEADS, ROTATIONS, VENDOR, WEIGHT_PRODUCTS, AnyNode, get_operator
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
@@ -49,15 +49,15 @@ def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onn
     Raises UnsupportedModelError if the source does not compute the bias so.
     """
     editor, graph = Editor(made), Graph(source)
-    for node in [node for node in editor.nodes if operator(node) == BIAS_OPERATOR]:
+    for node in [node for node in editor.nodes if get_operator(node) == BIAS_OPERATOR]:
         table = editor.tensor(node.inputs[0])
         bias = None if table is None else _find_gathered(graph, numpy_helper.to_array(table))
         if bias is None:
             what = "the optimizer made a RelativePositionBias, which the CPU cannot run, and the source has no such bias"
             raise UnsupportedModelError(what, "optimize it with --model-type bert")
-        editor.reroute(node.outputs[0], _copy_from(graph, bias, editor, node))
+        editor.replace_uses(node.outputs[0], _copy_from(graph, bias, editor, node))
         editor.remove(node)
-    editor.drop_unread()
+    editor.remove_unused_initializers()
     return editor.finish()
 
 
@@ -66,7 +66,7 @@ def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
 
     Without a bias the CPU kernel of ONNX Runtime before 1.32 reads through a null pointer and crashes.
     """
-    if not any(operator(node) == ATTENTION for node in made.graph.node):
+    if not any(get_operator(node) == ATTENTION for node in made.graph.node):
         return made
     editor = Editor(made)
     lacking = [node for node in editor.nodes if _lacks_bias(node)]
@@ -76,13 +76,13 @@ def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
             continue
         name = f"{weight.name}/no_bias"
         zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
-        bias = editor.value(name) or editor.store(numpy_helper.from_array(zeros, name), None)
-        editor.rewire(node, [*node.inputs[:2], bias, *node.inputs[3:]])
+        bias = editor.value(name) or editor.add_tensor(numpy_helper.from_array(zeros, name), None)
+        editor.set_inputs(node, [*node.inputs[:2], bias, *node.inputs[3:]])
     return editor.finish() if lacking else made
 
 
 def _lacks_bias(node: ir.Node) -> bool:
-    return operator(node) == ATTENTION and not (len(node.inputs) > 2 and node.inputs[2] is not None)
+    return get_operator(node) == ATTENTION and not (len(node.inputs) > 2 and node.inputs[2] is not None)
 
 
 def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,10 +91,10 @@ def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -
     ``cumsum(mask) - 1`` is -1 at padding on the left. The nodes of the source take such a position, the operator refuses it.
     The value at padding does not matter.
     """
-    old = {node.name for node in source.graph.node if operator(node) in ROTATIONS}
+    old = {node.name for node in source.graph.node if get_operator(node) in ROTATIONS}
 
     def is_new(node: AnyNode) -> bool:
-        return operator(node) == ROTATION and node.name not in old
+        return get_operator(node) == ROTATION and node.name not in old
 
     if not any(map(is_new, made.graph.node)):
         return made
@@ -121,8 +121,8 @@ def _find_gathered(source: Graph, table: np.ndarray) -> ir.Value | None:
     wanted = table.reshape(table.shape[::-1]).T
     values = [value for value, tensor in source.constants.items() if _is_equal(tensor, wanted)]
     for step in ("Gather", "Transpose", "Unsqueeze"):
-        readers = (node for value in values for node in source.readers(value) if node.inputs[0] is value)
-        values = [node.outputs[0] for node in readers if operator(node) == step]
+        readers = (node for value in values for node in source.consumers(value) if node.inputs[0] is value)
+        values = [node.outputs[0] for node in readers if get_operator(node) == step]
     return next(iter(values), None)
 
 
@@ -139,7 +139,7 @@ def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -
     for one in source.values:
         tensor = source.tensor(one) if one in needed else None
         if tensor is not None and one.producer() is None:
-            copies[one] = editor.store(tensor, None)
+            copies[one] = editor.add_tensor(tensor, None)
     for node in source.nodes:
         if needed.isdisjoint(node.outputs):
             continue
@@ -167,12 +167,12 @@ def swap_sum_operands(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     editor = Editor(model)
     for node in [node for node in editor.nodes if _must_be_swapped(node)]:
-        editor.rewire(node, node.inputs[::-1])
+        editor.set_inputs(node, node.inputs[::-1])
     return editor.finish()
 
 
 def _must_be_swapped(node: ir.Node) -> bool:
-    if operator(node) != "Add" or len(node.inputs) != 2:
+    if get_operator(node) != "Add" or len(node.inputs) != 2:
         return False
     first, second = map(_find_maker, node.inputs)
     return _is_linear(first) and not _ends_attention(first) and _ends_attention(second)
@@ -184,9 +184,9 @@ def _find_maker(value: ir.Value | None) -> ir.Node | None:
 
 def _is_linear(node: ir.Node | None) -> bool:
     """Whether a node adds a bias to a matrix product."""
-    if node is None or operator(node) != "Add":
+    if node is None or get_operator(node) != "Add":
         return False
-    return any((made := _find_maker(value)) is not None and operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
+    return any((made := _find_maker(value)) is not None and get_operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
 
 
 def _ends_attention(node: ir.Node | None) -> bool:
@@ -195,12 +195,12 @@ def _ends_attention(node: ir.Node | None) -> bool:
     for _ in range(FURTHEST):
         if node is None:
             return False
-        if operator(node) in JOINING_HEADS:
+        if get_operator(node) in JOINING_HEADS:
             return True
-        if operator(node) in passing:
+        if get_operator(node) in passing:
             makers = [made for value in node.inputs if (made := _find_maker(value)) is not None]
-            node = next((one for one in makers if operator(one) in WEIGHT_PRODUCTS | passing), None)
-        elif operator(node) in WEIGHT_PRODUCTS:
+            node = next((one for one in makers if get_operator(one) in WEIGHT_PRODUCTS | passing), None)
+        elif get_operator(node) in WEIGHT_PRODUCTS:
             node = _find_maker(node.inputs[0])
         else:
             return False

@@ -15,14 +15,14 @@ import onnx
 import onnx_ir as ir
 
 from graphsurgery.encoder.activations import GELU, QUICK_GELU, TANH_GELU, Activation
-from graphsurgery.encoder.architecture import BERT, T5, find_likeness
+from graphsurgery.encoder.architecture import BERT, T5, find_family
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import STANDARD, VENDOR, operator
-from graphsurgery.graph.sizes import Size, Sizes
+from graphsurgery.graph.operators import STANDARD, VENDOR, get_operator
+from graphsurgery.graph.symbolic import Size, Sizes
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.reasons import (
     find_attention_obstacles,
@@ -67,7 +67,7 @@ def find_fusable(model: Model, model_type: str | None = None) -> tuple[Fusable, 
         model_type: the optimizer's model type, whose patterns it looks for. By default that of the model's architecture.
     """
     blocks = find_blocks(model)
-    model_type = model_type or (T5 if find_likeness(blocks) == "T5" else BERT)
+    model_type = model_type or (T5 if find_family(blocks) == "T5" else BERT)
     found = [
         *(part for layer, norm in blocks.norms if (part := _match_norm(blocks, layer, norm)) is not None),
         *(part for place, one in enumerate(blocks.attentions) for part in _match_attention(blocks, place, one, model_type)),
@@ -120,7 +120,7 @@ class _Reasons:
 
     def _check_order(self, part: Fusable) -> Iterator[str]:
         first = _find_maker(self.after, part.other_first)
-        if first is not None and operator(first) == "Add":
+        if first is not None and get_operator(first) == "Add":
             yield "it is the second operand of a sum whose first operand is a sum, too: the optimizer follows the first"
 
     def _check_others(self, part: Fusable) -> Iterator[str]:
@@ -147,7 +147,7 @@ class _Reasons:
         near = [output] if output is not None and part.kind in IN_A_ROW else []
         for _ in range(FURTHEST):
             near = _list_operands(near)
-            if any(operator(node) == "Cast" for node in _find_makers(near)):
+            if any(get_operator(node) == "Cast" for node in _find_makers(near)):
                 yield "there are casts among its operators: the optimizer's patterns have none"
                 return
 
@@ -158,7 +158,7 @@ def _match_norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None
     layer_norm = norm.kind == LAYER
     if layer is None and (norm.lookups or (norm.summands and blocks.attentions)):
         rows = [one.index for one in norm.lookups if one.index is not None]
-        ids = tuple(index.name or "" for index in rows if blocks.flow.behind(index) is None)
+        ids = tuple(index.name or "" for index in rows if blocks.flow.find_producer(index) is None)
         wanted, reasons = ("EmbedLayerNormalization",), find_embedding_obstacles(norm)
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)
     if norm.summands:
@@ -205,7 +205,7 @@ def _find_fused_operator(part: Fusable, before: Graph, after: Graph) -> str | No
     if node is not None:
         return None if node.op_type in (part.operator, "Mul", "Add") else node.op_type
     scale = after.value(part.scale or "")
-    near = [*(after.readers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
+    near = [*(after.consumers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
     return next((node.op_type for node in near if _is_wanted(part, node)), None)
 
 
@@ -218,7 +218,7 @@ def _find_before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[i
     output = before.value(part.output)
     values = [output] if output is not None else []
     for _ in range(FURTHEST):
-        values = [one for value in values for node in before.readers(value) for one in node.outputs]
+        values = [one for value in values for node in before.consumers(value) for one in node.outputs]
         kept = [one for value in values if (one := after.value(value.name or "")) is not None and one.producer() is not None]
         if kept:
             yield from (

@@ -14,8 +14,8 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import COMPUTED, LAYER, RMS, Norm
 from graphsurgery.encoder.projections import NORMALISED, Projection, Rotation
 from graphsurgery.encoder.scores import CONTENT, POSITION, WINDOW
-from graphsurgery.graph.attributes import read_at
-from graphsurgery.graph.operators import operator
+from graphsurgery.graph.attributes import get_input
+from graphsurgery.graph.operators import get_operator
 
 Steps = frozenset[tuple[str, ...]]
 PROJECTED = ("Transpose", "Reshape", "Add")
@@ -129,7 +129,7 @@ def _check_projections(attention: Attention) -> Iterator[str]:
 
 def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
     """Yield what is wrong after an attention. The optimizer starts its search at the norm of the sum that it is added to."""
-    norm = blocks.norm_of(attention.sum.value) if attention.sum is not None else None
+    norm = blocks.find_norm(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
         yield "no norm follows the sum that it is added to: the optimizer starts its search at norms"
     elif norm is not None and norm.kind == RMS:
@@ -191,6 +191,6 @@ def _norm_obstacles(norm: Norm) -> Iterator[str]:
 
 def _leads_to_computed_rows(flow: Flow, norm: Norm) -> bool:
     """Whether the first Gather that the optimizer finds in the sum takes its rows by computed ids."""
-    makers = [flow.behind(value) for value in norm.summands]
-    index = next((read_at(node, 1) for node in makers if node is not None and operator(node) == "Gather"), None)
+    makers = [flow.find_producer(value) for value in norm.summands]
+    index = next((get_input(node, 1) for node in makers if node is not None and get_operator(node) == "Gather"), None)
     return index is not None and not flow.graph.is_fed(flow.graph.origin(index))

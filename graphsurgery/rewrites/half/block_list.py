@@ -12,10 +12,10 @@ from functools import cached_property
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from graphsurgery.graph.attributes import graphs_of
-from graphsurgery.graph.element_types import FLOAT, ElementTypes, key_of
+from graphsurgery.graph.attributes import list_subgraphs
+from graphsurgery.graph.element_types import FLOAT, ElementTypes, get_node_key
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import MEASURING, MOVING, QUANTISED, operator
+from graphsurgery.graph.operators import MOVING, QUANTISED, SHAPE_READING, get_operator
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.constants import Array, MaskConstants, explain_unfit, read_constant
 
@@ -37,7 +37,7 @@ SMALL = 1024
 
 
 class BlockList:
-    """The nodes of a graph that stay float32 in ``kind``: `reasons` by what a node is called (`key_of`)."""
+    """The nodes of a graph that stay float32 in ``kind``: `reasons` by what a node is called (`get_node_key`)."""
 
     def __init__(self, types: ElementTypes, kind: int) -> None:
         self._types, self._graph, self._kind, self._masks = types, types.graph, kind, MaskConstants(types)
@@ -50,40 +50,42 @@ class BlockList:
         for rule in (self._find_untouchable, self._find_quantised, self._find_position_nodes, self._find_constant_nodes):
             for node, reason in rule():
                 if self._is_concerned(node):
-                    found.setdefault(key_of(node), reason)
+                    found.setdefault(get_node_key(node), reason)
         return found
 
     def _is_concerned(self, node: ir.Node) -> bool:
-        return operator(node) != "Constant" and bool(self._types.floats((*self._graph.reads(node), *node.outputs)))
+        return get_operator(node) != "Constant" and bool(
+            self._types.select_float32((*self._graph.all_inputs(node), *node.outputs))
+        )
 
     def _find_untouchable(self) -> Iterator[tuple[ir.Node, str]]:
         """What holds a graph, what no schema tells of, and what does not take the type."""
         for node in self._nodes:
-            if graphs_of(node):
+            if list_subgraphs(node):
                 yield node, "holds a graph of its own"
-            elif self._types.operator(node) is None:
+            elif self._types.signature(node) is None:
                 yield node, "an operator that is not known here"
-            elif not self._types.changes(node, self._kind):
+            elif not self._types.convertible(node, self._kind):
                 yield node, f"the operator does not take {NAMES[self._kind].lower()}"
 
     def _find_quantised(self) -> Iterator[tuple[ir.Node, str]]:
         """int8 operators, what takes their results, and the Casts and Muls that bring those to scale."""
 
         def behind(node: ir.Node) -> list[ir.Node]:
-            passes = operator(node) in QUANTISED | RESCALING
-            return [user for value in node.outputs for user in self._graph.users(value)] if passes else []
+            passes = get_operator(node) in QUANTISED | RESCALING
+            return [user for value in node.outputs for user in self._graph.all_consumers(value)] if passes else []
 
-        for node in _walk([node for node in self._nodes if operator(node) in QUANTISED], behind):
+        for node in _walk([node for node in self._nodes if get_operator(node) in QUANTISED], behind):
             yield node, "part of a quantised product"
 
     def _find_position_nodes(self) -> Iterator[tuple[ir.Node, str]]:
         """What is computed from positions alone, up to where it is made an angle, an integer or a truth value."""
         reckoned = self._reckoned
-        todo = [node for node in self._nodes if operator(node) in DISCRETE and self._takes_only(node, reckoned)]
-        todo = [node for node in todo if operator(node) not in CASTS or not self._types.floats(node.outputs)]
+        todo = [node for node in self._nodes if get_operator(node) in DISCRETE and self._takes_only(node, reckoned)]
+        todo = [node for node in todo if get_operator(node) not in CASTS or not self._types.select_float32(node.outputs)]
 
         def before(node: ir.Node) -> list[ir.Node]:
-            return [made for value in self._types.floats(node.inputs) if (made := value.producer()) is not None]
+            return [made for value in self._types.select_float32(node.inputs) if (made := value.producer()) is not None]
 
         for node in _walk(todo, before):
             yield node, "positions or masks on their way to an angle, an integer or a comparison"
@@ -97,13 +99,13 @@ class BlockList:
             if tensor is not None and (tensor.data_type != FLOAT or element_count(tensor.dims) <= SMALL):
                 found.add(value)
         for node in self._nodes:
-            if operator(node) in MEASURING or all(value in found for value in self._graph.reads(node)):
+            if get_operator(node) in SHAPE_READING or all(value in found for value in self._graph.all_inputs(node)):
                 found.update(value for value in node.outputs if value.name)
         return found
 
     def _takes_only(self, node: ir.Node, reckoned: set[ir.Value]) -> bool:
         """Whether ``node`` has a float32 input and every one of them is among ``reckoned``."""
-        floats = self._types.floats(node.inputs)
+        floats = self._types.select_float32(node.inputs)
         return bool(floats) and all(value in reckoned for value in floats)
 
     def _find_constant_nodes(self) -> Iterator[tuple[ir.Node, str]]:
@@ -117,14 +119,16 @@ class BlockList:
             if reason is None and behind is None:
                 continue
             yield node, reason or behind or ""
-            results = self._types.floats(node.outputs)
-            if reason is not None and operator(node) in MOVING | FILLING:
+            results = self._types.select_float32(node.outputs)
+            if reason is not None and get_operator(node) in MOVING | FILLING:
                 unfitting |= dict.fromkeys(results, reason)
-            elif (reason is not None and operator(node) in GUARDING) or (behind is not None and operator(node) in GUARDED):
+            elif (reason is not None and get_operator(node) in GUARDING) or (
+                behind is not None and get_operator(node) in GUARDED
+            ):
                 guarded |= dict.fromkeys(results, "behind an epsilon, up to the division")
 
     def _check_filled_value(self, node: ir.Node) -> str | None:
-        values = read_constant(node) if operator(node) in FILLING else None
+        values = read_constant(node) if get_operator(node) in FILLING else None
         return None if values is None else self._explain_unfit(node.outputs[0], values)
 
     def _find_unfit_values(self) -> dict[ir.Value, str]:

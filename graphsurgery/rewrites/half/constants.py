@@ -17,9 +17,9 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from graphsurgery.graph.attributes import tensor_proto
+from graphsurgery.graph.attributes import to_tensor_proto
 from graphsurgery.graph.element_types import FLOAT, ElementTypes
-from graphsurgery.graph.operators import ATTENTIONS, MASK_INPUTS, MOVING, operator
+from graphsurgery.graph.operators import ATTENTIONS, MASK_INPUTS, MOVING, get_operator
 
 Array = np.ndarray
 STANDS_FOR_INFINITY = 1e30
@@ -99,11 +99,11 @@ def make_tensor(values: Array, kind: int, name: str) -> onnx.TensorProto:
 def read_constant(node: ir.Node) -> Array | None:
     """Return the float32 values that a Constant holds, or that a ConstantOfShape fills with; None where they are of another
     type."""
-    if operator(node) not in ("Constant", "ConstantOfShape"):
+    if get_operator(node) not in ("Constant", "ConstantOfShape"):
         return None
     for name, one in node.attributes.items():
         if name == "value":
-            tensor = tensor_proto(one.as_tensor())
+            tensor = to_tensor_proto(one.as_tensor())
             return numpy_helper.to_array(tensor) if tensor.data_type == onnx.TensorProto.FLOAT else None
         if name in ("value_float", "value_floats"):
             return np.array(one.value, dtype=np.float32)
@@ -158,19 +158,19 @@ class MaskConstants:
         return frozenset(found)
 
     def _only_masks(self, value: ir.Value, known: set[ir.Value]) -> bool:
-        users = self._graph.users(value)
+        users = self._graph.all_consumers(value)
         hidden = bool(users) and not value.is_graph_output()
         return hidden and all(self._ends(node, value) or self._carries(node, known) for node in users)
 
     def _ends(self, node: ir.Node, value: ir.Value) -> bool:
         """Return whether only the order of numbers, or which of them mask, counts behind ``node``."""
-        if operator(node) == "Cast":
-            return not self._types.floats(node.outputs) and all(self._types[output] for output in node.outputs)
-        if operator(node) in ATTENTIONS:
-            masks = MASK_INPUTS.get(operator(node), ())
+        if get_operator(node) == "Cast":
+            return not self._types.select_float32(node.outputs) and all(self._types[output] for output in node.outputs)
+        if get_operator(node) in ATTENTIONS:
+            masks = MASK_INPUTS.get(get_operator(node), ())
             return all(place in masks for place, given in enumerate(node.inputs) if given is value)
-        return operator(node) in ENDING
+        return get_operator(node) in ENDING
 
     def _carries(self, node: ir.Node, known: set[ir.Value]) -> bool:
         named = [value for value in node.outputs if value.name]
-        return operator(node) in CARRYING and bool(named) and all(value in known for value in named)
+        return get_operator(node) in CARRYING and bool(named) and all(value in known for value in named)

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from onnx import helper, inliner, numpy_helper
 
 from graphsurgery.errors import MissingDataError, NameNotFoundError, UnsupportedModelError
-from graphsurgery.graph.attributes import graphs_of, tensor_proto
+from graphsurgery.graph.attributes import list_subgraphs, to_tensor_proto
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.element_types import FLOAT, HALVES, TYPE_ATTRIBUTES, ElementTypes, key_of
-from graphsurgery.graph.operators import operator
+from graphsurgery.graph.element_types import FLOAT, HALVES, TYPE_ATTRIBUTES, ElementTypes, get_node_key
+from graphsurgery.graph.operators import get_operator
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.external import is_external
 from graphsurgery.model.namer import Namer
@@ -46,7 +46,7 @@ def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outsi
         MissingDataError: weights are external.
     """
     types = read_element_types(model, kind)
-    unknown = sorted(set(keep) - {key_of(node) for node in types.graph.nodes})
+    unknown = sorted(set(keep) - {get_node_key(node) for node in types.graph.nodes})
     if unknown:
         others = f", nor do {len(unknown) - 1} others fit one" if len(unknown) > 1 else ""
         raise NameNotFoundError(f"no node has {unknown[0]!r} as its first output{others}", "name nodes by their first output")
@@ -75,7 +75,7 @@ class Float32Baseline:
 def make_float32_baseline(model: onnx.ModelProto, kind: int, mask: float | None = None) -> Float32Baseline:
     """``model`` in float32 with stand-ins for minus infinity as ``mask``, `lowest_mask` when None. Raises as `to_half`."""
     types = read_element_types(model, kind)
-    every = {key_of(node) for node in types.graph.nodes}
+    every = {get_node_key(node) for node in types.graph.nodes}
     new, weights = _convert(types, ConversionPlan(types, kind, every), lowest_mask(kind) if mask is None else mask)
     del new.graph.value_info[:]
     return Float32Baseline(new, weights)
@@ -95,9 +95,9 @@ def read_element_types(model: onnx.ModelProto, kind: int) -> ElementTypes:
         )
     if FLOAT not in types.present:
         raise UnsupportedModelError("the model has no float32 values", "start from the float32 model")
-    cast = types.operator(ir.Node("", "Cast", []))
+    cast = types.signature(ir.Node("", "Cast", []))
     opset = types.opsets.get("", 0)
-    if cast is None or not cast.admits("T2", kind) or opset < 9:  # ConstantOfShape and Where are of opset 9
+    if cast is None or not cast.allows("T2", kind) or opset < 9:  # ConstantOfShape and Where are of opset 9
         what = f"opset {opset} is too old for {NAMES[kind].lower()}"
         raise UnsupportedModelError(what, "export the model at opset 13 or higher")
     return types
@@ -158,7 +158,7 @@ class _Converter:
             self._versions[made, kind] = made
             self._cast(made, kind, wanted[made])
         for node in nodes:
-            for graph in graphs_of(node):
+            for graph in list_subgraphs(node):
                 self._enter(graph)
             self._set_attributes(node, gives[node])
             self._read(node, reads[node])
@@ -176,11 +176,11 @@ class _Converter:
             calmed = self._masks.fit(value, numbers, kind, self._plan.kind, self._mask)
             if kind == own:
                 if kind != FLOAT or calmed is not numbers:
-                    self._editor.restore(value, make_tensor(calmed, kind, value.name or ""))
+                    self._editor.replace_tensor(value, make_tensor(calmed, kind, value.name or ""))
                 self._versions[value, kind] = value
             else:
                 name = self._editor.namer.new(f"{value.name}/{NAMES[kind].lower()}")
-                self._versions[value, kind] = self._editor.store(make_tensor(calmed, kind, name), node)
+                self._versions[value, kind] = self._editor.add_tensor(make_tensor(calmed, kind, name), node)
 
     def _cast(self, value: ir.Value, made: int, kinds: set[int]) -> None:
         """Put a Cast behind ``value`` for each type that is wanted and that it is not made in."""
@@ -197,12 +197,12 @@ class _Converter:
     def _set_attributes(self, node: ir.Node, gives: list[int]) -> None:
         """Set the attributes that say a type or hold a tensor."""
         kind = self._plan.kind if self._plan.kind in gives else FLOAT
-        numbers = read_constant(node) if operator(node) == "ConstantOfShape" else None
+        numbers = read_constant(node) if get_operator(node) == "ConstantOfShape" else None
         if numbers is not None:
             calmed = self._masks.fit(node.outputs[0], numbers, kind, self._plan.kind, self._mask)
             _set_tensor(node, make_tensor(calmed, kind, ""))
-        elif kind != FLOAT and operator(node) in TYPE_ATTRIBUTES:
-            name = TYPE_ATTRIBUTES[operator(node)]
+        elif kind != FLOAT and get_operator(node) in TYPE_ATTRIBUTES:
+            name = TYPE_ATTRIBUTES[get_operator(node)]
             node.attributes[name] = ir.AttrInt64(name, kind)
         if MASK_FILL in node.attributes:
             node.attributes[MASK_FILL] = ir.AttrFloat32(MASK_FILL, max(node.attributes[MASK_FILL].as_float(), self._mask))
@@ -221,7 +221,7 @@ class _Converter:
             calmed = None if numbers is None else self._tame(numbers)
             if calmed is not None:
                 _set_tensor(node, make_tensor(calmed, FLOAT, ""))
-            for inner in graphs_of(node):
+            for inner in list_subgraphs(node):
                 self._enter(inner)
 
     def _read(self, node: ir.Node, kinds: Sequence[int]) -> None:
@@ -231,7 +231,7 @@ class _Converter:
                 node.replace_input_with(place, self._versions[value, kind])
 
     def _tame_initializer(self, value: ir.Value) -> None:
-        source = None if value.const_value is None else tensor_proto(value.const_value)
+        source = None if value.const_value is None else to_tensor_proto(value.const_value)
         if source is not None and source.data_type == FLOAT:
             calmed = self._tame(numpy_helper.to_array(source))
             if calmed is not None:

@@ -10,10 +10,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.encoder.roles import roles_of
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import RequestError
-from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, key_of
-from graphsurgery.graph.operators import MEASURING, MOVING, operator
+from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, get_node_key
+from graphsurgery.graph.operators import MOVING, SHAPE_READING, get_operator
 from graphsurgery.interface import interface_of
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.block_list import BlockList
@@ -31,7 +31,7 @@ UNITS = {int(FLOAT16): 2.0**-11, int(BFLOAT16): 2.0**-8}
 SAMPLE = 2
 """Feeds for what is run many times over."""
 ROUNDS = 8
-IDLE = MEASURING | {"Constant"}
+IDLE = SHAPE_READING | {"Constant"}
 """Operators that compute nothing with float32 values."""
 HEAVY = 1 << 16
 """Numbers of a weight: nodes with a larger one stay half precision but where they overflow, for that is what it is for."""
@@ -97,13 +97,13 @@ def find_float32_nodes(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int)
     )
     names = measuring.list_rounded(reasons)
     rounding = RoundingProbe(make_float32_baseline(model, kind), names, kind)
-    mask = roles_of(interface_of(model.graph)).mask
+    mask = find_roles(interface_of(model.graph)).mask
     loss = make_loss(rounding, feeds[:SAMPLE], mask)
     lost, losing = measuring.find_losing(loss, reasons)
     reasons |= losing
-    nodes = [node for node in measuring.types.graph.nodes if key_of(node) in reasons]
+    nodes = [node for node in measuring.types.graph.nodes if get_node_key(node) in reasons]
     return Float32Nodes(
-        kind, tuple(key_of(node) for node in nodes), reasons, {key_of(node): node.op_type for node in nodes},
+        kind, tuple(get_node_key(node) for node in nodes), reasons, {get_node_key(node): node.op_type for node in nodes},
         len(measuring.list_convertible(reasons)), lost**0.5,
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ class _Measuring:
 
     def list_convertible(self, reasons: Collection[str]) -> list[ir.Node]:
         """The nodes that would be converted, were those of ``reasons`` kept."""
-        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._can_convert(node)]
+        return [node for node in self.types.graph.nodes if get_node_key(node) not in reasons and self._can_convert(node)]
 
     def list_rounded(self, reasons: Collection[str]) -> list[str]:
         """The values that would be rounded then."""
@@ -136,7 +136,7 @@ class _Measuring:
             if not bad:
                 break
             around = {
-                key_of(node): f"rounding a value loses most: {share / lost:.0%}"
+                get_node_key(node): f"rounding a value loses most: {share / lost:.0%}"
                 for name, share in bad.items()
                 for node in self._find_neighbours(name)
             }
@@ -149,7 +149,7 @@ class _Measuring:
 
     def _can_convert(self, node: ir.Node) -> bool:
         """Whether ``node`` computes, and can in the half type."""
-        return operator(node) not in IDLE and bool(self.types.changes(node, self._kind))
+        return get_operator(node) not in IDLE and bool(self.types.convertible(node, self._kind))
 
     def _find_neighbours(self, name: str) -> list[ir.Node]:
         """The node that makes a value and those that read it, as far as they can be converted."""
@@ -157,16 +157,16 @@ class _Measuring:
         if value is None:
             return []
         maker = value.producer()
-        both = (*([maker] if maker is not None else []), *self.types.graph.users(value))
+        both = (*([maker] if maker is not None else []), *self.types.graph.all_consumers(value))
         return [node for node in both if self._can_convert(node)]
 
     def _may_be_left(self, name: str, reasons: Collection[str]) -> bool:
         """Whether a value can be left unrounded without a large weight in float32; copies of others cannot by themselves."""
         value = self.types.graph.value(name)
         maker = value.producer() if value is not None else None
-        if maker is None or operator(maker) in MOVING:
+        if maker is None or get_operator(maker) in MOVING:
             return False
-        around = [node for node in self._find_neighbours(name) if key_of(node) not in reasons]
+        around = [node for node in self._find_neighbours(name) if get_node_key(node) not in reasons]
         return not any(value in self._heavy for node in around for value in node.inputs)
 
 

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.compare.reference_formulas import split_heads
-from graphsurgery.graph.attributes import integer, integers
-from graphsurgery.graph.element_types import FLOAT, key_of
-from graphsurgery.graph.operators import operator
+from graphsurgery.graph.attributes import get_int, get_ints
+from graphsurgery.graph.element_types import FLOAT, get_node_key
+from graphsurgery.graph.operators import get_operator
 from graphsurgery.rewrites.half.constants import largest
 from graphsurgery.rewrites.half.convert import Float32Baseline
 from graphsurgery.rewrites.half.probes import Feed, RangeProbe
@@ -36,16 +36,16 @@ ATTENTIONS = {PROJECTING, SHIFTING, GROUPED, STANDARD}
 def find_overflows(
     calm: Float32Baseline, kind: int, rounded: Sequence[str], convertible: Sequence[ir.Node], feeds: Sequence[Feed]
 ) -> dict[str, str]:
-    """The nodes (by `key_of`) that take or give a value beyond 1 / `HEADROOM` of what ``kind`` reaches, and why.
+    """The nodes (by `get_node_key`) that take or give a value beyond 1 / `HEADROOM` of what ``kind`` reaches, and why.
 
     ``calm``: the model in float32 with masks of `CALM_MASK`; ``rounded``: its values that would be ``kind``; ``convertible``:
     its nodes that would be. What is infinite in float32 already does not count.
     """
     limit = largest(kind) / HEADROOM
-    attentions = [node for node in convertible if operator(node) in ATTENTIONS]
+    attentions = [node for node in convertible if get_operator(node) in ATTENTIONS]
     watched = sorted({name for node in attentions for name in _list_inputs(node)[:3]} & set(rounded))
     ranges = RangeProbe(calm, rounded, watched)
-    inside = {name for node in convertible if operator(node) in ATTENTIONS | SUMMED.keys() for name in _list_inputs(node)}
+    inside = {name for node in convertible if get_operator(node) in ATTENTIONS | SUMMED.keys() for name in _list_inputs(node)}
     fixed = {one.name: numpy_helper.to_array(one) for one in calm.weights if one.name in inside and one.data_type == FLOAT}
     sizes = {name: float(np.abs(values).max(initial=0)) for name, values in fixed.items()}
     found: dict[str, str] = {}
@@ -54,9 +54,9 @@ def find_overflows(
         sizes |= measured
         for node in convertible:
             size = max(_find_largest_value(node, measured), _bound_sum(node, sizes))
-            size = max(size, _find_largest_score(node, {**fixed, **values}) if operator(node) in ATTENTIONS else 0.0)
+            size = max(size, _find_largest_score(node, {**fixed, **values}) if get_operator(node) in ATTENTIONS else 0.0)
             if size > limit:
-                found[key_of(node)] = f"a value too large: {size:.2g}"
+                found[get_node_key(node)] = f"a value too large: {size:.2g}"
     return found
 
 
@@ -72,14 +72,14 @@ def _find_largest_value(node: ir.Node, sizes: Mapping[str, float]) -> float:
 
 def _bound_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
     """At most this is what a fused operator gets by adding its inputs."""
-    places, names = SUMMED.get(operator(node), ()), _list_inputs(node)
+    places, names = SUMMED.get(get_operator(node), ()), _list_inputs(node)
     return sum(sizes.get(names[place], 0.0) for place in places if place < len(names))
 
 
 def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
     """Return max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
     given = [values.get(name) for name in _list_inputs(node)] + [None] * 4
-    apart = {PROJECTING: _project, SHIFTING: _add_biases}.get(operator(node), _take_separate)
+    apart = {PROJECTING: _project, SHIFTING: _add_biases}.get(get_operator(node), _take_separate)
     known = apart(node, given)
     if len(known) < 3:
         return 0.0
@@ -92,9 +92,9 @@ def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
 
 def _split_heads(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
     """Queries and keys ``[batch, heads, seq, size]``; keys repeated where several heads share them."""
-    heads = integer(node, "num_heads", 0) or integer(node, "q_num_heads", 0)
+    heads = get_int(node, "num_heads", 0) or get_int(node, "q_num_heads", 0)
     query = split_heads(known[0], heads) if known[0].ndim == 3 else known[0]
-    key = split_heads(known[1], integer(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
+    key = split_heads(known[1], get_int(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
     return query, np.repeat(key, query.shape[1] // key.shape[1], axis=1)
 
 
@@ -109,7 +109,7 @@ def _project(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
     x, weights, bias = given[:3]
     if x is None or weights is None:
         return []
-    sizes = integers(node, "qkv_hidden_sizes") or [weights.shape[1] // 3] * 3
+    sizes = get_ints(node, "qkv_hidden_sizes") or [weights.shape[1] // 3] * 3
     return np.split(x @ weights + (0 if bias is None else bias), np.cumsum(sizes)[:2], axis=-1)
 
 

@@ -7,19 +7,21 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from graphsurgery.graph.element_types import FLOAT, ElementTypes, key_of
-from graphsurgery.graph.operators import MEASURING, operator
+from graphsurgery.graph.element_types import FLOAT, ElementTypes, get_node_key
+from graphsurgery.graph.operators import SHAPE_READING, get_operator
 
 
 class ConversionPlan:
     """What a conversion makes of each value of a graph, which it leaves as it is.
 
-    ``kept``: the nodes that stay float32, by `key_of`. ``outside``: the type that float32 inputs and outputs get.
+    ``kept``: the nodes that stay float32, by `get_node_key`. ``outside``: the type that float32 inputs and outputs get.
     """
 
     def __init__(self, types: ElementTypes, kind: int, kept: Collection[str], outside: int = FLOAT) -> None:
         self.types, self.graph, self.kind, self.outside = types, types.graph, kind, outside
-        self._changes = {node: frozenset() if key_of(node) in kept else types.changes(node, kind) for node in types.graph.nodes}
+        self._changes = {
+            node: frozenset() if get_node_key(node) in kept else types.convertible(node, kind) for node in types.graph.nodes
+        }
         self.constants = {value for value, one in types.graph.constants.items() if one.data_type == FLOAT}
 
     @property
@@ -29,18 +31,18 @@ class ConversionPlan:
 
     def find_input_types(self, node: ir.Node) -> list[int]:
         """The type that each input of ``node`` has to be, where it is float32 in the source; of a shape any will do."""
-        if operator(node) in MEASURING:
+        if get_operator(node) in SHAPE_READING:
             return [self.kind if value is None else self.made.get(value, self.kind) for value in node.inputs]
-        known = self.types.operator(node)
+        known = self.types.signature(node)
         return self._slots(node, node.inputs, known.inputs if known is not None else ())
 
     def find_output_types(self, node: ir.Node) -> list[int]:
         """The type that each output of ``node`` is made in, where it is float32 in the source."""
-        known = self.types.operator(node)
+        known = self.types.signature(node)
         return self._slots(node, node.outputs, known.outputs if known is not None else ())
 
     def _slots(self, node: ir.Node, values: Sequence[ir.Value | None], formals: tuple[str, ...]) -> list[int]:
-        known, changes = self.types.operator(node), self._changes[node]
+        known, changes = self.types.signature(node), self._changes[node]
         if known is None or not changes:
             return [FLOAT] * len(values)
         return [self.kind if variable in changes else FLOAT for _, variable in known.variables(values, formals)]
@@ -49,10 +51,10 @@ class ConversionPlan:
     def made(self) -> dict[ir.Value, int]:
         """The type in which each float32 value that is no constant is made."""
         sparse = (self.graph.value(one.values.name) for one in self.graph.source.graph.sparse_initializer)
-        found: dict[ir.Value, int] = dict.fromkeys(self.types.floats(sparse), FLOAT)
+        found: dict[ir.Value, int] = dict.fromkeys(self.types.select_float32(sparse), FLOAT)
         found |= {
             value: FLOAT if self.graph.tensor(value) is not None else self.outside
-            for value in self.types.floats(self.graph.main.inputs)
+            for value in self.types.select_float32(self.graph.main.inputs)
         }
         for node in self.graph.nodes:
             given = zip(node.outputs, self.find_output_types(node), strict=True)
@@ -71,6 +73,6 @@ class ConversionPlan:
     def _readings(self) -> Iterator[tuple[ir.Value, int]]:
         yield from ((value, self.outside) for value in self.graph.main.outputs)
         for node in self.graph.nodes:
-            yield from ((value, FLOAT) for value in self.graph.captured(node))
+            yield from ((value, FLOAT) for value in self.graph.implicit_inputs(node))
             pairs = zip(node.inputs, self.find_input_types(node), strict=True)
             yield from ((value, kind) for value, kind in pairs if value is not None)

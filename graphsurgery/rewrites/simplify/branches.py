@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import graphs_within
+from graphsurgery.graph.attributes import walk_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 
@@ -30,7 +30,7 @@ def _find_taken_branch(graph: Editor, facts: Facts, node: ir.Node) -> ir.Graph |
     if condition is None or len(condition) != 1:
         return None
     held = node.attributes.get(BRANCHES[bool(condition[0])])
-    if held is None or held.is_ref() or graph.has_sparse(held.as_graph()):
+    if held is None or held.is_ref() or graph.has_sparse_initializers(held.as_graph()):
         return None
     branch = held.as_graph()
     return branch if not branch.inputs and len(branch.outputs) >= len(node.outputs) else None
@@ -41,7 +41,7 @@ BRANCHES = {True: "then_branch", False: "else_branch"}
 
 def _move_branch(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[str, int]) -> None:
     """Move the nodes of ``branch`` behind ``node``, with its initializers as Constant nodes, and take ``node`` out."""
-    infos = {info.name: info for info in graph.declared_in(branch)}
+    infos = {info.name: info for info in graph.declared_values(branch)}
     given = {value.name or "": value for inner in branch for value in inner.outputs if value.name}
     held = {value.name or "": value for value in branch.initializers.values()}
     constants = []
@@ -69,11 +69,11 @@ def _move_branch(graph: Editor, node: ir.Node, branch: ir.Graph, times: Mapping[
             continue
         source = inside if inside.producer() is not None else graph.value(inside.name or "") or inside
         copy_node = graph.make_node("Identity", [source], [output.name])
-        graph.reroute(output, copy_node.outputs[0])
+        graph.replace_uses(output, copy_node.outputs[0])
         copies.append(copy_node)
     graph.insert(node, [*constants, *nodes, *copies], declared)
     graph.remove(node)
-    graph.find_pinned()
+    graph.update_pinned()
 
 
 def _list_definitions(graph: Editor) -> Iterator[str]:
@@ -81,6 +81,6 @@ def _list_definitions(graph: Editor) -> Iterator[str]:
     yield from (value.name or "" for value in {*graph.main.inputs, *graph.main.initializers.values()})
     for node in graph.nodes:
         yield from (value.name or "" for value in node.outputs)
-        for inner in graphs_within(node):
+        for inner in walk_subgraphs(node):
             yield from (value.name or "" for value in {*inner.inputs, *inner.initializers.values()})
             yield from (value.name or "" for one in inner for value in one.outputs)

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.graph.attributes import array_of, byte_size, constant_tensor
+from graphsurgery.graph.attributes import count_bytes, get_constant_tensor, read_array
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import SMALL
@@ -49,17 +49,17 @@ def fold_constants(work: Editor, facts: Facts) -> int:
     moved = _move_constant_nodes(work)
     values = Region(work, facts).compute()
     for value, array in values.items():
-        work.hold(value, onnx.numpy_helper.from_array(array))
+        work.replace_with_constant(value, onnx.numpy_helper.from_array(array))
     return moved + len(values)
 
 
 def _move_constant_nodes(work: Editor) -> int:
     """Constant nodes are initializers, where the format has such."""
     moved = 0
-    for node in list(work.nodes) if work.holds_initializers else ():
-        tensor = constant_tensor(node)
+    for node in list(work.nodes) if work.supports_initializers else ():
+        tensor = get_constant_tensor(node)
         if tensor is not None and not node.outputs[0].is_graph_output():
-            work.hold(node.outputs[0], tensor)
+            work.replace_with_constant(node.outputs[0], tensor)
             moved += 1
     return moved
 
@@ -72,7 +72,7 @@ class Region:
         self._constants = work.constants
         self._sizes: dict[ir.Value, int] = {}
         self._nodes: list[ir.Node] = []
-        small = (size for one in self._constants.values() if (size := byte_size(one) or 0) <= GROWTH)
+        small = (size for one in self._constants.values() if (size := count_bytes(one) or 0) <= GROWTH)
         self._left = MOST_GROWTH - sum(small)
         for node in work.nodes:
             if self._can_be_computed(node):
@@ -85,7 +85,7 @@ class Region:
             value
             for node in self._nodes
             for value in node.outputs
-            if value.name in self._work.pinned or any(reader not in own for reader in self._work.readers(value))
+            if value.name in self._work.pinned or any(reader not in own for reader in self._work.consumers(value))
         ]
         if not wanted:
             return {}
@@ -97,7 +97,7 @@ class Region:
     def _given(self) -> dict[str, np.ndarray]:
         values = {value.name or "": value for node in self._nodes for value in node.inputs if value is not None}
         held = {name: self._constants[values[name]] for name in sorted(values) if values[name] not in self._sizes}
-        arrays = {name: array_of(tensor) for name, tensor in held.items()}
+        arrays = {name: read_array(tensor) for name, tensor in held.items()}
         return {name: array for name, array in arrays.items() if array is not None}
 
     def _is_as_foretold(self, value: ir.Value, array: np.ndarray) -> bool:
@@ -114,7 +114,7 @@ class Region:
         inputs = {value for value in node.inputs if value is not None}
         if not self._work.is_standard(node) or node.op_type not in FOLDED or len(node.outputs) != 1 or not inputs:
             return False
-        if node.outputs[0].name in self._work.kept:
+        if node.outputs[0].name in self._work.protected:
             return False
         size = self._size(node.outputs[0])
         if size is None or not all(map(self._is_given, inputs)) or _may_trap(node, self._work):
@@ -143,7 +143,7 @@ class Region:
     def _given_size(self, value: ir.Value) -> int:
         if value in self._sizes:
             return self._sizes[value]
-        return byte_size(self._constants[value]) or 0 if value in self._constants else 0
+        return count_bytes(self._constants[value]) or 0 if value in self._constants else 0
 
     def _is_given(self, value: ir.Value) -> bool:
         """Whether a value is a constant whose elements are there, or will be one of the region's."""
@@ -160,7 +160,7 @@ def _is_inside(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor's elements are in the model, as far as can be told without reading them."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
-    return not tensor.HasField("raw_data") or tensor.ByteSize() >= (byte_size(tensor) or 0)
+    return not tensor.HasField("raw_data") or tensor.ByteSize() >= (count_bytes(tensor) or 0)
 
 
 def _may_trap(node: ir.Node, work: Editor) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import constant_tensor, graphs_of, schema_of
+from graphsurgery.graph.attributes import get_constant_tensor, list_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.operators import RANDOM, TRAINING
+from graphsurgery.graph.schemas import find_schema
 
 Key = tuple[object, ...]
 
@@ -28,22 +29,22 @@ def _merge_nodes(work: Editor) -> int:
         key = _make_key(work, node)
         if key not in first:
             first[key] = node
-        elif work.substitute(node, first[key].outputs):
+        elif work.replace_node(node, first[key].outputs):
             merged += 1
     return merged
 
 
 def _is_repeatable(work: Editor, node: ir.Node) -> bool:
     """Whether a node gives the same whenever it is given the same, as the standard has it."""
-    if not work.is_standard(node) or graphs_of(node) or node.op_type in RANDOM | TRAINING:
+    if not work.is_standard(node) or list_subgraphs(node) or node.op_type in RANDOM | TRAINING:
         return False
-    return constant_tensor(node) is None and schema_of(node.op_type, work.opset) is not None
+    return get_constant_tensor(node) is None and find_schema(node.op_type, work.opset) is not None
 
 
 def _make_key(work: Editor, node: ir.Node) -> Key:
     """Equal for nodes that do the same; which of the outputs there are belongs to it, and what these are kept for."""
     attributes = sorted((name, ir.serde.serialize_attribute(one).SerializeToString()) for name, one in node.attributes.items())
-    outputs = [(bool(value.name), work.kept.get(value.name or "")) for value in node.outputs]
+    outputs = [(bool(value.name), work.protected.get(value.name or "")) for value in node.outputs]
     return node.op_type, node.overload, *node.inputs, None, *outputs, None, *attributes
 
 
@@ -59,13 +60,13 @@ def _merge_constants(work: Editor) -> int:
         if key not in first:
             first[key] = value
         else:
-            work.reroute(value, first[key])
+            work.replace_uses(value, first[key])
             merged += 1
     return merged
 
 
 def _list_constants(work: Editor) -> Iterator[ir.Value]:
     """The constants that are read, each before any node that reads it."""
-    given = [node.outputs[0] for node in work.nodes if constant_tensor(node) is not None]
+    given = [node.outputs[0] for node in work.nodes if get_constant_tensor(node) is not None]
     held = (*work.main.initializers.values(), *given)
-    return (value for value in held if work.constant(value) is not None and work.readers(value))
+    return (value for value in held if work.constant(value) is not None and work.consumers(value))

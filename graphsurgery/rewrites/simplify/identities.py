@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import integer, integers
+from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 
@@ -23,13 +23,13 @@ def drop_identities(work: Editor, facts: Facts) -> int:
     for node in work.nodes:
         rule = RULES.get(node.op_type) if work.is_standard(node) and not _is_kept(work, node) else None
         same = rule(work, facts, node) if rule is not None and node.inputs and node.outputs else None
-        dropped += same is not None and work.substitute(node, [same])
+        dropped += same is not None and work.replace_node(node, [same])
     return dropped
 
 
 def _is_kept(work: Editor, node: ir.Node) -> bool:
     """Casts may go from among what is kept."""
-    return node.op_type != "Cast" and any(value.name in work.kept for value in node.outputs)
+    return node.op_type != "Cast" and any(value.name in work.protected for value in node.outputs)
 
 
 def _match_copy(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
@@ -43,7 +43,7 @@ def _match_single_input(work: Editor, facts: Facts, node: ir.Node) -> ir.Value |
 
 def _match_dropout(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
     if work.opset < DROPOUT_WITHOUT_TRAINING:
-        return node.inputs[0] if integer(node, "is_test", 0) else None
+        return node.inputs[0] if get_int(node, "is_test", 0) else None
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return node.inputs[0]
     training = work.array(node.inputs[2])
@@ -51,7 +51,7 @@ def _match_dropout(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None
 
 
 def _match_cast(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
-    to = integer(node, "to", 0)
+    to = get_int(node, "to", 0)
     return node.inputs[0] if to and facts[node.inputs[0]].dtype == to else None
 
 
@@ -61,7 +61,7 @@ def _match_cast_like(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | No
 
 
 def _match_transpose(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
-    perm, dims = integers(node, "perm"), facts[node.inputs[0]].dims
+    perm, dims = get_ints(node, "perm"), facts[node.inputs[0]].dims
     if perm is not None:
         return node.inputs[0] if perm == sorted(perm) else None
     return node.inputs[0] if dims is not None and len(dims) < 2 else None

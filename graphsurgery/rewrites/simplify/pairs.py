@@ -13,7 +13,7 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import integer, integers
+from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.operators import SAME_ORDER
@@ -48,7 +48,7 @@ def join_pairs(work: Editor, facts: Facts) -> int:
 
 def _drop_both(work: Editor, second: ir.Node, first: ir.Node) -> bool:
     """Let the first input of ``first`` take the place of what ``second`` gives."""
-    return first.inputs[0] is not None and work.substitute(second, [first.inputs[0]])
+    return first.inputs[0] is not None and work.replace_node(second, [first.inputs[0]])
 
 
 def _join_transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
@@ -60,14 +60,14 @@ def _join_transposes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node
         return _drop_both(work, second, first)
     if not work.is_read_once(first.outputs[0]):
         return False
-    work.rewire(second, [first.inputs[0]])
+    work.set_inputs(second, [first.inputs[0]])
     second.attributes["perm"] = ir.AttrInt64s("perm", perm)
     return True
 
 
 def _read_perm(facts: Facts, node: ir.Node) -> list[int] | None:
     """The order of axes: reversed where nothing else is said; None where it is not known, or none."""
-    dims, perm = facts[node.inputs[0]].dims, integers(node, "perm")
+    dims, perm = facts[node.inputs[0]].dims, get_ints(node, "perm")
     if perm is None:
         return list(reversed(range(len(dims)))) if dims is not None else None
     return perm if sorted(perm) == list(range(len(perm))) else None
@@ -78,12 +78,12 @@ def _join_reshapes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) 
     wanted = facts.numbers(second.inputs[1]) if len(second.inputs) > 1 else None
     if first.op_type not in SAME_ORDER or wanted is None or not work.is_read_once(first.outputs[0]):
         return False
-    copied = not integer(second, "allowzero", 0)
+    copied = not get_int(second, "allowzero", 0)
     before, between = (facts[value].dims or () for value in (first.inputs[0], first.outputs[0]))
     for place in (place for place, size in enumerate(wanted) if size == 0 and copied):
         if before[place : place + 1] != between[place : place + 1] or place >= len(before):
             return False
-    work.rewire(second, [first.inputs[0], second.inputs[1]])
+    work.set_inputs(second, [first.inputs[0], second.inputs[1]])
     return True
 
 
@@ -97,12 +97,12 @@ def _join_squeezes(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) 
 
 def _read_axes(facts: Facts, node: ir.Node) -> list[int] | None:
     """The axes, sorted; None where they are not known or not given."""
-    found = facts.literals(node.inputs[1]) if len(node.inputs) > 1 else integers(node, "axes")
+    found = facts.literals(node.inputs[1]) if len(node.inputs) > 1 else get_ints(node, "axes")
     return None if found is None else sorted(found)
 
 
 def _join_casts(work: Editor, facts: Facts, first: ir.Node, second: ir.Node) -> bool:
-    own, to = facts[first.inputs[0]].dtype, integer(second, "to", 0)
+    own, to = facts[first.inputs[0]].dtype, get_int(second, "to", 0)
     between = facts[first.outputs[0]].dtype
     if first.op_type != "Cast" or own != to or between not in WIDER.get(own, ()):
         return False

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import read_at
+from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.graph import Graph
 
 HALVED = ("Unsqueeze", "Div", "Gather", "Shape")
@@ -49,16 +49,19 @@ def find_pattern_values(graph: Graph) -> Mapping[str, str]:
 
 def _find_root(graph: Graph, node: ir.Node) -> dict[str, str]:
     """The root that queries or keys are multiplied with, and the product of the two."""
-    scaled = [reader for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul"]
+    scaled = [reader for reader in graph.consumers(node.outputs[0]) if reader.op_type == "Mul"]
     products = [
-        reader.outputs[0].name or "" for one in scaled for reader in graph.readers(one.outputs[0]) if reader.op_type == "MatMul"
+        reader.outputs[0].name or ""
+        for one in scaled
+        for reader in graph.consumers(one.outputs[0])
+        if reader.op_type == "MatMul"
     ]
     return {node.outputs[0].name or "": products[0]} if products else {}
 
 
 def _find_half(graph: Graph, node: ir.Node, place: int) -> list[str]:
     """How half the width of x is computed, where ``node`` cuts x there to turn the halves."""
-    readers = {reader.op_type for reader in graph.readers(node.outputs[0])}
+    readers = {reader.op_type for reader in graph.consumers(node.outputs[0])}
     if not readers & {"Neg", "Concat"} or len(node.inputs) <= place or node.inputs[0] is None:
         return []
     found, made = _walk_back(node.inputs[place], HALVED), node.inputs[0].producer()
@@ -70,7 +73,7 @@ def _find_scaled(graph: Graph) -> Iterator[str]:
     """Sines and cosines times a constant, be it 1."""
     for node in graph.nodes:
         if node.op_type in ("Cos", "Sin"):
-            yield from _list_names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if reader.op_type == "Mul")
+            yield from _list_names(reader.outputs[0] for reader in graph.consumers(node.outputs[0]) if reader.op_type == "Mul")
 
 
 def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
@@ -99,7 +102,7 @@ def _find_last_behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.N
 
 def _find_follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
     value = node.outputs[0]
-    return next((one for one in graph.readers(value) if one.op_type in kinds and one.inputs[0] is value), None)
+    return next((one for one in graph.consumers(value) if one.op_type in kinds and one.inputs[0] is value), None)
 
 
 def _walk_back(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
@@ -107,10 +110,10 @@ def _walk_back(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> 
     found = [] if value is None else [value]
     for kind in kinds if found else ():
         node = found[-1].producer()
-        while node is not None and node.op_type == "Cast" and (source := read_at(node, 0)) is not None:
+        while node is not None and node.op_type == "Cast" and (source := get_input(node, 0)) is not None:
             found.append(source)
             node = source.producer()
-        before = read_at(node, place) if node is not None and node.op_type == kind else None
+        before = get_input(node, place) if node is not None and node.op_type == kind else None
         if before is None:
             return []
         found.append(before)

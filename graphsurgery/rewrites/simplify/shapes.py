@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import integer
+from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.sizes import Size, Sizes
+from graphsurgery.graph.symbolic import Size, Sizes
 
 
 def simplify_shapes(work: Editor, facts: Facts) -> int:
@@ -36,7 +36,7 @@ def _hold_known_sizes(work: Editor, facts: Facts) -> int:
             fact = facts[node.outputs[0]]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
             array = np.array(values, dtype).reshape(fact.literal or ())
-            work.hold(node.outputs[0], onnx.numpy_helper.from_array(array))
+            work.replace_with_constant(node.outputs[0], onnx.numpy_helper.from_array(array))
             found += 1
     return found
 
@@ -44,7 +44,7 @@ def _hold_known_sizes(work: Editor, facts: Facts) -> int:
 def _is_computed(work: Editor, node: ir.Node) -> bool:
     """Whether a node computes something, one value, that may be computed otherwise."""
     value = node.outputs[0] if len(node.outputs) == 1 and node.inputs else None
-    return value is not None and bool(value.name) and work.constant(value) is None and value.name not in work.kept
+    return value is not None and bool(value.name) and work.constant(value) is None and value.name not in work.protected
 
 
 def _fix_targets(work: Editor, facts: Facts) -> int:
@@ -63,19 +63,19 @@ def _fix_targets(work: Editor, facts: Facts) -> int:
         if target is None or (node.op_type == "Reshape" and not _allow_zeros(node, wanted)):
             continue
         new = work.add_constant(f"{node.name or node.outputs[0].name}/shape", np.array(target, np.int64))
-        work.rewire(node, [node.inputs[0], new])
+        work.set_inputs(node, [node.inputs[0], new])
         changed += 1
     return changed
 
 
 def _is_fixed(work: Editor, value: ir.Value | None) -> bool:
     """Return whether a target is a constant already, or has to be computed as it is."""
-    return value is None or work.constant(value) is not None or value.name in work.kept
+    return value is None or work.constant(value) is not None or value.name in work.protected
 
 
 def _allow_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
     """Let a Reshape read 0 as the dim as it was, unless it has literal zeros that mean zero."""
-    if not integer(node, "allowzero", 0):
+    if not get_int(node, "allowzero", 0):
         return True
     if wanted is None or 0 in wanted:
         return False
@@ -120,5 +120,5 @@ def _merge_sizes(work: Editor, facts: Facts) -> int:
         if key not in first:
             first[key] = node
         else:
-            merged += work.substitute(node, [first[key].outputs[0]])
+            merged += work.replace_node(node, [first[key].outputs[0]])
     return merged

@@ -33,7 +33,7 @@ def drop_dead(graph: Editor, _: Facts) -> int:
         if not any(graph.is_read(value) for value in node.outputs if value.name):
             graph.remove(node)
             dead += 1
-    return dead + graph.drop_unread()
+    return dead + graph.remove_unused_initializers()
 
 
 SIMPLIFICATIONS = {
@@ -65,8 +65,8 @@ def simplify(model: onnx.ModelProto) -> Simplified:
     counts: Counter[str] = Counter()
     changed = True
     while changed:
-        work.find_pinned()
-        work.kept = find_pattern_values(work)
+        work.update_pinned()
+        work.protected = find_pattern_values(work)
         facts = Facts(work)
         found = {name: run(work, facts) for name, run in SIMPLIFICATIONS.items()}
         counts.update(found)

@@ -1,0 +1,149 @@
+"""Limits of what an encoder can be fed: the rows of its embedding tables, and how far its attention looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from graphsurgery.encoder.roles import Roles
+from graphsurgery.errors import MalformedModelError, UnsupportedModelError
+from graphsurgery.graph.attributes import get_constant_tensor, get_input, get_int
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import COMPARING, EMBEDDING_NORM, INDEX_STEPS, POSITION_STEPS, STORED_STEPS, get_operator
+from graphsurgery.model.model import Model
+
+POSITION_OFFSET = 2
+"""RoBERTa-like encoders start counting positions after the padding id, two rows into the table."""
+SHORTEST_POSITION_TABLE = 4
+"""A table with fewer rows is for token types that are looked up by a constant index."""
+WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
+WIDEST_WINDOW = 1 << 20
+"""A larger number is no window. Masks are compared with such numbers, too."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The numbers of rows of the embedding tables. None if no table was found."""
+
+    vocabulary: int | None = None
+    types: int | None = None
+    positions: int | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """The length of the longest sequence for which the position table certainly has rows."""
+        return None if self.positions is None else max(self.positions - POSITION_OFFSET, 1)
+
+
+def find_tables(model: Model, roles: Roles) -> Tables:
+    """Find the tables that ids, token types and positions are looked up in.
+
+    A table is a weight of rank 2 that a Gather reads along axis 0, or a table of EmbedLayerNormalization. The position table is
+    the shortest one as wide as the vocabulary's whose index comes from neither ids nor token types. No table is found in a
+    malformed graph, which ONNX Runtime may still run.
+    """
+    try:
+        graph = Graph.of(model)
+    except (MalformedModelError, UnsupportedModelError):
+        return Tables()
+    rows: dict[str, tuple[int, int]] = {}
+    others = []
+    for table, index in _find_lookups(graph):
+        inputs = _find_index_inputs(graph, index)
+        if not inputs:
+            others.append(table)
+        elif len(inputs) == 1 or roles.ids is None or roles.ids.name not in inputs:
+            rows.update(dict.fromkeys(inputs, table))
+        else:  # the index is a sum of inputs: leave room for the others being 1
+            rows[roles.ids.name] = (max(table[0] - len(inputs) + 1, 1), table[1])
+    vocabulary = rows.get(roles.ids.name) if roles.ids else None
+    types = rows.get(roles.types.name) if roles.types else None
+    positions = [rows[roles.positions.name]] if roles.positions and roles.positions.name in rows else []
+    width = vocabulary[1] if vocabulary else None
+    positions += [table for table in others if table[1] == width and table[0] >= SHORTEST_POSITION_TABLE]
+    return Tables(
+        vocabulary[0] if vocabulary else None,
+        types[0] if types else None,
+        min(table[0] for table in positions) if positions else None,
+    )
+
+
+def _find_lookups(graph: Graph) -> Iterator[tuple[tuple[int, int], ir.Value | None]]:
+    """Yield ((rows, width) of the table, index) for every table lookup, including those in subgraphs."""
+    for node in graph.main.all_nodes():
+        pairs: tuple[tuple[int, int | None], ...] = ()
+        if get_operator(node) == "Gather" and get_int(node, "axis", 0) == 0:
+            pairs = ((0, 1),)
+        elif get_operator(node) == EMBEDDING_NORM:
+            pairs = ((2, 0), (3, None), (4, 1))
+        for place, index in pairs:
+            table = get_input(node, place)
+            tensor = None if table is None else graph.tensor(graph.origin(table, STORED_STEPS))
+            if tensor is not None and len(tensor.dims) == 2:
+                yield (int(tensor.dims[0]), int(tensor.dims[1])), None if index is None else get_input(node, index)
+
+
+def _find_index_inputs(graph: Graph, index: ir.Value | None) -> set[str]:
+    """Return the names of the inputs from which ``index`` is computed by `INDEX_STEPS` alone."""
+    names, seen, todo = set(), set(), [index]
+    while todo:
+        value = todo.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if graph.is_fed(value):
+            names.add(value.name or "")
+        elif node is not None and get_operator(node) in INDEX_STEPS:
+            todo += node.inputs
+    return names
+
+
+def find_largest_window(model: Model) -> int | None:
+    """Return the largest number that positions, or differences of positions, are compared with. None if there is none.
+
+    A comparison with another purpose, such as relative position buckets, only makes the result larger than necessary. No window
+    is found in a malformed graph, which ONNX Runtime may still run.
+    """
+    try:
+        graph = Graph.of(model)
+    except (MalformedModelError, UnsupportedModelError):
+        return None
+    sizes = []
+    for node in graph.main.all_nodes():
+        sizes += [get_int(node, name, 0) for name in WINDOW_ATTRIBUTES]
+        if get_operator(node) in COMPARING:
+            sizes += [_read_size(model, tensor) for tensor in _find_compared_numbers(graph, node)]
+    return max((size for size in sizes if 0 < size <= WIDEST_WINDOW), default=None)
+
+
+def _find_compared_numbers(graph: Graph, node: ir.Node) -> Iterator[onnx.TensorProto]:
+    """Yield the constants of one element that reach a comparison through arithmetic alone."""
+    seen, todo = set(), list(node.inputs)
+    while todo:
+        value = todo.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        tensor = graph.tensor(value)
+        if tensor is None and producer is not None:  # a constant of a subgraph
+            tensor = get_constant_tensor(producer)
+        if tensor is not None:
+            yield from (tensor,) if _is_one_number(tensor) else ()
+        elif producer is not None and get_operator(producer) in POSITION_STEPS:
+            todo += producer.inputs
+
+
+def _read_size(model: Model, tensor: onnx.TensorProto) -> int:
+    """Return the absolute value of a whole number, or 0 for any other number."""
+    value = float(model.values(tensor).reshape(-1)[0])
+    return abs(int(value)) if value.is_integer() else 0
+
+
+def _is_one_number(tensor: onnx.TensorProto) -> bool:
+    numeric = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return tensor.data_type in numeric and all(size == 1 for size in tensor.dims)
