@@ -369,7 +369,7 @@ def test_what_the_readme_says(tmp_path: Path) -> None:
 def test_without_a_proof_the_readme_claims_none(tmp_path: Path) -> None:
     bake(write_folder(tmp_path / "model"), verify=False)
     text = (tmp_path / "model-baked" / "README.md").read_text(encoding="utf-8")
-    assert "Nothing: the proof was left out" in text and "PASSED" not in text
+    assert "Nothing: the proof was skipped" in text and "PASSED" not in text
     assert certificate(tmp_path / "model-baked")["report"] is None
 
 
@@ -619,7 +619,7 @@ def test_configs_that_name_another_width(tmp_path: Path) -> None:
     """Where the folder's cut was left out because of them, the file itself is looked at."""
     folder = write_folder(tmp_path / "model", [transformer(), pooling(), dense(6, out_features=4)])
     put_json(folder / "config_sentence_transformers.json", {"truncate_dim": 4})
-    with pytest.raises(FolderError, match=r"cuts to 4 dims.*the embedding has 6"):
+    with pytest.raises(FolderError, match=r"cuts the embedding to 4 dims.*has 6 dims"):
         bake(folder, tmp_path / "out", verify=False)
     assert not (tmp_path / "out").exists()
 
@@ -761,7 +761,7 @@ def test_an_interrupt_leaves_nothing_behind(after: str, tmp_path: Path) -> None:
     """SIGINT in a process of its own, at a place that it tells of and waits at."""
     folder = write_folder(tmp_path / "model")
     places = {
-        "reading": "graphsurgery.baking.bake:plan_bake", "published": "graphsurgery.baking.bake:published_files",
+        "reading": "graphsurgery.baking.bake:plan_bake", "published": "graphsurgery.baking.bake:collect_companion_files",
         "staged": "graphsurgery.baking.bake:run", "proving": "graphsurgery.runner:verify_itself",
         "committing": "graphsurgery.baking.bake:commit_folder",
     }  # fmt: skip
@@ -824,19 +824,19 @@ def test_a_replacement_that_fails_leaves_what_was_there(tmp_path: Path, monkeypa
 def test_a_folder_made_meanwhile_stays(tmp_path: Path, monkeypatch) -> None:
     """Another process takes the name while the proof runs, with and without force."""
     folder, baked = write_folder(tmp_path / "model"), tmp_path / "model-baked"
-    original = baking.readme
+    original = baking.write_readme
 
     def slow(*arguments: Any) -> str:
         thesis(baked)
         return original(*arguments)
 
-    monkeypatch.setattr(baking, "readme", slow)
+    monkeypatch.setattr(baking, "write_readme", slow)
     with pytest.raises(OutputExistsError):
         bake(folder, verify=False)
     assert [path.name for path in baked.iterdir()] == ["thesis.tex"]
     shutil.rmtree(baked)
     with monkeypatch.context() as unhurried:
-        unhurried.setattr(baking, "readme", original)
+        unhurried.setattr(baking, "write_readme", original)
         bake(folder, verify=False)
     with pytest.raises(OutputExistsError):
         bake(folder, verify=False, force=True)

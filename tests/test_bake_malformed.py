@@ -154,7 +154,7 @@ def two_transformers(place: Path) -> None:
     usual(place, transformer(), transformer("1_T"), pooling(place="2_P"))
 
 
-@case("model: no module of it pools", "add-pooling")
+@case("model has no module that pools", "add-pooling")
 def nothing_that_pools(place: Path) -> None:
     usual(place, transformer(), normalize())
 
@@ -169,7 +169,7 @@ def a_name_that_nobody_makes(place: Path) -> None:
     headed(place, dense(module_input_name="nobody"))
 
 
-@case("2_Dense: Dense writes", "no name")
+@case("2_Dense: Dense writes", "not a valid name")
 def a_name_that_no_file_holds(place: Path) -> None:
     headed(place, dense(module_output_name="\ud800"))
 
@@ -444,12 +444,12 @@ def an_output_that_cannot_be_kept(place: Path) -> list[object]:
     return ["--keep-output", "pooler"]
 
 
-@case("is no folder", "modules.json")
+@case("is not a folder", "modules.json")
 def a_file_in_place_of_a_folder(place: Path) -> None:
     (place / "model").write_text("x", encoding="utf-8")
 
 
-@case("is no folder")
+@case("the folder", "does not exist")
 def nothing_at_all(place: Path) -> None:
     assert not (place / "model").exists()
 

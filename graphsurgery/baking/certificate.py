@@ -1,4 +1,4 @@
-"""``graphsurgery.json``: from what a folder was made, by which steps, and what was proven of it."""
+"""``graphsurgery.json``: the sources of a baked folder, its steps and its proof."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.baking.companion_files import find_copied_files
 from graphsurgery.baking.encoder import TABLES
-from graphsurgery.baking.folder import FILES
+from graphsurgery.baking.output_folder import FILES
 from graphsurgery.baking.plan import BakePlan
-from graphsurgery.baking.published import copied_files
 from graphsurgery.folders.files import sha256_of
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
@@ -20,17 +20,22 @@ from graphsurgery.outcome import Outcome
 from graphsurgery.version import __version__
 
 READ_BY_STEPS = ("weights", "ranges")
-"""Parameters of edits that are paths."""
+"""Parameters of edits that are paths of files to read."""
 
 
-def source_digests(plan: BakePlan) -> dict[str, str]:
-    """sha256 (hex) of every file that is baked, by its place in the model folder; of a file from elsewhere, such as ranges, by
-    its name behind ``elsewhere:``. An export counts as lying where it would have been."""
-    return {_place(_at_home(path, plan.encoder), plan.folder): sha256_of(path) for path in dict.fromkeys(sources_of(plan))}
+def hash_sources(plan: BakePlan) -> dict[str, str]:
+    """Return the sha256 (hex) of every source file by its place in the model folder.
+
+    A file from elsewhere, for example of ranges, has its name behind ``elsewhere:``. An exported file has the place that it
+    would have in the folder.
+    """
+    return {
+        _locate(_find_home(path, plan.encoder), plan.folder): sha256_of(path) for path in dict.fromkeys(_list_sources(plan))
+    }
 
 
-def certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, stage: Path) -> dict[str, Any]:
-    """The facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one."""
+def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, stage: Path) -> dict[str, Any]:
+    """Return the facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one."""
     return {
         "graphsurgery": __version__,
         "versions": versions(),
@@ -41,33 +46,33 @@ def certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, st
         "notes": list(outcome.notes),
         "interface": outcome.interface.to_json(),
         "report": outcome.report.to_json() if outcome.report is not None else None,
-        FILES: {_place(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
+        FILES: {_locate(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
     }
 
 
-def _at_home(path: Path, encoder: Model) -> Path:
-    """Where a file of an encoder that was made elsewhere would lie."""
+def _find_home(path: Path, encoder: Model) -> Path:
+    """Return the path that a file of an encoder made elsewhere would have in the model folder."""
     if encoder.home is None or encoder.folder is None or not path.is_relative_to(encoder.folder):
         return path
     return encoder.home / path.relative_to(encoder.folder)
 
 
-def sources_of(plan: BakePlan) -> Iterator[Path]:
-    """The files that the baked folder was made from: the encoder's, those of the modules, what was copied."""
-    yield from _encoder_files(plan)
+def _list_sources(plan: BakePlan) -> Iterator[Path]:
+    """Yield the files that the baked folder was made from: the encoder's, the modules' and the copied ones."""
+    yield from _list_encoder_files(plan)
     for name in (MODULES, FOLDER_CONFIG):
         if (plan.folder / name).is_file():
             yield plan.folder / name
     for module in plan.modules:
         yield from sorted(path for path in module.path.glob("*.json") if path.is_file())
     for step in plan.steps:
-        given = (getattr(step, name, None) for name in READ_BY_STEPS)
-        yield from (_read(Path(path)) for path in given if isinstance(path, str))
-    yield from (file.path for file in copied_files(plan).values())
+        paths = (getattr(step, name, None) for name in READ_BY_STEPS)
+        yield from (_find_read_file(Path(path)) for path in paths if isinstance(path, str))
+    yield from (file.path for file in find_copied_files(plan).values())
 
 
-def _encoder_files(plan: BakePlan) -> Iterator[Path]:
-    """The ONNX file with its data, and the weights where it was built or exported from those."""
+def _list_encoder_files(plan: BakePlan) -> Iterator[Path]:
+    """Yield the ONNX file with its data, and the weights if it was built or exported from them."""
     first, path = plan.modules[0], plan.encoder.path
     if path is not None:
         yield path
@@ -78,13 +83,13 @@ def _encoder_files(plan: BakePlan) -> Iterator[Path]:
         yield from (one for name in NAMES for one in sorted(first.path.glob(f"{Path(name).stem}*{Path(name).suffix}")))
 
 
-def _read(path: Path) -> Path:
-    """The file that an edit reads at ``path``: of a module folder its weights, or its config where it has none."""
+def _find_read_file(path: Path) -> Path:
+    """Return the file that an edit reads at ``path``. Of a module folder it reads the weights, or else the config."""
     if not path.is_dir():
         return path
-    there = any((path / name).is_file() for name in NAMES)
-    return weights_file(path) if there else path / "config.json"
+    has_weights = any((path / name).is_file() for name in NAMES)
+    return weights_file(path) if has_weights else path / "config.json"
 
 
-def _place(path: Path, folder: Path) -> str:
+def _locate(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"{ELSEWHERE}{path.name}"

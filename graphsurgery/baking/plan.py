@@ -1,4 +1,4 @@
-"""From a model folder to what has to be done: which file is the encoder, and the edits that the modules come to."""
+"""The plan of a bake: the modules of a model folder, the encoder, and the edits that the modules amount to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphsurgery.baking.encoder import find_first_features, open_encoder
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
-from graphsurgery.baking.finish import Planned, cut, finished
-from graphsurgery.baking.folder import repository_of
-from graphsurgery.baking.m3 import LAYERS, m3_steps
-from graphsurgery.baking.module_steps import steps_of
-from graphsurgery.baking.opening import encoder_of, first_features, modules_of, routed
-from graphsurgery.baking.tokens import Tokens, tokens_of
+from graphsurgery.baking.output_folder import CERTIFICATE, find_repository
+from graphsurgery.baking.steps import LAYERS, Planned, plan_ending, plan_m3_outputs, plan_module, plan_truncation
+from graphsurgery.baking.tokenization import Tokenization, read_tokenization
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import DOWNLOAD
-from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_folder_config
+from graphsurgery.folders.files import DOWNLOAD, is_there
+from graphsurgery.folders.modules import MODULES, Module, read_modules
+from graphsurgery.folders.onnx_files import onnx_files
+from graphsurgery.folders.router import default_route, routes
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, read_folder_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request for a bake, besides the folder's own modules."""
+    """What the user asks of a bake, besides the folder's own modules."""
 
     onnx: str | None = None
-    """The encoder's file, where it is not onnx/model.onnx or model.onnx."""
+    """The encoder's file, if it is not onnx/model.onnx or model.onnx."""
     route: str | None = None
     """The route of a Router module."""
     truncate_dim: str | None = None
@@ -39,12 +39,12 @@ class Request:
     """Outputs to keep besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
     exported: Path | None = None
-    """The encoder's file where it was exported elsewhere; it counts as lying at onnx/model.onnx."""
+    """The encoder's file if it was exported elsewhere. It counts as lying at onnx/model.onnx."""
 
 
 @dataclass(frozen=True)
 class BakePlan:
-    """The plan for ``folder``: ``steps`` on ``encoder``."""
+    """The plan of a bake: ``steps`` on ``encoder``."""
 
     folder: Path
     config: FolderConfig
@@ -52,10 +52,9 @@ class BakePlan:
     encoder: Model
     steps: tuple[Edit, ...]
     origins: tuple[Path | None, ...]
-    """The origin of each step: a module's folder or a config; None if it was asked for."""
+    """The origin of each step: a module's folder or a config, or None if the user asked for it."""
     notes: tuple[str, ...]
-
-    tokens: Tokens
+    tokenization: Tokenization
     width: int | None
     """The width of the encoder's token embeddings, if its weights tell."""
     uncut: int | None = None
@@ -63,46 +62,48 @@ class BakePlan:
 
     @property
     def repository(self) -> str | None:
-        """The repository of a model hub that the folder is a copy of, where it lies in a hub's cache."""
-        return repository_of(self.folder)
+        """The repository of a model hub that the folder is a copy of, if it lies in a hub's cache."""
+        return find_repository(self.folder)
 
     @property
     def name(self) -> str:
-        """The model's name."""
         return self.repository.rpartition("/")[2] if self.repository is not None else self.folder.resolve().name
 
     @property
     def is_cross_encoder(self) -> bool:
-        """Whether it scores pairs of texts."""
+        """Whether the model scores pairs of texts."""
         return any(isinstance(step, AddActivation) for step in self.steps)
 
 
 def plan_bake(folder: Path, request: Request) -> BakePlan:
-    """Read ``folder`` and plan everything, touching nothing. Raises FolderError, WeightsError, RequestError and what `load`
-    raises."""
+    """Read ``folder`` and plan the bake. Nothing is written.
+
+    Raises FolderError, WeightsError, RequestError and what `load` raises.
+    """
     config = read_folder_config(folder)
-    modules, notes = routed(modules_of(folder), request.route)
-    encoder, found = encoder_of(folder, modules[0], request.onnx, request.exported)
-    made, width = first_features(modules[0], encoder)
-    kept = _kept(request, made)
-    features = Features(made, kept, request.skip_prompt, width=width, notes=[*notes, *found])
-    planned: list[Planned] = [(step, folder) for step in m3_steps(folder, kept, features.made.get(TOKENS, ""))]
+    modules, notes = _choose_route(_read_modules(folder), request.route)
+    encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
+    made, width = find_first_features(modules[0], encoder)
+    kept = _choose_kept(request, made)
+    features = Features(made, kept, request.skip_prompt, width=width, notes=[*notes, note])
+    planned: list[Planned] = [(step, folder) for step in plan_m3_outputs(folder, kept, features.made.get(TOKENS, ""))]
     mean = Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, "")
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):
-        planned += [(step, module.path) for step in steps_of(module, features)]
-    planned += finished(folder, config, modules, features)
-    planned += cut(folder, config, features, request.truncate_dim)
+        planned += [(step, module.path) for step in plan_module(module, features)]
+    planned += plan_ending(folder, config, modules, features)
+    planned += plan_truncation(folder, config, features, request.truncate_dim)
     if request.precision is not None:
         planned.append((OutputPrecision(request.precision, request.ranges), None))
     _refuse_unused(request, [step for step, _ in planned])
     if not planned:
         raise FolderError(
-            f"{folder}: its modules come to no edit of {encoder.path}", "there is nothing to bake; use the encoder as it is"
+            f"the modules of {folder} do not change the output of {encoder.path}",
+            "there is nothing to bake; use the encoder as it is",
         )
     steps, origins = zip(*planned, strict=True)
-    tokens = tokens_of(folder, modules[0])
+    tokenization = read_tokenization(folder, modules[0])
     uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
-    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokens, width, uncut)
+    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut)
 
 
 def check_uncut(plan: BakePlan, made: Interface) -> None:
@@ -110,24 +111,61 @@ def check_uncut(plan: BakePlan, made: Interface) -> None:
     embedding = made.output(SENTENCE)
     width = embedding.dims[-1] if embedding is not None and embedding.dims else None
     if plan.uncut is not None and isinstance(width, int) and width > plan.uncut:
-        what = f"{plan.folder / FOLDER_CONFIG} cuts to {plan.uncut} dims, all that the modules' configs name"
-        raise FolderError(f"{what}, and the embedding has {width}", DOWNLOAD)
+        cut = f"{plan.folder / FOLDER_CONFIG} cuts the embedding to {plan.uncut} dims, its whole width by the modules' configs"
+        raise FolderError(f"{cut}, but it has {width} dims", DOWNLOAD)
+
+
+def _read_modules(folder: Path) -> tuple[Module, ...]:
+    """Read the folder's modules. A cross-encoder from before 5.4 has no modules.json: its only module is the classifier."""
+    if not (folder / MODULES).is_file():
+        encoder = read_encoder_config(folder)
+        if encoder is not None and encoder.is_classifier:
+            return (Module("Transformer", "", folder, {"transformer_task": "sequence-classification"}, "CrossEncoder"),)
+        if not is_there(folder / MODULES):
+            raise FolderError(f"{folder} has no {MODULES}", _advise_without_modules(folder))
+    return read_modules(folder)
+
+
+def _advise_without_modules(folder: Path) -> str:
+    """Return what to do with a folder that is not one of sentence-transformers."""
+    if (folder / CERTIFICATE).is_file():
+        return "graphsurgery baked it already; bake the folder that it was made from"
+    advice = "give the folder of a sentence-transformers model, the one with modules.json"
+    files = onnx_files(folder)
+    return f"{advice}; or pool the ONNX file alone: graphsurgery add-pooling {folder / files[0]}" if files else advice
+
+
+def _choose_route(modules: tuple[Module, ...], route: str | None) -> tuple[tuple[Module, ...], list[str]]:
+    """Return the modules, with those of one route in place of a Router, and a note on the route."""
+    router = next((module for module in modules if module.kind == "Router"), None)
+    if router is None:
+        if route is not None:
+            raise RequestError(f"the folder has no Router module, but the route {route!r} was asked for", "leave out --route")
+        return modules, []
+    choices = routes(router)
+    name = route if route is not None else default_route(router)
+    if name is None or name not in choices:
+        what = "the Router has no default route" if name is None else f"the Router has no route {name!r}"
+        raise RequestError(f"{what}; its routes are {', '.join(choices)}", "choose one with --route; a file holds one route")
+    place = modules.index(router)
+    others = [other for other in choices if other != name]
+    note = f"route {name} of {router.name}" + (f"; bake {', '.join(others)} with --route, each into a file" if others else "")
+    return (*modules[:place], *choices[name], *modules[place + 1 :]), [note]
 
 
 def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:
-    """RequestError for what was asked for and would make no difference."""
+    """Raise RequestError for options that would make no difference."""
     if request.ranges is not None and request.precision is None:
-        raise RequestError("ranges are for int8 and uint8, and no precision was asked for", "ask with --output-precision int8")
+        raise RequestError("ranges are for int8 and uint8, but no precision was asked for", "add --output-precision int8")
     if request.skip_prompt is not None and not any(getattr(step, "skip_prompt", None) for step in steps):
         raise RequestError("no module of the folder leaves the prompt out of pooling", "leave out --skip-prompt")
 
 
-def _kept(request: Request, made: dict[str, str]) -> tuple[str, ...]:
-    """What is kept, by the names of features; RequestError for what there is not. The hidden state may be named as the encoder
-    calls it."""
+def _choose_kept(request: Request, made: dict[str, str]) -> tuple[str, ...]:
+    """Return the features to keep. RequestError for unknown ones. The encoder's own name for the hidden state is accepted."""
     kept = tuple(TOKENS if name == made.get(TOKENS) else name for name in request.keep_output)
-    could = (TOKENS, *LAYERS)
-    unknown = [name for name in kept if name not in could]
+    choices = (TOKENS, *LAYERS)
+    unknown = [name for name in kept if name not in choices]
     if unknown:
-        raise RequestError(f"there is no {unknown[0]!r} that could be kept", f"choose from {', '.join(could)}")
+        raise RequestError(f"there is no output {unknown[0]!r} to keep", f"choose from {', '.join(choices)}")
     return tuple(dict.fromkeys(kept))

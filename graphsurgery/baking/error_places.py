@@ -12,17 +12,14 @@ ADVICE = {
     "--dim": "write one such as --truncate-dim 256, or several such as --truncate-dim 512,256",
     "--to": "choose from int8, uint8, binary, ubinary with --output-precision",
 }
-"""The advice of a bake where an edit's own would name one of these options, which bake calls otherwise."""
+"""The advice of a bake if an edit's own names one of these options, which have other names in bake."""
 POOLING_OPTIONS = frozenset({"--mask", "--hidden-state", "--ids", "--mode"})
-"""Options that add-pooling has and bake has not."""
+"""Options of add-pooling that bake does not have."""
 
 
 @contextmanager
-def naming(place: Path | None, pooled: Path | None = None) -> Iterator[None]:
-    """Let errors name ``place``; None if not the folder but the request is wrong.
-
-    ``pooled`` is the ONNX file, for advice that only add-pooling can follow.
-    """
+def name_place_in_errors(place: Path | None, pooled: Path | None = None) -> Iterator[None]:
+    """Let errors name ``place``, if there is one. ``pooled`` is the ONNX file, for advice that only add-pooling can follow."""
     try:
         yield
     except VerificationFailed:
@@ -33,7 +30,7 @@ def naming(place: Path | None, pooled: Path | None = None) -> Iterator[None]:
 
 
 def name_place(error: GraphSurgeryError, place: Path | None, pooled: Path | None = None) -> None:
-    """Let ``error`` name ``place``, and advise nothing that bake cannot do."""
+    """Let ``error`` name ``place``, if there is one, and advise nothing that bake cannot do."""
     if place is not None and str(place) not in error.message:
         error.message = f"{place}: {error.message}"
     error.advice = next((ADVICE[option] for option in error.options if option in ADVICE), error.advice)

@@ -1,0 +1,204 @@
+"""The edits that the modules and configs of a folder, and the request, amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_cnn import AddCnn
+from graphsurgery.edits.add_dense import AddDense
+from graphsurgery.edits.add_layer_norm import AddLayerNorm
+from graphsurgery.edits.add_lstm import AddLstm
+from graphsurgery.edits.add_normalize import AddNormalize
+from graphsurgery.edits.add_pooling import AddPooling
+from graphsurgery.edits.add_splade_pooling import AddSpladePooling
+from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
+from graphsurgery.edits.add_word_weights import AddWordWeights
+from graphsurgery.edits.edit import Edit
+from graphsurgery.edits.mask_tokens import MaskTokens
+from graphsurgery.edits.pooling_request import INPUT
+from graphsurgery.edits.truncate import Truncate
+from graphsurgery.errors import FolderError
+from graphsurgery.folders.files import inside, is_there, setting
+from graphsurgery.folders.modules import Module
+from graphsurgery.folders.pooling_config import parse_pooling
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, score_activation
+
+Steps = list[Edit]
+Planned = tuple[Edit, Path | None]
+"""An edit and its origin: a module's folder or a config. None if the user asked for it."""
+SPARSE, COLBERT = "sparse_weights", "colbert_vectors"
+LAYERS = {SPARSE: "sparse_linear.pt", COLBERT: "colbert_linear.pt"}
+"""Additional outputs of bge-m3, and the files of their layers."""
+
+
+def plan_module(module: Module, features: Features) -> Steps:
+    """Return the edits that ``module`` amounts to. FolderError for a kind that cannot be baked behind an encoder."""
+    handler = HANDLERS.get(module.kind)
+    if handler is None:
+        raise FolderError(
+            f"{module.path}: a {module.kind} module cannot be baked here; those that can are {', '.join(sorted(HANDLERS))}",
+            "bake the encoder alone with add-pooling, and apply this module yourself; bake leaves out no module silently",
+        )
+    return handler(module, features)
+
+
+def plan_m3_outputs(folder: Path, wanted: tuple[str, ...], tokens: str) -> Steps:
+    """Return the edits for those of `LAYERS` that are ``wanted``: outputs of bge-m3 (arXiv 2402.03216) besides its embedding.
+
+        sparse_weights [batch, seq, 1] = relu(x Ws + bs)             0 at padding
+        colbert_vectors [batch, seq, dim] = unit(x Wc + bc)          0 at padding and at the first token
+
+    One gives a weight per token for learned sparse retrieval, the other a vector per token for late interaction. x is the
+    output ``tokens``, which stays. The layers are beside modules.json. FlagEmbedding leaves the first position out of its
+    vectors; here it stays and is zero, so that positions are those of the ids, whichever side is padded. FolderError if the
+    folder does not have a layer.
+    """
+    steps: Steps = []
+    for name in (name for name in LAYERS if name in wanted):
+        if not is_there(folder / LAYERS[name]):
+            raise FolderError(f"{folder} has no {LAYERS[name]}, which {name} need", "keep only outputs that this model has")
+        weights = str(inside(folder, LAYERS[name], str(folder)))
+        activation = "relu" if name == SPARSE else "identity"
+        steps.append(AddDense(weights, activation, target=tokens, output_name=name, keep_target=True))
+        steps += [AddNormalize(name)] if name == COLBERT else []
+        steps.append(MaskTokens(name, skip_first=name == COLBERT))
+    return steps
+
+
+def plan_ending(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features) -> list[Planned]:
+    """Return the edit after the modules: scores of a cross-encoder, or unit vectors of a late-interaction model."""
+    if SCORES in features.made:
+        encoder = read_encoder_config(modules[0].path)
+        if encoder is None:
+            return []
+        activation = score_activation(config, encoder, encoder.num_labels)
+        place = folder / FOLDER_CONFIG if config.activation else modules[0].path / "config.json"
+        return [(AddActivation(activation, features.made[SCORES], SCORES), place)]
+    if SENTENCE in features.made:
+        return []
+    if TOKENS not in features.made or (config.model_type != "ColBERT" and not _ends_with_token_dense(modules)):
+        raise FolderError(
+            f"{folder} has no module that pools", "if it is a plain transformer folder, pool its ONNX file with add-pooling"
+        )
+    features.notes.append("no module pools: the file gives a vector per token, normalised, for late interaction")
+    return [(AddNormalize(features.made[TOKENS]), folder)]
+
+
+def _ends_with_token_dense(modules: Sequence[Module]) -> bool:
+    """Return whether the last module is a Dense over tokens, as in a late-interaction model."""
+    last = modules[-1]
+    return last.kind == "Dense" and last.config.get("module_input_name") == TOKENS
+
+
+def plan_truncation(folder: Path, config: FolderConfig, features: Features, dims: str | None) -> list[Planned]:
+    """Return the truncation to ``dims``, or else to the folder's truncate_dim if that is shorter than the embedding."""
+    if dims is not None:
+        return [(Truncate(dims), None)]
+    if config.truncate_dim is None:
+        return []
+    if config.truncate_dim == features.embedding:
+        features.notes.append(f"the folder's truncate_dim, {config.truncate_dim}, is the whole embedding: nothing is cut off")
+        return []
+    return [(Truncate(str(config.truncate_dim), keep_length=True), folder / FOLDER_CONFIG)]
+
+
+def _plan_pooling(module: Module, features: Features) -> Steps:
+    config = parse_pooling(module.config, module.path / "config.json")
+    skip = None if config.include_prompt else features.skip_prompt or INPUT
+    hidden = features.require(module, TOKENS)
+    if config.dimension is not None and features.width not in (config.dimension, None):
+        raise FolderError(
+            f"{config.path} says that token embeddings are {config.dimension} wide, but the encoder's are {features.width}",
+            "the config or the ONNX file belongs to another model",
+        )
+    width = config.dimension or features.width
+    features.embedding = None if width is None else width * len(config.modes)
+    name = features.make(module, SENTENCE, TOKENS)
+    kept = tuple(hidden if name == TOKENS else name for name in features.kept)
+    return [
+        AddPooling(
+            ",".join(config.modes), hidden_state=hidden, output_name=name, keep_output=kept,
+            token_weights=features.token_weights, skip_prompt=skip,
+        )
+    ]  # fmt: skip
+
+
+def _plan_dense(module: Module, features: Features) -> Steps:
+    path = module.path / "config.json"
+    reads = setting(module.config, "module_input_name", str, path, SENTENCE)
+    writes = setting(module.config, "module_output_name", str, path, reads)
+    value = features.require(module, reads)
+    name = features.make(module, writes, reads)
+    if writes == SENTENCE:
+        features.embedding = _dense_width(module, path)
+    residual = setting(module.config, "use_residual", bool, path, False)
+    keep = writes != reads or reads in features.kept
+    return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
+
+
+def _dense_width(module: Module, path: Path) -> int | None:
+    """Return the width of a Dense module's result, if its config tells."""
+    rows: int | None = setting(module.config, "out_features", int, path)
+    is_glu = setting(module.config, "activation_function", str, path, "").rpartition(".")[2] == "GLU"
+    return rows // 2 if rows is not None and is_glu else rows
+
+
+def _plan_normalize(module: Module, features: Features) -> Steps:
+    if SENTENCE not in features.made:
+        features.notes.append(
+            f"{module.name}: a Normalize module before any pooling does nothing in sentence-transformers, and nothing here"
+        )
+        return []
+    return [AddNormalize(features.require(module, SENTENCE))]
+
+
+def _plan_layer_norm(module: Module, features: Features) -> Steps:
+    return [AddLayerNorm(str(module.path), features.require(module, SENTENCE))]
+
+
+def _plan_dropout(module: Module, features: Features) -> Steps:
+    features.notes.append(f"{module.name}: Dropout does nothing after training")
+    return []
+
+
+def _plan_over_tokens(edit: type[AddCnn | AddLstm | AddWeightedLayerPooling]) -> Callable[[Module, Features], Steps]:
+    """Return the handler of a module that turns token embeddings into token embeddings."""
+
+    def plan(module: Module, features: Features) -> Steps:
+        target = features.require(module, TOKENS)
+        return [edit(str(module.path), target=target, output_name=features.make(module, TOKENS, TOKENS))]
+
+    return plan
+
+
+def _plan_word_weights(module: Module, features: Features) -> Steps:
+    target, name = features.require(module, TOKENS), features.make(module, TOKENS, TOKENS)
+    features.token_weights = "token_weights"
+    return [AddWordWeights(str(module.path), target=target, output_name=name)]
+
+
+def _plan_splade(module: Module, features: Features) -> Steps:
+    path = module.path / "config.json"
+    target = features.require(module, TOKENS)
+    name = features.make(module, SENTENCE, TOKENS)
+    features.embedding = setting(module.config, "word_embedding_dimension", int, path)
+    strategy = setting(module.config, "pooling_strategy", str, path, "max")
+    activation = setting(module.config, "activation_function", str, path, "relu")
+    return [AddSpladePooling(strategy, activation, target=target, output_name=name)]
+
+
+HANDLERS: dict[str, Callable[[Module, Features], Steps]] = {
+    "Pooling": _plan_pooling,
+    "Dense": _plan_dense,
+    "Normalize": _plan_normalize,
+    "LayerNorm": _plan_layer_norm,
+    "Dropout": _plan_dropout,
+    "CNN": _plan_over_tokens(AddCnn),
+    "LSTM": _plan_over_tokens(AddLstm),
+    "WordWeights": _plan_word_weights,
+    "WeightedLayerPooling": _plan_over_tokens(AddWeightedLayerPooling),
+    "SpladePooling": _plan_splade,
+}

@@ -1,0 +1,106 @@
+"""How texts become inputs. The README of a baked folder tells it, so that others tokenise as the model was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from graphsurgery.errors import FolderError, RequestError
+from graphsurgery.folders.files import inside, is_there, open_file, read_json
+from graphsurgery.folders.modules import Module
+from graphsurgery.folders.transformer_config import read_encoder_config, transformer_settings
+from graphsurgery.runtime.texts import find_closing_token, read_padding
+
+TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
+"""Classes of tokenizers that know only the special tokens that a config names."""
+LISTS = ("additional_special_tokens", "extra_special_tokens")
+LONGEST = 1 << 20
+"""A limit of this many tokens or more means no limit: transformers writes 1e30 then."""
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How a model's texts are tokenised."""
+
+    folder: Path
+    """The folder of the tokenizer's files."""
+    has_tokenizer: bool
+    """Whether one of them is the tokenizer.json that the tokenizers package reads."""
+    side: str = "right"
+    pad_id: int = 0
+    pad_token: str = "[PAD]"
+    longest: int | None = None
+    """The longest text in tokens, special ones included. Longer texts are cut."""
+    lower_case: bool = False
+    adds_special: bool = True
+    """Whether special tokens are put around a text."""
+    ends_special: bool = False
+    """Whether a text ends with a token that transformers knows to be special. It does not count as one of a prompt's tokens."""
+    has_own_limit: bool = False
+    """Whether tokenizer.json itself sets the limit."""
+
+
+def read_tokenization(folder: Path, first: Module) -> Tokenization:
+    """Read how sentence-transformers tokenises texts for the model in ``folder`` with the first module ``first``.
+
+    FolderError for a tokenizer.json that cannot be read.
+    """
+    place = first.path if is_there(first.path / TOKENIZER) else folder
+    if not is_there(place / TOKENIZER):
+        return Tokenization(place, False, longest=_find_longest(first, place), lower_case=_is_lower_case(first))
+    open_file(inside(place, TOKENIZER, str(place)))
+    try:
+        side, pad, token = read_padding(place / TOKENIZER)
+        ends_special = _is_special(place, find_closing_token(place / TOKENIZER))
+    except RequestError as error:
+        raise FolderError(error.message, error.advice) from error
+    if first.kind == "StaticEmbedding":  # its module takes the tokenizer as it is, padding and special tokens left out
+        return Tokenization(place, True, side, pad, token, adds_special=False, has_own_limit=True)
+    longest = _find_longest(first, place)
+    return Tokenization(place, True, side, pad, token, longest, _is_lower_case(first), ends_special=ends_special)
+
+
+def _is_special(place: Path, token: str | None) -> bool:
+    """Return whether transformers knows that ``token`` is special: by its tokenizer's class, or because the configs name it."""
+    config = _read_settings(place, CONFIG)
+    if token is None or config.get("tokenizer_class", GENERIC[0]) not in GENERIC:
+        return token is not None
+    return token in {*_list_special_tokens(config), *_list_special_tokens(_read_settings(place, SPECIAL))}
+
+
+def _list_special_tokens(config: dict[str, Any]) -> Iterator[str]:
+    """Yield the special tokens that a config names."""
+    for key, value in config.items():
+        listed = value if key in LISTS and isinstance(value, list) else [value] if key.endswith("_token") else []
+        for one in listed:
+            token = one.get("content") if isinstance(one, dict) else one
+            if isinstance(token, str):
+                yield token
+
+
+def _is_lower_case(first: Module) -> bool:
+    return first.kind == "Transformer" and transformer_settings(first).do_lower_case
+
+
+def _find_longest(first: Module, place: Path) -> int | None:
+    """Return the module's own limit, or else the smaller one of the tokenizer's and the position table's."""
+    if first.kind != "Transformer":
+        return None
+    limit = transformer_settings(first).max_seq_length
+    if limit is not None:
+        return limit if limit < LONGEST else None
+    encoder = read_encoder_config(first.path)
+    positions = encoder.raw.get("max_position_embeddings") if encoder is not None else None
+    limits: list[int] = [one for one in (_read_settings(place, CONFIG).get("model_max_length"), positions) if _is_limit(one)]
+    return min(limits, default=None)
+
+
+def _is_limit(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < LONGEST
+
+
+def _read_settings(place: Path, name: str) -> dict[str, Any]:
+    return dict(read_json(inside(place, name, str(place)))) if is_there(place / name) else {}
