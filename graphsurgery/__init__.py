@@ -13,7 +13,7 @@ command line lives in this package too and its ``--help`` must not wait for nump
 
 from importlib import import_module
 
-from graphsurgery.edit_list import LISTED
+from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.version import __version__ as __version__
 
 HOMES = {
@@ -38,10 +38,10 @@ HOMES = {
     "rewrites.reattach_head": ("ReattachHead",),
     "rewrites.simplify_encoder": ("Simplify",),
     "runner": ("run",),
-} | {f"edits.{listed.function}": (listed.class_name,) for listed in LISTED.values()}
+} | {f"edits.{listed.function}": (listed.class_name,) for listed in EDIT_LIST.values()}
 """The public names by the module that defines them, except for the edits' functions."""
 _HOME_OF = {name: module for module, names in HOMES.items() for name in names}
-_FUNCTIONS = {listed.function: listed for listed in LISTED.values()}
+_FUNCTIONS = {listed.function: listed for listed in EDIT_LIST.values()}
 
 __all__ = sorted(["__version__", *_HOME_OF, *_FUNCTIONS])  # noqa: PLE0605 -- __init__.pyi has the literal list
 
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> object:
     if name in _FUNCTIONS:
         listed = _FUNCTIONS[name]
         edit = getattr(import_module(f"{__name__}.edits.{listed.function}"), listed.class_name)
-        value = import_module(f"{__name__}.api").function_of(edit)
+        value = import_module(f"{__name__}.api").make_function(edit)
     elif name in _HOME_OF:
         value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
     else:

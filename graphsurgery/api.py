@@ -14,7 +14,7 @@ from inspect import Signature, cleandoc
 from typing import Any
 
 from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.parameters import FROM_HERE, Parameter, parameters_of
+from graphsurgery.edits.parameters import FROM_HERE, Parameter, list_parameters
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 
@@ -23,10 +23,10 @@ WIDTH = 120
 ERROR = re.compile(r"\b[A-Z]\w+Error\b")
 
 
-def function_of(edit: type[Edit]) -> Callable[..., Model]:
+def make_function(edit: type[Edit]) -> Callable[..., Model]:
     """The library function of ``edit``: takes a model and the edit's parameters, returns the edited model."""
-    signature = signature_of(edit)
-    parameters = parameters_of(edit)
+    signature = make_signature(edit)
+    parameters = list_parameters(edit)
 
     def function(*positional: Any, **named: Any) -> Model:
         try:
@@ -38,39 +38,39 @@ def function_of(edit: type[Edit]) -> Callable[..., Model]:
 
     function.__name__ = function.__qualname__ = edit.verb.replace("-", "_")
     function.__module__ = "graphsurgery"
-    function.__doc__ = description_of(edit)
+    function.__doc__ = make_docstring(edit)
     function.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()} | {"return": Model}
     function.__dict__["__signature__"] = signature
     return function
 
 
-def signature_of(edit: type[Edit]) -> Signature:
+def make_signature(edit: type[Edit]) -> Signature:
     """The signature of the library function of ``edit``: the model, what goes by position, then the rest."""
     arguments = [Argument("model", Argument.POSITIONAL_OR_KEYWORD, annotation=Loadable)]
-    for one in sorted(parameters_of(edit), key=lambda one: not one.positional):
+    for one in sorted(list_parameters(edit), key=lambda one: not one.positional):
         kind = Argument.POSITIONAL_OR_KEYWORD if one.positional else Argument.KEYWORD_ONLY
         default = Argument.empty if one.required else one.library_default
         arguments.append(Argument(one.called, kind, default=default, annotation=one.takes))
     return Signature(arguments, return_annotation=Model)
 
 
-def description_of(edit: type[Edit]) -> str:
+def make_docstring(edit: type[Edit]) -> str:
     """The docstring of the library function of ``edit``: what it does, every argument, what it returns and raises."""
-    arguments = [("model", MODEL), *((one.called, _about(one)) for one in parameters_of(edit))]
+    arguments = [("model", MODEL), *((one.called, _describe_parameter(one)) for one in list_parameters(edit))]
     errors = dict.fromkeys(ERROR.findall(edit.resolve.__doc__ or ""))
     sections = [
         cleandoc(edit.__doc__ or ""),
-        "\n".join(["Args:", *(_wrapped(f"{name}: {text}") for name, text in arguments)]),
-        f"Returns:\n{_wrapped('the edited model, a new one.')}",
-        f"Raises:\n{_wrapped(', '.join(errors) + '.')}",
+        "\n".join(["Args:", *(_wrap(f"{name}: {text}") for name, text in arguments)]),
+        f"Returns:\n{_wrap('the edited model, a new one.')}",
+        f"Raises:\n{_wrap(', '.join(errors) + '.')}",
     ]
     return "\n\n".join(sections)
 
 
-def _about(one: Parameter) -> str:
+def _describe_parameter(one: Parameter) -> str:
     sentences = [one.help, FROM_HERE if one.is_path else "", f"Default: {one.otherwise}." if one.otherwise else ""]
     return " ".join(filter(None, sentences))
 
 
-def _wrapped(text: str) -> str:
+def _wrap(text: str) -> str:
     return textwrap.fill(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)

@@ -27,7 +27,7 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Compatibility:
     """Whether ``consumer`` reads the file as it is, and what to set, or why it does not."""
 
     consumer: str
@@ -54,23 +54,23 @@ CONSUMERS = (
 )
 
 
-def readings(interface: Interface) -> tuple[Reading, ...]:
+def check_consumers(interface: Interface) -> tuple[Compatibility, ...]:
     """For every known consumer whether it can read a file of this interface as it is."""
-    return tuple(_reading(consumer, interface) for consumer in CONSUMERS)
+    return tuple(_check_consumer(consumer, interface) for consumer in CONSUMERS)
 
 
-def _reading(consumer: Consumer, interface: Interface) -> Reading:
-    found = _sought(consumer, interface)
+def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
+    found = _find_candidates(consumer, interface)
     if not found:
-        return Reading(consumer.name, False, f"looks for an output named {' or '.join(consumer.looks_for)}")
+        return Compatibility(consumer.name, False, f"looks for an output named {' or '.join(consumer.looks_for)}")
     for value in found:
         if value.rank in consumer.settings and value.dtype == onnx.TensorProto.FLOAT:
-            return Reading(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}")
+            return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}")
     ranks = " or ".join(map(str, consumer.settings))
-    return Reading(consumer.name, False, f"takes float32 of rank {ranks}; {found[0]} is what it would take")
+    return Compatibility(consumer.name, False, f"takes float32 of rank {ranks}; {found[0]} is what it would take")
 
 
-def _sought(consumer: Consumer, interface: Interface) -> list[Value]:
+def _find_candidates(consumer: Consumer, interface: Interface) -> list[Value]:
     if consumer.looks_for == FIRST:
         return list(interface.outputs[:1])
     if consumer.looks_for == ANY:

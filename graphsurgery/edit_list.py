@@ -27,7 +27,7 @@ HEADS, TOKENS, INTERFACE = "Heads", "Tokens, before pooling", "Interface"
 """The groups of the command line's help that hold edits."""
 
 
-class Listed(NamedTuple):
+class EditEntry(NamedTuple):
     """What is known of an edit before its own file is imported."""
 
     verb: str
@@ -57,99 +57,99 @@ class Listed(NamedTuple):
         return self.function.removeprefix("add_")
 
 
-LISTED = {
+EDIT_LIST = {
     one.verb: one
     for one in (
-        Listed(
+        EditEntry(
             "add-pooling", HEADS, "pooled", "append pooling: from token embeddings to one vector per text",
             {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT},
         ),
-        Listed("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
-        Listed(
+        EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
+        EditEntry(
             "add-dense", HEADS, "dense", "append a linear layer with an activation, with weights from a model folder",
             {**MADE, **WEIGHTS, "activation": str, "residual": bool},
         ),
-        Listed(
+        EditEntry(
             "add-layer-norm", HEADS, "layernormed", "append layer normalisation, with weights from a model folder",
             {**TARGET, **WEIGHTS},
         ),
-        Listed(
+        EditEntry(
             "add-activation", HEADS, "activated", "append an activation: scores from a cross-encoder's logits",
             {**MADE, "activation": str},
         ),
-        Listed(
+        EditEntry(
             "add-splade-pooling", HEADS, "splade",
             "append SPLADE pooling: from masked-language scores to one sparse vector per text",
             {**POOLED, **TARGET, "strategy": str, "activation": str},
         ),
-        Listed(
+        EditEntry(
             "truncate", HEADS, "truncated", "keep the first dims of an embedding (Matryoshka) and normalise again",
             {**TARGET, "dim": str, "keep_length": bool},
         ),
-        Listed(
+        EditEntry(
             "output-precision", HEADS, "bytes", "give the embedding as int8, uint8 or packed bits",
             {**TARGET, "to": str, "ranges": TEXT, "digests": list[str]},
         ),
-        Listed("strip-head", HEADS, "encoder", "take the recorded head off again: back to the encoder, byte for byte", None),
-        Listed(
+        EditEntry("strip-head", HEADS, "encoder", "take the recorded head off again: back to the encoder, byte for byte", None),
+        EditEntry(
             "add-weighted-layer-pooling", TOKENS, "layerpooled",
             "take a weighted mean of the hidden layers, with weights from a model folder",
             {**MADE, **WEIGHTS, "layers": str, "before_norm": bool, "layer_start": int},
         ),
-        Listed(
+        EditEntry(
             "add-word-weights", TOKENS, "wordweighted",
             "multiply each token embedding by the weight of its word, from a model folder's config",
             {**MADE, **WEIGHTS, "mask": str, "ids": str, "token_weights": str},
         ),
-        Listed(
+        EditEntry(
             "add-cnn", TOKENS, "cnn", "append convolutions over the token embeddings, with weights from a model folder",
             {**MADE, **WEIGHTS},
         ),
-        Listed(
+        EditEntry(
             "add-lstm", TOKENS, "lstm", "append an LSTM over the token embeddings, with weights from a model folder",
             {**MADE, **WEIGHTS, **MASK},
         ),
-        Listed(
+        EditEntry(
             "mask-tokens", TOKENS, "masked", "set the vectors at padded positions to zero",
             {**TARGET, **MASK, "skip_first": bool},
         ),
-        Listed(
+        EditEntry(
             "drop-input", INTERFACE, "dropped",
             "remove an input that the graph can compute by itself: token types, a mask, positions", FILLED,
         ),
-        Listed(
+        EditEntry(
             "optional-input", INTERFACE, "optional",
             "let callers leave an input out: token types, or a mask that only broadcasts", FILLED,
         ),
-        Listed(
+        EditEntry(
             "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",
             {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
         ),
-        Listed(
+        EditEntry(
             "rename", INTERFACE, "renamed", "give inputs, outputs and symbolic dims other names",
             {"name": list[str], "dim": list[str]},
         ),
-        Listed(
+        EditEntry(
             "dynamic-dim", INTERFACE, "dynamic", "let a batch or sequence size vary again that the export fixed",
             {
                 "dim": list[str], "sizes": list[str], "inputs": list[str], "ids": str, "mask": TEXT, "follows": list[str],
                 "rewired": list[str],
             },
         ),
-        Listed(
+        EditEntry(
             "fix-dim", INTERFACE, "fixed", "give a symbolic dim a number, wherever the file declares it", {"dim": list[str]},
         ),
     )
 }  # fmt: skip
 """Every edit by its verb, in the order of the help."""
-BY_CLASS = {one.class_name: one for one in LISTED.values()}
-RECORDED_EDITS = {verb: one for verb, one in LISTED.items() if one.records is not None}
+ENTRY_BY_CLASS = {one.class_name: one for one in EDIT_LIST.values()}
+RECORDED_EDITS = {verb: one for verb, one in EDIT_LIST.items() if one.records is not None}
 
 
 class ByVerb(Mapping[str, T], Generic[T]):
     """One thing per edit, by verb. `find` imports it when somebody looks it up."""
 
-    def __init__(self, listed: Mapping[str, Listed], find: Callable[[Listed], T]) -> None:
+    def __init__(self, listed: Mapping[str, EditEntry], find: Callable[[EditEntry], T]) -> None:
         self._listed, self._find = listed, find
 
     def __getitem__(self, verb: str) -> T:

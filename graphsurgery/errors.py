@@ -36,6 +36,11 @@ A message says what was found and what is needed; ``advice`` says how to get the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class GraphSurgeryError(Exception):
     """Base of all errors raised on purpose. ``str(error)`` is the message, ``error.advice`` the way out."""
@@ -158,3 +163,22 @@ class PostconditionError(AssertionError):
 
     The message says what was promised and what was found. The command line treats it as a bug: traceback and exit code 3.
     """
+
+
+def require_value(value: T | None, what: str) -> T:
+    """Return ``value``. Raise PostconditionError if it is None although an earlier step had to find it."""
+    if value is None:
+        raise PostconditionError(f"{what} should be known by now, and is None")
+    return value
+
+
+def require_promised(verb: str, what: str, promised: Sequence[object], found: Sequence[object]) -> None:
+    """Raise PostconditionError unless what was ``found`` after an edit is what ``verb`` promised; ``what`` names both."""
+    if tuple(found) != tuple(promised):
+        raise PostconditionError(
+            f"{verb} promised {what}: {_join_values(promised)}; the edited model has: {_join_values(found)}"
+        )
+
+
+def _join_values(values: Sequence[object]) -> str:
+    return "; ".join(map(str, values)) or "none"

@@ -78,20 +78,20 @@ def export(
     target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
     if target.exists() and not force:
         raise OutputExistsError(f"{target} exists already", "choose another output with -o, or replace it with --force")
-    module = _transformer(source)
-    task = _task(module)
-    with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as place:
+    module = _find_transformer(source)
+    task = _read_task(module)
+    with _make_folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as place:
         made = Path(place) / "model.onnx"
         progress("exporting with Optimum")
         _export(module.path, made, task)
         progress("comparing with PyTorch")
-        worst = _compared(module.path, made, task)
+        worst = _compare_with_pytorch(module.path, made, task)
         save(load(made), target, force=force)
     return Exported(target, task, worst)
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[None]:
+def _make_folder(path: Path) -> Iterator[None]:
     """Make the folder ``path`` if it does not exist. Remove it again if nothing was written into it."""
     made = not path.is_dir()
     try:
@@ -106,10 +106,10 @@ def _folder(path: Path) -> Iterator[None]:
                 path.rmdir()  # only an empty folder goes
 
 
-def _transformer(folder: Path) -> Module:
+def _find_transformer(folder: Path) -> Module:
     """Return the transformer module: the first one, or the folder itself if it has no modules.json."""
     if not (folder / "modules.json").is_file():
-        return Module("Transformer", "", folder, {"transformer_task": _plain_task(folder)}, "")
+        return Module("Transformer", "", folder, {"transformer_task": _read_plain_task(folder)}, "")
     first = read_modules(folder)[0]
     if first.kind != "Transformer":
         raise FolderError(
@@ -118,21 +118,21 @@ def _transformer(folder: Path) -> Module:
     return first
 
 
-def _plain_task(folder: Path) -> str:
+def _read_plain_task(folder: Path) -> str:
     config = read_encoder_config(folder)
     if config is None:
         raise FolderError(f"{folder} has neither modules.json nor config.json", "give the folder of a model")
     return "sequence-classification" if config.is_classifier else "feature-extraction"
 
 
-def _task(module: Module) -> str:
+def _read_task(module: Module) -> str:
     task = transformer_settings(module).task
     if task not in TASKS:
         raise FolderError(f"{module.path}: a Transformer loaded for {task} cannot be exported", f"known are {', '.join(TASKS)}")
     return task
 
 
-def _needed(name: str) -> Any:
+def _import_optional(name: str) -> Any:
     """Import a package that only exports need. MissingPackageError if it is not installed."""
     try:
         return importlib.import_module(name)
@@ -145,7 +145,7 @@ def _export(folder: Path, made: Path, task: str) -> None:
     if config is not None and config.model_type == "t5" and task == "feature-extraction":
         _export_t5(folder, made)
         return
-    main_export = _needed("optimum.exporters.onnx").main_export
+    main_export = _import_optional("optimum.exporters.onnx").main_export
     try:
         main_export(str(folder), made.parent, task=TASKS[task], library_name="transformers", do_validation=False)
     except Exception as error:  # Optimum raises whatever transformers and torch raise
@@ -159,7 +159,7 @@ def _export(folder: Path, made: Path, task: str) -> None:
 def _export_t5(folder: Path, made: Path) -> None:
     """Export a T5 encoder with torch, because Optimum 0.1.0 fails on it without its decoder. The dummy mask contains zeros;
     without them torch would write the mask into the graph as a constant."""
-    torch, transformers = _needed("torch"), _needed("transformers")
+    torch, transformers = _import_optional("torch"), _import_optional("transformers")
     model = transformers.T5EncoderModel.from_pretrained(folder).eval()
 
     class HiddenState(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -180,31 +180,31 @@ def _export_t5(folder: Path, made: Path) -> None:
     )  # fmt: skip
 
 
-def _compared(folder: Path, made: Path, task: str) -> float:
+def _compare_with_pytorch(folder: Path, made: Path, task: str) -> float:
     """The largest |ONNX Runtime - PyTorch| at the tokens of a few sentences, padded on the right and on the left.
 
     Raises VerificationFailed if that is too much.
     """
-    torch, transformers = _needed("torch"), _needed("transformers")
+    torch, transformers = _import_optional("torch"), _import_optional("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     config = read_encoder_config(folder)
-    model = _model(transformers, folder, task, config.model_type if config is not None else None).eval()
+    model = _load_pytorch_model(transformers, folder, task, config.model_type if config is not None else None).eval()
     session, output = Session(made), OUTPUTS[task]
     names = [value.name for value in load(made).interface.inputs]
     worst = 0.0
     for side in SIDES:
         tokenizer.padding_side = side
         encoded = tokenizer(list(SENTENCES), padding=True, truncation=True, max_length=LONGEST, return_tensors="np")
-        feed = feed_of(names, encoded)
+        feed = make_feed(names, encoded)
         found = session.run(feed, [output])[output]
         with torch.no_grad():
             given = {name: torch.from_numpy(array) for name, array in feed.items()}
             wanted = getattr(model(**given), output).float().numpy()
-        worst = max(worst, distance(found, wanted, encoded["attention_mask"], side))
+        worst = max(worst, measure_distance(found, wanted, encoded["attention_mask"], side))
     return worst
 
 
-def feed_of(names: Sequence[str], encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def make_feed(names: Sequence[str], encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs ``names`` for tokenized texts, int64. UnsupportedModelError for an input that nothing is known for."""
     mask = encoded["attention_mask"]
     made_up = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0), "token_type_ids": np.zeros_like(mask)}
@@ -218,7 +218,7 @@ def feed_of(names: Sequence[str], encoded: Mapping[str, np.ndarray]) -> dict[str
     return {name: np.asarray(known[name]).astype(np.int64) for name in names}
 
 
-def distance(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, side: str) -> float:
+def measure_distance(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, side: str) -> float:
     """The largest |found - wanted| at tokens. VerificationFailed if that is too much; ``side`` is where the padding stands."""
     apart = np.abs(found.astype(np.float64) - wanted)
     worst = float(apart[mask == 1].max() if apart.ndim == 3 else apart.max())
@@ -230,7 +230,7 @@ def distance(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, side: str)
     return worst
 
 
-def _model(transformers: Any, folder: Path, task: str, model_type: str | None) -> Any:
+def _load_pytorch_model(transformers: Any, folder: Path, task: str, model_type: str | None) -> Any:
     if task == "fill-mask":
         return transformers.AutoModelForMaskedLM.from_pretrained(folder)
     if task == "sequence-classification":

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import onnx
 
-from graphsurgery.consumers import Reading, readings
+from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import explain_pooling, read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
@@ -58,7 +58,7 @@ class Inspection:
     """Bytes of initializers by element type."""
     pooling_config: str | None
     warnings: tuple[str, ...]
-    consumers: tuple[Reading, ...]
+    consumers: tuple[Compatibility, ...]
     fingerprint: str
 
     def to_json(self) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def inspect(source: Loadable) -> Inspection:
     """Look at a model without running it or reading its weights. Raises what `load` raises."""
     model = load(source)
     proto = model.proto
-    hidden, why_not = _hidden(model)
-    pooling, complaint = _pooling_config(model)
+    hidden, why_not = _find_hidden(model)
+    pooling, complaint = _read_pooling_config(model)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
         interface=model.interface,
@@ -101,18 +101,18 @@ def inspect(source: Loadable) -> Inspection:
         tables=find_tables(model, find_roles(model.interface)),
         head=tuple(step.to_json() for step in read_head_steps(model)),
         certificate=certificate_of(model),
-        optimized=_optimized(proto),
+        optimized=_merge_rewrites(proto),
         goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
         pools=explain_pooling(model),
-        precision=_precision(model),
+        precision=_count_bytes_by_type(model),
         pooling_config=pooling,
-        warnings=(*model.notes, *complaint, *_unreadable(proto), *_warnings(model, hidden)),
-        consumers=readings(model.interface),
+        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden)),
+        consumers=check_consumers(model.interface),
         fingerprint=model.fingerprint,
     )
 
 
-def _hidden(model: Model) -> tuple[HiddenState | None, str | None]:
+def _find_hidden(model: Model) -> tuple[HiddenState | None, str | None]:
     try:
         return find_hidden_state(model), None
     except GraphSurgeryError as error:
@@ -127,7 +127,7 @@ def _if_valid(answer: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
+def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
     try:
         found = find_pooling_config(model.path) if model.path is not None else None
     except GraphSurgeryError as error:
@@ -135,31 +135,31 @@ def _pooling_config(model: Model) -> tuple[str | None, list[str]]:
     return (",".join(found.modes) if found else None), []
 
 
-def _unreadable(proto: onnx.ModelProto) -> list[str]:
+def _list_unreadable_steps(proto: onnx.ModelProto) -> list[str]:
     return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
 
 
-def _optimized(proto: onnx.ModelProto) -> dict[str, Any] | None:
+def _merge_rewrites(proto: onnx.ModelProto) -> dict[str, Any] | None:
     merged: dict[str, Any] = {}
     for step in rewrites(proto):
         merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
     return merged or None
 
 
-def _precision(model: Model) -> dict[str, int]:
+def _count_bytes_by_type(model: Model) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for tensor in model.initializers.values():
         sizes[type_name(tensor.data_type)] += payload_size(tensor.data_type, tensor.dims) or 0
     return dict(sizes.most_common())
 
 
-def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
+def _list_warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     graph = model.proto.graph
     found = []
     imported = {entry.domain or "ai.onnx" for entry in model.proto.opset_import}
     missing = {node.domain or "ai.onnx" for one in all_graphs(graph) for node in one.node} - imported
     found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
-    if not _sorted(graph):
+    if not _is_sorted(graph):
         found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")
     if hidden is not None and hidden.width is not None:
         declared = model.interface.output(hidden.name)
@@ -171,11 +171,11 @@ def _warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     return found
 
 
-def _sorted(graph: onnx.GraphProto) -> bool:
+def _is_sorted(graph: onnx.GraphProto) -> bool:
     """Whether each node comes after those whose values it or its subgraphs take, in every subgraph as well."""
     coming = {name for node in graph.node for name in node.output}
     for node in graph.node:
-        if not coming.isdisjoint(reads(node)) or not all(map(_sorted, subgraphs(node))):
+        if not coming.isdisjoint(reads(node)) or not all(map(_is_sorted, subgraphs(node))):
             return False
         coming.difference_update(node.output)
     return True

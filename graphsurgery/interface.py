@@ -37,29 +37,29 @@ class Interface:
     outputs: tuple[Value, ...]
 
     def input(self, name: str) -> Value | None:
-        return _named(self.inputs, name)
+        return _find(self.inputs, name)
 
     def output(self, name: str) -> Value | None:
-        return _named(self.outputs, name)
+        return _find(self.outputs, name)
 
     def to_json(self) -> dict[str, object]:
         """``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
-        return {"inputs": [_json(value) for value in self.inputs], "outputs": [_json(value) for value in self.outputs]}
+        return {"inputs": [_to_json(value) for value in self.inputs], "outputs": [_to_json(value) for value in self.outputs]}
 
 
-def interface_of(graph: onnx.GraphProto) -> Interface:
+def read_interface(graph: onnx.GraphProto) -> Interface:
     """The interface that a graph declares."""
     held = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
-    inputs = [value_of(info) for info in graph.input if info.name not in held]
-    return Interface(tuple(inputs), tuple(value_of(info) for info in graph.output))
+    inputs = [read_value(info) for info in graph.input if info.name not in held]
+    return Interface(tuple(inputs), tuple(read_value(info) for info in graph.output))
 
 
-def value_of(info: onnx.ValueInfoProto) -> Value:
+def read_value(info: onnx.ValueInfoProto) -> Value:
     """A ValueInfoProto as a value; sequences, maps and optionals count as undeclared."""
     if not info.type.HasField("tensor_type"):
         return Value(info.name, onnx.TensorProto.UNDEFINED, None)
     tensor = info.type.tensor_type
-    dims = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+    dims = tuple(_read_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
     return Value(info.name, tensor.elem_type, dims)
 
 
@@ -69,16 +69,16 @@ def type_name(dtype: int) -> str:
     return {"UNDEFINED": "undeclared", "FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 
 
-def _named(values: Iterable[Value], name: str) -> Value | None:
+def _find(values: Iterable[Value], name: str) -> Value | None:
     return next((value for value in values if value.name == name), None)
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+def _read_dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value
     return dim.dim_param or None
 
 
-def _json(value: Value) -> dict[str, object]:
+def _to_json(value: Value) -> dict[str, object]:
     dims = None if value.dims is None else list(value.dims)
     return {"name": value.name, "dtype": type_name(value.dtype), "dims": dims}

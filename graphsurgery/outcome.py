@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.compare.timing import Timings
-from graphsurgery.consumers import Reading, readings
+from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.architecture import Architecture
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import VerificationFailed
@@ -18,7 +18,7 @@ from graphsurgery.model.provenance import rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.fusions import FusionReport
-from graphsurgery.snippet import snippet
+from graphsurgery.snippet import make_snippet
 
 MOST_ATTEMPTS = 4
 """Attempts that an error lists."""
@@ -84,12 +84,12 @@ class Outcome:
     @property
     def snippet(self) -> str:
         """A program that runs the output."""
-        return self.program or snippet(self.output, self.interface, self.source.path)
+        return self.program or make_snippet(self.output, self.interface, self.source.path)
 
     @property
-    def consumers(self) -> tuple[Reading, ...]:
+    def consumers(self) -> tuple[Compatibility, ...]:
         """The programs that can read the output, and those that cannot."""
-        return readings(self.interface)
+        return check_consumers(self.interface)
 
     @property
     def is_right(self) -> bool:
@@ -125,7 +125,7 @@ Optimized = Outcome
 """The outcome of `optimize`."""
 
 
-def require_right(outcome: Outcome) -> Outcome:
+def require_passed(outcome: Outcome) -> Outcome:
     """Return ``outcome``, or raise VerificationFailed if its proof did not pass."""
     if outcome.is_right:
         return outcome
@@ -140,16 +140,16 @@ def require_right(outcome: Outcome) -> Outcome:
 def describe_failure(outcome: Outcome, place: Path) -> str:
     """Say that the proof did not pass, why, and where the output is now. ``place`` is the file or folder that was asked for."""
     report = outcome.report
-    why = "nothing was proven" if report is None else f"{report.verdict.value}: {what_is_wrong(report)}"
-    return f"{place.name} did not pass its proof ({why}); {where_it_is(outcome, place)}"
+    why = "nothing was proven" if report is None else f"{report.verdict.value}: {explain_failure(report)}"
+    return f"{place.name} did not pass its proof ({why}); {describe_output(outcome, place)}"
 
 
-def where_it_is(outcome: Outcome, place: Path) -> str:
+def describe_output(outcome: Outcome, place: Path) -> str:
     """Say where a wrong output is now."""
     return f"it was kept as {place}" if outcome.saved else "nothing was written"
 
 
-def what_is_wrong(report: Report) -> str:
+def explain_failure(report: Report) -> str:
     """Say in one line why a report did not pass."""
     for check in report.checks:
         if check.verdict is Verdict.FAILED:

@@ -25,9 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graphsurgery.compare.tolerance import NO_LIMITS, Limits
-from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.from_parameters import edit_from, require_known
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS, Edit
+from graphsurgery.edits.parameters import make_edit, require_known
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
@@ -80,43 +79,43 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
         content = tomllib.loads(file.read(0, file.size).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not TOML: {error}", "see recipes/ for examples") from error
-    return parsed(content, path.name, model)
+    return parse_recipe(content, path.name, model)
 
 
-def parsed(content: Mapping[str, Any], where: str, model: Path | None = None) -> Recipe:
+def parse_recipe(content: Mapping[str, Any], where: str, model: Path | None = None) -> Recipe:
     """Return a recipe's content as a `Recipe`. Raises as `read_recipe`."""
     require_known(content, [one.name for one in fields(Recipe)], where)
-    entries = _typed(content, "steps", list, where, [])
+    entries = _get(content, "steps", list, where, [])
     if not entries:
         raise RecipeError(f"{where} has no steps", "write at least one [[steps]] with an edit or a rewrite")
-    side = _typed(content, "padding_side", str, where)
+    side = _get(content, "padding_side", str, where)
     if side not in (*SIDES, None):
         raise RecipeError(f"{where}: padding_side is {side!r}", f"choose from {', '.join(SIDES)}")
-    prompts = _typed(content, "prompts", dict, where, {})
+    prompts = _get(content, "prompts", dict, where, {})
     for name in prompts:
-        _typed(prompts, name, str, f"{where}: prompts")
-    checks = _typed(content, "checks", dict, where, {})
+        _get(prompts, name, str, f"{where}: prompts")
+    checks = _get(content, "checks", dict, where, {})
     require_known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
-    goldens = _typed(content, "goldens", bool, where, False)
+    goldens = _get(content, "goldens", bool, where, False)
     if content.get("sources") and not goldens:
         raise RecipeError(f"{where}: sources are for the certificate, which comes with golden vectors", "write goldens = true")
-    limits = {one.name: _typed(checks, one.name, (int, float), f"{where}: checks") for one in fields(Limits)}
+    limits = {one.name: _get(checks, one.name, (int, float), f"{where}: checks") for one in fields(Limits)}
     return Recipe(
-        steps=tuple(_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
-        name=_typed(content, "name", str, where, ""),
-        about=_typed(content, "about", str, where, ""),
-        models=_strings(content, "models", where),
-        architecture=_typed(content, "architecture", str, where, ""),
-        unchecked=_strings(content, "unchecked", where),
+        steps=tuple(_parse_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
+        name=_get(content, "name", str, where, ""),
+        about=_get(content, "about", str, where, ""),
+        models=_get_strings(content, "models", where),
+        architecture=_get(content, "architecture", str, where, ""),
+        unchecked=_get_strings(content, "unchecked", where),
         padding_side=side,
         prompts=prompts,
         checks=Limits(**limits),
         goldens=goldens,
-        sources=_places(content, where),
+        sources=_get_sources(content, where),
     )
 
 
-def recipe_of(model: Model) -> Recipe:
+def read_recorded_recipe(model: Model) -> Recipe:
     """Return the recipe that a file records. Raises NoHeadError if it records no edit and no rewrite.
 
     Running it on the file's source gives the same bytes. If the file was rewritten, that needs the same versions of the
@@ -125,16 +124,16 @@ def recipe_of(model: Model) -> Recipe:
     edits, rewritten = [_entry(step) for step in read_head_steps(model)], rewrites(model.proto)
     if not edits and not rewritten:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
-    entries = _in_order(edits, rewritten) if rewritten else edits
+    entries = _merge_in_order(edits, rewritten) if rewritten else edits
     goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in since_edited(model.proto))
     certified = certificate_of(model)
     named = () if certified is None else certified.sources
-    sources = [place for place in named if _why_no_place(place) is None and not place.startswith(ELSEWHERE)]
-    about = {"about": _about(rewritten)} if rewritten else {}
-    return parsed({"steps": entries, "goldens": goldens, "sources": sources, **about}, RECORD)
+    sources = [place for place in named if _why_bad_source(place) is None and not place.startswith(ELSEWHERE)]
+    about = {"about": _describe_reservations(rewritten)} if rewritten else {}
+    return parse_recipe({"steps": entries, "goldens": goldens, "sources": sources, **about}, RECORD)
 
 
-def entry_of(step: Edit | Rewrite) -> dict[str, Any]:
+def to_entry(step: Edit | Rewrite) -> dict[str, Any]:
     """Return a step as a recipe's table, with all its parameters."""
     name = {EDIT: step.verb} if isinstance(step, Edit) else {REWRITE: step.name}
     return {**name, **step.parameters()}
@@ -144,7 +143,7 @@ def _entry(step: Step) -> dict[str, Any]:
     return {EDIT: step.edit, **step.parameters}
 
 
-def _in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> list[dict[str, Any]]:
+def _merge_in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> list[dict[str, Any]]:
     """Put the recorded edits and rewrites in the order in which they were made.
 
     A rewrite's entry records how many edits were in the head then (``edits``), and the edits that lost their own entry to it
@@ -157,12 +156,12 @@ def _in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> lis
     placed = 0
     for step, recorded in zip(rewritten, there, strict=False):
         entries += recorded[placed:]
-        entries += map(entry_of, read_recorded_rewrites(step.parameters))
+        entries += map(to_entry, read_recorded_rewrites(step.parameters))
         placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # it put that edit there itself
     return [*entries, *edits[placed:]]
 
 
-def _about(rewritten: Sequence[Step]) -> str:
+def _describe_reservations(rewritten: Sequence[Step]) -> str:
     """Say what the steps of a rewritten file do not."""
     versions = sorted({str(step.parameters["onnxruntime"]) for step in rewritten if step.parameters["onnxruntime"]})
     told = [f"fused with ONNX Runtime {' and '.join(versions)}: another version may fuse otherwise"] if versions else []
@@ -173,52 +172,56 @@ def _about(rewritten: Sequence[Step]) -> str:
 
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as text. Parameters that have their default are left out."""
-    lines = [f"{key} = {_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
-    lines += [f"{key} = {_value(list(value))}" for key in ("models", "unchecked", "sources") if (value := getattr(recipe, key))]
-    lines += [f"padding_side = {_value(recipe.padding_side)}"] if recipe.padding_side else []
+    lines = [f"{key} = {_to_toml_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
+    lines += [
+        f"{key} = {_to_toml_value(list(value))}"
+        for key in ("models", "unchecked", "sources")
+        if (value := getattr(recipe, key))
+    ]
+    lines += [f"padding_side = {_to_toml_value(recipe.padding_side)}"] if recipe.padding_side else []
     lines += ["goldens = true"] if recipe.goldens else []
     lines += (
-        ["", "[prompts]", *(f"{_value(key)} = {_value(text)}" for key, text in recipe.prompts.items())]
+        ["", "[prompts]", *(f"{_to_toml_value(key)} = {_to_toml_value(text)}" for key, text in recipe.prompts.items())]
         if recipe.prompts
         else []
     )
     for step in recipe.steps:
         kind, name = (EDIT, step.verb) if isinstance(step, Edit) else (REWRITE, step.name)
-        lines += ["", "[[steps]]", f"{kind} = {_value(name)}"]
+        lines += ["", "[[steps]]", f"{kind} = {_to_toml_value(name)}"]
         given = ((one.name, getattr(step, one.name), one.default) for one in step.known())
-        lines += [f"{name} = {_value(value)}" for name, value, default in given if value != default]
+        lines += [f"{name} = {_to_toml_value(value)}" for name, value, default in given if value != default]
     limits = [(one.name, value) for one in fields(Limits) if (value := getattr(recipe.checks, one.name)) is not None]
     lines += ["", "[checks]", *(f"{name} = {value!r}" for name, value in limits)] if limits else []
     return "\n".join(lines).strip() + "\n"
 
 
-def _step(entry: object, where: str, model: Path | None) -> Edit | Rewrite:
+def _parse_step(entry: object, where: str, model: Path | None) -> Edit | Rewrite:
     if not isinstance(entry, dict):
         raise RecipeError(f"{where} is no table", "write [[steps]] and, below it, edit = ... or rewrite = ...")
     if EDIT in entry and REWRITE in entry:
         raise RecipeError(f"{where} has an edit and a rewrite", "write a step for each")
     kind = REWRITE if REWRITE in entry else EDIT
-    name = _typed(entry, kind, str, where)
+    name = _get(entry, kind, str, where)
     given = {key: value for key, value in entry.items() if key != kind}
     if kind == REWRITE:
         return make_rewrite(name, given, where)
     if name is None:
         edits = f"the edits are {', '.join(EDITS)}; the rewrites are {', '.join(REWRITES)}"
         raise RecipeError(f"{where} names no edit and no rewrite", edits)
-    edit = edit_from(name, given, where)
+    edit = make_edit(name, given, where)
     paths = [one.name for one in edit.known() if one.metadata.get("metavar") == "PATH" and getattr(edit, one.name)]
     if model is None or not paths:
         return edit
-    return replace(edit, **{one: str(_found(Path(getattr(edit, one)), model)) for one in paths})
+    return replace(edit, **{one: str(_find_path(Path(getattr(edit, one)), model)) for one in paths})
 
 
-def _found(path: Path, model: Path) -> Path:
+def _find_path(path: Path, model: Path) -> Path:
     """Return a path of a recipe, from the ONNX file's folder or, if there is nothing, from the folder above."""
     bases = (model.parent, model.parent.parent)
     return next((found for base in bases if os.path.exists(found := base / path)), model.parent / path)  # noqa: PTH110
 
 
-def _typed(content: Mapping[str, Any], key: str, kind: Any, where: str, default: Any = None) -> Any:
+def _get(content: Mapping[str, Any], key: str, kind: Any, where: str, default: Any = None) -> Any:
     value = content.get(key, default)
     if value is default or (isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)):
         return value
@@ -226,34 +229,34 @@ def _typed(content: Mapping[str, Any], key: str, kind: Any, where: str, default:
     raise RecipeError(f"{where}: {key} is {value!r}", f"write a value of type {names}")
 
 
-def _strings(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    found = _typed(content, key, list, where, [])
+def _get_strings(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    found = _get(content, key, list, where, [])
     if not all(isinstance(one, str) for one in found):
         raise RecipeError(f"{where}: {key} is {found!r}", "write a list of texts")
     return tuple(found)
 
 
-def _places(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _get_sources(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The files that a recipe names: of the model folder, and of nowhere else."""
-    found = _strings(content, "sources", where)
+    found = _get_strings(content, "sources", where)
     for place in found:
-        why = _why_no_place(place)
+        why = _why_bad_source(place)
         if why is not None:
             raise RecipeError(f"{where}: sources: the path {place!r} {why}", "name files of the model folder")
     return found
 
 
-def _why_no_place(place: str) -> str | None:
+def _why_bad_source(place: str) -> str | None:
     """What is wrong with how a file of the model folder is named, or None."""
     return why_misspelt(place) or (None if PurePosixPath(place).as_posix() == place else "is not spelt as short as it can be")
 
 
-def _value(value: Any) -> str:
+def _to_toml_value(value: Any) -> str:
     """A value in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(_to_toml_value, value)) + "]"
     if not isinstance(value, str):
         return repr(value)
     escaped = "".join(ESCAPES.get(letter, letter if letter.isprintable() else f"\\U{ord(letter):08x}") for letter in value)

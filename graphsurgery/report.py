@@ -17,7 +17,7 @@ class Verdict(Enum):
     NOT_CHECKED = "NOT CHECKED"
 
 
-def combined(verdicts: Iterable[Verdict]) -> Verdict:
+def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
     """FAILED if any failed, else PASSED if any passed, else (nothing at all, too) NOT CHECKED."""
     found = set(verdicts)
     for verdict in (Verdict.FAILED, Verdict.PASSED):
@@ -75,10 +75,11 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "kind": self.kind, "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
-            "margin": _number(self.margin), "min_cosine": None if self.cosine is None else _number(self.cosine),
-            "not_finite": self.not_finite, "skipped": self.skipped, "beyond_promised": _number(self.beyond),
-            "max_relative_length_diff": None if self.stretch is None else _number(self.stretch), "too_loose": self.too_loose,
+            "kind": self.kind, "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _to_json_number(self.worst),
+            "margin": _to_json_number(self.margin), "min_cosine": None if self.cosine is None else _to_json_number(self.cosine),
+            "not_finite": self.not_finite, "skipped": self.skipped, "beyond_promised": _to_json_number(self.beyond),
+            "max_relative_length_diff": None if self.stretch is None else _to_json_number(self.stretch),
+            "too_loose": self.too_loose,
         }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        compared = combined(one.verdict for one in self.comparisons)
+        compared = combine_verdicts(one.verdict for one in self.comparisons)
         return compared if self.stated is None or compared is Verdict.FAILED else self.stated
 
     @property
@@ -135,7 +136,7 @@ class Report:
     @property
     def verdict(self) -> Verdict:
         """FAILED if any check failed, PASSED if the numbers (or every byte) of at least one were compared and agreed."""
-        verdict = combined(check.verdict for check in self.checks)
+        verdict = combine_verdicts(check.verdict for check in self.checks)
         compared = any(check.conclusive or any(one.cases for one in check.comparisons) for check in self.checks)
         return verdict if compared or verdict is Verdict.FAILED else Verdict.NOT_CHECKED
 
@@ -161,14 +162,14 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data; NaN and infinities as strings."""
         return {
-            "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _number(self.worst),
-            "margin": _number(self.margin),
+            "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _to_json_number(self.worst),
+            "margin": _to_json_number(self.margin),
             "checks": [check.to_json() for check in self.checks], "observations": list(self.observations),
             "not_checked": list(self.not_checked),
         }  # fmt: skip
 
 
-def joined(one: Report, other: Report) -> Report:
+def join_reports(one: Report, other: Report) -> Report:
     """Return the checks of both, and what each of them observes or leaves out, once."""
     return Report(
         (*one.checks, *other.checks),
@@ -177,5 +178,5 @@ def joined(one: Report, other: Report) -> Report:
     )
 
 
-def _number(value: float) -> float | str:
+def _to_json_number(value: float) -> float | str:
     return float(value) if math.isfinite(value) else str(value)

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
-from graphsurgery.contracts import present
-from graphsurgery.edit_list import LISTED
+from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import RequestError, require_value
 from graphsurgery.model.certificate import certificate_of, with_certificate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, since_edited, undoable, undone
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
 from graphsurgery.model.staging import Plan, Saved, Stage, staged
-from graphsurgery.outcome import Outcome, Output, require_right
+from graphsurgery.outcome import Outcome, Output, require_passed
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.golden import copy_goldens, record_goldens, verify_itself
 from graphsurgery.proof.intent import check_intent
@@ -31,7 +30,7 @@ from graphsurgery.proof.rewrite_proof import Claim, Proven, RewriteProof
 from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
-from graphsurgery.report import Check, Report, Verdict, joined
+from graphsurgery.report import Check, Report, Verdict, join_reports
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 
@@ -83,8 +82,8 @@ def run(
     """
     before = load(source)
     _check_request(steps, goldens)
-    place = Path(output) if output is not None else default_output(before, steps[-1])
-    writing, groups = Writing(place, force, dry_run, keep_failed), list(_groups(steps))
+    place = Path(output) if output is not None else choose_output(before, steps[-1])
+    writing, groups = Writing(place, force, dry_run, keep_failed), list(_group_steps(steps))
     options = _Options(
         verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, goldens, progress
     )
@@ -94,7 +93,7 @@ def run(
         if parts and verify:
             outcome = _prove_inner(outcome, parts[-1], writing)
             if not outcome.is_right:
-                return require_right(_keep(outcome, writing))
+                return require_passed(_keep_failed(outcome, writing))
         parts.append(_apply(group, outcome.model, options))
         outcome = parts[-1].describe(outcome)
     if goldens:
@@ -106,12 +105,12 @@ def run(
     return _finish(outcome, parts[-1], writing, options, (sources or {}) if goldens else sources)
 
 
-def default_output(model: Model, last: Step) -> Path:
+def choose_output(model: Model, last: Step) -> Path:
     """The path beside ``model`` with the last step in its name: ``model.onnx`` -> ``model.pooled.onnx``."""
     if model.path is None:
         raise RequestError("a model from memory has no folder to write beside", "say where to write with output=...")
     stem = model.path.name.removesuffix(".onnx")
-    for name in (*(listed.step for listed in LISTED.values()), Rewrite.step):
+    for name in (*(listed.step for listed in EDIT_LIST.values()), Rewrite.step):
         stem = stem.removesuffix(f".{name}")
     return model.path.with_name(f"{stem}.{last.step}.onnx")
 
@@ -133,7 +132,7 @@ class Writing:
         """
         plan = plan_output(model, self.place, force=self.force, largest=LARGEST_PROTOBUF - ROOM)
         if not self.dry_run:
-            tell = _show_bytes(progress, plan) if progress is not None else lambda _: None
+            tell = _make_byte_counter(progress, plan) if progress is not None else lambda _: None
             with staged(plan, force=self.force, progress=tell) as stage:
                 yield stage
             return
@@ -159,14 +158,14 @@ def find_sources(source: Model) -> Mapping[str, str] | None:
 
 def check_goldens(report: Report, written: Model) -> Report:
     """Join ``report`` with the check of a file against the golden values that it records, if it records any."""
-    return joined(report, verify_itself(written)) if report and _has_goldens(written) else report
+    return join_reports(report, verify_itself(written)) if report and _has_goldens(written) else report
 
 
 def _has_goldens(model: Model) -> bool:
     return any(step.edit == GOLDEN for step in since_edited(model.proto))
 
 
-def claim_of(chain: Sequence[Applied], limits: Limits) -> Claim:
+def make_claim(chain: Sequence[Applied], limits: Limits) -> Claim:
     """What the last model of ``chain`` has to keep of the first one."""
     interface = chain[0].before.interface
     for one in chain:
@@ -227,7 +226,7 @@ class _Edited(_Part):
             written, against=self.base, atol=limits.atol, min_cosine=limits.min_cosine, full=full, head_only=dry_run,
             progress=self.options.progress,
         )  # fmt: skip
-        return Proven(joined(report, check_intent(self.base, written, _asked_parameters(self.edits))))
+        return Proven(join_reports(report, check_intent(self.base, written, _asked_parameters(self.edits))))
 
 
 @dataclass
@@ -249,8 +248,8 @@ class _Rewritten(_Part):
     def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
         rewrite = self.applied.rewrite
         self.options.progress(f"proving the rewrite {rewrite.name}")
-        claim = claim_of([self.applied], self.options.limits(rewrite.exactness))
-        proven = self.proof.compare(present(written, "a written file"), claim)
+        claim = make_claim([self.applied], self.options.limits(rewrite.exactness))
+        proven = self.proof.compare(require_value(written, "a written file"), claim)
         if not self.options.has_several:
             return proven
         checks = tuple(replace(check, name=f"{rewrite.name}: {check.name}") for check in proven.report.checks)
@@ -277,7 +276,7 @@ def _is_lossy(steps: Sequence[Step]) -> bool:
     return any(isinstance(step, Rewrite) and step.exactness == LOSSY for step in steps)
 
 
-def _groups(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
+def _group_steps(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
     """Consecutive edits together, and each rewrite by itself."""
     for is_rewrite, group in groupby(steps, key=lambda step: isinstance(step, Rewrite)):
         if is_rewrite:
@@ -355,7 +354,7 @@ def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) ->
     proven = part.prove(written, dry_run=dry_run)
     report = proven.report if written is None else check_goldens(proven.report, written)
     if report and outcome.report is not None:
-        report = joined(outcome.report, report)
+        report = join_reports(outcome.report, report)
     return replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
 
 
@@ -364,19 +363,19 @@ def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, 
     if writing.dry_run and isinstance(part, _Edited):
         plan = plan_output(outcome.model, writing.place, force=writing.force)
         outcome = replace(outcome, notes=(*outcome.notes, *plan.notes))
-        return require_right(_prove(outcome, part, None, dry_run=True) if options.verify else outcome)
+        return require_passed(_prove(outcome, part, None, dry_run=True) if options.verify else outcome)
     with writing.stage(outcome.model, options.progress) as stage:
         outcome = replace(outcome, notes=(*outcome.notes, *stage.plan.notes))
         if options.verify:
             outcome = _prove(outcome, part, stage, writing.dry_run)
             if options.goldens and outcome.report and not _has_goldens(outcome.model):
-                outcome = replace(outcome, report=joined(outcome.report, verify_itself(outcome.model)))
+                outcome = replace(outcome, report=join_reports(outcome.report, verify_itself(outcome.model)))
         if not writing.dry_run and (outcome.is_right or writing.keep_failed):
             outcome = outcome.with_saved(commit(stage, sources, outcome.report))
-        return require_right(outcome)
+        return require_passed(outcome)
 
 
-def _keep(outcome: Outcome, writing: Writing) -> Outcome:
+def _keep_failed(outcome: Outcome, writing: Writing) -> Outcome:
     """Save a wrong model if the user wants to look at it."""
     if writing.dry_run or not writing.keep_failed:
         return outcome
@@ -400,7 +399,7 @@ def _compare_restored(wanted: Model, written: Model) -> Report:
     return Report((check, weights), (), unchecked)
 
 
-def _show_bytes(progress: Progress, plan: Plan) -> Callable[[int], None]:
+def _make_byte_counter(progress: Progress, plan: Plan) -> Callable[[int], None]:
     """Tells how much of the output is written."""
     total = max(plan.size, 1)
     done = told = 0

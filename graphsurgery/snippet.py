@@ -14,29 +14,31 @@ from graphsurgery.runtime.texts import find_tokenizer
 TEXT = "How are you?"
 
 
-def snippet(path: Path, interface: Interface, beside: Path | None = None) -> str:
+def make_snippet(path: Path, interface: Interface, beside: Path | None = None) -> str:
     """Three lines that embed one text with the file at ``path``: with its tokenizer.json (looked for beside it and beside
     ``beside``), or with made-up ids where there is none."""
     tokenizer = find_tokenizer(path) or find_tokenizer(beside)
     roles = find_roles(interface)
     if tokenizer is None or roles.ids is None:
-        imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _made_up(roles)
+        imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _list_made_up_sources(roles)
     else:
         imports = "import numpy as np, onnxruntime, tokenizers"
-        encode = f"e = tokenizers.Tokenizer.from_file({shown(tokenizer)!r}).encode({TEXT!r})"
-        sources = _encoded(roles)
-    feeds = ", ".join(f"{value.name!r}: {_array(value, sources.get(value.name))}" for value in interface.inputs)
+        encode = f"e = tokenizers.Tokenizer.from_file({shorten_path(tokenizer)!r}).encode({TEXT!r})"
+        sources = _list_encoded_sources(roles)
+    feeds = ", ".join(f"{value.name!r}: {_format_array(value, sources.get(value.name))}" for value in interface.inputs)
     outputs = [value.name for value in interface.outputs[:1]]
-    return f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({shown(path)!r}).run({outputs}, {{{feeds}}})[0]"
+    return (
+        f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({shorten_path(path)!r}).run({outputs}, {{{feeds}}})[0]"
+    )
 
 
-def shown(path: Path) -> str:
+def shorten_path(path: Path) -> str:
     """A path as people write it: relative to the current folder where it lies in there."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _encoded(roles: Roles) -> dict[str, str]:
+def _list_encoded_sources(roles: Roles) -> dict[str, str]:
     found = (
         (roles.ids, "e.ids"),
         (roles.mask, "e.attention_mask"),
@@ -46,12 +48,12 @@ def _encoded(roles: Roles) -> dict[str, str]:
     return {role.name: source for role, source in found if role is not None}
 
 
-def _made_up(roles: Roles) -> dict[str, str]:
+def _list_made_up_sources(roles: Roles) -> dict[str, str]:
     found = ((roles.ids, "range(n)"), (roles.mask, "[1] * n"), (roles.types, "[0] * n"), (roles.positions, "range(n)"))
     return {role.name: source for role, source in found if role is not None}
 
 
-def _array(value: Value, source: str | None) -> str:
+def _format_array(value: Value, source: str | None) -> str:
     """A numpy array for one input; lists of int are int64 by themselves."""
     dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{numpy_dtype(value.dtype or 1).name}"
     if source is not None:

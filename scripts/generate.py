@@ -22,11 +22,10 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 from page import filled  # noqa: E402
 
 import graphsurgery  # noqa: E402
-from graphsurgery.api import description_of, signature_of  # noqa: E402
-from graphsurgery.edit_list import LISTED  # noqa: E402
-from graphsurgery.edits.edit import Edit  # noqa: E402
-from graphsurgery.edits.parameters import Parameter, parameters_of  # noqa: E402
-from graphsurgery.edits.registry import EDITS  # noqa: E402
+from graphsurgery.api import make_docstring, make_signature  # noqa: E402
+from graphsurgery.edit_list import EDIT_LIST  # noqa: E402
+from graphsurgery.edits.edit import EDITS, Edit  # noqa: E402
+from graphsurgery.edits.parameters import Parameter, list_parameters  # noqa: E402
 
 STUB, EDITS_PAGE, README = ROOT / "graphsurgery" / "__init__.pyi", ROOT / "docs" / "edits.md", ROOT / "README.md"
 HEAD = """\
@@ -63,20 +62,20 @@ def stub() -> str:
     homes |= {"version": ("__version__",)}
     imports = [f"from graphsurgery.{module} import {', '.join(_sorted(names))}" for module, names in sorted(homes.items())]
     names = "".join(f'    "{name}",\n' for name in _sorted(graphsurgery.__all__))
-    functions = [_function(EDITS[listed.verb]) for listed in sorted(LISTED.values(), key=lambda one: one.function)]
+    functions = [_function(EDITS[listed.verb]) for listed in sorted(EDIT_LIST.values(), key=lambda one: one.function)]
     return HEAD + "\n".join(imports) + f"\n\n__all__ = [\n{names}]\n\n" + "\n".join(functions)
 
 
 def edits_page() -> str:
     """The page of the documentation that lists every parameter."""
     sections = [PAGE]
-    for group, listed in groupby(LISTED.values(), lambda one: one.group):
+    for group, listed in groupby(EDIT_LIST.values(), lambda one: one.group):
         sections += [f"## {group}\n", *(_section(EDITS[one.verb]) for one in listed)]
     return "\n".join(sections)
 
 
 def readme_table() -> str:
-    rows = [f"| `graphsurgery {one.verb}` | {one.summary} |" for one in LISTED.values()]
+    rows = [f"| `graphsurgery {one.verb}` | {one.summary} |" for one in EDIT_LIST.values()]
     return "\n".join(["| edit | what it does |", "| --- | --- |", *rows])
 
 
@@ -86,7 +85,7 @@ def _sorted(names: Iterable[str]) -> list[str]:
 
 
 def _function(edit: type[Edit]) -> str:
-    signature = signature_of(edit)
+    signature = make_signature(edit)
     lines, starred = [], False
     for one in signature.parameters.values():
         if one.kind is one.KEYWORD_ONLY and not starred:
@@ -94,7 +93,7 @@ def _function(edit: type[Edit]) -> str:
         kind = "Loadable" if one.name == "model" else spelled(one.annotation)
         lines.append(f"    {one.name}: {kind}" + (f" = {_literal(one.default)}," if one.default is not one.empty else ","))
     name = edit.verb.replace("-", "_")
-    description = textwrap.indent(description_of(edit), "    ").lstrip()
+    description = textwrap.indent(make_docstring(edit), "    ").lstrip()
     return f"def {name}(\n" + "\n".join(lines) + f'\n) -> Model:\n    """{description}\n    """\n'
 
 
@@ -118,7 +117,7 @@ def _section(edit: type[Edit]) -> str:
 
 
 def _rows(edit: type[Edit]) -> Iterator[str]:
-    for one in parameters_of(edit):
+    for one in list_parameters(edit):
         option = one.option if one.kind is bool else f"{one.option} {one.metavar}"
         text = one.help + (" May be repeated." if one.is_several else "")
         text += f" The function calls it `{one.called}`: `{spelled(one.takes)}`." if one.called != one.name else ""

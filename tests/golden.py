@@ -22,8 +22,7 @@ from onnx import parser, printer
 
 import graphsurgery
 from graphsurgery.cli.main import cli
-from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS, Edit
 from graphsurgery.errors import GraphSurgeryError
 
 CASES = Path(__file__).parent / "cases"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import graphsurgery
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM, parse_activation
 from graphsurgery.errors import RequestError
 from graphsurgery.references import activation as reference
 from graphsurgery.runtime.session import Session
@@ -22,7 +22,7 @@ OPSETS = (11, 13, 18, 21)
 BENDS = (0.0, 0.5, 1.0, 3.0, 6.0, 20.0)
 """Where activations bend or jump, or where torch goes over to another formula."""
 SIZES = (*10.0 ** np.arange(-38, 38), *np.linspace(0.05, 30, 400), float(np.finfo(np.float32).max))
-ELEMENTWISE = sorted(set(ACTIVATIONS) - OVER_ALL)
+ELEMENTWISE = sorted(set(ACTIVATIONS) - OVER_LAST_DIM)
 Array = np.ndarray
 
 
@@ -77,7 +77,7 @@ def test_every_activation(name: str, opset: int) -> None:
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", sorted(OVER_ALL))
+@pytest.mark.parametrize("name", sorted(OVER_LAST_DIM))
 def test_those_over_the_last_dim(name: str, opset: int) -> None:
     x = logits()
     check(name, x, Session(with_activation(name, opset, 7).SerializeToString()).run({"x": x})["y"])
@@ -133,7 +133,7 @@ BY_THE_BOOK = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(OVER_ALL))
+@pytest.mark.parametrize("name", sorted(OVER_LAST_DIM))
 def test_the_reference_of_those_over_the_last_dim(name: str) -> None:
     x = np.random.default_rng(3).standard_normal((5, 7))
     powers = np.exp(-x if name == "softmin" else x)
@@ -172,7 +172,7 @@ def test_those_that_a_dense_layer_alone_can_have(name: str) -> None:
     ],
 )  # fmt: skip
 def test_names(spec: str, name: str) -> None:
-    assert activation_name(spec) == name
+    assert parse_activation(spec) == name
 
 
 @pytest.mark.parametrize(
@@ -181,4 +181,4 @@ def test_names(spec: str, name: str) -> None:
 )
 def test_names_of_nothing(spec: str) -> None:
     with pytest.raises(RequestError, match="there is no activation"):
-        activation_name(spec)
+        parse_activation(spec)

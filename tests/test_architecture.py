@@ -19,15 +19,15 @@ from sharing import Name, Source
 import graphsurgery
 from graphsurgery import errors
 from graphsurgery.cli.main import VERBS, cli
-from graphsurgery.edit_list import LISTED
-from graphsurgery.edits.parameters import parameters_of
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edit_list import EDIT_LIST
+from graphsurgery.edits.edit import EDITS
+from graphsurgery.edits.parameters import list_parameters
 from graphsurgery.graph.operators import ATTENTIONS
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
     ("version", "errors", "edit_list"),
-    ("contracts", "interface"),
+    ("interface",),
     ("report",),
     ("model",),
     ("graph",),
@@ -49,9 +49,8 @@ other."""
 # What edits and proof may share. A fault in shared code is dangerous if it makes an output wrong and, at the same time, makes
 # the proof expect that output. Each line says why that cannot happen. Code that decides what an edit does must not be listed.
 SHARED_MODULES = {
-    "errors": "the error tree decides nothing",
+    "errors": "the error tree decides nothing; a value that has to be there, or a bug",
     "edit_list": "names, and the types of recorded parameters; tests/test_hostile_records.py compares them with the edits",
-    "contracts": "a value that is there, or a bug",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",
     "model.records": "the bytes of a file, field by field",
@@ -250,7 +249,7 @@ def test_every_edit_is_a_class_a_function_and_a_verb(verb: str) -> None:
     assert getattr(graphsurgery, edit.__name__) is edit
     assert (edit.verb, VERBS[verb].summary) == (verb, edit.summary)
     signature = inspect.signature(function)
-    called = [one.called for one in parameters_of(edit)]
+    called = [one.called for one in list_parameters(edit)]
     assert sorted(signature.parameters) == sorted(["model", *called])
     assert function.__annotations__.keys() == {*signature.parameters, "return"}
     about = described(function.__doc__)
@@ -258,7 +257,7 @@ def test_every_edit_is_a_class_a_function_and_a_verb(verb: str) -> None:
     raised = re.search(r"^Raises:\n(.*)\.$", function.__doc__, flags=re.MULTILINE | re.DOTALL)
     assert all(issubclass(getattr(errors, name.strip()), Exception) for name in raised[1].split(","))
     options = {one.name: one for one in cli.get_command(None, verb).params}
-    for one in parameters_of(edit):
+    for one in list_parameters(edit):
         assert options[one.name].opts == [one.option] and one.help in options[one.name].help
 
 
@@ -288,8 +287,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_an_edit_imports_no_other_edit() -> None:
     """What adding pooling costs does not grow with the number of edits."""
     code = (
-        "import sys, graphsurgery\nfrom graphsurgery.edit_list import LISTED\nassert graphsurgery.add_pooling\n"
-        "names = {one.function for one in LISTED.values() if f'graphsurgery.edits.{one.function}' in sys.modules}\n"
+        "import sys, graphsurgery\nfrom graphsurgery.edit_list import EDIT_LIST\nassert graphsurgery.add_pooling\n"
+        "names = {one.function for one in EDIT_LIST.values() if f'graphsurgery.edits.{one.function}' in sys.modules}\n"
         "assert names == {'add_pooling'}, names"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -297,7 +296,7 @@ def test_an_edit_imports_no_other_edit() -> None:
 
 def test_verbs_and_summaries_stand_in_the_list_alone() -> None:
     """A class takes them from `edit_list`; its own file says neither again."""
-    for listed in LISTED.values():
+    for listed in EDIT_LIST.values():
         tree = ast.parse((PACKAGE / "edits" / f"{listed.function}.py").read_text(encoding="utf-8"))
         fields = {one.target.id for node in tree.body if isinstance(node, ast.ClassDef) for one in node.body
                   if isinstance(one, ast.AnnAssign)}  # fmt: skip

@@ -19,7 +19,7 @@ import graphsurgery
 from graphsurgery.edits import output_precision
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
-from graphsurgery.recipe import parsed
+from graphsurgery.recipe import parse_recipe
 from graphsurgery.runtime.measure import measure_ranges
 
 TEXTS = Path(__file__).parent / "data" / "sentences.txt"
@@ -109,4 +109,4 @@ def test_what_is_read_is_no_parameter() -> None:
     assert result.found.ranges is not None and result.found.ranges.shape == (2, result.found.width)
     assert set(result.edit.parameters()) == {"to", "ranges", "target", "digests"}
     with pytest.raises(RecipeError, match="read"):
-        parsed({"steps": [{"edit": "output-precision", "to": "uint8", "read": [1]}]}, "here")
+        parse_recipe({"steps": [{"edit": "output-precision", "to": "uint8", "read": [1]}]}, "here")

@@ -10,7 +10,7 @@ import pytest
 from golden import Case, case_files, text_of
 
 import graphsurgery
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
 

@@ -21,7 +21,7 @@ from graphsurgery.compare.models import Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tally import MOST_BEYOND, Tally
 from graphsurgery.compare.tolerance import Limits, allow_loss, allow_rounding, compute_float32_tolerance, compute_stretch_limit
 from graphsurgery.compare.vectors import select_vectors
-from graphsurgery.edits.trials import count_agreeing, why_nothing
+from graphsurgery.edits.trials import count_agreeing, explain_lack_of_evidence
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.report import Check, Comparison, Verdict
 from graphsurgery.runtime.session import Session
@@ -402,7 +402,7 @@ def test_nan_agrees_with_nothing() -> None:
     assert count_agreeing(one, one, 1e-3) == 1 and count_agreeing(nothing, nothing, 1e-3) == 0
     assert count_agreeing(nothing, one, 1e-3) is None and count_agreeing(one[:1], one, 1e-3) is None
     assert count_agreeing(np.array([1.01]), np.array([1.0]), 1e-3) is None
-    assert why_nothing({"y": 3}) is None and "y" in (why_nothing({"x": 1, "y": 0}) or "")
+    assert explain_lack_of_evidence({"y": 3}) is None and "y" in (explain_lack_of_evidence({"x": 1, "y": 0}) or "")
 
 
 def test_a_model_that_gives_nothing_but_nan_has_no_optional_input() -> None:

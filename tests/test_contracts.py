@@ -16,11 +16,9 @@ from golden import Case, case_files
 
 import graphsurgery
 from graphsurgery.cli.main import BUG, run
-from graphsurgery.contracts import present
 from graphsurgery.edits.add_normalize import AddNormalize
-from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.registry import EDITS
-from graphsurgery.errors import GraphSurgeryError, PostconditionError
+from graphsurgery.edits.edit import EDITS, Edit
+from graphsurgery.errors import GraphSurgeryError, PostconditionError, require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 
@@ -59,9 +57,9 @@ def test_every_edit_refuses_another_interface(verb: str) -> None:
 
 
 def test_what_is_not_resolved() -> None:
-    assert present("", "target") == ""
+    assert require_value("", "target") == ""
     with pytest.raises(PostconditionError, match="target should be known"):
-        present(None, "target")
+        require_value(None, "target")
 
 
 def test_nothing_that_deals_with_known_errors_takes_it_for_one() -> None:

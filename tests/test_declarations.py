@@ -14,8 +14,8 @@ import pytest
 from conftest import FIXTURES, ROOT
 
 import graphsurgery
-from graphsurgery.edits.parameters import parameters_of
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS
+from graphsurgery.edits.parameters import list_parameters
 from graphsurgery.errors import RequestError
 
 BERT = FIXTURES / "bert" / "model.onnx"
@@ -38,7 +38,7 @@ BERT = FIXTURES / "bert" / "model.onnx"
     ],
 )  # fmt: skip
 def test_what_a_function_makes_of_its_arguments(verb: str, name: str, given: object, taken: object) -> None:
-    (parameter,) = (one for one in parameters_of(EDITS[verb]) if one.called == name)
+    (parameter,) = (one for one in list_parameters(EDITS[verb]) if one.called == name)
     assert parameter.from_library(given) == taken
 
 
@@ -97,8 +97,8 @@ def test_type_checkers_know_the_functions(tmp_path: Path) -> None:
 # --- a new edit -----------------------------------------------------------------------------------------------------------
 
 LINE = """
-        Listed("add-offset", HEADS, "offset", "append a constant to every dim", {**TARGET, "offset": str}),
-        Listed("strip-head","""
+        EditEntry("add-offset", HEADS, "offset", "append a constant to every dim", {**TARGET, "offset": str}),
+        EditEntry("strip-head","""
 EDIT = '''
     """add-offset: y = x + offset."""
 
@@ -111,7 +111,7 @@ EDIT = '''
 
     from graphsurgery.edits.draft_operators import Operators
     from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
-    from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+    from graphsurgery.edits.outputs import ensure_others_unchanged, find_target, build_output
     from graphsurgery.interface import Interface, Value
     from graphsurgery.model.draft import Draft
     from graphsurgery.model.model import Model
@@ -135,11 +135,11 @@ EDIT = '''
             def build(x):
                 return ops.node("Add", x, ops.constant(float(self.offset), np.float32, "offset"), name="moved")
 
-            put_in_place(draft, found, found.name, ops, build, last=found.dims[-1])
+            build_output(draft, found, found.name, ops, build, last=found.dims[-1])
 
         def ensure(self, before: Interface, after: Interface) -> None:
             super().ensure(before, after)
-            ensure_only(self.verb, before, after, self.target, [self.target])
+            ensure_others_unchanged(self.verb, before, after, self.target, [self.target])
 '''
 REFERENCE = '''
     """add-offset: y = x + offset."""
@@ -157,7 +157,7 @@ REFERENCE = '''
 PROGRAM = """
     import inspect, json, sys
     import graphsurgery
-    from graphsurgery.edit_list import LISTED
+    from graphsurgery.edit_list import EDIT_LIST
 
     pooled = graphsurgery.add_pooling("model.onnx", "mean")
     moved = graphsurgery.add_offset(pooled, 3)
@@ -186,8 +186,8 @@ def test_a_new_edit_needs_its_file_its_reference_and_one_line(tmp_path: Path) ->
     (package / "edits" / "add_offset.py").write_text(dedent(EDIT), encoding="utf-8")
     (package / "references" / "offset.py").write_text(dedent(REFERENCE), encoding="utf-8")
     listed = (package / "edit_list.py").read_text(encoding="utf-8")
-    assert listed.count('\n        Listed("strip-head",') == 1
-    (package / "edit_list.py").write_text(listed.replace('\n        Listed("strip-head",', LINE), encoding="utf-8")
+    assert listed.count('\n        EditEntry("strip-head",') == 1
+    (package / "edit_list.py").write_text(listed.replace('\n        EditEntry("strip-head",', LINE), encoding="utf-8")
 
     found = json.loads(python(tmp_path, "-c", dedent(PROGRAM)))
     assert found == {

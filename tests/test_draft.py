@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keeping import finished, proto_of, written
 from onnx import helper
 
-from graphsurgery.edits.strip_head import undone_to_source
+from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.loading import load
@@ -94,7 +94,7 @@ def test_a_changed_constant_is_written(change) -> None:
     edited = finished(draft)
     (attribute,) = edited.proto.graph.node[0].attribute
     assert onnx.numpy_helper.to_array(attribute.t).tolist() == [1.0, 5.0]
-    assert undone_to_source(edited).fingerprint == draft.model.fingerprint
+    assert restore_source(edited).fingerprint == draft.model.fingerprint
 
 
 def test_replaced_constants_are_written() -> None:
@@ -113,7 +113,7 @@ def test_nodes_and_outputs_in_another_order_come_back() -> None:
     edited = finished(draft)
     assert [node.op_type for node in edited.proto.graph.node] == ["Make", "Add"]
     assert [value.name for value in edited.proto.graph.output][-1] == "y"
-    assert written(undone_to_source(edited)) == exotic.typed_outputs()
+    assert written(restore_source(edited)) == exotic.typed_outputs()
 
 
 def test_a_renamed_value_with_a_large_payload_comes_back() -> None:
@@ -124,7 +124,7 @@ def test_a_renamed_value_with_a_large_payload_comes_back() -> None:
     edited = finished(draft)
     assert edited.proto.graph.node[0].output == ["renamed"]
     assert edited.document.size < model.ByteSize() + 2000
-    assert written(undone_to_source(edited)) == model.SerializeToString()
+    assert written(restore_source(edited)) == model.SerializeToString()
 
 
 def test_a_removed_node_comes_back() -> None:
@@ -133,7 +133,7 @@ def test_a_removed_node_comes_back() -> None:
     del draft.graph.nodes[0]
     edited = finished(draft)
     assert [node.op_type for node in edited.proto.graph.node] == ["Add"]
-    assert written(undone_to_source(edited)) == exotic.plain(nodes).SerializeToString()
+    assert written(restore_source(edited)) == exotic.plain(nodes).SerializeToString()
 
 
 def test_removed_weights_cannot_come_back() -> None:

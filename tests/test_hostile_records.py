@@ -20,12 +20,12 @@ from recorded_files import HOSTILE, Recorded, recorded_files
 import graphsurgery
 from graphsurgery.cli import main
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, steps
 from graphsurgery.model.record_types import RECORDED, fits
 from graphsurgery.model.seal import seal
-from graphsurgery.recipe import recipe_of
+from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.references.chain import REFERENCES
 
 OURS = [edit for verb, edit in EDITS.items() if verb != "strip-head"]
@@ -129,7 +129,7 @@ def test_lies_of_the_right_type(edit: str) -> None:
     read = [(place, model) for place, model, step in lies(recorded) if step is not None and step.unreadable is None]
     for number, (place, model) in enumerate(read):
         with contextlib.suppress(GraphSurgeryError):
-            recipe_of(graphsurgery.load(model))
+            read_recorded_recipe(graphsurgery.load(model))
         assert graphsurgery.inspect(model).to_json()
         if number % 4 == 0 and edit not in HOUSEKEEPING:
             check_verdict(recorded, place, model)

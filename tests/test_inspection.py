@@ -13,7 +13,7 @@ from conftest import FIXTURES, corpus_params, fixture_names
 from encoders import HIDDEN, tiny_encoder
 
 import graphsurgery
-from graphsurgery.consumers import readings
+from graphsurgery.consumers import check_consumers
 from graphsurgery.encoder.flow import infer_last_dim
 from graphsurgery.encoder.hidden_state import find_hidden_state, infer_values
 from graphsurgery.encoder.limits import find_tables
@@ -78,7 +78,7 @@ def test_tables_of_ids_that_are_added_up() -> None:
 
 
 def reads(model: graphsurgery.Model) -> set[str]:
-    return {reading.consumer for reading in readings(model.interface) if reading.reads}
+    return {reading.consumer for reading in check_consumers(model.interface) if reading.reads}
 
 
 def test_who_reads_what() -> None:

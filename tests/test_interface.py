@@ -17,7 +17,7 @@ from graphsurgery import AddNormalize, AddPooling, DropInput, DynamicDim, FixDim
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
-from graphsurgery.recipe import recipe_of
+from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 
 TYPES, MASK, POSITIONS = "token_type_ids", "attention_mask", "position_ids"
@@ -193,7 +193,7 @@ def test_a_plan_is_made_for_each_encoder_anew(baked) -> None:
     asked = DynamicDim(("batch", "sequence"))
     resolved = asked.resolve(first).edit
     assert resolved.rewired and resolved.apply(other).fingerprint == asked.apply(other).fingerprint
-    recorded = recipe_of(resolved.apply(first)).steps[0]
+    recorded = read_recorded_recipe(resolved.apply(first)).steps[0]
     assert recorded == resolved and recorded.apply(third).fingerprint == asked.apply(third).fingerprint
     for free in (fixture("bert"), baked("qwen3", 2, 10)):
         with pytest.raises(RequestError):

@@ -15,7 +15,7 @@ from onnx import helper
 from protobuf_fields import differences
 
 import graphsurgery
-from graphsurgery.edits.strip_head import undone_to_source
+from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import MissingDataError
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.loading import load
@@ -77,7 +77,7 @@ def test_saved_elsewhere_only_the_place_of_data_differs(path: Path, source: Path
     assert list(differences(without_places(proto_of(source)), without_places(proto_of(saved.path)))) == []
     assert weights(saved) == weights(model)
     assert (saved.path.read_bytes() == path.read_bytes()) == (not model.files)
-    assert undone_to_source(saved).fingerprint == model.fingerprint
+    assert restore_source(saved).fingerprint == model.fingerprint
 
 
 @pytest.mark.parametrize("kind", exotic.KINDS)
@@ -133,7 +133,7 @@ def test_two_edits_are_taken_back(kind: str, odd: Path) -> None:
     second = appended(load(first.path))
     assert len(steps(second.proto)) == 2
     check_way_back(second, odd.read_bytes(), odd.parent)
-    assert undone_to_source(appended(appended(load(odd)))).fingerprint == load(odd).fingerprint
+    assert restore_source(appended(appended(load(odd)))).fingerprint == load(odd).fingerprint
 
 
 @pytest.mark.parametrize("kind", EDITABLE)
@@ -147,7 +147,7 @@ def test_a_changed_node_keeps_its_other_fields(kind: str, odd: Path) -> None:
         after.metadata_props.pop()
         before.graph.node[index].name = "renamed"
         assert list(differences(before, after)) == []
-        assert undone_to_source(edited).fingerprint == load(odd).fingerprint
+        assert restore_source(edited).fingerprint == load(odd).fingerprint
 
 
 # Models from memory
@@ -186,7 +186,7 @@ def test_external_data_of_a_model_in_memory(kind: str, tmp_path: Path) -> None:
     for saved in (beside, elsewhere):
         for name in ("w", "e"):
             assert saved.values(saved.initializers[name]).tobytes() == exotic.tensor(name, seed=9 * (name == "e")).raw_data
-        assert undone_to_source(saved).fingerprint == model.fingerprint
+        assert restore_source(saved).fingerprint == model.fingerprint
     assert graphsurgery.strip_head(beside).to_proto() == model.to_proto()
     assert saved.folder == tmp_path and weights(elsewhere) == weights(beside)
 

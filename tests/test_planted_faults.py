@@ -30,7 +30,7 @@ from graphsurgery.errors import RequestError, UnsupportedModelError, Verificatio
 from graphsurgery.interface import Value
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
-from graphsurgery.report import Check, Comparison, Report, Verdict, combined
+from graphsurgery.report import Check, Comparison, Report, Verdict, combine_verdicts
 
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
 HEAD_FAULTS = [*POOLING_FAULTS, *PROMPT_FAULTS]
@@ -308,10 +308,10 @@ def test_a_source_that_cannot_run_hides_no_failure() -> None:
 
 
 def test_combined_verdicts() -> None:
-    assert combined([]) is NOT_CHECKED
+    assert combine_verdicts([]) is NOT_CHECKED
     for some in itertools.product(Verdict, repeat=3):
         wanted = next(one for one in (FAILED, PASSED, NOT_CHECKED) if one in some)
-        assert combined(some) is wanted
+        assert combine_verdicts(some) is wanted
 
 
 def a_comparison(**changed: object) -> Comparison:

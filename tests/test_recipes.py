@@ -17,7 +17,7 @@ import graphsurgery
 from graphsurgery.cli.main import run
 from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestError
 from graphsurgery.model.certificate import certificate_of
-from graphsurgery.recipe import Recipe, parsed, read_recipe, recipe_of, to_toml
+from graphsurgery.recipe import Recipe, parse_recipe, read_recipe, read_recorded_recipe, to_toml
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 POOLING = {"edit": "add-pooling", "mode": "mean"}
@@ -35,7 +35,7 @@ def test_recipes_are_recipes(path: Path) -> None:
 def parsed_again(recipe: Recipe) -> Recipe:
     import tomllib
 
-    return parsed(tomllib.loads(to_toml(recipe)), "again")
+    return parse_recipe(tomllib.loads(to_toml(recipe)), "again")
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text(), max_size=3), st.text(), st.lists(st.text(), max_size=3))
@@ -75,7 +75,7 @@ WRONG = {
 def test_what_is_no_recipe(content: dict, message: str, advice: str) -> None:
     """The message has the path to the bad key, the advice the valid ones."""
     with pytest.raises(RecipeError) as caught:
-        parsed(content, "recipe.toml")
+        parse_recipe(content, "recipe.toml")
     assert message in str(caught.value) and advice in caught.value.advice, (str(caught.value), caught.value.advice)
 
 
@@ -142,7 +142,7 @@ STEPS = {
 def test_the_recipe_of_a_file_gives_the_same_bytes(steps: list, goldens: bool, tmp_path: Path, capsys) -> None:
     """`recipe show`, run on the original source."""
     source = dense_folder(tmp_path / "model") / "onnx" / "model.onnx"
-    recipe = parsed({"steps": steps, "goldens": goldens}, "steps", source)
+    recipe = parse_recipe({"steps": steps, "goldens": goldens}, "steps", source)
     graphsurgery.run(recipe.steps, source, output=tmp_path / "made.onnx", goldens=goldens)
     capsys.readouterr()
     assert run(["recipe", "show", str(tmp_path / "made.onnx")]) == 0
@@ -156,7 +156,7 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
     graphsurgery.bake(folder, tmp_path / "baked")
     baked = tmp_path / "baked" / "onnx" / "model.onnx"
-    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(graphsurgery.load(baked))), encoding="utf-8")
+    (tmp_path / "shown.toml").write_text(to_toml(read_recorded_recipe(graphsurgery.load(baked))), encoding="utf-8")
     outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "again.onnx")
     assert outcome.saved and (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
     (folder / "1_Pooling" / "config.json").unlink()
@@ -174,7 +174,7 @@ def test_sources_are_the_model_folders(tmp_path: Path) -> None:
     (folder / "onnx" / "config.json").write_text('{"other": 1}', encoding="utf-8")
     graphsurgery.bake(folder, tmp_path / "baked")
     baked = tmp_path / "baked" / "onnx" / "model.onnx"
-    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(graphsurgery.load(baked))), encoding="utf-8")
+    (tmp_path / "shown.toml").write_text(to_toml(read_recorded_recipe(graphsurgery.load(baked))), encoding="utf-8")
     for model in (folder, folder / "onnx" / "model.onnx"):
         graphsurgery.run_recipe(tmp_path / "shown.toml", model, output=tmp_path / "again.onnx", force=True)
         assert (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
@@ -198,9 +198,9 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     """A shown recipe names the sha256 of the weights it was run with."""
     folder = dense_folder(tmp_path / "model")
     source = folder / "onnx" / "model.onnx"
-    recipe = parsed({"steps": [POOLING, {"edit": "add-dense", "weights": "2_Dense"}]}, "steps", source)
+    recipe = parse_recipe({"steps": [POOLING, {"edit": "add-dense", "weights": "2_Dense"}]}, "steps", source)
     made = graphsurgery.run(recipe.steps, source, output=tmp_path / "made.onnx").model
-    (tmp_path / "shown.toml").write_text(to_toml(recipe_of(made)), encoding="utf-8")
+    (tmp_path / "shown.toml").write_text(to_toml(read_recorded_recipe(made)), encoding="utf-8")
     save_file(
         {"linear.weight": np.zeros((24, 32), np.float32), "linear.bias": np.zeros(24, np.float32)},
         folder / "2_Dense" / "model.safetensors",
@@ -211,6 +211,6 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_without_edits_has_no_recipe() -> None:
     with pytest.raises(NoHeadError):
-        recipe_of(graphsurgery.load(tiny_encoder()))
+        read_recorded_recipe(graphsurgery.load(tiny_encoder()))
     with pytest.raises(RequestError):
         graphsurgery.run([], tiny_encoder())

@@ -50,7 +50,7 @@ from graphsurgery.model.certificate import certificate_of
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewrites, rewritten
-from graphsurgery.recipe import Recipe, parsed, recipe_of, to_toml
+from graphsurgery.recipe import Recipe, parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.registry import REWRITES
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
@@ -300,7 +300,7 @@ WRONG_STEPS = {
 @pytest.mark.parametrize(("step", "message", "advice"), WRONG_STEPS.values(), ids=WRONG_STEPS)
 def test_wrong_rewrites_in_a_recipe(step: dict, message: str, advice: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        parsed({"steps": [step]}, "recipe.toml")
+        parse_recipe({"steps": [step]}, "recipe.toml")
     assert message in caught.value.message and advice in caught.value.advice, (caught.value.message, caught.value.advice)
 
 
@@ -308,7 +308,7 @@ def test_a_recipe_of_every_rewrite_is_written_and_read() -> None:
     fuse, half = Fuse("cuda", "t5", 4, 32, ("attention", "bias gelu")), Half("bf16", io=True)
     recipe = Recipe((ReattachHead(), Simplify(), fuse, half, AddPooling("mean")))
     text = to_toml(recipe)
-    assert parsed(tomllib.loads(text), "again") == recipe
+    assert parse_recipe(tomllib.loads(text), "again") == recipe
     assert {type(step).name for step in recipe.steps if isinstance(step, Rewrite)} == set(REWRITES)
 
 
@@ -337,7 +337,7 @@ def test_the_recipe_of_an_optimized_baked_file(tmp_path: Path) -> None:
     folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
     graphsurgery.bake(folder, tmp_path / "baked")
     made = graphsurgery.optimize(tmp_path / "baked" / "onnx" / "model.onnx", output=tmp_path / "made.onnx", time=False)
-    recipe = recipe_of(graphsurgery.load(made.output))
+    recipe = read_recorded_recipe(graphsurgery.load(made.output))
     assert recipe.goldens and "modules.json" in recipe.sources and recipe.steps[-1].parameters()["model_type"] == "bert"
     (tmp_path / "shown.toml").write_text(to_toml(recipe), encoding="utf-8")
     again = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "again.onnx")
@@ -350,13 +350,13 @@ def test_a_head_that_was_put_in_place_of_another(tmp_path: Path, capsys) -> None
     onnx.save(pooled(("mean",), True), tmp_path / "source.onnx")
     done = graphsurgery.optimize(tmp_path / "source.onnx", output=tmp_path / "made.onnx", rehead=True, time=False)
     assert done.report and [step["edit"] for step in done.steps] == ["add-pooling"]
-    recipe = recipe_of(graphsurgery.load(done.output))
+    recipe = read_recorded_recipe(graphsurgery.load(done.output))
     assert [type(step) for step in recipe.steps] == [ReattachHead, Fuse]
     (tmp_path / "shown.toml").write_text(to_toml(recipe), encoding="utf-8")
     again = graphsurgery.run_recipe(tmp_path / "shown.toml", tmp_path / "source.onnx", output=tmp_path / "again.onnx")
     assert again.output.read_bytes() == done.output.read_bytes()
     more = graphsurgery.run([Truncate("8")], done.output, output=tmp_path / "more.onnx")
-    assert more.report and [type(step) for step in recipe_of(more.model).steps] == [ReattachHead, Fuse, Truncate]
+    assert more.report and [type(step) for step in read_recorded_recipe(more.model).steps] == [ReattachHead, Fuse, Truncate]
 
 
 def test_files_of_older_versions_are_read() -> None:
@@ -367,14 +367,14 @@ def test_files_of_older_versions_are_read() -> None:
         "precision": "float16", "float32_nodes": 3,
     }  # fmt: skip
     model = AddPooling("cls").apply(replace(source, document=rewritten(source.document, old, source.fingerprint)))
-    recipe = recipe_of(model)
+    recipe = read_recorded_recipe(model)
     assert recipe.steps[:2] == (Fuse("cpu", "bert", off=("attention",)), Half()), "heads without a width tell nothing"
     assert [step.verb for step in recipe.steps[2:] if isinstance(step, Edit)] == ["add-pooling"]
     assert "ONNX Runtime 1.20.0" in recipe.about and "does not record" in recipe.about
     plain = replace(source, document=rewritten(source.document, {"portable": True}, source.fingerprint))
-    assert recipe_of(plain).steps == (Simplify(),) and not recipe_of(plain).about
+    assert read_recorded_recipe(plain).steps == (Simplify(),) and not read_recorded_recipe(plain).about
     with pytest.raises(NoHeadError):
-        recipe_of(source)
+        read_recorded_recipe(source)
 
 
 def test_every_rewrite_has_an_entry(tmp_path: Path, capsys) -> None:
@@ -403,7 +403,7 @@ def test_a_hostile_record_is_no_recipe() -> None:
     for recorded in fields:
         model = AddPooling("cls").apply(replace(source, document=rewritten(source.document, recorded, source.fingerprint)))
         try:
-            recipe_of(model)
+            read_recorded_recipe(model)
         except RequestError:
             continue
     assert run(["recipe", "show", str(FIXTURES / "bert" / "config.json")]) == WRONG

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import graphsurgery
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import AlreadyAppliedError
 
 WIDEST = 9
-BENDING = sorted(set(ACTIVATIONS) - OVER_ALL)
+BENDING = sorted(set(ACTIVATIONS) - OVER_LAST_DIM)
 
 
 @dataclass(frozen=True)

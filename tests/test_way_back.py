@@ -27,7 +27,7 @@ from onnx import AttributeProto, helper
 from protobuf_fields import content, differences, field, records
 
 import graphsurgery
-from graphsurgery.edits.strip_head import undone_to_source
+from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
@@ -101,8 +101,8 @@ def test_external_data_move_and_come_back(name: str, tmp_path: Path) -> None:
         assert names_in(folder) == ["edited.onnx", "edited.onnx.data"]
         assert weights(model) == weights(source)
     assert [step.edit for step in steps(model.proto)] == ["draft", MOVE] * 2
-    assert undone_to_source(model).fingerprint == source.fingerprint
-    assert written(undone_to_source(model)) == source.path.read_bytes()
+    assert restore_source(model).fingerprint == source.fingerprint
+    assert written(restore_source(model)) == source.path.read_bytes()
     stripped = load(save(graphsurgery.strip_head(model), tmp_path / "two" / "stripped.onnx").path)
     assert weights(stripped) == weights(source)
     assert list(differences(without_places(proto_of(stripped.path)), without_places(proto_of(source.path)))) == []
@@ -120,7 +120,7 @@ def test_what_moves_beside_a_large_payload_comes_back(tmp_path: Path) -> None:
     path.write_bytes(exotic.with_graph(model.SerializeToString(), lambda _: b"".join(odd)))
     moved = load(save(appended(load(path)), tmp_path / "edited.onnx").path)
     assert moved.path.stat().st_size < path.stat().st_size + 4000
-    assert written(undone_to_source(moved)) == path.read_bytes()
+    assert written(restore_source(moved)) == path.read_bytes()
 
 
 def test_a_number_that_is_taken_is_not_given_again() -> None:
@@ -131,7 +131,7 @@ def test_a_number_that_is_taken_is_not_given_again() -> None:
     edited = appended(load(proto))
     assert edited.proto.metadata_props[-1].key == "graphsurgery.step.8"
     assert len(steps(edited.proto)) == 1
-    check = onnx.ModelProto.FromString(written(undone_to_source(edited)))
+    check = onnx.ModelProto.FromString(written(restore_source(edited)))
     assert list(differences(proto, check)) == []
 
 

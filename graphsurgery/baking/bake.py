@@ -36,7 +36,7 @@ from graphsurgery.errors import (
 from graphsurgery.outcome import Outcome, Output, describe_failure
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import run
-from graphsurgery.snippet import shown
+from graphsurgery.snippet import shorten_path
 
 ENCODER_ERRORS = (AlreadyAppliedError, MaskError, NothingToPoolError)
 """Errors that are about the encoder's file, whichever edit raises them."""
@@ -163,7 +163,7 @@ def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     place, saved = place_model(target), outcome.saved
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
-    embed = write_program(plan, outcome.interface, f"{shown(target)}/")
+    embed = write_program(plan, outcome.interface, f"{shorten_path(target)}/")
     outputs = (Output(outcome.model, place, saved),)
     return replace(outcome, outputs=outputs, notes=(*plan.notes, *outcome.notes), program=embed)
 

@@ -8,7 +8,7 @@ import click
 
 from graphsurgery.cli.console import run_verb
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, make_edit_options, with_options
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edits.edit import EDITS
 from graphsurgery.outcome import Outcome
 from graphsurgery.runner import run
 

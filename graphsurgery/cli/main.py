@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import click
 
 from graphsurgery.cli.printing import CannotPrintError, guard_output
-from graphsurgery.edit_list import LISTED
+from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.version import __version__
 
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
@@ -51,7 +51,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
 }
 """The verbs as ``--help`` groups them."""
-for _one in LISTED.values():
+for _one in EDIT_LIST.values():
     GROUPS.setdefault(_one.group, {})[_one.verb] = Verb("editing:make_edit_command", _one.summary)
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from graphsurgery.edits.edit import PATH, Edit
-from graphsurgery.edits.parameters import Parameter, absolute, parameters_of
+from graphsurgery.edits.parameters import Parameter, list_parameters, to_absolute
 
 Decorated = Callable[..., Any]
 
@@ -56,7 +56,7 @@ def with_options(function: Decorated, *groups: Options) -> Decorated:
 
 def make_edit_options(edit: type[Edit]) -> Options:
     """Return one option per parameter of ``edit``: a flag for a bool, a repeatable option for a tuple, text otherwise."""
-    return tuple(map(_make_option, parameters_of(edit)))
+    return tuple(map(_make_option, list_parameters(edit)))
 
 
 def _make_option(one: Parameter) -> Callable[[Decorated], Decorated]:
@@ -80,4 +80,4 @@ def _describe(one: Parameter) -> str:
 
 
 def _make_absolute(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    return absolute(path) if path else path
+    return to_absolute(path) if path else path

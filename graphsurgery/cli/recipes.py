@@ -11,7 +11,7 @@ from graphsurgery.cli.editing import show_outcome
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
 from graphsurgery.model.loading import load
-from graphsurgery.recipe import entry_of, recipe_of, to_toml
+from graphsurgery.recipe import read_recorded_recipe, to_entry, to_toml
 from graphsurgery.recipe_run import run_recipe
 
 RECIPE = click.argument("recipe", type=click.Path())
@@ -32,10 +32,10 @@ def make_run_command(verb: str) -> click.Command:
 def make_recipe_command(verb: str) -> click.Command:
     def callback(action: str, model: str, as_json: bool, quiet: bool) -> int:
         """show: print the recipe that made MODEL. Running it on the original source gives the same bytes."""
-        recipe = recipe_of(load(model))
+        recipe = read_recorded_recipe(load(model))
         if as_json:
             facts = {"about": recipe.about, "goldens": recipe.goldens, "sources": recipe.sources}
-            print_json({"model": model, "recipe": {**facts, "steps": [entry_of(step) for step in recipe.steps]}})
+            print_json({"model": model, "recipe": {**facts, "steps": [to_entry(step) for step in recipe.steps]}})
         elif not quiet:
             out.print(to_toml(recipe), markup=False, highlight=False, soft_wrap=True, end="")
         return OK

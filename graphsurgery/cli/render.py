@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from graphsurgery.consumers import Reading
+from graphsurgery.consumers import Compatibility
 from graphsurgery.interface import Interface
 from graphsurgery.report import Check, Comparison, Report, Verdict
 
@@ -61,7 +61,7 @@ def render_interface(interface: Interface) -> Table:
     return table
 
 
-def render_consumers(readings: Sequence[Reading]) -> RenderableType:
+def render_consumers(readings: Sequence[Compatibility]) -> RenderableType:
     """Return the programs that can read a file and their settings, then the names of those that cannot."""
     table = _make_grid()
     for reading in readings:

@@ -26,7 +26,7 @@ from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.fusions import FusionReport
-from graphsurgery.snippet import shown
+from graphsurgery.snippet import shorten_path
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -62,7 +62,7 @@ def print_failure(error: VerificationFailed) -> None:
 def _print_notes(outcome: Outcome) -> None:
     source = outcome.source.path.name if outcome.source.path else "model"
     is_written = "" if outcome.saved is not None else "  (not written)"
-    out.print(Text.assemble((source, "bold"), " -> ", (shown(outcome.output), "bold"), is_written))
+    out.print(Text.assemble((source, "bold"), " -> ", (shorten_path(outcome.output), "bold"), is_written))
     architecture = [str(outcome.architecture)] if outcome.architecture is not None else []
     attempts = [f"{WARNING}not used: {attempt}" for attempt in outcome.attempts]
     out.print(render_paragraphs([*architecture, *outcome.notes, *attempts]))

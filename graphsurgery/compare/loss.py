@@ -19,7 +19,7 @@ from graphsurgery.compare.vectors import compute_cosines, select_vectors
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import HALVES
-from graphsurgery.interface import Value, interface_of
+from graphsurgery.interface import Value, read_interface
 from graphsurgery.runtime.session import open_in_memory, summarize_error
 
 Array = np.ndarray
@@ -145,7 +145,7 @@ def measure_by_both_engines(
         raise UnsupportedModelError("the model has no output to measure a loss at")
     few = [_take_first_rows(feeds[0], FEW)]
     wanted = _run_by_runtime(source, [*feeds, *few], outputs)
-    measuring = _Measuring(find_roles(interface_of(source.graph)).mask, frozenset(per_token), _compute_means(wanted))
+    measuring = _Measuring(find_roles(read_interface(source.graph)).mask, frozenset(per_token), _compute_means(wanted))
     second = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, candidate)
     if any(one.loss is not None and one.loss.relative > SUSPECT for one in second):
         itself = measuring.losses(REFERENCE, few, wanted[-1:], _run_by_reference, source)

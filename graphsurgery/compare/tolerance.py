@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.contracts import present
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import RequestError, require_value
 
 LEAST_COSINE = 0.999
 """The smallest cosine between vectors in half precision and those in float32, unless another is asked for."""
@@ -84,7 +83,7 @@ def allow_loss(values: Array, spread: Array, limits: Limits) -> Tolerance:
     standard deviation of each column over all feeds."""
     if values.dtype.kind in "biu":
         return Tolerance(compute_float32_tolerance(values), compute_float32_tolerance(values))
-    cosine = present(limits.min_cosine, "the smallest cosine")
+    cosine = require_value(limits.min_cosine, "the smallest cosine")
     narrow = values.shape[-1] <= NARROW
     scale = np.where(spread > 0, spread, find_largest(values)) if narrow else find_largest(values)
     allowed = limits.choose_tolerance(2 * compute_stretch_limit(cosine) * scale)

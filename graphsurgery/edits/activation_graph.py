@@ -30,7 +30,7 @@ def _clip(low: float, high: float) -> Activation:
     return build
 
 
-def _times(gate: Activation) -> Activation:
+def _multiply_by(gate: Activation) -> Activation:
     """x * gate(x)"""
     return lambda ops, x: ops.node("Mul", x, gate(ops, x), name="gated")
 
@@ -81,12 +81,12 @@ ACTIVATIONS: dict[str, Activation] = {
     "celu": _single("Elu", alpha=1.0),
     "selu": _single("Selu"),
     "gelu": gelu,
-    "silu": _times(_single("Sigmoid")),
+    "silu": _multiply_by(_single("Sigmoid")),
     "mish": mish,
     "sigmoid": _single("Sigmoid"),
     "logsigmoid": logsigmoid,
     "hardsigmoid": _single("HardSigmoid", alpha=1 / 6, beta=0.5),
-    "hardswish": _times(_single("HardSigmoid", alpha=1 / 6, beta=0.5)),
+    "hardswish": _multiply_by(_single("HardSigmoid", alpha=1 / 6, beta=0.5)),
     "tanh": _single("Tanh"),
     "hardtanh": _clip(-1, 1),
     "tanhshrink": tanhshrink,
@@ -99,11 +99,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "logsoftmax": _single("LogSoftmax", axis=-1),
 }
 """Every activation by the lower-case name of its class in ``torch.nn``."""
-OVER_ALL = frozenset({"softmax", "softmin", "logsoftmax"})
+OVER_LAST_DIM = frozenset({"softmax", "softmin", "logsoftmax"})
 """Activations over the last dim. torch takes them over the batch if there is a vector per token."""
 
 
-def activation_name(spec: str, others: Sequence[str] = ()) -> str:
+def parse_activation(spec: str, others: Sequence[str] = ()) -> str:
     """Return the canonical name of an activation: ``tanh`` for ``Tanh``, ``nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
 
     ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-from graphsurgery.contracts import present
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM, parse_activation
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
-from graphsurgery.errors import RequestError
+from graphsurgery.edits.outputs import build_output, choose_name, ensure_others_unchanged, find_target
+from graphsurgery.errors import RequestError, require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -37,9 +36,9 @@ class AddActivation(GraphEdit[Value]):
         require_opset(model, self.verb)
         if not self.activation:
             raise RequestError("add-activation needs an activation", "name it with --activation, such as --activation sigmoid")
-        activation = activation_name(self.activation)
+        activation = parse_activation(self.activation)
         target = find_target(model, self.target, "activated")
-        if activation in OVER_ALL and target.rank != 2:
+        if activation in OVER_LAST_DIM and target.rank != 2:
             raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
         name = choose_name(model, self.output_name, target.name, self.keep_target)
         edit = replace(self, activation=activation, target=target.name, output_name=name)
@@ -48,10 +47,10 @@ class AddActivation(GraphEdit[Value]):
     def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/activation")
         last = found.dims[-1] if found.dims else None
-        name, activation = present(self.output_name, "output_name"), ACTIVATIONS[self.activation]
-        put_in_place(draft, found, name, ops, lambda x: activation(ops, x), last=last, keep=self.keep_target)
+        name, activation = require_value(self.output_name, "output_name"), ACTIVATIONS[self.activation]
+        build_output(draft, found, name, ops, lambda x: activation(ops, x), last=last, keep=self.keep_target)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target, made = present(self.target, "target"), present(self.output_name, "output_name")
-        ensure_only(self.verb, before, after, target, [made])
+        target, made = require_value(self.target, "target"), require_value(self.output_name, "output_name")
+        ensure_others_unchanged(self.verb, before, after, target, [made])

@@ -8,20 +8,19 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,
+    build_output,
     check_not_repeated,
     choose_name,
-    ensure_only,
+    ensure_others_unchanged,
     find_tokens,
-    put_in_place,
 )
-from graphsurgery.errors import FolderError, WeightsError
+from graphsurgery.errors import FolderError, WeightsError, require_value
 from graphsurgery.folders.module_config import check_setting, module_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -32,7 +31,7 @@ Kernel = tuple[np.ndarray, np.ndarray]
 """weight ``[out, in, size]`` and bias ``[out]``"""
 
 
-def convolved(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variable:
+def convolve(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variable:
     """Build ``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``: every kernel moves over the positions, with (size - 1) / 2
     zeros at either end."""
     channels = ops.node("Transpose", x, name="channels", perm=[0, 2, 1])
@@ -73,8 +72,8 @@ class AddCnn(GraphEdit[Convolutions]):
     target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output as well.", False)
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Convolutions]:
         """Find target and weights.
@@ -121,11 +120,11 @@ class AddCnn(GraphEdit[Convolutions]):
 
     def change(self, draft: Draft, found: Convolutions) -> None:
         ops = Operators(draft, "graphsurgery/cnn")
-        put_in_place(
-            draft, found.target.value, self.output_name, ops, lambda x: convolved(ops, x, found.kernels),
+        build_output(
+            draft, found.target.value, self.output_name, ops, lambda x: convolve(ops, x, found.kernels),
             last=sum(len(weight) for weight, _ in found.kernels), keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])
+        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

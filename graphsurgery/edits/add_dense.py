@@ -8,13 +8,12 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name, glu
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM, glu, parse_activation
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.outputs import choose_name, ensure_only, find_target, put_in_place
-from graphsurgery.errors import RequestError, WeightsError
+from graphsurgery.edits.outputs import build_output, choose_name, ensure_others_unchanged, find_target
+from graphsurgery.errors import RequestError, WeightsError, require_value
 from graphsurgery.folders.dense_config import IDENTITY, dense_config
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -35,14 +34,14 @@ def dense(ops: Operators, x: gs.Tensor, weights: ModuleWeights, activation: str,
     tensors = weights.tensors
     y = linear(ops, x, tensors[WEIGHT], tensors.get(BIAS))
     if activation != IDENTITY:
-        y = _activated(ops.within(activation), y, activation, weights)
+        y = _activate(ops.within(activation), y, activation, weights)
     if not residual:
         return y
     bypass = linear(ops.within("residual"), x, tensors[RESIDUAL], None) if RESIDUAL in tensors else x
     return ops.node("Add", y, bypass, name="with_residual")
 
 
-def _activated(ops: Operators, y: gs.Tensor, activation: str, weights: ModuleWeights) -> gs.Variable:
+def _activate(ops: Operators, y: gs.Tensor, activation: str, weights: ModuleWeights) -> gs.Variable:
     if activation == PRELU:
         return ops.node("PRelu", y, ops.constant(weights.tensors[SLOPE], np.float32, "slope"), name="prelu")
     if activation == GLU:
@@ -96,8 +95,8 @@ class AddDense(GraphEdit[Layer]):
     )
     output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
     keep_target: bool = parameter("Keep the target as an output as well.", False)
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Layer]:
         """Find target, activation, residual and weights.
@@ -109,8 +108,8 @@ class AddDense(GraphEdit[Layer]):
         target = find_target(model, self.target, "put through a dense layer")
         weights = ModuleWeights(model, self.weights, self.verb)
         edit, warnings = self._configured(weights)
-        activation = present(edit.activation, "activation")
-        if activation in OVER_ALL and target.rank != 2:
+        activation = require_value(edit.activation, "activation")
+        if activation in OVER_LAST_DIM and target.rank != 2:
             raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
         edit._take(weights)
         weights.check_width(target, WEIGHT)
@@ -126,7 +125,7 @@ class AddDense(GraphEdit[Layer]):
     def _configured(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
         """Return this edit with activation and residual, as asked for or else as the config says; and warnings."""
         config = dense_config(weights.path)
-        activation = activation_name(self.activation or config.activation, (GLU, PRELU))
+        activation = parse_activation(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
         warnings = []
         if config.named and self.activation and config.activation.rpartition(".")[2].lower() != activation:
@@ -152,12 +151,12 @@ class AddDense(GraphEdit[Layer]):
 
     def change(self, draft: Draft, found: Layer) -> None:
         ops = Operators(draft, "graphsurgery/dense")
-        put_in_place(
-            draft, found.target, present(self.output_name, "output_name"), ops,
+        build_output(
+            draft, found.target, require_value(self.output_name, "output_name"), ops,
             lambda x: dense(ops, x, found.weights, found.activation, self.residual), last=found.width, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target, made = present(self.target, "target"), present(self.output_name, "output_name")
-        ensure_only(self.verb, before, after, target, [made])
+        target, made = require_value(self.target, "target"), require_value(self.output_name, "output_name")
+        ensure_others_unchanged(self.verb, before, after, target, [made])

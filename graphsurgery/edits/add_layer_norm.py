@@ -8,11 +8,11 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
+from graphsurgery.edits.outputs import build_output, ensure_others_unchanged, find_target
+from graphsurgery.errors import require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -67,8 +67,8 @@ class AddLayerNorm(GraphEdit[Norm]):
     target: str | None = parameter(
         "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
     )
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Norm]:
         """Find target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
@@ -84,12 +84,12 @@ class AddLayerNorm(GraphEdit[Norm]):
 
     def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")
-        put_in_place(
+        build_output(
             draft, found.target, found.target.name, ops, lambda x: layer_norm(ops, x, found.scale, found.shift),
             last=len(found.scale),
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target = present(self.target, "target")
-        ensure_only(self.verb, before, after, target, [target])
+        target = require_value(self.target, "target")
+        ensure_others_unchanged(self.verb, before, after, target, [target])

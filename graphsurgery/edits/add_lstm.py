@@ -12,21 +12,20 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import FLOAT, INT32, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,
+    build_output,
     check_not_repeated,
     choose_name,
-    ensure_only,
+    ensure_others_unchanged,
     find_tokens,
-    put_in_place,
 )
-from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
-from graphsurgery.errors import WeightsError
+from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
+from graphsurgery.errors import WeightsError, require_value
 from graphsurgery.folders.module_config import check_setting, module_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
@@ -60,7 +59,7 @@ Layer = tuple[Direction, ...]
 def lstm(ops: Operators, x: gs.Tensor, m: gs.Tensor, layers: list[Layer]) -> gs.Variable:
     """Build ``x [batch, seq, in]``, ``m [batch, seq]`` bool -> ``[batch, seq, directions * H]``: the last layer's states at
     the first max(sum m, 1) positions of a row, zeros behind them."""
-    lengths = _lengths(ops, m)
+    lengths = _count_tokens(ops, m)
     counts = ops.cast(ops.squeeze(lengths, 1, "lengths_1d"), INT32, "counts")
     states: gs.Tensor = ops.node("Transpose", x, name="by_position", perm=[1, 0, 2])
     for layer in layers:
@@ -72,9 +71,9 @@ def lstm(ops: Operators, x: gs.Tensor, m: gs.Tensor, layers: list[Layer]) -> gs.
 
 def _layer(ops: Operators, x: gs.Tensor, counts: gs.Tensor, layer: Layer) -> gs.Variable:
     """``x [seq, batch, in]`` -> ``[seq, batch, directions * H]``"""
-    w = np.stack([_gates(one.weight_ih) for one in layer])
-    r = np.stack([_gates(one.weight_hh) for one in layer])
-    b = np.stack([np.concatenate([_gates(one.bias_ih), _gates(one.bias_hh)]) for one in layer])
+    w = np.stack([_reorder_gates(one.weight_ih) for one in layer])
+    r = np.stack([_reorder_gates(one.weight_hh) for one in layer])
+    b = np.stack([np.concatenate([_reorder_gates(one.bias_ih), _reorder_gates(one.bias_hh)]) for one in layer])
     named = [ops.constant(tensor, np.float32, name) for tensor, name in ((w, "weights"), (r, "recurrence"), (b, "biases"))]
     direction = "bidirectional" if len(layer) == 2 else "forward"
     y = ops.node("LSTM", x, *named, counts, name="lstm", hidden_size=layer[0].size, direction=direction)
@@ -85,13 +84,13 @@ def _layer(ops: Operators, x: gs.Tensor, counts: gs.Tensor, layer: Layer) -> gs.
     return ops.node("Reshape", together, dims, name="states")
 
 
-def _gates(tensor: np.ndarray) -> np.ndarray:
+def _reorder_gates(tensor: np.ndarray) -> np.ndarray:
     """Return a tensor ``[4H, ...]`` with torch's gates in ONNX's order."""
     gates = np.split(tensor, 4)
     return np.concatenate([gates[place] for place in GATES])
 
 
-def _lengths(ops: Operators, m: gs.Tensor) -> gs.Variable:
+def _count_tokens(ops: Operators, m: gs.Tensor) -> gs.Variable:
     """max(sum m, 1): ``[batch, 1]`` float32"""
     count = ops.reduce_sum(ops.cast(m, FLOAT, "mask_float"), 1, "count", keepdims=True)
     return ops.node("Max", count, ops.constant(1.0, np.float32, "least"), name="lengths")
@@ -104,18 +103,18 @@ def _positions(ops: Operators, m: gs.Tensor) -> gs.Variable:
     return ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
 
 
-def read_layers(weights: ModuleWeights, width: int) -> list[Layer]:
+def take_layers(weights: ModuleWeights, width: int) -> list[Layer]:
     """Take the layers ``encoder.weight_ih_l0``, ``..._l1``, ... of torch.nn.LSTM, as many as there are. All have as many
     directions as the first: one or two."""
     suffixes = (FORWARD, BACKWARD) if f"encoder.weight_ih_l0{BACKWARD}" in weights else (FORWARD,)
     layers: list[Layer] = []
     while not layers or f"encoder.weight_ih_l{len(layers)}" in weights:
         width_in = len(suffixes) * layers[0][0].size if layers else width
-        layers.append(tuple(_direction(weights, f"l{len(layers)}{suffix}", width_in, layers) for suffix in suffixes))
+        layers.append(tuple(_take_direction(weights, f"l{len(layers)}{suffix}", width_in, layers) for suffix in suffixes))
     return layers
 
 
-def _direction(weights: ModuleWeights, name: str, width: int, before: list[Layer]) -> Direction:
+def _take_direction(weights: ModuleWeights, name: str, width: int, before: list[Layer]) -> Direction:
     rows = 4 * before[0][0].size if before else None
     weight_ih = weights.take(f"encoder.weight_ih_{name}", (rows, width))
     rows = len(weight_ih)
@@ -162,8 +161,8 @@ class AddLstm(GraphEdit[Recurrence]):
     ids: str | None = ids_parameter()
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output as well.", False)
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Recurrence]:
         """Find target, mask and weights.
@@ -186,7 +185,7 @@ class AddLstm(GraphEdit[Recurrence]):
         return Resolved(edit, Recurrence(target, mask, layers), (note,))
 
     def _layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
-        layers = read_layers(weights, width)
+        layers = take_layers(weights, width)
         path, config = module_config(weights.path, CONFIG)
         check_setting(config, "hidden_dim", layers[0][0].size, path)
         check_setting(config, "num_layers", len(layers), path)
@@ -196,11 +195,11 @@ class AddLstm(GraphEdit[Recurrence]):
 
     def change(self, draft: Draft, found: Recurrence) -> None:
         ops, layers = Operators(draft, "graphsurgery/lstm"), found.layers
-        put_in_place(
-            draft, found.target.value, self.output_name, ops, lambda x: lstm(ops, x, token_mask(ops, found.mask, x), layers),
+        build_output(
+            draft, found.target.value, self.output_name, ops, lambda x: lstm(ops, x, build_mask(ops, found.mask, x), layers),
             last=len(layers[0]) * layers[0][0].size, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])
+        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

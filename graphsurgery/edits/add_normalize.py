@@ -7,31 +7,30 @@ from typing import Self
 
 import onnx
 
-from graphsurgery.contracts import require_promised
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import find_target, put_in_place
-from graphsurgery.edits.rename import Rename, before_rename
+from graphsurgery.edits.outputs import build_output, find_target
+from graphsurgery.edits.rename import Rename, undo_rename
 from graphsurgery.edits.truncate import Truncate, parse_dims
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.errors import AlreadyAppliedError
+from graphsurgery.errors import AlreadyAppliedError, require_promised
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 
 
-def why_unit(model: Model, name: str) -> str | None:
+def find_normalizing_edit(model: Model, name: str) -> str | None:
     """Return the recorded edit that made the output ``name`` a unit vector, or None."""
     for step in reversed(read_head_steps(model)):
         if step.edit == Rename.verb:
-            name = before_rename(step, name)
-        elif name in _makes(step):
-            return step.edit if _normalises(step) else None
+            name = undo_rename(step, name)
+        elif name in _list_outputs(step):
+            return step.edit if _is_normalizing(step) else None
     return None
 
 
-def _makes(step: Step) -> list[str]:
+def _list_outputs(step: Step) -> list[str]:
     """Return the outputs that a recorded edit made."""
     given = step.parameters
     if step.edit == Truncate.verb:
@@ -39,7 +38,7 @@ def _makes(step: Step) -> list[str]:
     return [given.get("output_name") or given.get("target") or ""]
 
 
-def _normalises(step: Step) -> bool:
+def _is_normalizing(step: Step) -> bool:
     if step.edit == Truncate.verb:
         return not step.parameters["keep_length"]
     return step.edit == AddNormalize.verb or bool(step.parameters.get("normalize"))
@@ -66,7 +65,7 @@ class AddNormalize(GraphEdit[Value]):
         """
         require_opset(model, self.verb)
         target = find_target(model, self.target, "normalised")
-        edit = why_unit(model, target.name)
+        edit = find_normalizing_edit(model, target.name)
         if edit is not None:
             raise AlreadyAppliedError(
                 f"{target.name} is normalised already: its metadata record {edit}",
@@ -77,7 +76,7 @@ class AddNormalize(GraphEdit[Value]):
     def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/normalize")
         last = found.dims[-1] if found.dims else None
-        put_in_place(draft, found, found.name, ops, lambda x: l2_normalize(ops, x), last=last)
+        build_output(draft, found, found.name, ops, lambda x: l2_normalize(ops, x), last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

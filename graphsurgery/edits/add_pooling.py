@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.draft_operators import FLOAT, Operators, l2_normalize
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.outputs import check_free, describe_dropped, ensure_first_output, set_first_output, split_outputs
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import (
     AUTO,
@@ -25,10 +24,10 @@ from graphsurgery.edits.pooling_request import (
     read_modes,
     read_prompt,
 )
-from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask, without_prompt
+from graphsurgery.edits.token_mask import Mask, build_mask, exclude_prompt, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.head import EMBEDDING, explain_pooling
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
-from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError
+from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError, require_promised, require_value
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -85,7 +84,7 @@ class AddPooling(GraphEdit[Pooled]):
         "N|input",
         takes=int | str | None,
     )
-    width: int = resolved(0)
+    width: int = resolved_parameter(0)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -123,7 +122,7 @@ class AddPooling(GraphEdit[Pooled]):
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
         notes += [f"means divide by the sum of {weights.name}"] if weights is not None else []
-        notes += [*dropped_notes(dropped), *doubts]
+        notes += [*describe_dropped(dropped), *doubts]
         return Resolved(edit, Pooled(hidden, mask, weights, modes), tuple(notes))
 
     def change(self, draft: Draft, found: Pooled) -> None:
@@ -131,25 +130,25 @@ class AddPooling(GraphEdit[Pooled]):
         x = draft.tensor(found.hidden.name)
         if found.hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
-        m = token_mask(ops, found.mask, x)
+        m = build_mask(ops, found.mask, x)
         if self.skip_prompt is not None:
-            m = without_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
+            m = exclude_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
         weights = None if found.weights is None else found.weights.build(ops)
         pooled = pool(ops, x, m, self.width, found.modes, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
-        put_first(draft, pooled, self.output_name, found.hidden.batch, self.width * len(found.modes), self.keep_output)
+        set_first_output(draft, pooled, self.output_name, found.hidden.batch, self.width * len(found.modes), self.keep_output)
 
     def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:
         """Return N, int64 ``[1]``: a new input, or a constant."""
         if self.skip_prompt == INPUT:
             return draft.add_input(PROMPT_LENGTH, onnx.TensorProto.INT64, [1])
-        return ops.constant([int(present(self.skip_prompt, "skip_prompt"))], np.int64, "prompt/length")
+        return ops.constant([int(require_value(self.skip_prompt, "skip_prompt"))], np.int64, "prompt/length")
 
     def ensure(self, before: Interface, after: Interface) -> None:
         added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
         require_promised(self.verb, "the inputs", (*before.inputs, *added), after.inputs)
-        ensure_first(self.verb, before, after, self.output_name, self.keep_output)
+        ensure_first_output(self.verb, before, after, self.output_name, self.keep_output)
 
 
 def _width(model: Model, hidden: HiddenState) -> int:

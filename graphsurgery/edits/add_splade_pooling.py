@@ -10,9 +10,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.outputs import check_free, dropped_notes, ensure_first, put_first, split_outputs
-from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.outputs import check_free, describe_dropped, ensure_first_output, set_first_output, split_outputs
+from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.head import EMBEDDING, explain_pooling
 from graphsurgery.encoder.hidden_state import HiddenState, find_logits
 from graphsurgery.errors import AlreadyAppliedError, RequestError
@@ -35,13 +35,13 @@ def splade(ops: Operators, x: gs.Tensor, m: gs.Tensor, strategy: str, activation
     """
     masked = ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, ops.constant(0.0, np.float32, "zero"), name="masked")
     if strategy == "sum":
-        return ops.reduce_sum(_activated(ops, masked, activation), 1, "sum")
+        return ops.reduce_sum(_activate(ops, masked, activation), 1, "sum")
     where = ops.node("ArgMax", masked, name="where", axis=1, keepdims=1)
     largest = ops.squeeze(ops.node("GatherElements", masked, where, name="largest_3d", axis=1), 1, "largest")
-    return _activated(ops, largest, activation)
+    return _activate(ops, largest, activation)
 
 
-def _activated(ops: Operators, x: gs.Tensor, activation: str) -> gs.Variable:
+def _activate(ops: Operators, x: gs.Tensor, activation: str) -> gs.Variable:
     """log(1 + relu(x)), or log(1 + log(1 + relu(x)))"""
     y = ops.node("Relu", x, name="relu")
     one = ops.constant(1.0, np.float32, "one")
@@ -78,7 +78,7 @@ class AddSpladePooling(GraphEdit[Scores]):
     ids: str | None = ids_parameter()
     output_name: str = parameter("The name of the embedding.", EMBEDDING, "NAME")
     keep_output: tuple[str, ...] = parameter("An output of the encoder to keep. The others are dropped.", (), "NAME")
-    width: int = resolved(0)
+    width: int = resolved_parameter(0)
 
     def resolve(self, model: Model) -> Resolved[Self, Scores]:
         """Find target, mask and ids.
@@ -102,16 +102,16 @@ class AddSpladePooling(GraphEdit[Scores]):
             self, target=scores.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept, width=width,
         )  # fmt: skip
         note = f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {mask.spec}"
-        return Resolved(edit, Scores(scores, mask), (note, *dropped_notes(dropped)))
+        return Resolved(edit, Scores(scores, mask), (note, *describe_dropped(dropped)))
 
     def change(self, draft: Draft, found: Scores) -> None:
         ops = Operators(draft, "graphsurgery/splade")
         x = draft.tensor(found.scores.name)
         if found.scores.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
-        pooled = splade(ops, x, token_mask(ops, found.mask, x), self.strategy, self.activation)
-        put_first(draft, pooled, self.output_name, found.scores.batch, self.width, self.keep_output)
+        pooled = splade(ops, x, build_mask(ops, found.mask, x), self.strategy, self.activation)
+        set_first_output(draft, pooled, self.output_name, found.scores.batch, self.width, self.keep_output)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_first(self.verb, before, after, self.output_name, self.keep_output)
+        ensure_first_output(self.verb, before, after, self.output_name, self.keep_output)

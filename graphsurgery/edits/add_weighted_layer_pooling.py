@@ -10,22 +10,21 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import FLOAT, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,
+    build_output,
     check_not_repeated,
     choose_name,
-    ensure_only,
+    ensure_others_unchanged,
     find_tokens,
-    put_in_place,
 )
 from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
 from graphsurgery.encoder.hidden_state import infer_values
-from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
+from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError, require_value
 from graphsurgery.folders.files import DOWNLOAD, setting
 from graphsurgery.folders.module_config import module_config
 from graphsurgery.graph.graph import Graph
@@ -49,7 +48,7 @@ def weighted_mean(ops: Operators, layers: Sequence[gs.Tensor], weights: np.ndarr
     return ops.node("Sum", *parts, name="tokens")
 
 
-def layer_names(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
     """Read names that are separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -64,7 +63,7 @@ def find_layers(
     are found.
     """
     graph, notes = Graph.of(model), []
-    given = layer_names(asked) if asked is not None else find_layers_by_name(model.interface)
+    given = split_names(asked) if asked is not None else find_layers_by_name(model.interface)
     end = graph.value(target.name)
     layers = find_layers_by_structure(graph, end) if end is not None and not given else ()
     found = given or tuple(value.name or "" for value in layers)
@@ -74,7 +73,7 @@ def find_layers(
         notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")
         notes += [] if unnormalised else [BEFORE_NORM]
     if unnormalised:
-        found = (*found[:-1], _require(last, found))
+        found = (*found[:-1], _require_before_norm(last, found))
     missing = [name for name in found if graph.value(name) is None]
     if missing:
         raise NameNotFoundError(f"there is no value {missing[0]!r} in the graph", "name hidden layers with --layers")
@@ -86,14 +85,14 @@ def find_layers(
     return found, notes
 
 
-def _require(last: str | None, found: tuple[str, ...]) -> str:
+def _require_before_norm(last: str | None, found: tuple[str, ...]) -> str:
     if last is None:
         what = f"{found[-1]!r} is not normalised once more behind the last layer"
         raise RequestError(f"{what}, or was named", "leave out --before-norm")
     return last
 
 
-def _require_hidden(known: Mapping[str, Value], names: tuple[str, ...]) -> None:
+def _check_hidden_layers(known: Mapping[str, Value], names: tuple[str, ...]) -> None:
     """Raise RequestError if a layer is known to be anything but floats of rank 3."""
     for value in (known[name] for name in names if name in known):
         if value.rank not in (3, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED):
@@ -102,7 +101,7 @@ def _require_hidden(known: Mapping[str, Value], names: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Layers:
+class WeightedLayers:
     """Hidden layers, from the first one that counts on, and their weights."""
 
     target: TokenTarget
@@ -113,7 +112,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class AddWeightedLayerPooling(GraphEdit[Layers]):
+class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
     ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on, 0 being the embeddings' output; w is
@@ -137,11 +136,11 @@ class AddWeightedLayerPooling(GraphEdit[Layers]):
     )
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
     keep_target: bool = parameter("Keep the target as an output as well.", False)
-    layer_start: int = resolved(0)
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    layer_start: int = resolved_parameter(0)
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
-    def resolve(self, model: Model) -> Resolved[Self, Layers]:
+    def resolve(self, model: Model) -> Resolved[Self, WeightedLayers]:
         """Find target, layers and weights.
 
         Raises WeightsError, FolderError, NothingToPoolError, NameNotFoundError, RequestError, WeightsDifferError, and
@@ -155,14 +154,14 @@ class AddWeightedLayerPooling(GraphEdit[Layers]):
         names, notes = find_layers(model, target, self.layers, start + len(tensor), self.before_norm)
         values = (*infer_values(model).outputs, *model.interface.outputs, *model.interface.inputs)
         known = {value.name: value for value in values}
-        _require_hidden(known, names)
+        _check_hidden_layers(known, names)
         edit = replace(
             self, weights=weights.place, layers=",".join(names), before_norm=False, target=target.name, width=target.width,
             output_name=choose_name(model, self.output_name, target.name, self.keep_target), layer_start=start,
             digests=weights.digests,
         )  # fmt: skip
         float32 = frozenset(name for name in names if name in known and known[name].dtype == FLOAT)
-        found = Layers(target, tensor, names[start:], float32)
+        found = WeightedLayers(target, tensor, names[start:], float32)
         return Resolved(edit, found, (f"a weighted mean of {', '.join(names[start:])}", *notes))
 
     def _weights(self, model: Model) -> tuple[ModuleWeights, int]:
@@ -181,15 +180,15 @@ class AddWeightedLayerPooling(GraphEdit[Layers]):
         weights.check(self.digests)
         return weights, start
 
-    def change(self, draft: Draft, found: Layers) -> None:
+    def change(self, draft: Draft, found: WeightedLayers) -> None:
         ops = Operators(draft, "graphsurgery/layer_pooling")
         layers = [(name, draft.tensor(name)) for name in found.names]
         cast = [x if name in found.in_float32 else ops.cast(x, FLOAT, "float32") for name, x in layers]
-        put_in_place(
+        build_output(
             draft, found.target.value, self.output_name, ops, lambda _: weighted_mean(ops, cast, found.weights),
             last=self.width, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])
+        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

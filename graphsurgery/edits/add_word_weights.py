@@ -8,24 +8,23 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.module_weights import absolute_path, recorded_place
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.module_weights import to_absolute_path, to_recorded_path
 from graphsurgery.edits.outputs import (
     TOKENS,
     TokenTarget,
+    build_output,
     check_free,
     check_not_repeated,
     choose_name,
-    ensure_only,
+    ensure_others_unchanged,
     find_tokens,
-    put_in_place,
 )
-from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, mask_parameter, token_mask
+from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.limits import find_tables
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError
+from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError, require_value
 from graphsurgery.folders.word_weights import WordWeights, read_word_weights
 from graphsurgery.interface import Interface
 from graphsurgery.model.digest import digest
@@ -36,7 +35,7 @@ WEIGHTS = "token_weights"
 """The name of the weights of a text's tokens. Their digest is recorded under the same name."""
 
 
-def weighted(ops: Operators, x: gs.Tensor, ids: gs.Tensor, m: gs.Tensor, table: np.ndarray, name: str) -> gs.Variable:
+def weigh_tokens(ops: Operators, x: gs.Tensor, ids: gs.Tensor, m: gs.Tensor, table: np.ndarray, name: str) -> gs.Variable:
     """Build x w from ``x [batch, seq, dim]``, ``ids [batch, seq]``, ``m [batch, seq]`` bool and ``table [vocabulary]``.
 
     w = table[ids] at tokens and 0 at padding, ``[batch, seq]``, is the value ``name``.
@@ -87,8 +86,8 @@ class AddWordWeights(GraphEdit[Weighing]):
         "The name of the weights [batch, seq] in the graph. A later add-pooling divides means by their sum.", WEIGHTS, "NAME"
     )
     keep_target: bool = parameter("Keep the target as an output as well.", False)
-    width: int = resolved(0)
-    digests: tuple[str, ...] = resolved(())
+    width: int = resolved_parameter(0)
+    digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Weighing]:
         """Find target, mask, ids and weights.
@@ -106,10 +105,10 @@ class AddWordWeights(GraphEdit[Weighing]):
         words, table = self._table(model, ids)
         digests = (f"{WEIGHTS}={digest(table)}",)
         check_not_repeated(model, self.verb, digests)
+        place = to_recorded_path(model, to_absolute_path(model, self.weights))
         edit = replace(
-            self, weights=recorded_place(model, absolute_path(model, self.weights)), target=target.name, mask=str(mask.spec),
-            ids=ids, output_name=choose_name(model, self.output_name, target.name, self.keep_target), width=target.width,
-            digests=digests,
+            self, weights=place, target=target.name, mask=str(mask.spec), ids=ids, digests=digests,
+            output_name=choose_name(model, self.output_name, target.name, self.keep_target), width=target.width,
         )  # fmt: skip
         notes = [f"weighs {target.name} by {ids} with {len(words.weights)} weights, mask {mask.spec}"]
         if len(table) > len(words.weights):
@@ -120,7 +119,7 @@ class AddWordWeights(GraphEdit[Weighing]):
         """Read the config. Return it and its weights, followed by that of unknown words up to the encoder's vocabulary."""
         if not self.weights:
             raise RequestError(f"{self.verb} needs the module's config", "give its folder with --weights PATH")
-        words = read_word_weights(absolute_path(model, self.weights))
+        words = read_word_weights(to_absolute_path(model, self.weights))
         vocabulary = find_tables(model, find_roles(model.interface, ids)).vocabulary or 0
         missing = max(vocabulary - len(words.weights), 0)
         table = np.concatenate([words.weights, np.full(missing, words.unknown, dtype=np.float32)])
@@ -131,12 +130,12 @@ class AddWordWeights(GraphEdit[Weighing]):
 
     def change(self, draft: Draft, found: Weighing) -> None:
         ops, ids = Operators(draft, "graphsurgery/word_weights"), draft.tensor(found.ids)
-        put_in_place(
+        build_output(
             draft, found.target.value, self.output_name, ops,
-            lambda x: weighted(ops, x, ids, token_mask(ops, found.mask, x), found.table, self.token_weights),
+            lambda x: weigh_tokens(ops, x, ids, build_mask(ops, found.mask, x), found.table, self.token_weights),
             last=self.width, keep=self.keep_target,
         )  # fmt: skip
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        ensure_only(self.verb, before, after, present(self.target, "target"), [self.output_name])
+        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

@@ -34,7 +34,7 @@ Entry = int | str
 
 
 @dataclass(frozen=True)
-class Rewrite:
+class Replacement:
     """Another value for one input of a node. The node is identified by its first output.
 
     ``shape``: a vector of ``entries``; ``positions``: entries[0], entries[0] + 1, ... of rank entries[1]; ``cut``: the value
@@ -49,7 +49,7 @@ class Rewrite:
     """The name of the input before."""
 
 
-def plan_rewrites(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
+def plan_replacements(model: Model, sizes: Mapping[str, int]) -> list[Replacement]:
     """Plan the rewrites that free ``sizes``, of batch, sequence or both: at the places where constants meet other values."""
     constants = Constants(model, sizes.get(SEQUENCE))
     declared = (*model.interface.inputs, *model.interface.outputs)
@@ -59,13 +59,13 @@ def plan_rewrites(model: Model, sizes: Mapping[str, int]) -> list[Rewrite]:
         if not node.output or node.output[0] in constants:
             continue
         for place, name in enumerate(node.input):
-            rewrite = _rewrite(node, place, constants, shapes.get(node.input[0]), sizes) if name in constants else None
+            rewrite = _plan_replacement(node, place, constants, shapes.get(node.input[0]), sizes) if name in constants else None
             if rewrite is not None:
-                found.append(Rewrite(node.output[0], place, *rewrite, name))
+                found.append(Replacement(node.output[0], place, *rewrite, name))
     return found
 
 
-def describe(model: Model, rewrites: list[Rewrite]) -> Iterator[str]:
+def describe_places(model: Model, rewrites: list[Replacement]) -> Iterator[str]:
     """Describe each place where a size is baked in."""
     by_output = {node.output[0]: node for node in model.proto.graph.node if node.output}
     for rewrite in rewrites:
@@ -73,7 +73,7 @@ def describe(model: Model, rewrites: list[Rewrite]) -> Iterator[str]:
         yield f"{node.op_type} {node.name or rewrite.output!r}"
 
 
-def _rewrite(
+def _plan_replacement(
     node: onnx.NodeProto, place: int, constants: Constants, shape: tuple[Entry | None, ...] | None, sizes: Mapping[str, int]
 ) -> tuple[str, tuple[Entry, ...]] | None:
     """Return (kind, entries) for a constant input of a node; None if nothing of ``sizes`` shows in it."""
@@ -82,19 +82,19 @@ def _rewrite(
         if shape is None or any(one.name == "allowzero" and one.i for one in node.attribute):
             return None
         wanted = [int(one) for one in constants[name].ravel()]
-        entries = (_reshaped if node.op_type == "Reshape" else _expanded)(wanted, shape, sizes)
+        entries = (_plan_reshape if node.op_type == "Reshape" else _plan_expand)(wanted, shape, sizes)
         return None if entries == wanted else (SHAPE, tuple(entries))
     length, dims = sizes.get(SEQUENCE), constants.dims(name)
     if (node.op_type, place) == ("Slice", 2):
         return (END, ()) if math.prod(dims) == 1 and int(constants[name].ravel()[0]) == length else None
     if constants.counts(name):
-        return POSITIONS, (_counted(constants[name]) or 0, len(dims))
+        return POSITIONS, (_find_first_position(constants[name]) or 0, len(dims))
     if node.op_type not in ELEMENTWISE and (node.op_type, place) not in (("Gather", 1), ("Expand", 0)):
         return None
-    return _table(dims, constants, name, sizes)
+    return _plan_cut(dims, constants, name, sizes)
 
 
-def _table(
+def _plan_cut(
     dims: tuple[int, ...], constants: Constants, name: str, sizes: Mapping[str, int]
 ) -> tuple[str, tuple[Entry, ...]] | None:
     """Say how to cut a table: along its axes of the sequence's length, unless it may be a weight; and to its first row if all
@@ -103,16 +103,16 @@ def _table(
     is_weight = constants.is_float(name) and len(axes) < 2 and (len(dims) < 3 or axes == (len(dims) - 1,))
     entries: tuple[Entry, ...] = () if is_weight else axes
     rows = sizes.get(BATCH, 1)
-    if rows > 1 and len(dims) > 1 and dims[0] == rows and not is_weight and _alike(constants[name]):
+    if rows > 1 and len(dims) > 1 and dims[0] == rows and not is_weight and _has_equal_rows(constants[name]):
         entries = (BATCH, *(axis for axis in entries if axis != 0))
     return (CUT, entries) if entries else None
 
 
-def _alike(values: np.ndarray) -> bool:
+def _has_equal_rows(values: np.ndarray) -> bool:
     return bool((values == values[:1]).all())
 
 
-def _reshaped(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
+def _plan_reshape(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
     """Return a shape to reshape to: 0 where the dim of the input stays, and -1 at most once, for a size that stays nowhere."""
     entries: list[Entry] = list(wanted)
     for place, size in enumerate(wanted):
@@ -129,7 +129,7 @@ def _reshaped(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping
     return entries
 
 
-def _expanded(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
+def _plan_expand(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping[str, int]) -> list[Entry]:
     """Return a shape to expand to: 1 where the input has that dim itself, which then stays, whatever it is."""
     own = [1] * (len(wanted) - len(shape)) + list(shape)
     entries: list[Entry] = list(wanted)
@@ -139,7 +139,7 @@ def _expanded(wanted: list[int], shape: tuple[Entry | None, ...], sizes: Mapping
     return entries
 
 
-def _counted(values: np.ndarray) -> int | None:
+def _find_first_position(values: np.ndarray) -> int | None:
     """Return n if a constant is n, n + 1, ...; else None."""
     flat = values.ravel()
     if len(flat) < 2 or values.dtype.kind not in "if" or not float(flat[0]).is_integer():
@@ -187,7 +187,7 @@ class Constants:
     def counts(self, name: str) -> bool:
         """Whether a constant is n, n + 1, ... of the length in question, and nothing more."""
         dims = self.dims(name)
-        return bool(dims) and dims[-1] == self._length == math.prod(dims) and _counted(self[name]) is not None
+        return bool(dims) and dims[-1] == self._length == math.prod(dims) and _find_first_position(self[name]) is not None
 
     def _is_small(self, name: str) -> bool:
         return not name or (

@@ -8,11 +8,11 @@ from typing import ClassVar, Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import POSITIONS, ZEROS, find_fill, find_input, find_like
 from graphsurgery.encoder.roles import find_roles
+from graphsurgery.errors import require_promised, require_value
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
@@ -20,7 +20,7 @@ from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.model.model import Model
 
 
-def filled(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) -> None:
+def build_fill(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) -> None:
     """Build the value ``name`` in the shape of ``like [batch, seq]``: 0, 1, or 0, 1, ..., seq - 1 in every row."""
     shape = ops.node("Shape", like, name="shape")
     if fill == POSITIONS:
@@ -58,7 +58,7 @@ class DropInput(GraphEdit[Dropped]):
         "The values that the graph puts in its place.", None, "zeros|ones|positions", otherwise="as the input's name says"
     )
     like: str | None = parameter("The input whose shape the values get.", None, "NAME", otherwise="the token ids")
-    dtype: str | None = resolved(None)
+    dtype: str | None = resolved_parameter(None)
 
     def resolve(self, model: Model) -> Resolved[Self, Dropped]:
         """Find fill, shape and type. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
@@ -68,7 +68,7 @@ class DropInput(GraphEdit[Dropped]):
         fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
         graph = Graph.of(model)
-        is_used = bool(graph.all_consumers(present(graph.value(value.name), f"the input {value.name}")))
+        is_used = bool(graph.all_consumers(require_value(graph.value(value.name), f"the input {value.name}")))
         return Resolved(
             edit, Dropped(value, fill, like.name, is_used), (f"{value.name} is {fill} in the shape of {like.name}",)
         )
@@ -79,7 +79,7 @@ class DropInput(GraphEdit[Dropped]):
         if found.is_used:
             with draft.at_front():
                 ops = Operators(draft, f"graphsurgery/inputs/{value.name}")
-                filled(ops, gs.Variable(found.like), found.fill, value.dtype, value.name)
+                build_fill(ops, gs.Variable(found.like), found.fill, value.dtype, value.name)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         others = tuple(value for value in before.inputs if value.name != self.input)

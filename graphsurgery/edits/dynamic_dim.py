@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present, require_promised
 from graphsurgery.edits.baked_dims import (
     AXES,
     BATCH,
@@ -21,23 +20,23 @@ from graphsurgery.edits.baked_dims import (
     POSITIONS,
     SEQUENCE,
     Constants,
-    Rewrite,
-    describe,
-    plan_rewrites,
+    Replacement,
+    describe_places,
+    plan_replacements,
 )
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.inputs import symbolic_dims
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.inputs import list_symbolic_dims
 from graphsurgery.edits.trials import try_sizes
 from graphsurgery.encoder.roles import Roles, find_roles
-from graphsurgery.errors import RequestError, UnsupportedModelError
+from graphsurgery.errors import RequestError, UnsupportedModelError, require_promised, require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.namer import Namer
 
 
-class Replacements:
+class ReplacementBuilder:
     """Builds the values that take the place of constants which hold a batch or sequence size."""
 
     def __init__(self, ops: Operators, ids: gs.Tensor, constants: Constants) -> None:
@@ -62,12 +61,12 @@ class Replacements:
         start, end = (self.ops.constant([at], np.int64, f"{which}/{what}") for what, at in (("from", axis), ("to", axis + 1)))
         return self.ops.node("Slice", self._shape_of_ids, start, end, name=which)
 
-    def make(self, rewrite: Rewrite, name: str) -> None:
+    def make(self, rewrite: Replacement, name: str) -> None:
         """Build the value ``name`` in the place of a constant."""
         build = {POSITIONS: self._positions, CUT: self._cut, END: self._end}.get(rewrite.kind, self._shape)
         build(rewrite, name)
 
-    def _shape(self, rewrite: Rewrite, name: str) -> None:
+    def _shape(self, rewrite: Replacement, name: str) -> None:
         if not any(isinstance(entry, str) for entry in rewrite.entries):
             values = gs.Constant("entries", np.array(rewrite.entries, dtype=np.int64))
             self.ops.node("Constant", name="entries", output=name, value=values)
@@ -81,10 +80,10 @@ class Replacements:
     def _sized(self, which: str) -> gs.Variable:
         return self._batch if which == BATCH else self._sequence
 
-    def _end(self, rewrite: Rewrite, name: str) -> None:
+    def _end(self, rewrite: Replacement, name: str) -> None:
         self.ops.node("Identity", self._sequence, name="end", output=name)
 
-    def _positions(self, rewrite: Rewrite, name: str) -> None:
+    def _positions(self, rewrite: Replacement, name: str) -> None:
         """Build n, n + 1, ... of the type and rank that the constant had."""
         first, rank = rewrite.entries
         one = gs.Constant("one", np.ones(1, dtype=np.int64))
@@ -95,7 +94,7 @@ class Replacements:
         shaped = self.ops.node("Reshape", moved, shape, name="row")
         self.ops.node("Cast", shaped, name="typed", output=name, to=self._type(rewrite))
 
-    def _cut(self, rewrite: Rewrite, name: str) -> None:
+    def _cut(self, rewrite: Replacement, name: str) -> None:
         axes = [0 if axis == BATCH else axis for axis in rewrite.entries]
         one = self.ops.constant([1], np.int64, "row") if BATCH in rewrite.entries else None
         ends = [one if axis == BATCH and one is not None else self._sequence for axis in rewrite.entries]
@@ -104,14 +103,14 @@ class Replacements:
         value = self._constant(rewrite)
         self.ops.node("Slice", value, starts, end, self.ops.constant(axes, np.int64, "axes"), name="cut", output=name)
 
-    def _type(self, rewrite: Rewrite) -> int:
+    def _type(self, rewrite: Replacement) -> int:
         """Return the element type that a constant had."""
         initializer = self.constants.initializer(rewrite.name)
         if initializer is not None:
             return int(initializer.data_type)
         return int(onnx.helper.np_dtype_to_tensor_dtype(self.constants[rewrite.name].dtype))
 
-    def _constant(self, rewrite: Rewrite) -> gs.Tensor:
+    def _constant(self, rewrite: Replacement) -> gs.Tensor:
         """Return the constant as it was. One that nodes make is made here as well, to stand before its use."""
         if self.constants.initializer(rewrite.name) is not None:
             return gs.Variable(rewrite.name)
@@ -124,7 +123,7 @@ class Freed:
 
     inputs: tuple[str, ...]
     ids: str
-    rewrites: dict[str, Rewrite]
+    rewrites: dict[str, Replacement]
     """The constants to rewrite, by the names of the values that take their places."""
     constants: Constants | None
     follows: tuple[tuple[str, int, str], ...] | None = None
@@ -157,12 +156,12 @@ class DynamicDim(GraphEdit[Freed]):
         called="dims",
         required=True,
     )
-    sizes: tuple[str, ...] = resolved(())
-    inputs: tuple[str, ...] = resolved(())
-    ids: str | None = resolved(None)
-    mask: str | None = resolved(None)
-    follows: tuple[str, ...] | None = resolved(None)
-    rewired: tuple[str, ...] = resolved(())
+    sizes: tuple[str, ...] = resolved_parameter(())
+    inputs: tuple[str, ...] = resolved_parameter(())
+    ids: str | None = resolved_parameter(None)
+    mask: str | None = resolved_parameter(None)
+    follows: tuple[str, ...] | None = resolved_parameter(None)
+    rewired: tuple[str, ...] = resolved_parameter(())
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -183,14 +182,14 @@ class DynamicDim(GraphEdit[Freed]):
         require_opset(model, self.verb)
         roles = find_roles(model.interface)
         sizes = self._sizes(model, roles)
-        ids = present(roles.ids, "the input of token ids")
+        ids = require_value(roles.ids, "the input of token ids")
         inputs = tuple(value.name for value in (ids, roles.mask, roles.types, roles.positions) if value is not None)
         edit = replace(
             self, dim=tuple(f"{which}={name}" for which, name in self.names.items()), ids=ids.name,
             sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=inputs,
             mask=roles.mask.name if roles.mask is not None else None, follows=None, rewired=(),
         )  # fmt: skip
-        namer, rewrites = Namer.of(model.proto), plan_rewrites(model, sizes)
+        namer, rewrites = Namer.of(model.proto), plan_replacements(model, sizes)
         attempts = [Freed(inputs, ids.name, {}, None)]
         if rewrites:
             named = {namer.new("graphsurgery/dims/value"): rewrite for rewrite in rewrites}
@@ -203,7 +202,7 @@ class DynamicDim(GraphEdit[Freed]):
                 found = replace(attempt, follows=trial.follows)
                 return Resolved(replace(edit, follows=found.recorded_follows), found, self._notes(sizes, found))
             reasons.append(trial.reason)
-        places = list(dict.fromkeys(describe(model, rewrites)))
+        places = list(dict.fromkeys(describe_places(model, rewrites)))
         where = f"; the size stands in {', '.join(places[:3])}" if places else ""
         raise UnsupportedModelError(
             f"{' and '.join(f'{which} {size}' for which, size in sizes.items())} cannot be freed: {reasons[-1]}{where}",
@@ -233,7 +232,7 @@ class DynamicDim(GraphEdit[Freed]):
                 "there is no attention mask, so that a shorter text cannot be held against the baked length",
                 "export the model again with dynamic axes",
             )
-        taken = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
+        taken = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         found = {}
         for which, name in names.items():
             size = roles.ids.dims[AXES[which]]
@@ -261,7 +260,7 @@ class DynamicDim(GraphEdit[Freed]):
 
         draft.changes.infos.append(free)
         if found.constants is not None:
-            _rewire(draft, found, found.constants)
+            _replace_inputs(draft, found, found.constants)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         freed = [self._freed(value) if value.name in self.inputs else value for value in before.inputs]
@@ -271,13 +270,13 @@ class DynamicDim(GraphEdit[Freed]):
 
     def _freed(self, value: Value) -> Value:
         """Return an input with the names of the freed sizes among its dims."""
-        dims = list(present(value.dims, f"the dims of {value.name}"))
+        dims = list(require_value(value.dims, f"the dims of {value.name}"))
         for which, name in self.names.items():
             dims[AXES[which]] = name
         return replace(value, dims=tuple(dims))
 
 
-def _rewire(draft: Draft, found: Freed, constants: Constants) -> None:
+def _replace_inputs(draft: Draft, found: Freed, constants: Constants) -> None:
     """Build the new values in front of all nodes, and let the nodes take them."""
     names = {(rewrite.output, rewrite.place): name for name, rewrite in found.rewrites.items()}
 
@@ -287,6 +286,6 @@ def _rewire(draft: Draft, found: Freed, constants: Constants) -> None:
 
     draft.changes.nodes.append(rewire)
     with draft.at_front():
-        values = Replacements(Operators(draft, "graphsurgery/dims"), gs.Variable(found.ids), constants)
+        values = ReplacementBuilder(Operators(draft, "graphsurgery/dims"), gs.Variable(found.ids), constants)
         for name, rewrite in found.rewrites.items():
             values.make(rewrite, name)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import Field, dataclass, field, fields, replace
+from importlib import import_module
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from graphsurgery.contracts import require_promised
-from graphsurgery.edit_list import BY_CLASS
+from graphsurgery.edit_list import EDIT_LIST, ENTRY_BY_CLASS, ByVerb, EditEntry
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, UnsupportedModelError
+from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, UnsupportedModelError, require_promised
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -57,7 +57,7 @@ def parameter(
     return field(default=default, metadata=metadata)
 
 
-def resolved(default: Any) -> Any:
+def resolved_parameter(default: Any) -> Any:
     """Declare a parameter that `Edit.resolve` fills in. Files record it and recipes may give it; the command line does not."""
     return field(default=default, metadata={"resolved": True})
 
@@ -94,7 +94,7 @@ class Edit(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        listed = BY_CLASS.get(cls.__name__)
+        listed = ENTRY_BY_CLASS.get(cls.__name__)
         if listed is not None and cls.__module__.endswith(f".{listed.function}"):
             cls.verb, cls.step, cls.summary = listed.verb, listed.step, listed.summary
 
@@ -136,7 +136,7 @@ class Edit(ABC):
         """Raise AlreadyAppliedError if the newest edit that the file records is this very edit."""
         newest = read_head_steps(model)[-1:]
         if newest and not self.restores and (newest[0].edit, newest[0].given) == (self.verb, self.parameters()):
-            raise already_recorded(self.verb)
+            raise make_repeated_error(self.verb)
 
     def parameters(self) -> dict[str, Any]:
         """The parameters, as recorded in the file."""
@@ -171,7 +171,7 @@ class GraphEdit(Edit, Generic[FoundT]):
         return recorded(model.document, draft.finish(), self.verb, self.parameters(), weights)
 
 
-def already_recorded(verb: str) -> AlreadyAppliedError:
+def make_repeated_error(verb: str) -> AlreadyAppliedError:
     """Return the error for an edit that is the newest one that the file records."""
     what = f"the newest edit that the file records is this very {verb}"
     return AlreadyAppliedError(what, "nothing is left to do; see `graphsurgery inspect`")
@@ -184,3 +184,12 @@ def require_opset(model: Model, verb: str) -> None:
             f"the model is of ai.onnx opset {model.opset}; {verb} needs {OLDEST_OPSET} or newer",
             "convert it first with onnx.version_converter.convert_version(model, 17), or export it again",
         )
+
+
+def _import_class(entry: EditEntry) -> type[Edit]:
+    edit: type[Edit] = getattr(import_module(f"graphsurgery.edits.{entry.function}"), entry.class_name)
+    return edit
+
+
+EDITS: ByVerb[type[Edit]] = ByVerb(EDIT_LIST, _import_class)
+"""Every edit's class by its verb. Its module is imported when the class is looked up."""

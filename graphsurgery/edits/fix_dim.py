@@ -9,10 +9,9 @@ from typing import ClassVar, Self
 
 import onnx
 
-from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
-from graphsurgery.edits.inputs import parse_pairs, symbolic_dims
-from graphsurgery.errors import NameNotFoundError, RequestError
+from graphsurgery.edits.inputs import list_symbolic_dims, parse_pairs
+from graphsurgery.errors import NameNotFoundError, RequestError, require_promised
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -44,7 +43,7 @@ class FixDim(GraphEdit[None]):
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
         """Raises RequestError, NameNotFoundError."""
-        known = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
+        known = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         listed = f"the symbolic dims are {', '.join(known) or 'none'}"
         if not self.dim:
             raise RequestError("no dim is named", f"name one with --dim NAME=N; {listed}")

@@ -8,12 +8,11 @@ from typing import ClassVar, Self
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import require_promised
 from graphsurgery.edits.draft_operators import INT32, INT64, Operators
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import find_input
 from graphsurgery.encoder.roles import is_ids_like
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import RequestError, require_promised
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -43,8 +42,8 @@ class InputType(GraphEdit[dict[str, Cast]]):
     input: tuple[str, ...] = parameter(
         "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type"
     )
-    inside: tuple[str, ...] = resolved(())
-    dtypes: tuple[str, ...] = resolved(())
+    inside: tuple[str, ...] = resolved_parameter(())
+    dtypes: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, dict[str, Cast]]:
         """Find the inputs. Raises RequestError (type, nothing to change), NameNotFoundError, UnsupportedModelError."""

@@ -62,7 +62,7 @@ def find_like(model: Model, roles: Roles, value: Value, asked: str | None) -> Va
     return roles.ids
 
 
-def symbolic_dims(values: Sequence[Value]) -> list[str]:
+def list_symbolic_dims(values: Sequence[Value]) -> list[str]:
     """Return every symbolic dim of some values, in order."""
     return list(dict.fromkeys(dim for value in values for dim in value.dims or () if isinstance(dim, str)))
 

@@ -8,12 +8,11 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import INT32, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import ensure_only, find_target, put_in_place
-from graphsurgery.edits.token_mask import Mask, find_mask, ids_parameter, token_mask
-from graphsurgery.errors import RequestError
+from graphsurgery.edits.outputs import build_output, ensure_others_unchanged, find_target
+from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter
+from graphsurgery.errors import RequestError, require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -21,13 +20,13 @@ from graphsurgery.model.model import Model
 TOKENS = (3, None)
 
 
-def masked(ops: Operators, x: gs.Tensor, m: gs.Tensor) -> gs.Variable:
+def mask_output(ops: Operators, x: gs.Tensor, m: gs.Tensor) -> gs.Variable:
     """``x [batch, seq, dim]`` where ``m [batch, seq]`` is true, 0 elsewhere: by Where, as NaN * 0 is NaN."""
     zero = ops.constant(0.0, np.float32, "zero")
     return ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, zero, name="masked")
 
 
-def without_first(ops: Operators, m: gs.Tensor) -> gs.Variable:
+def exclude_first_token(ops: Operators, m: gs.Tensor) -> gs.Variable:
     """``m [batch, seq]`` but for the first token of each row: where the running count of tokens is 2 or more."""
     count = ops.node("CumSum", ops.cast(m, INT32, "mask_int"), ops.constant(1, np.int64, "axis"), name="running_count")
     later = ops.node("Greater", count, ops.constant(1, np.int32, "one"), name="is_later")
@@ -73,13 +72,13 @@ class MaskTokens(GraphEdit[Masked]):
         ops = Operators(draft, "graphsurgery/mask_tokens")
 
         def build(x: gs.Tensor) -> gs.Variable:
-            m = token_mask(ops, found.mask, x)
-            return masked(ops, x, without_first(ops, m) if self.skip_first else m)
+            m = build_mask(ops, found.mask, x)
+            return mask_output(ops, x, exclude_first_token(ops, m) if self.skip_first else m)
 
         last = found.target.dims[-1] if found.target.dims else None
-        put_in_place(draft, found.target, found.target.name, ops, build, last=last)
+        build_output(draft, found.target, found.target.name, ops, build, last=last)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target = present(self.target, "target")
-        ensure_only(self.verb, before, after, target, [target])
+        target = require_value(self.target, "target")
+        ensure_others_unchanged(self.verb, before, after, target, [target])

@@ -24,8 +24,8 @@ class ModuleWeights:
         """``place`` as a parameter of ``verb`` names it. FolderError or WeightsError when it cannot be read."""
         if not place:
             raise RequestError(f"{verb} needs the module's weights", "give its folder or weights file with --weights PATH")
-        self.path = absolute_path(model, place)
-        self.place = recorded_place(model, self.path)
+        self.path = to_absolute_path(model, place)
+        self.place = to_recorded_path(model, self.path)
         self.tensors: dict[str, np.ndarray] = {}
         self._weights = read_weights(self.path)
 
@@ -72,16 +72,16 @@ class ModuleWeights:
             raise WeightsError(what, "give the weights that belong to this model")
 
 
-def absolute_path(model: Model, place: str) -> Path:
+def to_absolute_path(model: Model, place: str) -> Path:
     """Return the file or folder that a parameter names. A relative path starts at the model's folder."""
-    return Path(os.path.normpath(_base(model) / place))
+    return Path(os.path.normpath(_find_base_folder(model) / place))
 
 
-def recorded_place(model: Model, path: Path) -> str:
+def to_recorded_path(model: Model, path: Path) -> str:
     """Return ``path`` relative to the model's folder, which is what the file records."""
-    return Path(os.path.relpath(path, _base(model))).as_posix()
+    return Path(os.path.relpath(path, _find_base_folder(model))).as_posix()
 
 
-def _base(model: Model) -> Path:
+def _find_base_folder(model: Model) -> Path:
     """Return the folder that relative paths start at: the model's, or the current one for a model from memory."""
     return model.home or model.folder or Path.cwd()

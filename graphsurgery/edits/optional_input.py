@@ -8,12 +8,11 @@ from typing import Self
 import numpy as np
 import onnx
 
-from graphsurgery.contracts import present, require_promised
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import ONES, POSITIONS, ZEROS, find_fill, find_input, find_like
-from graphsurgery.edits.trials import why_no_default
+from graphsurgery.edits.trials import explain_default_misfit
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import UnsupportedModelError, require_promised, require_value
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
@@ -51,7 +50,7 @@ class OptionalInput(GraphEdit[Default]):
         "The default for callers that leave it out.", None, "zeros|ones", otherwise="as the input's name says"
     )
     like: str | None = parameter("The input whose shape the default stands for.", None, "NAME", otherwise="the token ids")
-    dtype: str | None = resolved(None)
+    dtype: str | None = resolved_parameter(None)
 
     def resolve(self, model: Model) -> Resolved[Self, Default]:
         """Find fill and shape, and try the default. Raises RequestError, NameNotFoundError, UnsupportedModelError."""
@@ -66,10 +65,10 @@ class OptionalInput(GraphEdit[Default]):
             raise UnsupportedModelError(what, _instead(value))
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
         graph = Graph.of(model)
-        behind = graph.descendants([present(graph.value(value.name), f"the input {value.name}")])
+        behind = graph.descendants([require_value(graph.value(value.name), f"the input {value.name}")])
         found = Default(value, NUMBERS[fill], {one.name or "" for one in behind})
         after = replace(model, document=edit.document(model, found, None))
-        reason = why_no_default(model, after, roles, value, found.number)
+        reason = explain_default_misfit(model, after, roles, value, found.number)
         if reason is not None:
             raise UnsupportedModelError(f"{value.name} cannot be left out: {reason}", _instead(value))
         return Resolved(edit, found, (f"{value.name} is {fill} when it is left out",))

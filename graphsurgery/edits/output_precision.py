@@ -9,12 +9,11 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import FLOAT, INT8, UINT8, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved
-from graphsurgery.edits.module_weights import absolute_path, recorded_place
-from graphsurgery.edits.outputs import VECTORS, ensure_only, find_target, put_in_place
-from graphsurgery.errors import RequestError, WeightsDifferError
+from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.module_weights import to_absolute_path, to_recorded_path
+from graphsurgery.edits.outputs import VECTORS, build_output, ensure_others_unchanged, find_target
+from graphsurgery.errors import RequestError, WeightsDifferError, require_value
 from graphsurgery.folders.ranges import read_ranges
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.digest import digest
@@ -30,7 +29,7 @@ SIGN = 128
 """Subtracted from an unsigned byte to make it a signed one."""
 
 
-def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
+def quantize_by_ranges(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
     """Build clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
 
     ``x [batch, dim]`` float32, ``ranges [2, dim]`` float32: each dim's min and max.
@@ -46,10 +45,10 @@ def scaled(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs
     step = ops.node("Where", flat, ops.constant(1, np.float32, "one"), step, name="step")
     bucket = ops.node("Floor", ops.node("Div", ops.node("Sub", x, low, name="above"), step, name="steps"), name="bucket")
     ends = ops.constant(0, np.float32, "first"), ops.constant(BUCKETS, np.float32, "last")
-    return as_byte(ops, ops.node("Clip", bucket, *ends, name="clipped"), signed)
+    return cast_to_byte(ops, ops.node("Clip", bucket, *ends, name="clipped"), signed)
 
 
-def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
+def pack_signs(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
     """Build bytes of eight dims each, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
 
     ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 where
@@ -60,17 +59,17 @@ def packed(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variabl
         bits = ops.node("Pad", bits, ops.constant([0, 0, 0, -width % BITS], np.int64, "filling"), name="filled")
     octets = ops.node("Reshape", bits, ops.constant([0, -(-width // BITS), BITS], np.int64, "octet_shape"), name="octets")
     places = ops.constant([1 << place for place in reversed(range(BITS))], np.float32, "places")
-    return as_byte(ops, ops.reduce_sum(ops.node("Mul", octets, places, name="weighted"), 2, "byte_value"), signed)
+    return cast_to_byte(ops, ops.reduce_sum(ops.node("Mul", octets, places, name="weighted"), 2, "byte_value"), signed)
 
 
-def as_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
+def cast_to_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
     """Build bytes from whole numbers 0..255 in float32: uint8, or less 128 int8."""
     if not signed:
         return ops.cast(value, UINT8, "bytes")
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
 
 
-def _width(target: Value) -> int:
+def require_width(target: Value) -> int:
     """Return the last dim of an output; RequestError if it is not declared."""
     width = target.dims[-1] if target.dims else None
     if not isinstance(width, int):
@@ -107,7 +106,7 @@ class OutputPrecision(GraphEdit[Bytes]):
     target: str | None = parameter(
         "The output to convert.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
     )
-    digests: tuple[str, ...] = resolved(())
+    digests: tuple[str, ...] = resolved_parameter(())
 
     @property
     def signed(self) -> bool:
@@ -121,14 +120,14 @@ class OutputPrecision(GraphEdit[Bytes]):
             what = f"there is no precision {self.to!r}" if self.to else "output-precision needs a precision"
             raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to", ("--to",))
         target = find_target(model, self.target, "converted", VECTORS)
-        width = _width(target)
+        width = require_width(target)
         if self.to in PACKED:
             unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
             edit = replace(self, target=target.name, ranges=None, digests=())
             note = f"packs the signs of {target.name} into {-(-width // BITS)} bytes"
             return Resolved(edit, Bytes(target, width, None), (*unused, note))
         values = self._ranges(model, target.name, width)
-        place = recorded_place(model, absolute_path(model, self.ranges or ""))
+        place = to_recorded_path(model, to_absolute_path(model, self.ranges or ""))
         edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
         note = f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}"
         return Resolved(edit, Bytes(target, width, values), (note,))
@@ -141,7 +140,7 @@ class OutputPrecision(GraphEdit[Bytes]):
                 "give a few hundred texts of your own, one a line, as --ranges texts.txt; or save "
                 "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
-        path = absolute_path(model, self.ranges)
+        path = to_absolute_path(model, self.ranges)
         values = measure_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={digest(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
@@ -152,13 +151,13 @@ class OutputPrecision(GraphEdit[Bytes]):
         target, width, ranges = found.target, found.width, found.ranges
 
         def build(x: gs.Tensor) -> gs.Variable:
-            return packed(ops, x, width, self.signed) if ranges is None else scaled(ops, x, ranges, self.signed)
+            return pack_signs(ops, x, width, self.signed) if ranges is None else quantize_by_ranges(ops, x, ranges, self.signed)
 
         last = -(-width // BITS) if ranges is None else width
         kind = np.int8 if self.signed else np.uint8
-        put_in_place(draft, target, target.name, ops, build, last=last, dtype=kind)
+        build_output(draft, target, target.name, ops, build, last=last, dtype=kind)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target = present(self.target, "target")
-        ensure_only(self.verb, before, after, target, [target])
+        target = require_value(self.target, "target")
+        ensure_others_unchanged(self.verb, before, after, target, [target])

@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import require_promised
 from graphsurgery.edits.draft_operators import FLOAT, Operators
-from graphsurgery.edits.edit import already_recorded
+from graphsurgery.edits.edit import make_repeated_error
 from graphsurgery.encoder.head import EMBEDDING, read_head_steps
 from graphsurgery.encoder.hidden_state import SearchTarget, find_hidden_state
-from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError, UnsupportedModelError
+from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError, UnsupportedModelError, require_promised
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
@@ -88,7 +87,7 @@ def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> Non
     """Raise AlreadyAppliedError if the newest recorded edit is this one with these weights, on whatever target."""
     newest = read_head_steps(model)[-1:]
     if newest and newest[0].edit == verb and newest[0].parameters["digests"] == list(digests):
-        raise already_recorded(verb)
+        raise make_repeated_error(verb)
 
 
 def choose_name(model: Model, name: str | None, target: str, keep: bool = False) -> str:
@@ -114,7 +113,7 @@ def check_free(model: Model, name: str, advice: str = "choose another with --out
         raise RequestError(f"the name {name!r} is taken in this graph", advice)
 
 
-def put_in_place(
+def build_output(
     draft: Draft, declared: Value, name: str, ops: Operators, build: Callable[[gs.Tensor], gs.Variable],
     *, last: Dim, keep: bool = False, dtype: type[np.generic] = np.float32,
 ) -> None:  # fmt: skip
@@ -135,7 +134,7 @@ def put_in_place(
         draft.graph.outputs = [made if tensor is raw else tensor for tensor in outputs]
 
 
-def ensure_only(verb: str, before: Interface, after: Interface, target: str, made: Sequence[str]) -> None:
+def ensure_others_unchanged(verb: str, before: Interface, after: Interface, target: str, made: Sequence[str]) -> None:
     """Raise PostconditionError unless every one of ``made`` is an output and all others but ``target`` are unchanged."""
     kept, others = ([one for one in side.outputs if one.name not in (target, *made)] for side in (before, after))
     require_promised(verb, f"the outputs beside {target}", kept, others)
@@ -155,19 +154,19 @@ def split_outputs(model: Model, wanted: Sequence[str]) -> tuple[tuple[str, ...],
     return tuple(n for n in names if n in wanted), tuple(n for n in names if n not in wanted)
 
 
-def dropped_notes(dropped: Sequence[str]) -> list[str]:
+def describe_dropped(dropped: Sequence[str]) -> list[str]:
     """Return a note on each output that is dropped."""
     return [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
 
 
-def put_first(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str]) -> None:
+def set_first_output(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str]) -> None:
     """Let ``made`` be the first output, ``name [batch, width]`` float32; the ``kept`` outputs follow."""
     made.name, made.dtype = name, np.float32
     made.shape = [batch if batch is not None else "batch", width]
     draft.graph.outputs = [made, *(tensor for tensor in draft.graph.outputs if tensor.name in kept)]
 
 
-def ensure_first(verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
+def ensure_first_output(verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
     """Raise PostconditionError unless the outputs are the ones that `put_first` leaves."""
     first = [replace(value, dims=None) for value in after.outputs[:1]]
     require_promised(verb, "the first output, but for its dims", [Value(name, onnx.TensorProto.FLOAT, None)], first)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from types import NoneType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from graphsurgery.edits.edit import PATH, Edit
+from graphsurgery.edits.edit import EDITS, PATH, Edit
+from graphsurgery.errors import RecipeError
 
 FROM_HERE = "A relative path starts at the current folder."
 
@@ -62,34 +63,34 @@ class Parameter:
         if value is None:
             return self.default
         if self.is_several:
-            return _several(value)
+            return _to_tuple(value)
         if self.kind is bool:
             return value
-        return absolute(value) if self.is_path else _text(value)
+        return to_absolute(value) if self.is_path else _to_text(value)
 
 
-def parameters_of(edit: type[Edit]) -> tuple[Parameter, ...]:
+def list_parameters(edit: type[Edit]) -> tuple[Parameter, ...]:
     """The parameters of ``edit`` that a request may give, in order."""
     kinds = typing.get_type_hints(edit)
-    return tuple(_read(one, kinds[one.name], first=place == 0) for place, one in enumerate(edit.declared()))
+    return tuple(_read_parameter(one, kinds[one.name], first=place == 0) for place, one in enumerate(edit.declared()))
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def to_absolute(path: str | os.PathLike[str]) -> str:
     """``path`` from the current folder, wherever the model lies. Links are not resolved."""
     return os.path.abspath(path)  # noqa: PTH100 -- resolves no links
 
 
-def _read(one: Field[Any], kind: Any, first: bool) -> Parameter:
+def _read_parameter(one: Field[Any], kind: Any, first: bool) -> Parameter:
     stated = one.metadata
     required = stated["required"]
     return Parameter(
         one.name, kind, one.default, stated["help"], stated["metavar"], stated["otherwise"],
-        stated["takes"] or _takes(kind, stated["metavar"]), stated["called"] or one.name, required,
+        stated["takes"] or _find_library_type(kind, stated["metavar"]), stated["called"] or one.name, required,
         first or required or stated["positional"],
     )  # fmt: skip
 
 
-def _takes(kind: Any, metavar: str) -> Any:
+def _find_library_type(kind: Any, metavar: str) -> Any:
     """What the library function takes for a field of that type, if the declaration says nothing else."""
     if typing.get_origin(kind) is tuple:
         return Sequence[str]
@@ -99,11 +100,63 @@ def _takes(kind: Any, metavar: str) -> Any:
     return path | None if NoneType in typing.get_args(kind) else path
 
 
-def _several(value: Any) -> tuple[str, ...]:
+def _to_tuple(value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         return tuple(f"{name}={one}" for name, one in value.items())
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+class Parametrized(Protocol):
+    """A dataclass that lists its parameters."""
+
+    @classmethod
+    def known(cls) -> tuple[Field[Any], ...]: ...
+
+
+Kind = TypeVar("Kind", bound=Parametrized)
+
+
+def make_from_parameters(kind: type[Kind], given: Mapping[str, Any], where: str) -> Kind:
+    """Return a ``kind`` with the parameters ``given``.
+
+    Raises RecipeError for an unknown parameter or a value of the wrong type. The message starts with ``where``.
+    """
+    types = typing.get_type_hints(kind)
+    require_known(given, [one.name for one in kind.known()], where)
+    return kind(**{name: convert_value(value, types[name], f"{where}: {name}") for name, value in given.items()})
+
+
+def make_edit(verb: str, given: Mapping[str, Any], where: str) -> Edit:
+    """Return the edit that is called ``verb``. Raises RecipeError if there is none, and as `from_parameters`."""
+    if verb not in EDITS:
+        raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
+    return make_from_parameters(EDITS[verb], given, where)
+
+
+def require_known(given: Iterable[str], valid: list[str], where: str) -> None:
+    """Raise RecipeError for the first key that is not ``valid``."""
+    unknown = [key for key in given if key not in valid]
+    if unknown:
+        keys = f"the keys are {', '.join(valid)}" if valid else "it has no keys"
+        raise RecipeError(f"{where}: there is no key {unknown[0]!r}", keys)
+
+
+def convert_value(value: Any, kind: Any, where: str) -> Any:
+    """Return ``value`` as a parameter of the type ``kind`` takes it: a list of texts as a tuple, a number as text if asked."""
+    arguments = typing.get_args(kind)
+    if value is None and type(None) in arguments:
+        return None
+    if any(typing.get_origin(one) is tuple for one in (kind, *arguments)):
+        if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise RecipeError(f"{where} is {value!r}", "write a list of texts")
+    wanted = [one for one in (arguments or (kind,)) if one is not type(None)]
+    if isinstance(value, int) and not isinstance(value, bool) and str in wanted:
+        return str(value)
+    if not any(isinstance(value, one) for one in wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise RecipeError(f"{where} is {value!r}", f"write a value of type {' or '.join(one.__name__ for one in wanted)}")
+    return value

@@ -71,24 +71,24 @@ class Tokens:
 def cls(ops: Operators, t: Tokens) -> gs.Variable:
     """x at the first position with m = 1."""
     first = ops.node("ArgMax", t.mask_int, name="first", axis=1, keepdims=1)
-    return _at(ops, t, first)
+    return _take_token(ops, t, first)
 
 
 def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
     """x at the last position with m = 1: the first position at which the running count of tokens is largest."""
     running = ops.node("CumSum", t.mask_int, ops.constant(1, np.int64, "axis"), name="running_count")
     last = ops.node("ArgMax", running, name="last", axis=1, keepdims=1)
-    return _at(ops, t, last)
+    return _take_token(ops, t, last)
 
 
 def mean(ops: Operators, t: Tokens) -> gs.Variable:
     """sum(x m) / max(n, 1e-9), n being the number of tokens, or the sum of their weights"""
-    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _at_least(ops, t.divisor), name="mean")
+    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _limit_divisor(ops, t.divisor), name="mean")
 
 
 def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
     """sum(x m) / sqrt(max(n, 1e-9)), n as of mean"""
-    root = ops.node("Sqrt", _at_least(ops, t.divisor), name="root")
+    root = ops.node("Sqrt", _limit_divisor(ops, t.divisor), name="root")
     return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), root, name="mean_sqrt")
 
 
@@ -113,7 +113,7 @@ def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
     weights = ops.node("Where", t.m, positions, t.zero, name="weights")
     weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
     total = t.divisor if t.token_weights is not None else ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
-    return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _at_least(ops, total), name="weightedmean")
+    return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _limit_divisor(ops, total), name="weightedmean")
 
 
 MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
@@ -136,7 +136,7 @@ def pool(
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
 
 
-def _at(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
+def _take_token(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
     """x at ``position [batch, 1]``: ``[batch, dim]``."""
     zeros = gs.Constant("zeros", np.zeros(1, dtype=np.int64))
     along_dim = ops.node("ConstantOfShape", ops.constant([1, 1, t.width], np.int64, "dims"), name="along_dim", value=zeros)
@@ -150,5 +150,5 @@ def _zero_without_tokens(ops: Operators, t: Tokens, y: gs.Tensor) -> gs.Variable
     return ops.node("Where", t.has_token, y, t.zero, name="or_zero")
 
 
-def _at_least(ops: Operators, count: gs.Tensor) -> gs.Variable:
+def _limit_divisor(ops: Operators, count: gs.Tensor) -> gs.Variable:
     return ops.node("Max", count, ops.constant(SMALLEST_COUNT, np.float32, "smallest"), name="divisor")

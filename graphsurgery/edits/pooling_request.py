@@ -28,7 +28,7 @@ PROMPT_LENGTH = "prompt_length"
 """The input that says how many positions a prompt takes."""
 PROMPT_VALUE = Value(PROMPT_LENGTH, onnx.TensorProto.INT64, (1,))
 MOST_DIGITS = 9
-HOW_LONG = (
+PROMPT_LENGTH_HELP = (
     "its length is what sentence-transformers calls prompt_length: the tokens of the prompt alone, special tokens before it "
     "counted and the one behind it not"
 )
@@ -44,7 +44,9 @@ def read_prompt(model: Model, asked: str | None) -> str | None:
             raise RequestError(f"the name {PROMPT_LENGTH!r} is taken in this graph", "give the prompt's length as a number")
         return INPUT
     if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
-        raise RequestError(f"{asked!r} is no number of positions", f"give one such as --skip-prompt 5 ({HOW_LONG}), or input")
+        raise RequestError(
+            f"{asked!r} is no number of positions", f"give one such as --skip-prompt 5 ({PROMPT_LENGTH_HELP}), or input"
+        )
     return str(int(text))
 
 
@@ -61,30 +63,30 @@ def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -
         if not config.include_prompt and prompt is None:
             raise RequestError(
                 f"{config.path} says include_prompt: false: a prompt's tokens are not pooled. It does not say how many",
-                f"give --skip-prompt N ({HOW_LONG}; 0 for texts without a prompt), or input to say it at every run",
+                f"give --skip-prompt N ({PROMPT_LENGTH_HELP}; 0 for texts without a prompt), or input to say it at every run",
             )
-        return config.modes, _about_prompt(config, prompt)
+        return config.modes, _compare_prompt(config, prompt)
     for mode in asked:
         if mode not in MODES:
             raise RequestError(f"there is no pooling mode {mode!r}", f"choose from {', '.join(MODES)}, or auto")
-    return asked, _contradictions(asked, model, prompt)
+    return asked, _compare_with_config(asked, model, prompt)
 
 
-def _contradictions(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> list[str]:
+def _compare_with_config(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> list[str]:
     try:
         config = find_pooling_config(model) if model is not None else None
     except RequestError as error:
         return [f"warning: {error}"]
     if config is None:
         return []
-    found = _about_prompt(config, prompt)
+    found = _compare_prompt(config, prompt)
     if asked != config.modes:
         says = ",".join(config.modes)
         found.append(f"warning: {config.path} says {says}, and {','.join(asked)} was asked for: vectors will differ")
     return found
 
 
-def _about_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
+def _compare_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
     if not config.include_prompt and prompt is None:
         return [
             f"warning: {config.path} says include_prompt: false, and the prompt's tokens are pooled here: vectors will differ; "
@@ -113,7 +115,7 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
 
     Raise NameNotFoundError if there is no such value, RequestError if it is not floats ``[batch, seq]``.
     """
-    found = name if name is not None else _recorded(model)
+    found = name if name is not None else _find_recorded_name(model)
     if found is None or not any(mode in DIVIDING for mode in modes):
         return None
     if Graph.of(model).value(found) is None:
@@ -124,6 +126,6 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
     return TokenWeights(found, value is not None and value.dtype == FLOAT)
 
 
-def _recorded(model: Model) -> str | None:
+def _find_recorded_name(model: Model) -> str | None:
     names = [str(step.parameters["token_weights"]) for step in read_head_steps(model) if step.edit == WORD_WEIGHTS]
     return names[-1] if names else None

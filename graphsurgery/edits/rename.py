@@ -10,11 +10,10 @@ from typing import ClassVar, Self
 
 import onnx
 
-from graphsurgery.contracts import require_promised
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter
-from graphsurgery.edits.inputs import parse_pairs, symbolic_dims
+from graphsurgery.edits.inputs import list_symbolic_dims, parse_pairs
 from graphsurgery.edits.outputs import SCOPE
-from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
+from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError, require_promised
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -60,7 +59,7 @@ class Rename(GraphEdit[None]):
         for some in (names, dims):
             if len(set(some.values())) < len(some):
                 raise RequestError(f"{', '.join(some)} cannot have one name", "give each another")
-        known = symbolic_dims((*model.interface.inputs, *model.interface.outputs))
+        known = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
         for old, new in dims.items():
             if old not in symbols:
@@ -92,7 +91,7 @@ class Rename(GraphEdit[None]):
         return replace(value, name=self.names.get(value.name, value.name), dims=dims)
 
 
-def before_rename(step: Step, name: str) -> str:
+def undo_rename(step: Step, name: str) -> str:
     """Return the name that ``name`` had before a recorded rename."""
     pairs = (text.partition("=") for text in step.parameters["name"])
     return next((old for old, _, new in pairs if new == name), name)

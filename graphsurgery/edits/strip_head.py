@@ -35,30 +35,30 @@ class StripHead(Edit):
         return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}",))
 
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
-        document = undone_to_source(model)
+        document = restore_source(model)
         for step in undoable(model.proto):
             if step.edit == MOVE:
-                document = moved_again(document, step)
+                document = redo_move(document, step)
         if not set(locations(document)) <= set(model.files):
-            raise _does_not_fit(MOVE)
+            raise _make_changed_error(MOVE)
         return document
 
 
-def moved_again(document: Document, step: Step) -> Document:
+def redo_move(document: Document, step: Step) -> Document:
     """``document`` with its weights where a later move of them, ``step``, left them. NoHeadError where that does not fit."""
     try:
         return moved(document, step.parameters["data"], step.parameters["bases"])
     except (KeyError, ValueError) as error:
-        raise _does_not_fit(step.edit) from error
+        raise _make_changed_error(step.edit) from error
 
 
-def undone_to_source(model: Model) -> Document:
+def restore_source(model: Model) -> Document:
     """The document that the file's first recorded edit was applied to, or the first behind a rewrite. Raises as `ways_back`."""
-    before = [document for _, document in ways_back(model)]
+    before = [document for _, document in undo_steps(model)]
     return before[-1] if before else model.document
 
 
-def ways_back(model: Model) -> Iterator[tuple[Step, Document]]:
+def undo_steps(model: Model) -> Iterator[tuple[Step, Document]]:
     """Each recorded edit, newest first, with the document that it was applied to, checked against its fingerprint.
 
     Raises NoHeadError when another program changed the file since.
@@ -67,11 +67,11 @@ def ways_back(model: Model) -> Iterator[tuple[Step, Document]]:
     for step in reversed(undoable(model.proto)):
         document = undone(document, step, lambda location: open_data(model.files[location]))
         if document.fingerprint != step.source:
-            raise _does_not_fit(step.edit)
+            raise _make_changed_error(step.edit)
         yield step, document
 
 
-def _does_not_fit(edit: str) -> NoHeadError:
+def _make_changed_error(edit: str) -> NoHeadError:
     return NoHeadError(
         f"without {edit} the file is not what it was made from: another program changed it since",
         "take the original encoder file instead",

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import BOOL, INT32, Operators
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like, is_mask_like
-from graphsurgery.errors import MaskError, NameNotFoundError
+from graphsurgery.errors import MaskError, NameNotFoundError, require_value
 from graphsurgery.interface import type_name
 from graphsurgery.model.model import Model
 
@@ -82,16 +81,16 @@ def find_mask(model: Model, asked: str | None, ids: str | None) -> Mask:
     """
     roles = find_roles(model.interface, ids)
     if ids is not None and model.interface.input(ids) is None:
-        raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_input_names(model)}")
-    spec = MaskSpec.parse(asked if asked is not None else _default_name(model, roles))
+        raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_list_input_names(model)}")
+    spec = MaskSpec.parse(asked if asked is not None else _find_default_name(model, roles))
     if spec.kind == PAD:
-        return Mask(spec, _ids_for_padding(roles, spec))
+        return Mask(spec, _find_ids_for_padding(roles, spec))
     if spec.name is not None:
         _check_mask_input(model, spec.name)
     return Mask(spec, roles.ids.name if roles.ids else None)
 
 
-def token_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
+def build_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
     """Build ``m [batch, seq]`` bool: mask != 0, or ids != pad id, or true everywhere, in the shape of
     ``x [batch, seq, dim]``."""
     if mask.spec.kind == ONES:
@@ -101,14 +100,14 @@ def token_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
         )
         return ops.node("ConstantOfShape", batch_seq, name="ones", value=gs.Constant("ones", np.ones(1, dtype=np.bool_)))
     if mask.spec.kind == PAD:
-        ids = ops.draft.tensor(present(mask.ids, "ids"))
+        ids = ops.draft.tensor(require_value(mask.ids, "ids"))
         pad = ops.constant(mask.spec.pad_id, np.int64 if ids.dtype == np.int64 else np.int32, "pad_id")
         return ops.node("Not", ops.node("Equal", ids, pad, name="is_padding"), name="mask")
-    given = ops.draft.tensor(present(mask.spec.name, "the mask's name"))
+    given = ops.draft.tensor(require_value(mask.spec.name, "the mask's name"))
     return given if given.dtype == np.bool_ else ops.cast(given, BOOL, "mask")
 
 
-def without_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variable:
+def exclude_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variable:
     """Build m and not p - first < N: ``m [batch, seq]`` bool less the N positions from each row's first token on.
 
     p = 0, 1, ..., seq - 1; first ``[batch, 1]`` is the first p with m = 1; ``length`` N is int64 ``[1]``.
@@ -121,10 +120,11 @@ def without_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variab
     return ops.node("And", m, ops.node("Not", in_prompt, name="behind_prompt"), name="mask")
 
 
-def _default_name(model: Model, roles: Roles) -> str:
+def _find_default_name(model: Model, roles: Roles) -> str:
     if roles.mask is None:
+        usual = ", ".join(MASK_NAMES[:3])
         raise MaskError(
-            f"the model has no attention mask input ({', '.join(MASK_NAMES[:3])}, ...); its inputs are {_input_names(model)}",
+            f"the model has no attention mask input ({usual}, ...); its inputs are {_list_input_names(model)}",
             "name it with --mask NAME, or choose --mask ones (all positions are tokens) or --mask pad:ID (all ids but ID are)",
             OPTION,
         )
@@ -136,7 +136,7 @@ def _check_mask_input(model: Model, name: str) -> None:
     if value is None:
         raise NameNotFoundError(
             f"the model has no input {name!r} to take as the mask",
-            f"its inputs are {_input_names(model)}; or use ones or pad:ID",
+            f"its inputs are {_list_input_names(model)}; or use ones or pad:ID",
         )
     if not is_mask_like(value):
         raise MaskError(
@@ -146,7 +146,7 @@ def _check_mask_input(model: Model, name: str) -> None:
         )
 
 
-def _ids_for_padding(roles: Roles, spec: MaskSpec) -> str:
+def _find_ids_for_padding(roles: Roles, spec: MaskSpec) -> str:
     if roles.ids is None or not is_ids_like(roles.ids):
         found = f"{roles.ids.name} is {type_name(roles.ids.dtype)} of rank {roles.ids.rank}" if roles.ids else "there is none"
         raise MaskError(
@@ -157,5 +157,5 @@ def _ids_for_padding(roles: Roles, spec: MaskSpec) -> str:
     return roles.ids.name
 
 
-def _input_names(model: Model) -> str:
+def _list_input_names(model: Model) -> str:
     return ", ".join(value.name for value in model.interface.inputs) or "none"

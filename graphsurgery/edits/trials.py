@@ -16,7 +16,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session, open_session
 
-FAR_SIZES, FAR_DEFAULT = 1e-3, 1e-4
+SIZES_TOLERANCE, DEFAULT_TOLERANCE = 1e-3, 1e-4
 """How far numbers may be apart, as a share of max(1, |wanted|): at other sizes, and with a default in an input's place."""
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +35,7 @@ def count_agreeing(found: np.ndarray, wanted: np.ndarray, far: float) -> int | N
     return int(finite.sum()) if same else None
 
 
-def why_nothing(agreed: Mapping[str, int]) -> str | None:
+def explain_lack_of_evidence(agreed: Mapping[str, int]) -> str | None:
     """Say why a trial tells nothing, given how many numbers of each output agreed. None if some of every output did."""
     lost = next((name for name, count in agreed.items() if not count), None)
     return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"
@@ -66,28 +66,29 @@ def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int
     generator = FeedGenerator.for_model(source, roles)
     follows: dict[tuple[str, int], set[str]] = {}
     agreed: Counter[str] = Counter()
-    for seed, (rows, columns) in enumerate(_shapes(generator, sizes)):
-        mask = _mask(rows, columns)
+    for seed, (rows, columns) in enumerate(_choose_shapes(generator, sizes)):
+        mask = _make_mask(rows, columns)
         feed = generator.generate(mask, seed)
         try:
             found = made.run(feed)
         except GraphSurgeryError as error:
             return Trial(f"at {rows} x {columns}: {error}")
-        wanted = _at_own_size(before, feed, roles, sizes)
+        wanted = _run_at_own_size(before, feed, roles, sizes)
         for name, array in found.items():
             for axis, size in enumerate(array.shape):
                 fits = {which for which, own in ((BATCH, rows), (SEQUENCE, columns)) if which in sizes and own == size}
                 follows[name, axis] = follows.get((name, axis), fits) & fits
-            same = _same(array, wanted[name], mask, columns)
+            same = _count_agreeing_tokens(array, wanted[name], mask, columns)
             if same is None:
                 return Trial(f"at {rows} x {columns}, {name} is not what the model gives at its own size")
             agreed[name] += same
     return Trial(
-        why_nothing(agreed), tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1)
+        explain_lack_of_evidence(agreed),
+        tuple((name, axis, which.pop()) for (name, axis), which in follows.items() if len(which) == 1),
     )
 
 
-def _shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+def _choose_shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
     """Return the batch and sequence sizes to try. They differ from each other if both are free."""
     length = sizes.get(SEQUENCE, generator.fixed_sequence or 6)
     columns = sorted({1, max(length // 2, 1), max(length - 1, 1), length}) if SEQUENCE in sizes else [length]
@@ -96,7 +97,7 @@ def _shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[tuple[in
     return [(row, column) for row in rows for column in columns if row != column or len(sizes) == 1 or 1 in (row, column)]
 
 
-def _mask(rows: int, columns: int) -> np.ndarray:
+def _make_mask(rows: int, columns: int) -> np.ndarray:
     """Make rows of ever fewer tokens, starting with one less than there are positions. Every other row is padded in front."""
     lengths = np.maximum(columns - 1 - np.arange(rows), 1)
     mask = np.arange(columns)[None, :] < lengths[:, None]
@@ -104,7 +105,7 @@ def _mask(rows: int, columns: int) -> np.ndarray:
     return mask
 
 
-def _at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[str, int]) -> Arrays:
+def _run_at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[str, int]) -> Arrays:
     named = [value.name for value in (roles.ids, roles.mask, roles.types, roles.positions) if value is not None]
     rows, columns = feed[named[0]].shape
     length, batch = sizes.get(SEQUENCE, columns), sizes.get(BATCH, rows)
@@ -117,16 +118,16 @@ def _at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[st
             for name in parts[0]}  # fmt: skip
 
 
-def _same(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> int | None:
+def _count_agreeing_tokens(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> int | None:
     """Count the numbers that agree at tokens; None if one differs. An output without tokens has to agree as a whole."""
     if found.ndim > 1 and found.shape != wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[:, :columns][mask]
     if found.ndim > 1 and found.shape == wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[mask]
-    return count_agreeing(found, wanted, FAR_SIZES)
+    return count_agreeing(found, wanted, SIZES_TOLERANCE)
 
 
-def why_no_default(model: Model, after: Model, roles: Roles, value: Value, number: int) -> str | None:
+def explain_default_misfit(model: Model, after: Model, roles: Roles, value: Value, number: int) -> str | None:
     """Say why the default ``number`` in ``after`` does not do what the input ``value`` does on a few texts; or None."""
     generator = FeedGenerator.for_model(model, roles)
     try:
@@ -142,10 +143,10 @@ def why_no_default(model: Model, after: Model, roles: Roles, value: Value, numbe
             wanted = source.run(given)
             found = made.run({name: array for name, array in given.items() if name != value.name})
             for name, one in found.items():
-                same = count_agreeing(one, wanted[name], FAR_DEFAULT)
+                same = count_agreeing(one, wanted[name], DEFAULT_TOLERANCE)
                 if same is None:
                     return f"{name} is another with the default in its place, so the graph does not only broadcast it"
                 agreed[name] += same
     except GraphSurgeryError as error:
         return f"with a default of [1, 1], {error}"
-    return why_nothing(agreed)
+    return explain_lack_of_evidence(agreed)

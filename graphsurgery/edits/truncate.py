@@ -9,11 +9,10 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.contracts import present
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import check_free, ensure_only, find_target, put_in_place
-from graphsurgery.errors import RequestError
+from graphsurgery.edits.outputs import build_output, check_free, ensure_others_unchanged, find_target
+from graphsurgery.errors import RequestError, require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -22,7 +21,7 @@ MOST_DIGITS = 9
 OPTION = ("--dim",)
 
 
-def first_dims(ops: Operators, x: gs.Tensor, dim: int) -> gs.Variable:
+def take_first_dims(ops: Operators, x: gs.Tensor, dim: int) -> gs.Variable:
     """``x [..., width]`` -> ``[..., dim]``, dim <= width."""
     start, end, axis = (ops.constant([n], np.int64, name) for n, name in ((0, "start"), (dim, "end"), (-1, "axis")))
     return ops.node("Slice", x, start, end, axis, name="first_dims")
@@ -109,12 +108,12 @@ class Truncate(GraphEdit[Cuts]):
         ops = Operators(draft, f"graphsurgery/truncate_{dim}")
 
         def build(x: gs.Tensor) -> gs.Variable:
-            cut = first_dims(ops, x, dim)
+            cut = take_first_dims(ops, x, dim)
             return cut if self.keep_length else l2_normalize(ops.within("normalize"), cut)
 
-        put_in_place(draft, declared, name, ops, build, last=dim, keep=True)
+        build_output(draft, declared, name, ops, build, last=dim, keep=True)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)
-        target = present(self.target, "target")
-        ensure_only(self.verb, before, after, target, self.made(target, parse_dims(self.dim)))
+        target = require_value(self.target, "target")
+        ensure_others_unchanged(self.verb, before, after, target, self.made(target, parse_dims(self.dim)))

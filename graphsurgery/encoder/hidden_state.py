@@ -16,7 +16,7 @@ from graphsurgery.encoder.roles import IDS_NAMES, find_roles, is_ids_like
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import NORMS, SCALING, get_operator
-from graphsurgery.interface import Dim, Interface, Value, interface_of, value_of
+from graphsurgery.interface import Dim, Interface, Value, read_interface, read_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
@@ -206,7 +206,7 @@ def _find_declared(model: Model, name: str) -> Value | None:
     """Return an inner value's type and dims as the graph declares them, or else as onnx infers them."""
     for info in (*model.proto.graph.value_info, *model.proto.graph.input):
         if info.name == name:
-            return value_of(info)
+            return read_value(info)
     return infer_values(model).output(name)
 
 
@@ -222,4 +222,4 @@ def infer_values(model: Model) -> Interface:
     except Exception as error:  # onnx raises several types; without inference, a run has to tell
         LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return Interface((), ())
-    return interface_of(onnx.GraphProto(output=inferred.graph.value_info))
+    return read_interface(onnx.GraphProto(output=inferred.graph.value_info))

@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.errors import MissingDataError, SourceChangedError, TensorDataError, UnsupportedModelError
-from graphsurgery.interface import Interface, interface_of
+from graphsurgery.interface import Interface, read_interface
 from graphsurgery.model import external
 from graphsurgery.model.dtypes import element_count
 from graphsurgery.model.external import ExternalFile, ExternalTensor
@@ -57,7 +57,7 @@ class Model:
     @cached_property
     def interface(self) -> Interface:
         """What the model takes and gives."""
-        return interface_of(self.proto.graph)
+        return read_interface(self.proto.graph)
 
     @cached_property
     def recorded(self) -> tuple[Step, ...]:

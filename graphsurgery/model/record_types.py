@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from graphsurgery.edit_list import LISTED, TEXT, Types
+from graphsurgery.edit_list import EDIT_LIST, TEXT, Types
 
 LONGEST = 1 << 14
 """Characters of a recorded text at most, but for data: a name, a path, a list of names."""
@@ -30,7 +30,7 @@ SWITCHES: Types = {"off": list[str] | None, "for": TEXT, "onnxruntime": TEXT, "p
 NUMBERS: Types = dict.fromkeys(("heads", "hidden", "float32_nodes"), int | None)
 
 RECORDED: dict[str, Types] = {
-    **{verb: listed.records for verb, listed in LISTED.items() if listed.records is not None},
+    **{verb: listed.records for verb, listed in EDIT_LIST.items() if listed.records is not None},
     "move-weights": {"data": str, "bases": dict[str, int]},
     "externalize-weights": {"data": str, "start": int},
     "record-golden": {

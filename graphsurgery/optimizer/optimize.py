@@ -20,7 +20,7 @@ from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
-from graphsurgery.runner import Writing, default_output
+from graphsurgery.runner import Writing, choose_output
 
 
 def optimize(
@@ -84,7 +84,7 @@ def optimize(
     rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
     before = load(source)
     before.require_data("optimizing")
-    place = Path(output) if output is not None else default_output(before, rewrites[-1])
+    place = Path(output) if output is not None else choose_output(before, rewrites[-1])
     progress("reading the graph")
     proof = RewriteProof.of(before, texts)
     writing = Writing(place, force, dry_run, keep_failed)

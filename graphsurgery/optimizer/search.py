@@ -12,19 +12,18 @@ from dataclasses import dataclass, field, replace
 
 from graphsurgery.compare.timing import measure_times
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
-from graphsurgery.contracts import present
-from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, VerificationFailed
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, VerificationFailed, require_value
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Stage
-from graphsurgery.outcome import Outcome, Output, list_attempts, require_right, what_is_wrong, where_it_is
+from graphsurgery.outcome import Outcome, Output, describe_output, explain_failure, list_attempts, require_passed
 from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.head_parts import split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite
-from graphsurgery.runner import Writing, check_goldens, claim_of, commit, find_sources
+from graphsurgery.runner import Writing, check_goldens, commit, find_sources, make_claim
 from graphsurgery.runtime.session import Session, open_session
 
 Chain = tuple[Applied, ...]
@@ -63,7 +62,7 @@ class Search:
             last = self._try_candidate(chain, lossy)
             if last.report is None or last.report.verdict is not Verdict.FAILED:
                 break
-            self.attempts.append(f"{label}: {what_is_wrong(last.report)}")
+            self.attempts.append(f"{label}: {explain_failure(last.report)}")
             if last.loss is not None:
                 break
         if last is None:
@@ -95,7 +94,7 @@ class Search:
             if is_alone and not changed:
                 if self.attempts:
                     continue
-                raise present(chain[-1].result.unchanged, "why nothing was changed")
+                raise require_value(chain[-1].result.unchanged, "why nothing was changed")
             if self._is_new(changed):
                 yield str(one), chain
 
@@ -136,7 +135,7 @@ class Search:
             if self.verify:
                 self.progress("proving the file")
                 written = load(stage.path)
-                proven = self.proof.compare(written, claim_of(chain, NO_LIMITS if is_trial else self.limits))
+                proven = self.proof.compare(written, make_claim(chain, NO_LIMITS if is_trial else self.limits))
                 report = check_goldens(proven.report, written)
                 outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
             if is_trial or not outcome.is_right or self._misses(outcome):
@@ -180,12 +179,12 @@ class Search:
         if self.writing.keep_failed and not self.writing.dry_run:
             with self.writing.stage(outcome.model) as stage:
                 outcome = outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
-        require_right(outcome)
-        fusions = present(outcome.fusions, "what fused")
+        require_passed(outcome)
+        fusions = require_value(outcome.fusions, "what fused")
         missed = len(fusions.missed)
         what = f"{missed} parts that should have fused did not: {fusions.summary}" if missed else fusions.summary
         raise VerificationFailed(
-            f"{what}; {where_it_is(outcome, outcome.output)}", "see the table; or leave out --strict", outcome
+            f"{what}; {describe_output(outcome, outcome.output)}", "see the table; or leave out --strict", outcome
         )
 
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from graphsurgery.contracts import present
+from graphsurgery.errors import require_value
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.references.reference import Values
@@ -116,7 +116,7 @@ class HeadFeeds:
         return feed
 
     def _generate_with_prompt(self, mask: Mask, length: int) -> Values:
-        feed, prompt = self._feed(mask), present(self.generator.prompt, "the input of prompt lengths")
+        feed, prompt = self._feed(mask), require_value(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
 
     def _generate_around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:

@@ -9,7 +9,7 @@ import onnx
 
 from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.interface import Value, interface_of
+from graphsurgery.interface import Value, read_interface
 from graphsurgery.model.model import Model
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.head_cases import HeadFeeds
@@ -129,7 +129,7 @@ def prove_head(
         NAME,
         f"{what}: the appended subgraph alone on drawn values, against the float64 reference",
         lambda feed: session.run({name: feed[name] for name in found}),
-        interface_of(head.proto.graph).outputs,
+        read_interface(head.proto.graph).outputs,
         ((kind, _add_expected(cases, reference, renamed, head.outputs)) for kind, cases in feeds.generate_cases()),
         limits,
     )

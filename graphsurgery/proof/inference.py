@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import onnx
 
-from graphsurgery.interface import Value, value_of
+from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.model.schema import tensors
 from graphsurgery.references.chain import Chain
@@ -44,7 +44,7 @@ def _infer(model: Model) -> dict[str, Value]:
     except Exception as error:  # it raises several types; what it cannot tell is unknown
         LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return {}
-    return {info.name: value_of(info) for info in (*graph.value_info, *graph.output)}
+    return {info.name: read_value(info) for info in (*graph.value_info, *graph.output)}
 
 
 def find_typed_value(model: Model, name: str) -> Value | None:
@@ -52,7 +52,7 @@ def find_typed_value(model: Model, name: str) -> Value | None:
     told = model.interface.input(name) or infer_types(model).get(name)
     if told is not None and told.dtype:
         return told
-    declared = (*model.interface.outputs, *map(value_of, model.proto.graph.value_info))
+    declared = (*model.interface.outputs, *map(read_value, model.proto.graph.value_info))
     return next((value for value in declared if value.name == name and value.dtype), None)
 
 

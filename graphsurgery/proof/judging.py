@@ -12,7 +12,7 @@ from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import numpy_dtype
 from graphsurgery.references.reference import Expected, Values
-from graphsurgery.report import Check, Comparison, Verdict, combined
+from graphsurgery.report import Check, Comparison, Verdict, combine_verdicts
 from graphsurgery.runtime.masks import EMPTY_ROW
 
 Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
@@ -41,12 +41,12 @@ def judge(
             wrong = _compare(tally, run, declared, _skip_empty_rows(kind, pairs), limits) | wrong
             done.append(tally.summarize())
     except GraphSurgeryError:
-        if combined(one.verdict for one in done) is not Verdict.FAILED:
+        if combine_verdicts(one.verdict for one in done) is not Verdict.FAILED:
             raise
     if wrong:
         return Check(name, "; ".join(wrong.values()), tuple(done), stated=Verdict.FAILED)
     compared = {one.kind for one in done if one.verdict is not Verdict.NOT_CHECKED}
-    if compared == {EMPTY_ROW} and combined(one.verdict for one in done) is Verdict.PASSED:
+    if compared == {EMPTY_ROW} and combine_verdicts(one.verdict for one in done) is Verdict.PASSED:
         if any(one.too_loose for one in done):
             what = "float32 leaves more open wherever there is a token than can be told from a fault"
             return Check(name, what, tuple(done), stated=Verdict.NOT_CHECKED)

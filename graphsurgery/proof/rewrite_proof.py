@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
-from graphsurgery.contracts import present
+from graphsurgery.errors import require_value
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
@@ -84,7 +84,7 @@ class RewriteProof:
         checks = [_check_interface(written, claim.interface), *_check_head(written, claim)]
         if relation.half != onnx.TensorProto.BFLOAT16 and self.same.can_run_source(relation):
             died = find_crash(
-                present(written.path, "a written file"),
+                require_value(written.path, "a written file"),
                 [
                     self.same.generator.generate(masks[0], seed=0)
                     for _, masks in self.same.generator.generate_masks(longest=True)

@@ -15,8 +15,7 @@ import onnx
 from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
 from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tolerance import LEAST_COSINE, Limits, compute_stretch_limit
-from graphsurgery.contracts import present
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.filling import filled
 from graphsurgery.model.model import Model
 from graphsurgery.proof.relation import Relation, explain_other_inputs
@@ -91,7 +90,7 @@ class SameOutputs:
             limits,
             is_exact=relation.is_exact,
         )
-        return [check], [*left_out, *present(self.reach, "how long texts are").not_checked, *check.left_out]
+        return [check], [*left_out, *require_value(self.reach, "how long texts are").not_checked, *check.left_out]
 
     def can_run_source(self, relation: Relation) -> bool:
         """Whether the source can be run here."""
@@ -170,7 +169,7 @@ def _explain_unmeasured(second: Sequence[EngineLoss]) -> list[str]:
 
 def _judge_second(losses: Mapping[str, Loss], limits: Limits) -> Check:
     """Judge the loss at each output that onnx's reference evaluator measures. It computes each operator in the file's type."""
-    cosine = present(limits.min_cosine, "the smallest cosine")
+    cosine = require_value(limits.min_cosine, "the smallest cosine")
     comparisons = []
     for name, loss in losses.items():
         asked = loss.max_abs / limits.atol if limits.atol else 0.0

@@ -13,7 +13,7 @@ from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.limits import find_tables
 from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
-from graphsurgery.interface import Value, value_of
+from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
@@ -62,7 +62,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
 
 def _list_inputs(model: Model) -> dict[str, Value]:
     """Return every input that the graph lists, also those with a default."""
-    return {info.name: value_of(info) for info in model.proto.graph.input}
+    return {info.name: read_value(info) for info in model.proto.graph.input}
 
 
 def _list_optional(chain: Chain) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from graphsurgery.edit_list import RECORDED_EDITS, ByVerb, Listed
+from graphsurgery.edit_list import RECORDED_EDITS, ByVerb, EditEntry
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
@@ -21,7 +21,7 @@ from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Expected, Known, Parameters, Reference, RunModel, Values, expect_exactly
 
 
-def _import_reference(listed: Listed) -> Reference:
+def _import_reference(listed: EditEntry) -> Reference:
     reference: Reference = import_module(f"graphsurgery.references.{listed.reference}").REFERENCE
     return reference
 

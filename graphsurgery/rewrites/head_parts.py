@@ -13,10 +13,9 @@ from functools import reduce
 
 import onnx
 
-from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.from_parameters import edit_from
-from graphsurgery.edits.registry import EDITS
-from graphsurgery.edits.strip_head import moved_again, ways_back
+from graphsurgery.edits.edit import EDITS, Edit
+from graphsurgery.edits.parameters import make_edit
+from graphsurgery.edits.strip_head import redo_move, undo_steps
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
@@ -53,7 +52,7 @@ def read_history(model: Model) -> History:
     fit it."""
     document, outside = model.document, False
     documents, steps = [document], list[Step]()
-    for step, before in ways_back(model):
+    for step, before in undo_steps(model):
         outside = outside or step.edit == OUTWARD
         document = undone(document, step) if outside else before  # weights that were moved out stay there
         if step.edit in HOUSEKEEPING:
@@ -62,7 +61,7 @@ def read_history(model: Model) -> History:
             documents.insert(0, document)
             steps.insert(0, step)
     moves = [step for step in undoable(model.proto) if step.edit == MOVE]
-    return History(tuple(reduce(moved_again, moves, one) for one in documents), tuple(steps))
+    return History(tuple(reduce(redo_move, moves, one) for one in documents), tuple(steps))
 
 
 OWNED = (NODE, INITIALIZER)
@@ -201,7 +200,7 @@ def _read_edit(step: Step, before: Document, after: Document, head: frozenset[Ke
     if not _is_repeatable(step):
         return None
     try:
-        return RepeatedEdit(step, edit_from(step.edit, step.parameters, "the file's record"))
+        return RepeatedEdit(step, make_edit(step.edit, step.parameters, "the file's record"))
     except GraphSurgeryError:
         return None
 

@@ -16,10 +16,9 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.tolerance import FLOAT32
-from graphsurgery.contracts import present
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.encoder.head import EMBEDDING, POOLING, read_head_steps
-from graphsurgery.errors import NothingToPoolError, RequestError
+from graphsurgery.errors import NothingToPoolError, RequestError, require_value
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
@@ -80,7 +79,7 @@ class ReattachHead(Rewrite):
 
         Raises NothingToPoolError for a head that is none of ours, RequestError if an output is computed from the embedding.
         """
-        hidden = present(find_pooled_hidden(encoder), "token embeddings")
+        hidden = require_value(find_pooled_hidden(encoder), "token embeddings")
         head = _recognise_head(encoder, hidden)
         old = [value.name for value in encoder.interface.outputs]
         kept = tuple(name for name in old if name != EMBEDDING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphsurgery.edits.from_parameters import from_parameters
+from graphsurgery.edits.parameters import make_from_parameters
 from graphsurgery.errors import RecipeError, RequestError
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_encoder import Fuse
@@ -21,12 +21,12 @@ REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
 def make_rewrite(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
     """Return the rewrite that is called ``name``.
 
-    Raises RecipeError if there is none, if it refuses the parameters, and as `from_parameters`.
+    Raises RecipeError if there is none, if it refuses the parameters, and as `make_from_parameters`.
     """
     if name not in REWRITES:
         raise RecipeError(f"{where}: there is no rewrite {name!r}", f"the rewrites are {', '.join(REWRITES)}")
     try:
-        return from_parameters(REWRITES[name], given, where)
+        return make_from_parameters(REWRITES[name], given, where)
     except RecipeError:
         raise
     except RequestError as error:

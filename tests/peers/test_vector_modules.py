@@ -22,7 +22,7 @@ from sentence_transformers.util import quantize_embeddings, truncate_embeddings
 from torch import nn
 
 import graphsurgery
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_ALL, activation_name
+from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM, parse_activation
 from graphsurgery.errors import RequestError
 
 RELATIVE, UNIT = 1e-5, 1e-6
@@ -96,10 +96,10 @@ def test_every_class_of_torch_is_known_or_refused_by_name() -> None:
     assert found - NO_ACTIVATIONS == {*ACTIVATIONS, *WITH_WEIGHTS}
     for name, kind in BY_NAME.items():
         if name in (*ACTIVATIONS, *WITH_WEIGHTS):
-            assert activation_name(f"{kind.__module__}.{kind.__name__}", WITH_WEIGHTS) == name
+            assert parse_activation(f"{kind.__module__}.{kind.__name__}", WITH_WEIGHTS) == name
             continue
         with pytest.raises(RequestError, match=f"there is no activation 'torch.nn.{kind.__name__}'"):
-            activation_name(f"torch.nn.{kind.__name__}", WITH_WEIGHTS)
+            parse_activation(f"torch.nn.{kind.__name__}", WITH_WEIGHTS)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -108,14 +108,14 @@ def test_activations(name: str, opset: int, worst) -> None:
     x = vectors(16, 512)
     [found] = run(graphsurgery.add_activation(nothing(16, opset=opset), f"torch.nn.{BY_NAME[name].__name__}"), x)
     expected = by_torch(BY_NAME[name](), x)
-    if name not in OVER_ALL:
+    if name not in OVER_LAST_DIM:
         x = np.linspace(-30, 30, 1 << 12, dtype=np.float32).reshape(-1, 16)
         found = np.concatenate([found, *run(graphsurgery.add_activation(nothing(16, opset=opset), name), x)])
         expected = np.concatenate([expected, by_torch(BY_NAME[name](), x)])
     worst.within("activations, torch.nn's", found, expected, limit(expected), name)
 
 
-@pytest.mark.parametrize("name", sorted(OVER_ALL))
+@pytest.mark.parametrize("name", sorted(OVER_LAST_DIM))
 def test_softmax_of_tokens_is_over_the_batch_in_torch(name: str) -> None:
     """Which is why it is refused."""
     x = vectors(6, 8).reshape(2, 4, 6)

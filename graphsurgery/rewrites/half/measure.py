@@ -14,7 +14,7 @@ from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import RequestError
 from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, get_node_key
 from graphsurgery.graph.operators import MOVING, SHAPE_READING, get_operator
-from graphsurgery.interface import interface_of
+from graphsurgery.interface import read_interface
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import make_float32_baseline, read_element_types
@@ -97,7 +97,7 @@ def find_float32_nodes(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int)
     )
     names = measuring.list_rounded(reasons)
     rounding = RoundingProbe(make_float32_baseline(model, kind), names, kind)
-    mask = find_roles(interface_of(model.graph)).mask
+    mask = find_roles(read_interface(model.graph)).mask
     loss = make_loss(rounding, feeds[:SAMPLE], mask)
     lost, losing = measuring.find_losing(loss, reasons)
     reasons |= losing
