@@ -123,7 +123,7 @@ class Graph:
     def implicit_inputs(self, node: ir.Node) -> list[ir.Value]:
         """Return the values of the main graph that the subgraphs of ``node`` read."""
         found: list[ir.Value] = []
-        for inner in walk_subgraphs(node):
+        for inner in walk_subgraphs(node) if self._holders else ():
             own = {*inner.inputs, *inner.initializers.values()}
             inputs = [value for one in inner for value in one.inputs if value is not None]
             found += (value for value in inputs if self._values.get(value.name or "") is value)
@@ -191,9 +191,9 @@ class Graph:
         """
         nodes = list(graph)
         places = {value: place for place, node in enumerate(nodes) for value in node.outputs}
-        if all(places.get(value, -1) < place for place, node in enumerate(nodes) for value in _walk_inputs(node)):
+        if all(places.get(value, -1) < place for place, node in enumerate(nodes) for value in self._walk_inputs(node)):
             return nodes
-        needs = [{places[value] for value in _walk_inputs(node) if value in places} for node in nodes]
+        needs = [{places[value] for value in self._walk_inputs(node) if value in places} for node in nodes]
         needed_by: dict[int, list[int]] = {}
         for place, needed in enumerate(needs):
             for one in needed:
@@ -212,6 +212,12 @@ class Graph:
             what = f"the node that computes {shown(left.outputs[0].name or '')!r} depends on its own output"
             raise MalformedModelError(what, "export the model again")
         return [nodes[place] for place in order]
+
+    def _walk_inputs(self, node: ir.Node) -> Iterator[ir.Value]:
+        """Yield the inputs of ``node`` and of every node in its subgraphs."""
+        yield from (value for value in node.inputs if value is not None)
+        for inner in walk_subgraphs(node) if self._holders else ():
+            yield from (value for one in inner for value in one.inputs if value is not None)
 
     def _list_values(self) -> Iterator[ir.Value]:
         """Yield the values of the main graph. Inputs of nodes come first: they may be sparse initializers, or undefined."""
@@ -242,13 +248,6 @@ class Graph:
         """Return ``node`` if it is in the main graph, else the node of the main graph that contains it."""
         graph = node.graph
         return node if graph is self.main or not isinstance(graph, ir.Graph) else self._holders.get(graph, node)
-
-
-def _walk_inputs(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the inputs of ``node`` and of every node in its subgraphs."""
-    yield from (value for value in node.inputs if value is not None)
-    for inner in walk_subgraphs(node):
-        yield from (value for one in inner for value in one.inputs if value is not None)
 
 
 _SHARED: WeakKeyDictionary[Document, Graph] = WeakKeyDictionary()

@@ -1,7 +1,8 @@
-"""A rewritten graph as a document: what the rewrite kept are the source's own bytes, its weights where they lie.
+"""Loading a model for a rewrite, and turning the rewritten graph into a document.
 
-The optimizer works on a copy whose large weights are marks (see `Payloads`); only those that it may read are there. What comes
-back is taken apart into records: a mark is the source's payload again, and stays where it is.
+A rewrite works on a copy of the model in which large weights that it need not read are placeholders (see `Payloads`). In the
+document, everything that the rewrite kept is the source's own bytes. A placeholder stands for the source's payload again, which
+stays where it is.
 """
 
 from __future__ import annotations
@@ -22,42 +23,37 @@ from graphsurgery.model.schema import GRAPH, MODEL
 REWRITTEN = ("node", "initializer", "value_info", "input", "output")
 """Fields of a graph that a rewrite may change."""
 LARGEST_INLINE = 128 << 20
-"""Bytes of weights that are all given to the optimizer, which takes a dozen times as much; beyond that those that it merges or
-looks at."""
+"""The optimizer gets all weights up to this many bytes, and takes a dozen times as much memory. Of larger models, it gets only
+the weights that it merges or looks at."""
 LARGEST_FOLDED = 1_500 << 20
-"""Bytes of weights that are all read where constants are folded, which takes no copies of them."""
+"""Constant folding gets all weights up to this many bytes, and makes no copies of them."""
 SMALL = 1 << 20
-UNKNOWN = 1 << 62
-"""Stands for the size of what has no fixed one."""
 LARGEST_TABLE = 256 << 20
-"""Bytes of an embedding table that is given beyond that: the optimizer reads all of it to learn how wide it is."""
+"""The optimizer gets embedding tables up to this many bytes: it reads a whole table to learn how wide it is."""
 
 
 def load_for_rewrite(model: Model, largest: int = LARGEST_INLINE, small: int = SMALL) -> onnx.ModelProto:
-    """The graph for a rewrite to work on, with the weights that it may read.
+    """Return ``model`` with the weights that a rewrite may read. The others are placeholders, whose values cannot be read.
 
-    All of them up to ``largest`` bytes; beyond that what has at most ``small`` (1 MiB), matrices that share their input with
-    two others, as those of queries, keys and values do, and tables of at most `LARGEST_TABLE` bytes that rows are taken from.
-    The others are marks, whose values cannot be read.
+    These are all weights if they take at most ``largest`` bytes. Otherwise they are the weights of at most ``small`` bytes
+    (1 MiB), the matrices that share their input with two others, as those of queries, keys and values do, and the tables of at
+    most `LARGEST_TABLE` bytes from which rows are looked up.
     """
     if model.weight_bytes <= largest:
         return filled(model.proto, model)
-    merged, tables = _merged(model.proto.graph), find_lookup_tables(model.proto.graph)
+    merged, tables = _find_merged_matrices(model.proto.graph), find_lookup_tables(model.proto.graph)
 
     def is_read(tensor: onnx.TensorProto) -> bool:
-        size, name = _size(tensor), tensor.name
-        return size <= small or name in merged or (name in tables and size <= LARGEST_TABLE)
+        if tensor.name in merged:
+            return True
+        size = payload_size(tensor.data_type, tensor.dims)
+        return size is not None and size <= (max(small, LARGEST_TABLE) if tensor.name in tables else small)
 
     return filled(model.proto, model, is_read)
 
 
-def _size(tensor: onnx.TensorProto) -> int:
-    size = payload_size(tensor.data_type, tensor.dims)
-    return UNKNOWN if size is None else size
-
-
-def _merged(graph: onnx.GraphProto) -> set[str]:
-    """The matrices by which one value is multiplied more than twice."""
+def _find_merged_matrices(graph: onnx.GraphProto) -> set[str]:
+    """Return the matrices with which one value is multiplied in more than two products."""
     by_input: dict[str, list[str]] = {}
     for node in graph.node:
         if node.op_type == "MatMul":
@@ -66,53 +62,58 @@ def _merged(graph: onnx.GraphProto) -> set[str]:
 
 
 def find_lookup_tables(graph: onnx.GraphProto) -> set[str]:
-    """What rows are taken from: embedding tables, among others."""
+    """Return the values from which rows are looked up, such as embedding tables."""
     return {node.input[0] for node in graph.node if node.op_type == "Gather"}
 
 
-def to_document(model: Model, given: onnx.ModelProto, made: onnx.ModelProto) -> Document:
-    """Return ``made``, a rewrite of ``given``, which `with_weights` gave of ``model``, as a document.
+def to_document(model: Model, before: onnx.ModelProto, after: onnx.ModelProto) -> Document:
+    """Return ``after``, a rewrite of ``before``, as a document. `load_for_rewrite` made ``before`` from ``model``.
 
-    A node, tensor, declared value, opset or function that is what it was in ``given`` is the source's own record. All else of
-    the model is the source's.
+    A node, tensor, declared value, opset or function that is unchanged is the source's own record. So is everything else of the
+    model that a rewrite does not change.
     """
     source = model.document
 
-    def rewritten(names: Sequence[str], kind: Any, before: Any, after: Any, records: Sequence[Record]) -> tuple[Record, ...]:
+    def rewrite(names: Sequence[str], kind: Any, old: Any, new: Any, records: Sequence[Record]) -> tuple[Record, ...]:
         fields = {}
         for name in names:
             number = kind.fields_by_name[name].number
-            own = (one for one in records if one.field == number)
-            old: dict[bytes, list[Record]] = {}
-            for key, record in zip(_keys(getattr(before, name)), own, strict=True):
-                old.setdefault(key, []).append(record)
-            fields[number] = tuple(_records(number, getattr(after, name), old, source))
-        return tuple(_in_place(records, fields))
+            unused: dict[bytes, list[Record]] = {}
+            for message, record in zip(getattr(old, name), (one for one in records if one.field == number), strict=True):
+                unused.setdefault(_hash(_serialize(message)), []).append(record)
+            fields[number] = tuple(_make_records(number, getattr(new, name), unused, source))
+        return tuple(_replace_fields(records, fields))
 
-    graph = rewritten(REWRITTEN, GRAPH, given.graph, made.graph, source.graph)
-    return Document(rewritten(("opset_import", "functions"), MODEL, given, made, source.model), graph, source.payloads)
-
-
-def _keys(messages: Iterable[Any]) -> Iterator[bytes]:
-    return (_digest(message.SerializeToString(deterministic=True)) for message in messages)
+    graph = rewrite(REWRITTEN, GRAPH, before.graph, after.graph, source.graph)
+    return Document(rewrite(("opset_import", "functions"), MODEL, before, after, source.model), graph, source.payloads)
 
 
-def _digest(content: bytes) -> bytes:
-    """In place of bytes that would be held twice."""
+def _serialize(message: Any) -> bytes:
+    content: bytes = message.SerializeToString(deterministic=True)
+    return content
+
+
+def _hash(content: bytes) -> bytes:
+    """Return a digest to compare by, so that the content need not be kept."""
     return hashlib.sha256(content).digest()
 
 
-def _records(number: int, messages: Iterable[Any], old: dict[bytes, list[Record]], source: Document) -> Iterator[Record]:
-    """Give each message's own record of ``old``, or a new one; of equal ones each has its own, in order."""
+def _make_records(
+    number: int, messages: Iterable[Any], unused: dict[bytes, list[Record]], source: Document
+) -> Iterator[Record]:
+    """Yield each message's own record from ``unused``, or a new one. Equal messages take their records in order."""
     for message in messages:
-        content = message.SerializeToString(deterministic=True)
-        own = old.get(_digest(content))
+        content = _serialize(message)
+        own = unused.get(_hash(content))
         yield own.pop(0) if own else record_of(number, content, message.DESCRIPTOR, source.payloads)
 
 
-def _in_place(records: Sequence[Record], fields: dict[int, tuple[Record, ...]]) -> Iterator[Record]:
-    """Give ``records`` with those of ``fields`` in the place of their own: where the first of each stood, at the end where none
-    did. A field whose records are what they were stays as it lies."""
+def _replace_fields(records: Sequence[Record], fields: dict[int, tuple[Record, ...]]) -> Iterator[Record]:
+    """Yield ``records`` with those of ``fields`` in place of their own.
+
+    The new records stand where the first record of their field stood, or at the end if there was none. If nothing in a field
+    changes, its records stay where they are.
+    """
     left = {
         number: new for number, new in fields.items() if new != tuple(record for record in records if record.field == number)
     }
