@@ -69,10 +69,22 @@ def found(blocks: Blocks) -> list[tuple[object, ...]]:
 def in_short(blocks: Blocks) -> tuple[object, ...]:
     """What is found, without any name."""
     attentions = [
-        (one.heads, one.key_heads, one.added, one.between, one.weighing, one.packed, len(one.sources), len(one.rotations))
+        (
+            one.heads,
+            one.key_heads,
+            one.added,
+            one.score_steps,
+            one.weight_steps,
+            one.packed,
+            len(one.sources),
+            len(one.rotations),
+        )
         for one in blocks.attentions
     ]
-    norms = [(layer, one.kind, one.whole, len(one.summands), [rows.by for rows in one.lookups]) for layer, one in blocks.norms]
+    norms = [
+        (layer, one.kind, one.fused, len(one.summands), [rows.indexed_by for rows in one.lookups])
+        for layer, one in blocks.norms
+    ]
     return attentions, norms, [(layer, one.kind, one.biased, one.gated) for layer, one in blocks.activations]
 
 
@@ -88,7 +100,7 @@ def test_attentions(name):
         assert one.operator == "Softmax" and one.sum is not None and len(one.sources) == 1
         assert one.packed == (name == "modernbert") and one.grouped == (name == "qwen3")
         assert len(one.rotations) == (2 if name in ("modernbert", "qwen3") else 0)
-        assert one.queries.biased == name.startswith(("bert", "xlmr")) and one.queries.reads == ARCHITECTURES[name][3]
+        assert one.queries.biased == name.startswith(("bert", "xlmr")) and one.queries.source_width == ARCHITECTURES[name][3]
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -109,7 +121,7 @@ def test_norms_and_activations(name):
 def test_embeddings(name, ways):
     """How rows are chosen: words and types as given, positions counted or, in RoBERTa's kin, computed from the ids."""
     layer, norm = blocks(name).norms[0]
-    assert layer is None and [one.by for one in norm.lookups] == ways
+    assert layer is None and [one.indexed_by for one in norm.lookups] == ways
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -236,7 +248,7 @@ def test_norms_in_pieces(name):
     assert found(pieces) == ATTENTIONS[name]
     assert {norm.operator for _, norm in pieces.norms} == {"pieces"}
     names = [
-        [(layer, *(value.name for value in (norm.output, norm.of, norm.scale, norm.bias))) for layer, norm in made.norms]
+        [(layer, *(value.name for value in (norm.output, norm.source, norm.scale, norm.bias))) for layer, norm in made.norms]
         for made in (whole, pieces)
     ]
     assert names[0] == names[1]

@@ -50,13 +50,13 @@ def _values(blocks: Blocks) -> list[ir.Value]:
     """Every value that the tests below ask for."""
     nodes, values = [], []
     for one in blocks.attentions:
-        nodes += [one.node, one.scores.product, one.weighed.product, one.sum.node]
+        nodes += [one.node, one.scores.product, one.weighting.product, one.sum.node]
         values += [one.output, *(term.value for term in one.terms), one.scores.scale, one.sum.product.outputs[0]]
         for part in (one.queries, one.keys, one.values):
             nodes += [part.product, *(reader for reader in blocks.flow.graph.consumers(part.output))]
             values += [part.source, part.weight]
     for _, norm in blocks.norms:
-        values += [norm.of, norm.output, *norm.summands, *(one.node.outputs[0] for one in norm.lookups)]
+        values += [norm.source, norm.output, *norm.summands, *(one.node.outputs[0] for one in norm.lookups)]
     for _, one in blocks.activations:
         nodes += [one.gate] if one.gate is not None else []
         values += [one.source, one.output]
@@ -92,10 +92,10 @@ def test_attentions(run: tuple[Blocks, Get, float]) -> None:
         scores = get(one.scores.product.outputs[0])
         assert close(scores, np.matmul(*map(get, one.scores.product.inputs)), apart)
         if one.scores.scale is not None:
-            scores = scores / get(one.scores.scale) if "Div" in one.between else scores * get(one.scores.scale)
+            scores = scores / get(one.scores.scale) if "Div" in one.score_steps else scores * get(one.scores.scale)
         weights = softmax(scores + sum(get(term.value) for term in one.terms))
         assert get(one.mask).min() < -1e3 and close(get(one.node.outputs[0]), weights, apart)
-        joined = (get(one.node.outputs[0]) @ get(one.weighed.values)).swapaxes(1, 2)
+        joined = (get(one.node.outputs[0]) @ get(one.weighting.values)).swapaxes(1, 2)
         assert close(get(one.output).ravel(), joined.ravel(), apart)
 
 
@@ -114,15 +114,15 @@ def test_norms(run: tuple[Blocks, Get, float]) -> None:
     for _, norm in blocks.norms:
         assert any(close(get(norm.output), normalised(norm, get, epsilon), apart) for epsilon in EPSILONS)
         if norm.summands:
-            assert close(get(norm.of), sum(map(get, norm.summands)), apart)
+            assert close(get(norm.source), sum(map(get, norm.summands)), apart)
         if norm.lookups:
-            assert close(get(norm.of), sum(get(one.node.outputs[0]) for one in norm.lookups), apart)
+            assert close(get(norm.source), sum(get(one.node.outputs[0]) for one in norm.lookups), apart)
         for one in norm.lookups:
-            assert blocks.flow.weights(one.table).dims[-1] == get(norm.of).shape[-1]
+            assert blocks.flow.weights(one.table).dims[-1] == get(norm.source).shape[-1]
 
 
 def normalised(norm: Norm, get: Get, epsilon: float) -> np.ndarray:
-    x = get(norm.of)
+    x = get(norm.source)
     x = x - x.mean(-1, keepdims=True) if norm.kind == LAYER else x
     scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * get(norm.scale)
     return scaled if norm.bias is None else scaled + get(norm.bias)

@@ -115,7 +115,7 @@ def _most_common(numbers: Iterable[int | None]) -> int | None:
 def _find_source_width(blocks: Blocks, attention: Attention) -> int | None:
     """Return the width of the value that an attention reads."""
     if attention.queries is not None:
-        return attention.queries.reads
+        return attention.queries.source_width
     weight = blocks.flow.weights(get_input(attention.node, 1))
     return int(weight.dims[0]) if weight is not None and len(weight.dims) == 2 else attention.width
 
@@ -166,7 +166,7 @@ def _find_bert_family(blocks: Blocks) -> str:
         return "ALBERT"
     if embeddings is None or not embeddings.lookups:
         return "BERT"
-    if any(one.by == COMPUTED for one in embeddings.lookups):
+    if any(one.indexed_by == COMPUTED for one in embeddings.lookups):
         return "RoBERTa"
     if len(embeddings.lookups) == 2:
         return "DistilBERT"

@@ -44,7 +44,7 @@ class Sum:
     value: ir.Value
     branch: ir.Value
     stream: ir.Value
-    first: bool
+    branch_first: bool
     """Whether the branch is the first operand."""
     product: ir.Node | None
     """The output projection, which makes the branch."""
@@ -56,7 +56,7 @@ class Sum:
 
 
 @dataclass(frozen=True, eq=False)
-class Weighing:
+class Weighting:
     """The product of weights and values, and the operators from it back to the softmax."""
 
     product: ir.Node
@@ -80,8 +80,8 @@ class Attention:
     keys: Projection | None
     values: Projection | None
     scores: Scores | None
-    """What the softmax is taken of. None for a fused operator, and so is ``weighed``."""
-    weighed: Weighing | None
+    """What the softmax is taken of. None for a fused operator, and so is ``weighting``."""
+    weighting: Weighting | None
     terms: tuple[Term, ...]
     """The values that change the scores."""
     added: tuple[str, ...]
@@ -100,14 +100,14 @@ class Attention:
         return next((term.value for term in self.terms if PADDING in term.kinds), None)
 
     @property
-    def between(self) -> tuple[str, ...]:
+    def score_steps(self) -> tuple[str, ...]:
         """The operators from the softmax back to the product of queries and keys."""
-        return () if self.scores is None else self.scores.between
+        return () if self.scores is None else self.scores.steps
 
     @property
-    def weighing(self) -> tuple[str, ...]:
+    def weight_steps(self) -> tuple[str, ...]:
         """The operators from the product with values back to the softmax."""
-        return () if self.weighed is None else self.weighed.steps
+        return () if self.weighting is None else self.weighting.steps
 
     @property
     def packed(self) -> bool:
@@ -150,14 +150,14 @@ def find_attentions(flow: Flow) -> tuple[Attention, ...]:
 def _match_decomposed(flow: Flow, softmax: ir.Node) -> Attention | None:
     """Return the attention whose Softmax is ``softmax``, or None if it belongs to none."""
     scores = find_scores(flow, get_input(softmax, 0))
-    weighed = _find_weighing(flow, softmax.outputs[0])
-    if scores is None or weighed is None:
+    weighting = _find_weighting(flow, softmax.outputs[0])
+    if scores is None or weighting is None:
         return None
     queries, keys = (find_projection(flow, value) for value in flow.token_inputs(scores.product))
-    values = find_projection(flow, weighed.values)
+    values = find_projection(flow, weighting.values)
     parts = 3 if queries is not None and values is not None and queries.output is values.output else 1
     heads, size = (queries.heads(parts) if queries is not None else None) or (None, None)
-    output, terms = _join_heads(flow, weighed.product.outputs[0]), find_terms(flow, scores.added)
+    output, terms = _join_heads(flow, weighting.product.outputs[0]), find_terms(flow, scores.added)
     return Attention(
         node=softmax,
         output=output,
@@ -168,7 +168,7 @@ def _match_decomposed(flow: Flow, softmax: ir.Node) -> Attention | None:
         keys=keys,
         values=values,
         scores=scores,
-        weighed=weighed,
+        weighting=weighting,
         terms=terms,
         added=sort_kinds(kind for term in terms for kind in term.kinds),
         sum=_find_sum(flow, output),
@@ -197,7 +197,7 @@ def _match_fused(flow: Flow, node: ir.Node) -> Attention:
         keys=keys,
         values=values,
         scores=None,
-        weighed=None,
+        weighting=None,
         terms=terms,
         added=_find_added_kinds(node, terms),
         sum=_find_sum(flow, output),
@@ -240,7 +240,7 @@ def _count_key_heads(keys: Projection | None, heads: int | None, size: int | Non
     return heads if parts == 3 or keys.width is None else keys.width // size
 
 
-def _find_weighing(flow: Flow, weights: ir.Value) -> Weighing | None:
+def _find_weighting(flow: Flow, weights: ir.Value) -> Weighting | None:
     """Return the nearest product of ``weights`` with values."""
     todo: list[tuple[ir.Value, tuple[str, ...]]] = [(weights, ())]
     seen: set[ir.Value] = set()
@@ -253,7 +253,7 @@ def _find_weighing(flow: Flow, weights: ir.Value) -> Weighing | None:
             if get_operator(node) in PRODUCTS:
                 other = next((one for one in flow.token_inputs(node) if one is not value), None)
                 if other is not None:
-                    return Weighing(node, other, steps)
+                    return Weighting(node, other, steps)
             elif get_operator(node) in WEIGHT_STEPS:
                 step = () if get_operator(node) in COPYING else (get_operator(node),)
                 todo.append((node.outputs[0], step + steps))
@@ -282,8 +282,9 @@ def _find_sum(flow: Flow, value: ir.Value) -> Sum | None:
         is_sum = get_operator(node) in SUMS and one in flow.tokens and other in flow.tokens
         if is_sum and one is not None and other is not None:
             total = node.outputs[3] if len(node.outputs) > 3 and node.outputs[3].name else node.outputs[0]
-            first = one is value
-            return Sum(node, total, value, other if first else one, first, product, bias or get_input(node, 4))
+            branch_first = one is value
+            stream = other if branch_first else one
+            return Sum(node, total, value, stream, branch_first, product, bias or get_input(node, 4))
         bias = bias or _find_bias(flow, node)
         product = node if get_operator(node) in PRODUCTS else product
         value = node.outputs[0]

@@ -70,9 +70,9 @@ class Blocks:
         For any other norm, such as the first one of a pre-norm layer, it is the layer whose attention reads its output.
         """
         before, after = self._layers
-        of = None if norm.of is None else self.flow.graph.origin(norm.of)
-        producer = None if of is None else of.producer()
-        embeds = producer is not None and is_lookup(self.flow.graph, producer) and of not in streams
+        source = None if norm.source is None else self.flow.graph.origin(norm.source)
+        producer = None if source is None else source.producer()
+        embeds = producer is not None and is_lookup(self.flow.graph, producer) and source not in streams
         if norm.summands or norm.lookups or embeds:
             return before.get(norm.output)
         return after.get(norm.output, before.get(norm.output))
@@ -81,7 +81,9 @@ class Blocks:
         """Return the norm of ``value``. It may be a fused norm that computes the sum ``value`` itself."""
         origin = self.flow.graph.origin
         for _, norm in self.norms:
-            if (norm.of is not None and origin(norm.of) is origin(value)) or (norm.whole and value in norm.node.outputs):
+            if (norm.source is not None and origin(norm.source) is origin(value)) or (
+                norm.fused and value in norm.node.outputs
+            ):
                 return norm
         return None
 

@@ -25,26 +25,26 @@ WORDS, POSITIONS, TYPES = 2, 3, 4
 class Lookup:
     """Rows of a table.
 
-    ``by`` says where the index comes from: it is an input (``given``), it is computed from the numbers of inputs
+    ``indexed_by`` says where the index comes from: it is an input (``given``), it is computed from the numbers of inputs
     (``computed``), or it depends on no input's numbers (``counted``).
     """
 
     node: ir.Node
     table: ir.Value | None
     index: ir.Value | None
-    by: str
+    indexed_by: str
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A normalisation, ``output = norm(of)``."""
+    """A normalisation, ``output = norm(source)``."""
 
     node: ir.Node
     """The fused operator, or the square root of a decomposed one."""
     output: ir.Value
-    of: ir.Value | None
+    source: ir.Value | None
     kind: str
-    whole: bool
+    fused: bool
     """Whether it is one fused operator."""
     scale: ir.Value | None
     """The stored weights of the scale."""
@@ -57,7 +57,7 @@ class Norm:
     @property
     def operator(self) -> str:
         """The name of the fused operator, or `PIECES`."""
-        return self.node.op_type if self.whole else PIECES
+        return self.node.op_type if self.fused else PIECES
 
     @property
     def biased(self) -> bool:
@@ -84,9 +84,9 @@ def _match_fused(flow: Flow, node: ir.Node) -> Norm:
     return Norm(
         node=node,
         output=node.outputs[0],
-        of=get_input(node, 0),
+        source=get_input(node, 0),
         kind=kind,
-        whole=True,
+        fused=True,
         scale=None if scale is None else flow.graph.origin(scale),
         bias=get_input(node, index + 1) if kind == LAYER else None,
         summands=summands,
@@ -111,12 +111,12 @@ def _match_decomposed(flow: Flow, root: ir.Node) -> Norm | None:
     normalised = _find_quotient(flow, root.outputs[0]) if centred is not None else None
     if centred is None or normalised is None:
         return None
-    of, bias = _match_centred(flow, centred), None
+    source, bias = _match_centred(flow, centred), None
     output, scale = _match_vector(flow, normalised, "Mul")
-    if of is not None:
+    if source is not None:
         output, bias = _match_vector(flow, output, "Add")
-    kind = RMS if of is None else LAYER
-    return Norm(root, output, of or centred, kind, False, scale, bias, *_find_terms(flow, of or centred))
+    kind = RMS if source is None else LAYER
+    return Norm(root, output, source or centred, kind, False, scale, bias, *_find_terms(flow, source or centred))
 
 
 def _match_mean_square(flow: Flow, root: ir.Node) -> ir.Value | None:
@@ -136,10 +136,10 @@ def _match_centred(flow: Flow, value: ir.Value) -> ir.Value | None:
     mean = flow.find_producer(get_input(node, 1), "ReduceMean") if node is not None else None
     if node is None or mean is None:
         return None
-    of, averaged = get_input(node, 0), get_input(mean, 0)
-    if of is None or averaged is None:
+    source, averaged = get_input(node, 0), get_input(mean, 0)
+    if source is None or averaged is None:
         return None
-    return of if flow.graph.origin(averaged) is flow.graph.origin(of) else None
+    return source if flow.graph.origin(averaged) is flow.graph.origin(source) else None
 
 
 def _find_quotient(flow: Flow, root: ir.Value) -> ir.Value | None:

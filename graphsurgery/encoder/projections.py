@@ -38,7 +38,7 @@ class Rotation:
 
     node: ir.Node
     """The fused operator, or the sum at the end of a decomposed one."""
-    of: ir.Value | None
+    source: ir.Value | None
     """x."""
     made_by: str
     """The operator that makes x."""
@@ -62,8 +62,7 @@ class Projection:
     scale: ir.Value | None
     """The factor or divisor of the output on its way to the attention."""
     width: int | None
-    reads: int | None
-    """The width of the source."""
+    source_width: int | None
     stored: bool
     """Whether the weights are used as stored, without a cast or dequantisation."""
     steps: tuple[str, ...]
@@ -137,7 +136,7 @@ def _walk_back(flow: Flow, node: ir.Node, inputs: list[ir.Value], path: _Path) -
         path.shapes.append(find_shape(flow, get_input(node, 1)))
     rotation = _match_rotation(flow, node)
     path.rotation = path.rotation or rotation
-    step, before = (ROTARY, rotation.of) if rotation else _classify_step(flow, node, inputs)
+    step, before = (ROTARY, rotation.source) if rotation else _classify_step(flow, node, inputs)
     if step not in COPYING:
         path.steps.append(step)
         path.last = node
@@ -158,7 +157,7 @@ def _make_projection(flow: Flow, node: ir.Node, source: ir.Value, path: _Path) -
         bias=bias or own,
         scale=path.scale,
         width=infer_last_dim(flow.graph, node.outputs[0]),
-        reads=_find_input_width(flow, node, weight),
+        source_width=_find_source_width(flow, node, weight),
         stored=stored,
         steps=tuple(path.steps),
         shapes=tuple(path.shapes),
@@ -166,7 +165,7 @@ def _make_projection(flow: Flow, node: ir.Node, source: ir.Value, path: _Path) -
     )
 
 
-def _find_input_width(flow: Flow, node: ir.Node, weight: ir.Value | None) -> int | None:
+def _find_source_width(flow: Flow, node: ir.Node, weight: ir.Value | None) -> int | None:
     """Return the width of a product's source, by the dims of its weights if they are a matrix."""
     tensor = flow.weights(weight)
     if tensor is None or len(tensor.dims) != 2:
@@ -198,13 +197,13 @@ def _is_vector_size(flow: Flow, value: ir.Value) -> bool:
 def _match_rotation(flow: Flow, node: ir.Node) -> Rotation | None:
     """Return the rotation that ``node`` ends: a fused operator, or a sum of two products, one of them with swapped halves."""
     if get_operator(node) in ROTATIONS:
-        of = get_input(node, 0)
-        return Rotation(node, of, _name_producer(flow, of), node.op_type)
+        source = get_input(node, 0)
+        return Rotation(node, source, _name_producer(flow, source), node.op_type)
     swapped = _find_swapped_halves(flow, node)
     if swapped is None:
         return None
-    of, halves = _find_rotated(flow, node), {_name_producer(flow, _skip_neg(flow, value)) for value in swapped.inputs}
-    return Rotation(node, of, _name_producer(flow, of), ", ".join(sorted(halves)))
+    source, halves = _find_rotated(flow, node), {_name_producer(flow, _skip_neg(flow, value)) for value in swapped.inputs}
+    return Rotation(node, source, _name_producer(flow, source), ", ".join(sorted(halves)))
 
 
 def _find_swapped_halves(flow: Flow, node: ir.Node) -> ir.Node | None:

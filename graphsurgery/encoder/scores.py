@@ -56,7 +56,7 @@ class Scores:
     """The product of queries and keys, and what happens to it before the softmax."""
 
     product: ir.Node
-    between: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     """The operators from the softmax back to the product."""
     scale: ir.Value | None = None
     """The factor or divisor of the product."""
@@ -93,10 +93,10 @@ def _find_scores(flow: Flow, value: ir.Value, seen: set[ir.Value]) -> Scores | N
         scores = _find_scores(flow, operand, seen)
         if scores is not None:
             others = [other for other in node.inputs if other is not None and other is not operand]
-            steps = () if operator in COPYING else (operator,)
+            step = () if operator in COPYING else (operator,)
             added = _find_added(flow, node, others)
             scale = scores.scale or _find_scale(flow, node, others)
-            return replace(scores, between=steps + scores.between, scale=scale, added=scores.added + added)
+            return replace(scores, steps=step + scores.steps, scale=scale, added=scores.added + added)
     return None
 
 

@@ -165,7 +165,7 @@ def _match_norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None
         wanted, reasons = (OF_SUM[0 if layer_norm else 1],), find_skip_norm_obstacles(blocks, norm)
         summands = tuple(value.name or "" for value in norm.summands)
         return replace(made, kind=SKIP_NORM, wanted=wanted, operands=summands, obstacles=reasons)
-    if norm.whole:
+    if norm.fused:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
     return replace(made, wanted=wanted, obstacles=find_norm_obstacles(norm))
@@ -175,7 +175,7 @@ def _match_attention(blocks: Blocks, layer: int, one: Attention, model_type: str
     wanted = ATTENTIONS if one.operator == "Softmax" else (one.operator, *ATTENTIONS)
     yield Fusable(
         ATTENTION, layer, wanted, one.node.outputs[0].name or "", one.output.name or "", one.operator,
-        other_first=one.sum.stream.name if one.sum is not None and not one.sum.first else None,
+        other_first=one.sum.stream.name if one.sum is not None and not one.sum.branch_first else None,
         obstacles=find_attention_obstacles(blocks, one, model_type),
     )  # fmt: skip
     for rotation in one.rotations:

@@ -60,8 +60,8 @@ def find_skip_norm_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
     if _leads_to_computed_rows(blocks.flow, norm):
         reasons.append(COMPUTED_ROWS)
     origin = blocks.flow.graph.origin
-    normalised = [origin(other.of) for _, other in blocks.norms if other.of is not None]
-    if norm.of is not None and normalised.count(origin(norm.of)) > 1:
+    normalised = [origin(other.source) for _, other in blocks.norms if other.source is not None]
+    if norm.source is not None and normalised.count(origin(norm.source)) > 1:
         reasons.append("the sum is normalised more than once, and can be fused into one of the norms only")
     return tuple(reasons)
 
@@ -74,7 +74,7 @@ def find_norm_obstacles(norm: Norm) -> tuple[str, ...]:
 def find_embedding_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why lookups, their sum and its norm do not become one operator."""
     reasons = list(_norm_obstacles(norm))
-    ways = [lookup.by for lookup in norm.lookups]
+    ways = [lookup.indexed_by for lookup in norm.lookups]
     if norm.kind == RMS:
         reasons.append("it is an RMS norm: the operator for embeddings has a layer norm")
     if not ways:
@@ -123,8 +123,8 @@ def _check_projections(attention: Attention) -> Iterator[str]:
         yield "weights are cast or dequantised before they are used: the optimizer joins them as they are stored"
     if len(attention.sources) > 1:
         yield "queries, keys and values are computed from different values"
-    if attention.weighing:
-        yield f"{', '.join(attention.weighing)} between the softmax and the product with values"
+    if attention.weight_steps:
+        yield f"{', '.join(attention.weight_steps)} between the softmax and the product with values"
 
 
 def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _check_biases(attention: Attention) -> Iterator[str]:
 def _check_scaling(attention: Attention) -> Iterator[str]:
     """Yield how the scores are scaled other than once, as a whole or by way of queries and keys."""
     steps = attention.queries.steps if attention.queries is not None else ()
-    early, late = bool({"Mul", "Div"} & set(steps[:1])), bool({"Mul", "Div"} & set(attention.between))
+    early, late = bool({"Mul", "Div"} & set(steps[:1])), bool({"Mul", "Div"} & set(attention.score_steps))
     if early and late:
         yield "scores are scaled twice, before and after the product of queries and keys: the patterns scale once"
     elif not early and not late:
@@ -165,10 +165,10 @@ def _check_steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[s
             yield f"{name} are not made by a product with weights"
         elif part.steps not in patterns[name]:
             yield f"{name} pass {_list_forwards(part.steps)}: {_list_patterns(patterns[name])}"
-    if "Where" in attention.between:
+    if "Where" in attention.score_steps:
         yield "the mask is put into the scores by Where: only a mask that is added is fused"
-    elif attention.between not in patterns["scores"]:
-        yield f"scores pass {_list_forwards(attention.between)}: {_list_patterns(patterns['scores'])}"
+    elif attention.score_steps not in patterns["scores"]:
+        yield f"scores pass {_list_forwards(attention.score_steps)}: {_list_patterns(patterns['scores'])}"
 
 
 def _list_forwards(steps: tuple[str, ...]) -> str:
@@ -183,9 +183,9 @@ def _list_patterns(patterns: Steps) -> str:
 def _norm_obstacles(norm: Norm) -> Iterator[str]:
     if norm.operator == "RMSNormalization":
         yield "the optimizer does not look for RMSNormalization"
-    if not norm.whole and norm.kind == LAYER and not norm.biased:
+    if not norm.fused and norm.kind == LAYER and not norm.biased:
         yield "the layer norm is in pieces and has no bias: the pattern ends in one"
-    if not norm.whole and norm.scale is None:
+    if not norm.fused and norm.scale is None:
         yield "the norm is in pieces and has no scale: the pattern looks for one"
 
 
