@@ -260,8 +260,8 @@ def add_lstm(
         weights: The LSTM module's folder, or its model.safetensors or pytorch_model.bin: encoder.weight_ih_l0 [4H, in]
             and so on, as torch.nn.LSTM names them. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
-        mask: The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling). Default:
-            the attention mask input.
+        mask: The mask, which gives each row's length: an input's name, not:NAME, additive:NAME, lengths:NAME, ones, or
+            pad:ID (as in add-pooling). Default: the attention mask input.
         ids: The input with the token ids. Default: input_ids.
         output_name: The name of the result.
         keep_target: Keep the target as an output as well.
@@ -321,8 +321,10 @@ def add_pooling(
         normalize: Append L2 normalisation as well.
         hidden_state: The value to pool: [batch, seq, dim] in float32, float16, bfloat16 or float64. Default: the hidden
             state found in the graph.
-        mask: The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token),
-            or pad:ID (tokens are the ids other than ID). Default: the attention mask input.
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
+            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+            ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
+            input.
         ids: The input with the token ids. Default: input_ids.
         output_name: The name of the embedding.
         keep_output: An output of the encoder to keep. The others are dropped.
@@ -360,8 +362,10 @@ def add_splade_pooling(
         strategy: How the tokens are combined: max or sum.
         activation: relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).
         target: The scores. Default: logits, else the only output as wide as the vocabulary.
-        mask: The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token),
-            or pad:ID (tokens are the ids other than ID). Default: the attention mask input.
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
+            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+            ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
+            input.
         ids: The input with the token ids. Default: input_ids.
         output_name: The name of the embedding.
         keep_output: An output of the encoder to keep. The others are dropped.
@@ -431,8 +435,10 @@ def add_word_weights(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         weights: The WordWeights module's folder, or its config.json. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
-        mask: The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token),
-            or pad:ID (tokens are the ids other than ID). Default: the attention mask input.
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
+            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+            ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
+            input.
         ids: The input with the token ids. Default: input_ids.
         output_name: The name of the result.
         token_weights: The name of the weights [batch, seq] in the graph. A later add-pooling divides means by their
@@ -550,7 +556,8 @@ def mask_tokens(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
         target: The output [batch, seq, dim] to mask.
         skip_first: Set the vector of each row's first token to zero as well.
-        mask: The mask: an input's name, or pad:ID (as in add-pooling). Default: the attention mask input.
+        mask: The mask: an input's name, not:NAME, additive:NAME, lengths:NAME or pad:ID (as in add-pooling). Default:
+            the attention mask input.
         ids: The input with the token ids. Default: input_ids.
 
     Returns:

@@ -14,6 +14,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── NameNotFoundError                  a value, input or output name that the graph does not have
     │   ├── NothingToPoolError                 no hidden state was found, or more than one
     │   ├── MaskError                          no usable attention mask
+    │   ├── LayoutError                        the encoder takes or gives the sequence before the batch
     │   ├── AlreadyAppliedError                the file already has a head, or this very edit
     │   ├── NoHeadError                        nothing that strip-head could take off
     │   ├── NothingToOptimizeError             the optimizer would change nothing
@@ -100,6 +101,10 @@ class NothingToPoolError(RequestError):
 
 class MaskError(RequestError):
     """No usable attention mask was found."""
+
+
+class LayoutError(RequestError):
+    """The encoder takes ``[seq, batch]`` or gives ``[seq, batch, hidden]``."""
 
 
 class AlreadyAppliedError(RequestError):

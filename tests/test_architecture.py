@@ -68,6 +68,8 @@ SHARED_MODULES = {
     "runtime.session": "ONNX Runtime itself",
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
+    "runtime.mask_forms": "the forms in which masks are fed; the references read them by code of their own",
+    "runtime.probing": "what a run shows of inputs; edits read the graph first, and a test holds both against each other",
     "runtime.feeds": "decides what is fed, and not what is expected",
     "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
     "graph.attributes": "behind graph.graph",

@@ -17,9 +17,6 @@ pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason=NO_CORPUS)
 
 CASES = {
     "encoderfile-embedding/model.onnx": (AddPooling("mean", normalize=True), 16, "whole proof"),
-    "vespa-dummy-transformer/dummy_transformer.onnx": (AddPooling("cls"), 16, "whole proof"),
-    "vespa-dummy-transformer-notype/dummy_transformer_without_type_ids.onnx": (AddPooling("max"), 16, "whole proof"),
-    "vespa-sample-transformer-ranker/transformer.onnx": (AddPooling("lasttoken", mask="pad:0", ids="input"), 16, "whole proof"),
     "vespa-t5-random-encoder/random_encoder.onnx": (AddPooling("mean_sqrt_len_tokens"), 8, "whole proof"),
     "ort-gpt2-nopast-pt14/GPT2Model.onnx": (AddPooling("weightedmean", mask="ones"), 4, "whole proof"),
     "opensearch-tiny-xlmr-ce/model.onnx": (
@@ -72,5 +69,5 @@ def test_dependence_on_padding_is_reported(tmp_path: Path) -> None:
         [AddPooling("mean")], CORPUS / "vespa-t5-random-encoder/random_encoder.onnx", output=tmp_path / "o.onnx"
     )
     assert done.report is not None
-    (padding,) = (line for line in done.report.observations if "padding" in line)
-    assert float(padding.split("at most ")[1].split()[0]) > 0.1
+    padding = [line for line in done.report.observations if "padding" in line]
+    assert any(float(line.split("by up to ")[1].split()[0]) > 0.1 for line in padding)

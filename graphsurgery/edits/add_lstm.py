@@ -156,7 +156,8 @@ class AddLstm(GraphEdit[Recurrence]):
     )
     target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
     mask: str | None = mask_parameter(
-        "The mask, which gives each row's length: an input's name, ones, or pad:ID (as in add-pooling)."
+        "The mask, which gives each row's length: an input's name, not:NAME, additive:NAME, lengths:NAME, ones, or pad:ID (as "
+        "in add-pooling)."
     )
     ids: str | None = ids_parameter()
     output_name: str = parameter("The name of the result.", TOKENS, "NAME")
@@ -182,7 +183,7 @@ class AddLstm(GraphEdit[Recurrence]):
         )  # fmt: skip
         directions = "both directions" if len(layers[0]) == 2 else "one direction"
         note = f"an LSTM of {len(layers)} layer(s) in {directions} over {target.name}, mask {mask.spec}"
-        return Resolved(edit, Recurrence(target, mask, layers), (note,))
+        return Resolved(edit, Recurrence(target, mask, layers), (note, *mask.warnings))
 
     def _layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
         layers = take_layers(weights, width)

@@ -122,7 +122,7 @@ class AddPooling(GraphEdit[Pooled]):
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
         notes += [f"means divide by the sum of {weights.name}"] if weights is not None else []
-        notes += [*describe_dropped(dropped), *doubts]
+        notes += [*describe_dropped(dropped), *doubts, *mask.warnings]
         return Resolved(edit, Pooled(hidden, mask, weights, modes), tuple(notes))
 
     def change(self, draft: Draft, found: Pooled) -> None:

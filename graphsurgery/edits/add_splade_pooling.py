@@ -102,7 +102,7 @@ class AddSpladePooling(GraphEdit[Scores]):
             self, target=scores.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept, width=width,
         )  # fmt: skip
         note = f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {mask.spec}"
-        return Resolved(edit, Scores(scores, mask), (note, *describe_dropped(dropped)))
+        return Resolved(edit, Scores(scores, mask), (note, *describe_dropped(dropped), *mask.warnings))
 
     def change(self, draft: Draft, found: Scores) -> None:
         ops = Operators(draft, "graphsurgery/splade")

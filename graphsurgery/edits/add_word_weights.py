@@ -113,7 +113,7 @@ class AddWordWeights(GraphEdit[Weighing]):
         notes = [f"weighs {target.name} by {ids} with {len(words.weights)} weights, mask {mask.spec}"]
         if len(table) > len(words.weights):
             notes.append(f"ids from {len(words.weights)} on, which the config has no word for, weigh {words.unknown:g}")
-        return Resolved(edit, Weighing(target, mask, ids, table), tuple(notes))
+        return Resolved(edit, Weighing(target, mask, ids, table), (*notes, *mask.warnings))
 
     def _table(self, model: Model, ids: str) -> tuple[WordWeights, np.ndarray]:
         """Read the config. Return it and its weights, followed by that of unknown words up to the encoder's vocabulary."""

@@ -52,7 +52,10 @@ class MaskTokens(GraphEdit[Masked]):
     target: str | None = parameter("The output [batch, seq, dim] to mask.", None, "NAME", takes=str, required=True)
     skip_first: bool = parameter("Set the vector of each row's first token to zero as well.", False)
     mask: str | None = parameter(
-        "The mask: an input's name, or pad:ID (as in add-pooling).", None, "NAME|pad:ID", otherwise="the attention mask input"
+        "The mask: an input's name, not:NAME, additive:NAME, lengths:NAME or pad:ID (as in add-pooling).",
+        None,
+        "SPEC",
+        otherwise="the attention mask input",
     )
     ids: str | None = ids_parameter()
 
@@ -66,7 +69,8 @@ class MaskTokens(GraphEdit[Masked]):
         mask = find_mask(model, self.mask, self.ids)
         first = " and at the first token" if self.skip_first else ""
         edit = replace(self, target=target.name, mask=str(mask.spec), ids=mask.ids)
-        return Resolved(edit, Masked(target, mask), (f"{target.name} is zero at padding{first}, mask {mask.spec}",))
+        note = f"{target.name} is zero at padding{first}, mask {mask.spec}"
+        return Resolved(edit, Masked(target, mask), (note, *mask.warnings))
 
     def change(self, draft: Draft, found: Masked) -> None:
         ops = Operators(draft, "graphsurgery/mask_tokens")

@@ -11,25 +11,38 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.draft_operators import BOOL, INT32, Operators
+from graphsurgery.edits.draft_operators import BOOL, INT32, INT64, Operators
 from graphsurgery.edits.edit import parameter
-from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like, is_mask_like
+from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like
 from graphsurgery.errors import MaskError, NameNotFoundError, require_value
 from graphsurgery.interface import type_name
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.establish import establish_mask, require_batch_first
+from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, NONZERO, NOT, list_possible_forms
+from graphsurgery.runtime.probing import GRAPH
 
-INPUT, ONES, PAD = "input", "ones", "pad"
-"""Kinds of masks: an input that is not 0 at tokens; every position is a token; every id but one is a token."""
+ONES, PAD = "ones", "pad"
+"""Masks that no input gives: every position is a token; every id but one is a token."""
+PREFIXED = (NOT, ADDITIVE, LENGTHS)
+"""Forms of a mask input that its name is written behind; an input alone is `NONZERO`."""
+MEANING = {
+    NONZERO: "not 0 at tokens",
+    NOT: "0 at tokens and not 0 at padding",
+    ADDITIVE: "0 at tokens and a large negative number at padding",
+    LENGTHS: "the number of tokens in each row",
+}
+NEEDED = {LENGTHS: "integers of [batch]", ADDITIVE: "floats of [batch, seq]"}
 LONGEST_ID = 10
 OPTION = ("--mask",)
 
 
 def mask_parameter(
-    help: str = "The mask [batch, seq]: an input's name (a token is where it is not 0), ones (every position is a token), or "
-    "pad:ID (tokens are the ids other than ID).",
+    help: str = "The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0), additive:NAME "
+    "(0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]), ones (every position is a "
+    "token), or pad:ID (tokens are the ids other than ID).",
 ) -> Any:
     """Declare the parameter of an edit that `find_mask` reads."""
-    return parameter(help, None, "NAME|ones|pad:ID", otherwise="the attention mask input")
+    return parameter(help, None, "SPEC", otherwise="the attention mask input")
 
 
 def ids_parameter() -> Any:
@@ -42,6 +55,7 @@ class MaskSpec:
     """A mask as users ask for it. `parse` is the only place where an edit reads such a text."""
 
     kind: str
+    """One of `mask_forms` for an input, `ONES` or `PAD`."""
     text: str
     """The text that the spec was read from, and that files record."""
     name: str | None = None
@@ -51,12 +65,17 @@ class MaskSpec:
 
     @classmethod
     def parse(cls, text: str) -> MaskSpec:
-        """Read ``NAME``, ``ones`` or ``pad:ID``. Raise MaskError if ID is no token id."""
+        """Read ``NAME``, ``not:NAME``, ``additive:NAME``, ``lengths:NAME``, ``ones`` or ``pad:ID``.
+
+        Raise MaskError if ID is no token id.
+        """
         if text == ONES:
             return cls(ONES, text)
         kind, _, number = text.partition(":")
+        if kind in PREFIXED and number:
+            return cls(kind, text, name=number)
         if kind != PAD or kind == text:
-            return cls(INPUT, text, name=text)
+            return cls(NONZERO, text, name=text)
         digits = number.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_ID and abs(int(number)) < 1 << 31):
             raise MaskError(f"--mask {text[:40]} names no token id", "write the padding token's id, such as pad:0")
@@ -72,39 +91,57 @@ class Mask:
 
     spec: MaskSpec
     ids: str | None
+    warnings: tuple[str, ...] = ()
+    """What to know of the encoder's own use of the mask."""
 
 
 def find_mask(model: Model, asked: str | None, ids: str | None) -> Mask:
     """Find the mask that is ``asked`` for, else the attention mask input; ``ids`` names the input of token ids.
 
-    Raise MaskError, which lists the choices, if there is none or if it is not ``[batch, seq]``.
+    Raise MaskError, which lists the choices, if there is none, if it has not the form that is asked for, or if the encoder
+    takes it for something else than it is asked for as; LayoutError if the sequence stands before the batch.
     """
     roles = find_roles(model.interface, ids)
+    require_batch_first(model, roles)
     if ids is not None and model.interface.input(ids) is None:
         raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_list_input_names(model)}")
     spec = MaskSpec.parse(asked if asked is not None else _find_default_name(model, roles))
     if spec.kind == PAD:
         return Mask(spec, _find_ids_for_padding(roles, spec))
-    if spec.name is not None:
-        _check_mask_input(model, spec.name)
-    return Mask(spec, roles.ids.name if roles.ids else None)
+    warnings = () if spec.name is None else _check_mask_input(model, spec, ids)
+    return Mask(spec, roles.ids.name if roles.ids else None, warnings)
 
 
 def build_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
-    """Build ``m [batch, seq]`` bool: mask != 0, or ids != pad id, or true everywhere, in the shape of
-    ``x [batch, seq, dim]``."""
+    """Build ``m [batch, seq]`` bool, true at tokens, for ``x [batch, seq, dim]``.
+
+    By the kind of the spec: mask != 0; mask = 0 (not, additive); p < lengths, p = 0, 1, ..., seq - 1; true everywhere (ones);
+    ids != pad id.
+    """
     if mask.spec.kind == ONES:
-        shape = ops.node("Shape", x, name="shape")
-        batch_seq = ops.node(
-            "Slice", shape, ops.constant([0], np.int64, "start"), ops.constant([2], np.int64, "end"), name="batch_seq"
-        )
-        return ops.node("ConstantOfShape", batch_seq, name="ones", value=gs.Constant("ones", np.ones(1, dtype=np.bool_)))
+        return _fill(ops, x, np.bool_(True))
+    if mask.spec.kind == LENGTHS:
+        one = _fill(ops, x, np.int64(1))
+        positions = ops.node("CumSum", one, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
+        lengths = ops.cast(ops.draft.tensor(require_value(mask.spec.name, "the lengths' name")), INT64, "lengths")
+        return ops.node("Less", positions, ops.unsqueeze(lengths, 1, "lengths_2d"), name="mask")
     if mask.spec.kind == PAD:
         ids = ops.draft.tensor(require_value(mask.ids, "ids"))
         pad = ops.constant(mask.spec.pad_id, np.int64 if ids.dtype == np.int64 else np.int32, "pad_id")
         return ops.node("Not", ops.node("Equal", ids, pad, name="is_padding"), name="mask")
     given = ops.draft.tensor(require_value(mask.spec.name, "the mask's name"))
-    return given if given.dtype == np.bool_ else ops.cast(given, BOOL, "mask")
+    if mask.spec.kind == NONZERO:
+        return given if given.dtype == np.bool_ else ops.cast(given, BOOL, "mask")
+    return ops.node("Not", given if given.dtype == np.bool_ else ops.cast(given, BOOL, "is_padding"), name="mask")
+
+
+def _fill(ops: Operators, x: gs.Tensor, number: np.generic) -> gs.Variable:
+    """Build ``[batch, seq]`` of one number, for ``x [batch, seq, dim]``."""
+    shape = ops.node("Shape", x, name="shape")
+    batch_seq = ops.node(
+        "Slice", shape, ops.constant([0], np.int64, "start"), ops.constant([2], np.int64, "end"), name="batch_seq"
+    )
+    return ops.node("ConstantOfShape", batch_seq, name="ones", value=gs.Constant("ones", np.full(1, number)))
 
 
 def exclude_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variable:
@@ -125,25 +162,58 @@ def _find_default_name(model: Model, roles: Roles) -> str:
         usual = ", ".join(MASK_NAMES[:3])
         raise MaskError(
             f"the model has no attention mask input ({usual}, ...); its inputs are {_list_input_names(model)}",
-            "name it with --mask NAME, or choose --mask ones (all positions are tokens) or --mask pad:ID (all ids but ID are)",
+            f"{_suggest_masks(model, roles)}, or choose --mask ones (every position is a token) or --mask pad:ID (every id "
+            "but ID is one)",
             OPTION,
         )
     return roles.mask.name
 
 
-def _check_mask_input(model: Model, name: str) -> None:
+def _suggest_masks(model: Model, roles: Roles) -> str:
+    """Say how to name the inputs that the encoder takes as a mask."""
+    known = (roles.ids, roles.types, roles.positions)
+    meant = [(one.name, establish_mask(model, one.name).form) for one in model.interface.inputs if one not in known]
+    specs = [_format_spec(form, name) for name, form in meant if form is not None]
+    return f"it could be --mask {' or --mask '.join(specs)}" if specs else "name it with --mask NAME"
+
+
+def _format_spec(form: str, name: str) -> str:
+    """Return the spec of an input whose mask is in ``form``."""
+    return name if form == NONZERO else f"{form}:{name}"
+
+
+def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[str, ...]:
+    """Check that ``spec`` says of its input what the encoder takes it for, and return what to warn of."""
+    name = require_value(spec.name, "the mask's name")
     value = model.interface.input(name)
     if value is None:
         raise NameNotFoundError(
             f"the model has no input {name!r} to take as the mask",
             f"its inputs are {_list_input_names(model)}; or use ones or pad:ID",
         )
-    if not is_mask_like(value):
+    forms = list_possible_forms(value)
+    if spec.kind not in forms:
+        choices = [f"--mask {_format_spec(form, name)}" for form in forms] + ["--mask ones", "--mask pad:ID"]
         raise MaskError(
-            f"the mask input is {value}; pooling needs numbers or booleans of [batch, seq]",
-            "choose --mask ones or --mask pad:ID",
-            OPTION,
-        )
+            f"the mask input is {value}; --mask {spec} needs {NEEDED.get(spec.kind, 'numbers or booleans of [batch, seq]')}",
+            f"choose {' or '.join(choices)}", OPTION,
+        )  # fmt: skip
+    meaning = establish_mask(model, name, ids)
+    if meaning.form is not None and meaning.form != spec.kind:
+        shown = "the graph shows" if meaning.shown_by == GRAPH else "a run of the model shows"
+        raise MaskError(
+            f"--mask {spec} reads {name} as {MEANING[spec.kind]}, and {shown} that it is {MEANING[meaning.form]}",
+            f"write --mask {_format_spec(meaning.form, name)}", OPTION,
+        )  # fmt: skip
+    return (f"warning: {describe_padding_behind(name)}",) if meaning.behind_alone else ()
+
+
+def describe_padding_behind(name: str) -> str:
+    """Say that an encoder hides padding behind the tokens alone."""
+    return (
+        f"the encoder counts the tokens of {name} and hides the positions behind as many: texts padded in front or with holes "
+        "get wrong vectors. Pad behind the tokens, or export the encoder again without fusing its attention"
+    )
 
 
 def _find_ids_for_padding(roles: Roles, spec: MaskSpec) -> str:

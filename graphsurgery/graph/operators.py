@@ -122,6 +122,11 @@ MASK_INPUTS = {
     f"{VENDOR}.PackedAttention": (5,), f"{VENDOR}.PackedMultiHeadAttention": (6,),
 }  # fmt: skip
 """The indices of an attention's inputs that only mask scores or are added to them."""
+MASK_INDEXES = {
+    f"{VENDOR}.Attention": (3,), f"{VENDOR}.MultiHeadAttention": (4,), f"{VENDOR}.QAttention": (5,),
+    f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3,),
+}  # fmt: skip
+"""Those of them that are integers: not 0 at tokens, or how many tokens there are in a row."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that compute queries, keys and values themselves, from one input and one matrix."""
 ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")

@@ -15,7 +15,8 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.references.reference import Values
 from graphsurgery.runtime.feeds import FeedGenerator, list_prompt_lengths, make_short_mask
-from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, Mask, make_mask
+from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, can_say
+from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, RIGHT, Mask, make_mask
 
 SEEDS = 2
 LARGE = 3e4
@@ -36,6 +37,7 @@ ALTERNATING = np.array([[1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1], [1, 0, 0, 
 """Holes within whatever a prompt is."""
 ODD_INTEGERS = (2, -1, 256, 1 << 32, 100, 3)
 ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
+ODD_ADDED = (-np.inf, -100.0, -1e9, -65504.0, -3.4e38)
 """True values of a mask. What an element type cannot hold is left out."""
 
 
@@ -67,7 +69,7 @@ class HeadFeeds:
         masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
-        ragged = masks.get(HOLES) or masks.get(LEFT) or [make_short_mask(self.generator)]
+        ragged = masks.get(HOLES) or masks.get(LEFT) or masks.get(RIGHT) or [make_short_mask(self.generator)]
         yield from self._generate_around_padding([*ragged, *masks[EMPTY_ROW]])
         if self.any_integers:
             yield "any integers", [self._generate_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
@@ -103,7 +105,10 @@ class HeadFeeds:
     def _make_alternating_masks(self) -> list[Mask]:
         """`ALTERNATING`, with padding behind it; none where the sequence is too short for it."""
         missing = (self.generator.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
-        return self.generator.sizes.split_into_batches(np.pad(ALTERNATING, ((0, 0), (0, missing)))) if missing >= 0 else []
+        if missing < 0:
+            return []
+        masks = self.generator.sizes.split_into_batches(np.pad(ALTERNATING, ((0, 0), (0, missing))))
+        return [mask for mask in masks if can_say(mask, self.generator.form)]
 
     def _generate_any_integers(self, mask: Mask, seed: int) -> Values:
         """Integers from end to end of int32 in every input of ids, types and positions."""
@@ -135,7 +140,7 @@ class HeadFeeds:
         inputs = self.generator.generate(mask, seed)
         role = self.generator.roles.mask
         if odd_mask is not None and role is not None:
-            inputs[role.name] = _vary_mask(inputs[role.name], role, odd_mask)
+            inputs[role.name] = _vary_mask(inputs[role.name], role, odd_mask, self.generator.form)
         drawn: Values = {}
         for value in self.values:
             if value.name in inputs:
@@ -183,11 +188,13 @@ def _finfo(kind: Any) -> Any:
     return finfo(kind)
 
 
-def _vary_mask(mask: np.ndarray, role: Value, turn: int) -> np.ndarray:
+def _vary_mask(mask: np.ndarray, role: Value, turn: int, form: str) -> np.ndarray:
     """The same mask in other words: true values other than 1, as far as its type has them, the first at place ``turn``."""
-    if mask.dtype == np.bool_:
+    if mask.dtype == np.bool_ or form == LENGTHS:
         return mask
-    if role.dtype in FLOATS:
+    if form == ADDITIVE:
+        words = [word for word in ODD_ADDED if np.asarray(word, dtype=mask.dtype) != 0]
+    elif role.dtype in FLOATS:
         words = [word for word in ODD_FLOATS if np.asarray(word, dtype=mask.dtype) != 0]
     else:
         bounds = np.iinfo(mask.dtype)

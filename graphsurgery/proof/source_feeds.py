@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -18,6 +19,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
 from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.mask_forms import NONZERO
+from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
 OPTIONAL = "optional-input"
@@ -34,14 +37,14 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     and if an input is too large to be drawn.
     """
     chain, own = chain or Chain(), Chain(read_head_steps(source))
-    known = list(_find_recorded_roles(source, chain, own))
-    ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
+    ids, mask, prompt = _find_names(source, chain, own)
     roles = find_roles(source.interface, ids=ids, mask=mask)
     after = chain.apply_fields(source)[-1]
     inputs = {value.name: value for value in after.interface.inputs}
     _require_drawable(after.interface.inputs)
     masks = [_find_mask(link) for link in (*chain, *own)]
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
+    form = _find_form(masks)
     tables = find_tables(source, roles)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
@@ -53,11 +56,64 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         called = _find_prompt(chain) or prompt
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
-            called if called in inputs else None, fed, most,
+            called if called in inputs else None, fed, most, form,
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
     return generator(inputs, generator(inputs | optional) if optional else None)
+
+
+def _find_source_roles(source: Model, chain: Chain) -> Roles:
+    """Return the roles of the inputs of ``source``, as ``chain`` and the edits that the source records tell."""
+    ids, mask, _ = _find_names(source, chain, Chain(read_head_steps(source)))
+    return find_roles(source.interface, ids=ids, mask=mask)
+
+
+def _find_names(source: Model, chain: Chain, own: Chain) -> tuple[str | None, str | None, str | None]:
+    known = list(_find_recorded_roles(source, chain, own))
+    ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
+    return ids, mask, prompt
+
+
+@dataclass(frozen=True)
+class TriedInputs:
+    """Whether a run of the source bears out what recorded edits take its inputs for."""
+
+    wrong: str = ""
+    """What the run contradicts; empty if it contradicts nothing."""
+    unknown: tuple[str, ...] = ()
+    """What the run does not show."""
+
+
+def try_inputs(run: Run, source: Model, chain: Chain) -> TriedInputs:
+    """Run the source to see whether its mask is what the edits of ``chain`` read it as, and whether the batch comes first."""
+    read = [(link.edit, mask) for link in chain if (mask := _find_mask(link)) is not None]
+    if not read:
+        return TriedInputs()
+    edit, mask = read[0]
+    generator = FeedGenerator.for_model(source, _find_source_roles(source, chain), _find_form([mask]))
+    try:
+        return _try_inputs(run, generator, edit, mask)
+    except UnsupportedModelError as error:
+        return TriedInputs(unknown=(f"what the source takes its mask for: {error}",))
+
+
+def _try_inputs(run: Run, generator: FeedGenerator, edit: str, mask: RecordedMask) -> TriedInputs:
+    if find_layout_by_run(run, generator) == SEQUENCE_FIRST:
+        return TriedInputs(f"{edit} is for [batch, seq], and in the source the sequence comes before the batch")
+    value = generator.roles.mask
+    if mask.input is None or value is None or any(is_form_of_run(run, generator, at_end) for at_end in (False, True)):
+        return TriedInputs()
+    meaning = find_meaning_by_run(run, generator)
+    if meaning.form is not None:
+        return TriedInputs(f"{edit} reads the mask {value.name} as {generator.form}, and to the source it is {meaning.form}")
+    what = f"the mask {value.name}: no run of the source shows at which of its values a position is a token"
+    return TriedInputs(unknown=(f"{what}; it was fed as {edit} reads it",) if meaning.mixes else ())
+
+
+def _find_form(masks: Sequence[RecordedMask | None]) -> str:
+    """Return the form of the mask input, as recorded edits read it."""
+    return next((one.kind.removesuffix(":") for one in masks if one is not None and one.input is not None), "") or NONZERO
 
 
 def _list_inputs(model: Model) -> dict[str, Value]:

@@ -17,7 +17,7 @@ from graphsurgery.proof.head_proof import extract_head, find_added_values, find_
 from graphsurgery.proof.inference import find_start_widths
 from graphsurgery.proof.interface_check import find_broken_promises, find_record_misfits, name_unexplained_nodes
 from graphsurgery.proof.same_outputs import SameOutputs
-from graphsurgery.proof.source_feeds import find_texts, make_feed_generator
+from graphsurgery.proof.source_feeds import find_texts, make_feed_generator, try_inputs
 from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
@@ -25,7 +25,6 @@ from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator
-from graphsurgery.runtime.masks import RIGHT
 from graphsurgery.runtime.reach import CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
@@ -165,13 +164,15 @@ def _prove_whole(
         opened = open_session(output, plain=plain)
     except UnsupportedModelError as error:
         return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
+    tried = try_inputs(opened_source.session.run, source, chain)
+    if tried.wrong:
+        return Check(WHOLE, tried.wrong, stated=Verdict.FAILED)
     whole = Whole(ExpectedOutputs(opened_source, chain, weights), opened, output.interface.outputs)
     reference = CachedRun(whole.compute_expected)
     reach = find_reach(source, generator, reference, full)
     check = prove_whole(whole, reference, make_whole_cases(extend_to_reach(generator, reach), texts), limits)
     observations.append(str(reach))
-    not_checked += [*reach.not_checked, *generator.left_out]
-    right = next((masks for kind, masks in generator.generate_masks() if kind == RIGHT), None)
-    if check.verdict is Verdict.PASSED and right is not None:
-        observations += measure_dependence(whole, generator, right[0])
+    not_checked += [*reach.not_checked, *generator.left_out, *tried.unknown]
+    if check.verdict is Verdict.PASSED:
+        observations += measure_dependence(whole, generator)
     return check

@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.compare.tolerance import Limits
+from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
-from graphsurgery.runtime.masks import Mask
+from graphsurgery.runtime.masks import LEFT, RIGHT, Mask
 from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
 
 NAME = "whole proof"
 NEGLIGIBLE = 1e-5
 """Up to this, a dependence on neighbours or padding is only rounding."""
+FAR = 1e-3
+"""Above this it is far more than rounding."""
+BESIDE, BEHIND, IN_FRONT = "other texts in the batch", "padding behind it", "padding in front of it"
+_PADDING = {RIGHT: BEHIND, LEFT: IN_FRONT}
+WARNING = "warning: "
 Values = dict[str, np.ndarray]
 
 
@@ -60,37 +66,60 @@ def make_whole_cases(generator: FeedGenerator, texts: Encoded | None) -> Iterato
         yield "real text", [feed for batch in texts.split_into_batches() for feed in generate_text_feeds(generator, batch)]
 
 
-def measure_dependence(whole: Whole, generator: FeedGenerator, mask: Mask) -> list[str]:
-    """Say how much a row's vector changes with its neighbours in the batch and with the padding after it.
+def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
+    """Say how much a row's vector changes with its neighbours in the batch, and with padding behind it and in front of it.
 
     Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
+    A dependence on neighbours or on padding behind that is far above rounding is a warning.
     """
     unmeasured = "batch-neighbour and padding dependence: not measured,"
     if generator.fixed_batch is not None or generator.fixed_sequence is not None:
         return [f"{unmeasured} the model's batch or sequence size is fixed"]
+    masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in (RIGHT, LEFT)}
+    try:
+        changes = [_measure_dependence_of(whole, generator, mask) for mask in masks.values()]
+    except UnsupportedModelError as error:
+        return [f"{unmeasured} {error}"]
+    if any(change is None for change in changes):
+        return [f"{unmeasured} no output is one vector per text, as wide for every length"]
+    found = {
+        BESIDE: np.max([change[0] for change in changes if change is not None], axis=0),
+        **{_PADDING[kind]: change[1] for kind, change in zip(masks, changes, strict=True) if change is not None},
+    }
+    small = {what: float(np.max(most)) for what, most in found.items() if np.max(most) <= NEGLIGIBLE}
+    said = [f"a text's vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
+    return said + [
+        f"{WARNING if what != IN_FRONT and most[0] > FAR else ''}a text's vector changes by up to {most[0]:.1e} with {what} "
+        f"(the source's by {most[1]:.1e})"
+        for what, most in found.items() if what not in small
+    ]  # fmt: skip
+
+
+def _measure_dependence_of(whole: Whole, generator: FeedGenerator, mask: Mask) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return how far a row's vector changes without its neighbours, and then without its padding: output's and source's.
+
+    None if there is no vector per row, or if it is wider for longer texts. Raises UnsupportedModelError if a run fails.
+    """
     runs: list[Callable[[Values], Values]] = [whole.output.run, lambda feed: _take_values(whole.compute_expected(feed))]
     batch = generator.generate(mask, seed=0)
     full = [_find_embedding(run(batch)) for run in runs]
     if any(array.ndim != 2 or len(array) != len(mask) for array in full):
-        return [f"{unmeasured} no output is one vector per text"]
-    neighbours, padding = [0.0, 0.0], [0.0, 0.0]
+        return None
+    neighbours, padding = np.zeros(2), np.zeros(2)
     for row in range(len(mask)):
-        alone = {name: array if name == generator.prompt else array[row : row + 1] for name, array in batch.items()}
-        trimmed = {name: array[:, : int(mask[row].sum())] if array.ndim > 1 else array for name, array in alone.items()}
+        tokens = np.flatnonzero(mask[row])
         for index, run in enumerate(runs):
-            one = _find_embedding(run(alone))[0]
-            neighbours[index] = max(neighbours[index], _measure_difference(one, full[index][row]))
-            shorter = _find_embedding(run(trimmed))[0]
-            if shorter.shape != one.shape:
-                return [f"{unmeasured} the output's width follows the sequence"]
-            padding[index] = max(padding[index], _measure_difference(shorter, one))
-    largest = max(*neighbours, *padding)
-    if largest <= NEGLIGIBLE:
-        return [f"neighbours in the batch and padding change a row's vector by at most {largest:.1e}"]
-    return [
-        f"a row's vector changes by at most {most[0]:.1e} with {what} (the source's by {most[1]:.1e})"
-        for what, most in (("its neighbours in the batch", neighbours), ("the padding after it", padding))
-    ]
+            alone = _find_embedding(run(generator.cut(batch, row, slice(None))))[0]
+            cut = _find_embedding(run(generator.cut(batch, row, slice(tokens[0], tokens[-1] + 1))))[0]
+            if cut.shape != alone.shape:
+                return None
+            neighbours[index] = max(neighbours[index], _measure_difference(alone, full[index][row]))
+            padding[index] = max(padding[index], _measure_difference(cut, alone))
+    return neighbours, padding
+
+
+def _join_with_or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _take_values(expected: dict[str, Expected]) -> Values:

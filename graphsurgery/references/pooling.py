@@ -30,7 +30,9 @@ from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, estim
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
-PAD, ONES = "pad:", "ones"
+PAD, ONES, LENGTHS = "pad:", "ones", "lengths:"
+ZERO_AT_TOKENS = ("not:", "additive:")
+"""Masks that are 0 at tokens: true at padding, or added to scores."""
 
 
 def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
@@ -83,7 +85,9 @@ class RecordedMask:
     """
 
     input: str | None = None
-    """The input that is not 0 at tokens."""
+    """The input, if the mask is one."""
+    kind: str = ""
+    """How the input says where tokens are: not 0 there (empty), 0 there (of `ZERO_AT_TOKENS`), or how many there are."""
     ids: str | None = None
     """The input of token ids, if the mask is read from it."""
     pad_id: int | None = None
@@ -91,12 +95,16 @@ class RecordedMask:
 
     @classmethod
     def read(cls, parameters: Parameters) -> RecordedMask:
-        """Read an input's name, ``ones`` or ``pad:<id>``. Raise UnsupportedModelError for a ``pad:`` without id or ids."""
+        """Read ``<input>``, ``not:<input>``, ``additive:<input>``, ``lengths:<input>``, ``ones`` or ``pad:<id>``.
+
+        Raise UnsupportedModelError for a ``pad:`` without id or ids.
+        """
         spec, ids = parameters["mask"], parameters.get("ids")
         if spec == ONES:
             return cls()
         if not spec.startswith(PAD):
-            return cls(spec)
+            kind = next((kind for kind in (*ZERO_AT_TOKENS, LENGTHS) if spec.startswith(kind) and spec != kind), "")
+            return cls(spec.removeprefix(kind), kind)
         digits = spec.removeprefix(PAD)
         found = parse_number(digits.removeprefix("-"))
         if found is None:
@@ -119,7 +127,10 @@ class RecordedMask:
     def find_tokens(self, known: Known, shape: tuple[int, ...]) -> Array:
         """Return ``m``, true at tokens."""
         if self.input is not None:
-            return known[self.input].astype(np.float64) != 0
+            given = known[self.input].astype(np.float64)
+            if self.kind == LENGTHS:
+                return np.array([[position < length for position in range(shape[1])] for length in given]).reshape(shape)
+            return (given == 0) if self.kind in ZERO_AT_TOKENS else (given != 0)
         return np.full(shape, True) if self.ids is None else known[self.ids] != self.pad_id
 
 

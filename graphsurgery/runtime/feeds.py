@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx
 
 from graphsurgery.encoder.limits import Tables, find_tables
-from graphsurgery.encoder.roles import Roles, is_mask_like
+from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, numpy_dtype
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
 from graphsurgery.runtime.texts import Encoded
 
@@ -40,13 +42,15 @@ class FeedGenerator:
     """The same generator, which also feeds the inputs that have a default."""
     max_length: int | None = None
     """An upper limit on sequence lengths besides the tables'."""
+    form: str = NONZERO
+    """How the mask input says which positions are tokens: one of `mask_forms`."""
     reach: tuple[int, int] | None = None
     """Tokens of the longest text of a whole proof, and positions of its longest text with padding in front. None if it has no
     text longer than `longest`."""
 
     @classmethod
-    def for_model(cls, model: Model, roles: Roles) -> FeedGenerator:
-        return cls(roles, find_tables(model, roles))
+    def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
+        return cls(roles, find_tables(model, roles), form=form)
 
     @property
     def has_mask(self) -> bool:
@@ -81,9 +85,13 @@ class FeedGenerator:
 
     def generate_masks(self, longest: bool = False) -> Iterator[tuple[str, list[Mask]]]:
         """Yield every kind of feed that the encoder's sizes admit, with its masks. ``longest`` adds the kinds of `reach`."""
-        yield from generate_masks(self.sizes)
+        kinds = [generate_masks(self.sizes)]
         if longest and self.reach is not None:
-            yield from generate_longest_masks(self.sizes, *self.reach)
+            kinds.append(generate_longest_masks(self.sizes, *self.reach))
+        for kind, masks in chain.from_iterable(kinds):
+            said = [mask for mask in masks if self.roles.mask is None or can_say(mask, self.form)]
+            if said:
+                yield kind, said
 
     def generate(self, mask: Mask, seed: int) -> dict[str, np.ndarray]:
         """Return arrays for every input, for one mask. The same seed gives the same ids at the same places."""
@@ -92,9 +100,9 @@ class FeedGenerator:
         if self.roles.ids is not None:
             arrays[self.roles.ids.name] = self._draw_ids(rng, mask).astype(_numpy(self.roles.ids))
         if self.roles.mask is not None:
-            is_usual = is_mask_like(self.roles.mask)
+            is_usual = self.form in list_possible_forms(self.roles.mask)
             arrays[self.roles.mask.name] = (
-                mask.astype(_numpy(self.roles.mask)) if is_usual else self._draw_other(rng, self.roles.mask, mask)
+                encode_mask(mask, self.form, self.roles.mask) if is_usual else self._draw_other(rng, self.roles.mask, mask)
             )
         if self.roles.types is not None:
             types = rng.integers(0, self.tables.types or 1, size=mask.shape)
@@ -109,6 +117,21 @@ class FeedGenerator:
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
+    def cut(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
+        """Return a feed for one row of ``feed`` and some of its positions. Inputs that have neither are left as they are."""
+        found = dict(feed)
+        roles = (self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions)
+        batch, sequence = self._leading_dims()
+        for value in (*roles, *self.roles.others):
+            if value is None or value.name == self.prompt or value.dims is None:
+                continue
+            by_role = value in roles
+            if by_role or (value.dims[:1] == (batch,) and isinstance(batch, str)):
+                found[value.name] = found[value.name][row : row + 1]
+            if found[value.name].ndim > 1 and (by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
+                found[value.name] = found[value.name][:, positions]
+        return found
+
     @property
     def left_out(self) -> list[str]:
         """A sentence for each input that gets nothing but zeros. The proof does not see a fault in what they do."""
@@ -118,8 +141,11 @@ class FeedGenerator:
 
     def find_mask(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
         """Return where a feed has tokens, ``[batch, seq]`` bool, or None if the model takes no mask of that shape."""
-        mask = None if self.roles.mask is None else feed[self.roles.mask.name] != 0
-        return mask if mask is not None and mask.ndim == 2 else None
+        if self.roles.mask is None or self.form not in list_possible_forms(self.roles.mask):
+            return None
+        length = feed[self.roles.ids.name].shape[1] if self.roles.ids is not None else self.fixed_sequence or 0
+        mask = decode_mask(feed[self.roles.mask.name], self.form, length)
+        return mask if mask.ndim == 2 else None
 
     def _draw_ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
         size = self.tables.vocabulary or DEFAULT_VOCABULARY

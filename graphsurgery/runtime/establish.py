@@ -1,0 +1,130 @@
+"""Establish what an encoder takes its inputs for, whatever they are called: what its mask means, and which dim is the batch.
+
+`attention_mask` may be additive, and the ``src_key_padding_mask`` of torch.nn.TransformerEncoder is true at padding;
+torch.nn.TransformerEncoder and fairseq put the sequence before the batch unless asked otherwise. Such a file runs on any feed
+and gives numbers that look right. What the graph shows counts (`mask_in_graph`), else what a run shows (`probing`); names of
+dims count only where neither shows anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from graphsurgery.encoder.roles import Roles, find_roles
+from graphsurgery.errors import GraphSurgeryError, LayoutError
+from graphsurgery.interface import Value
+from graphsurgery.model.model import Model
+from graphsurgery.model.records import Document
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.mask_forms import list_possible_forms
+from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
+from graphsurgery.runtime.probing import BATCH_FIRST, SEQUENCE_FIRST, MaskMeaning, find_layout_by_run, find_meaning_by_run
+from graphsurgery.runtime.session import open_session
+
+LOG = logging.getLogger(__name__)
+SEQUENCE_WORDS = re.compile(r"seq|length|len\b|time|tokens?\b|(?<![a-z])[st]$", re.IGNORECASE)
+BATCH_WORDS = re.compile(r"batch|\bbs\b|(?<![a-z])[bn]$", re.IGNORECASE)
+ADVICE = "export the encoder with the batch first ([batch, seq]): batch_first=True in torch.nn, or a transpose around the model"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of an encoder, None where nothing shows it, and what shows it."""
+
+    name: str | None
+    why: str = ""
+
+
+def establish_mask(model: Model, name: str, ids: str | None = None) -> MaskMeaning:
+    """Return what the mask input ``name`` means; ``ids`` names the input of token ids. The result is kept with the model."""
+    key = (name, ids)
+    with _SHARING:
+        known = _SHARED.setdefault(model.document, {})
+        if key in known:
+            return known[key]
+    found = _establish(model, find_roles(model.interface, ids, name))
+    with _SHARING:
+        return known.setdefault(key, found)
+
+
+def _establish(model: Model, roles: Roles) -> MaskMeaning:
+    mask = roles.mask
+    if mask is None or not list_possible_forms(mask):
+        return MaskMeaning(None)
+    generator = FeedGenerator.for_model(model, roles)
+    for establish in (find_meaning_in_graph, lambda model, generator: find_meaning_by_run(open_session(model).run, generator)):
+        try:
+            meaning = establish(model, generator)
+        except GraphSurgeryError as error:
+            LOG.debug("what %s means cannot be established: %s", mask.name, error)
+        else:
+            if meaning.shown_by:
+                return meaning
+    return MaskMeaning(None)
+
+
+def require_batch_first(model: Model, roles: Roles) -> None:
+    """Raise LayoutError if ``model`` takes ``[seq, batch]`` or gives ``[seq, batch, hidden]``.
+
+    What was found is kept with the model.
+    """
+    key = tuple(value.name for value in (roles.ids, roles.mask) if value is not None)
+    with _SHARING:
+        known = _LAYOUTS.setdefault(model.document, {})
+        layout = known.get(key)
+    if layout is None:
+        layout = _find_layout(model, roles)
+        with _SHARING:
+            known[key] = layout
+    if layout.name == SEQUENCE_FIRST:
+        raise LayoutError(f"{layout.why}; what is pooled is [batch, seq, hidden]", ADVICE)
+
+
+def _find_layout(model: Model, roles: Roles) -> Layout:
+    """What the graph or a run shows counts, and names only where neither shows anything."""
+    fed = [value for value in (roles.ids, roles.mask, *roles.others) if value is not None and value.rank in (2, 3)]
+    turned = next((one for one in model.interface.outputs if fed and _is_turned(one, fed[0])), None)
+    if turned is not None:
+        return Layout(SEQUENCE_FIRST, f"{turned} has the dims of {fed[0]} the other way round")
+    meaning = MaskMeaning(None)
+    if roles.mask is not None:
+        meaning = establish_mask(model, roles.mask.name, roles.ids.name if roles.ids is not None else None)
+    if meaning.sequence_first:
+        return Layout(SEQUENCE_FIRST, f"the attention of this encoder runs along the first dim of {roles.mask}")
+    if meaning.form is not None:
+        return Layout(BATCH_FIRST)
+    try:
+        tried = find_layout_by_run(open_session(model).run, FeedGenerator.for_model(model, roles))
+    except GraphSurgeryError as error:
+        LOG.debug("the layout of the model cannot be tried: %s", error)
+        tried = None
+    if tried == SEQUENCE_FIRST:
+        return Layout(
+            tried, f"another token changes what {fed[0]} gives along its first dim: the sequence stands before the batch"
+        )
+    named = next((value for value in fed if _names_sequence_first(value)), None)
+    if tried is None and named is not None:
+        return Layout(SEQUENCE_FIRST, f"{named} has the sequence before the batch")
+    return Layout(tried)
+
+
+def _names_sequence_first(value: Value) -> bool:
+    first, second = (str(dim) if isinstance(dim, str) else "" for dim in (value.dims or (None, None))[:2])
+    return SEQUENCE_WORDS.search(first) is not None and BATCH_WORDS.search(second) is not None
+
+
+def _is_turned(output: Value, fed: Value) -> bool:
+    """Return whether an output's first dims are those of an input, the second one first."""
+    if output.rank != 3 or fed.dims is None or output.dims is None:
+        return False
+    batch, sequence = fed.dims[:2]
+    return isinstance(batch, str) and isinstance(sequence, str) and batch != sequence and output.dims[:2] == (sequence, batch)
+
+
+_SHARED: WeakKeyDictionary[Document, dict[tuple[str, str | None], MaskMeaning]] = WeakKeyDictionary()
+_LAYOUTS: WeakKeyDictionary[Document, dict[tuple[str, ...], Layout]] = WeakKeyDictionary()
+_SHARING = threading.Lock()

@@ -1,0 +1,141 @@
+"""What a graph shows of an encoder's mask: at which of its values a position is a token.
+
+What the mask becomes on its way to the scores of an attention is computed, for a text without padding and for one with a hole.
+The form in which the hole hides its position, and in which nothing is hidden without a hole, is the mask's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphsurgery.encoder.attention import Attention, find_attentions
+from graphsurgery.encoder.flow import Flow, infer_last_dim, is_lookup
+from graphsurgery.encoder.scores import PADDING
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.operators import ATTENTIONS, MASK_INDEXES, get_operator
+from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.mask_forms import LENGTHS, decode_mask
+from graphsurgery.runtime.probing import GRAPH, MaskMeaning, make_trial_masks, settle_form
+from graphsurgery.runtime.session import Session
+
+HIDING = 50.0
+"""A score that falls by this much more than another one hides its position: exp(-50) is 2e-22."""
+MOST_BYTES = 1 << 26
+"""Weights that are read to compute what a mask becomes, at most."""
+
+
+def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning:
+    """Return the meaning that the graph shows by what reaches the scores of the first attention that the mask goes into.
+
+    Raises as `Graph` does, and UnsupportedModelError where ONNX Runtime cannot compute that.
+    """
+    flow, mask = Flow.of(model), generator.roles.mask
+    value = None if mask is None else flow.graph.value(mask.name)
+    if mask is None or value is None:
+        return MaskMeaning(None)
+    behind = flow.graph.descendants([value])
+    masked = ((one, term) for one in find_attentions(flow) for term in one.terms)
+    first = next(((one, term.value) for one, term in masked if term.value in behind and PADDING in term.kinds), None)
+    if first is None:
+        return MaskMeaning(None)
+    whole = make_trial_masks(generator, False)[0]
+    scores = _compute_score_terms(flow, *first, generator, whole)
+    if scores is not None and scores.shape[-1] == len(whole) != whole.shape[1]:
+        return MaskMeaning(None, GRAPH, sequence_first=True)
+    return settle_form(GRAPH, mask, lambda form, at_end: _hides(flow, *first, replace(generator, form=form), at_end))
+
+
+def _hides(flow: Flow, attention: Attention, value: ir.Value, generator: FeedGenerator, at_end: bool) -> bool:
+    """Return whether a mask in the generator's form hides the hole that it has, and nothing where it has none."""
+    whole, holed, hole = make_trial_masks(generator, at_end)
+    if holed is None:
+        return False
+    scores = [_compute_score_terms(flow, attention, value, generator, mask) for mask in (whole, holed)]
+    if any(one is None or one.shape[-1] != whole.shape[1] for one in scores):
+        return False
+    before, after = (one for one in scores if one is not None)
+    with np.errstate(invalid="ignore"):
+        falls = np.nan_to_num((after[:, hole] - after[:, 0]) - (before[:, hole] - before[:, 0]), nan=0, posinf=1e9, neginf=-1e9)
+    open_ends = bool(np.all(np.max(before, axis=-1) > -HIDING))
+    return open_ends and float(falls.min()) <= -HIDING and float(falls.max()) < HIDING
+
+
+def _compute_score_terms(
+    flow: Flow, attention: Attention, value: ir.Value, generator: FeedGenerator, mask: np.ndarray
+) -> np.ndarray | None:
+    """Return what ``value`` adds to the scores of the first head in the first row of the batch, ``[queries, keys]``."""
+    computed = _compute(flow, value, generator, mask)
+    added = _convert_to_terms(flow, attention, value, computed, mask.shape[1])
+    if added is None or added.ndim < 2 or not added.size:
+        return None
+    return added.reshape(-1, *added.shape[-2:])[0].astype(np.float64)
+
+
+def _convert_to_terms(flow: Flow, attention: Attention, value: ir.Value, array: np.ndarray, length: int) -> np.ndarray | None:
+    """Return what an operand of an attention adds to scores, by the operator that reads it; None where that is not known."""
+    if attention.scores is None:
+        return _convert_operand(attention.node, attention.node.inputs.index(value), array, length)
+    for node in flow.graph.consumers(value):
+        place = node.inputs.index(value)
+        scores = next((at for at, one in enumerate(node.inputs) if one in flow.tokens and at != place), None)
+        if scores is None:
+            continue
+        if get_operator(node) == "Where" and place == 0:
+            return _convert_choice(array if scores == 1 else np.logical_not(array))
+        if get_operator(node) in ("Add", "Sub"):
+            return array if get_operator(node) == "Add" else -array
+    return None
+
+
+def _convert_operand(node: ir.Node, place: int, array: np.ndarray, length: int) -> np.ndarray | None:
+    """As `_as_added`, for an operand of an operator that is a whole attention."""
+    if place in MASK_INDEXES.get(get_operator(node), ()):
+        if array.ndim == 1:
+            array = decode_mask(array[:1], LENGTHS, length)
+        return _convert_choice(array[:, None, :] if array.ndim == 2 else array)
+    if array.dtype == np.bool_:
+        return _convert_choice(array)
+    return array if array.dtype.kind in "fV" and get_operator(node) in ATTENTIONS else None
+
+
+def _convert_choice(seen: np.ndarray) -> np.ndarray:
+    """Return 0 where a key is seen, and a large negative number where it is not."""
+    return np.where(seen.astype(np.bool_), 0.0, -1e9)
+
+
+def _compute(flow: Flow, value: ir.Value, generator: FeedGenerator, mask: np.ndarray) -> np.ndarray:
+    """Run the nodes that ``value`` is made by, on a feed for ``mask``; rows that are looked up for ids are zeros there.
+
+    Raises UnsupportedModelError where ONNX Runtime cannot, or where too many weights would be read.
+    """
+    graph, model = flow.graph, flow.model
+    rows = {node.outputs[0] for node in graph.nodes if is_lookup(graph, node) and node.outputs[0] in flow.tokens}
+    made = graph.ancestors([value], until=rows)
+    nodes = [node for node in graph.nodes if any(one in made and graph.tensor(one) is None for one in node.outputs)]
+    read = list(dict.fromkeys(one for node in nodes for one in graph.all_inputs(node)))
+    weights = {one.name or "": tensor for one in read if (tensor := graph.tensor(one)) is not None}
+    if sum(payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
+        raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights", "")
+    fed = generator.generate(mask, seed=0)
+    fed |= {one.name or "": np.zeros((*mask.shape, infer_last_dim(graph, one) or 1), np.float32) for one in read if one in rows}
+    names = {one.name for one in read} | {value.name}
+    fed = {name: array for name, array in fed.items() if name in names}
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in fed.items()
+    ]
+    part = onnx.ModelProto(
+        ir_version=max(model.proto.ir_version, 4), opset_import=model.proto.opset_import, functions=model.proto.functions
+    )
+    part.graph.name = "mask"
+    part.graph.node.extend(map(ir.serde.serialize_node, nodes))
+    part.graph.input.extend(inputs)
+    part.graph.output.append(onnx.ValueInfoProto(name=value.name))
+    part.graph.initializer.extend(onnx.numpy_helper.from_array(model.values(one), name) for name, one in weights.items())
+    return Session(part.SerializeToString(), threads=1, plain=True).run(fed, [value.name or ""])[value.name or ""]

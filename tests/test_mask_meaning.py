@@ -1,0 +1,206 @@
+"""What an encoder takes its inputs for, established by its graph and by runs, whatever they are called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import CORPUS, FIXTURES, NO_CORPUS
+from golden import Case
+
+import graphsurgery
+from graphsurgery.edits import token_mask
+from graphsurgery.edits.add_pooling import AddPooling
+from graphsurgery.encoder.roles import find_roles
+from graphsurgery.errors import LayoutError, MaskError
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.establish import establish_mask
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.mask_forms import (
+    ADDITIVE,
+    LENGTHS,
+    NONZERO,
+    NOT,
+    can_say,
+    decode_mask,
+    encode_mask,
+    list_possible_forms,
+)
+from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
+from graphsurgery.runtime.masks import Sizes, generate_masks
+from graphsurgery.runtime.probing import GRAPH, RUN, MaskMeaning, find_layout_by_run, find_meaning_by_run
+from graphsurgery.runtime.session import open_session
+
+CASES = Path(__file__).parent / "cases"
+MEANT = {
+    "mask_not": ("padding", NOT), "mask_additive": ("bias", ADDITIVE), "mask_lengths": ("lengths", LENGTHS),
+    "mask_nonzero_for_not": ("attention_mask", NONZERO),
+}  # fmt: skip
+ENCODERS = ("bert", "bert-fp16", "modernbert", "qwen3", "t5", "xlmr")
+
+
+def case_model(name: str) -> Model:
+    return Case.read(CASES / "add_pooling" / f"{name}.txt").source()
+
+
+def generator_for(model: Model, mask: str) -> FeedGenerator:
+    return FeedGenerator.for_model(model, find_roles(model.interface, mask=mask))
+
+
+@pytest.mark.parametrize(("name", "meant"), MEANT.items())
+def test_the_graph_and_a_run_show_what_a_mask_means(name: str, meant: tuple[str, str]) -> None:
+    model, (mask, form) = case_model(name), meant
+    generator = generator_for(model, mask)
+    assert find_meaning_in_graph(model, generator) == MaskMeaning(form, GRAPH)
+    assert find_meaning_by_run(open_session(model).run, generator) == MaskMeaning(form, RUN)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_both_agree_on_real_encoders(name: str) -> None:
+    model = graphsurgery.load(FIXTURES / name / "model.onnx")
+    generator = generator_for(model, "attention_mask")
+    assert find_meaning_in_graph(model, generator).form == NONZERO
+    assert find_meaning_by_run(open_session(model).run, generator).form == NONZERO
+    assert find_layout_by_run(open_session(model).run, generator) == "batch first"
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_every_other_reading_is_refused(name: str) -> None:
+    model, (mask, form) = case_model(name), MEANT[name]
+    value = model.interface.input(mask)
+    assert value is not None and form in list_possible_forms(value)
+    for other in (NONZERO, NOT, ADDITIVE, LENGTHS):
+        text = mask if other == NONZERO else f"{other}:{mask}"
+        if other == form:
+            assert graphsurgery.verify(AddPooling("mean", mask=text).apply(model), against=model)
+        else:
+            with pytest.raises(MaskError) as refused:
+                AddPooling("mean", mask=text).apply(model)
+            assert (mask if form == NONZERO else f"{form}:{mask}") in refused.value.advice
+
+
+@pytest.mark.parametrize(("name", "asked"), [("mask_not", "padding"), ("mask_nonzero_for_not", "not:attention_mask")])
+def test_a_file_that_reads_its_mask_wrongly_fails(name: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made without the check of the graph, as another version may have made it: the run of the source shows the mistake."""
+    monkeypatch.setattr(token_mask, "establish_mask", lambda *_: MaskMeaning(None))
+    model = case_model(name)
+    report = graphsurgery.verify(AddPooling("mean", mask=asked).apply(model), against=model)
+    whole = next(check for check in report.checks if check.name == "whole proof")
+    assert report.verdict is whole.verdict is graphsurgery.Verdict.FAILED
+    assert "reads the mask" in whole.detail
+
+
+def test_a_file_that_pools_over_the_batch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_mask, "require_batch_first", lambda *_: None)
+    model = case_model("sequence_first")
+    report = graphsurgery.verify(AddPooling("mean", mask="ones").apply(model), against=model)
+    assert report.verdict is graphsurgery.Verdict.FAILED
+    assert any("the sequence comes before the batch" in check.detail for check in report.checks)
+
+
+def renamed_dims(model: Model, *names: str) -> Model:
+    proto = model.to_proto()
+    for info in (*proto.graph.input, *proto.graph.output):
+        for dim, name in zip(info.type.tensor_type.shape.dim, names, strict=False):
+            dim.dim_param = name
+    return graphsurgery.load(proto)
+
+
+@pytest.mark.parametrize("names", [("batch", "seq"), ("seq", "batch"), ("d0", "d1")])
+def test_names_of_dims_decide_nothing_that_can_be_seen(names: tuple[str, str]) -> None:
+    """A sequence-first encoder is refused whatever its dims are called, and another one is not refused for their names."""
+    with pytest.raises(LayoutError):
+        AddPooling("mean", mask="ones").apply(renamed_dims(case_model("sequence_first"), *names))
+    assert AddPooling("mean").apply(renamed_dims(graphsurgery.load(FIXTURES / "bert" / "model.onnx"), *names))
+
+
+def test_names_of_dims_decide_where_nothing_can_be_seen() -> None:
+    """Tokens that do not look at each other show no layout."""
+    table = case_model("no_mask")
+    with pytest.raises(LayoutError, match="the sequence before the batch"):
+        AddPooling("mean", mask="ones").apply(renamed_dims(table, "seq", "batch"))
+    assert AddPooling("mean", mask="ones").apply(renamed_dims(table, "batch", "seq"))
+
+
+def test_an_output_the_other_way_round_is_refused() -> None:
+    proto = graphsurgery.load(FIXTURES / "bert" / "model.onnx").to_proto()
+    proto.graph.node.append(onnx.helper.make_node("Transpose", ["last_hidden_state"], ["turned"], perm=[1, 0, 2]))
+    proto.graph.output[0].name = "turned"
+    dims = proto.graph.output[0].type.tensor_type.shape.dim
+    dims[0].dim_param, dims[1].dim_param = dims[1].dim_param, dims[0].dim_param
+    with pytest.raises(LayoutError, match="the other way round"):
+        AddPooling("mean", hidden_state="turned").apply(graphsurgery.load(proto))
+
+
+def test_an_encoder_that_counts_its_tokens_is_warned_of() -> None:
+    """Attention with a one-dimensional mask_index, as other optimizers write it: padding in front is not hidden."""
+    model = graphsurgery.load(counting_encoder())
+    assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH, behind_alone=True)
+    notes = AddPooling("mean").resolve(model).notes
+    assert any(note.startswith("warning: the encoder counts the tokens") for note in notes)
+
+
+def counting_encoder() -> onnx.ModelProto:
+    """One com.microsoft.Attention, its mask the number of ones in each row."""
+    rng = np.random.default_rng(0)
+    weights = {"table": (6, 4), "qkv": (4, 12), "bias": (12,)}
+    graph = onnx.parser.parse_graph(
+        """encoder (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (float[batch, seq, 4] last_hidden_state) {
+            x = Gather (table, input_ids)
+            axis = Constant <value = int64[1] {1}> ()
+            count = ReduceSum <keepdims = 0> (attention_mask, axis)
+            index = Cast <to = 6> (count)
+            last_hidden_state = com.microsoft.Attention <num_heads = 2> (x, qkv, bias, index)
+        }"""
+    )
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in weights.items()
+    )
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_texts_that_mix_are_warned_of() -> None:
+    """An encoder that takes the mean of the batch away from every text: neither layout, and a warning."""
+    proto = case_model("mask_nonzero_for_not").to_proto()
+    proto.graph.node.append(onnx.helper.make_node("ReduceMean", ["last_hidden_state"], ["mean"], axes=[0]))
+    proto.graph.node.append(onnx.helper.make_node("Sub", ["last_hidden_state", "mean"], ["mixed"]))
+    proto.graph.output[0].name = "mixed"
+    model = graphsurgery.load(proto)
+    report = graphsurgery.verify(AddPooling("mean", hidden_state="mixed").apply(model), against=model)
+    (said,) = (line for line in report.observations if "other texts in the batch" in line)
+    assert report and said.startswith("warning: ")
+
+
+@pytest.mark.parametrize("form", [NONZERO, NOT, ADDITIVE, LENGTHS])
+def test_masks_are_read_as_they_are_written(form: str) -> None:
+    value = graphsurgery.interface.Value("m", onnx.TensorProto.FLOAT if form == ADDITIVE else onnx.TensorProto.INT64, None)
+    masks = [mask for _, masks in generate_masks(Sizes()) for mask in masks]
+    said = [mask for mask in masks if can_say(mask, form)]
+    assert len(said) == len(masks) or form == LENGTHS
+    assert len(said) > 5
+    for mask in said:
+        assert np.array_equal(decode_mask(encode_mask(mask, form, value), form, mask.shape[1]), mask)
+
+
+def test_feeds_say_their_masks_in_the_form_of_the_input() -> None:
+    generator = replace(generator_for(case_model("mask_lengths"), "lengths"), form=LENGTHS)
+    kinds = dict(generator.generate_masks())
+    assert "left padding" not in kinds and "holes" not in kinds
+    for mask in kinds["right padding"]:
+        feed = generator.generate(mask, seed=0)
+        assert feed["lengths"].tolist() == mask.sum(axis=1).tolist()
+        assert np.array_equal(generator.find_mask(feed), mask)
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason=NO_CORPUS)
+@pytest.mark.parametrize(
+    "name", ["vespa-dummy-transformer/dummy_transformer.onnx", "vespa-sample-transformer-ranker/transformer.onnx"]
+)
+def test_third_party_files_that_attend_along_the_batch_are_refused(name: str) -> None:
+    """torch.nn.TransformerEncoder without batch_first: the dims are called batch and tokens, and are not."""
+    with pytest.raises(LayoutError, match="the sequence stands before the batch"):
+        AddPooling("cls", mask="ones", ids="input").apply(graphsurgery.load(CORPUS / name))
