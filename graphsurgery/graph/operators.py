@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+Path = tuple[str, ...]
+"""Operators one behind the other: a way through a graph. It stands where it is looked for, unlike a set of operators."""
 STANDARD = ("", "ai.onnx")
 """The two spellings of the domain of the standard operators."""
 VENDOR = "com.microsoft"
@@ -29,6 +31,16 @@ class AnyNode(Protocol):
 def get_operator(node: AnyNode) -> str:
     """Return the operator of ``node``, such as "MatMul" or "com.microsoft.Attention"."""
     return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+
+
+def short_name(node: AnyNode) -> str:
+    """Return the operator as reports show it: without its domain if that is the standard's or ONNX Runtime's own."""
+    return node.op_type if node.domain == VENDOR else operator(node)
+
+
+def is_standard(node: AnyNode) -> bool:
+    """Return whether ``node`` is an operator of the standard's domain."""
+    return node.domain in STANDARD
 
 
 def _vendor(*names: str) -> frozenset[str]:
@@ -166,4 +178,83 @@ SCALE_INPUTS = {
     f"{VENDOR}.SimplifiedLayerNormalization": 1, f"{VENDOR}.SkipLayerNormalization": 2,
     f"{VENDOR}.SkipSimplifiedLayerNormalization": 2, EMBEDDING_NORM: 5,
 }  # fmt: skip
-"""The index of the scale among a norm's inputs. The scale is a vector as long as the last dim."""
+"""The place of the scale among a norm's inputs: a vector as long as the last dim."""
+
+# --- the transformer optimizer ---------------------------------------------------------------------------------------------
+
+ATTENTION_NAMES = (
+    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention",
+    "DecoderMaskedMultiHeadAttention",
+)  # fmt: skip
+"""The short names of the operators that an attention can be fused into. The first one is expected."""
+FUSED_ATTENTIONS = _vendor("Attention", "MultiHeadAttention", "GroupQueryAttention")
+"""The attentions that the transformer optimizer makes."""
+FUSED_GELUS = _vendor("FastGelu", "Gelu", "QuickGelu")
+"""The GELUs without a bias that the transformer optimizer makes."""
+FUSED_STANDARD = frozenset({"Gelu", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
+"""Operators of the standard's domain that the transformer optimizer makes."""
+LAST_STEPS = frozenset({"Add", "Mul"})
+"""The last operator of a norm, a GELU or a rotation in pieces."""
+TURNED = frozenset({"Slice", "Transpose"})
+"""Operators that make the value whose halves are swapped for rotary positions."""
+HALVING = frozenset({"Concat", "Neg"})
+"""Operators that read the halves of a value for rotary positions."""
+WAVES = frozenset({"Cos", "Sin"})
+NOT_ON_CUDA = _vendor("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization")
+"""Operators that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
+NOT_ON_CPU = _vendor(
+    "BiasAdd", "BiasSplitGelu", "DecoderMaskedSelfAttention", "GatedRelativePositionBias", "GemmFastGelu", "GroupNorm",
+    "NhwcConv", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QOrderedAttention", "QOrderedGelu",
+    "QOrderedLayerNormalization", "QOrderedMatMul", "RelativePositionBias", "RemovePadding", "RestorePadding", "SkipGroupNorm",
+)  # fmt: skip
+"""Operators that the transformer optimizer can make and that have no CPU kernel in ONNX Runtime's list of kernels."""
+
+# --- half precision --------------------------------------------------------------------------------------------------------
+
+CASTS = frozenset({"Cast", "CastLike"})
+FILLED = frozenset({"Constant", "ConstantOfShape"})
+"""Operators whose attribute holds the numbers that they give."""
+ADDING_EPSILON = frozenset({"Add", "Clip", "Max"})
+"""Operators that take an epsilon."""
+EPSILON_STEPS = frozenset({"Cast", "Expand", "Identity", "Pow", "Reciprocal", "Sqrt", "Squeeze", "Unsqueeze"})
+"""Operators between an epsilon and the division that it guards."""
+DISCRETE = frozenset({
+    "Cast", "CastLike", "Ceil", "Cos", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round", "Sign",
+    "Sin",
+})  # fmt: skip
+"""Operators that turn a small error in a number computed from positions into a large one."""
+RESCALING = frozenset({"Cast", "Mul"})
+"""Operators that scale the sums of an integer product back to floats."""
+MASK_STEPS = MOVING | {"Add", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Sum", "Trilu"}
+"""Operators between a mask and the operator in which it takes effect."""
+MASK_ENDS = frozenset({
+    "ArgMax", "Equal", "Exp", "GlobalMaxPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual",
+    "LogSoftmax", "MaxPool", "ReduceLogSumExp", "ReduceMax", "Shape", "Sign", "Size", "Softmax", "TopK",
+})  # fmt: skip
+"""Operators behind which only the order of numbers counts, or which of them stand for minus infinity."""
+ADDED_INPUTS = {
+    f"{VENDOR}.SkipLayerNormalization": (0, 1, 4), f"{VENDOR}.SkipSimplifiedLayerNormalization": (0, 1, 3),
+    f"{VENDOR}.BiasGelu": (0, 1), f"{VENDOR}.FastGelu": (0, 1), EMBEDDING_NORM: (2, 3, 4),
+}  # fmt: skip
+"""The places of the inputs that a fused operator adds first."""
+
+# --- simplifying -----------------------------------------------------------------------------------------------------------
+
+LAID_OUT_ANEW = SAME_ORDER | {"Cast", "Identity", "Transpose"}
+"""Operators that give every element of their first input once. A weight behind them can be stored as it comes out."""
+FOLDABLE = LAID_OUT_ANEW | {
+    "Abs", "Add", "And", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum", "Div", "Equal", "Erf",
+    "Exp", "Expand", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "IsNaN", "Less",
+    "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Range", "Reciprocal",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Round", "ScatterElements", "ScatterND",
+    "Sigmoid", "Sign", "Sin", "Slice", "Sqrt", "Sub", "Tanh", "Tile", "Trilu", "Where", "Xor",
+}  # fmt: skip
+"""Operators that are computed if all inputs are constants: deterministic ones whose result has a size known beforehand."""
+FOLDABLE_IN_HALF = (LAID_OUT_ANEW - {"Cast"}) | {
+    "Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Slice", "Tile",
+}  # fmt: skip
+"""Operators that only move numbers. Nothing else is computed beforehand in float16: ONNX Runtime's CPU computes with float16 in
+float32, several nodes at a time, so a result that is rounded to float16 beforehand would be another number."""
+DIVIDING = frozenset({"Div", "Mod"})
+INSERTING_AXES = frozenset({"Squeeze", "Unsqueeze"})
+"""Operators that take axes of length one out, or put them in."""

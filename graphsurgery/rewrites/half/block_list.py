@@ -1,7 +1,8 @@
-"""Which nodes compute in float32 whatever a measurement says, and why: what no sample of texts would show.
+"""The block list of a conversion to half precision: nodes that stay float32 whatever a measurement says, and why.
 
-Angles and bucket numbers grow with the position, so that short texts hide how wrong they get; a division's epsilon matters
-where rows are zero; quantised parts have scales of their own; and what has no type here is not touched.
+No sample of texts would show these nodes. Angles and bucket numbers grow with the position, so short texts hide how wrong they
+get. The epsilon of a division matters only for rows that are zero. Quantised parts have scales of their own. Values whose types
+are not known are not touched.
 """
 
 from __future__ import annotations
@@ -15,29 +16,26 @@ from onnx import numpy_helper
 from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.element_types import FLOAT, ElementTypes, get_node_key
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import MOVING, QUANTISED, SHAPE_READING, get_operator
+from graphsurgery.graph.operators import (
+    ADDING_EPSILON,
+    CASTS,
+    DISCRETE,
+    EPSILON_STEPS,
+    MEASURING,
+    MOVING,
+    QUANTISED,
+    RESCALING,
+    operator,
+)
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.constants import Array, MaskConstants, explain_unfit, read_constant
 
-GUARDING = frozenset({"Add", "Max", "Clip"})
-"""What takes an epsilon, ..."""
-GUARDED = frozenset({"Cast", "Expand", "Identity", "Pow", "Reciprocal", "Sqrt", "Squeeze", "Unsqueeze"})
-"""... and what may stand between that and the division which the epsilon guards."""
-DISCRETE = frozenset({
-    "Cast", "CastLike", "Ceil", "Cos", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round", "Sign",
-    "Sin",
-})  # fmt: skip
-"""Where a small error of what is computed from positions becomes a large one."""
-RESCALING = frozenset({"Cast", "Mul"})
-"""What brings the sums of an integer product back to scale."""
-FILLING = frozenset({"ConstantOfShape"})
-CASTS = frozenset({"Cast", "CastLike"})
 SMALL = 1024
-"""Elements of a constant that positions are computed with, at most; embedding tables have more."""
+"""The largest number of elements of a constant from which positions are computed. Embedding tables have more."""
 
 
 class BlockList:
-    """The nodes of a graph that stay float32 in ``kind``: `reasons` by what a node is called (`get_node_key`)."""
+    """The nodes of a graph that stay float32 if the rest is converted to ``kind``."""
 
     def __init__(self, types: ElementTypes, kind: int) -> None:
         self._types, self._graph, self._kind, self._masks = types, types.graph, kind, MaskConstants(types)
@@ -45,7 +43,7 @@ class BlockList:
 
     @cached_property
     def reasons(self) -> dict[str, str]:
-        """Why each node that could compute in ``kind``, or has float32 values that it does not admit, stays float32."""
+        """By node (`key_of`), why it stays float32. Nodes without float32 values are left out."""
         found: dict[str, str] = {}
         for rule in (self._find_untouchable, self._find_quantised, self._find_position_nodes, self._find_constant_nodes):
             for node, reason in rule():
@@ -59,7 +57,7 @@ class BlockList:
         )
 
     def _find_untouchable(self) -> Iterator[tuple[ir.Node, str]]:
-        """What holds a graph, what no schema tells of, and what does not take the type."""
+        """Yield nodes that hold a graph, have no known schema, or do not take the type."""
         for node in self._nodes:
             if list_subgraphs(node):
                 yield node, "holds a graph of its own"
@@ -69,7 +67,7 @@ class BlockList:
                 yield node, f"the operator does not take {NAMES[self._kind].lower()}"
 
     def _find_quantised(self) -> Iterator[tuple[ir.Node, str]]:
-        """int8 operators, what takes their results, and the Casts and Muls that bring those to scale."""
+        """Yield int8 operators, the nodes that read their results, and the Casts and Muls that scale these."""
 
         def behind(node: ir.Node) -> list[ir.Node]:
             passes = get_operator(node) in QUANTISED | RESCALING
@@ -79,7 +77,7 @@ class BlockList:
             yield node, "part of a quantised product"
 
     def _find_position_nodes(self) -> Iterator[tuple[ir.Node, str]]:
-        """What is computed from positions alone, up to where it is made an angle, an integer or a truth value."""
+        """Yield nodes that compute from positions or masks alone, up to an angle, an integer or a truth value."""
         reckoned = self._reckoned
         todo = [node for node in self._nodes if get_operator(node) in DISCRETE and self._takes_only(node, reckoned)]
         todo = [node for node in todo if get_operator(node) not in CASTS or not self._types.select_float32(node.outputs)]
@@ -92,7 +90,7 @@ class BlockList:
 
     @cached_property
     def _reckoned(self) -> set[ir.Value]:
-        """Values made of the graph's inputs, shapes and small constants alone: masks and positions, nothing learned."""
+        """The values computed from inputs, shapes and small constants alone: masks and positions, nothing learned."""
         found = set(self._graph.main.inputs)
         for value in self._graph.main.initializers.values():
             tensor = self._graph.tensor(value)
@@ -104,12 +102,12 @@ class BlockList:
         return found
 
     def _takes_only(self, node: ir.Node, reckoned: set[ir.Value]) -> bool:
-        """Whether ``node`` has a float32 input and every one of them is among ``reckoned``."""
-        floats = self._types.select_float32(node.inputs)
+        """Return whether ``node`` has float32 inputs and all of them are among ``reckoned``."""
+        floats = self._types.floats(node.inputs)
         return bool(floats) and all(value in reckoned for value in floats)
 
     def _find_constant_nodes(self) -> Iterator[tuple[ir.Node, str]]:
-        """What computes with a constant that the type cannot hold; behind an epsilon up to the division it guards."""
+        """Yield nodes that read a constant the type cannot hold, and nodes between an epsilon and the division it guards."""
         unfitting = self._find_unfit_values()
         guarded: dict[ir.Value, str] = {}
         for node in self._nodes:
@@ -119,16 +117,16 @@ class BlockList:
             if reason is None and behind is None:
                 continue
             yield node, reason or behind or ""
-            results = self._types.select_float32(node.outputs)
-            if reason is not None and get_operator(node) in MOVING | FILLING:
+            results = self._types.floats(node.outputs)
+            if reason is not None and (operator(node) in MOVING or operator(node) == "ConstantOfShape"):
                 unfitting |= dict.fromkeys(results, reason)
-            elif (reason is not None and get_operator(node) in GUARDING) or (
-                behind is not None and get_operator(node) in GUARDED
+            elif (reason is not None and operator(node) in ADDING_EPSILON) or (
+                behind is not None and operator(node) in EPSILON_STEPS
             ):
                 guarded |= dict.fromkeys(results, "behind an epsilon, up to the division")
 
     def _check_filled_value(self, node: ir.Node) -> str | None:
-        values = read_constant(node) if get_operator(node) in FILLING else None
+        values = read_constant(node) if operator(node) == "ConstantOfShape" else None
         return None if values is None else self._explain_unfit(node.outputs[0], values)
 
     def _find_unfit_values(self) -> dict[ir.Value, str]:
@@ -140,7 +138,7 @@ class BlockList:
 
 
 def _walk(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) -> Iterator[ir.Node]:
-    """Give the nodes of ``start``, and all that ``next_to`` leads to from there, each once."""
+    """Yield the nodes of ``start``, and all nodes that ``next_to`` leads to from them, each once."""
     seen, todo = set[ir.Node](), list(start)
     while todo:
         node = todo.pop()
@@ -151,7 +149,7 @@ def _walk(start: list[ir.Node], next_to: Callable[[ir.Node], list[ir.Node]]) -> 
 
 
 def _find_float_constants(graph: Graph) -> Iterator[tuple[ir.Value, Array]]:
-    """Give (value, numbers) of every float32 constant; an initializer that is an input, too, is only a default."""
+    """Yield every float32 constant with its numbers. An initializer that is also an input is only a default."""
     for value, tensor in graph.constants.items():
         if tensor.data_type == FLOAT:
             yield value, numpy_helper.to_array(tensor)

@@ -1,4 +1,4 @@
-"""A float32 encoder in float16 or bfloat16, some of its nodes left in float32, with Casts only where the two meet."""
+"""Convert a float32 model to float16 or bfloat16, except for some nodes, with a Cast only where the two types meet."""
 
 from __future__ import annotations
 
@@ -29,26 +29,31 @@ OLDEST_IR_VERSION = 4
 
 
 def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outside: int = FLOAT) -> onnx.ModelProto:
-    """A new model that computes in ``kind`` (FLOAT16 or BFLOAT16); ``model`` is left as it is. Weights lie in memory.
+    """Return a new model that computes in ``kind`` (FLOAT16 or BFLOAT16). ``model`` itself is not changed.
 
-    A node becomes ``kind`` where its operator's schema admits it: its float32 weights, what it takes and what it gives. In
-    float32 stay the nodes that ``keep`` names by their first output (nodes' own names may be missing), those that
-    `BlockList` gives a reason for, and inputs that are float32 by schema. Where a value is wanted in both types one Cast
-    serves all who want it; a constant is there in both instead, each rounded once. Inputs and outputs keep their names and
-    types, a float32 output is cast to float32 last; with ``outside`` as ``kind`` those of float32 become that, too. Stand-ins
-    for minus infinity in masks are brought within ``kind``'s range, in what stays float32, too, so that no mask becomes -inf at
-    a Cast (see `Masks`). Functions of the model's own are inlined; IR versions below 4 become 4.
+    A node computes in ``kind`` if the schema of its operator allows it. Its float32 weights, inputs and outputs get that type,
+    except inputs that are float32 by schema. Nodes in ``keep`` and in the `BlockList` stay float32. If a value is needed in
+    both types, one Cast serves all its readers. A constant is stored in both types instead, each rounded once.
+
+    Inputs and outputs of the model keep their names and types: a float32 output is cast to float32 last. Numbers that stand for
+    minus infinity in masks are brought into the range of ``kind``, also in float32 parts, so that no mask becomes -inf at a
+    Cast (see `MaskConstants`). The model's own functions are inlined. IR versions below 4 become 4.
+
+    Args:
+        model: with its weights in memory.
+        keep: nodes that stay float32, by the name of their first output. Nodes themselves may have no names.
+        outside: the type of float32 inputs and outputs: FLOAT, or ``kind``.
 
     Raises:
-        UnsupportedModelError: ``kind`` is no half type, the model has half precision parts already or no float32 ones, or
-            its opset has no Cast to ``kind``.
-        NameNotFoundError: ``keep`` names what no node has as its first output.
-        MissingDataError: weights are external.
+        UnsupportedModelError: ``kind`` is no half type, the model computes in half precision already, it has no float32 values,
+            or its opset has no Cast to ``kind``.
+        NameNotFoundError: ``keep`` has a name that is no node's first output.
+        MissingDataError: weights are external data.
     """
     types = read_element_types(model, kind)
     unknown = sorted(set(keep) - {get_node_key(node) for node in types.graph.nodes})
     if unknown:
-        others = f", nor do {len(unknown) - 1} others fit one" if len(unknown) > 1 else ""
+        others = f", and {len(unknown) - 1} other names fit no node either" if len(unknown) > 1 else ""
         raise NameNotFoundError(f"no node has {unknown[0]!r} as its first output{others}", "name nodes by their first output")
     kept = set(keep) | BlockList(types, kind).reasons.keys()
     new, weights = _convert(types, ConversionPlan(types, kind, kept, outside), lowest_mask(kind))
@@ -58,14 +63,15 @@ def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outsi
 
 @dataclass(frozen=True)
 class Float32Baseline:
-    """What half precision is measured against: `to_half`'s model were every node kept. ``graph`` has no initializers; those are
-    the ``weights``, the source's own tensors wherever they are the same."""
+    """The model that `to_half` makes if every node stays float32. Half precision is measured against it."""
 
     graph: onnx.ModelProto
+    """Without initializers."""
     weights: Sequence[onnx.TensorProto]
+    """Its initializers. Those that did not change are the source's own tensors."""
 
     def namer(self) -> Namer:
-        """A new namer that knows every name of the model."""
+        """Return a new namer that knows every name of the model."""
         namer = Namer.of(self.graph)
         for one in self.weights:
             namer.new(one.name)
@@ -73,7 +79,7 @@ class Float32Baseline:
 
 
 def make_float32_baseline(model: onnx.ModelProto, kind: int, mask: float | None = None) -> Float32Baseline:
-    """``model`` in float32 with stand-ins for minus infinity as ``mask``, `lowest_mask` when None. Raises as `to_half`."""
+    """Return ``model`` in float32, with ``mask`` for minus infinity in masks (default `lowest_mask`). Raises as `to_half`."""
     types = read_element_types(model, kind)
     every = {get_node_key(node) for node in types.graph.nodes}
     new, weights = _convert(types, ConversionPlan(types, kind, every), lowest_mask(kind) if mask is None else mask)
@@ -82,16 +88,16 @@ def make_float32_baseline(model: onnx.ModelProto, kind: int, mask: float | None 
 
 
 def read_element_types(model: onnx.ModelProto, kind: int) -> ElementTypes:
-    """Return the types of a model that can be converted to ``kind``. Raises as `to_half`."""
+    """Return the element types of a model that can be converted to ``kind``. Raises as `to_half`."""
     if kind not in HALVES:
         raise UnsupportedModelError(f"{NAMES.get(kind, kind)} is no half precision type", "ask for FLOAT16 or BFLOAT16")
     if any(is_external(one) for _, one in tensors(model)):
-        raise MissingDataError("half precision needs the weights' values, and they are external data", "load them first")
+        raise MissingDataError("half precision needs the values of the weights, which are external data", "load them first")
     types = ElementTypes(Editor(_inline_functions(model)))
     halves = sorted(NAMES[one].lower() for one in types.present & set(HALVES))
     if halves:
         raise UnsupportedModelError(
-            f"the model computes in {' and '.join(halves)} already, at least in part", "start from the float32 model"
+            f"the model, or a part of it, computes in {' and '.join(halves)} already", "start from the float32 model"
         )
     if FLOAT not in types.present:
         raise UnsupportedModelError("the model has no float32 values", "start from the float32 model")
@@ -104,7 +110,7 @@ def read_element_types(model: onnx.ModelProto, kind: int) -> ElementTypes:
 
 
 def _convert(types: ElementTypes, plan: ConversionPlan, mask: float) -> tuple[onnx.ModelProto, list[onnx.TensorProto]]:
-    """Return (the converted model without its initializers, these)."""
+    """Convert the graph. Return the new model without its initializers, and these."""
     editor = types.graph
     if not isinstance(editor, Editor):
         raise TypeError("a conversion needs a graph that can be changed")
@@ -124,7 +130,7 @@ def _convert(types: ElementTypes, plan: ConversionPlan, mask: float) -> tuple[on
 
 
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` without functions of its own; below IR version 4, where weights have to be inputs, without those inputs."""
+    """Return ``model`` with its own functions inlined, and without the inputs that weights must be below IR version 4."""
     plain = inliner.inline_local_functions(model) if model.functions else model
     if plain.ir_version >= OLDEST_IR_VERSION:
         return plain
@@ -139,7 +145,7 @@ def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Converter:
-    """Carries a `Conversion` out."""
+    """Carries a `ConversionPlan` out on the graph that it was made for."""
 
     def __init__(self, editor: Editor, plan: ConversionPlan, mask: float) -> None:
         self._editor, self._plan, self._mask = editor, plan, mask
@@ -147,6 +153,7 @@ class _Converter:
         self._versions: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def convert(self) -> set[str]:
+        """Convert the graph, and return the names of the values in the half type."""
         plan, nodes = self._plan, list(self._editor.nodes)
         reads = {node: plan.find_input_types(node) for node in nodes}
         gives = {node: plan.find_output_types(node) for node in nodes}
@@ -158,32 +165,32 @@ class _Converter:
             self._versions[made, kind] = made
             self._cast(made, kind, wanted[made])
         for node in nodes:
-            for graph in list_subgraphs(node):
-                self._enter(graph)
+            for graph in graphs_of(node):
+                self._convert_inner(graph)
             self._set_attributes(node, gives[node])
-            self._read(node, reads[node])
+            self._set_inputs(node, reads[node])
         self._name_outputs()
         return {value.name or "" for (_, kind), value in self._versions.items() if kind == plan.kind}
 
     def _store(self, value: ir.Value, kinds: set[int]) -> None:
-        """Store a constant in each type in which it is read."""
+        """Store a constant in each of the types in which it is read."""
         source = self._editor.tensor(value)
         if source is None:
             return
         numbers, node = numpy_helper.to_array(source), value.producer()
         own = self._plan.outside if value.is_graph_output() else min(kinds)
         for kind in sorted(kinds):
-            calmed = self._masks.fit(value, numbers, kind, self._plan.kind, self._mask)
+            clipped = self._masks.fit(value, numbers, kind, self._plan.kind, self._mask)
             if kind == own:
-                if kind != FLOAT or calmed is not numbers:
-                    self._editor.replace_tensor(value, make_tensor(calmed, kind, value.name or ""))
+                if kind != FLOAT or clipped is not numbers:
+                    self._editor.restore(value, make_tensor(clipped, kind, value.name or ""))
                 self._versions[value, kind] = value
             else:
                 name = self._editor.namer.new(f"{value.name}/{NAMES[kind].lower()}")
-                self._versions[value, kind] = self._editor.add_tensor(make_tensor(calmed, kind, name), node)
+                self._versions[value, kind] = self._editor.store(make_tensor(clipped, kind, name), node)
 
     def _cast(self, value: ir.Value, made: int, kinds: set[int]) -> None:
-        """Put a Cast behind ``value`` for each type that is wanted and that it is not made in."""
+        """Put a Cast behind ``value`` for each of the types ``kinds`` in which it is not made."""
         place = value.producer()
         for kind in sorted(kinds - {made}):
             swapped = value.is_graph_output() and kind == self._plan.outside  # see `_name_outputs`
@@ -195,55 +202,55 @@ class _Converter:
             self._versions[value, kind] = node.outputs[0]
 
     def _set_attributes(self, node: ir.Node, gives: list[int]) -> None:
-        """Set the attributes that say a type or hold a tensor."""
+        """Set the attributes that name a type or hold a tensor."""
         kind = self._plan.kind if self._plan.kind in gives else FLOAT
         numbers = read_constant(node) if get_operator(node) == "ConstantOfShape" else None
         if numbers is not None:
-            calmed = self._masks.fit(node.outputs[0], numbers, kind, self._plan.kind, self._mask)
-            _set_tensor(node, make_tensor(calmed, kind, ""))
-        elif kind != FLOAT and get_operator(node) in TYPE_ATTRIBUTES:
-            name = TYPE_ATTRIBUTES[get_operator(node)]
+            clipped = self._masks.fit(node.outputs[0], numbers, kind, self._plan.kind, self._mask)
+            _set_tensor(node, make_tensor(clipped, kind, ""))
+        elif kind != FLOAT and operator(node) in TYPE_ATTRIBUTES:
+            name = TYPE_ATTRIBUTES[operator(node)]
             node.attributes[name] = ir.AttrInt64(name, kind)
         if MASK_FILL in node.attributes:
             node.attributes[MASK_FILL] = ir.AttrFloat32(MASK_FILL, max(node.attributes[MASK_FILL].as_float(), self._mask))
 
-    def _enter(self, graph: ir.Graph) -> None:
-        """Convert a graph within a node: it reads the outer values in float32, and its stand-ins for infinity are tamed."""
+    def _convert_inner(self, graph: ir.Graph) -> None:
+        """Convert a graph within a node: it reads outer values in float32, and its constants are clipped as masks are."""
         for value in graph.initializers.values():
-            self._tame_initializer(value)
+            self._clip_initializer(value)
         for value in graph.outputs:
             outer = self._editor.value(value.name or "") if value.producer() is None and value not in graph.inputs else None
             if outer is not None and (outer, FLOAT) in self._versions:
                 value.name = self._versions[outer, FLOAT].name
         for node in graph:
-            self._read(node, [FLOAT] * len(node.inputs))
+            self._set_inputs(node, [FLOAT] * len(node.inputs))
             numbers = read_constant(node)
-            calmed = None if numbers is None else self._tame(numbers)
-            if calmed is not None:
-                _set_tensor(node, make_tensor(calmed, FLOAT, ""))
-            for inner in list_subgraphs(node):
-                self._enter(inner)
+            clipped = None if numbers is None else self._clip(numbers)
+            if clipped is not None:
+                _set_tensor(node, make_tensor(clipped, FLOAT, ""))
+            for inner in graphs_of(node):
+                self._convert_inner(inner)
 
-    def _read(self, node: ir.Node, kinds: Sequence[int]) -> None:
+    def _set_inputs(self, node: ir.Node, kinds: Sequence[int]) -> None:
         """Let a node read its inputs in these types."""
         for place, (value, kind) in enumerate(zip(node.inputs, kinds, strict=True)):
             if value is not None and (value, kind) in self._versions:
                 node.replace_input_with(place, self._versions[value, kind])
 
-    def _tame_initializer(self, value: ir.Value) -> None:
-        source = None if value.const_value is None else to_tensor_proto(value.const_value)
+    def _clip_initializer(self, value: ir.Value) -> None:
+        source = None if value.const_value is None else tensor_proto(value.const_value)
         if source is not None and source.data_type == FLOAT:
-            calmed = self._tame(numpy_helper.to_array(source))
-            if calmed is not None:
-                value.const_value = ir.serde.deserialize_tensor(make_tensor(calmed, FLOAT, value.name or ""))
+            clipped = self._clip(numpy_helper.to_array(source))
+            if clipped is not None:
+                value.const_value = ir.serde.deserialize_tensor(make_tensor(clipped, FLOAT, value.name or ""))
 
-    def _tame(self, numbers: Array) -> Array | None:
-        """Return the numbers of a constant within a node as they are to be stored; None where they stay as they are."""
-        calmed = clip_infinities(numbers, self._plan.kind, self._mask, numbers=False)
-        return None if calmed is numbers else calmed
+    def _clip(self, numbers: Array) -> Array | None:
+        """Return the numbers to store for a constant within a node, or None if they stay as they are."""
+        clipped = clip_infinities(numbers, self._plan.kind, self._mask, numbers=False)
+        return None if clipped is numbers else clipped
 
     def _name_outputs(self) -> None:
-        """Let the graph's outputs be of the type that is wanted outside, under the names they had."""
+        """Give the graph's outputs the type that is wanted outside, under the names that they had."""
         for value in list(dict.fromkeys(self._editor.main.outputs)):
             other = self._versions.get((value, self._plan.outside))
             if other is not None and other is not value:

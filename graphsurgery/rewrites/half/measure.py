@@ -1,4 +1,4 @@
-"""Which nodes of an encoder have to stay float32 for the sake of their values, found by running real text."""
+"""Find the nodes of an encoder that must stay float32 because of their values, by running real text."""
 
 from __future__ import annotations
 
@@ -23,45 +23,46 @@ from graphsurgery.rewrites.half.plan import ConversionPlan
 from graphsurgery.rewrites.half.probes import Feed, Loss, RoundingProbe, find_worst, make_loss
 
 SHARE = 0.1
-"""A value is a candidate where rounding it alone makes up this much of the (squared) loss of rounding all."""
+"""A value is a candidate if rounding it alone causes this share of the squared loss of rounding all values."""
 STEADY = 10
-"""Units of the type's rounding (2^-11 for float16, 2^-8 for bfloat16) that the outputs may lose before anything is kept for it.
-On 14 encoders, fused and not, they lose 1 to 9, but T5, whose attention scores are not scaled down, 16 to 24."""
+"""The loss of the outputs from which nodes are kept for it, in units of the type's rounding (2^-11 for float16, 2^-8 for
+bfloat16). On 14 encoders, fused and not, the outputs lose 1 to 9 units, but those of T5, whose attention scores are not scaled
+down, lose 16 to 24."""
 UNITS = {int(FLOAT16): 2.0**-11, int(BFLOAT16): 2.0**-8}
 SAMPLE = 2
-"""Feeds for what is run many times over."""
+"""The number of feeds for models that are run many times."""
 ROUNDS = 8
 IDLE = SHAPE_READING | {"Constant"}
 """Operators that compute nothing with float32 values."""
 HEAVY = 1 << 16
-"""Numbers of a weight: nodes with a larger one stay half precision but where they overflow, for that is what it is for."""
+"""A node with a weight of more numbers stays float32 only if it overflows: such weights are why half precision pays."""
 
 
 @dataclass(frozen=True)
 class Float32Nodes:
-    """The nodes that stay float32, by their first outputs, in the graph's order, and why.
-
-    Among them are those that `to_half` keeps unasked. ``loss``: of rounding all other values, relative to the outputs.
-    """
+    """The nodes that stay float32 in a conversion, and why. Among them are those of the `BlockList`."""
 
     kind: int
+    """The half type of the other nodes."""
     nodes: tuple[str, ...]
+    """The first output of each node, in the graph's order."""
     reasons: dict[str, str]
     operators: dict[str, str]
     others: int
-    """Nodes that become half precision."""
+    """The number of nodes that become half precision."""
     loss: float
+    """The loss of the outputs if all other values are rounded, relative to the outputs."""
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many nodes of each operator are kept, by the reason's kind."""
+        """By kind of reason, the number of nodes of each operator."""
         found: dict[str, Counter[str]] = {}
         for node in self.nodes:
             found.setdefault(_kind_of(self.reasons[node]), Counter())[self.operators[node]] += 1
         return {reason: dict(sorted(counted.items())) for reason, counted in found.items()}
 
     def summary(self) -> list[str]:
-        """Lines for people: how many nodes are in which type, and those in float32 by reason and operator."""
+        """Return lines for people: how many nodes are in which type, and those in float32 by reason and operator."""
         lines = [f"{self.others} nodes in {NAMES[self.kind].lower()}, {len(self.nodes)} in float32"]
         for reason, counted in self.counts.items():
             lines.append(f"float32, {reason}: " + ", ".join(f"{number} {name}" for name, number in counted.items()))
@@ -75,12 +76,13 @@ class Float32Nodes:
 
 
 def find_float32_nodes(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int) -> Float32Nodes:
-    """What ``to_half(model, kind, keep=kept(...).nodes)`` should keep, measured on ``feeds``.
+    """Find the nodes that `to_half` should keep in float32, measured on ``feeds``.
 
-    1. Nodes one of whose float32 values gets beyond a quarter of what ``kind`` reaches on the feeds.
-    2. The nodes around the values whose rounding loses most, while it pays: as long as the outputs lose more than `STEADY`
-       units of the type's rounding, values that make up a tenth of that each are left unrounded, by keeping what makes them
-       and all that take them; where that takes away less than half of what they lost, it is taken back, and no more are kept.
+    1. Nodes with a float32 value that gets beyond a quarter of the range of ``kind`` on the feeds.
+    2. Nodes around the values that contribute most to the rounding error, as long as keeping them improves the result. If the
+       outputs lose more than `STEADY` units of the type's rounding, values that cause a tenth of the loss each are left
+       unrounded: the node that makes the value and all that read it stay float32. If this removes less than half of the loss of
+       these values, it is undone, and the search ends.
 
     Raises RequestError without feeds, and what `to_half` and running the model raise.
     """
@@ -109,24 +111,24 @@ def find_float32_nodes(model: onnx.ModelProto, feeds: Sequence[Feed], kind: int)
 
 
 class _Measuring:
-    """A graph and the type that it is to be converted to."""
+    """Finds what a conversion of a graph to a half type loses."""
 
     def __init__(self, types: ElementTypes, kind: int) -> None:
         self.types, self._kind = types, kind
         self.always = BlockList(types, kind).reasons
-        """What `to_half` keeps unasked, and why."""
+        """The nodes of the block list, and why they are on it."""
         self._heavy = {value for value, one in types.graph.constants.items() if element_count(one.dims) > HEAVY}
 
     def list_convertible(self, reasons: Collection[str]) -> list[ir.Node]:
-        """The nodes that would be converted, were those of ``reasons`` kept."""
-        return [node for node in self.types.graph.nodes if get_node_key(node) not in reasons and self._can_convert(node)]
+        """Return the nodes that are converted if those of ``reasons`` are kept."""
+        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._can_convert(node)]
 
     def list_rounded(self, reasons: Collection[str]) -> list[str]:
-        """The values that would be rounded then."""
+        """Return the values that are rounded if the nodes of ``reasons`` are kept."""
         return ConversionPlan(self.types, self._kind, set(reasons)).rounded
 
     def find_losing(self, loss: Loss, reasons: dict[str, str]) -> tuple[float, dict[str, str]]:
-        """(what the outputs lose in the end, the nodes to keep besides ``reasons`` for it)."""
+        """Return the loss of the outputs in the end, and the nodes to keep for it besides those of ``reasons``."""
         found: dict[str, str] = {}
         lost = loss(self.list_rounded(reasons))
         allowed = (STEADY * UNITS[self._kind]) ** 2
@@ -148,11 +150,11 @@ class _Measuring:
         return lost, found
 
     def _can_convert(self, node: ir.Node) -> bool:
-        """Whether ``node`` computes, and can in the half type."""
-        return get_operator(node) not in IDLE and bool(self.types.convertible(node, self._kind))
+        """Return whether ``node`` computes with numbers and can do so in the half type."""
+        return operator(node) not in IDLE and bool(self.types.changes(node, self._kind))
 
     def _find_neighbours(self, name: str) -> list[ir.Node]:
-        """The node that makes a value and those that read it, as far as they can be converted."""
+        """Return the node that makes a value and those that read it, as far as they can be converted."""
         value = self.types.graph.value(name)
         if value is None:
             return []
@@ -161,7 +163,7 @@ class _Measuring:
         return [node for node in both if self._can_convert(node)]
 
     def _may_be_left(self, name: str, reasons: Collection[str]) -> bool:
-        """Whether a value can be left unrounded without a large weight in float32; copies of others cannot by themselves."""
+        """Return whether a value can be left unrounded without keeping a large weight in float32. A copy of another cannot."""
         value = self.types.graph.value(name)
         maker = value.producer() if value is not None else None
         if maker is None or get_operator(maker) in MOVING:
@@ -171,5 +173,5 @@ class _Measuring:
 
 
 def _kind_of(reason: str) -> str:
-    """The kind of a reason: what it says before the number."""
+    """Return the kind of a reason: the words before its number."""
     return reason.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Which values get too large for a half type on real feeds, those inside fused operators counted in."""
+"""Find the values that get too large for a half type on real feeds, also inside fused operators."""
 
 from __future__ import annotations
 
@@ -9,43 +9,40 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.compare.reference_formulas import split_heads
-from graphsurgery.graph.attributes import get_int, get_ints
-from graphsurgery.graph.element_types import FLOAT, get_node_key
-from graphsurgery.graph.operators import get_operator
+from graphsurgery.graph.attributes import integer, integers
+from graphsurgery.graph.element_types import FLOAT, key_of
+from graphsurgery.graph.operators import ADDED_INPUTS, FUSED_ATTENTIONS, VENDOR, operator
 from graphsurgery.rewrites.half.constants import largest
 from graphsurgery.rewrites.half.convert import Float32Baseline
 from graphsurgery.rewrites.half.probes import Feed, RangeProbe
 
 Array = np.ndarray
 HEADROOM = 4
-"""How much larger than on the feeds a value may get on other texts."""
+"""The factor by which a value may be larger on other texts than on the feeds."""
 CALM_MASK = -1000.0
-"""What masks add to scores while ranges are measured: enough to mask, and far from what would count as an overflow."""
-SUMMED = {
-    "com.microsoft.SkipLayerNormalization": (0, 1, 4), "com.microsoft.SkipSimplifiedLayerNormalization": (0, 1, 3),
-    "com.microsoft.BiasGelu": (0, 1), "com.microsoft.FastGelu": (0, 1), "com.microsoft.EmbedLayerNormalization": (2, 3, 4),
-}  # fmt: skip
-"""Fused operators that add some of their inputs first, and which."""
-PROJECTING, SHIFTING, GROUPED, STANDARD = (
-    "com.microsoft.Attention", "com.microsoft.MultiHeadAttention", "com.microsoft.GroupQueryAttention", "Attention",
-)  # fmt: skip
-ATTENTIONS = {PROJECTING, SHIFTING, GROUPED, STANDARD}
+"""The number that masks add to scores while ranges are measured: enough to mask, and far from any overflow."""
+PROJECTING, SHIFTING = f"{VENDOR}.Attention", f"{VENDOR}.MultiHeadAttention"
+MEASURED = FUSED_ATTENTIONS | {"Attention"}
 """Attentions whose scores are measured."""
 
 
 def find_overflows(
     calm: Float32Baseline, kind: int, rounded: Sequence[str], convertible: Sequence[ir.Node], feeds: Sequence[Feed]
 ) -> dict[str, str]:
-    """The nodes (by `get_node_key`) that take or give a value beyond 1 / `HEADROOM` of what ``kind`` reaches, and why.
+    """Return the nodes that read or make a value beyond 1 / `HEADROOM` of the range of ``kind``, by `key_of`, and why.
 
-    ``calm``: the model in float32 with masks of `CALM_MASK`; ``rounded``: its values that would be ``kind``; ``convertible``:
-    its nodes that would be. What is infinite in float32 already does not count.
+    Numbers that are infinite in float32 already do not count.
+
+    Args:
+        calm: the model in float32 with masks of `CALM_MASK`.
+        rounded: its values that would become ``kind``.
+        convertible: its nodes that would compute in ``kind``.
     """
     limit = largest(kind) / HEADROOM
-    attentions = [node for node in convertible if get_operator(node) in ATTENTIONS]
+    attentions = [node for node in convertible if operator(node) in MEASURED]
     watched = sorted({name for node in attentions for name in _list_inputs(node)[:3]} & set(rounded))
     ranges = RangeProbe(calm, rounded, watched)
-    inside = {name for node in convertible if get_operator(node) in ATTENTIONS | SUMMED.keys() for name in _list_inputs(node)}
+    inside = {name for node in convertible if operator(node) in MEASURED | ADDED_INPUTS.keys() for name in _list_inputs(node)}
     fixed = {one.name: numpy_helper.to_array(one) for one in calm.weights if one.name in inside and one.data_type == FLOAT}
     sizes = {name: float(np.abs(values).max(initial=0)) for name, values in fixed.items()}
     found: dict[str, str] = {}
@@ -54,14 +51,14 @@ def find_overflows(
         sizes |= measured
         for node in convertible:
             size = max(_find_largest_value(node, measured), _bound_sum(node, sizes))
-            size = max(size, _find_largest_score(node, {**fixed, **values}) if get_operator(node) in ATTENTIONS else 0.0)
+            size = max(size, _find_largest_score(node, {**fixed, **values}) if operator(node) in MEASURED else 0.0)
             if size > limit:
                 found[get_node_key(node)] = f"a value too large: {size:.2g}"
     return found
 
 
 def _list_inputs(node: ir.Node) -> list[str]:
-    """The names of what a node reads; "" for what is left out."""
+    """Return the names of the inputs of a node, "" for one that is left out."""
     return ["" if value is None else value.name or "" for value in node.inputs]
 
 
@@ -71,13 +68,13 @@ def _find_largest_value(node: ir.Node, sizes: Mapping[str, float]) -> float:
 
 
 def _bound_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
-    """At most this is what a fused operator gets by adding its inputs."""
-    places, names = SUMMED.get(get_operator(node), ()), _list_inputs(node)
+    """Return an upper bound on the sum that a fused operator makes of its inputs."""
+    places, names = ADDED_INPUTS.get(operator(node), ()), _list_inputs(node)
     return sum(sizes.get(names[place], 0.0) for place in places if place < len(names))
 
 
 def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
-    """Return max over queries, keys, values and scaled scores of an attention; 0 for what is not known of it."""
+    """Return the largest query, key, value or scaled score of an attention, 0 if they are not known."""
     given = [values.get(name) for name in _list_inputs(node)] + [None] * 4
     apart = {PROJECTING: _project, SHIFTING: _add_biases}.get(get_operator(node), _take_separate)
     known = apart(node, given)
@@ -91,21 +88,21 @@ def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
 
 
 def _split_heads(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
-    """Queries and keys ``[batch, heads, seq, size]``; keys repeated where several heads share them."""
-    heads = get_int(node, "num_heads", 0) or get_int(node, "q_num_heads", 0)
+    """Return queries and keys as ``[batch, heads, seq, size]``, with keys repeated if several heads share them."""
+    heads = integer(node, "num_heads", 0) or integer(node, "q_num_heads", 0)
     query = split_heads(known[0], heads) if known[0].ndim == 3 else known[0]
     key = split_heads(known[1], get_int(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
     return query, np.repeat(key, query.shape[1] // key.shape[1], axis=1)
 
 
 def _take_separate(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
-    """Those of an attention that takes them as they are; nothing where one value holds all of them."""
+    """Return the queries, keys and values that an attention reads as they are, [] if one input holds all of them."""
     known = [one for one in given[:3] if one is not None]
     return known if len(known) == 3 else []
 
 
 def _project(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
-    """Queries, keys and values ``[batch, seq, hidden]`` of an Attention."""
+    """Return the queries, keys and values ``[batch, seq, hidden]`` that an Attention projects."""
     x, weights, bias = given[:3]
     if x is None or weights is None:
         return []
@@ -114,7 +111,7 @@ def _project(node: ir.Node, given: Sequence[Array | None]) -> list[Array]:
 
 
 def _add_biases(_: ir.Node, given: Sequence[Array | None]) -> list[Array]:
-    """Those of a MultiHeadAttention, with their bias; keys and values with the heads apart have none."""
+    """Return the queries, keys and values of a MultiHeadAttention with their bias. Those with separate heads have none."""
     known, bias = [one for one in given[:3] if one is not None], given[3]
     if bias is None or len(known) < 3:
         return known

@@ -1,7 +1,8 @@
-"""A float32 model that tells how large its values get, and one that rounds any of its values to half precision on demand.
+"""Probe a float32 model: how large its values get, and what the outputs lose if some of the values are rounded to a half type.
 
-Both run in ONNX Runtime on the CPU in float32, as whole graphs: of an inner value one number leaves the graph (its largest
-size), or none. So memory stays that of a plain run, and bfloat16, which that provider cannot compute in, can be measured too.
+Both probes run in ONNX Runtime on the CPU in float32, as whole graphs. At most one number of each inner value leaves the graph:
+its largest absolute value. So memory stays that of a plain run, and bfloat16 can be measured, in which that provider computes
+nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ INFINITY, ZERO, FLAT = np.array(np.inf, np.float32), np.zeros(1, np.float32), np
 
 
 class RangeProbe:
-    """How large the values of a float32 model get: max |x| over what is finite."""
+    """Measures how large the values of a float32 model get: max |x| over all finite x."""
 
     def __init__(self, model: Float32Baseline, names: Sequence[str], watched: Sequence[str] = ()) -> None:
-        """``names``: float32 values to measure; ``watched``: values to give as they are."""
+        """Open a session that measures the float32 values ``names``, and returns the values ``watched`` as they are."""
         self._names, self._watched, namer = list(names), list(watched), model.namer()
         graph = onnx.ModelProto()
         graph.CopyFrom(model.graph)
@@ -48,14 +49,14 @@ class RangeProbe:
         self._session = LentSession(graph, model.weights)
 
     def measure(self, feed: Feed) -> tuple[dict[str, float], dict[str, Array]]:
-        """(the sizes of the values by name, the watched values) on one feed."""
+        """Run one feed, and return the largest size of each value by name, and the watched values."""
         found = self._session.run(feed, [self._output, *self._watched])
         sizes = found.pop(self._output)
         return {name: float(size) for name, size in zip(self._names, sizes, strict=False)}, found
 
 
 class RoundingProbe:
-    """A float32 model, any of whose values can be rounded to ``kind`` and back, for all that take them."""
+    """A float32 model in which any value can be rounded to a half type and back, for all its readers."""
 
     def __init__(self, model: Float32Baseline, names: Sequence[str], kind: int) -> None:
         self._places, namer = {name: place for place, name in enumerate(names)}, model.namer()
@@ -77,13 +78,13 @@ class RoundingProbe:
         self._session = LentSession(graph, model.weights)
 
     def run(self, feed: Feed, rounded: Collection[str]) -> dict[str, Array]:
-        """The float32 outputs, with these values rounded."""
+        """Return the float32 outputs if the values ``rounded`` are rounded."""
         switches = np.zeros(max(len(self._places), 1), dtype=np.bool_)
         switches[[self._places[name] for name in rounded]] = True
         return self._session.run({**feed, self._switches: switches}, self.outputs)
 
     def _add_switch(self, graph: onnx.GraphProto, namer: Namer, raw: str, name: str, kind: int) -> None:
-        """``name`` is ``raw``, rounded where its switch is on."""
+        """Let the value ``name`` be ``raw``, rounded if its switch is on."""
         place, on, half, back = (namer.new(f"{name}/{step}") for step in ("place", "on", "half", "back"))
         graph.initializer.append(numpy_helper.from_array(np.array(self._places[name]), place))
         graph.node.append(helper.make_node("Gather", [self._switches, place], [on]))
@@ -93,7 +94,7 @@ class RoundingProbe:
 
 
 def _make_size_nodes(name: str, namer: Namer, infinity: str, zero: str, flat: str) -> list[onnx.NodeProto]:
-    """Nodes for max(0, |x| where that is finite) as ``[1]``; an empty tensor's is 0."""
+    """Make the nodes that compute the largest finite |x|, as ``[1]``. It is 0 for an empty tensor."""
     size, finite, kept, row, longer, end = (namer.new(f"{name}/size{step}") for step in range(6))
     return [
         helper.make_node("Abs", [name], [size]),
@@ -109,12 +110,21 @@ Loss = Callable[[Collection[str]], float]
 
 
 def make_loss(rounding: RoundingProbe, feeds: Sequence[Feed], mask: Value | None) -> Loss:
-    """The function from values to what rounding them loses. ``mask``: the input that says which positions are tokens."""
+    """Make the function that measures what the outputs lose if some values are rounded.
+
+    The loss of a set of values is the squared distance, over all outputs at tokens, between the float32 model with these values
+    rounded and without, relative to the squares of the outputs. Rounding errors are small and nearly independent, so the losses
+    of single values add up to about the loss of all of them: to 0.7-1.25 times it, copies of a value counted once, on 14
+    encoders, fused and not, in both types.
+
+    Args:
+        mask: the input that says which positions are tokens.
+    """
     whole = [_flatten_at_tokens(rounding.run(feed, ()), feed, mask) for feed in feeds]
     size = sum(float(np.square(one).sum()) for one in whole)
 
     def loss(names: Collection[str]) -> float:
-        """Relative, squared; infinite where an output is not finite any more."""
+        """Return the loss. It is infinite if an output is not finite any more."""
         apart = 0.0
         for feed, wanted in zip(feeds, whole, strict=True):
             found = _flatten_at_tokens(rounding.run(feed, names), feed, mask)
@@ -128,7 +138,10 @@ def make_loss(rounding: RoundingProbe, feeds: Sequence[Feed], mask: Value | None
 
 
 def find_worst(loss: Loss, names: Sequence[str], least: float) -> dict[str, float]:
-    """Those of the values that alone lose ``least`` or more, and how much."""
+    """Return the values that lose ``least`` or more if they alone are rounded, and how much.
+
+    A set of values that loses less in all hides no such value, because losses add up. So the search halves the set each time.
+    """
     if not names:
         return {}
     lost = loss(names)
@@ -141,6 +154,6 @@ def find_worst(loss: Loss, names: Sequence[str], least: float) -> dict[str, floa
 
 
 def _flatten_at_tokens(outputs: dict[str, Array], feed: Feed, mask: Value | None) -> Array:
-    """Return every number of the outputs that counts, as float64."""
+    """Return all numbers of the outputs at tokens, as one float64 vector."""
     parts = [select_vectors(one, find_tokens(feed, mask)) for one in outputs.values()]
     return np.concatenate([np.zeros(0), *(np.asarray(part, dtype=np.float64).ravel() for part in parts)])

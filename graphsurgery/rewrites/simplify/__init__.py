@@ -1,1 +1,1 @@
-"""Fewer nodes, all of them standard: what constants decide, what is twice, unchanged or unread goes."""
+"""Simplify a graph to fewer nodes, all of them standard operators."""

@@ -1,7 +1,7 @@
-"""What only constants go into is a constant itself.
+"""Fold constants: compute the nodes that read only constants, and store their results.
 
-Bounds come before computing: how large a result is has to be known from dims, and it is kept only where the file does not
-grow by more than `GROWTH` for it. Weights are read only where a smaller or an equal one takes their place.
+A result is computed only if its size is known from dims and the file grows by at most `GROWTH` bytes for it. A weight is read
+only if a smaller one, or one of the same size, takes its place.
 """
 
 from __future__ import annotations
@@ -17,44 +17,32 @@ from graphsurgery.graph.attributes import count_bytes, get_constant_tensor, read
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import SMALL
+from graphsurgery.graph.operators import DIVIDING, FOLDABLE, FOLDABLE_IN_HALF, LAID_OUT_ANEW, operator
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.runtime.session import Session
 
 GROWTH = 64 << 10
-"""Bytes by which a result may be larger than what it takes the place of."""
+"""The number of bytes by which a result may be larger than the constants that it replaces."""
 MOST_GROWTH = 16 << 20
-"""Bytes of constants of up to `GROWTH` each: where a model has more, none is added."""
-LAID_OUT_ANEW = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that a weight goes through as a whole: done once and for all, they vanish."""
-FOLDED = LAID_OUT_ANEW | {
-    "Abs", "Add", "And", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum", "Div", "Equal", "Erf",
-    "Exp", "Expand", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "IsNaN", "Less",
-    "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Range", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Round", "ScatterElements", "ScatterND",
-    "Sigmoid", "Sign", "Sin", "Slice", "Sqrt", "Sub", "Tanh", "Tile", "Trilu", "Where", "Xor",
-}  # fmt: skip
-"""Operators that are computed: deterministic, and with results whose size is known beforehand."""
-MOVED = (LAID_OUT_ANEW - {"Cast"}) | {"Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Slice", "Tile"}
-"""Operators that compute nothing: all that is done beforehand with float16, for ONNX Runtime computes with it in float32 on
-the CPU, several nodes at a time, so that what is rounded to float16 beforehand would be another number."""
+"""Upper limit, in bytes, on all constants of up to `GROWTH` bytes each. A model that has more gets no new ones."""
 NUMPY = frozenset(
     getattr(onnx.TensorProto, name)
     for name in ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 )
-"""Element types that ONNX Runtime hands out as they are."""
+"""Element types that ONNX Runtime returns as numpy arrays without a conversion."""
 
 
 def fold_constants(work: Editor, facts: Facts) -> int:
-    """Make constants of what constants decide; return how many."""
+    """Replace nodes that read only constants by their results, and return how many constants that makes."""
     moved = _move_constant_nodes(work)
-    values = Region(work, facts).compute()
-    for value, array in values.items():
-        work.replace_with_constant(value, onnx.numpy_helper.from_array(array))
-    return moved + len(values)
+    results = _Region(work, facts).compute()
+    for value, array in results.items():
+        work.hold(value, onnx.numpy_helper.from_array(array))
+    return moved + len(results)
 
 
 def _move_constant_nodes(work: Editor) -> int:
-    """Constant nodes are initializers, where the format has such."""
+    """Turn Constant nodes into initializers, if the IR version has these apart from inputs, and return how many there were."""
     moved = 0
     for node in list(work.nodes) if work.supports_initializers else ():
         tensor = get_constant_tensor(node)
@@ -64,8 +52,8 @@ def _move_constant_nodes(work: Editor) -> int:
     return moved
 
 
-class Region:
-    """The nodes that can be computed now, and what of them is worth keeping."""
+class _Region:
+    """The nodes that can be computed now."""
 
     def __init__(self, work: Editor, facts: Facts) -> None:
         self._work, self._facts = work, facts
@@ -79,7 +67,7 @@ class Region:
                 self._add(node)
 
     def compute(self) -> dict[ir.Value, np.ndarray]:
-        """What nodes outside the region, or others than nodes, read of it."""
+        """Return the results that are read outside the region, by value."""
         own = set(self._nodes)
         wanted = [
             value
@@ -90,17 +78,19 @@ class Region:
         if not wanted:
             return {}
         nodes = [ir.serde.serialize_node(node) for node in self._nodes]
-        found = evaluate(nodes, self._given(), [value.name or "" for value in wanted], self._work.opset)
+        found = evaluate(nodes, self._read_constants(), [value.name or "" for value in wanted], self._work.opset)
         arrays = {value: found[value.name or ""] for value in wanted if value.name in found}
-        return {value: array for value, array in arrays.items() if self._is_as_foretold(value, array)}
+        return {value: array for value, array in arrays.items() if self._is_expected(value, array)}
 
-    def _given(self) -> dict[str, np.ndarray]:
+    def _read_constants(self) -> dict[str, np.ndarray]:
+        """Return the constants that the region reads, by name."""
         values = {value.name or "": value for node in self._nodes for value in node.inputs if value is not None}
         held = {name: self._constants[values[name]] for name in sorted(values) if values[name] not in self._sizes}
         arrays = {name: read_array(tensor) for name, tensor in held.items()}
         return {name: array for name, array in arrays.items() if array is not None}
 
-    def _is_as_foretold(self, value: ir.Value, array: np.ndarray) -> bool:
+    def _is_expected(self, value: ir.Value, array: np.ndarray) -> bool:
+        """Return whether a result has the dims and the element type that were inferred for it."""
         fact = self._facts[value]
         return array.shape == fact.literal and onnx.helper.np_dtype_to_tensor_dtype(array.dtype) == fact.dtype
 
@@ -110,9 +100,9 @@ class Region:
         self._left -= max(self._sizes[node.outputs[0]] - self._replaced(node), 0)
 
     def _can_be_computed(self, node: ir.Node) -> bool:
-        """Whether constants decide what ``node`` gives, at a size that is known and admitted."""
+        """Return whether ``node`` reads only constants and its result has a size that is known and allowed."""
         inputs = {value for value in node.inputs if value is not None}
-        if not self._work.is_standard(node) or node.op_type not in FOLDED or len(node.outputs) != 1 or not inputs:
+        if not self._work.is_standard(node) or operator(node) not in FOLDABLE or len(node.outputs) != 1 or not inputs:
             return False
         if node.outputs[0].name in self._work.protected:
             return False
@@ -122,21 +112,21 @@ class Region:
         growth = size - self._replaced(node)
         if growth > max(min(GROWTH, self._left), 0) or not all(self._may_read(node, value, size) for value in inputs):
             return False
-        return node.op_type in MOVED or not self._is_half(node)
+        return operator(node) in FOLDABLE_IN_HALF or not self._is_half(node)
 
     def _is_half(self, node: ir.Node) -> bool:
-        """Whether a node computes with float16; it does not where it only widens it."""
-        values = node.outputs if node.op_type == "Cast" else (*node.inputs, *node.outputs)
+        """Return whether a node computes with float16. A Cast from float16 to a wider type does not."""
+        values = node.outputs if operator(node) == "Cast" else (*node.inputs, *node.outputs)
         return any(self._facts[value].dtype == onnx.TensorProto.FLOAT16 for value in values)
 
     def _may_read(self, node: ir.Node, value: ir.Value, size: int) -> bool:
-        """Whether a result of ``size`` bytes is worth reading an input for."""
+        """Return whether an input may be read for a result of ``size`` bytes."""
         own = self._given_size(value)
-        replaced = node.op_type in LAID_OUT_ANEW and self._work.is_read_once(value)
+        replaced = operator(node) in LAID_OUT_ANEW and self._work.is_read_once(value)
         return own <= SMALL or size < own or (replaced and size == own)
 
     def _replaced(self, node: ir.Node) -> int:
-        """Bytes of what nobody reads any more once ``node`` is computed."""
+        """Return the number of bytes of the inputs that nobody reads any more once ``node`` is computed."""
         inputs = {value for value in node.inputs if value is not None}
         return sum(self._given_size(value) for value in inputs if self._work.is_read_once(value))
 
@@ -146,26 +136,26 @@ class Region:
         return count_bytes(self._constants[value]) or 0 if value in self._constants else 0
 
     def _is_given(self, value: ir.Value) -> bool:
-        """Whether a value is a constant whose elements are there, or will be one of the region's."""
+        """Return whether a value is a result of the region, or a constant that holds its elements."""
         tensor = self._constants.get(value)
         return value in self._sizes or (tensor is not None and tensor.data_type in NUMPY and _is_inside(tensor))
 
     def _size(self, value: ir.Value) -> int | None:
-        """Bytes of a value by what is known of it."""
+        """Return the number of bytes of a value, or None if its type or dims are not known."""
         fact = self._facts[value]
         return None if fact.dtype not in NUMPY or fact.literal is None else payload_size(fact.dtype, fact.literal)
 
 
 def _is_inside(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's elements are in the model, as far as can be told without reading them."""
+    """Return whether a tensor holds its own elements. They are not read for this."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     return not tensor.HasField("raw_data") or tensor.ByteSize() >= (count_bytes(tensor) or 0)
 
 
 def _may_trap(node: ir.Node, work: Editor) -> bool:
-    """Whether the processor may refuse to divide: integers by 0, or the least integer by -1."""
-    if node.op_type not in ("Div", "Mod"):
+    """Return whether a division may crash the process: of an integer by 0, or of the least integer by -1."""
+    if operator(node) not in DIVIDING:
         return False
     tensor = work.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if tensor is None:
@@ -181,10 +171,13 @@ Nodes = Sequence[onnx.NodeProto]
 
 
 def evaluate(nodes: Nodes, given: Arrays, wanted: Iterable[str], opset: int) -> dict[str, np.ndarray]:
-    """The values ``wanted`` of what ``nodes``, in an order that runs, compute of ``given``; without those that ONNX Runtime
-    cannot compute.
+    """Compute the values ``wanted`` with ONNX Runtime, and return them by name, without those that it cannot compute.
 
-    Its graph optimisations are off: every node is computed by its own kernel.
+    Its graph optimisations are off, so that every node is computed by its own kernel.
+
+    Args:
+        nodes: in an order in which they can run.
+        given: the constants that they read.
     """
     outputs = {name for node in nodes for name in node.output}
     asked = [name for name in wanted if name in outputs]
@@ -195,7 +188,8 @@ def evaluate(nodes: Nodes, given: Arrays, wanted: Iterable[str], opset: int) -> 
     except UnsupportedModelError:
         if len(nodes) == 1:
             return {}
-    first, second = nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]  # one of them it cannot do: all that need not that one
+    # It cannot compute one of the nodes. Compute each half by itself, and of the second half what does not need that node.
+    first, second = nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]
     needed = {name for node in second for name in node.input}
     known = {**given, **evaluate(first, given, sorted(needed.union(asked)), opset)}
     known |= evaluate(_select_runnable(second, known), known, asked, opset)
@@ -203,7 +197,7 @@ def evaluate(nodes: Nodes, given: Arrays, wanted: Iterable[str], opset: int) -> 
 
 
 def _select_runnable(nodes: Nodes, known: Iterable[str]) -> list[onnx.NodeProto]:
-    """Those of ``nodes`` that need nothing but what is ``known`` and each other."""
+    """Return those of ``nodes`` that read only ``known`` values and each other's results."""
     there, found = {"", *known}, []
     for node in nodes:
         if there.issuperset(node.input):

@@ -1,4 +1,4 @@
-"""What is there twice: nodes that do the same with the same, and equal small constants."""
+"""Merge what is in the graph twice: nodes that compute the same from the same inputs, and equal small constants."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import get_constant_tensor, list_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import RANDOM, TRAINING
-from graphsurgery.graph.schemas import find_schema
+from graphsurgery.graph.operators import RANDOM, TRAINING, operator
 
 Key = tuple[object, ...]
 
 
 def merge_duplicates(work: Editor, _: Facts) -> int:
-    """Let one of what is equal stand for all; how many went."""
+    """Replace equal nodes and equal constants by the first one of them, and return how many were replaced."""
     return _merge_constants(work) + _merge_nodes(work)
 
 
 def _merge_nodes(work: Editor) -> int:
-    """The first of equal nodes stands for the others."""
+    """Replace equal nodes by the first one of them."""
     merged, first = 0, dict[Key, ir.Node]()
     for node in work.nodes:
         if not _is_repeatable(work, node):
@@ -35,21 +34,21 @@ def _merge_nodes(work: Editor) -> int:
 
 
 def _is_repeatable(work: Editor, node: ir.Node) -> bool:
-    """Whether a node gives the same whenever it is given the same, as the standard has it."""
-    if not work.is_standard(node) or list_subgraphs(node) or node.op_type in RANDOM | TRAINING:
+    """Return whether the standard says that a node gives equal results for equal inputs."""
+    if not work.is_standard(node) or graphs_of(node) or operator(node) in RANDOM | TRAINING:
         return False
     return get_constant_tensor(node) is None and find_schema(node.op_type, work.opset) is not None
 
 
 def _make_key(work: Editor, node: ir.Node) -> Key:
-    """Equal for nodes that do the same; which of the outputs there are belongs to it, and what these are kept for."""
+    """Return a key that is equal for nodes that can be merged: they also have the same outputs, kept for the same reason."""
     attributes = sorted((name, ir.serde.serialize_attribute(one).SerializeToString()) for name, one in node.attributes.items())
     outputs = [(bool(value.name), work.protected.get(value.name or "")) for value in node.outputs]
     return node.op_type, node.overload, *node.inputs, None, *outputs, None, *attributes
 
 
 def _merge_constants(work: Editor) -> int:
-    """The first of equal constants stands for the others; equal are type, dims and every bit."""
+    """Replace equal constants by the first one of them. Equal means the same type, the same dims and every bit."""
     merged, first = 0, dict[Key, ir.Value]()
     for value in list(_list_constants(work)):
         array = work.array(value) if value.name not in work.pinned else None
@@ -66,7 +65,7 @@ def _merge_constants(work: Editor) -> int:
 
 
 def _list_constants(work: Editor) -> Iterator[ir.Value]:
-    """The constants that are read, each before any node that reads it."""
-    given = [node.outputs[0] for node in work.nodes if get_constant_tensor(node) is not None]
+    """Return the constants that are read, each before any node that reads it."""
+    given = [node.outputs[0] for node in work.nodes if constant_tensor(node) is not None]
     held = (*work.main.initializers.values(), *given)
     return (value for value in held if work.constant(value) is not None and work.consumers(value))

@@ -1,4 +1,4 @@
-"""Nodes whose output is one of their inputs, element for element, bit for bit, with the same type and dims."""
+"""Drop nodes whose output is one of their inputs: bit for bit, with the same type and dims."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
+from graphsurgery.graph.operators import operator
 
 Rule = Callable[[Editor, Facts, ir.Node], ir.Value | None]
-"""Returns the input that is the output as well; None where none is."""
+"""A rule for one operator. It returns the input that equals the output, or None if there is none."""
 DROPOUT_WITHOUT_TRAINING = 7
-"""The opset since which Dropout is not in training unless it is told so, by an input (opset 12) or not at all."""
+"""From this opset on, a Dropout drops nothing unless an input (since opset 12) tells it to train."""
 
 
 def drop_identities(work: Editor, facts: Facts) -> int:
-    """Let readers of a copy read the original; how many copies went."""
+    """Let the readers of a copy read the original, and return how many copies were dropped."""
     dropped = 0
     for node in work.nodes:
-        rule = RULES.get(node.op_type) if work.is_standard(node) and not _is_kept(work, node) else None
+        rule = RULES.get(operator(node)) if work.is_standard(node) and not _is_kept(work, node) else None
         same = rule(work, facts, node) if rule is not None and node.inputs and node.outputs else None
         dropped += same is not None and work.replace_node(node, [same])
     return dropped
 
 
 def _is_kept(work: Editor, node: ir.Node) -> bool:
-    """Casts may go from among what is kept."""
-    return node.op_type != "Cast" and any(value.name in work.protected for value in node.outputs)
+    """Return whether a node must stay for the optimizer's patterns. A Cast need not."""
+    return operator(node) != "Cast" and any(value.name in work.kept for value in node.outputs)
 
 
 def _match_copy(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
@@ -37,7 +38,7 @@ def _match_copy(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
 
 
 def _match_single_input(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
-    """Concat, Sum, Max, Min or Mean of one value"""
+    """Match a Concat, Sum, Max, Min or Mean of one value."""
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
@@ -68,21 +69,26 @@ def _match_transpose(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | No
 
 
 def _match_same_dims(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
-    """What keeps every element in its order, and the dims too."""
+    """Match an operator that keeps the order of elements, if it keeps the dims, too."""
     before, after = facts[node.inputs[0]].dims, facts[node.outputs[0]].dims
     return node.inputs[0] if before is not None and before == after else None
 
 
 def _match_slice(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
-    """What is as long as before, cut in steps of 1, was cut nowhere."""
+    """Match a Slice in steps of 1 that leaves every dim as long as it was."""
     steps = facts.literals(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else [1]
     return _match_same_dims(work, facts, node) if steps is not None and set(steps) <= {1} else None
 
 
 def _make_neutral_rule(number: float, places: tuple[int, ...], sign: bool | None = None) -> Rule:
-    """The rule for an operator on two numbers that changes nothing where the one at ``places`` is ``number``, and of that
-    ``sign`` (whether it is negative) where it is a float: x + 0.0 makes 0.0 of -0.0, x + -0.0 does not. A vector of such
-    numbers is a weight, be it all ones: layers are known by theirs."""
+    """Make the rule for an operator of two numbers that changes nothing if one of them is ``number``.
+
+    A vector of such numbers is a weight, and stays: the optimizer recognises layers by their weights, even if all are one.
+
+    Args:
+        places: where among the inputs the number may be.
+        sign: whether a float must be negative. x + 0.0 turns -0.0 into 0.0, x + -0.0 does not.
+    """
 
     def rule(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:
         for place in places if len(node.inputs) == 2 and not node.attributes else ():

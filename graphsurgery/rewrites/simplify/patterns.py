@@ -1,84 +1,87 @@
-"""What ONNX Runtime's transformer optimizer knows attention by, although less would do.
+"""Find the values that ONNX Runtime's transformer optimizer needs in order to recognise an attention.
 
-It looks for the nodes that exporters write, one by one. Three of its patterns hold nodes that compute constants, or sizes that
-are known: without these, layers that it fused before would stay as they are.
+The optimizer looks for the very nodes that exporters write. Three of its patterns hold nodes that compute constants or known
+sizes, which simplifying would fold. Without these nodes it would not fuse layers that it fused before.
 
-    q * Sqrt(scale)                                           scaled dot products: BERT and all that came of it
+    q * Sqrt(scale)                                           scaled dot products: BERT and its descendants
     x[..., : Shape(x)[-1] / 2], and Cos(...) * scale          rotary positions: Qwen3, Mistral, Llama
-    Reshape(Transpose(Softmax(...) v), [Shape(x)[0], ...])    T5, where x is what queries are made of, and the slices of
-                                                              position bias and mask, which cut nothing off
+    Reshape(Transpose(Softmax(...) v), [Shape(x)[0], ...])    T5, where queries are made of x; and the slices of position
+                                                              bias and mask, which cut nothing off
 
-Casts between them are looked through, for those to the same type go. The optimizer takes the root out of the graph together
-with the layer that it fuses, so that layers must not share one.
+Casts between these nodes are skipped in the search, because casts to the same type are dropped. The optimizer removes the root
+together with the layer that it fuses, so two layers must not share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import HALVING, TURNED, WAVES, Path, operator
 
-HALVED = ("Unsqueeze", "Div", "Gather", "Shape")
-"""How half a width is computed, from its end."""
-CONTEXT = ("MatMul", "Transpose", "Reshape")
-"""What follows on attention's Softmax."""
-QUERIES = ("Add", "MatMul", "Transpose", "Reshape", "MatMul")
-"""What comes before it, from its end, where queries have no bias."""
-SHAPE = ("Concat", "Unsqueeze", "Gather", "Shape")
-"""How the shape of a context is computed, from its end."""
+HALVED: Path = ("Unsqueeze", "Div", "Gather", "Shape")
+"""The nodes that compute half a width, from the last to the first."""
+CONTEXT: Path = ("MatMul", "Transpose", "Reshape")
+"""The nodes that follow the Softmax of an attention."""
+QUERIES: Path = ("Add", "MatMul", "Transpose", "Reshape", "MatMul")
+"""The nodes before that Softmax, from the last to the first, if queries have no bias."""
+SHAPE: Path = ("Concat", "Unsqueeze", "Gather", "Shape")
+"""The nodes that compute the shape of an attention's result, from the last to the first."""
 
 
 def find_pattern_values(graph: Graph) -> Mapping[str, str]:
-    """The values that are to be computed as they are, each with what shares it: equal ones of another layer do not."""
+    """Return the names of the values that must be computed as they are.
+
+    Each comes with the name of the product that it belongs to, or "". Equal values with different names there are not merged.
+    """
     found: dict[str, str] = {}
     halves: list[str] = []
     for node in graph.nodes:
         if not node.inputs:
             continue
-        if node.op_type == "Sqrt":
+        if operator(node) == "Sqrt":
             found |= _find_root(graph, node)
-        elif node.op_type == "Slice":
+        elif operator(node) == "Slice":
             halves += [name for place in (1, 2) for name in _find_half(graph, node, place)]
-        elif node.op_type == "Softmax":
+        elif operator(node) == "Softmax":
             found |= dict.fromkeys(_find_biased_context(graph, node), "")
     return found | dict.fromkeys([*halves, *(_find_scaled(graph) if halves else ())], "")
 
 
 def _find_root(graph: Graph, node: ir.Node) -> dict[str, str]:
-    """The root that queries or keys are multiplied with, and the product of the two."""
-    scaled = [reader for reader in graph.consumers(node.outputs[0]) if reader.op_type == "Mul"]
-    products = [
-        reader.outputs[0].name or ""
-        for one in scaled
-        for reader in graph.consumers(one.outputs[0])
-        if reader.op_type == "MatMul"
-    ]
-    return {node.outputs[0].name or "": products[0]} if products else {}
+    """Return the root by which queries or keys are multiplied, with the product of queries and keys."""
+    scaled = [reader for reader in graph.readers(node.outputs[0]) if operator(reader) == "Mul"]
+    readers = (reader for one in scaled for reader in graph.readers(one.outputs[0]))
+    product = next((reader.outputs[0].name or "" for reader in readers if operator(reader) == "MatMul"), None)
+    return {} if product is None else {node.outputs[0].name or "": product}
 
 
 def _find_half(graph: Graph, node: ir.Node, place: int) -> list[str]:
-    """How half the width of x is computed, where ``node`` cuts x there to turn the halves."""
-    readers = {reader.op_type for reader in graph.consumers(node.outputs[0])}
-    if not readers & {"Neg", "Concat"} or len(node.inputs) <= place or node.inputs[0] is None:
+    """Return the values from which half the width of x is computed, if ``node`` cuts x there to swap its halves."""
+    readers = {operator(reader) for reader in graph.readers(node.outputs[0])}
+    if not readers & HALVING or len(node.inputs) <= place or node.inputs[0] is None:
         return []
     found, made = _walk_back(node.inputs[place], HALVED), node.inputs[0].producer()
-    fits = made is not None and made.op_type in ("Transpose", "Slice")
+    fits = made is not None and operator(made) in TURNED
     return _list_names(found[:-1]) if fits and found[-1:] == [node.inputs[0]] else []
 
 
 def _find_scaled(graph: Graph) -> Iterator[str]:
-    """Sines and cosines times a constant, be it 1."""
+    """Yield sines and cosines times a constant, even if that is 1."""
     for node in graph.nodes:
-        if node.op_type in ("Cos", "Sin"):
-            yield from _list_names(reader.outputs[0] for reader in graph.consumers(node.outputs[0]) if reader.op_type == "Mul")
+        if operator(node) in WAVES:
+            yield from _list_names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if operator(reader) == "Mul")
 
 
 def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
-    """How the shape that ``node``'s attention ends in is computed, where it is of what the queries are made of; and slices
-    that are added to each other for the attention's bias."""
+    """Return the values that a T5 attention with the Softmax ``node`` needs.
+
+    These are the values from which the shape of its result is computed, if that is the shape of the queries' source, and the
+    slices that are added to each other for its bias.
+    """
     last = _find_last_behind(graph, node, CONTEXT)
     queries = _walk_back(node.inputs[0], QUERIES)
     shape = _walk_back(last.inputs[1], SHAPE) if last is not None and len(last.inputs) > 1 else []
@@ -89,10 +92,10 @@ def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
     return _list_names(shape[:-1] + cut)
 
 
-def _find_last_behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
-    """The last of nodes of these kinds that follow on ``node``, each reading the one before it first."""
+def _find_last_behind(graph: Graph, node: ir.Node, kinds: Path) -> ir.Node | None:
+    """Return the last of the nodes of these kinds that follow ``node``. Each reads the one before it as its first input."""
     for kind in kinds:
-        while (follower := _find_follower(graph, node, (kind, "Cast"))) is not None and follower.op_type != kind:
+        while (follower := _find_follower(graph, node, (kind, "Cast"))) is not None and operator(follower) != kind:
             node = follower
         if follower is None:
             return None
@@ -100,20 +103,23 @@ def _find_last_behind(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.N
     return node
 
 
-def _find_follower(graph: Graph, node: ir.Node, kinds: Sequence[str]) -> ir.Node | None:
+def _find_follower(graph: Graph, node: ir.Node, kinds: Path) -> ir.Node | None:
     value = node.outputs[0]
-    return next((one for one in graph.consumers(value) if one.op_type in kinds and one.inputs[0] is value), None)
+    return next((one for one in graph.readers(value) if operator(one) in kinds and one.inputs[0] is value), None)
 
 
-def _walk_back(value: ir.Value | None, kinds: Sequence[str], place: int = 0) -> list[ir.Value]:
-    """``value`` and those before it, each the input at ``place`` of what gives the one behind it; [] where kinds differ."""
+def _walk_back(value: ir.Value | None, kinds: Path, place: int = 0) -> list[ir.Value]:
+    """Return ``value`` and the values before it, each the input at ``place`` of the node that makes the next one.
+
+    Returns [] if the nodes are of other kinds.
+    """
     found = [] if value is None else [value]
     for kind in kinds if found else ():
         node = found[-1].producer()
-        while node is not None and node.op_type == "Cast" and (source := get_input(node, 0)) is not None:
+        while node is not None and operator(node) == "Cast" and (source := read_at(node, 0)) is not None:
             found.append(source)
             node = source.producer()
-        before = get_input(node, place) if node is not None and node.op_type == kind else None
+        before = read_at(node, place) if node is not None and operator(node) == kind else None
         if before is None:
             return []
         found.append(before)

@@ -1,11 +1,12 @@
-"""Simplifying a model: the same outputs from fewer nodes, all of them standard operators at the model's own opset.
+"""Simplify a model: the same outputs from fewer nodes, all of them standard operators at the model's own opset.
 
-What is promised: outputs are the same bit for bit wherever each node is computed and rounded by itself; inputs and outputs
-keep their names, element types and dims; a second time changes nothing. Dims of inputs that bear the same name are taken to be
-the same size, as the standard has it, and sizes that a run decides to be 1 or more.
+The promises: the outputs are the same bit for bit if a runtime computes and rounds each node by itself. Inputs and outputs keep
+their names, element types and dims. A second run changes nothing. Dims of inputs with the same name are taken to be the same
+size, as the standard has it, and sizes that a run decides are taken to be 1 or more.
 
-Runtimes that fuse nodes round otherwise where there is more to fuse: ONNX Runtime by up to 2e-6 of the largest value, and of
-float16 on the CPU, which it computes in float32 as long as nobody else reads a value, by that type's own rounding.
+A runtime that fuses nodes may round differently if there is more to fuse. ONNX Runtime differs by up to 2e-6 of the largest
+value. For float16 on the CPU, which it computes in float32 as long as nobody else reads a value, it differs by that type's own
+rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from graphsurgery.rewrites.simplify.shapes import simplify_shapes
 
 
 def drop_dead(graph: Editor, _: Facts) -> int:
-    """Take out what nobody reads, from the end on; return how much."""
+    """Remove nodes and initializers that nobody reads, starting at the end, and return how many."""
     dead = 0
     for node in reversed(list(graph.nodes)):
         if not any(graph.is_read(value) for value in node.outputs if value.name):
@@ -40,26 +41,27 @@ SIMPLIFICATIONS = {
     "branches": take_branches, "constants": fold_constants, "shapes": simplify_shapes, "identities": drop_identities,
     "pairs": join_pairs, "duplicates": merge_duplicates, "dead": drop_dead,
 }  # fmt: skip
-"""In the order in which they run, again and again until none finds anything."""
+"""The simplifications in the order in which they run. They run again until none of them finds anything."""
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """A simplified model, and what it took."""
+    """A simplified model, and how many simplifications were made."""
 
     model: onnx.ModelProto
     before: int
-    """Nodes of the main graph."""
+    """The number of nodes of the main graph before."""
     after: int
     counts: dict[str, int] = field(default_factory=dict)
-    """What each of `SIMPLIFICATIONS` did, by its name: constants, nodes and the like that it made simpler or took out."""
+    """By the name of each of `SIMPLIFICATIONS`: how many constants, nodes and the like it simplified or removed."""
 
 
 def simplify(model: onnx.ModelProto) -> Simplified:
-    """``model`` with fewer nodes; ``model`` itself is not changed.
+    """Return ``model`` with fewer nodes. ``model`` itself is not changed.
 
-    Weights may be anywhere: in the model, in external data, which are left alone, or elsewhere with a mark in their place.
-    MalformedModelError where a name stands for two values, or a value is computed from itself.
+    Weights may be in the model, in external data, which are left alone, or elsewhere with a placeholder in the model.
+
+    Raises MalformedModelError if a name stands for two values, or a value is computed from itself.
     """
     work = Editor(model)
     counts: Counter[str] = Counter()
