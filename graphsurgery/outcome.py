@@ -17,8 +17,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
-from graphsurgery.rewrites.fuse.fusions import FusionReport
-from graphsurgery.snippet import make_snippet
+from graphsurgery.rewrites.fuse.report import FusionReport
+from graphsurgery.snippet import snippet
 
 MOST_ATTEMPTS = 4
 """Attempts that an error lists."""

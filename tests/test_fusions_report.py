@@ -27,7 +27,8 @@ from fusion_plants import (
 from fusions import require_optimizer
 
 import graphsurgery
-from graphsurgery.rewrites.fuse.fusions import COLUMNS, FusionReport, find_fusable, report_fusions
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
+from graphsurgery.rewrites.fuse.report import COLUMNS, FusionReport
 from graphsurgery.rewrites.fuse.runner import Fusing, run_optimizer
 
 require_optimizer()

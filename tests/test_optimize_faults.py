@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery.cli.main import VERDICT, WRONG, run
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
+from graphsurgery.graph.operators import EMBEDDING_NORM
 from graphsurgery.optimizer import search
 from graphsurgery.proof import rewrite_proof, same_outputs
 from graphsurgery.report import Verdict
@@ -294,7 +295,7 @@ def test_an_input_of_any_name(tmp_path: Path) -> None:
 
 def test_what_the_target_has_no_kernel_for_is_avoided(tmp_path: Path, monkeypatch) -> None:
     """That one fusion is left out, which the report tells; the other target gets it."""
-    monkeypatch.setattr(adjustments, "NOT_ON_CUDA", frozenset({"EmbedLayerNormalization"}))
+    monkeypatch.setattr(adjustments, "NOT_ON_CUDA", frozenset({EMBEDDING_NORM}))
     cuda, cpu = (optimized(BERT, tmp_path / f"{target}.onnx", target=target) for target in ("cuda", "cpu"))
     made = {node.op_type for node in graphsurgery.load(cuda.output).proto.graph.node}
     assert cuda.report and "EmbedLayerNormalization" not in made and "Attention" in made

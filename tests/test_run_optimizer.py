@@ -20,10 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
 from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError, UnsupportedModelError
+from graphsurgery.graph.operators import NOT_ON_CPU, NOT_ON_CUDA, VENDOR
 from graphsurgery.rewrites.fuse import optimizer_process, runner
-from graphsurgery.rewrites.fuse.adjustments import NOT_ON_CPU, NOT_ON_CUDA
 from graphsurgery.rewrites.fuse.optimizer_process import find_shape_failure, read, store
-from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, require_model_type, run_optimizer
+from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, require_model_type, run_optimizer
 
 require_optimizer()
 
@@ -210,14 +210,15 @@ def test_the_list_of_operators_without_a_cpu_kernel() -> None:
     """It is held against the kernels of the build at hand, of which only a private function tells."""
     build = pytest.importorskip("onnxruntime.capi._pybind_state")
     there = {
-        kernel.op_name for kernel in build.get_all_opkernel_def()
+        f"{VENDOR}.{kernel.op_name}" for kernel in build.get_all_opkernel_def()
         if kernel.domain == VENDOR and kernel.provider == "CPUExecutionProvider"
     }  # fmt: skip
-    vendors = {schema.name for schema in build.get_all_operator_schema() if schema.domain == VENDOR}
+    vendors = {f"{VENDOR}.{schema.name}" for schema in build.get_all_operator_schema() if schema.domain == VENDOR}
     switched = {name for switch in SWITCHES.values() for name in switch.operators}
     assert there and switched <= there, "all that the switches name can run"
     assert not NOT_ON_CPU & there and there >= NOT_ON_CUDA
-    assert find_quoted_words() & vendors - there <= NOT_ON_CPU, "all that the optimizer names and the CPU lacks is listed"
+    made = {f"{VENDOR}.{word}" for word in find_quoted_words()}
+    assert made & vendors - there <= NOT_ON_CPU, "all that the optimizer names and the CPU lacks is listed"
 
 
 def find_quoted_words() -> set[str]:

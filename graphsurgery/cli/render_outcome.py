@@ -25,8 +25,8 @@ from graphsurgery.cli.render import (
 from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.outcome import Outcome
-from graphsurgery.rewrites.fuse.fusions import FusionReport
-from graphsurgery.snippet import shorten_path
+from graphsurgery.rewrites.fuse.report import FusionReport
+from graphsurgery.snippet import shown
 
 
 def print_outcome(outcome: Outcome) -> None:

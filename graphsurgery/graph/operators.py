@@ -191,6 +191,8 @@ FUSED_ATTENTIONS = _vendor("Attention", "MultiHeadAttention", "GroupQueryAttenti
 """The attentions that the transformer optimizer makes."""
 FUSED_GELUS = _vendor("FastGelu", "Gelu", "QuickGelu")
 """The GELUs without a bias that the transformer optimizer makes."""
+FUSED_BIAS_GELUS = _vendor("BiasGelu")
+FUSED_ROTATIONS = _vendor("RotaryEmbedding")
 FUSED_STANDARD = frozenset({"Gelu", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 """Operators of the standard's domain that the transformer optimizer makes."""
 LAST_STEPS = frozenset({"Add", "Mul"})

@@ -16,8 +16,8 @@ from graphsurgery.encoder.architecture import BERT, Architecture
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ATTENTIONS, get_operator
-from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
+from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, operator
+from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
@@ -31,14 +31,12 @@ from graphsurgery.rewrites.fuse.adjustments import (
 )
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
-from graphsurgery.rewrites.fuse.runner import SWITCHES, VENDOR, Fusing, has_own_bytes, require_model_type, run_optimizer
+from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, has_own_bytes, require_model_type, run_optimizer
 from graphsurgery.rewrites.reattach_head import find_pooled_hidden
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
 NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
 SWITCHED_OFF = "switched off"
-FUSED = ("Gelu", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-"""Operators of the standard's domain that the optimizer makes."""
 HIDDEN = (
     "warning: a pooled export of another program may hide its encoder from the optimizer: try --rehead (in a recipe, the "
     'rewrite "reattach-head")'
@@ -196,7 +194,8 @@ def _fuse_without(lacking: Counter[str], given: onnx.ModelProto, fusing: Fusing,
     """Return the fusions without those that make the operators ``lacking``, for which ``target`` has no kernel."""
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.items()))
     what = f"{target} has no kernel for {listed}"
-    off = {name for name, switch in SWITCHES.items() if lacking.keys() & set(switch.operators)} - fusing.off
+    made_by = {f"{VENDOR}.{name}" for name in lacking}
+    off = {name for name, switch in SWITCHES.items() if made_by & switch.operators} - fusing.off
     if not off:
         raise UnsupportedModelError(what, "optimize it with --portable")
     made = fuse_graph(given, fusing.without(*off), target)
@@ -221,7 +220,7 @@ def _count_heads(made: onnx.ModelProto) -> int:
 
 def _describe_tables(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
     """A note on the tables that came in with rotary positions."""
-    tables = {node.input[2] for node in made.graph.node if node.op_type == "RotaryEmbedding" and node.domain == VENDOR}
+    tables = {node.input[2] for node in made.graph.node if operator(node) in FUSED_ROTATIONS}
     old = {tensor.name for tensor in given.graph.initializer}
     new = [tensor for tensor in made.graph.initializer if tensor.name in tables - old]
     if new:
@@ -248,7 +247,7 @@ def _explain_nothing_fused(given: onnx.ModelProto, report: FusionReport) -> Noth
 
 def _count_fused_operators(model: onnx.ModelProto) -> Counter[str]:
     """How many nodes of each operator that the optimizer makes a graph has."""
-    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or node.op_type in FUSED)
+    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or operator(node) in FUSED_STANDARD)
 
 
 def _has_tables(graph: onnx.GraphProto) -> bool:

@@ -15,7 +15,8 @@ from fusions import require_optimizer
 
 import graphsurgery
 from graphsurgery.rewrites.detect_architecture import detect_architecture
-from graphsurgery.rewrites.fuse.fusions import FusionReport, find_fusable, report_fusions
+from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
+from graphsurgery.rewrites.fuse.report import FusionReport
 
 require_optimizer()
 

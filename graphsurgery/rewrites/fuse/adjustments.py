@@ -12,21 +12,26 @@ from onnx import numpy_helper
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import COPYING, JOINING_HEADS, ROTATIONS, VENDOR, WEIGHT_PRODUCTS, AnyNode, get_operator
+from graphsurgery.graph.operators import (
+    COPYING,
+    JOINING_HEADS,
+    NOT_ON_CPU,
+    NOT_ON_CUDA,
+    ROTATIONS,
+    VENDOR,
+    WEIGHT_PRODUCTS,
+    AnyNode,
+    Path,
+    operator,
+)
 
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
-BIAS_OPERATOR, ATTENTION, ROTATION = (f"{VENDOR}.{name}" for name in (POSITION_BIAS, "Attention", "RotaryEmbedding"))
-NOT_ON_CUDA = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization"})
-"""The operators of com.microsoft that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
-
-
-NOT_ON_CPU = frozenset({
-    POSITION_BIAS, "BiasAdd", "BiasSplitGelu", "DecoderMaskedSelfAttention", "GatedRelativePositionBias", "GemmFastGelu",
-    "GroupNorm", "NhwcConv", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QOrderedAttention",
-    "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "RemovePadding", "RestorePadding", "SkipGroupNorm",
-})  # fmt: skip
-"""The operators of com.microsoft that the optimizer can make and that have no CPU kernel in ONNX Runtime's list of kernels."""
+BIAS_OPERATOR, ATTENTION, ROTATION = f"{VENDOR}.{POSITION_BIAS}", f"{VENDOR}.Attention", f"{VENDOR}.RotaryEmbedding"
+BIAS_STEPS: Path = ("Gather", "Transpose", "Unsqueeze")
+"""The nodes between T5's table and its position bias."""
+FURTHEST = 8
+"""How many nodes back from a sum the search for the heads of its attention goes."""
 
 
 def count_without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
@@ -37,7 +42,7 @@ def count_without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
     proven on the CPU.
     """
     lacking = NOT_ON_CPU | (NOT_ON_CUDA if target == "cuda" else frozenset())
-    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR and node.op_type in lacking)
+    return Counter(node.op_type for node in model.graph.node if operator(node) in lacking)
 
 
 def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -46,7 +51,7 @@ def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onn
     The operator's table is the transpose of the source's, stored under the source's dims. The source gathers rows from its
     table, moves the heads to the front and adds a batch dim: ``[1, heads, seq, seq]``, which is what the operator gives.
 
-    Raises UnsupportedModelError if the source does not compute the bias so.
+    Raises UnsupportedModelError if the source does not compute the bias in this way.
     """
     editor, graph = Editor(made), Graph(source)
     for node in [node for node in editor.nodes if get_operator(node) == BIAS_OPERATOR]:
@@ -114,15 +119,16 @@ def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -
 
 
 def _find_gathered(source: Graph, table: np.ndarray) -> ir.Value | None:
-    """Return the value that ``source`` gathers from its table, transposes and gives a batch dim; None where it has none.
+    """Return the value that ``source`` gathers from its table, transposes and gives a batch dim, or None if there is none.
 
-    ``table``: the numbers of the source's ``[buckets, heads]``, transposed, under the dims of the source.
+    Args:
+        table: the numbers of the source's table ``[buckets, heads]``, transposed, under the dims of the source.
     """
     wanted = table.reshape(table.shape[::-1]).T
     values = [value for value, tensor in source.constants.items() if _is_equal(tensor, wanted)]
-    for step in ("Gather", "Transpose", "Unsqueeze"):
-        readers = (node for value in values for node in source.consumers(value) if node.inputs[0] is value)
-        values = [node.outputs[0] for node in readers if get_operator(node) == step]
+    for step in BIAS_STEPS:
+        readers = (node for value in values for node in source.readers(value) if node.inputs[0] is value)
+        values = [node.outputs[0] for node in readers if operator(node) == step]
     return next(iter(values), None)
 
 
@@ -131,7 +137,7 @@ def _is_equal(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
 
 
 def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -> ir.Value:
-    """Put the nodes by which ``source`` computes ``value`` behind ``place``, unless they are there, and return the copy."""
+    """Copy the nodes from which ``source`` computes ``value`` behind ``place``, unless they are there. Return its copy."""
     there = [one for one in source.values if editor.value(one.name or "") is not None]
     needed = source.ancestors([value], there)
     nodes = []
@@ -150,10 +156,6 @@ def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -
         copies |= dict(zip(node.outputs, nodes[-1].outputs, strict=True))
     editor.insert(place, nodes)
     return copies[value]
-
-
-FURTHEST = 8
-"""Nodes back from a sum to the heads of its attention, at most."""
 
 
 def swap_sum_operands(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -183,14 +185,14 @@ def _find_maker(value: ir.Value | None) -> ir.Node | None:
 
 
 def _is_linear(node: ir.Node | None) -> bool:
-    """Whether a node adds a bias to a matrix product."""
-    if node is None or get_operator(node) != "Add":
+    """Return whether a node adds a bias to a matrix product."""
+    if node is None or operator(node) != "Add":
         return False
     return any((made := _find_maker(value)) is not None and get_operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
 
 
 def _ends_attention(node: ir.Node | None) -> bool:
-    """Whether a node ends an attention: a bias and a matrix product of heads that were joined by Transpose and Reshape."""
+    """Return whether a node ends an attention: a bias and a product of heads that were joined by Transpose and Reshape."""
     passing = COPYING | {"Add"}
     for _ in range(FURTHEST):
         if node is None:

@@ -1,8 +1,8 @@
-"""Find what the transformer optimizer should fuse in an encoder, what it did fuse, and why it left the rest.
+"""Find the parts of an encoder that the transformer optimizer should fuse, what it fused, and why it left the rest.
 
 A part should fuse if the optimizer has an operator for it: attentions, norms of sums, GELUs, embeddings with their norm, rotary
-positions, and norms made of several nodes. It has none for a gated SiLU. Each part has a witness, a value of the unfused graph:
-the part is fused if the witness is gone, or if another operator makes it.
+positions, and norms made of several nodes. It has none for a gated SiLU. Each part has a witness, a value of the unfused graph.
+The part is fused if the witness does not exist any more, or if another operator makes it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import STANDARD, VENDOR, get_operator
-from graphsurgery.graph.symbolic import Size, Sizes
+from graphsurgery.graph.operators import ATTENTION_NAMES, LAST_STEPS, operator, short_name
+from graphsurgery.graph.sizes import Size, Sizes
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.reasons import (
     find_attention_obstacles,
@@ -35,7 +35,6 @@ from graphsurgery.rewrites.fuse.reasons import (
 from graphsurgery.rewrites.fuse.report import (
     ACTIVATION,
     ATTENTION,
-    COLUMNS,
     EMBEDDINGS,
     NORM,
     ROTARY,
@@ -45,19 +44,13 @@ from graphsurgery.rewrites.fuse.report import (
     FusionReport,
 )
 
-__all__ = ["COLUMNS", "Fusable", "Fusion", "FusionReport", "find_fusable", "report_fusions"]
-
-ATTENTIONS = (
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention",
-    "DecoderMaskedMultiHeadAttention",
-)  # fmt: skip
-OF_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 GELUS = {GELU: ("Gelu",), TANH_GELU: ("FastGelu",), QUICK_GELU: ("QuickGelu",)}
 NEEDING_SHAPES = frozenset({ATTENTION, SKIP_NORM, EMBEDDINGS})
 IN_A_ROW = frozenset({SKIP_NORM, ACTIVATION, ROTARY, NORM})
-"""Kinds whose operators form a single row."""
+"""Kinds of parts whose operators form a single row."""
 UNKNOWN = "no known reason"
 FURTHEST = 2
+"""How many nodes away from a part the search goes."""
 
 
 def find_fusable(model: Model, model_type: str | None = None) -> tuple[Fusable, ...]:
@@ -92,14 +85,14 @@ def report_fusions(
     """
     old, new = Graph(before), Graph(after)
     found = [Fusion(part, _find_fused_operator(part, old, new)) for part in parts]
-    reasons = _Reasons(old, new, shape_failure, found[:], because or {})
+    reasons = _Reasons(old, new, shape_failure, found, because or {})
     return FusionReport(tuple(one if one.fused else replace(one, why=reasons.explain(one)) for one in found))
 
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Finds the reasons why a part was not fused: what the caller knows; the part's structure; what became of other parts; the
-    shapes of its operands."""
+    """Finds the reasons why a part was not fused. Reasons that the caller knows come first, then those in the part's structure,
+    those in other parts, and those in the shapes of its operands."""
 
     before: Graph
     after: Graph
@@ -112,6 +105,7 @@ class _Reasons:
         return Shapes(self.before)
 
     def explain(self, fusion: Fusion) -> tuple[str, ...]:
+        """Return the reasons."""
         part = fusion.part
         if part.kind in self.because:
             return (self.because[part.kind],)
@@ -162,24 +156,25 @@ def _match_norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None
         wanted, reasons = ("EmbedLayerNormalization",), find_embedding_obstacles(norm)
         return replace(made, kind=EMBEDDINGS, wanted=wanted, operands=ids, obstacles=reasons)
     if norm.summands:
-        wanted, reasons = (OF_SUM[0 if layer_norm else 1],), find_skip_norm_obstacles(blocks, norm)
+        name = "SkipLayerNormalization" if layer_norm else "SkipSimplifiedLayerNormalization"
         summands = tuple(value.name or "" for value in norm.summands)
-        return replace(made, kind=SKIP_NORM, wanted=wanted, operands=summands, obstacles=reasons)
-    if norm.fused:
+        reasons = find_skip_norm_obstacles(blocks, norm)
+        return replace(made, kind=SKIP_NORM, wanted=(name,), operands=summands, obstacles=reasons)
+    if norm.whole:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
     return replace(made, wanted=wanted, obstacles=find_norm_obstacles(norm))
 
 
 def _match_attention(blocks: Blocks, layer: int, one: Attention, model_type: str) -> Iterator[Fusable]:
-    wanted = ATTENTIONS if one.operator == "Softmax" else (one.operator, *ATTENTIONS)
+    wanted = ATTENTION_NAMES if one.operator == "Softmax" else (one.operator, *ATTENTION_NAMES)
     yield Fusable(
         ATTENTION, layer, wanted, one.node.outputs[0].name or "", one.output.name or "", one.operator,
         other_first=one.sum.stream.name if one.sum is not None and not one.sum.branch_first else None,
         obstacles=find_attention_obstacles(blocks, one, model_type),
     )  # fmt: skip
     for rotation in one.rotations:
-        name, made = rotation.value.name or "", rotation.node.op_type
+        name, made = rotation.value.name or "", short_name(rotation.node)
         yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, made, obstacles=find_rotary_obstacles(rotation))
 
 
@@ -191,30 +186,32 @@ def _match_gelu(layer: int | None, one: Activation) -> Fusable:
 
 def _name_maker(value: ir.Value) -> str:
     node = value.producer()
-    return node.op_type if node is not None else ""
+    return short_name(node) if node is not None else ""
 
 
 def _find_fused_operator(part: Fusable, before: Graph, after: Graph) -> str | None:
-    """Return the operator that ``part`` was fused into, or None. It makes the part's output or witness now, or reads its
-    weights, or stands before the nodes that used the part."""
+    """Return the operator that ``part`` was fused into, or None.
+
+    It makes the part's output or witness now, or it reads its weights, or it stands before the nodes that read the part.
+    """
     for name in (part.output, part.witness):
         node = _find_maker(after, name)
         if node is not None and _is_wanted(part, node):
-            return node.op_type
+            return short_name(node)
     node = _find_maker(after, part.witness)
     if node is not None:
-        return None if node.op_type in (part.operator, "Mul", "Add") else node.op_type
+        return None if short_name(node) in LAST_STEPS | {part.operator} else short_name(node)
     scale = after.value(part.scale or "")
-    near = [*(after.consumers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
-    return next((node.op_type for node in near if _is_wanted(part, node)), None)
+    near = [*(after.readers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
+    return next((short_name(node) for node in near if _is_wanted(part, node)), None)
 
 
 def _is_wanted(part: Fusable, node: ir.Node) -> bool:
-    return node.op_type in part.wanted and node.domain in (*STANDARD, VENDOR)
+    return short_name(node) in part.wanted
 
 
 def _find_before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:
-    """Yield the new nodes right before the nodes that used ``part``, or before their readers if these are new, too."""
+    """Yield the new nodes right before the nodes that read ``part``, or before their readers if these are new, too."""
     output = before.value(part.output)
     values = [output] if output is not None else []
     for _ in range(FURTHEST):
@@ -241,7 +238,7 @@ def _find_makers(values: Iterable[ir.Value]) -> list[ir.Node]:
 
 
 def _list_operands(values: Iterable[ir.Value]) -> list[ir.Value]:
-    """Return what the nodes that give ``values`` read."""
+    """Return the inputs of the nodes that make ``values``."""
     return [value for node in _find_makers(values) for value in node.inputs if value is not None]
 
 
@@ -249,7 +246,10 @@ UNNAMED = "?"
 
 
 class Shapes:
-    """The shapes of the values of ``graph``, in terms of the dims of its inputs."""
+    """The shapes of the values of ``graph``, in terms of the dims of its inputs.
+
+    The optimizer fuses a sum or an embedding only if it infers the same shape for all operands.
+    """
 
     def __init__(self, graph: Graph) -> None:
         """Infer the shapes."""
@@ -262,7 +262,7 @@ class Shapes:
                 self._names.setdefault(size, dim.dim_param or UNNAMED)
 
     def can_differ(self, one: str, other: str) -> bool:
-        """Whether inputs of some size give two values different shapes. False if that is not known."""
+        """Return whether inputs of some size give two values different shapes. False if that is not known."""
         shapes = [self._dims(name) for name in (one, other)]
         return shapes[0] != shapes[1] and all(self._is_known(size) for dims in shapes for size in dims or (None,))
 
@@ -274,5 +274,5 @@ class Shapes:
         return self._facts[self._graph.value(name)].dims
 
     def _is_known(self, size: Size | None) -> bool:
-        """Whether a size is a number or a dim of an input. Any other size may still equal one of these."""
+        """Return whether a size is a number or a dim of an input. Any other size may still equal one of these."""
         return isinstance(size, int) or size in self._names

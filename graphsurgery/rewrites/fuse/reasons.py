@@ -1,4 +1,4 @@
-"""Find why a part of an encoder is not fused: where its structure differs from the optimizer's patterns.
+"""Find why a part of an encoder is not fused: how its structure differs from the optimizer's patterns.
 
 The patterns were read from onnxruntime.transformers 1.31, for its model types bert and t5.
 """
@@ -14,12 +14,11 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import COMPUTED, LAYER, RMS, Norm
 from graphsurgery.encoder.projections import NORMALISED, Projection, Rotation
 from graphsurgery.encoder.scores import CONTENT, POSITION, WINDOW
-from graphsurgery.graph.attributes import get_input
-from graphsurgery.graph.operators import get_operator
+from graphsurgery.graph.attributes import read_at
+from graphsurgery.graph.operators import ROTATIONS, SCALING, TURNED, Path, operator
 
-Steps = frozenset[tuple[str, ...]]
-PROJECTED = ("Transpose", "Reshape", "Add")
-PATTERNS: dict[str, dict[str, Steps]] = {
+PROJECTED: Path = ("Transpose", "Reshape", "Add")
+PATTERNS: dict[str, dict[str, frozenset[Path]]] = {
     "bert": {
         "queries": frozenset({("Mul", *PROJECTED), ("Div", *PROJECTED), PROJECTED}),
         "keys": frozenset({("Mul", *PROJECTED), ("Transpose", *PROJECTED), PROJECTED}),
@@ -33,8 +32,8 @@ PATTERNS: dict[str, dict[str, Steps]] = {
         "scores": frozenset({("Add",)}),
     },
 }
-"""By model type: the operators on the way from the scores back to each projection, and from the softmax back to the scores, in
-each of the optimizer's patterns."""
+"""The optimizer's patterns by model type: the operators from the scores back to each projection, and from the softmax back
+to the scores."""
 ADDED = {
     CONTENT: "terms made of queries and keys are added to the scores: the optimizer has no pattern for that",
     POSITION: "a position bias is added to the scores: the optimizer has no pattern for that",
@@ -44,7 +43,7 @@ COMPUTED_ROWS = "one side of the sum is a table lookup by computed ids: the opti
 
 
 def find_attention_obstacles(blocks: Blocks, attention: Attention, model_type: str) -> tuple[str, ...]:
-    """Return why no pattern of ``model_type`` matches an attention. Empty if no reason is found, or if it is one operator."""
+    """Return why no pattern of ``model_type`` matches an attention. There is no reason if it is one operator already."""
     if attention.operator != "Softmax":
         return ()
     reasons = [*_check_added_terms(attention, model_type), *_check_projections(attention)]
@@ -56,7 +55,7 @@ def find_attention_obstacles(blocks: Blocks, attention: Attention, model_type: s
 
 def find_skip_norm_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
     """Return why a norm and the sum before it do not become one operator."""
-    reasons = list(_norm_obstacles(norm))
+    reasons = list(find_norm_obstacles(norm))
     if _leads_to_computed_rows(blocks.flow, norm):
         reasons.append(COMPUTED_ROWS)
     origin = blocks.flow.graph.origin
@@ -68,13 +67,20 @@ def find_skip_norm_obstacles(blocks: Blocks, norm: Norm) -> tuple[str, ...]:
 
 def find_norm_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why a norm made of several nodes does not become one operator."""
-    return tuple(_norm_obstacles(norm))
+    reasons = []
+    if norm.operator == "RMSNormalization":
+        reasons.append("the optimizer does not look for RMSNormalization")
+    if not norm.whole and norm.kind == LAYER and not norm.biased:
+        reasons.append("the layer norm is in pieces and has no bias: the pattern ends in one")
+    if not norm.whole and norm.scale is None:
+        reasons.append("the norm is in pieces and has no scale: the pattern looks for one")
+    return tuple(reasons)
 
 
 def find_embedding_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why lookups, their sum and its norm do not become one operator."""
-    reasons = list(_norm_obstacles(norm))
-    ways = [lookup.indexed_by for lookup in norm.lookups]
+    reasons = list(find_norm_obstacles(norm))
+    ways = [lookup.by for lookup in norm.lookups]
     if norm.kind == RMS:
         reasons.append("it is an RMS norm: the operator for embeddings has a layer norm")
     if not ways:
@@ -94,9 +100,9 @@ def find_gelu_obstacles(activation: Activation) -> tuple[str, ...]:
 def find_rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
     """Return why rotary positions do not become one operator."""
     reasons = []
-    if rotation.made_by not in ("Transpose", "Slice"):
+    if rotation.made_by not in TURNED:
         reasons.append(f"the rotated value is made by {rotation.made_by}: the pattern looks for Transpose or Slice")
-    if rotation.halves not in ("Slice", "RotaryEmbedding"):
+    if rotation.halves not in ROTATIONS | {"Slice"}:
         reasons.append(f"its halves are made by {rotation.halves}: the pattern looks for Slice")
     return tuple(reasons)
 
@@ -110,7 +116,7 @@ def _check_added_terms(attention: Attention, model_type: str) -> Iterator[str]:
 
 
 def _check_projections(attention: Attention) -> Iterator[str]:
-    """Yield how queries, keys and values differ from one projection each of the same value."""
+    """Yield how queries, keys and values differ from three projections of the same value."""
     if attention.rotations:
         yield "rotary positions between projection and scores"
     if attention.packed:
@@ -128,8 +134,8 @@ def _check_projections(attention: Attention) -> Iterator[str]:
 
 
 def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
-    """Yield what is wrong after an attention. The optimizer starts its search at the norm of the sum that it is added to."""
-    norm = blocks.find_norm(attention.sum.value) if attention.sum is not None else None
+    """Yield what is wrong behind an attention. The optimizer starts its search at the norm behind the attention."""
+    norm = blocks.norm_of(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
         yield "no norm follows the sum that it is added to: the optimizer starts its search at norms"
     elif norm is not None and norm.kind == RMS:
@@ -146,17 +152,17 @@ def _check_biases(attention: Attention) -> Iterator[str]:
 
 
 def _check_scaling(attention: Attention) -> Iterator[str]:
-    """Yield how the scores are scaled other than once, as a whole or by way of queries and keys."""
+    """Yield how the scores are not scaled exactly once, as a whole or by way of queries and keys."""
     steps = attention.queries.steps if attention.queries is not None else ()
-    early, late = bool({"Mul", "Div"} & set(steps[:1])), bool({"Mul", "Div"} & set(attention.score_steps))
+    early, late = bool(SCALING.intersection(steps[:1])), bool(SCALING.intersection(attention.between))
     if early and late:
         yield "scores are scaled twice, before and after the product of queries and keys: the patterns scale once"
     elif not early and not late:
         yield "scores are not scaled, or queries and keys are scaled by a constant: no pattern has that"
 
 
-def _check_steps(attention: Attention, patterns: dict[str, Steps]) -> Iterator[str]:
-    """Yield which operators between projections, scores and softmax are in no pattern."""
+def _check_steps(attention: Attention, patterns: dict[str, frozenset[Path]]) -> Iterator[str]:
+    """Yield the operators between projections, scores and softmax that are in no pattern."""
     parts: dict[str, Projection | None] = {
         "queries": attention.queries, "keys": attention.keys, "values": attention.values,
     }  # fmt: skip
@@ -176,21 +182,12 @@ def _list_forwards(steps: tuple[str, ...]) -> str:
     return ", ".join(reversed(steps)) or "nothing"
 
 
-def _list_patterns(patterns: Steps) -> str:
+def _list_patterns(patterns: frozenset[Path]) -> str:
     return "the patterns have " + " or ".join(_list_forwards(one) for one in sorted(patterns, key=lambda one: (len(one), one)))
 
 
-def _norm_obstacles(norm: Norm) -> Iterator[str]:
-    if norm.operator == "RMSNormalization":
-        yield "the optimizer does not look for RMSNormalization"
-    if not norm.fused and norm.kind == LAYER and not norm.biased:
-        yield "the layer norm is in pieces and has no bias: the pattern ends in one"
-    if not norm.fused and norm.scale is None:
-        yield "the norm is in pieces and has no scale: the pattern looks for one"
-
-
 def _leads_to_computed_rows(flow: Flow, norm: Norm) -> bool:
-    """Whether the first Gather that the optimizer finds in the sum takes its rows by computed ids."""
-    makers = [flow.find_producer(value) for value in norm.summands]
-    index = next((get_input(node, 1) for node in makers if node is not None and get_operator(node) == "Gather"), None)
+    """Return whether the first Gather that the optimizer finds in the sum looks up computed ids."""
+    makers = [flow.behind(value) for value in norm.summands]
+    index = next((read_at(node, 1) for node in makers if node is not None and operator(node) == "Gather"), None)
     return index is not None and not flow.graph.is_fed(flow.graph.origin(index))

@@ -17,13 +17,19 @@ import onnx
 
 from graphsurgery.encoder.architecture import BERT, T5
 from graphsurgery.errors import MissingPackageError, RequestError, SurroundingsError, UnsupportedModelError
+from graphsurgery.graph.operators import (
+    EMBEDDING_NORM,
+    FUSED_ATTENTIONS,
+    FUSED_BIAS_GELUS,
+    FUSED_GELUS,
+    FUSED_ROTATIONS,
+    SKIP_NORMS,
+)
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.model.nodes import reads
-from graphsurgery.rewrites.fuse.optimizer_process import VENDOR, list_model_types, optimize_file, read, store
+from graphsurgery.rewrites.fuse.optimizer_process import list_model_types, optimize_file, read, store
 from graphsurgery.rewrites.fuse.report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
 from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
-
-__all__ = ["SWITCHES", "VENDOR", "Fused", "Fusing", "Switch", "has_own_bytes", "require_model_type", "run_optimizer"]
 
 
 class Switch(NamedTuple):
@@ -32,17 +38,17 @@ class Switch(NamedTuple):
 
     option: str
     kind: str
-    operators: tuple[str, ...] = ()
+    operators: frozenset[str] = frozenset()
 
 
 SWITCHES = {
-    "attention": Switch("enable_attention", ATTENTION, ("Attention", "MultiHeadAttention", "GroupQueryAttention")),
-    "embedding norm": Switch("enable_embed_layer_norm", EMBEDDINGS, ("EmbedLayerNormalization",)),
-    "rotary": Switch("enable_rotary_embeddings", ROTARY, ("RotaryEmbedding",)),
-    "skip norm": Switch("enable_skip_layer_norm", SKIP_NORM, ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")),
+    "attention": Switch("enable_attention", ATTENTION, FUSED_ATTENTIONS),
+    "embedding norm": Switch("enable_embed_layer_norm", EMBEDDINGS, frozenset({EMBEDDING_NORM})),
+    "rotary": Switch("enable_rotary_embeddings", ROTARY, FUSED_ROTATIONS),
+    "skip norm": Switch("enable_skip_layer_norm", SKIP_NORM, SKIP_NORMS),
     "bias skip norm": Switch("enable_bias_skip_layer_norm", SKIP_NORM),
-    "bias gelu": Switch("enable_bias_gelu", ACTIVATION, ("BiasGelu",)),
-    "gelu": Switch("enable_gelu", ACTIVATION, ("FastGelu", "Gelu", "QuickGelu")),
+    "bias gelu": Switch("enable_bias_gelu", ACTIVATION, FUSED_BIAS_GELUS),
+    "gelu": Switch("enable_gelu", ACTIVATION, FUSED_GELUS),
     "layer norm": Switch("enable_layer_norm", NORM),
 }
 """The fusions, starting with the likeliest to go wrong."""
@@ -179,7 +185,7 @@ def _restore_interface(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
 
 
 def has_own_bytes(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
+    """Return whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     size = payload_size(tensor.data_type, tensor.dims)

@@ -118,7 +118,7 @@ class BlockList:
                 continue
             yield node, reason or behind or ""
             results = self._types.floats(node.outputs)
-            if reason is not None and (operator(node) in MOVING or operator(node) == "ConstantOfShape"):
+            if reason is not None and operator(node) in MOVING | {"ConstantOfShape"}:
                 unfitting |= dict.fromkeys(results, reason)
             elif (reason is not None and operator(node) in ADDING_EPSILON) or (
                 behind is not None and operator(node) in EPSILON_STEPS

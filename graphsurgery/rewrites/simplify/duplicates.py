@@ -37,7 +37,7 @@ def _is_repeatable(work: Editor, node: ir.Node) -> bool:
     """Return whether the standard says that a node gives equal results for equal inputs."""
     if not work.is_standard(node) or graphs_of(node) or operator(node) in RANDOM | TRAINING:
         return False
-    return get_constant_tensor(node) is None and find_schema(node.op_type, work.opset) is not None
+    return constant_tensor(node) is None and schema_of(operator(node), work.opset) is not None
 
 
 def _make_key(work: Editor, node: ir.Node) -> Key:
