@@ -18,7 +18,7 @@ from graphsurgery.model.provenance import rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
-from graphsurgery.snippet import snippet
+from graphsurgery.snippet import make_snippet
 
 MOST_ATTEMPTS = 4
 """Attempts that an error lists."""

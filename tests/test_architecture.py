@@ -19,9 +19,9 @@ from sharing import Name, Source
 import graphsurgery
 from graphsurgery import errors
 from graphsurgery.cli.main import VERBS, cli
-from graphsurgery.edit_list import LISTED
-from graphsurgery.edits.parameters import parameters_of
-from graphsurgery.edits.registry import EDITS
+from graphsurgery.edit_list import EDIT_LIST
+from graphsurgery.edits.edit import EDITS
+from graphsurgery.edits.parameters import list_parameters
 from graphsurgery.graph import operators
 
 PACKAGE = ROOT / "graphsurgery"

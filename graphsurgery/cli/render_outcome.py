@@ -26,7 +26,7 @@ from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.report import FusionReport
-from graphsurgery.snippet import shown
+from graphsurgery.snippet import shorten_path
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -33,9 +33,9 @@ def get_operator(node: AnyNode) -> str:
     return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
-def short_name(node: AnyNode) -> str:
+def get_short_name(node: AnyNode) -> str:
     """Return the operator as reports show it: without its domain if that is the standard's or ONNX Runtime's own."""
-    return node.op_type if node.domain == VENDOR else operator(node)
+    return node.op_type if node.domain == VENDOR else get_operator(node)
 
 
 def is_standard(node: AnyNode) -> bool:

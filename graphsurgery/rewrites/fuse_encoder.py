@@ -16,8 +16,8 @@ from graphsurgery.encoder.architecture import BERT, Architecture
 from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, operator
-from graphsurgery.graph.write_back import LARGEST_INLINE, document_of, tables_of, with_weights
+from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, get_operator
+from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
@@ -220,7 +220,7 @@ def _count_heads(made: onnx.ModelProto) -> int:
 
 def _describe_tables(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
     """A note on the tables that came in with rotary positions."""
-    tables = {node.input[2] for node in made.graph.node if operator(node) in FUSED_ROTATIONS}
+    tables = {node.input[2] for node in made.graph.node if get_operator(node) in FUSED_ROTATIONS}
     old = {tensor.name for tensor in given.graph.initializer}
     new = [tensor for tensor in made.graph.initializer if tensor.name in tables - old]
     if new:
@@ -247,7 +247,7 @@ def _explain_nothing_fused(given: onnx.ModelProto, report: FusionReport) -> Noth
 
 def _count_fused_operators(model: onnx.ModelProto) -> Counter[str]:
     """How many nodes of each operator that the optimizer makes a graph has."""
-    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or operator(node) in FUSED_STANDARD)
+    return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or get_operator(node) in FUSED_STANDARD)
 
 
 def _has_tables(graph: onnx.GraphProto) -> bool:

@@ -22,7 +22,7 @@ from graphsurgery.graph.operators import (
     WEIGHT_PRODUCTS,
     AnyNode,
     Path,
-    operator,
+    get_operator,
 )
 
 TARGETS = ("cpu", "cuda")
@@ -42,7 +42,7 @@ def count_without_kernel(model: onnx.ModelProto, target: str) -> Counter[str]:
     proven on the CPU.
     """
     lacking = NOT_ON_CPU | (NOT_ON_CUDA if target == "cuda" else frozenset())
-    return Counter(node.op_type for node in model.graph.node if operator(node) in lacking)
+    return Counter(node.op_type for node in model.graph.node if get_operator(node) in lacking)
 
 
 def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -127,8 +127,8 @@ def _find_gathered(source: Graph, table: np.ndarray) -> ir.Value | None:
     wanted = table.reshape(table.shape[::-1]).T
     values = [value for value, tensor in source.constants.items() if _is_equal(tensor, wanted)]
     for step in BIAS_STEPS:
-        readers = (node for value in values for node in source.readers(value) if node.inputs[0] is value)
-        values = [node.outputs[0] for node in readers if operator(node) == step]
+        readers = (node for value in values for node in source.consumers(value) if node.inputs[0] is value)
+        values = [node.outputs[0] for node in readers if get_operator(node) == step]
     return next(iter(values), None)
 
 
@@ -186,7 +186,7 @@ def _find_maker(value: ir.Value | None) -> ir.Node | None:
 
 def _is_linear(node: ir.Node | None) -> bool:
     """Return whether a node adds a bias to a matrix product."""
-    if node is None or operator(node) != "Add":
+    if node is None or get_operator(node) != "Add":
         return False
     return any((made := _find_maker(value)) is not None and get_operator(made) in WEIGHT_PRODUCTS for value in node.inputs)
 

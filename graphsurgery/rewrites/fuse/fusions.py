@@ -21,8 +21,8 @@ from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import LAYER, Norm
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import ATTENTION_NAMES, LAST_STEPS, operator, short_name
-from graphsurgery.graph.sizes import Size, Sizes
+from graphsurgery.graph.operators import ATTENTION_NAMES, LAST_STEPS, get_operator, get_short_name
+from graphsurgery.graph.symbolic import Size, Sizes
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.reasons import (
     find_attention_obstacles,
@@ -160,7 +160,7 @@ def _match_norm(blocks: Blocks, layer: int | None, norm: Norm) -> Fusable | None
         summands = tuple(value.name or "" for value in norm.summands)
         reasons = find_skip_norm_obstacles(blocks, norm)
         return replace(made, kind=SKIP_NORM, wanted=(name,), operands=summands, obstacles=reasons)
-    if norm.whole:
+    if norm.fused:
         return None
     wanted = ("LayerNormalization" if layer_norm else "SimplifiedLayerNormalization",)
     return replace(made, wanted=wanted, obstacles=find_norm_obstacles(norm))
@@ -174,7 +174,7 @@ def _match_attention(blocks: Blocks, layer: int, one: Attention, model_type: str
         obstacles=find_attention_obstacles(blocks, one, model_type),
     )  # fmt: skip
     for rotation in one.rotations:
-        name, made = rotation.value.name or "", short_name(rotation.node)
+        name, made = rotation.value.name or "", get_short_name(rotation.node)
         yield Fusable(ROTARY, layer, ("RotaryEmbedding",), name, name, made, obstacles=find_rotary_obstacles(rotation))
 
 
@@ -186,7 +186,7 @@ def _match_gelu(layer: int | None, one: Activation) -> Fusable:
 
 def _name_maker(value: ir.Value) -> str:
     node = value.producer()
-    return short_name(node) if node is not None else ""
+    return get_short_name(node) if node is not None else ""
 
 
 def _find_fused_operator(part: Fusable, before: Graph, after: Graph) -> str | None:
@@ -197,17 +197,17 @@ def _find_fused_operator(part: Fusable, before: Graph, after: Graph) -> str | No
     for name in (part.output, part.witness):
         node = _find_maker(after, name)
         if node is not None and _is_wanted(part, node):
-            return short_name(node)
+            return get_short_name(node)
     node = _find_maker(after, part.witness)
     if node is not None:
-        return None if short_name(node) in LAST_STEPS | {part.operator} else short_name(node)
+        return None if get_short_name(node) in LAST_STEPS | {part.operator} else get_short_name(node)
     scale = after.value(part.scale or "")
-    near = [*(after.readers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
-    return next((short_name(node) for node in near if _is_wanted(part, node)), None)
+    near = [*(after.consumers(scale) if scale is not None else ()), *_find_before_users(part, before, after)]
+    return next((get_short_name(node) for node in near if _is_wanted(part, node)), None)
 
 
 def _is_wanted(part: Fusable, node: ir.Node) -> bool:
-    return short_name(node) in part.wanted
+    return get_short_name(node) in part.wanted
 
 
 def _find_before_users(part: Fusable, before: Graph, after: Graph) -> Iterator[ir.Node]:

@@ -14,8 +14,8 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import COMPUTED, LAYER, RMS, Norm
 from graphsurgery.encoder.projections import NORMALISED, Projection, Rotation
 from graphsurgery.encoder.scores import CONTENT, POSITION, WINDOW
-from graphsurgery.graph.attributes import read_at
-from graphsurgery.graph.operators import ROTATIONS, SCALING, TURNED, Path, operator
+from graphsurgery.graph.attributes import get_input
+from graphsurgery.graph.operators import ROTATIONS, SCALING, TURNED, Path, get_operator
 
 PROJECTED: Path = ("Transpose", "Reshape", "Add")
 PATTERNS: dict[str, dict[str, frozenset[Path]]] = {
@@ -70,9 +70,9 @@ def find_norm_obstacles(norm: Norm) -> tuple[str, ...]:
     reasons = []
     if norm.operator == "RMSNormalization":
         reasons.append("the optimizer does not look for RMSNormalization")
-    if not norm.whole and norm.kind == LAYER and not norm.biased:
+    if not norm.fused and norm.kind == LAYER and not norm.biased:
         reasons.append("the layer norm is in pieces and has no bias: the pattern ends in one")
-    if not norm.whole and norm.scale is None:
+    if not norm.fused and norm.scale is None:
         reasons.append("the norm is in pieces and has no scale: the pattern looks for one")
     return tuple(reasons)
 
@@ -80,7 +80,7 @@ def find_norm_obstacles(norm: Norm) -> tuple[str, ...]:
 def find_embedding_obstacles(norm: Norm) -> tuple[str, ...]:
     """Return why lookups, their sum and its norm do not become one operator."""
     reasons = list(find_norm_obstacles(norm))
-    ways = [lookup.by for lookup in norm.lookups]
+    ways = [lookup.indexed_by for lookup in norm.lookups]
     if norm.kind == RMS:
         reasons.append("it is an RMS norm: the operator for embeddings has a layer norm")
     if not ways:
@@ -135,7 +135,7 @@ def _check_projections(attention: Attention) -> Iterator[str]:
 
 def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
     """Yield what is wrong behind an attention. The optimizer starts its search at the norm behind the attention."""
-    norm = blocks.norm_of(attention.sum.value) if attention.sum is not None else None
+    norm = blocks.find_norm(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
         yield "no norm follows the sum that it is added to: the optimizer starts its search at norms"
     elif norm is not None and norm.kind == RMS:
@@ -154,7 +154,7 @@ def _check_biases(attention: Attention) -> Iterator[str]:
 def _check_scaling(attention: Attention) -> Iterator[str]:
     """Yield how the scores are not scaled exactly once, as a whole or by way of queries and keys."""
     steps = attention.queries.steps if attention.queries is not None else ()
-    early, late = bool(SCALING.intersection(steps[:1])), bool(SCALING.intersection(attention.between))
+    early, late = bool(SCALING.intersection(steps[:1])), bool(SCALING.intersection(attention.score_steps))
     if early and late:
         yield "scores are scaled twice, before and after the product of queries and keys: the patterns scale once"
     elif not early and not late:
@@ -188,6 +188,6 @@ def _list_patterns(patterns: frozenset[Path]) -> str:
 
 def _leads_to_computed_rows(flow: Flow, norm: Norm) -> bool:
     """Return whether the first Gather that the optimizer finds in the sum looks up computed ids."""
-    makers = [flow.behind(value) for value in norm.summands]
-    index = next((read_at(node, 1) for node in makers if node is not None and operator(node) == "Gather"), None)
+    makers = [flow.find_producer(value) for value in norm.summands]
+    index = next((get_input(node, 1) for node in makers if node is not None and get_operator(node) == "Gather"), None)
     return index is not None and not flow.graph.is_fed(flow.graph.origin(index))

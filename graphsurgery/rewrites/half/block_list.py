@@ -21,11 +21,11 @@ from graphsurgery.graph.operators import (
     CASTS,
     DISCRETE,
     EPSILON_STEPS,
-    MEASURING,
     MOVING,
     QUANTISED,
     RESCALING,
-    operator,
+    SHAPE_READING,
+    get_operator,
 )
 from graphsurgery.model.dtypes import NAMES, element_count
 from graphsurgery.rewrites.half.constants import Array, MaskConstants, explain_unfit, read_constant
@@ -43,7 +43,7 @@ class BlockList:
 
     @cached_property
     def reasons(self) -> dict[str, str]:
-        """By node (`key_of`), why it stays float32. Nodes without float32 values are left out."""
+        """By node (`get_node_key`), why it stays float32. Nodes without float32 values are left out."""
         found: dict[str, str] = {}
         for rule in (self._find_untouchable, self._find_quantised, self._find_position_nodes, self._find_constant_nodes):
             for node, reason in rule():
@@ -103,7 +103,7 @@ class BlockList:
 
     def _takes_only(self, node: ir.Node, reckoned: set[ir.Value]) -> bool:
         """Return whether ``node`` has float32 inputs and all of them are among ``reckoned``."""
-        floats = self._types.floats(node.inputs)
+        floats = self._types.select_float32(node.inputs)
         return bool(floats) and all(value in reckoned for value in floats)
 
     def _find_constant_nodes(self) -> Iterator[tuple[ir.Node, str]]:
@@ -117,16 +117,16 @@ class BlockList:
             if reason is None and behind is None:
                 continue
             yield node, reason or behind or ""
-            results = self._types.floats(node.outputs)
-            if reason is not None and operator(node) in MOVING | {"ConstantOfShape"}:
+            results = self._types.select_float32(node.outputs)
+            if reason is not None and get_operator(node) in MOVING | {"ConstantOfShape"}:
                 unfitting |= dict.fromkeys(results, reason)
-            elif (reason is not None and operator(node) in ADDING_EPSILON) or (
-                behind is not None and operator(node) in EPSILON_STEPS
+            elif (reason is not None and get_operator(node) in ADDING_EPSILON) or (
+                behind is not None and get_operator(node) in EPSILON_STEPS
             ):
                 guarded |= dict.fromkeys(results, "behind an epsilon, up to the division")
 
     def _check_filled_value(self, node: ir.Node) -> str | None:
-        values = read_constant(node) if operator(node) == "ConstantOfShape" else None
+        values = read_constant(node) if get_operator(node) == "ConstantOfShape" else None
         return None if values is None else self._explain_unfit(node.outputs[0], values)
 
     def _find_unfit_values(self) -> dict[ir.Value, str]:

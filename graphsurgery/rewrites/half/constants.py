@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from graphsurgery.graph.attributes import to_tensor_proto
 from graphsurgery.graph.element_types import FLOAT, ElementTypes
-from graphsurgery.graph.operators import ATTENTIONS, FILLED, MASK_ENDS, MASK_INPUTS, MASK_STEPS, operator
+from graphsurgery.graph.operators import ATTENTIONS, FILLED, MASK_ENDS, MASK_INPUTS, MASK_STEPS, get_operator
 
 Array = np.ndarray
 STANDS_FOR_INFINITY = 1e30
@@ -102,7 +102,7 @@ def make_tensor(values: Array, kind: int, name: str) -> onnx.TensorProto:
 
 def read_constant(node: ir.Node) -> Array | None:
     """Return the float32 values that a Constant or ConstantOfShape holds, or None if they are of another type."""
-    if operator(node) not in FILLED:
+    if get_operator(node) not in FILLED:
         return None
     for name, one in node.attributes.items():
         if name == "value":
@@ -110,7 +110,7 @@ def read_constant(node: ir.Node) -> Array | None:
             return numpy_helper.to_array(tensor) if tensor.data_type == onnx.TensorProto.FLOAT else None
         if name in ("value_float", "value_floats"):
             return np.array(one.value, dtype=np.float32)
-    return np.zeros(1, dtype=np.float32) if operator(node) == "ConstantOfShape" else None
+    return np.zeros(1, dtype=np.float32) if get_operator(node) == "ConstantOfShape" else None
 
 
 def _find_mask_number(values: Array, beyond: Array, kind: int) -> Array:
@@ -158,7 +158,7 @@ class MaskConstants:
         return frozenset(found)
 
     def _is_mask(self, value: ir.Value, known: set[ir.Value]) -> bool:
-        users = self._graph.users(value)
+        users = self._graph.all_consumers(value)
         hidden = bool(users) and not value.is_graph_output()
         return hidden and all(self._is_end(node, value) or self._is_step(node, known) for node in users)
 
@@ -169,8 +169,8 @@ class MaskConstants:
         if get_operator(node) in ATTENTIONS:
             masks = MASK_INPUTS.get(get_operator(node), ())
             return all(place in masks for place, given in enumerate(node.inputs) if given is value)
-        return operator(node) in MASK_ENDS
+        return get_operator(node) in MASK_ENDS
 
     def _is_step(self, node: ir.Node, known: set[ir.Value]) -> bool:
         named = [value for value in node.outputs if value.name]
-        return operator(node) in MASK_STEPS and bool(named) and all(value in known for value in named)
+        return get_operator(node) in MASK_STEPS and bool(named) and all(value in known for value in named)

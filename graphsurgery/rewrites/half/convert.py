@@ -165,7 +165,7 @@ class _Converter:
             self._versions[made, kind] = made
             self._cast(made, kind, wanted[made])
         for node in nodes:
-            for graph in graphs_of(node):
+            for graph in list_subgraphs(node):
                 self._convert_inner(graph)
             self._set_attributes(node, gives[node])
             self._set_inputs(node, reads[node])
@@ -183,11 +183,11 @@ class _Converter:
             clipped = self._masks.fit(value, numbers, kind, self._plan.kind, self._mask)
             if kind == own:
                 if kind != FLOAT or clipped is not numbers:
-                    self._editor.restore(value, make_tensor(clipped, kind, value.name or ""))
+                    self._editor.replace_tensor(value, make_tensor(clipped, kind, value.name or ""))
                 self._versions[value, kind] = value
             else:
                 name = self._editor.namer.new(f"{value.name}/{NAMES[kind].lower()}")
-                self._versions[value, kind] = self._editor.store(make_tensor(clipped, kind, name), node)
+                self._versions[value, kind] = self._editor.add_tensor(make_tensor(clipped, kind, name), node)
 
     def _cast(self, value: ir.Value, made: int, kinds: set[int]) -> None:
         """Put a Cast behind ``value`` for each of the types ``kinds`` in which it is not made."""
@@ -208,8 +208,8 @@ class _Converter:
         if numbers is not None:
             clipped = self._masks.fit(node.outputs[0], numbers, kind, self._plan.kind, self._mask)
             _set_tensor(node, make_tensor(clipped, kind, ""))
-        elif kind != FLOAT and operator(node) in TYPE_ATTRIBUTES:
-            name = TYPE_ATTRIBUTES[operator(node)]
+        elif kind != FLOAT and get_operator(node) in TYPE_ATTRIBUTES:
+            name = TYPE_ATTRIBUTES[get_operator(node)]
             node.attributes[name] = ir.AttrInt64(name, kind)
         if MASK_FILL in node.attributes:
             node.attributes[MASK_FILL] = ir.AttrFloat32(MASK_FILL, max(node.attributes[MASK_FILL].as_float(), self._mask))
@@ -228,7 +228,7 @@ class _Converter:
             clipped = None if numbers is None else self._clip(numbers)
             if clipped is not None:
                 _set_tensor(node, make_tensor(clipped, FLOAT, ""))
-            for inner in graphs_of(node):
+            for inner in list_subgraphs(node):
                 self._convert_inner(inner)
 
     def _set_inputs(self, node: ir.Node, kinds: Sequence[int]) -> None:
@@ -238,7 +238,7 @@ class _Converter:
                 node.replace_input_with(place, self._versions[value, kind])
 
     def _clip_initializer(self, value: ir.Value) -> None:
-        source = None if value.const_value is None else tensor_proto(value.const_value)
+        source = None if value.const_value is None else to_tensor_proto(value.const_value)
         if source is not None and source.data_type == FLOAT:
             clipped = self._clip(numpy_helper.to_array(source))
             if clipped is not None:

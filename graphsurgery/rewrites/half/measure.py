@@ -121,7 +121,7 @@ class _Measuring:
 
     def list_convertible(self, reasons: Collection[str]) -> list[ir.Node]:
         """Return the nodes that are converted if those of ``reasons`` are kept."""
-        return [node for node in self.types.graph.nodes if key_of(node) not in reasons and self._can_convert(node)]
+        return [node for node in self.types.graph.nodes if get_node_key(node) not in reasons and self._can_convert(node)]
 
     def list_rounded(self, reasons: Collection[str]) -> list[str]:
         """Return the values that are rounded if the nodes of ``reasons`` are kept."""
@@ -151,7 +151,7 @@ class _Measuring:
 
     def _can_convert(self, node: ir.Node) -> bool:
         """Return whether ``node`` computes with numbers and can do so in the half type."""
-        return operator(node) not in IDLE and bool(self.types.changes(node, self._kind))
+        return get_operator(node) not in IDLE and bool(self.types.convertible(node, self._kind))
 
     def _find_neighbours(self, name: str) -> list[ir.Node]:
         """Return the node that makes a value and those that read it, as far as they can be converted."""

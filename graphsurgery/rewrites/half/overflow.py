@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.compare.reference_formulas import split_heads
-from graphsurgery.graph.attributes import integer, integers
-from graphsurgery.graph.element_types import FLOAT, key_of
-from graphsurgery.graph.operators import ADDED_INPUTS, FUSED_ATTENTIONS, VENDOR, operator
+from graphsurgery.graph.attributes import get_int, get_ints
+from graphsurgery.graph.element_types import FLOAT, get_node_key
+from graphsurgery.graph.operators import ADDED_INPUTS, FUSED_ATTENTIONS, VENDOR, get_operator
 from graphsurgery.rewrites.half.constants import largest
 from graphsurgery.rewrites.half.convert import Float32Baseline
 from graphsurgery.rewrites.half.probes import Feed, RangeProbe
@@ -29,7 +29,7 @@ MEASURED = FUSED_ATTENTIONS | {"Attention"}
 def find_overflows(
     calm: Float32Baseline, kind: int, rounded: Sequence[str], convertible: Sequence[ir.Node], feeds: Sequence[Feed]
 ) -> dict[str, str]:
-    """Return the nodes that read or make a value beyond 1 / `HEADROOM` of the range of ``kind``, by `key_of`, and why.
+    """Return the nodes that read or make a value beyond 1 / `HEADROOM` of the range of ``kind``, by `get_node_key`, and why.
 
     Numbers that are infinite in float32 already do not count.
 
@@ -39,10 +39,12 @@ def find_overflows(
         convertible: its nodes that would compute in ``kind``.
     """
     limit = largest(kind) / HEADROOM
-    attentions = [node for node in convertible if operator(node) in MEASURED]
+    attentions = [node for node in convertible if get_operator(node) in MEASURED]
     watched = sorted({name for node in attentions for name in _list_inputs(node)[:3]} & set(rounded))
     ranges = RangeProbe(calm, rounded, watched)
-    inside = {name for node in convertible if operator(node) in MEASURED | ADDED_INPUTS.keys() for name in _list_inputs(node)}
+    inside = {
+        name for node in convertible if get_operator(node) in MEASURED | ADDED_INPUTS.keys() for name in _list_inputs(node)
+    }
     fixed = {one.name: numpy_helper.to_array(one) for one in calm.weights if one.name in inside and one.data_type == FLOAT}
     sizes = {name: float(np.abs(values).max(initial=0)) for name, values in fixed.items()}
     found: dict[str, str] = {}
@@ -51,7 +53,7 @@ def find_overflows(
         sizes |= measured
         for node in convertible:
             size = max(_find_largest_value(node, measured), _bound_sum(node, sizes))
-            size = max(size, _find_largest_score(node, {**fixed, **values}) if operator(node) in MEASURED else 0.0)
+            size = max(size, _find_largest_score(node, {**fixed, **values}) if get_operator(node) in MEASURED else 0.0)
             if size > limit:
                 found[get_node_key(node)] = f"a value too large: {size:.2g}"
     return found
@@ -69,7 +71,7 @@ def _find_largest_value(node: ir.Node, sizes: Mapping[str, float]) -> float:
 
 def _bound_sum(node: ir.Node, sizes: Mapping[str, float]) -> float:
     """Return an upper bound on the sum that a fused operator makes of its inputs."""
-    places, names = ADDED_INPUTS.get(operator(node), ()), _list_inputs(node)
+    places, names = ADDED_INPUTS.get(get_operator(node), ()), _list_inputs(node)
     return sum(sizes.get(names[place], 0.0) for place in places if place < len(names))
 
 
@@ -89,7 +91,7 @@ def _find_largest_score(node: ir.Node, values: Mapping[str, Array]) -> float:
 
 def _split_heads(node: ir.Node, known: Sequence[Array]) -> tuple[Array, Array]:
     """Return queries and keys as ``[batch, heads, seq, size]``, with keys repeated if several heads share them."""
-    heads = integer(node, "num_heads", 0) or integer(node, "q_num_heads", 0)
+    heads = get_int(node, "num_heads", 0) or get_int(node, "q_num_heads", 0)
     query = split_heads(known[0], heads) if known[0].ndim == 3 else known[0]
     key = split_heads(known[1], get_int(node, "kv_num_heads", heads)) if known[1].ndim == 3 else known[1]
     return query, np.repeat(key, query.shape[1] // key.shape[1], axis=1)

@@ -18,7 +18,7 @@ class ConversionPlan:
         """Plan the conversion to ``kind``.
 
         Args:
-            kept: the nodes that stay float32, by `key_of`.
+            kept: the nodes that stay float32, by `get_node_key`.
             outside: the type that float32 inputs and outputs of the graph get.
         """
         self.types, self.graph, self.kind, self.outside = types, types.graph, kind, outside
@@ -34,18 +34,18 @@ class ConversionPlan:
 
     def find_input_types(self, node: ir.Node) -> list[int]:
         """Return the type that each float32 input of ``node`` must have. A node that reads only the shape takes any type."""
-        if operator(node) in MEASURING:
+        if get_operator(node) in SHAPE_READING:
             return [self.kind if value is None else self.made.get(value, self.kind) for value in node.inputs]
-        known = self.types.operator(node)
+        known = self.types.signature(node)
         return self._choose_types(node, node.inputs, known.inputs if known is not None else ())
 
     def find_output_types(self, node: ir.Node) -> list[int]:
         """Return the type in which ``node`` makes each output that is float32 in the source."""
-        known = self.types.operator(node)
+        known = self.types.signature(node)
         return self._choose_types(node, node.outputs, known.outputs if known is not None else ())
 
     def _choose_types(self, node: ir.Node, values: Sequence[ir.Value | None], formals: tuple[str, ...]) -> list[int]:
-        known, changes = self.types.operator(node), self._changes[node]
+        known, changes = self.types.signature(node), self._changes[node]
         if known is None or not changes:
             return [FLOAT] * len(values)
         return [self.kind if variable in changes else FLOAT for _, variable in known.variables(values, formals)]

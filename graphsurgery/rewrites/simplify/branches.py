@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import walk_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import operator
+from graphsurgery.graph.operators import get_operator
 
 BRANCHES = {True: "then_branch", False: "else_branch"}
 
@@ -27,13 +27,13 @@ def take_branches(work: Editor, facts: Facts) -> int:
 
 def _find_taken_branch(work: Editor, facts: Facts, node: ir.Node) -> ir.Graph | None:
     """Return the branch of an If that is always taken, or None if there is none that can be moved."""
-    if operator(node) != "If" or not work.is_standard(node) or len(node.inputs) != 1:
+    if get_operator(node) != "If" or not work.is_standard(node) or len(node.inputs) != 1:
         return None
     condition = facts.literals(node.inputs[0])
     if condition is None or len(condition) != 1:
         return None
     held = node.attributes.get(BRANCHES[bool(condition[0])])
-    if held is None or held.is_ref() or work.has_sparse(held.as_graph()):
+    if held is None or held.is_ref() or work.has_sparse_initializers(held.as_graph()):
         return None
     branch = held.as_graph()
     return branch if not branch.inputs and len(branch.outputs) >= len(node.outputs) else None
@@ -44,7 +44,7 @@ def _move_branch(work: Editor, node: ir.Node, branch: ir.Graph, definitions: Map
 
     A value whose name is defined more than once gets a new name.
     """
-    infos = {info.name: info for info in work.declared_in(branch)}
+    infos = {info.name: info for info in work.declared_values(branch)}
     values = {value.name or "": value for inner in branch for value in inner.outputs if value.name}
     initializers = {value.name or "": value for value in branch.initializers.values()}
     constants = []
@@ -72,11 +72,11 @@ def _move_branch(work: Editor, node: ir.Node, branch: ir.Graph, definitions: Map
             continue
         source = result if result.producer() is not None else work.value(result.name or "") or result
         copy = work.make_node("Identity", [source], [output.name])
-        work.reroute(output, copy.outputs[0])
+        work.replace_uses(output, copy.outputs[0])
         copies.append(copy)
     work.insert(node, [*constants, *nodes, *copies], declared)
     work.remove(node)
-    work.find_pinned()
+    work.update_pinned()
 
 
 def _list_definitions(work: Editor) -> Iterator[str]:

@@ -17,7 +17,7 @@ from graphsurgery.graph.attributes import count_bytes, get_constant_tensor, read
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import SMALL
-from graphsurgery.graph.operators import DIVIDING, FOLDABLE, FOLDABLE_IN_HALF, LAID_OUT_ANEW, operator
+from graphsurgery.graph.operators import DIVIDING, FOLDABLE, FOLDABLE_IN_HALF, LAID_OUT_ANEW, get_operator
 from graphsurgery.model.dtypes import payload_size
 from graphsurgery.runtime.session import Session
 
@@ -37,7 +37,7 @@ def fold_constants(work: Editor, facts: Facts) -> int:
     moved = _move_constant_nodes(work)
     results = _Region(work, facts).compute()
     for value, array in results.items():
-        work.hold(value, onnx.numpy_helper.from_array(array))
+        work.replace_with_constant(value, onnx.numpy_helper.from_array(array))
     return moved + len(results)
 
 
@@ -102,7 +102,7 @@ class _Region:
     def _can_be_computed(self, node: ir.Node) -> bool:
         """Return whether ``node`` reads only constants and its result has a size that is known and allowed."""
         inputs = {value for value in node.inputs if value is not None}
-        if not self._work.is_standard(node) or operator(node) not in FOLDABLE or len(node.outputs) != 1 or not inputs:
+        if not self._work.is_standard(node) or get_operator(node) not in FOLDABLE or len(node.outputs) != 1 or not inputs:
             return False
         if node.outputs[0].name in self._work.protected:
             return False
@@ -112,17 +112,17 @@ class _Region:
         growth = size - self._replaced(node)
         if growth > max(min(GROWTH, self._left), 0) or not all(self._may_read(node, value, size) for value in inputs):
             return False
-        return operator(node) in FOLDABLE_IN_HALF or not self._is_half(node)
+        return get_operator(node) in FOLDABLE_IN_HALF or not self._is_half(node)
 
     def _is_half(self, node: ir.Node) -> bool:
         """Return whether a node computes with float16. A Cast from float16 to a wider type does not."""
-        values = node.outputs if operator(node) == "Cast" else (*node.inputs, *node.outputs)
+        values = node.outputs if get_operator(node) == "Cast" else (*node.inputs, *node.outputs)
         return any(self._facts[value].dtype == onnx.TensorProto.FLOAT16 for value in values)
 
     def _may_read(self, node: ir.Node, value: ir.Value, size: int) -> bool:
         """Return whether an input may be read for a result of ``size`` bytes."""
         own = self._given_size(value)
-        replaced = operator(node) in LAID_OUT_ANEW and self._work.is_read_once(value)
+        replaced = get_operator(node) in LAID_OUT_ANEW and self._work.is_read_once(value)
         return own <= SMALL or size < own or (replaced and size == own)
 
     def _replaced(self, node: ir.Node) -> int:
@@ -155,7 +155,7 @@ def _is_inside(tensor: onnx.TensorProto) -> bool:
 
 def _may_trap(node: ir.Node, work: Editor) -> bool:
     """Return whether a division may crash the process: of an integer by 0, or of the least integer by -1."""
-    if operator(node) not in DIVIDING:
+    if get_operator(node) not in DIVIDING:
         return False
     tensor = work.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if tensor is None:

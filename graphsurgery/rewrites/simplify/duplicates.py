@@ -9,7 +9,8 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import get_constant_tensor, list_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import RANDOM, TRAINING, operator
+from graphsurgery.graph.operators import RANDOM, TRAINING, get_operator
+from graphsurgery.graph.schemas import find_schema
 
 Key = tuple[object, ...]
 
@@ -35,9 +36,9 @@ def _merge_nodes(work: Editor) -> int:
 
 def _is_repeatable(work: Editor, node: ir.Node) -> bool:
     """Return whether the standard says that a node gives equal results for equal inputs."""
-    if not work.is_standard(node) or graphs_of(node) or operator(node) in RANDOM | TRAINING:
+    if not work.is_standard(node) or list_subgraphs(node) or get_operator(node) in RANDOM | TRAINING:
         return False
-    return constant_tensor(node) is None and schema_of(operator(node), work.opset) is not None
+    return get_constant_tensor(node) is None and find_schema(get_operator(node), work.opset) is not None
 
 
 def _make_key(work: Editor, node: ir.Node) -> Key:
@@ -66,6 +67,6 @@ def _merge_constants(work: Editor) -> int:
 
 def _list_constants(work: Editor) -> Iterator[ir.Value]:
     """Return the constants that are read, each before any node that reads it."""
-    given = [node.outputs[0] for node in work.nodes if constant_tensor(node) is not None]
+    given = [node.outputs[0] for node in work.nodes if get_constant_tensor(node) is not None]
     held = (*work.main.initializers.values(), *given)
     return (value for value in held if work.constant(value) is not None and work.consumers(value))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import operator
+from graphsurgery.graph.operators import get_operator
 
 Rule = Callable[[Editor, Facts, ir.Node], ir.Value | None]
 """A rule for one operator. It returns the input that equals the output, or None if there is none."""
@@ -22,7 +22,7 @@ def drop_identities(work: Editor, facts: Facts) -> int:
     """Let the readers of a copy read the original, and return how many copies were dropped."""
     dropped = 0
     for node in work.nodes:
-        rule = RULES.get(operator(node)) if work.is_standard(node) and not _is_kept(work, node) else None
+        rule = RULES.get(get_operator(node)) if work.is_standard(node) and not _is_kept(work, node) else None
         same = rule(work, facts, node) if rule is not None and node.inputs and node.outputs else None
         dropped += same is not None and work.replace_node(node, [same])
     return dropped
@@ -30,7 +30,7 @@ def drop_identities(work: Editor, facts: Facts) -> int:
 
 def _is_kept(work: Editor, node: ir.Node) -> bool:
     """Return whether a node must stay for the optimizer's patterns. A Cast need not."""
-    return operator(node) != "Cast" and any(value.name in work.kept for value in node.outputs)
+    return get_operator(node) != "Cast" and any(value.name in work.protected for value in node.outputs)
 
 
 def _match_copy(work: Editor, facts: Facts, node: ir.Node) -> ir.Value | None:

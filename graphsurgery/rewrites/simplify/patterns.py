@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import HALVING, TURNED, WAVES, Path, operator
+from graphsurgery.graph.operators import HALVING, TURNED, WAVES, Path, get_operator
 
 HALVED: Path = ("Unsqueeze", "Div", "Gather", "Shape")
 """The nodes that compute half a width, from the last to the first."""
@@ -42,38 +42,40 @@ def find_pattern_values(graph: Graph) -> Mapping[str, str]:
     for node in graph.nodes:
         if not node.inputs:
             continue
-        if operator(node) == "Sqrt":
+        if get_operator(node) == "Sqrt":
             found |= _find_root(graph, node)
-        elif operator(node) == "Slice":
+        elif get_operator(node) == "Slice":
             halves += [name for place in (1, 2) for name in _find_half(graph, node, place)]
-        elif operator(node) == "Softmax":
+        elif get_operator(node) == "Softmax":
             found |= dict.fromkeys(_find_biased_context(graph, node), "")
     return found | dict.fromkeys([*halves, *(_find_scaled(graph) if halves else ())], "")
 
 
 def _find_root(graph: Graph, node: ir.Node) -> dict[str, str]:
     """Return the root by which queries or keys are multiplied, with the product of queries and keys."""
-    scaled = [reader for reader in graph.readers(node.outputs[0]) if operator(reader) == "Mul"]
-    readers = (reader for one in scaled for reader in graph.readers(one.outputs[0]))
-    product = next((reader.outputs[0].name or "" for reader in readers if operator(reader) == "MatMul"), None)
+    scaled = [reader for reader in graph.consumers(node.outputs[0]) if get_operator(reader) == "Mul"]
+    readers = (reader for one in scaled for reader in graph.consumers(one.outputs[0]))
+    product = next((reader.outputs[0].name or "" for reader in readers if get_operator(reader) == "MatMul"), None)
     return {} if product is None else {node.outputs[0].name or "": product}
 
 
 def _find_half(graph: Graph, node: ir.Node, place: int) -> list[str]:
     """Return the values from which half the width of x is computed, if ``node`` cuts x there to swap its halves."""
-    readers = {operator(reader) for reader in graph.readers(node.outputs[0])}
+    readers = {get_operator(reader) for reader in graph.consumers(node.outputs[0])}
     if not readers & HALVING or len(node.inputs) <= place or node.inputs[0] is None:
         return []
     found, made = _walk_back(node.inputs[place], HALVED), node.inputs[0].producer()
-    fits = made is not None and operator(made) in TURNED
+    fits = made is not None and get_operator(made) in TURNED
     return _list_names(found[:-1]) if fits and found[-1:] == [node.inputs[0]] else []
 
 
 def _find_scaled(graph: Graph) -> Iterator[str]:
     """Yield sines and cosines times a constant, even if that is 1."""
     for node in graph.nodes:
-        if operator(node) in WAVES:
-            yield from _list_names(reader.outputs[0] for reader in graph.readers(node.outputs[0]) if operator(reader) == "Mul")
+        if get_operator(node) in WAVES:
+            yield from _list_names(
+                reader.outputs[0] for reader in graph.consumers(node.outputs[0]) if get_operator(reader) == "Mul"
+            )
 
 
 def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
@@ -95,7 +97,7 @@ def _find_biased_context(graph: Graph, node: ir.Node) -> list[str]:
 def _find_last_behind(graph: Graph, node: ir.Node, kinds: Path) -> ir.Node | None:
     """Return the last of the nodes of these kinds that follow ``node``. Each reads the one before it as its first input."""
     for kind in kinds:
-        while (follower := _find_follower(graph, node, (kind, "Cast"))) is not None and operator(follower) != kind:
+        while (follower := _find_follower(graph, node, (kind, "Cast"))) is not None and get_operator(follower) != kind:
             node = follower
         if follower is None:
             return None
@@ -105,7 +107,7 @@ def _find_last_behind(graph: Graph, node: ir.Node, kinds: Path) -> ir.Node | Non
 
 def _find_follower(graph: Graph, node: ir.Node, kinds: Path) -> ir.Node | None:
     value = node.outputs[0]
-    return next((one for one in graph.readers(value) if operator(one) in kinds and one.inputs[0] is value), None)
+    return next((one for one in graph.consumers(value) if get_operator(one) in kinds and one.inputs[0] is value), None)
 
 
 def _walk_back(value: ir.Value | None, kinds: Path, place: int = 0) -> list[ir.Value]:
@@ -116,10 +118,10 @@ def _walk_back(value: ir.Value | None, kinds: Path, place: int = 0) -> list[ir.V
     found = [] if value is None else [value]
     for kind in kinds if found else ():
         node = found[-1].producer()
-        while node is not None and operator(node) == "Cast" and (source := read_at(node, 0)) is not None:
+        while node is not None and get_operator(node) == "Cast" and (source := get_input(node, 0)) is not None:
             found.append(source)
             node = source.producer()
-        before = read_at(node, place) if node is not None and operator(node) == kind else None
+        before = get_input(node, place) if node is not None and get_operator(node) == kind else None
         if before is None:
             return []
         found.append(before)

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import operator
-from graphsurgery.graph.sizes import Size, Sizes
+from graphsurgery.graph.operators import get_operator
+from graphsurgery.graph.symbolic import Size, Sizes
 
 
 def simplify_shapes(work: Editor, facts: Facts) -> int:
@@ -37,7 +37,7 @@ def _hold_known_sizes(work: Editor, facts: Facts) -> int:
             fact = facts[node.outputs[0]]
             dtype = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
             array = np.array(values, dtype).reshape(fact.literal or ())
-            work.hold(node.outputs[0], onnx.numpy_helper.from_array(array))
+            work.replace_with_constant(node.outputs[0], onnx.numpy_helper.from_array(array))
             held += 1
     return held
 
@@ -53,7 +53,7 @@ def _fix_targets(work: Editor, facts: Facts) -> int:
     changed = 0
     for node in work.nodes:
         rule = (
-            {"Reshape": _find_reshape_target, "Expand": _find_expand_target}.get(operator(node))
+            {"Reshape": _find_reshape_target, "Expand": _find_expand_target}.get(get_operator(node))
             if work.is_standard(node)
             else None
         )
@@ -61,7 +61,7 @@ def _fix_targets(work: Editor, facts: Facts) -> int:
             continue
         dims, wanted = facts[node.inputs[0]].dims, facts.numbers(node.inputs[1])
         target = rule(dims, wanted) if dims is not None and wanted is not None else None
-        if target is None or (operator(node) == "Reshape" and not _allow_zeros(node, wanted)):
+        if target is None or (get_operator(node) == "Reshape" and not _allow_zeros(node, wanted)):
             continue
         new = work.add_constant(f"{node.name or node.outputs[0].name}/shape", np.array(target, np.int64))
         work.set_inputs(node, [node.inputs[0], new])
@@ -71,12 +71,12 @@ def _fix_targets(work: Editor, facts: Facts) -> int:
 
 def _is_fixed(work: Editor, value: ir.Value | None) -> bool:
     """Return whether a target is a constant already, or must stay as it is computed."""
-    return value is None or work.constant(value) is not None or value.name in work.kept
+    return value is None or work.constant(value) is not None or value.name in work.protected
 
 
 def _allow_zeros(node: ir.Node, wanted: Sizes | None) -> bool:
     """Let 0 mean "the dim as it was" in a Reshape, and return whether it does. It cannot if zeros stand for zero there."""
-    if not integer(node, "allowzero", 0):
+    if not get_int(node, "allowzero", 0):
         return True
     if wanted is None or 0 in wanted:
         return False
