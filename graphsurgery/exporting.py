@@ -25,7 +25,7 @@ from graphsurgery.errors import (
     VerificationFailed,
 )
 from graphsurgery.folders.modules import Module, read_modules
-from graphsurgery.folders.transformer_config import read_encoder_config, transformer_settings
+from graphsurgery.folders.transformer_config import read_encoder_config, read_transformer_settings
 from graphsurgery.model.loading import load
 from graphsurgery.model.saving import save
 from graphsurgery.runtime.session import Session
@@ -126,7 +126,7 @@ def _read_plain_task(folder: Path) -> str:
 
 
 def _read_task(module: Module) -> str:
-    task = transformer_settings(module).task
+    task = read_transformer_settings(module).task
     if task not in TASKS:
         raise FolderError(f"{module.path}: a Transformer loaded for {task} cannot be exported", f"known are {', '.join(TASKS)}")
     return task

@@ -18,12 +18,12 @@ from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.interface import Interface, type_name
-from graphsurgery.model.certificate import Certificate, certificate_of
-from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.certificate import Certificate, read_certificate
+from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import all_graphs, reads, subgraphs
-from graphsurgery.model.provenance import GOLDEN, rewrites, since_edited, steps
+from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graphs
+from graphsurgery.model.provenance import GOLDEN, list_rewrites, list_steps_since_edit, read_steps
 
 T = TypeVar("T")
 
@@ -100,9 +100,9 @@ def inspect(source: Loadable) -> Inspection:
         candidates=() if hidden else _if_valid(lambda: tuple(list_hidden_candidates(model)), ()),
         tables=find_tables(model, find_roles(model.interface)),
         head=tuple(step.to_json() for step in read_head_steps(model)),
-        certificate=certificate_of(model),
+        certificate=read_certificate(model),
         optimized=_merge_rewrites(proto),
-        goldens=any(step.edit == GOLDEN for step in since_edited(proto)),
+        goldens=any(step.edit == GOLDEN for step in list_steps_since_edit(proto)),
         pools=explain_pooling(model),
         precision=_count_bytes_by_type(model),
         pooling_config=pooling,
@@ -136,12 +136,12 @@ def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
 
 
 def _list_unreadable_steps(proto: onnx.ModelProto) -> list[str]:
-    return [f"{step.unreadable}: what was recorded of it is not known" for step in steps(proto) if step.unreadable]
+    return [f"{step.unreadable}: what was recorded of it is not known" for step in read_steps(proto) if step.unreadable]
 
 
 def _merge_rewrites(proto: onnx.ModelProto) -> dict[str, Any] | None:
     merged: dict[str, Any] = {}
-    for step in rewrites(proto):
+    for step in list_rewrites(proto):
         merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
     return merged or None
 
@@ -149,7 +149,7 @@ def _merge_rewrites(proto: onnx.ModelProto) -> dict[str, Any] | None:
 def _count_bytes_by_type(model: Model) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for tensor in model.initializers.values():
-        sizes[type_name(tensor.data_type)] += payload_size(tensor.data_type, tensor.dims) or 0
+        sizes[type_name(tensor.data_type)] += compute_payload_size(tensor.data_type, tensor.dims) or 0
     return dict(sizes.most_common())
 
 
@@ -157,7 +157,7 @@ def _list_warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     graph = model.proto.graph
     found = []
     imported = {entry.domain or "ai.onnx" for entry in model.proto.opset_import}
-    missing = {node.domain or "ai.onnx" for one in all_graphs(graph) for node in one.node} - imported
+    missing = {node.domain or "ai.onnx" for one in walk_graphs(graph) for node in one.node} - imported
     found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
     if not _is_sorted(graph):
         found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")
@@ -175,7 +175,7 @@ def _is_sorted(graph: onnx.GraphProto) -> bool:
     """Whether each node comes after those whose values it or its subgraphs take, in every subgraph as well."""
     coming = {name for node in graph.node for name in node.output}
     for node in graph.node:
-        if not coming.isdisjoint(reads(node)) or not all(map(_is_sorted, subgraphs(node))):
+        if not coming.isdisjoint(list_read_names(node)) or not all(map(_is_sorted, list_subgraphs(node))):
             return False
         coming.difference_update(node.output)
     return True

@@ -30,10 +30,10 @@ from graphsurgery.edits.parameters import make_edit, require_known
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NoHeadError, RecipeError
 from graphsurgery.folders.files import open_file
-from graphsurgery.model.certificate import ELSEWHERE, certificate_of
-from graphsurgery.model.locations import why_misspelt
+from graphsurgery.model.certificate import ELSEWHERE, read_certificate
+from graphsurgery.model.external import explain_bad_location
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, rewrites, since_edited
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, list_rewrites, list_steps_since_edit
 from graphsurgery.rewrites.registry import REWRITES, make_rewrite, read_recorded_rewrites
 from graphsurgery.rewrites.rewrite import Rewrite
 
@@ -121,12 +121,12 @@ def read_recorded_recipe(model: Model) -> Recipe:
     Running it on the file's source gives the same bytes. If the file was rewritten, that needs the same versions of the
     packages and the same feeds; and `optimize` counts its source's golden vectors as a part of that source.
     """
-    edits, rewritten = [_entry(step) for step in read_head_steps(model)], rewrites(model.proto)
+    edits, rewritten = [_entry(step) for step in read_head_steps(model)], list_rewrites(model.proto)
     if not edits and not rewritten:
         raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
     entries = _merge_in_order(edits, rewritten) if rewritten else edits
-    goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in since_edited(model.proto))
-    certified = certificate_of(model)
+    goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in list_steps_since_edit(model.proto))
+    certified = read_certificate(model)
     named = () if certified is None else certified.sources
     sources = [place for place in named if _why_bad_source(place) is None and not place.startswith(ELSEWHERE)]
     about = {"about": _describe_reservations(rewritten)} if rewritten else {}
@@ -248,7 +248,9 @@ def _get_sources(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 def _why_bad_source(place: str) -> str | None:
     """What is wrong with how a file of the model folder is named, or None."""
-    return why_misspelt(place) or (None if PurePosixPath(place).as_posix() == place else "is not spelt as short as it can be")
+    return explain_bad_location(place) or (
+        None if PurePosixPath(place).as_posix() == place else "is not spelt as short as it can be"
+    )
 
 
 def _to_toml_value(value: Any) -> str:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.folders.files import inside, is_there, read_json, sha256_of
+from graphsurgery.folders.files import find_onnx, hash_file, is_there, read_json, resolve_inside
 from graphsurgery.folders.modules import MODULES
-from graphsurgery.folders.onnx_files import find_onnx
 from graphsurgery.outcome import Outcome
 from graphsurgery.recipe import Recipe, read_recipe
 from graphsurgery.runner import run
@@ -44,8 +43,8 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
 def _hash_sources(places: Sequence[str], folder: Path) -> dict[str, str]:
     """sha256 (hex) of the files at ``places`` in the model's ``folder``, those that are there. FolderError for a place that
     leads out of it."""
-    paths = {place: inside(folder, place, "sources") for place in places}
-    return {place: sha256_of(path) for place, path in paths.items() if path.is_file()}
+    paths = {place: resolve_inside(folder, place, "sources") for place in places}
+    return {place: hash_file(path) for place, path in paths.items() if path.is_file()}
 
 
 def _find_model_folder(model: Path) -> Path:

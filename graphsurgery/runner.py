@@ -16,12 +16,12 @@ from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import RequestError, require_value
-from graphsurgery.model.certificate import certificate_of, with_certificate
+from graphsurgery.model.certificate import add_certificate, read_certificate
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, since_edited, undoable, undone
+from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, list_steps_since_edit, list_undoable_steps, undo_step
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
-from graphsurgery.model.staging import Plan, Saved, Stage, staged
+from graphsurgery.model.staging import Plan, Saved, Stage, stage_output
 from graphsurgery.outcome import Outcome, Output, require_passed
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.golden import copy_goldens, record_goldens, verify_itself
@@ -133,12 +133,12 @@ class Writing:
         plan = plan_output(model, self.place, force=self.force, largest=LARGEST_PROTOBUF - ROOM)
         if not self.dry_run:
             tell = _make_byte_counter(progress, plan) if progress is not None else lambda _: None
-            with staged(plan, force=self.force, progress=tell) as stage:
+            with stage_output(plan, force=self.force, progress=tell) as stage:
                 yield stage
             return
         with (
             tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder,
-            staged(plan_output(model, Path(folder) / self.place.name)) as stage,
+            stage_output(plan_output(model, Path(folder) / self.place.name)) as stage,
         ):
             yield stage
 
@@ -146,13 +146,13 @@ class Writing:
 def commit(stage: Stage, sources: Mapping[str, str] | None, report: Report | None) -> Saved:
     """Give a staged file its name, with a certificate of ``sources`` unless these are None."""
     if sources is not None:
-        stage.extend(with_certificate(stage.plan.document, sources, report))
+        stage.extend(add_certificate(stage.plan.document, sources, report))
     return stage.commit()
 
 
 def find_sources(source: Model) -> Mapping[str, str] | None:
     """The sources in the certificate of ``source``, which a rewritten file inherits; None if there is no certificate."""
-    certificate = certificate_of(source)
+    certificate = read_certificate(source)
     return None if certificate is None else certificate.sources
 
 
@@ -162,7 +162,7 @@ def check_goldens(report: Report, written: Model) -> Report:
 
 
 def _has_goldens(model: Model) -> bool:
-    return any(step.edit == GOLDEN for step in since_edited(model.proto))
+    return any(step.edit == GOLDEN for step in list_steps_since_edit(model.proto))
 
 
 def make_claim(chain: Sequence[Applied], limits: Limits) -> Claim:
@@ -386,9 +386,9 @@ def _keep_failed(outcome: Outcome, writing: Writing) -> Outcome:
 def _compare_restored(wanted: Model, written: Model) -> Report:
     """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
     document = written.document
-    moves = [step for step in undoable(written.proto) if step.edit in HOUSEKEEPING]
+    moves = [step for step in list_undoable_steps(written.proto) if step.edit in HOUSEKEEPING]
     for step in reversed(moves):
-        document = undone(document, step, lambda location: open_data(written.files[location]))
+        document = undo_step(document, step, lambda location: open_data(written.files[location]))
     same = document.fingerprint == wanted.fingerprint
     detail = "the fingerprint is that of the source which the file records"
     detail += ", but for where its weights lie now" if moves else ""

@@ -8,7 +8,7 @@ import onnx
 
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer
 
 TEXT = "How are you?"
@@ -55,7 +55,7 @@ def _list_made_up_sources(roles: Roles) -> dict[str, str]:
 
 def _format_array(value: Value, source: str | None) -> str:
     """A numpy array for one input; lists of int are int64 by themselves."""
-    dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{numpy_dtype(value.dtype or 1).name}"
+    dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{to_numpy_dtype(value.dtype or 1).name}"
     if source is not None:
         return f"np.array([{source}]{dtype})"
     shape = tuple(dim if isinstance(dim, int) else 1 for dim in value.dims or ())

@@ -17,10 +17,10 @@ from graphsurgery.model import external
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import recorded
+from graphsurgery.model.provenance import record_edit
 from graphsurgery.model.records import Document
 from graphsurgery.model.saving import save
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 
 Records = Sequence[tuple[int, bytes]]
 
@@ -38,7 +38,7 @@ def appended(model: Model) -> Model:
 
 def finished(draft: Draft) -> Model:
     """The draft's model as the draft left it, recorded as the edit ``draft``."""
-    return replace(draft.model, document=recorded(draft.model.document, draft.finish(), "draft", {}))
+    return replace(draft.model, document=record_edit(draft.model.document, draft.finish(), "draft", {}))
 
 
 def written(document: Document) -> bytes:
@@ -49,9 +49,9 @@ def written(document: Document) -> bytes:
 def weights(model: Model) -> list[tuple[str, bytes]]:
     """Every external tensor's bytes, read from the file that its location names and nothing else."""
     found = []
-    for path, tensor in tensors(model.proto):
+    for path, tensor in walk_tensors(model.proto):
         if external.is_external(tensor):
-            location, offset, length = external.place(tensor, path)
+            location, offset, length = external.read_place(tensor, path)
             found.append((path, (model.folder / location).read_bytes()[offset : offset + length]))
     return found
 
@@ -68,7 +68,7 @@ def without_places(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that does not say where external data lie, nor that they were moved."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for _, tensor in tensors(copy):
+    for _, tensor in walk_tensors(copy):
         del tensor.external_data[:]
     for entry in [entry for entry in copy.metadata_props if "move-weights" in entry.value]:
         copy.metadata_props.remove(entry)

@@ -36,8 +36,8 @@ from graphsurgery import (
 )  # fmt: skip
 from graphsurgery.edit_list import RECORDED_EDITS
 from graphsurgery.edits.edit import Edit
+from graphsurgery.model.checksums import compute_checksum
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, PREFIX
-from graphsurgery.model.seal import seal
 
 MISSING = "(missing)"
 HOSTILE: tuple[Any, ...] = (
@@ -73,7 +73,7 @@ class Recorded:
         """The file with another record of the edit: sealed where it had a seal, by somebody who knows how."""
         parameters = content["parameters"]
         if "seal" in self.content()["parameters"] and parameters.get("seal") != "no seal":
-            parameters["seal"] = seal(parameters, content["version"], content["source"])
+            parameters["seal"] = compute_checksum(parameters, content["version"], content["source"])
         model = onnx.ModelProto()
         model.CopyFrom(self.output)
         self._entry(model).value = json.dumps(content)

@@ -55,16 +55,14 @@ SHARED_MODULES = {
     "model.model": "a loaded file: its fields and the bytes of its weights",
     "model.records": "the bytes of a file, field by field",
     "model.provenance": "the steps that a file records: proof/intent.py compares them with the request",
-    "model.record_types": "which names and types a record has; tests/test_hostile_records.py compares it with the edits",
-    "model.sources": "the bytes of a file",
-    "model.positioned": "the bytes of a file, read at a position",
+    "model.step_parameters": "which names and types a record has; tests/test_hostile_records.py compares it with the edits",
+    "model.sources": "the bytes of a file, read at a position",
     "model.wire": "protobuf's encoding of numbers and lengths",
     "model.parsing": "protobuf's own parser, with limits",
     "model.schema": "which messages can hold a tensor, from onnx's descriptors",
-    "model.external": "where external data lie",
-    "model.locations": "which places of external data are safe to open",
+    "model.external": "where external data lie, and which places of them are safe to open",
     "model.dtypes": "numbers and sizes of element types, from onnx's own table",
-    "model.digest": "sha256 of a weight: finds it in the file again",
+    "model.checksums": "sha256 of a weight: finds it in the file again",
     "runtime.session": "ONNX Runtime itself",
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
@@ -81,16 +79,13 @@ SHARED_MODULES = {
 SHARED_NAMES = {
     "encoder.head": ("read_head_steps", "the steps that a file records: what the proof is asked to prove"),
     "model.scan": (
-        "_Scanner _check_told_once _joined LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
+        "_Scanner _check_not_repeated _join_literals LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
-    "model.nodes": (
-        "subgraphs all_graphs",
-        "behind the namer and the import of a graph; the proof has references/nested.py",
-    ),
-    "model.namer": (
-        "Namer _collect _collect_nodes",
-        "names for nodes that the proof adds to the source to run it: ONNX Runtime refuses a name that is taken",
+    "model.names": (
+        "Namer _collect_graph_names _collect_node_names list_subgraphs walk_graphs",
+        "walks through graphs (the proof has references/nested.py), and names for nodes that the proof adds to the source to "
+        "run it: ONNX Runtime refuses a name that is taken",
     ),
 }
 GRAPH_DOORS = frozenset({
@@ -100,7 +95,7 @@ GRAPH_DOORS = frozenset({
 })  # fmt: skip
 """By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, how long texts are.
 The third takes from a model what onnx's evaluator cannot run. A fault there makes the second opinion differ."""
-DOORS = frozenset({("graphsurgery.model.provenance", "recorded"), ("graphsurgery.model.provenance", "undone")})
+DOORS = frozenset({("graphsurgery.model.provenance", "record_edit"), ("graphsurgery.model.provenance", "undo_step")})
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 
 

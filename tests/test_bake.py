@@ -49,7 +49,7 @@ from graphsurgery.edits import pooling_graph
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import FolderError, OutputExistsError, RequestError, SurroundingsError, VerificationFailed
 from graphsurgery.folders.pooling_config import parse_pooling
-from graphsurgery.model.certificate import PACKAGES, certificate_of
+from graphsurgery.model.certificate import PACKAGES, read_certificate
 from graphsurgery.version import __version__
 
 FILES = (
@@ -179,7 +179,7 @@ def test_the_file_itself_certifies_the_same(tmp_path: Path, capsys) -> None:
     code, told = command("bake", folder, capsys=capsys)
     assert code == OK
     model, written = tmp_path / "model-baked" / "onnx" / "model.onnx", certificate(tmp_path / "model-baked")
-    found = certificate_of(graphsurgery.load(model))
+    found = read_certificate(graphsurgery.load(model))
     assert found is not None and (found.sources, found.versions) == (written["sources"], written["versions"])
     assert (found.verdict, found.checks) == (
         written["report"]["verdict"], {check["name"]: check["verdict"] for check in written["report"]["checks"]}
@@ -206,7 +206,7 @@ def test_a_certificate_with_local_functions(tmp_path: Path, capsys) -> None:
     folder = write_folder(tmp_path / "model", encoder=encoder)
     assert command("bake", folder, capsys=capsys)[0] == OK
     model, again = tmp_path / "model-baked" / "onnx" / "model.onnx", tmp_path / "again.onnx"
-    assert certificate_of(graphsurgery.load(model)) is not None
+    assert read_certificate(graphsurgery.load(model)) is not None
     onnx.save(onnx.load(model), again)
     assert command("verify", again, "--self", capsys=capsys)[0] == OK
     assert command("strip-head", again, "-o", tmp_path / "back.onnx", capsys=capsys)[0] == OK
@@ -220,7 +220,7 @@ def test_a_file_is_certified_anew_after_an_edit(tmp_path: Path, capsys) -> None:
     code, told = command("run", tmp_path / "cut.toml", model, "-o", cut, capsys=capsys)
     assert code == OK, told
     assert command("verify", cut, "--self", capsys=capsys)[0] == OK
-    found = certificate_of(graphsurgery.load(cut))
+    found = read_certificate(graphsurgery.load(cut))
     assert found is not None and found.sources == {} and found.verdict == "PASSED"
 
 

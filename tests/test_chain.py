@@ -159,13 +159,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Counter[str]]:
 def test_nothing_is_looked_for_twice(counted: Any) -> None:
     """One hidden state, one mask, whose text is read once by the edit and once by each reference that is made of the record."""
     calls = counted(
-        (add_pooling, "find_hidden_state"), (add_pooling, "find_mask"), (token_mask.MaskSpec, "parse"), (models, "steps")
+        (add_pooling, "find_hidden_state"), (add_pooling, "find_mask"), (token_mask.MaskSpec, "parse"), (models, "read_steps")
     )
     model = graphsurgery.load(FIXTURES / "bert" / "model.onnx")
     pooled = AddPooling("mean", normalize=True).apply(model)
-    assert calls == {"find_hidden_state": 1, "find_mask": 1, "parse": 1, "steps": 1}
+    assert calls == {"find_hidden_state": 1, "find_mask": 1, "parse": 1, "read_steps": 1}
     assert [one.edit for one in pooled.recorded] == ["add-pooling"] and pooled.recorded is pooled.recorded
-    assert calls["steps"] == 2  # the other model's
+    assert calls["read_steps"] == 2  # the other model's
 
 
 @pytest.mark.parametrize("count", [1, 8])

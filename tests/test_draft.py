@@ -19,9 +19,8 @@ from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.loading import load
-from graphsurgery.model.namer import Namer
-from graphsurgery.model.records import Record
-from graphsurgery.model.splice import spliced
+from graphsurgery.model.names import Namer
+from graphsurgery.model.records import Record, splice_records
 
 
 def drafted(*nodes: onnx.NodeProto) -> Draft:
@@ -156,6 +155,6 @@ def test_splicing_changes_one_field_only(fields: list[int], wanted: list[int], f
     before = [Record.literal(number, bytes([index])) for index, number in enumerate(fields)]
     own = [record for record in before if record.field == field]
     new = [own[index] if index < len(own) else Record.literal(field, b"new") for index in wanted]
-    after = spliced(before, field, new)
+    after = splice_records(before, field, new)
     assert [record for record in after if record.field == field] == new
     assert [record for record in after if record.field != field] == [record for record in before if record.field != field]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from graphsurgery.errors import ExternalDataError, GraphSurgeryError, SourceChangedError, SurroundingsError, UnsafeLocationError
-from graphsurgery.model.dtypes import element_count
+from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 
@@ -318,7 +318,7 @@ def read_everything(model: Model) -> None:
     """What a loaded file promises: its interface, and every initializer of the shape it declares, or none for want of data."""
     assert model.interface is not None and model.fingerprint and model.weight_bytes >= 0
     for tensor in model.proto.graph.initializer:
-        if element_count(tensor.dims) > 1 << 20 or tensor.data_type == TensorProto.STRING:  # strings need not be UTF-8
+        if count_elements(tensor.dims) > 1 << 20 or tensor.data_type == TensorProto.STRING:  # strings need not be UTF-8
             continue
         try:
             assert model.values(tensor).shape == tuple(tensor.dims)

@@ -22,9 +22,9 @@ from graphsurgery.cli import main
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits.edit import EDITS
 from graphsurgery.errors import GraphSurgeryError
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, steps
-from graphsurgery.model.record_types import RECORDED, fits
-from graphsurgery.model.seal import seal
+from graphsurgery.model.checksums import compute_checksum
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, read_steps
+from graphsurgery.model.step_parameters import RECORDED, is_of_type
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.references.chain import REFERENCES
 
@@ -75,7 +75,7 @@ def test_everything_that_is_recorded_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("edit", FILES)
 def test_real_records_are_read(edit: str) -> None:
-    found = steps(recorded_files()[edit].output)
+    found = read_steps(recorded_files()[edit].output)
     assert edit in [step.edit for step in found] and not any(step.unreadable for step in found)
     assert next(step for step in found if step.edit == edit).parameters == recorded_files()[edit].content()["parameters"]
 
@@ -93,7 +93,7 @@ def test_real_records_are_read(edit: str) -> None:
     ],
 )  # fmt: skip
 def test_types_are_checked_all_the_way_down(value: object, kind: Any, right: bool) -> None:
-    assert fits(value, kind) is right
+    assert is_of_type(value, kind) is right
 
 
 # --- every parameter of every edit ----------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def lies(recorded: Recorded) -> Iterator[tuple[tuple[str, ...], onnx.ModelProto,
     for place in recorded.places():
         for value in HOSTILE:
             model = recorded.damaged(place, value)
-            yield place, model, next((step for step in steps(model) if step.edit == recorded.edit), None)
+            yield place, model, next((step for step in read_steps(model) if step.edit == recorded.edit), None)
 
 
 @pytest.mark.parametrize("edit", FILES)
@@ -114,7 +114,7 @@ def test_what_can_be_read_is_typed(edit: str) -> None:
         if step is None:  # no JSON that Python reads: a number of thousands of digits
             continue
         if step.unreadable is None:
-            assert all(fits(step.parameters[name], kind) for name, kind in RECORDED[edit].items()), place
+            assert all(is_of_type(step.parameters[name], kind) for name, kind in RECORDED[edit].items()), place
             assert step.parameters.keys() == RECORDED[edit].keys(), place
         else:
             with pytest.raises(graphsurgery.errors.UnsupportedModelError, match="records"):
@@ -137,7 +137,7 @@ def test_lies_of_the_right_type(edit: str) -> None:
 
 def check_verdict(recorded: Recorded, place: tuple[str, ...], model: onnx.ModelProto) -> None:
     verdict = graphsurgery.verify(model, against=recorded.source).verdict
-    changed = [step.parameters for step in steps(model)] != [step.parameters for step in steps(recorded.output)]
+    changed = [step.parameters for step in read_steps(model)] != [step.parameters for step in read_steps(recorded.output)]
     assert verdict.value != "PASSED" or not changed or {place[:1], (recorded.edit, *place)} & EXCUSED, place
 
 
@@ -226,7 +226,7 @@ def pooled_bert(folder: Path, goldens: dict[str, Any] | None = None, **parameter
     entry.value = json.dumps(content)
     if goldens is not None:
         source = graphsurgery.load(model).fingerprint
-        goldens["seal"] = seal(goldens, "0", source)
+        goldens["seal"] = compute_checksum(goldens, "0", source)
         golden = {"edit": GOLDEN, "parameters": goldens, "version": "0", "source": source, "undo": {}}
         model.metadata_props.add(key=f"{PREFIX}9", value=json.dumps(golden))
     path = folder / "pooled.onnx"
@@ -253,4 +253,4 @@ def test_sealed_goldens_that_say_nothing(goldens: dict[str, Any], folder: Path, 
     capsys.readouterr()
     assert run(["optimize", str(path), "-o", str(folder / "out.onnx"), "--no-timing", "--json"]) == OK
     assert any("golden vectors" in note for note in json.loads(capsys.readouterr().out)["notes"])
-    assert not any(step.edit == GOLDEN for step in steps(onnx.load(folder / "out.onnx")))
+    assert not any(step.edit == GOLDEN for step in read_steps(onnx.load(folder / "out.onnx")))

@@ -19,7 +19,7 @@ from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import MissingDataError
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.loading import load
-from graphsurgery.model.provenance import steps
+from graphsurgery.model.provenance import read_steps
 from graphsurgery.model.saving import save
 
 FIXED = [pytest.param(FIXTURES / name / "model.onnx", id=name) for name in fixture_names()]
@@ -131,7 +131,7 @@ def test_two_edits_are_taken_back(kind: str, odd: Path) -> None:
     """The second one made on the saved file of the first; or both before anything is saved."""
     first = save(appended(load(odd)), odd.with_name("first.onnx"))
     second = appended(load(first.path))
-    assert len(steps(second.proto)) == 2
+    assert len(read_steps(second.proto)) == 2
     check_way_back(second, odd.read_bytes(), odd.parent)
     assert restore_source(appended(appended(load(odd)))).fingerprint == load(odd).fingerprint
 

@@ -12,20 +12,18 @@ from typing import Any
 import pytest
 
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import LARGEST_CONFIG, inside, read_json, setting
-from graphsurgery.folders.module_kinds import KINDS, TRANSFORMER_CONFIGS
-from graphsurgery.folders.modules import Module, read_modules
-from graphsurgery.folders.onnx_files import find_onnx, onnx_files
+from graphsurgery.folders.files import LARGEST_CONFIG, find_onnx, list_onnx_files, read_json, read_setting, resolve_inside
+from graphsurgery.folders.modules import KINDS, TRANSFORMER_CONFIGS, Module, read_modules
 from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config, parse_pooling
-from graphsurgery.folders.router import default_route, route_mappings, routes
+from graphsurgery.folders.router import read_default_route, read_route_mappings, read_routes
 from graphsurgery.folders.transformer_config import (
     EncoderConfig,
     FolderConfig,
     TransformerSettings,
+    choose_score_activation,
     read_encoder_config,
     read_folder_config,
-    score_activation,
-    transformer_settings,
+    read_transformer_settings,
 )
 
 LONGEST_MESSAGE = 2000
@@ -82,17 +80,17 @@ def test_what_leads_out_is_refused(name: str, tmp_path: Path) -> None:
     (folder / "out").symlink_to(tmp_path)
     (folder / "loop").symlink_to(folder / "loop")
     if name in ("x" * 300 + "/y", "loop/x"):  # these are inside, and cannot be opened
-        refused(lambda: read_json(inside(folder, name, "config")), str(folder))
+        refused(lambda: read_json(resolve_inside(folder, name, "config")), str(folder))
     else:
-        refused(lambda: inside(folder, name, "modules.json"), "modules.json")
+        refused(lambda: resolve_inside(folder, name, "modules.json"), "modules.json")
 
 
 def test_what_stays_inside(tmp_path: Path) -> None:
     put(tmp_path / "a" / "config.json", {"x": 1})
     (tmp_path / "b").symlink_to("a")
     for name in ("a/config.json", "./a/config.json", "b/config.json"):
-        assert read_json(inside(tmp_path, name, "")) == {"x": 1}
-    assert inside(tmp_path, "absent", "") == tmp_path / "absent"
+        assert read_json(resolve_inside(tmp_path, name, "")) == {"x": 1}
+    assert resolve_inside(tmp_path, "absent", "") == tmp_path / "absent"
 
 
 def test_the_hugging_face_cache(tmp_path: Path) -> None:
@@ -103,9 +101,9 @@ def test_the_hugging_face_cache(tmp_path: Path) -> None:
     (snapshot / "1_Pooling").mkdir(parents=True)
     (snapshot / "1_Pooling" / "config.json").symlink_to("../../../blobs/0123")
     (snapshot / "other.json").symlink_to("../../../models--c--d/blobs/4567")
-    assert read_json(inside(snapshot, "1_Pooling/config.json", "")) == {"x": 1}
-    assert read_json(inside(snapshot / "1_Pooling", "config.json", "")) == {"x": 1}
-    refused(lambda: inside(snapshot, "other.json", ""), "symlink")
+    assert read_json(resolve_inside(snapshot, "1_Pooling/config.json", "")) == {"x": 1}
+    assert read_json(resolve_inside(snapshot / "1_Pooling", "config.json", "")) == {"x": 1}
+    refused(lambda: resolve_inside(snapshot, "other.json", ""), "symlink")
 
 
 @pytest.mark.parametrize(
@@ -147,11 +145,11 @@ def test_json_that_is_no_file(tmp_path: Path) -> None:
 def test_settings() -> None:
     config = {"a": 1, "b": True, "c": "x", "n": None, "l": [1]}
     path = Path("config.json")
-    assert setting(config, "a", int, path) == 1
-    assert setting(config, "n", int, path, 7) == setting(config, "absent", int, path, 7) == 7
-    assert setting(config, "c", (str, list), path) == "x"
+    assert read_setting(config, "a", int, path) == 1
+    assert read_setting(config, "n", int, path, 7) == read_setting(config, "absent", int, path, 7) == 7
+    assert read_setting(config, "c", (str, list), path) == "x"
     for key, kind in (("b", int), ("a", bool), ("c", int), ("l", dict), ("a", (str, list))):
-        refused(lambda key=key, kind=kind: setting(config, key, kind, path), repr(key))
+        refused(lambda key=key, kind=kind: read_setting(config, key, kind, path), repr(key))
 
 
 # --- modules --------------------------------------------------------------------------------------------------------------
@@ -236,7 +234,7 @@ def test_seven_names_of_one_config(name: str, tmp_path: Path) -> None:
     folder = model(tmp_path, (OLD + "Transformer", "0_Transformer", None))
     put(folder / "0_Transformer" / name, {"max_seq_length": 77})
     (found,) = read_modules(folder)
-    assert transformer_settings(found).max_seq_length == 77
+    assert read_transformer_settings(found).max_seq_length == 77
 
 
 def test_places(tmp_path: Path) -> None:
@@ -272,9 +270,9 @@ def test_both_names_of_a_key(tmp_path: Path) -> None:
 def test_older_transformers(tmp_path: Path) -> None:
     types = ("sentence_transformers.sparse_encoder.models.MLMTransformer", "", None), (OLD + "CLIPModel", "1_CLIPModel", {})
     first, second = read_modules(model(tmp_path, *types))
-    assert (first.kind, transformer_settings(first).task) == ("Transformer", "fill-mask")
-    assert (second.kind, transformer_settings(second).method) == ("CLIPModel", "get_text_features")
-    assert transformer_settings(second).output_name == "sentence_embedding"
+    assert (first.kind, read_transformer_settings(first).task) == ("Transformer", "fill-mask")
+    assert (second.kind, read_transformer_settings(second).method) == ("CLIPModel", "get_text_features")
+    assert read_transformer_settings(second).output_name == "sentence_embedding"
 
 
 def entries(*changes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -375,10 +373,10 @@ def router(folder: Path, config: object, name: str = "router_config.json", type_
 def test_routes(type_name: str, name: str, tmp_path: Path) -> None:
     found = router(tmp_path, {"types": TYPES, "structure": STRUCTURE, "parameters": {"allow_empty_key": True}}, name, type_name)
     assert found.kind == "Router"
-    kinds = {route: [module.kind for module in modules] for route, modules in routes(found).items()}
+    kinds = {route: [module.kind for module in modules] for route, modules in read_routes(found).items()}
     assert kinds == {"query": ["StaticEmbedding"], "document": ["StaticEmbedding", "Normalize"]}
-    assert routes(found)["query"][0].path == tmp_path / "0_X" / "query_0_StaticEmbedding"
-    assert default_route(found) == "query" and route_mappings(found) == {}
+    assert read_routes(found)["query"][0].path == tmp_path / "0_X" / "query_0_StaticEmbedding"
+    assert read_default_route(found) == "query" and read_route_mappings(found) == {}
 
 
 @pytest.mark.parametrize(
@@ -393,14 +391,14 @@ def test_routes(type_name: str, name: str, tmp_path: Path) -> None:
     ],
 )
 def test_default_routes(parameters: object, default: str | None, tmp_path: Path) -> None:
-    assert default_route(router(tmp_path, {"types": TYPES, "structure": STRUCTURE, "parameters": parameters})) == default
+    assert read_default_route(router(tmp_path, {"types": TYPES, "structure": STRUCTURE, "parameters": parameters})) == default
 
 
 def test_route_mappings(tmp_path: Path) -> None:
     mapped = {"('query', None)": "query", "(None, ('text', 'image'))": "document", "(None, None)": "document"}
     config = {"types": TYPES, "structure": STRUCTURE, "parameters": {"route_mappings": mapped}}
     expected = {("query", None): "query", (None, ("image", "text")): "document", (None, None): "document"}
-    assert route_mappings(router(tmp_path, config)) == expected
+    assert read_route_mappings(router(tmp_path, config)) == expected
 
 
 @pytest.mark.parametrize(
@@ -430,7 +428,7 @@ def test_route_mappings(tmp_path: Path) -> None:
 )
 def test_a_malformed_router(change: dict, word: str, tmp_path: Path) -> None:
     found = router(tmp_path, {"types": TYPES, "structure": STRUCTURE, "parameters": {}} | change)
-    refused(lambda: (routes(found), default_route(found), route_mappings(found)), word)
+    refused(lambda: (read_routes(found), read_default_route(found), read_route_mappings(found)), word)
 
 
 @pytest.mark.parametrize(
@@ -452,13 +450,13 @@ def test_route_mappings_run_nothing(key: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     mapped = {"types": TYPES, "structure": STRUCTURE, "parameters": {"route_mappings": {key: "query"}}}
     found = router(tmp_path, mapped)
-    refused(lambda: route_mappings(found), "(task, modality)")
+    refused(lambda: read_route_mappings(found), "(task, modality)")
     assert not (tmp_path / "canary").exists()
 
 
 def test_routes_of_what_is_no_router(tmp_path: Path) -> None:
     (found,) = read_modules(model(tmp_path, POOLING))
-    for call in (routes, default_route, route_mappings):
+    for call in (read_routes, read_default_route, read_route_mappings):
         refused(lambda call=call: call(found), "Pooling")
 
 
@@ -497,7 +495,7 @@ def step(config: dict[str, Any]) -> Module:
     ],
 )
 def test_transformer_settings(config: dict, expected: TransformerSettings) -> None:
-    assert transformer_settings(step(config)) == expected
+    assert read_transformer_settings(step(config)) == expected
 
 
 @pytest.mark.parametrize(
@@ -516,7 +514,7 @@ def test_transformer_settings(config: dict, expected: TransformerSettings) -> No
 )
 def test_malformed_transformer_settings(config: dict) -> None:
     (key,) = config
-    refused(lambda: transformer_settings(step(config)), "text" if config == {"modality_config": {"text": 1}} else key)
+    refused(lambda: read_transformer_settings(step(config)), "text" if config == {"modality_config": {"text": 1}} else key)
 
 
 @pytest.mark.parametrize(
@@ -598,10 +596,10 @@ def test_malformed_folder_config(config: dict, tmp_path: Path) -> None:
 
 def test_score_activations() -> None:
     said = FolderConfig(activation="torch.nn.Tanh")
-    assert score_activation(said, EncoderConfig(activation="x"), 1) == "torch.nn.Tanh"
-    assert score_activation(FolderConfig(), EncoderConfig(activation="x"), 1) == "x"
-    assert score_activation(FolderConfig(), EncoderConfig(), 1) == "torch.nn.Sigmoid"
-    assert score_activation(FolderConfig(), EncoderConfig(), 3) == "torch.nn.Identity"
+    assert choose_score_activation(said, EncoderConfig(activation="x"), 1) == "torch.nn.Tanh"
+    assert choose_score_activation(FolderConfig(), EncoderConfig(activation="x"), 1) == "x"
+    assert choose_score_activation(FolderConfig(), EncoderConfig(), 1) == "torch.nn.Sigmoid"
+    assert choose_score_activation(FolderConfig(), EncoderConfig(), 3) == "torch.nn.Identity"
 
 
 # --- pooling --------------------------------------------------------------------------------------------------------------
@@ -686,7 +684,7 @@ def test_onnx_outside_of_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "onnx").mkdir(parents=True)
     (folder / "onnx" / "model.onnx").symlink_to(outside)
-    assert onnx_files(folder) == ()
+    assert list_onnx_files(folder) == ()
     refused(lambda: find_onnx(folder), "symlink")
     for name in ("../outside.onnx", str(outside), "a\\b.onnx", "x\0.onnx"):
         refused(lambda name=name: find_onnx(folder, name), "asked for")

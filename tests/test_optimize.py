@@ -39,8 +39,8 @@ from graphsurgery.errors import NothingToOptimizeError, RequestError, Verificati
 from graphsurgery.graph import write_back
 from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.graph.write_back import load_for_rewrite
-from graphsurgery.model.certificate import certificate_of
-from graphsurgery.model.provenance import OUTWARD, undoable
+from graphsurgery.model.certificate import read_certificate
+from graphsurgery.model.provenance import EXTERNALIZE, list_undoable_steps
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites import fuse_encoder
@@ -235,7 +235,7 @@ def test_weights_that_were_moved_out_stay_there(tmp_path: Path, monkeypatch) -> 
     """A head on a file that was too large for protobuf, so that its weights were moved into external data."""
     monkeypatch.setattr(runner, "LARGEST_PROTOBUF", runner.ROOM + 50_000)
     graphsurgery.run([AddPooling("mean", normalize=True)], fixture("xlmr"), output=tmp_path / "large.onnx")
-    assert any(step.edit == OUTWARD for step in undoable(graphsurgery.load(tmp_path / "large.onnx").proto))
+    assert any(step.edit == EXTERNALIZE for step in list_undoable_steps(graphsurgery.load(tmp_path / "large.onnx").proto))
     done = optimized(tmp_path / "large.onnx", tmp_path / "made.onnx")
     assert done.report and [step.edit for step in read_head_steps(graphsurgery.load(done.output))] == ["add-pooling"]
     assert not any("lost" in note for note in done.notes)
@@ -505,7 +505,7 @@ def test_goldens_and_certificate_go_with_it(tmp_path: Path, capsys) -> None:
     done = optimized(baked, tmp_path / "made.onnx")
     assert done.report and {"golden vectors", "file unchanged"} <= {check.name for check in done.report.checks}
     assert command("verify", done.output, "--self", capsys=capsys)[0] == OK
-    of_baked, of_made = (certificate_of(graphsurgery.load(path)) for path in (baked, done.output))
+    of_baked, of_made = (read_certificate(graphsurgery.load(path)) for path in (baked, done.output))
     assert of_baked is not None and of_made is not None and of_made.sources == of_baked.sources
     assert "same outputs" in of_made.checks
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import graphsurgery
 from graphsurgery.cli.main import run
 from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestError
-from graphsurgery.model.certificate import certificate_of
+from graphsurgery.model.certificate import read_certificate
 from graphsurgery.recipe import Recipe, parse_recipe, read_recipe, read_recorded_recipe, to_toml
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -162,7 +162,7 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     (folder / "1_Pooling" / "config.json").unlink()
     outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "without.onnx")
     assert any("1_Pooling/config.json is not there" in note for note in outcome.notes)
-    certified = certificate_of(graphsurgery.load(tmp_path / "without.onnx"))
+    certified = read_certificate(graphsurgery.load(tmp_path / "without.onnx"))
     assert certified is not None and "modules.json" in certified.sources and "1_Pooling/config.json" not in certified.sources
 
 

@@ -46,10 +46,9 @@ from graphsurgery.errors import (
 )
 from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.graph.write_back import to_document
-from graphsurgery.model.certificate import certificate_of
-from graphsurgery.model.filling import filled
-from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import rewrites, rewritten
+from graphsurgery.model.certificate import read_certificate
+from graphsurgery.model.model import Model, fill_weights
+from graphsurgery.model.provenance import list_rewrites, record_rewrite
 from graphsurgery.recipe import Recipe, parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.registry import REWRITES
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -156,7 +155,7 @@ def test_goldens_of_a_rewritten_file(tmp_path: Path, capsys) -> None:
     made = graphsurgery.run_recipe(tmp_path / "recipe.toml", folder, output=tmp_path / "made.onnx")
     assert {"golden vectors", "fuse: same outputs", "head proof"} <= checks(made)
     assert run(["verify", str(made.output), "--self"]) == OK
-    certificate = certificate_of(graphsurgery.load(made.output))
+    certificate = read_certificate(graphsurgery.load(made.output))
     assert (
         certificate is not None and set(certificate.sources) == {"config.json"} and "fuse: same outputs" in certificate.checks
     )
@@ -168,7 +167,7 @@ def test_goldens_of_a_rewritten_file(tmp_path: Path, capsys) -> None:
 def test_goldens_that_the_cpu_cannot_check(tmp_path: Path) -> None:
     made = graphsurgery.run([AddPooling("mean"), Half("bf16")], bert(), output=tmp_path / "made.onnx", goldens=True)
     assert made.report and any("no golden vectors are recorded" in note for note in made.notes)
-    assert not any(step.edit == "record-golden" for step in graphsurgery.model.provenance.steps(made.model.proto))
+    assert not any(step.edit == "record-golden" for step in graphsurgery.model.provenance.read_steps(made.model.proto))
 
 
 # --- what is wrong is found -----------------------------------------------------------------------------------------------
@@ -186,7 +185,7 @@ class Spoil(Rewrite):
     recorded: str = ""
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        given = filled(encoder.proto, encoder)
+        given = fill_weights(encoder.proto, encoder)
         made = onnx.ModelProto()
         made.CopyFrom(given)
         node = next(node for node in made.graph.node if "last_hidden_state" in node.output)
@@ -366,12 +365,12 @@ def test_files_of_older_versions_are_read() -> None:
         "model_type": "bert", "heads": 12, "hidden": 0, "off": ["attention"], "for": "cpu", "onnxruntime": "1.20.0",
         "precision": "float16", "float32_nodes": 3,
     }  # fmt: skip
-    model = AddPooling("cls").apply(replace(source, document=rewritten(source.document, old, source.fingerprint)))
+    model = AddPooling("cls").apply(replace(source, document=record_rewrite(source.document, old, source.fingerprint)))
     recipe = read_recorded_recipe(model)
     assert recipe.steps[:2] == (Fuse("cpu", "bert", off=("attention",)), Half()), "heads without a width tell nothing"
     assert [step.verb for step in recipe.steps[2:] if isinstance(step, Edit)] == ["add-pooling"]
     assert "ONNX Runtime 1.20.0" in recipe.about and "does not record" in recipe.about
-    plain = replace(source, document=rewritten(source.document, {"portable": True}, source.fingerprint))
+    plain = replace(source, document=record_rewrite(source.document, {"portable": True}, source.fingerprint))
     assert read_recorded_recipe(plain).steps == (Simplify(),) and not read_recorded_recipe(plain).about
     with pytest.raises(NoHeadError):
         read_recorded_recipe(source)
@@ -380,7 +379,7 @@ def test_files_of_older_versions_are_read() -> None:
 def test_every_rewrite_has_an_entry(tmp_path: Path, capsys) -> None:
     """`inspect` shows them as one; the head is recorded after them."""
     made = graphsurgery.run([Simplify(), AddPooling("mean"), Fuse(), Half()], bert(), output=tmp_path / "made.onnx")
-    entries = rewrites(graphsurgery.load(made.output).proto)
+    entries = list_rewrites(graphsurgery.load(made.output).proto)
     assert [bool(step.given["portable"]) for step in entries] == [True, False, False]
     assert [step.given["edits"] for step in entries] == [None, 1, 1]
     assert [step.edit for step in read_head_steps(graphsurgery.load(made.output))] == ["add-pooling"]
@@ -401,7 +400,7 @@ def test_a_hostile_record_is_no_recipe() -> None:
         {"model_type": "bert", "for": "tpu"}, {"edits": -1}, {"before": "x"}, {"head": "mean", "portable": True},
     ]  # fmt: skip
     for recorded in fields:
-        model = AddPooling("cls").apply(replace(source, document=rewritten(source.document, recorded, source.fingerprint)))
+        model = AddPooling("cls").apply(replace(source, document=record_rewrite(source.document, recorded, source.fingerprint)))
         try:
             read_recorded_recipe(model)
         except RequestError:

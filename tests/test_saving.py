@@ -21,12 +21,12 @@ from onnx import TensorProto, helper
 import graphsurgery
 from graphsurgery.errors import GraphSurgeryError, OutputExistsError, SourceChangedError, SurroundingsError
 from graphsurgery.model import saving
-from graphsurgery.model.atomic import no_progress, temporary_name
+from graphsurgery.model.atomic import ignore_progress, make_temporary_name
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import plan_output, save
 from graphsurgery.model.sources import FileBytes
-from graphsurgery.model.staging import Saved, Stage, staged
+from graphsurgery.model.staging import Saved, Stage, stage_output
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_name_that_is_too_long(source: Path, target: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_that_appears_meanwhile(source: Path, target: Path, force: bool) -> None:
     """Between the look at the output's name and the moment it is taken: only force replaces it."""
-    with staged(plan_output(load(source), target, force=force), force=force) as stage:
+    with stage_output(plan_output(load(source), target, force=force), force=force) as stage:
         target.write_bytes(b"another's")
         if force:
             stage.commit()
@@ -175,7 +175,7 @@ def test_it_is_noticed_without_links_too(source: Path, target: Path, monkeypatch
         raise PermissionError(1, "no links here")
 
     monkeypatch.setattr(os, "link", link)
-    with staged(plan_output(load(source), target)) as stage:
+    with stage_output(plan_output(load(source), target)) as stage:
         target.write_bytes(b"another's")
         with pytest.raises(OutputExistsError):
             stage.commit()
@@ -199,7 +199,7 @@ def test_a_data_name_taken_meanwhile_is_left_alone(source: Path, target: Path, m
         output.with_name("taken.data").write_bytes(b"another's")
         return output.with_name("taken.data")
 
-    monkeypatch.setattr(saving, "unused_data_name", unused)
+    monkeypatch.setattr(saving, "choose_data_name", unused)
     with pytest.raises(SurroundingsError, match="File exists"):
         save(load(source), target)
     assert contents(target.parent) == {"taken.data": b"another's"}
@@ -310,7 +310,7 @@ def test_an_interrupt_while_copying_leaves_nothing(error: type[BaseException], s
 
 
 def test_a_stage_that_is_not_committed_leaves_nothing(source: Path, target: Path) -> None:
-    with staged(plan_output(load(source), target)) as stage:
+    with stage_output(plan_output(load(source), target)) as stage:
         assert load(stage.path).missing_data == () and stage.path.name.startswith(".")
     assert contents(target.parent) == {}
 
@@ -320,8 +320,8 @@ def test_a_stage_that_is_not_committed_leaves_nothing(source: Path, target: Path
 
 def saved_as_if_larger(model: Model, output: Path, largest: int) -> Saved:
     """Save as if protobuf ended at ``largest`` bytes."""
-    stage = Stage(temporary_name(output), plan_output(model, output, largest=largest))
-    stage.write(no_progress)
+    stage = Stage(make_temporary_name(output), plan_output(model, output, largest=largest))
+    stage.write(ignore_progress)
     return stage.commit()
 
 

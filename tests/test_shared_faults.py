@@ -28,7 +28,7 @@ from graphsurgery.encoder import flow, hidden_state, limits, roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model import nodes
+from graphsurgery.model.names import list_subgraphs
 from graphsurgery.proof.inference import infer_types
 from graphsurgery.proof.interface_check import count_embedding_rows
 from graphsurgery.references.nested import find_dependents, list_all_nodes
@@ -205,7 +205,7 @@ def test_inner_nodes_that_are_not_seen(monkeypatch, tmp_path: Path) -> None:
 
 def test_branches_that_are_not_seen(broken, tmp_path: Path) -> None:
     """The branches of an If go on taking an input by its old name."""
-    broken(nodes.subgraphs, lambda _: [])
+    broken(list_subgraphs, lambda _: [])
     failed(Rename((f"{TYPE_IDS}=kinds",)), branching(), tmp_path, "encoder untouched")
 
 

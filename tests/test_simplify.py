@@ -23,7 +23,7 @@ from graphsurgery.graph import operators
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.model.loading import load
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.rewrites.simplify import identities
 from graphsurgery.rewrites.simplify.patterns import find_pattern_values
@@ -875,7 +875,7 @@ def test_marks_in_the_place_of_weights_are_left_alone() -> None:
 def test_external_data_stay_where_they_are() -> None:
     before = onnx.load(FIXTURES / "bert-external" / "model.onnx", load_external_data=False)
     places = [
-        sorted(str(one.external_data) for _, one in tensors(model) if one.data_location == TensorProto.EXTERNAL)
+        sorted(str(one.external_data) for _, one in walk_tensors(model) if one.data_location == TensorProto.EXTERNAL)
         for model in (before, simplify(before).model)
     ]
     assert places[0] == places[1] and len(places[0]) > 10

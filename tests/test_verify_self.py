@@ -22,8 +22,8 @@ from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model import saving
+from graphsurgery.model.checksums import compute_checksum
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, PREFIX
-from graphsurgery.model.seal import seal
 from graphsurgery.proof import golden_making, golden_values
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.proof.golden_values import EXACT, HALF, GoldenOutput, Goldens
@@ -137,7 +137,7 @@ class Spoilt:
     def put(self, content: dict[str, Any], *, sealed: bool = False) -> None:
         """Another golden entry; ``sealed``: by somebody who knows how."""
         if sealed:
-            content["parameters"]["seal"] = seal(content["parameters"], content["version"], content["source"])
+            content["parameters"]["seal"] = compute_checksum(content["parameters"], content["version"], content["source"])
         self.entry.value = json.dumps(content, separators=(",", ":"))
 
     def goldens(self, side: str, name: str, change: Callable[[np.ndarray], None], *, sealed: bool = False) -> None:
@@ -155,7 +155,7 @@ class Spoilt:
         content = json.loads(entry.value) | fields
         change(content["parameters"])
         if fields:
-            content["parameters"]["seal"] = seal(content["parameters"], content["version"], content["source"])
+            content["parameters"]["seal"] = compute_checksum(content["parameters"], content["version"], content["source"])
         entry.value = json.dumps(content, separators=(",", ":"))
 
     def parameters(self, *, sealed: bool = False, **change: Any) -> None:

@@ -14,13 +14,13 @@ import pytest
 import safetensors
 import tokenizers
 
-from graphsurgery.model.certificate import versions
+from graphsurgery.model.certificate import list_versions
 
 
 def test_versions_are_those_of_the_modules() -> None:
     modules = (onnx, onnxruntime, onnx_graphsurgeon, numpy, tokenizers, safetensors)
     wanted = {module.__name__.replace("_", "-"): module.__version__ for module in modules}
-    assert versions() == {"python": platform.python_version()} | wanted
+    assert list_versions() == {"python": platform.python_version()} | wanted
 
 
 def test_another_distribution_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,10 +32,10 @@ def test_another_distribution_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.metadata, "version", unknown)
     monkeypatch.setattr("graphsurgery.model.certificate.version", unknown, raising=False)
     monkeypatch.setattr(onnxruntime, "__version__", "1.99.0+gpu")
-    assert versions()["onnxruntime"] == "1.99.0+gpu"
+    assert list_versions()["onnxruntime"] == "1.99.0+gpu"
 
 
 def test_a_package_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """As tokenizers, which only real text needs."""
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert "tokenizers" not in versions() and "onnx" in versions()
+    assert "tokenizers" not in list_versions() and "onnx" in list_versions()

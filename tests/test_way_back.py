@@ -31,7 +31,7 @@ from graphsurgery.edits.strip_head import restore_source
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import MOVE, PREFIX, recorded, steps
+from graphsurgery.model.provenance import MOVE, PREFIX, read_steps, record_edit
 from graphsurgery.model.saving import save
 
 Files = dict[str, tuple[int, ...]]
@@ -100,7 +100,7 @@ def test_external_data_move_and_come_back(name: str, tmp_path: Path) -> None:
         model = load(save(appended(model), folder / "edited.onnx").path)
         assert names_in(folder) == ["edited.onnx", "edited.onnx.data"]
         assert weights(model) == weights(source)
-    assert [step.edit for step in steps(model.proto)] == ["draft", MOVE] * 2
+    assert [step.edit for step in read_steps(model.proto)] == ["draft", MOVE] * 2
     assert restore_source(model).fingerprint == source.fingerprint
     assert written(restore_source(model)) == source.path.read_bytes()
     stripped = load(save(graphsurgery.strip_head(model), tmp_path / "two" / "stripped.onnx").path)
@@ -130,7 +130,7 @@ def test_a_number_that_is_taken_is_not_given_again() -> None:
         proto.metadata_props.add(key=key, value=text)
     edited = appended(load(proto))
     assert edited.proto.metadata_props[-1].key == "graphsurgery.step.8"
-    assert len(steps(edited.proto)) == 1
+    assert len(read_steps(edited.proto)) == 1
     check = onnx.ModelProto.FromString(written(restore_source(edited)))
     assert list(differences(proto, check)) == []
 
@@ -140,8 +140,8 @@ def test_numbers_beyond_reason_are_not_ours(digits: int) -> None:
     proto = exotic.plain()
     entry = {"edit": "e", "parameters": {}, "version": "0", "source": "", "undo": {}}
     proto.metadata_props.add(key=PREFIX + "9" * digits, value=json.dumps(entry))
-    assert steps(load(proto).proto) == []
-    assert len(steps(appended(load(proto)).proto)) == 1
+    assert read_steps(load(proto).proto) == []
+    assert len(read_steps(appended(load(proto)).proto)) == 1
 
 
 # What does not fit is refused
@@ -212,7 +212,7 @@ def test_a_recipe_cannot_ask_for_more_than_there_is() -> None:
 def test_moves_that_do_not_fit_are_refused(parameters: dict[str, Any], tmp_path: Path) -> None:
     """The fingerprints are right: whoever wrote this knew how."""
     source = load(with_data(tmp_path, {"a.bin": (400,)}))
-    document = recorded(source.document, source.document, MOVE, parameters)
+    document = record_edit(source.document, source.document, MOVE, parameters)
     with pytest.raises(NoHeadError, match="another program"):
         graphsurgery.strip_head(appended(replace(source, document=document)))
 

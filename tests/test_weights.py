@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from torch_files import View, name, number, program, state, storage, tensor, text, together, whole
 
 from graphsurgery.errors import FolderError, GraphSurgeryError, WeightsError
-from graphsurgery.folders.stored_tensor import SAFETENSORS_DTYPES, StoredTensor, dtype_of
+from graphsurgery.folders.stored_tensor import SAFETENSORS_DTYPES, StoredTensor, to_dtype
 from graphsurgery.folders.torch_pickle import MOST_OPERATIONS
-from graphsurgery.folders.weights import read_weights, tensor_of
+from graphsurgery.folders.weights import read_weights, require_tensor
 from graphsurgery.model.sources import FileBytes
 
 ONES = whole("0", np.ones(4, np.float32))
@@ -34,7 +34,7 @@ LONGEST_MESSAGE = 1000
 def values(dtype: str, count: int = 6) -> np.ndarray:
     """Values that every dtype tells apart, in one dim."""
     numbers = np.arange(count) % 2 if dtype == "bool" else np.arange(count) - (0 if dtype.startswith("u") else 2)
-    return numbers.astype(dtype_of(dtype))
+    return numbers.astype(to_dtype(dtype))
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> None:
@@ -49,7 +49,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", SAFETENSORS_DTYPES.values())
 def test_safetensors(dtype: str, tmp_path: Path) -> None:
     matrix = values(dtype).reshape(2, 3)
-    expected = {"m": matrix, "scalar": matrix[0, 1], "empty": np.zeros((0, 3), dtype_of(dtype))}
+    expected = {"m": matrix, "scalar": matrix[0, 1], "empty": np.zeros((0, 3), to_dtype(dtype))}
     safetensors.numpy.save_file({key: np.asarray(one) for key, one in expected.items()}, tmp_path / "model.safetensors")
     found = read_weights(tmp_path)
     assert set(found) == set(expected) and len(found) == 3 and "x" not in found
@@ -97,7 +97,7 @@ def views(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], int]:
 @example(layout=((1, 3), (10**15, 1), 0), dtype="float32")
 def test_any_view_is_read_as_numpy_reads_it(layout: tuple, dtype: str, tmp_path: Path) -> None:
     shape, strides, offset = layout
-    array = np.arange(120).astype(dtype_of(dtype))
+    array = np.arange(120).astype(to_dtype(dtype))
     room = array[offset:]
     steps = [0 if dim == 1 else stride * array.itemsize for dim, stride in zip(shape, strides, strict=True)]
     expected = np.lib.stride_tricks.as_strided(room, shape, steps)
@@ -168,8 +168,8 @@ def test_tensor_of(tmp_path: Path) -> None:
     saved = {"linear.weight": matrix, "bad": bad, "half": half, "whole": np.arange(2), "none": np.zeros((0, 3), np.float32)}
     safetensors.numpy.save_file(saved, tmp_path / "a")
     weights = read_weights(tmp_path / "a")
-    same(tensor_of(weights, "linear.weight", (2, 3)), matrix)
-    same(tensor_of(weights, "linear.weight", (None, 3)), matrix)
+    same(require_tensor(weights, "linear.weight", (2, 3)), matrix)
+    same(require_tensor(weights, "linear.weight", (None, 3)), matrix)
     for key, shape, words in (
         ("linear.bias", (2,), ("linear.bias", "linear.weight", "half")),
         ("linear.weight", (3, 2), ("[2, 3]", "[3, 2]")),
@@ -180,7 +180,7 @@ def test_tensor_of(tmp_path: Path) -> None:
         ("whole", (2,), ("int64",)),
     ):
         with pytest.raises(WeightsError) as refused:
-            tensor_of(weights, key, shape)
+            require_tensor(weights, key, shape)
         assert all(word in str(refused.value) for word in words), refused.value
 
 

@@ -10,11 +10,11 @@ from graphsurgery.baking.companion_files import find_copied_files
 from graphsurgery.baking.encoder import TABLES
 from graphsurgery.baking.output_folder import FILES
 from graphsurgery.baking.plan import BakePlan
-from graphsurgery.folders.files import sha256_of
+from graphsurgery.folders.files import hash_file
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
-from graphsurgery.folders.weights import NAMES, weights_file
-from graphsurgery.model.certificate import ELSEWHERE, versions
+from graphsurgery.folders.weights import NAMES, find_weights_file
+from graphsurgery.model.certificate import ELSEWHERE, list_versions
 from graphsurgery.model.model import Model
 from graphsurgery.outcome import Outcome
 from graphsurgery.version import __version__
@@ -30,7 +30,7 @@ def hash_sources(plan: BakePlan) -> dict[str, str]:
     would have in the folder.
     """
     return {
-        _locate(_find_home(path, plan.encoder), plan.folder): sha256_of(path) for path in dict.fromkeys(_list_sources(plan))
+        _locate(_find_home(path, plan.encoder), plan.folder): hash_file(path) for path in dict.fromkeys(_list_sources(plan))
     }
 
 
@@ -38,7 +38,7 @@ def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcom
     """Return the facts of a bake as JSON-ready data. Paths are relative to the model folder and to the baked one."""
     return {
         "graphsurgery": __version__,
-        "versions": versions(),
+        "versions": list_versions(),
         "model": plan.repository or plan.name,
         "sources": dict(sources),
         "modules": [{"name": module.name, "kind": module.kind, "type": module.type} for module in plan.modules],
@@ -46,7 +46,7 @@ def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcom
         "notes": list(outcome.notes),
         "interface": outcome.interface.to_json(),
         "report": outcome.report.to_json() if outcome.report is not None else None,
-        FILES: {_locate(path, stage): sha256_of(path) for path in sorted(stage.rglob("*")) if path.is_file()},
+        FILES: {_locate(path, stage): hash_file(path) for path in sorted(stage.rglob("*")) if path.is_file()},
     }
 
 
@@ -78,7 +78,7 @@ def _list_encoder_files(plan: BakePlan) -> Iterator[Path]:
         yield path
     yield from (file.path for file in plan.encoder.files.values() if file.identity is not None)
     if first.kind in TABLES:
-        yield weights_file(first.path)
+        yield find_weights_file(first.path)
     elif path is not None and not path.is_relative_to(plan.folder):
         yield from (one for name in NAMES for one in sorted(first.path.glob(f"{Path(name).stem}*{Path(name).suffix}")))
 
@@ -88,7 +88,7 @@ def _find_read_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     has_weights = any((path / name).is_file() for name in NAMES)
-    return weights_file(path) if has_weights else path / "config.json"
+    return find_weights_file(path) if has_weights else path / "config.json"
 
 
 def _locate(path: Path, folder: Path) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.edits.add_pooling import AddPooling
-from graphsurgery.folders.files import inside, is_folder, is_there, open_file
-from graphsurgery.folders.module_kinds import TRANSFORMER_CONFIGS
-from graphsurgery.folders.modules import MODULES, Module
+from graphsurgery.folders.files import is_folder, is_there, open_file, resolve_inside
+from graphsurgery.folders.modules import MODULES, TRANSFORMER_CONFIGS, Module
 from graphsurgery.folders.pooling_config import BOOLEANS, parse_pooling
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES
@@ -50,7 +49,7 @@ def find_copied_files(plan: BakePlan) -> dict[str, FileBytes]:
     for name, candidates in places.items():
         folder = next((one for one in candidates if _is_wanted(one, name)), None)
         if folder is not None:
-            files[name] = open_file(inside(folder, name, str(folder)))
+            files[name] = open_file(resolve_inside(folder, name, str(folder)))
     return files
 
 
@@ -74,7 +73,8 @@ def _find_module_files(plan: BakePlan) -> dict[str, FileBytes]:
         if module.path != plan.folder and is_folder(module.path):
             paths += sorted(path for path in module.path.iterdir() if path.name.endswith(MODULE_FILES))
     return {
-        path.relative_to(plan.folder).as_posix(): open_file(inside(path.parent, path.name, str(path.parent))) for path in paths
+        path.relative_to(plan.folder).as_posix(): open_file(resolve_inside(path.parent, path.name, str(path.parent)))
+        for path in paths
     }
 
 

@@ -13,11 +13,10 @@ from graphsurgery.baking.error_places import name_place_in_errors
 from graphsurgery.baking.features import TOKENS
 from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
-from graphsurgery.folders.files import DOWNLOAD, open_file
+from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, open_file
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.onnx_files import find_onnx, onnx_files
-from graphsurgery.folders.transformer_config import transformer_settings
-from graphsurgery.folders.weights import read_weights, tensor_of, weights_file
+from graphsurgery.folders.transformer_config import read_transformer_settings
+from graphsurgery.folders.weights import find_weights_file, read_weights, require_tensor
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.session import Session
@@ -44,7 +43,7 @@ def open_encoder(folder: Path, module: Module, name: str | None, exported: Path 
     if module.kind != "Transformer":
         known = ", ".join(("Transformer", *TABLES))
         raise FolderError(f"{module.path}: the first module is a {module.kind}", f"the first module must be one of {known}")
-    own = module.path if name is None and onnx_files(module.path) else folder
+    own = module.path if name is None and list_onnx_files(module.path) else folder
     path, others = find_onnx(own, name)
     note = f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
     return _load(path), note
@@ -69,7 +68,7 @@ def build_table_encoder(module: Module) -> onnx.ModelProto:
     """
     weights = read_weights(module.path)
     name = next((one for one in TABLES[module.kind] if one in weights), TABLES[module.kind][0])
-    table = np.asarray(tensor_of(weights, name, (None, None)), dtype=np.float32)
+    table = np.asarray(require_tensor(weights, name, (None, None)), dtype=np.float32)
     dims = ["batch", "sequence"]
     inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dims) for name in ("input_ids", "attention_mask")]
     graph = helper.make_graph(
@@ -93,7 +92,7 @@ def _prove_table(proto: onnx.ModelProto, table: np.ndarray, module: Module) -> N
     rows = session.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})[TOKENS]
     if not np.array_equal(rows[0], table[ids[0]]):
         raise UnsupportedModelError(
-            f"ONNX Runtime looks up other rows than those in {weights_file(module.path)}", "report this as a bug"
+            f"ONNX Runtime looks up other rows than those in {find_weights_file(module.path)}", "report this as a bug"
         )
 
 
@@ -101,7 +100,7 @@ def find_first_features(module: Module, encoder: Model) -> tuple[dict[str, str],
     """Return the first module's features with the encoder's outputs that hold them, and the width of its token embeddings."""
     if module.kind in TABLES:
         return {TOKENS: TOKENS}, find_hidden_state(encoder, TOKENS).width
-    settings = transformer_settings(module)
+    settings = read_transformer_settings(module)
     if settings.output_name == TOKENS and settings.task == "feature-extraction":
         with name_place_in_errors(encoder.path, encoder.path):
             hidden = find_hidden_state(encoder)

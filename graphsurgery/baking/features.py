@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from graphsurgery.errors import FolderError
 from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 
 TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
@@ -50,7 +50,7 @@ class Features:
         FolderError if another module made it already, or if it is no valid name.
         """
         if not name or not name.isprintable():
-            raise FolderError(f"{module.path}: {module.kind} writes {shown(repr(name))}, which is not a valid name", DOWNLOAD)
+            raise FolderError(f"{module.path}: {module.kind} writes {shorten(repr(name))}, which is not a valid name", DOWNLOAD)
         if name in self.made and name != reads:
             raise FolderError(
                 f"{module.path}: {module.kind} writes {name!r}, which a module before it wrote already",

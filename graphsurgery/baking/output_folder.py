@@ -87,7 +87,7 @@ def _find_reason_to_keep(output: Path) -> str | None:
 @contextmanager
 def stage_folder(output: Path) -> Iterator[Path]:
     """Make an empty folder with a temporary name beside ``output``. Remove it at the end, unless it was committed."""
-    stage = atomic.temporary_name(output)
+    stage = atomic.make_temporary_name(output)
     try:
         with _type_system_errors(output):
             stage.mkdir()
@@ -101,7 +101,7 @@ def commit_folder(stage: Path, output: Path, *, force: bool) -> None:
 
     OutputExistsError if something else took the name meanwhile.
     """
-    old = atomic.temporary_name(output)
+    old = atomic.make_temporary_name(output)
     with _type_system_errors(output):
         for place, _, _ in os.walk(stage):
             atomic.sync_folder(Path(place))
@@ -123,9 +123,9 @@ def write_file(path: Path, content: bytes | FileBytes) -> None:
     with _type_system_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
-            atomic.write_new(path, [(0, content)], len(content))
+            atomic.write_new_file(path, [(0, content)], len(content))
             return
-        atomic.write_new(path, [(0, FileRange(content.descriptor, 0, content.size))], content.size)
+        atomic.write_new_file(path, [(0, FileRange(content.descriptor, 0, content.size))], content.size)
         content.check_unchanged()
 
 

@@ -15,10 +15,9 @@ from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import DOWNLOAD, is_there
+from graphsurgery.folders.files import DOWNLOAD, is_there, list_onnx_files
 from graphsurgery.folders.modules import MODULES, Module, read_modules
-from graphsurgery.folders.onnx_files import onnx_files
-from graphsurgery.folders.router import default_route, routes
+from graphsurgery.folders.router import read_default_route, read_routes
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, read_folder_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
@@ -131,7 +130,7 @@ def _advise_without_modules(folder: Path) -> str:
     if (folder / CERTIFICATE).is_file():
         return "graphsurgery baked it already; bake the folder that it was made from"
     advice = "give the folder of a sentence-transformers model, the one with modules.json"
-    files = onnx_files(folder)
+    files = list_onnx_files(folder)
     return f"{advice}; or pool the ONNX file alone: graphsurgery add-pooling {folder / files[0]}" if files else advice
 
 
@@ -142,8 +141,8 @@ def _choose_route(modules: tuple[Module, ...], route: str | None) -> tuple[tuple
         if route is not None:
             raise RequestError(f"the folder has no Router module, but the route {route!r} was asked for", "leave out --route")
         return modules, []
-    choices = routes(router)
-    name = route if route is not None else default_route(router)
+    choices = read_routes(router)
+    name = route if route is not None else read_default_route(router)
     if name is None or name not in choices:
         what = "the Router has no default route" if name is None else f"the Router has no route {name!r}"
         raise RequestError(f"{what}; its routes are {', '.join(choices)}", "choose one with --route; a file holds one route")

@@ -6,7 +6,7 @@ from graphsurgery.baking.plan import BakePlan
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.dtypes import to_numpy_dtype
 
 TEXTS, PAIRS = '["How are you?", "It is cold today."]', '[("How are you?", "Fine."), ("How are you?", "It is cold today.")]'
 ARRAYS = {"ids": "ids", "mask": "attention_mask", "types": "type_ids"}
@@ -92,7 +92,7 @@ def _make_up_ids() -> list[str]:
 
 def _write_array(value: Value, source: str | None, roles: Roles) -> str:
     """Return the expression for the array of one input."""
-    kind = numpy_dtype(value.dtype or 7).name
+    kind = to_numpy_dtype(value.dtype or 7).name
     if source is not None:
         return f"{source}.astype(np.{kind})"
     return f"np.zeros({_write_shape(value, roles)}, np.{kind})"

@@ -21,10 +21,10 @@ from graphsurgery.edits.mask_tokens import MaskTokens
 from graphsurgery.edits.pooling_request import INPUT
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import inside, is_there, setting
+from graphsurgery.folders.files import is_there, read_setting, resolve_inside
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
-from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, score_activation
+from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, choose_score_activation, read_encoder_config
 
 Steps = list[Edit]
 Planned = tuple[Edit, Path | None]
@@ -60,7 +60,7 @@ def plan_m3_outputs(folder: Path, wanted: tuple[str, ...], tokens: str) -> Steps
     for name in (name for name in LAYERS if name in wanted):
         if not is_there(folder / LAYERS[name]):
             raise FolderError(f"{folder} has no {LAYERS[name]}, which {name} need", "keep only outputs that this model has")
-        weights = str(inside(folder, LAYERS[name], str(folder)))
+        weights = str(resolve_inside(folder, LAYERS[name], str(folder)))
         activation = "relu" if name == SPARSE else "identity"
         steps.append(AddDense(weights, activation, target=tokens, output_name=name, keep_target=True))
         steps += [AddNormalize(name)] if name == COLBERT else []
@@ -74,7 +74,7 @@ def plan_ending(folder: Path, config: FolderConfig, modules: Sequence[Module], f
         encoder = read_encoder_config(modules[0].path)
         if encoder is None:
             return []
-        activation = score_activation(config, encoder, encoder.num_labels)
+        activation = choose_score_activation(config, encoder, encoder.num_labels)
         place = folder / FOLDER_CONFIG if config.activation else modules[0].path / "config.json"
         return [(AddActivation(activation, features.made[SCORES], SCORES), place)]
     if SENTENCE in features.made:
@@ -128,21 +128,21 @@ def _plan_pooling(module: Module, features: Features) -> Steps:
 
 def _plan_dense(module: Module, features: Features) -> Steps:
     path = module.path / "config.json"
-    reads = setting(module.config, "module_input_name", str, path, SENTENCE)
-    writes = setting(module.config, "module_output_name", str, path, reads)
+    reads = read_setting(module.config, "module_input_name", str, path, SENTENCE)
+    writes = read_setting(module.config, "module_output_name", str, path, reads)
     value = features.require(module, reads)
     name = features.make(module, writes, reads)
     if writes == SENTENCE:
         features.embedding = _dense_width(module, path)
-    residual = setting(module.config, "use_residual", bool, path, False)
+    residual = read_setting(module.config, "use_residual", bool, path, False)
     keep = writes != reads or reads in features.kept
     return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
 
 
 def _dense_width(module: Module, path: Path) -> int | None:
     """Return the width of a Dense module's result, if its config tells."""
-    rows: int | None = setting(module.config, "out_features", int, path)
-    is_glu = setting(module.config, "activation_function", str, path, "").rpartition(".")[2] == "GLU"
+    rows: int | None = read_setting(module.config, "out_features", int, path)
+    is_glu = read_setting(module.config, "activation_function", str, path, "").rpartition(".")[2] == "GLU"
     return rows // 2 if rows is not None and is_glu else rows
 
 
@@ -184,9 +184,9 @@ def _plan_splade(module: Module, features: Features) -> Steps:
     path = module.path / "config.json"
     target = features.require(module, TOKENS)
     name = features.make(module, SENTENCE, TOKENS)
-    features.embedding = setting(module.config, "word_embedding_dimension", int, path)
-    strategy = setting(module.config, "pooling_strategy", str, path, "max")
-    activation = setting(module.config, "activation_function", str, path, "relu")
+    features.embedding = read_setting(module.config, "word_embedding_dimension", int, path)
+    strategy = read_setting(module.config, "pooling_strategy", str, path, "max")
+    activation = read_setting(module.config, "activation_function", str, path, "relu")
     return [AddSpladePooling(strategy, activation, target=target, output_name=name)]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import inside, is_there, open_file, read_json
+from graphsurgery.folders.files import is_there, open_file, read_json, resolve_inside
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import read_encoder_config, transformer_settings
+from graphsurgery.folders.transformer_config import read_encoder_config, read_transformer_settings
 from graphsurgery.runtime.texts import find_closing_token, read_padding
 
 TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -51,7 +51,7 @@ def read_tokenization(folder: Path, first: Module) -> Tokenization:
     place = first.path if is_there(first.path / TOKENIZER) else folder
     if not is_there(place / TOKENIZER):
         return Tokenization(place, False, longest=_find_longest(first, place), lower_case=_is_lower_case(first))
-    open_file(inside(place, TOKENIZER, str(place)))
+    open_file(resolve_inside(place, TOKENIZER, str(place)))
     try:
         side, pad, token = read_padding(place / TOKENIZER)
         ends_special = _is_special(place, find_closing_token(place / TOKENIZER))
@@ -82,14 +82,14 @@ def _list_special_tokens(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_lower_case(first: Module) -> bool:
-    return first.kind == "Transformer" and transformer_settings(first).do_lower_case
+    return first.kind == "Transformer" and read_transformer_settings(first).do_lower_case
 
 
 def _find_longest(first: Module, place: Path) -> int | None:
     """Return the module's own limit, or else the smaller one of the tokenizer's and the position table's."""
     if first.kind != "Transformer":
         return None
-    limit = transformer_settings(first).max_seq_length
+    limit = read_transformer_settings(first).max_seq_length
     if limit is not None:
         return limit if limit < LONGEST else None
     encoder = read_encoder_config(first.path)
@@ -103,4 +103,4 @@ def _is_limit(value: Any) -> TypeGuard[int]:
 
 
 def _read_settings(place: Path, name: str) -> dict[str, Any]:
-    return dict(read_json(inside(place, name, str(place)))) if is_there(place / name) else {}
+    return dict(read_json(resolve_inside(place, name, str(place)))) if is_there(place / name) else {}

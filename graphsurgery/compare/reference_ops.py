@@ -33,7 +33,7 @@ from graphsurgery.compare.reference_formulas import (
 )
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 
 Array = np.ndarray
 VENDOR = "com.microsoft"

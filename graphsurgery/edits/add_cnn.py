@@ -21,7 +21,7 @@ from graphsurgery.edits.outputs import (
     find_tokens,
 )
 from graphsurgery.errors import FolderError, WeightsError, require_value
-from graphsurgery.folders.module_config import check_setting, module_config
+from graphsurgery.folders.module_configs import check_setting, read_module_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -110,7 +110,7 @@ class AddCnn(GraphEdit[Convolutions]):
         return kernels
 
     def _check_config(self, weights: ModuleWeights, kernels: list[Kernel]) -> None:
-        path, config = module_config(weights.path, CONFIG)
+        path, config = read_module_config(weights.path, CONFIG)
         check_setting(config, "kernel_sizes", [weight.shape[2] for weight, _ in kernels], path)
         check_setting(config, "out_channels", len(kernels[0][0]), path)
         strides = (config or {}).get("stride_sizes")

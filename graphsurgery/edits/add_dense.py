@@ -14,7 +14,7 @@ from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, requir
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import build_output, choose_name, ensure_others_unchanged, find_target
 from graphsurgery.errors import RequestError, WeightsError, require_value
-from graphsurgery.folders.dense_config import IDENTITY, dense_config
+from graphsurgery.folders.module_configs import IDENTITY, read_dense_config
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -124,7 +124,7 @@ class AddDense(GraphEdit[Layer]):
 
     def _configured(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
         """Return this edit with activation and residual, as asked for or else as the config says; and warnings."""
-        config = dense_config(weights.path)
+        config = read_dense_config(weights.path)
         activation = parse_activation(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
         warnings = []

@@ -26,7 +26,7 @@ from graphsurgery.edits.outputs import (
 )
 from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
 from graphsurgery.errors import WeightsError, require_value
-from graphsurgery.folders.module_config import check_setting, module_config
+from graphsurgery.folders.module_configs import check_setting, read_module_config
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -187,7 +187,7 @@ class AddLstm(GraphEdit[Recurrence]):
 
     def _layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
         layers = take_layers(weights, width)
-        path, config = module_config(weights.path, CONFIG)
+        path, config = read_module_config(weights.path, CONFIG)
         check_setting(config, "hidden_dim", layers[0][0].size, path)
         check_setting(config, "num_layers", len(layers), path)
         check_setting(config, "bidirectional", len(layers[0]) == 2, path)

@@ -25,8 +25,8 @@ from graphsurgery.edits.outputs import (
 from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
 from graphsurgery.encoder.hidden_state import infer_values
 from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError, require_value
-from graphsurgery.folders.files import DOWNLOAD, setting
-from graphsurgery.folders.module_config import module_config
+from graphsurgery.folders.files import DOWNLOAD, read_setting
+from graphsurgery.folders.module_configs import read_module_config
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -167,11 +167,11 @@ class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
     def _weights(self, model: Model) -> tuple[ModuleWeights, int]:
         """Return the weights, one for every layer from the config's layer_start on, and that start."""
         weights = ModuleWeights(model, self.weights, self.verb)
-        path, config = module_config(weights.path, CONFIG)
+        path, config = read_module_config(weights.path, CONFIG)
         if config is None:
             raise FolderError(f"{path} is not there", "give the module's folder, with its config.json")
         defaults = (("num_hidden_layers", 12), ("layer_start", 4))
-        layers, start = (setting(config, key, int, path, default) for key, default in defaults)
+        layers, start = (read_setting(config, key, int, path, default) for key, default in defaults)
         if not 0 <= start <= layers:
             raise FolderError(f"{path} has num_hidden_layers: {layers} and layer_start: {start}", DOWNLOAD)
         found = weights.take(WEIGHTS, (layers + 1 - start,))

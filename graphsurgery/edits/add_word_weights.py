@@ -25,9 +25,9 @@ from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_param
 from graphsurgery.encoder.limits import find_tables
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import NameNotFoundError, RequestError, WeightsDifferError, require_value
-from graphsurgery.folders.word_weights import WordWeights, read_word_weights
+from graphsurgery.folders.module_configs import WordWeights, read_word_weights
 from graphsurgery.interface import Interface
-from graphsurgery.model.digest import digest
+from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -103,7 +103,7 @@ class AddWordWeights(GraphEdit[Weighing]):
         if self.token_weights == self.output_name:
             raise RequestError(f"{self.output_name!r} is both the output and its weights", "choose another --token-weights")
         words, table = self._table(model, ids)
-        digests = (f"{WEIGHTS}={digest(table)}",)
+        digests = (f"{WEIGHTS}={hash_tensor(table)}",)
         check_not_repeated(model, self.verb, digests)
         place = to_recorded_path(model, to_absolute_path(model, self.weights))
         edit = replace(
@@ -123,7 +123,7 @@ class AddWordWeights(GraphEdit[Weighing]):
         vocabulary = find_tables(model, find_roles(model.interface, ids)).vocabulary or 0
         missing = max(vocabulary - len(words.weights), 0)
         table = np.concatenate([words.weights, np.full(missing, words.unknown, dtype=np.float32)])
-        if self.digests and self.digests != (f"{WEIGHTS}={digest(table)}",):
+        if self.digests and self.digests != (f"{WEIGHTS}={hash_tensor(table)}",):
             what = f"{words.path}: its weights are not what was recorded for this edit"
             raise WeightsDifferError(what, "use the model folder that it was made from")
         return words, table

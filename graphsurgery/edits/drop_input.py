@@ -16,7 +16,7 @@ from graphsurgery.errors import require_promised, require_value
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
-from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.model.model import Model
 
 
@@ -29,7 +29,7 @@ def build_fill(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str
         positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
         ops.node("Cast", positions, name="filled", output=name, to=dtype)
         return
-    value = np.full(1, 0 if fill == ZEROS else 1, dtype=numpy_dtype(dtype))
+    value = np.full(1, 0 if fill == ZEROS else 1, dtype=to_numpy_dtype(dtype))
     ops.node("ConstantOfShape", shape, name="filled", output=name, value=gs.Constant("value", value))
 
 

@@ -33,7 +33,7 @@ from graphsurgery.errors import RequestError, UnsupportedModelError, require_pro
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 
 
 class ReplacementBuilder:

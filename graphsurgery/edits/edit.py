@@ -18,7 +18,7 @@ from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, Unsuppor
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import recorded
+from graphsurgery.model.provenance import record_edit
 from graphsurgery.model.records import Document
 
 OLDEST_OPSET = 11
@@ -168,7 +168,7 @@ class GraphEdit(Edit, Generic[FoundT]):
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
         draft = Draft(model)
         self.change(draft, found)
-        return recorded(model.document, draft.finish(), self.verb, self.parameters(), weights)
+        return record_edit(model.document, draft.finish(), self.verb, self.parameters(), weights)
 
 
 def make_repeated_error(verb: str) -> AlreadyAppliedError:

@@ -16,7 +16,7 @@ from graphsurgery.errors import RequestError, require_promised
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 
 TYPES = {"int32": INT32, "int64": INT64}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from graphsurgery.errors import RequestError, WeightsDifferError, WeightsError
-from graphsurgery.folders.weights import read_weights, tensor_of
+from graphsurgery.folders.weights import read_weights, require_tensor
 from graphsurgery.interface import Value
-from graphsurgery.model.digest import digest
+from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.model import Model
 
 Shape = Sequence[int | None]
@@ -31,7 +31,7 @@ class ModuleWeights:
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
         """Return the tensor ``name`` as float32. Raise WeightsError unless it is finite and of that shape (None: any size)."""
-        found = tensor_of(self._weights, self._stored(name), shape)
+        found = require_tensor(self._weights, self._stored(name), shape)
         with np.errstate(over="ignore"):
             tensor = np.asarray(found, dtype=np.float32)
         if tensor.itemsize < found.itemsize and not np.isfinite(tensor).all():
@@ -55,7 +55,7 @@ class ModuleWeights:
     @property
     def digests(self) -> tuple[str, ...]:
         """``name=sha256`` of each tensor that was taken."""
-        return tuple(f"{name}={digest(tensor)}" for name, tensor in sorted(self.tensors.items()))
+        return tuple(f"{name}={hash_tensor(tensor)}" for name, tensor in sorted(self.tensors.items()))
 
     def check(self, digests: tuple[str, ...]) -> None:
         """Raise WeightsDifferError if ``digests`` are asked for and the tensors that were taken have others."""

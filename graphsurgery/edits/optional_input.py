@@ -16,7 +16,7 @@ from graphsurgery.errors import UnsupportedModelError, require_promised, require
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
-from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.model.model import Model
 
 OLDEST_IR = 4
@@ -34,7 +34,9 @@ class Default:
 
     def tensor(self) -> onnx.TensorProto:
         """Return the default ``[1, 1]``: ONNX has defaults of a fixed shape alone, so this one has to broadcast."""
-        return onnx.numpy_helper.from_array(np.full((1, 1), self.number, dtype=numpy_dtype(self.value.dtype)), self.value.name)
+        return onnx.numpy_helper.from_array(
+            np.full((1, 1), self.number, dtype=to_numpy_dtype(self.value.dtype)), self.value.name
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from graphsurgery.edits.outputs import VECTORS, build_output, ensure_others_unch
 from graphsurgery.errors import RequestError, WeightsDifferError, require_value
 from graphsurgery.folders.ranges import read_ranges
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.digest import digest
+from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.measure import measure_ranges
@@ -128,7 +128,7 @@ class OutputPrecision(GraphEdit[Bytes]):
             return Resolved(edit, Bytes(target, width, None), (*unused, note))
         values = self._ranges(model, target.name, width)
         place = to_recorded_path(model, to_absolute_path(model, self.ranges or ""))
-        edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={digest(values)}",))
+        edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={hash_tensor(values)}",))
         note = f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}"
         return Resolved(edit, Bytes(target, width, values), (note,))
 
@@ -142,7 +142,7 @@ class OutputPrecision(GraphEdit[Bytes]):
             )
         path = to_absolute_path(model, self.ranges)
         values = measure_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
-        if self.digests and self.digests != (f"ranges={digest(values)}",):
+        if self.digests and self.digests != (f"ranges={hash_tensor(values)}",):
             raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
         return values
 

@@ -19,7 +19,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 """The pooling modes that divide by the sum of token weights if there are any, as in sentence-transformers."""

@@ -17,7 +17,7 @@ from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedMode
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 from graphsurgery.model.provenance import Step
 
 SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)

@@ -10,9 +10,9 @@ from graphsurgery.edits.edit import Edit, Resolved
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import MOVE, Step, undoable, undone
+from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
-from graphsurgery.model.relocate import locations, moved
+from graphsurgery.model.relocate import list_locations, move_tensors
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class StripHead(Edit):
 
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
         document = restore_source(model)
-        for step in undoable(model.proto):
+        for step in list_undoable_steps(model.proto):
             if step.edit == MOVE:
                 document = redo_move(document, step)
-        if not set(locations(document)) <= set(model.files):
+        if not set(list_locations(document)) <= set(model.files):
             raise _make_changed_error(MOVE)
         return document
 
@@ -47,7 +47,7 @@ class StripHead(Edit):
 def redo_move(document: Document, step: Step) -> Document:
     """``document`` with its weights where a later move of them, ``step``, left them. NoHeadError where that does not fit."""
     try:
-        return moved(document, step.parameters["data"], step.parameters["bases"])
+        return move_tensors(document, step.parameters["data"], step.parameters["bases"])
     except (KeyError, ValueError) as error:
         raise _make_changed_error(step.edit) from error
 
@@ -64,8 +64,8 @@ def undo_steps(model: Model) -> Iterator[tuple[Step, Document]]:
     Raises NoHeadError when another program changed the file since.
     """
     document = model.document
-    for step in reversed(undoable(model.proto)):
-        document = undone(document, step, lambda location: open_data(model.files[location]))
+    for step in reversed(list_undoable_steps(model.proto)):
+        document = undo_step(document, step, lambda location: open_data(model.files[location]))
         if document.fingerprint != step.source:
             raise _make_changed_error(step.edit)
         yield step, document

@@ -24,7 +24,7 @@ from graphsurgery.graph.operators import (
     get_operator,
 )
 from graphsurgery.interface import Value
-from graphsurgery.model.dtypes import FLOATS, element_count
+from graphsurgery.model.dtypes import FLOATS, count_elements
 from graphsurgery.model.model import Model
 
 MOST_TERMS = 64
@@ -90,7 +90,7 @@ class Flow:
     def integers(self, value: ir.Value | None) -> list[int] | None:
         """Return the numbers of a short integer constant, or None if ``value`` is anything else."""
         tensor = None if value is None else self.graph.tensor(self.graph.origin(value))
-        if tensor is None or tensor.data_type in FLOATS or element_count(tensor.dims) > MOST_INTEGERS:
+        if tensor is None or tensor.data_type in FLOATS or count_elements(tensor.dims) > MOST_INTEGERS:
             return None
         numbers = self._read(tensor)
         return None if numbers is None else [int(number) for number in numbers]
@@ -98,7 +98,7 @@ class Flow:
     def scalar(self, value: ir.Value | None) -> float | None:
         """Return the number of a constant that has one element, or None if ``value`` is anything else."""
         tensor = self.weights(value)
-        numbers = self._read(tensor) if tensor is not None and element_count(tensor.dims) == 1 else None
+        numbers = self._read(tensor) if tensor is not None and count_elements(tensor.dims) == 1 else None
         return None if numbers is None else float(numbers[0])
 
     def _read(self, tensor: onnx.TensorProto) -> np.ndarray | None:

@@ -25,7 +25,7 @@ from graphsurgery.graph.operators import (
     VIEWS,
     get_operator,
 )
-from graphsurgery.model.dtypes import FLOATS, element_count
+from graphsurgery.model.dtypes import FLOATS, count_elements
 
 PADDING = "padding mask"
 """Computed from an input: the mask, or the ids."""
@@ -123,7 +123,7 @@ def _find_kinds(flow: Flow, value: ir.Value) -> Iterator[str]:
         yield PADDING
     stored = flow.weights(value)
     nodes = list(islice(flow.graph.upstream_nodes(value), MOST_NODES))
-    if stored is not None and element_count(stored.dims) > 1:
+    if stored is not None and count_elements(stored.dims) > 1:
         yield CAUSAL if _is_square(stored) else POSITION
     elif any(_has_position_numbers(flow, node) for node in nodes):
         yield POSITION
@@ -141,12 +141,12 @@ def _has_position_numbers(flow: Flow, node: ir.Node) -> bool:
 def _list_stored(flow: Flow, node: ir.Node) -> list[onnx.TensorProto]:
     """Return the tensors of more than one element that a node reads."""
     stored = (flow.graph.tensor(value) for value in node.inputs)
-    return [tensor for tensor in stored if tensor is not None and element_count(tensor.dims) > 1]
+    return [tensor for tensor in stored if tensor is not None and count_elements(tensor.dims) > 1]
 
 
 def _is_square(tensor: onnx.TensorProto) -> bool:
     """Return whether a constant has one number for each pair of positions, the same for all heads, as a causal mask has."""
-    return len(tensor.dims) > 1 and tensor.dims[-1] == tensor.dims[-2] and element_count(tensor.dims[:-2]) == 1
+    return len(tensor.dims) > 1 and tensor.dims[-1] == tensor.dims[-2] and count_elements(tensor.dims[:-2]) == 1
 
 
 def _find_limit(flow: Flow, node: ir.Node) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from graphsurgery.errors import FolderError
@@ -11,14 +14,94 @@ from graphsurgery.folders.files import (
     DOWNLOAD,
     LARGEST_CONFIG,
     LARGEST_VOCABULARY,
-    inside,
     is_folder,
     is_there,
     read_json,
-    setting,
+    read_setting,
+    resolve_inside,
 )
-from graphsurgery.folders.module_kinds import ALWAYS, KINDS, UNLESS_SAID, Kind, class_of, kind_of
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
+
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where the Transformer module's own settings are, in the order in which they are looked for."""
+DIMENSION = MappingProxyType({"word_embedding_dimension": "embedding_dimension"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of module is stored."""
+
+    configs: tuple[str, ...] = ("config.json",)
+    """Names of its config, the first that is there is the one."""
+    needs_config: bool = True
+    needs_folder: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Older names of keys, and what they are called since."""
+    has_vocabulary: bool = False
+    """Whether its config holds a vocabulary and may be large."""
+
+
+_TRANSFORMER = Kind(
+    TRANSFORMER_CONFIGS,
+    needs_config=False,
+    renamed={"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"},
+)
+KINDS = {
+    "Transformer": _TRANSFORMER,
+    "CLIPModel": _TRANSFORMER,
+    "Pooling": Kind(renamed=DIMENSION),
+    "Dense": Kind(),
+    "Normalize": Kind((), needs_config=False, needs_folder=False),
+    "LayerNorm": Kind(),
+    "Dropout": Kind(needs_config=False, needs_folder=False),
+    "WeightedLayerPooling": Kind(renamed=DIMENSION),
+    "WordWeights": Kind(has_vocabulary=True),
+    "WordEmbeddings": Kind(("wordembedding_config.json",)),
+    "CNN": Kind(("cnn_config.json",), renamed={"in_word_embedding_dimension": "in_embedding_dimension"}),
+    "LSTM": Kind(("lstm_config.json",), renamed=DIMENSION),
+    "BoW": Kind(has_vocabulary=True),
+    "StaticEmbedding": Kind((), needs_config=False),
+    "SpladePooling": Kind(renamed=DIMENSION),
+    "SparseStaticEmbedding": Kind(needs_config=False),
+    "SparseAutoEncoder": Kind(),
+    "LogitScore": Kind(),
+    "Router": Kind(("router_config.json", "config.json")),
+}
+"""Every kind of sentence-transformers 5.7. Normalize computes from nothing, and Dropout does nothing after training, so that
+their folders, which downloads leave out when they are empty, may be missing."""
+DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
+    "MLMTransformer": {"transformer_task": "fill-mask"},
+    "CLIPModel": {
+        "module_output_name": "sentence_embedding",
+        "modality_config": {"text": {"method": "get_text_features", "method_output_name": None}},
+    },
+}
+FIXED_SETTINGS: dict[str, dict[str, Any]] = {
+    "pylate Dense": {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"},
+}
+"""What a class means beyond its kind: where its config does not say otherwise, and whatever its config says."""
+ALIASES = {"Asym": "Router", "MLMTransformer": "Transformer", "pylate Dense": "Dense"}
+SENTENCE_TRANSFORMERS = re.compile(
+    r"sentence_transformers\.(?:(?:base|sentence_transformer|sparse_encoder|cross_encoder)\.)?(?:models|modules)\.(?:\w+\.)?(\w+)"
+)
+PYLATE = re.compile(r"pylate\.models\.(?:Dense\.)?Dense")
+
+
+def find_class(type_name: str) -> str | None:
+    """The class that a ``type`` in a modules.json means, as `KINDS` and `OTHER_NAMES` name it, or None."""
+    if PYLATE.fullmatch(type_name):
+        return "pylate Dense"
+    found = SENTENCE_TRANSFORMERS.fullmatch(type_name)
+    name = found.group(1) if found else None
+    return name if name in KINDS or name in ALIASES else None
+
+
+def find_kind(class_name: str) -> str:
+    """The kind that stands for a class of `class_of`."""
+    return ALIASES.get(class_name, class_name)
+
 
 MODULES = "modules.json"
 MOST_MODULES = 1000
@@ -48,40 +131,40 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
         raise FolderError(
             f"{folder} has no {MODULES}", "give the folder of a sentence-transformers model, the one with modules.json"
         )
-    entries = read_json(inside(folder, MODULES, str(folder)), list)
+    entries = read_json(resolve_inside(folder, MODULES, str(folder)), list)
     if not 0 < len(entries) <= MOST_MODULES:
         raise FolderError(f"{path} lists {len(entries)} modules", DOWNLOAD)
-    found = tuple(_read(folder, path, position, entry) for position, entry in enumerate(entries))
+    found = tuple(_read_entry(folder, path, position, entry) for position, entry in enumerate(entries))
     _check_distinct(folder, path, found, [entry.get("idx", position) for position, entry in enumerate(entries)])
     return found
 
 
 def read_module(folder: Path, place: str, type_name: str, name: str, source: Path) -> Module:
     """The module of class ``type_name`` in ``folder / place``, both as ``source`` gives them."""
-    class_name = class_of(type_name)
+    class_name = find_class(type_name)
     if class_name is None:
         known = ", ".join(sorted(KINDS))
         raise FolderError(
-            f"{source}: the module {shown(name)!r} is of the class {shown(type_name)!r}, which is not known; known are {known}",
-            "nothing is left out in silence: bake the encoder alone with add-pooling, and apply this module yourself",
+            f"{source}: the module {shorten(name)!r} is of the class {shorten(type_name)!r}, which graphsurgery does not know",
+            f"known are {known}; or bake the encoder alone with add-pooling, and apply this module yourself",
         )
-    kind = KINDS[kind_of(class_name)]
-    path = folder if place in ("", ".", "./") else inside(folder, place.removesuffix("/"), str(source))
+    kind = KINDS[find_kind(class_name)]
+    path = folder if place in ("", ".", "./") else resolve_inside(folder, place.removesuffix("/"), str(source))
     if kind.needs_folder and not is_folder(path):
-        raise FolderError(f"{source}: the module {shown(name)!r} is not there: {path} is no folder", DOWNLOAD)
-    config = {**UNLESS_SAID.get(class_name, {}), **_config(path, kind), **ALWAYS.get(class_name, {})}
-    return Module(kind_of(class_name), name, path, config, type_name)
+        raise FolderError(f"{source}: the module {shorten(name)!r} is not there: {path} is no folder", DOWNLOAD)
+    config = {**DEFAULT_SETTINGS.get(class_name, {}), **_read_config(path, kind), **FIXED_SETTINGS.get(class_name, {})}
+    return Module(find_kind(class_name), name, path, config, type_name)
 
 
-def _read(folder: Path, path: Path, position: int, entry: object) -> Module:
+def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Module:
     what = f"{path}: entry {position}"
     if not isinstance(entry, dict):
         raise FolderError(f"{what} is no JSON object", DOWNLOAD)
-    place, type_name = setting(entry, "path", str, path), setting(entry, "type", str, path)
+    place, type_name = read_setting(entry, "path", str, path), read_setting(entry, "type", str, path)
     if place is None or not type_name:
         raise FolderError(f"{what} has no {'type' if place is not None else 'path'}", DOWNLOAD)
-    setting(entry, "idx", int, path)
-    return read_module(folder, place, type_name, str(setting(entry, "name", (str, int), path, position)), path)
+    read_setting(entry, "idx", int, path)
+    return read_module(folder, place, type_name, str(read_setting(entry, "name", (str, int), path, position)), path)
 
 
 def _check_distinct(folder: Path, path: Path, modules: tuple[Module, ...], numbers: list[object]) -> None:
@@ -91,10 +174,10 @@ def _check_distinct(folder: Path, path: Path, modules: tuple[Module, ...], numbe
     for what, values in listed.items():
         twice = [value for value in values if values.count(value) > 1]
         if twice:
-            raise FolderError(f"{path}: two modules have the {what} {shown(str(twice[0]))!r}", DOWNLOAD)
+            raise FolderError(f"{path}: two modules have the {what} {shorten(str(twice[0]))!r}", DOWNLOAD)
 
 
-def _config(path: Path, kind: Kind) -> dict[str, Any]:
+def _read_config(path: Path, kind: Kind) -> dict[str, Any]:
     """The config of a module in ``path``, its keys renamed to the current ones."""
     name = next((name for name in kind.configs if is_there(path / name)), None)
     if name is None:
@@ -102,7 +185,7 @@ def _config(path: Path, kind: Kind) -> dict[str, Any]:
             raise FolderError(f"{path} has no {' and no '.join(kind.configs)}", DOWNLOAD)
         return {}
     largest = LARGEST_VOCABULARY if kind.has_vocabulary else LARGEST_CONFIG
-    config: dict[str, Any] = read_json(inside(path, name, str(path)), largest=largest)
+    config: dict[str, Any] = read_json(resolve_inside(path, name, str(path)), largest=largest)
     for old, new in kind.renamed.items():
         if old in config and new not in config:
             config[new] = config.pop(old)

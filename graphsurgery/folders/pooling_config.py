@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import described, inside, is_there, read_json, setting
+from graphsurgery.folders.files import describe_value, is_there, read_json, read_setting, resolve_inside
 
 BOOLEANS = {
     "pooling_mode_cls_token": "cls",
@@ -48,7 +48,7 @@ def find_pooling_config(model: Path) -> PoolingConfig | None:
     for folder in (model.parent, model.parent.parent):
         if is_there(folder / NAME):
             try:
-                path = inside(folder, NAME, str(folder))
+                path = resolve_inside(folder, NAME, str(folder))
                 return parse_pooling(read_json(path), path)
             except FolderError as error:
                 raise RequestError(str(error), "give the pooling mode with --mode") from error
@@ -57,17 +57,17 @@ def find_pooling_config(model: Path) -> PoolingConfig | None:
 
 def parse_pooling(config: dict[str, Any], path: Path) -> PoolingConfig:
     """What a pooling config says, in either form; FolderError when it names no mode that is known. ``path`` is for messages."""
-    named = setting(config, "pooling_mode", (str, list), path)
-    dimension = next((found for key in DIMENSIONS if (found := setting(config, key, int, path)) is not None), None)
+    named = read_setting(config, "pooling_mode", (str, list), path)
+    dimension = next((found for key in DIMENSIONS if (found := read_setting(config, key, int, path)) is not None), None)
     if named is None:
-        modes = [mode for key, mode in BOOLEANS.items() if setting(config, key, bool, path, False)]
+        modes = [mode for key, mode in BOOLEANS.items() if read_setting(config, key, bool, path, False)]
         modes = modes or (["mean"] if dimension is not None else [])
     else:
         modes = [named] if isinstance(named, str) else named
     if not modes or not all(mode in BOOLEANS.values() for mode in modes):
-        what = ", ".join(described(one) for one in modes or sorted(config))
+        what = ", ".join(describe_value(one) for one in modes or sorted(config))
         raise FolderError(f"{path} names no pooling mode that is known: {what}", f"known are {', '.join(BOOLEANS.values())}")
     if dimension is not None and dimension < 1:
         raise FolderError(f"{path} says that token embeddings are {dimension} wide", "replace it with the model's own")
     unknown = tuple(sorted(set(config) - KNOWN_KEYS))
-    return PoolingConfig(path, tuple(modes), setting(config, "include_prompt", bool, path, True), dimension, unknown)
+    return PoolingConfig(path, tuple(modes), read_setting(config, "include_prompt", bool, path, True), dimension, unknown)

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 from graphsurgery.errors import WeightsError
 from graphsurgery.folders.files import open_file, read_json
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 
 NEEDED = "save numpy.vstack((x.min(0), x.max(0))) of your own embeddings x as .npy, or its tolist() as .json"
 MAGIC = b"\x93NUMPY"
@@ -23,11 +23,11 @@ LARGEST_ELEMENT = 16
 def read_ranges(path: Path, width: int) -> np.ndarray:
     """``[2, width]`` float32, mins above maxs, from a .npy or .json file. WeightsError where the file holds anything else,
     FolderError where it cannot be read."""
-    found = _json_array(path) if path.suffix == ".json" else _npy_array(path, width)
+    found = _read_json_array(path) if path.suffix == ".json" else _read_npy_array(path, width)
     if found.dtype.kind not in "fiu":
         raise WeightsError(f"{path} holds {found.dtype}, not numbers", NEEDED)
     if found.shape != (2, width):
-        raise _misshapen(path, found.shape, width)
+        raise _make_shape_error(path, found.shape, width)
     with np.errstate(over="ignore"):
         values = found.astype(np.float32)
     if not np.isfinite(values).all() or (values[0] > values[1]).any():
@@ -35,14 +35,14 @@ def read_ranges(path: Path, width: int) -> np.ndarray:
     return values
 
 
-def _json_array(path: Path) -> np.ndarray:
+def _read_json_array(path: Path) -> np.ndarray:
     try:
         return np.asarray(read_json(path, list))
     except ValueError as error:
         raise WeightsError(f"{path} holds no two lists of numbers of one length", NEEDED) from error
 
 
-def _npy_array(path: Path, width: int) -> np.ndarray:
+def _read_npy_array(path: Path, width: int) -> np.ndarray:
     """The array of a .npy file, whose header is judged before anything is read that it could make large."""
     file = open_file(path)
     stream = io.BytesIO(file.read(0, min(file.size, LARGEST_HEADER + 2 * width * LARGEST_ELEMENT)))
@@ -54,14 +54,14 @@ def _npy_array(path: Path, width: int) -> np.ndarray:
         if dtype.hasobject:
             raise WeightsError(f"{path} holds Python objects, which are never loaded", NEEDED)
         if shape != (2, width):
-            raise _misshapen(path, shape, width)
+            raise _make_shape_error(path, shape, width)
         stream.seek(0)
         return npy.read_array(stream, allow_pickle=False)
     except WeightsError:  # a ValueError as well
         raise
     except (ValueError, EOFError) as error:
-        raise WeightsError(f"{path} is damaged: {shown(str(error))}", NEEDED) from error
+        raise WeightsError(f"{path} is damaged: {shorten(str(error))}", NEEDED) from error
 
 
-def _misshapen(path: Path, shape: tuple[int, ...], width: int) -> WeightsError:
+def _make_shape_error(path: Path, shape: tuple[int, ...], width: int) -> WeightsError:
     return WeightsError(f"{path} is {list(shape)}; the embedding needs ranges of [2, {width}]", NEEDED)

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from graphsurgery.errors import WeightsError
-from graphsurgery.folders.stored_tensor import SAFETENSORS_DTYPES, StoredTensor, contiguous, dtype_of, why_impossible
-from graphsurgery.model.parsing import shown
+from graphsurgery.folders.stored_tensor import SAFETENSORS_DTYPES, StoredTensor, compute_strides, explain_impossible, to_dtype
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 LARGEST_HEADER = 16 << 20
@@ -32,13 +32,13 @@ def read_safetensors(file: FileBytes) -> dict[str, StoredTensor]:
     if length > min(LARGEST_HEADER, file.size - 8):
         what = f"{file.path}: its header would take {length} bytes, more than the file has or than is read ({LARGEST_HEADER})"
         raise WeightsError(what, DAMAGED)
-    _judge(file)
+    _check_with_library(file)
     header = json.loads(file.read(8, length))
     header.pop("__metadata__", None)
-    return {name: _place(file, name, entry, 8 + length) for name, entry in header.items()}
+    return {name: _locate_tensor(file, name, entry, 8 + length) for name, entry in header.items()}
 
 
-def _judge(file: FileBytes) -> None:
+def _check_with_library(file: FileBytes) -> None:
     """What the library says: sizes that fit the shapes, no overlap, no gap, all within the file."""
     from safetensors import SafetensorError, safe_open
 
@@ -46,22 +46,22 @@ def _judge(file: FileBytes) -> None:
         with safe_open(str(file.path), framework="numpy"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file.path} is no readable safetensors file: {shown(str(error))}", DAMAGED) from error
+        raise WeightsError(f"{file.path} is no readable safetensors file: {shorten(str(error))}", DAMAGED) from error
     file.check_unchanged()
 
 
-def _place(file: FileBytes, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
-    what = f"{file.path}: the tensor {shown(name)!r}"
+def _locate_tensor(file: FileBytes, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
+    what = f"{file.path}: the tensor {shorten(name)!r}"
     if entry["dtype"] not in SAFETENSORS_DTYPES:
         known = ", ".join(SAFETENSORS_DTYPES)
         raise WeightsError(f"{what} is of type {entry['dtype']}", f"convert it to one of {known}")
     shape = tuple(entry["shape"])
-    wrong = why_impossible(shape, contiguous(shape))
+    wrong = explain_impossible(shape, compute_strides(shape))
     if wrong is not None:
         raise WeightsError(f"{what} has {wrong}", DAMAGED)
     swapped = sys.byteorder != "little"
     found = StoredTensor(
-        dtype_of(SAFETENSORS_DTYPES[entry["dtype"]]), shape, contiguous(shape), data + entry["data_offsets"][0], swapped
+        to_dtype(SAFETENSORS_DTYPES[entry["dtype"]]), shape, compute_strides(shape), data + entry["data_offsets"][0], swapped
     )
     if found.start + found.nbytes > file.size:
         raise WeightsError(f"{what} lies beyond the end of the file", DAMAGED)

@@ -29,7 +29,7 @@ TORCH_DTYPES = tuple(SAFETENSORS_DTYPES.values())
 """Names that PyTorch and numpy share; bfloat16 is ml_dtypes' own."""
 
 
-def dtype_of(name: str) -> np.dtype[np.generic]:
+def to_dtype(name: str) -> np.dtype[np.generic]:
     """The numpy dtype (ml_dtypes' for bfloat16) of that name."""
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
@@ -53,7 +53,7 @@ class StoredTensor:
     @property
     def span(self) -> int:
         """How many elements lie from the first to the last, both counted; 0 for an empty tensor."""
-        return span(self.shape, self.strides)
+        return count_span(self.shape, self.strides)
 
     def read(self, file: FileBytes) -> np.ndarray:
         """The tensor, C-contiguous; not writable."""
@@ -74,19 +74,19 @@ class StoredTensor:
         return np.asarray(found != 0) if self.dtype == np.bool_ else found.view(self.dtype)
 
 
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def compute_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a C-contiguous tensor."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def count_span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     """How many elements lie from the first to the last, both counted; 0 for an empty tensor."""
     if 0 in shape:
         return 0
     return 1 + sum((dim - 1) * stride for dim, stride in zip(shape, strides, strict=True))
 
 
-def why_impossible(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
+def explain_impossible(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
     """What is wrong with a tensor of this shape and these strides, wherever it lies, or None."""
     if len(shape) != len(strides):
         return f"{len(shape)} dims, but {len(strides)} strides"

@@ -39,7 +39,7 @@ class Tensor:
     dtype: str
 
 
-def _plain_tensor(arguments: tuple[Any, ...]) -> object:
+def _make_plain_tensor(arguments: tuple[Any, ...]) -> object:
     """``_rebuild_tensor(_v2)(storage, offset, size, stride, ...)``; requires_grad, hooks and metadata say nothing of values."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
@@ -47,7 +47,7 @@ def _plain_tensor(arguments: tuple[Any, ...]) -> object:
     return None
 
 
-def _typed_tensor(arguments: tuple[Any, ...]) -> object:
+def _make_typed_tensor(arguments: tuple[Any, ...]) -> object:
     """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, ...)``."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, Global(name), *_) if name in DTYPES:
@@ -55,7 +55,7 @@ def _typed_tensor(arguments: tuple[Any, ...]) -> object:
     return None
 
 
-def _parameter(arguments: tuple[Any, ...]) -> object:
+def _unwrap_parameter(arguments: tuple[Any, ...]) -> object:
     """``_rebuild_parameter(tensor, ...)``: the tensor."""
     match arguments:
         case (Tensor() as tensor, *_):
@@ -63,11 +63,11 @@ def _parameter(arguments: tuple[Any, ...]) -> object:
     return None
 
 
-def _ordered_dict(arguments: tuple[Any, ...]) -> object:
+def _make_dict(arguments: tuple[Any, ...]) -> object:
     return {} if not arguments else None
 
 
-def _size(arguments: tuple[Any, ...]) -> object:
+def _make_size(arguments: tuple[Any, ...]) -> object:
     match arguments:
         case (tuple(dims),):
             return dims
@@ -75,13 +75,13 @@ def _size(arguments: tuple[Any, ...]) -> object:
 
 
 CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...]], object]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor": _plain_tensor,
-    "torch._utils._rebuild_tensor_v2": _plain_tensor,
-    "torch._utils._rebuild_tensor_v3": _typed_tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch.Size": _size,
+    "collections.OrderedDict": _make_dict,
+    "torch._utils._rebuild_tensor": _make_plain_tensor,
+    "torch._utils._rebuild_tensor_v2": _make_plain_tensor,
+    "torch._utils._rebuild_tensor_v3": _make_typed_tensor,
+    "torch._utils._rebuild_parameter": _unwrap_parameter,
+    "torch._utils._rebuild_parameter_with_state": _unwrap_parameter,
+    "torch.Size": _make_size,
 }
 """What may be called."""
 DTYPES = {f"torch.{name}": name for name in TORCH_DTYPES}

@@ -9,15 +9,59 @@ and numbers are hashed, nothing recurses, and the number of operations is bounde
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
 from graphsurgery.errors import WeightsError
-from graphsurgery.folders.bounded_stream import BoundedStream
 from graphsurgery.folders.torch_globals import ALLOWED, CONSTRUCTORS, Global, Storage
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
+from graphsurgery.model.sources import FileBytes
+
+LARGEST_READ = 4 << 20
+"""Bytes in one read: the directory of a zip with 40 000 entries, or the longest string of a pickle."""
+
+
+class BoundedStream(io.RawIOBase):
+    """The bytes ``start`` to ``end`` of ``file``; a read of more than `LARGEST_READ` bytes that are there is a ValueError."""
+
+    def __init__(self, file: FileBytes, start: int, end: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, end - start, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        there = max(self._size - self._at, 0)
+        size = there if size < 0 else min(size, there)
+        if size > LARGEST_READ:
+            raise ValueError(f"{size} bytes in one piece, more than {LARGEST_READ}")
+        found = self._file.read(self._start + self._at, size)
+        self._at += size
+        return found
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Up to and with the next newline; for the names of globals, so never long."""
+        at, piece = self._at, self.read(min(1024, max(self._size - self._at, 0)))
+        line = piece[: piece.find(b"\n") + 1] or piece
+        self._at = at + len(line)
+        return line
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError("a position before the start")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
 
 MOST_OPERATIONS = 500_000
 """Half a second's work. A tensor takes some 34; the largest single files have a few thousand tensors."""
@@ -34,7 +78,7 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class Machine:
+class Unpickler:
     """Reads one pickle; ``persistent`` makes a storage of what the stream says about it (None: it says something else)."""
 
     def __init__(self, path: Path, persistent: Callable[[object], Storage | None]) -> None:
@@ -54,7 +98,7 @@ class Machine:
         except WeightsError:
             raise
         except (IndexError, KeyError, ValueError, TypeError) as error:  # an empty stack, an unknown memo, broken operands
-            raise self._wrong(f"its pickle is broken: {shown(str(error))}") from error
+            raise self._wrong(f"its pickle is broken: {shorten(str(error))}") from error
         return result
 
     def _step(self, name: str, argument: Any) -> None:
@@ -87,7 +131,7 @@ class Machine:
 
     def _push_global(self, name: str) -> None:
         if name not in ALLOWED:
-            raise self._wrong(f"its pickle names {shown(name)!r}, which is no part of a state dict and was not run", CONVERT)
+            raise self._wrong(f"its pickle names {shorten(name)!r}, which is no part of a state dict and was not run", CONVERT)
         self._stack.append(Global(name))
 
     def named(self, argument: str) -> None:
@@ -174,22 +218,22 @@ class Machine:
         return WeightsError(f"{self._path}: {what}", advice)
 
 
-OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
-    "GLOBAL": Machine.named,
-    "STACK_GLOBAL": Machine.named_on_stack,
-    "EMPTY_DICT": Machine.empty_dict,
-    "EMPTY_LIST": Machine.empty_list,
-    "TUPLE": Machine.make_tuple,
-    "BINPUT": Machine.put,
-    "LONG_BINPUT": Machine.put,
-    "MEMOIZE": Machine.memoize,
-    "BINGET": Machine.get,
-    "LONG_BINGET": Machine.get,
-    "APPEND": Machine.append,
-    "APPENDS": Machine.appends,
-    "SETITEM": Machine.set_item,
-    "SETITEMS": Machine.set_items,
-    "REDUCE": Machine.reduce,
-    "BUILD": Machine.build,
-    "BINPERSID": Machine.persistent,
+OPERATIONS: dict[str, Callable[[Unpickler, Any], None]] = {
+    "GLOBAL": Unpickler.named,
+    "STACK_GLOBAL": Unpickler.named_on_stack,
+    "EMPTY_DICT": Unpickler.empty_dict,
+    "EMPTY_LIST": Unpickler.empty_list,
+    "TUPLE": Unpickler.make_tuple,
+    "BINPUT": Unpickler.put,
+    "LONG_BINPUT": Unpickler.put,
+    "MEMOIZE": Unpickler.memoize,
+    "BINGET": Unpickler.get,
+    "LONG_BINGET": Unpickler.get,
+    "APPEND": Unpickler.append,
+    "APPENDS": Unpickler.appends,
+    "SETITEM": Unpickler.set_item,
+    "SETITEMS": Unpickler.set_items,
+    "REDUCE": Unpickler.reduce,
+    "BUILD": Unpickler.build,
+    "BINPERSID": Unpickler.persistent,
 }

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import DOWNLOAD, inside, is_there, read_json, setting
+from graphsurgery.folders.files import DOWNLOAD, is_there, read_json, read_setting, resolve_inside
 from graphsurgery.folders.modules import Module
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 
 FOLDER_CONFIG = "config_sentence_transformers.json"
 SIMILARITIES = {"cosine": "cosine", "dot": "dot", "dot_product": "dot", "euclidean": "euclidean", "manhattan": "manhattan"}
@@ -78,49 +78,49 @@ class FolderConfig:
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-def transformer_settings(module: Module) -> TransformerSettings:
+def read_transformer_settings(module: Module) -> TransformerSettings:
     """The settings of a Transformer module; FolderError when one is of the wrong type."""
     config, path = module.config, module.path
-    longest = setting(config, "max_seq_length", int, path)
+    longest = read_setting(config, "max_seq_length", int, path)
     if longest is not None and longest < 1:
         raise FolderError(f"{path}: max_seq_length is {longest}", DOWNLOAD)
-    task = setting(config, "transformer_task", str, path, "feature-extraction")
+    task = read_setting(config, "transformer_task", str, path, "feature-extraction")
     if task not in TASKS:
-        raise FolderError(f"{path}: transformer_task is {shown(task)!r}", f"known are {', '.join(TASKS)}")
-    text = _text_modality(module, {"method": "forward"})
+        raise FolderError(f"{path}: transformer_task is {shorten(task)!r}", f"known are {', '.join(TASKS)}")
+    text = _read_text_modality(module, {"method": "forward"})
     return TransformerSettings(
         longest,
-        setting(config, "do_lower_case", bool, path, False),
+        read_setting(config, "do_lower_case", bool, path, False),
         task,
-        setting(config, "module_output_name", str, path, TASKS[task]),
-        setting(text, "method", str, path),
+        read_setting(config, "module_output_name", str, path, TASKS[task]),
+        read_setting(text, "method", str, path),
     )
 
 
-def _text_modality(module: Module, default: dict[str, Any]) -> dict[str, Any]:
+def _read_text_modality(module: Module, default: dict[str, Any]) -> dict[str, Any]:
     """What ``modality_config`` says of text; ``default`` where there is none (before 5.4), {} where text is no input."""
-    modalities = setting(module.config, "modality_config", dict, module.path)
+    modalities = read_setting(module.config, "modality_config", dict, module.path)
     if modalities is None:
         return default
-    found: dict[str, Any] = setting(modalities, "text", dict, module.path, {})
+    found: dict[str, Any] = read_setting(modalities, "text", dict, module.path, {})
     return found
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig | None:
     """``config.json`` in the folder of a Transformer module, None when there is none; FolderError when it is malformed."""
-    config = _read(folder, "config.json")
+    config = _read_config(folder, "config.json")
     if config is None:
         return None
     path = folder / "config.json"
-    nested = setting(config, "sentence_transformers", dict, path, {})
-    older = setting(config, "sbert_ce_default_activation_function", str, path)
-    activation = setting(nested, "activation_fn", str, path) if "activation_fn" in nested else older
-    labels = setting(config, "id2label", (dict, list), path)
+    nested = read_setting(config, "sentence_transformers", dict, path, {})
+    older = read_setting(config, "sbert_ce_default_activation_function", str, path)
+    activation = read_setting(nested, "activation_fn", str, path) if "activation_fn" in nested else older
+    labels = read_setting(config, "id2label", (dict, list), path)
     pad = config.get("pad_token_id")
     return EncoderConfig(
-        setting(config, "model_type", str, path),
-        pad[0] if isinstance(pad, list) and len(pad) == 1 else setting(config, "pad_token_id", int, path),
-        len(labels) if labels is not None else setting(config, "num_labels", int, path, 2),
+        read_setting(config, "model_type", str, path),
+        pad[0] if isinstance(pad, list) and len(pad) == 1 else read_setting(config, "pad_token_id", int, path),
+        len(labels) if labels is not None else read_setting(config, "num_labels", int, path, 2),
         activation,
         config,
     )
@@ -128,39 +128,39 @@ def read_encoder_config(folder: Path) -> EncoderConfig | None:
 
 def read_folder_config(folder: Path) -> FolderConfig:
     """``config_sentence_transformers.json``, or what folders without it mean; FolderError when it is malformed."""
-    config = _read(folder, FOLDER_CONFIG)
+    config = _read_config(folder, FOLDER_CONFIG)
     if config is None:
         return FolderConfig()
     path = folder / FOLDER_CONFIG
-    prompts = setting(config, "prompts", dict, path, {})
+    prompts = read_setting(config, "prompts", dict, path, {})
     wrong = next((key for key, prompt in prompts.items() if not isinstance(prompt, (str, type(None)))), None)
     if wrong is not None:
-        raise FolderError(f"{path}: the prompt {shown(wrong)!r} is no text", DOWNLOAD)
-    default = setting(config, "default_prompt_name", str, path)
+        raise FolderError(f"{path}: the prompt {shorten(wrong)!r} is no text", DOWNLOAD)
+    default = read_setting(config, "default_prompt_name", str, path)
     if default is not None and default not in prompts:
-        raise FolderError(f"{path}: the default prompt {shown(default)!r} is none of {sorted(prompts)}", DOWNLOAD)
-    similarity = setting(config, "similarity_fn_name", str, path)
+        raise FolderError(f"{path}: the default prompt {shorten(default)!r} is none of {sorted(prompts)}", DOWNLOAD)
+    similarity = read_setting(config, "similarity_fn_name", str, path)
     if similarity is not None and similarity not in SIMILARITIES:
-        raise FolderError(f"{path}: similarity_fn_name is {shown(similarity)!r}", f"known are {', '.join(SIMILARITIES)}")
+        raise FolderError(f"{path}: similarity_fn_name is {shorten(similarity)!r}", f"known are {', '.join(SIMILARITIES)}")
     return FolderConfig(
-        setting(config, "model_type", str, path, "SentenceTransformer"),
+        read_setting(config, "model_type", str, path, "SentenceTransformer"),
         {key: prompt or "" for key, prompt in prompts.items()},
         default,
         SIMILARITIES[similarity] if similarity is not None else None,
-        setting(config, "activation_fn", str, path),
-        setting(config, "truncate_dim", int, path),
+        read_setting(config, "activation_fn", str, path),
+        read_setting(config, "truncate_dim", int, path),
         config,
     )
 
 
-def score_activation(folder: FolderConfig, encoder: EncoderConfig, scores: int) -> str:
+def choose_score_activation(folder: FolderConfig, encoder: EncoderConfig, scores: int) -> str:
     """The class path of what a cross-encoder applies to its ``scores``: as said, else Sigmoid to one and nothing to several."""
     said = folder.activation or encoder.activation
     return said or ("torch.nn.Sigmoid" if scores == 1 else "torch.nn.Identity")
 
 
-def _read(folder: Path, name: str) -> dict[str, Any] | None:
+def _read_config(folder: Path, name: str) -> dict[str, Any] | None:
     if not is_there(folder / name):
         return None
-    found: dict[str, Any] = read_json(inside(folder, name, str(folder)))
+    found: dict[str, Any] = read_json(resolve_inside(folder, name, str(folder)))
     return found

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from graphsurgery.errors import WeightsError
-from graphsurgery.folders.files import DOWNLOAD, inside, is_folder, is_there, open_file
+from graphsurgery.folders.files import DOWNLOAD, is_folder, is_there, open_file, resolve_inside
 from graphsurgery.folders.safetensors_file import looks_like_safetensors, read_safetensors
 from graphsurgery.folders.stored_tensor import StoredTensor
 from graphsurgery.folders.torch_file import read_legacy, read_zip
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -54,7 +54,7 @@ class Weights(Mapping[str, np.ndarray]):
 
 def read_weights(path: Path) -> Weights:
     """The weights in ``path``, a module folder or a weights file; FolderError when they cannot be read."""
-    file = open_file(weights_file(path) if is_folder(path) else path)
+    file = open_file(find_weights_file(path) if is_folder(path) else path)
     start = file.read(0, min(16, file.size))
     if start.startswith(b"PK\3\4"):
         return Weights(file, read_zip(file))
@@ -67,11 +67,11 @@ def read_weights(path: Path) -> Weights:
     raise WeightsError(f"{file.path} is neither a safetensors file nor one of PyTorch's", DOWNLOAD)
 
 
-def weights_file(folder: Path) -> Path:
+def find_weights_file(folder: Path) -> Path:
     """The weights file of a module folder; WeightsError when there is none, or its weights are spread over several files."""
     for name in NAMES:
         if is_there(folder / name):
-            return inside(folder, name, str(folder))
+            return resolve_inside(folder, name, str(folder))
     for name in INDEXES:
         if is_there(folder / name):
             raise WeightsError(
@@ -80,10 +80,10 @@ def weights_file(folder: Path) -> Path:
     raise WeightsError(f"{folder} has no {' and no '.join(NAMES)}", DOWNLOAD)
 
 
-def tensor_of(weights: Weights, name: str, shape: Sequence[int | None]) -> np.ndarray:
+def require_tensor(weights: Weights, name: str, shape: Sequence[int | None]) -> np.ndarray:
     """The float tensor ``name``, finite and of that shape (None stands for any size of 1 or more); WeightsError otherwise."""
     if name not in weights:
-        raise WeightsError(f"{weights.path} has no {name!r}; it has {_listed(weights)}", "give the weights of this module")
+        raise WeightsError(f"{weights.path} has no {name!r}; it has {_list_names(weights)}", "give the weights of this module")
     found = weights.shape(name)
     fits = len(found) == len(shape) and all(
         size == wanted or (wanted is None and size > 0) for size, wanted in zip(found, shape, strict=True)
@@ -100,7 +100,7 @@ def tensor_of(weights: Weights, name: str, shape: Sequence[int | None]) -> np.nd
     return tensor
 
 
-def _listed(weights: Weights) -> str:
+def _list_names(weights: Weights) -> str:
     names = sorted(weights)
     more = f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
-    return (", ".join(shown(name) for name in names[:MOST_NAMES_SHOWN]) or "no tensors") + more
+    return (", ".join(shorten(name) for name in names[:MOST_NAMES_SHOWN]) or "no tensors") + more

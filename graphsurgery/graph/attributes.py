@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphsurgery.graph.operators import STANDARD
-from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.dtypes import compute_payload_size
 
 VALUE_TYPES = {
     "value_int": onnx.TensorProto.INT64, "value_ints": onnx.TensorProto.INT64,
@@ -92,7 +92,7 @@ def to_tensor_proto(tensor: ir.TensorProtocol) -> onnx.TensorProto:
 
 def count_bytes(tensor: onnx.TensorProto) -> int | None:
     """Return how many bytes a tensor's elements take, or None for strings."""
-    return payload_size(tensor.data_type, tensor.dims)
+    return compute_payload_size(tensor.data_type, tensor.dims)
 
 
 def read_array(tensor: onnx.TensorProto) -> np.ndarray | None:

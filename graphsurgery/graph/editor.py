@@ -21,8 +21,7 @@ import onnx_ir as ir
 
 from graphsurgery.graph.attributes import list_graphs, to_tensor_proto, walk_subgraphs
 from graphsurgery.graph.graph import Graph
-from graphsurgery.model.namer import Namer
-from graphsurgery.model.nodes import taken
+from graphsurgery.model.names import Namer, walk_captured_names
 
 FIRST_IR_WITH_INITIALIZERS = 4
 """The first IR version in which an initializer need not be an input."""
@@ -418,6 +417,6 @@ def _list_external_names(model: onnx.ModelProto) -> Iterator[str]:
         for binding in (*training.initialization_binding, *training.update_binding):
             yield from (binding.key, binding.value)
         for graph in (training.initialization, training.algorithm):
-            yield from taken(graph.node)
+            yield from walk_captured_names(graph.node)
             yield from (info.name for info in graph.output)
             yield from (name for node in graph.node for name in node.input)

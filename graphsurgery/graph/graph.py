@@ -22,7 +22,7 @@ from graphsurgery.graph.attributes import get_constant_tensor, read_array, walk_
 from graphsurgery.graph.importing import import_graph
 from graphsurgery.graph.operators import COPYING, SHAPE_READING, STANDARD, get_operator
 from graphsurgery.model.model import Model
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.records import Document
 
 SMALL = 1024
@@ -209,7 +209,7 @@ class Graph:
                     heapq.heappush(ready, consumer)
         if len(order) < len(nodes):
             left = next(node for place, node in enumerate(nodes) if needs[place])
-            what = f"the node that computes {shown(left.outputs[0].name or '')!r} depends on its own output"
+            what = f"the node that computes {shorten(left.outputs[0].name or '')!r} depends on its own output"
             raise MalformedModelError(what, "export the model again")
         return [nodes[place] for place in order]
 

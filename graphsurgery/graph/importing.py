@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.model.dtypes import NAMES
-from graphsurgery.model.nodes import all_graphs
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.names import walk_graphs
+from graphsurgery.model.parsing import shorten
 
 NOT_HELD = (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 """Types of attributes that onnx-ir refuses."""
@@ -37,7 +37,7 @@ def import_graph(source: onnx.GraphProto) -> ir.Graph:
             reason: BaseException = error
             while reason.__cause__ is not None:
                 reason = reason.__cause__
-            what = f"onnx-ir cannot import this graph: {shown(str(reason).partition(chr(10))[0])}"
+            what = f"onnx-ir cannot import this graph: {shorten(str(reason).partition(chr(10))[0])}"
             raise UnsupportedModelError(what, "export the model again") from error
 
 
@@ -49,7 +49,7 @@ def check_defined_once(graph: onnx.GraphProto) -> None:
     outputs = (name for node in graph.node for name in node.output if name)
     repeated = [name for name, count in Counter([*inputs, *initializers, *sparse, *outputs]).items() if count > 1]
     if repeated:
-        raise MalformedModelError(f"the graph defines {shown(repeated[0])!r} twice", "export the model again")
+        raise MalformedModelError(f"the graph defines {shorten(repeated[0])!r} twice", "export the model again")
 
 
 def make_importable(source: onnx.GraphProto) -> onnx.GraphProto:
@@ -72,7 +72,7 @@ def make_importable(source: onnx.GraphProto) -> onnx.GraphProto:
 
 def _find_refused(source: onnx.GraphProto) -> Iterator[tuple[Any, str]]:
     """Yield every message that onnx-ir cannot import or write as it is, with the field that is at fault."""
-    for graph in all_graphs(source):
+    for graph in walk_graphs(source):
         yield from ((info, "type") for info in (*graph.input, *graph.output, *graph.value_info) if not _is_held(info.type))
         for node in graph.node:
             yield from ((node, name) for name in ("name", "doc_string") if not _is_text(getattr(node, name)))

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.model.nodes import subgraphs
+from graphsurgery.model.names import list_subgraphs
 
 DTYPES = {f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()}
 """Element types by their names in schemas."""
@@ -129,7 +129,7 @@ def _vendor_operators(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]
         is_standard = domain in opsets and find_schema(node.op_type, opsets[domain], domain) is not None
         if (domain, node.op_type) not in local and not is_standard:
             yield f"{domain}.{node.op_type}" if domain else node.op_type
-        for graph in subgraphs(node):
+        for graph in list_subgraphs(node):
             yield from _vendor_operators(graph.node, opsets, local)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.model.dtypes import payload_size
-from graphsurgery.model.filling import filled
-from graphsurgery.model.model import Model
+from graphsurgery.model.dtypes import compute_payload_size
+from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.model.records import GRAPH_FIELD, Document, Record
-from graphsurgery.model.scan import record_of
+from graphsurgery.model.scan import make_record
 from graphsurgery.model.schema import GRAPH, MODEL
 
 REWRITTEN = ("node", "initializer", "value_info", "input", "output")
@@ -40,16 +39,16 @@ def load_for_rewrite(model: Model, largest: int = LARGEST_INLINE, small: int = S
     most `LARGEST_TABLE` bytes from which rows are looked up.
     """
     if model.weight_bytes <= largest:
-        return filled(model.proto, model)
+        return fill_weights(model.proto, model)
     merged, tables = _find_merged_matrices(model.proto.graph), find_lookup_tables(model.proto.graph)
 
     def is_read(tensor: onnx.TensorProto) -> bool:
         if tensor.name in merged:
             return True
-        size = payload_size(tensor.data_type, tensor.dims)
+        size = compute_payload_size(tensor.data_type, tensor.dims)
         return size is not None and size <= (max(small, LARGEST_TABLE) if tensor.name in tables else small)
 
-    return filled(model.proto, model, is_read)
+    return fill_weights(model.proto, model, is_read)
 
 
 def _find_merged_matrices(graph: onnx.GraphProto) -> set[str]:
@@ -105,7 +104,7 @@ def _make_records(
     for message in messages:
         content = _serialize(message)
         own = unused.get(_hash(content))
-        yield own.pop(0) if own else record_of(number, content, message.DESCRIPTOR, source.payloads)
+        yield own.pop(0) if own else make_record(number, content, message.DESCRIPTOR, source.payloads)
 
 
 def _replace_fields(records: Sequence[Record], fields: dict[int, tuple[Record, ...]]) -> Iterator[Record]:

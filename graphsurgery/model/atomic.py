@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from graphsurgery.model.positioned import flags, read_at, write_at
+from graphsurgery.model.sources import combine_flags, read_at, write_at
 
 BLOCK = 64 << 20
 PLAIN_BLOCK = 1 << 20
@@ -37,21 +37,21 @@ Progress = Callable[[int], None]
 """Called with the number of bytes just written."""
 
 
-def no_progress(_: int) -> None:
+def ignore_progress(_: int) -> None:
     """Tell nobody."""
 
 
-def temporary_name(path: Path) -> Path:
+def make_temporary_name(path: Path) -> Path:
     """A hidden name beside ``path`` that nobody uses."""
     return path.with_name(f".{path.name[:LONGEST_STEM]}.{secrets.token_hex(6)}.tmp")
 
 
-def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progress: Progress = no_progress) -> None:
+def write_new_file(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progress: Progress = ignore_progress) -> None:
     """Create ``path`` with ``size`` bytes, each piece at its offset, durable when this returns. Any failure removes it.
 
     Raises FileExistsError when ``path`` exists, OSError for whatever the system refuses.
     """
-    descriptor = _create(path, flags("O_WRONLY", "O_CREAT", "O_EXCL"))
+    descriptor = _create(path, combine_flags("O_WRONLY", "O_CREAT", "O_EXCL"))
     try:
         try:
             for offset, piece in pieces:
@@ -69,7 +69,7 @@ def write_new(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progre
         raise
 
 
-def give_name(temporary: Path, path: Path, *, force: bool) -> None:
+def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:
     """Let the file ``temporary`` be ``path``. FileExistsError when there is a ``path`` and it is not to be replaced by force.
 
     A rename replaces what stands there, a link never does; where the file system has no links, one look has to do.
@@ -88,7 +88,7 @@ def give_name(temporary: Path, path: Path, *, force: bool) -> None:
     temporary.replace(path)
 
 
-def copy_range(source: FileRange, target: int, offset: int, progress: Progress = no_progress) -> None:
+def copy_range(source: FileRange, target: int, offset: int, progress: Progress = ignore_progress) -> None:
     """Copy a range of one file to ``offset`` of another, by the kernel where it can. OSError(EIO): the source is too short."""
     start, left = source.offset, source.length
     by_kernel = hasattr(os, "copy_file_range")
@@ -106,7 +106,7 @@ def copy_range(source: FileRange, target: int, offset: int, progress: Progress =
         progress(moved)
 
 
-def append(path: Path, data: bytes) -> None:
+def append_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` behind what the file at ``path`` holds, durably."""
     with path.open("ab") as file:
         file.write(data)

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphsurgery.errors import NoHeadError
+from graphsurgery.model.checksums import compute_checksum, has_valid_checksum
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import CERTIFICATE, Step, recorded_last, since_edited, undone
+from graphsurgery.model.provenance import CERTIFICATE, Step, list_steps_since_edit, record_at_end, undo_step
 from graphsurgery.model.records import Document
-from graphsurgery.model.seal import is_sealed, seal
 from graphsurgery.report import Report, Verdict
 from graphsurgery.version import __version__
 
@@ -47,37 +47,37 @@ class Certificate:
         return f"made from {len(self.sources)} files whose sha256 it records, {proven}"
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Python's version and those of the packages that take part, as their modules say; without those that are not there."""
-    found = {name: _version_of(name.replace("-", "_")) for name in PACKAGES}
+    found = {name: _read_version(name.replace("-", "_")) for name in PACKAGES}
     return {"python": platform.python_version()} | {name: version for name, version in found.items() if version is not None}
 
 
-def _version_of(module: str) -> str | None:
+def _read_version(module: str) -> str | None:
     try:
         return str(importlib.import_module(module).__version__)
     except ImportError:
         return None
 
 
-def with_certificate(document: Document, sources: Mapping[str, str], report: Report | None) -> Document:
+def add_certificate(document: Document, sources: Mapping[str, str], report: Report | None) -> Document:
     """``document`` with a certificate: it was made from ``sources``, and ``report`` was proven of it."""
     verdict = report.verdict.value if report is not None else ""
     checks = {check.name: check.verdict.value for check in report.checks} if report is not None else {}
-    content = {"sources": dict(sources), "versions": versions(), "verdict": verdict, "checks": checks}
-    content["seal"] = seal(content, __version__, document.fingerprint)
-    return recorded_last(document, CERTIFICATE, content)
+    content = {"sources": dict(sources), "versions": list_versions(), "verdict": verdict, "checks": checks}
+    content["seal"] = compute_checksum(content, __version__, document.fingerprint)
+    return record_at_end(document, CERTIFICATE, content)
 
 
-def certified(model: Model) -> Step | None:
+def find_certificate_step(model: Model) -> Step | None:
     """The entry that holds the certificate, whoever wrote it; None where there is none or the file was edited since."""
-    return next((step for step in reversed(since_edited(model.proto)) if step.edit == CERTIFICATE), None)
+    return next((step for step in reversed(list_steps_since_edit(model.proto)) if step.edit == CERTIFICATE), None)
 
 
-def certificate_of(model: Model) -> Certificate | None:
+def read_certificate(model: Model) -> Certificate | None:
     """What the file certifies of itself; None where it does not, or where that is not what was recorded for this file."""
-    entry = certified(model)
-    if entry is None or not is_sealed(entry) or not _is_of(model, entry):
+    entry = find_certificate_step(model)
+    if entry is None or not has_valid_checksum(entry) or not _is_recorded_for(model, entry):
         return None
     content = entry.parameters
     if content["verdict"] not in VERDICTS:
@@ -85,12 +85,12 @@ def certificate_of(model: Model) -> Certificate | None:
     return Certificate(**{name: content[name] for name in ("sources", "versions", "verdict", "checks")})
 
 
-def _is_of(model: Model, entry: Step) -> bool:
+def _is_recorded_for(model: Model, entry: Step) -> bool:
     """Whether ``entry`` was recorded for what the file is but for later moves of its weights."""
     document = model.document
     try:
-        for step in reversed(since_edited(model.proto)):
-            document = undone(document, step, lambda location: open_data(model.files[location]))
+        for step in reversed(list_steps_since_edit(model.proto)):
+            document = undo_step(document, step, lambda location: open_data(model.files[location]))
             if step == entry:
                 return document.fingerprint == entry.source
     except (NoHeadError, KeyError):

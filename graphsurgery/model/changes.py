@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.model.nodes import subgraphs
+from graphsurgery.model.names import list_subgraphs
 from graphsurgery.model.records import Payloads, Record
-from graphsurgery.model.scan import record_of
+from graphsurgery.model.scan import make_record
 from graphsurgery.model.schema import GRAPH
 
 NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
@@ -49,7 +49,7 @@ class Changes:
         self._rename(node)
         for change in self.nodes:
             change(node)
-        return record if node == before else _again(record, node, payloads)
+        return record if node == before else _rebuild_record(record, node, payloads)
 
     def infos_of(self, number: int, records: list[Record], payloads: Payloads) -> list[Record]:
         """The declared values of a field with the changes made to them, and what is new."""
@@ -58,7 +58,7 @@ class Changes:
             info = onnx.ValueInfoProto.FromString(record.content)
             before = onnx.ValueInfoProto.FromString(record.content)
             if all(change(KINDS[number], info) for change in self.infos):
-                found.append(record if info == before else _again(record, info, payloads))
+                found.append(record if info == before else _rebuild_record(record, info, payloads))
         if number == INPUT:
             found += [Record.literal(INPUT, info.SerializeToString()) for info in self.inputs]
         return found
@@ -66,12 +66,12 @@ class Changes:
     def _rename(self, node: onnx.NodeProto) -> None:
         node.input[:] = [self.names.get(name, name) for name in node.input]
         node.output[:] = [self.names.get(name, name) for name in node.output]
-        for graph in subgraphs(node):
+        for graph in list_subgraphs(node):
             for inner in graph.node:
                 self._rename(inner)
             for info in (*graph.output, *graph.value_info):
                 info.name = self.names.get(info.name, info.name)
 
 
-def _again(record: Record, message: Any, payloads: Payloads) -> Record:
-    return record_of(record.field, message.SerializeToString(), message.DESCRIPTOR, payloads)
+def _rebuild_record(record: Record, message: Any, payloads: Payloads) -> Record:
+    return make_record(record.field, message.SerializeToString(), message.DESCRIPTOR, payloads)

@@ -9,8 +9,8 @@ import onnx
 
 from graphsurgery.errors import ExternalDataError, MalformedModelError, TensorDataError
 from graphsurgery.interface import type_name
-from graphsurgery.model.dtypes import BITS, NAMES, element_count, payload_size
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.dtypes import BITS, NAMES, compute_payload_size, count_elements
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.records import Payloads, Span
 from graphsurgery.model.schema import RAW_DATA, TENSOR
 
@@ -24,7 +24,7 @@ TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64
 PACKED_BYTES = {"float_data": 4, "double_data": 8}
 VARINT_CONTINUES = bytes(range(0x80, 0x100))
 SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
-SHAPED = frozenset({*SHAPE_INPUT, "Range", "RandomNormal", "RandomUniform"})
+SHAPED_BY_INPUT = frozenset({*SHAPE_INPUT, "Range", "RandomNormal", "RandomUniform"})
 
 Scope = onnx.GraphProto | onnx.FunctionProto
 Constants = ChainMap[str, list[int]]
@@ -51,7 +51,7 @@ def check_dims(dims: Sequence[int], what: str) -> None:
     check_rank(len(dims), what)
     if any(dim < 0 for dim in dims):
         raise TensorDataError(f"{what} has a negative dim: {list(dims)}", "export the model again")
-    count = element_count([dim for dim in dims if dim])
+    count = count_elements([dim for dim in dims if dim])
     if count > LARGEST_DECLARED:
         raise TensorDataError(f"{what} asks for {count} elements: dims {list(dims)}", "export the model again")
 
@@ -63,20 +63,20 @@ def check_tensor(tensor: onnx.TensorProto, name: str, payloads: Payloads, may_re
     """
     check_shape(tensor, name)
     span = payloads.find(tensor)
-    field = _data_field(tensor, name, span)
+    field = _find_data_field(tensor, name, span)
     if field == "raw_data":
         _check_size(tensor, name, span.length if span is not None else len(tensor.raw_data))
     elif span is None:
         _check_typed_elements(tensor, name)
     elif field in PACKED_BYTES:
-        if span.length != _typed_count(tensor) * PACKED_BYTES[field]:
-            raise _wrong_size(tensor, name, f"{span.length} bytes of {field}")
+        if span.length != _count_typed_entries(tensor) * PACKED_BYTES[field]:
+            raise _make_size_error(tensor, name, f"{span.length} bytes of {field}")
     else:
         return _check_varints(tensor, name, span, may_read)
     return 0
 
 
-def check_nothing_inside(tensor: onnx.TensorProto, name: str) -> None:
+def check_no_inline_data(tensor: onnx.TensorProto, name: str) -> None:
     """A tensor whose data lie outside must hold none: readers would not agree on which are its data."""
     held = [field for field in ("raw_data", *TYPED_FIELDS) if len(getattr(tensor, field))]
     if held:
@@ -90,20 +90,22 @@ def check_names(graph: onnx.GraphProto) -> None:
     for kind, named in (("input", graph.input), ("output", graph.output), ("initializer", graph.initializer)):
         for one in named:
             if isinstance(one.name, bytes):
-                raise MalformedModelError(f"{kind} name {shown(one.name)!r} is not UTF-8", "rename it and write the file again")
+                raise MalformedModelError(
+                    f"{kind} name {shorten(one.name)!r} is not UTF-8", "rename it and write the file again"
+                )
     for node in graph.node:
         texts = (node.op_type, node.domain, *node.input, *node.output)
         if any(isinstance(text, bytes) for text in texts):
-            what = f"a node with the output {shown(', '.join(map(str, node.output)))}"
+            what = f"a node with the output {shorten(', '.join(map(str, node.output)))}"
             raise MalformedModelError(f"{what} holds names that are not UTF-8", "rename them and write the file again")
-    repeated = _repeated(info.name for info in graph.input)
+    repeated = _list_repeated(info.name for info in graph.input)
     if repeated:
-        raise MalformedModelError(f"two inputs are named {shown(repeated[0])!r}", "rename one and write the file again")
+        raise MalformedModelError(f"two inputs are named {shorten(repeated[0])!r}", "rename one and write the file again")
 
 
-def repeated_initializers(graph: onnx.GraphProto) -> list[str]:
+def list_repeated_initializers(graph: onnx.GraphProto) -> list[str]:
     """Names that more than one initializer bears. ONNX Runtime warns and uses the last, and so does `Model.initializers`."""
-    return _repeated(tensor.name for tensor in graph.initializer if tensor.name)
+    return _list_repeated(tensor.name for tensor in graph.initializer if tensor.name)
 
 
 def check_declared_shapes(model: onnx.ModelProto) -> None:
@@ -119,17 +121,19 @@ def check_declared_shapes(model: onnx.ModelProto) -> None:
 
 
 def _check_scope(scope: Scope, outer: Constants) -> None:
-    constants = outer.new_child(dict(_constants(scope)))
+    constants = outer.new_child(dict(_list_constants(scope)))
     infos = list(scope.value_info)
     if isinstance(scope, onnx.GraphProto):
         infos += [*scope.input, *scope.output]
         for sparse in scope.sparse_initializer:
-            check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r}")
+            check_dims(sparse.dims, f"sparse tensor {shorten(sparse.values.name)!r}")
     for info in infos:
         _check_declared(info)
     for node in scope.node:
-        if node.op_type in SHAPED:
-            check_dims(_asked_shape(node, constants), f"node {shown(node.name or ', '.join(node.output))!r} ({node.op_type})")
+        if node.op_type in SHAPED_BY_INPUT:
+            check_dims(
+                _read_constant_shape(node, constants), f"node {shorten(node.name or ', '.join(node.output))!r} ({node.op_type})"
+            )
         for attribute in node.attribute:
             _check_attribute(attribute, node, constants)
 
@@ -138,7 +142,7 @@ def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, const
     """The subgraphs and sparse tensors that one attribute holds, whatever type it says it is of."""
     sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for sparse in (*sparse_tensors, *attribute.sparse_tensors):
-        check_dims(sparse.dims, f"sparse tensor {shown(sparse.values.name)!r} of node {shown(node.name)!r}")
+        check_dims(sparse.dims, f"sparse tensor {shorten(sparse.values.name)!r} of node {shorten(node.name)!r}")
     graphs = [attribute.g] if attribute.HasField("g") else []
     for graph in (*graphs, *attribute.graphs):
         _check_scope(graph, constants)
@@ -147,12 +151,12 @@ def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, const
 def _check_declared(info: onnx.ValueInfoProto) -> None:
     """The literal dims of a value; exporters write symbolic and unknown ones in many ways, 0 and -1 among them."""
     dims = info.type.tensor_type.shape.dim
-    what = f"value {shown(info.name)!r}"
+    what = f"value {shorten(info.name)!r}"
     check_rank(len(dims), what)
     check_dims([dim.dim_value for dim in dims if dim.dim_value > 0], what)
 
 
-def _asked_shape(node: onnx.NodeProto, constants: Constants) -> list[int]:
+def _read_constant_shape(node: onnx.NodeProto, constants: Constants) -> list[int]:
     """The shape that a node's constant inputs or attributes ask for; nothing where they are not constant."""
     if node.op_type in ("RandomNormal", "RandomUniform"):
         return [dim for attribute in node.attribute if attribute.name == "shape" for dim in attribute.ints if dim > 0]
@@ -163,16 +167,16 @@ def _asked_shape(node: onnx.NodeProto, constants: Constants) -> list[int]:
     return [dim for dim in constants.get(shape, []) if dim > 0]
 
 
-def _constants(scope: Scope) -> Iterator[tuple[str, list[int]]]:
+def _list_constants(scope: Scope) -> Iterator[tuple[str, list[int]]]:
     """Short vectors and scalars of integers that the scope holds as initializers or Constant nodes."""
     for tensor in scope.initializer if isinstance(scope, onnx.GraphProto) else ():
         if _is_short(tensor):
-            yield tensor.name, _integers(tensor)
+            yield tensor.name, _read_integers(tensor)
     for node in scope.node:
         if node.op_type == "Constant" and node.output:
             for attribute in node.attribute:
                 if attribute.name == "value" and _is_short(attribute.t):
-                    yield node.output[0], _integers(attribute.t)
+                    yield node.output[0], _read_integers(attribute.t)
                 elif attribute.name in ("value_ints", "value_int"):
                     yield node.output[0], [*attribute.ints] or [attribute.i]
 
@@ -180,14 +184,14 @@ def _constants(scope: Scope) -> Iterator[tuple[str, list[int]]]:
 def _is_short(tensor: onnx.TensorProto) -> bool:
     integer = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
     inside = tensor.data_location != onnx.TensorProto.EXTERNAL
-    return integer and inside and len(tensor.dims) <= 1 and element_count(tensor.dims) <= MOST_DIMS
+    return integer and inside and len(tensor.dims) <= 1 and count_elements(tensor.dims) <= MOST_DIMS
 
 
-def _integers(tensor: onnx.TensorProto) -> list[int]:
+def _read_integers(tensor: onnx.TensorProto) -> list[int]:
     return [int(value) for value in onnx.numpy_helper.to_array(tensor).reshape(-1)]
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
+def _list_repeated(names: Iterable[str]) -> list[str]:
     seen: set[str] = set()
     again: dict[str, None] = {}
     for name in names:
@@ -197,7 +201,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return list(again)
 
 
-def _data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> str:
+def _find_data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> str:
     """The one field that holds the tensor's data; TensorDataError where it is not the one for its element type."""
     typed = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     held = [field for field in TYPED_FIELDS if len(getattr(tensor, field))]
@@ -215,27 +219,27 @@ def _data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> str:
 
 def _check_varints(tensor: onnx.TensorProto, name: str, span: Span, may_read: int) -> int:
     """Packed varints, 1 to 10 bytes each: counted where ``may_read`` allows. The last byte of each is below 0x80."""
-    needed = _typed_count(tensor)
+    needed = _count_typed_entries(tensor)
     if span.length > may_read:
         if not needed <= span.length <= 10 * needed:
-            raise _wrong_size(tensor, name, f"{span.length} bytes of varints")
+            raise _make_size_error(tensor, name, f"{span.length} bytes of varints")
         return 0
     data = span.read()
     held = len(data.translate(None, VARINT_CONTINUES))
     if held != needed or data[-1] >= 0x80:
-        raise _wrong_size(tensor, name, f"{held} elements")
+        raise _make_size_error(tensor, name, f"{held} elements")
     return span.length
 
 
 def _check_typed_elements(tensor: onnx.TensorProto, name: str) -> None:
     held = sum(len(getattr(tensor, field)) for field in TYPED_FIELDS)
-    if held != _typed_count(tensor):
-        raise _wrong_size(tensor, name, f"{held} elements")
+    if held != _count_typed_entries(tensor):
+        raise _make_size_error(tensor, name, f"{held} elements")
 
 
-def _typed_count(tensor: onnx.TensorProto) -> int:
+def _count_typed_entries(tensor: onnx.TensorProto) -> int:
     """How many entries the typed field holds: complex numbers take two, elements of 2 and 4 bits share one (of 6 do not)."""
-    count = element_count(tensor.dims)
+    count = count_elements(tensor.dims)
     kind = NAMES[tensor.data_type]
     if kind.startswith("COMPLEX"):
         return 2 * count
@@ -244,16 +248,16 @@ def _typed_count(tensor: onnx.TensorProto) -> int:
 
 
 def _check_size(tensor: onnx.TensorProto, name: str, held: int) -> None:
-    size = payload_size(tensor.data_type, tensor.dims)
+    size = compute_payload_size(tensor.data_type, tensor.dims)
     if size != held:
-        raise _wrong_size(tensor, name, f"{held} bytes of raw data")
+        raise _make_size_error(tensor, name, f"{held} bytes of raw data")
 
 
-def _wrong_size(tensor: onnx.TensorProto, name: str, held: str) -> TensorDataError:
-    needed = payload_size(tensor.data_type, tensor.dims)
+def _make_size_error(tensor: onnx.TensorProto, name: str, held: str) -> TensorDataError:
+    needed = compute_payload_size(tensor.data_type, tensor.dims)
     in_bytes = needed is not None and "bytes" in held
     return TensorDataError(
         f"tensor {name!r}, {type_name(tensor.data_type)} of dims {list(tensor.dims)}: {held} where "
-        f"{needed if in_bytes else _typed_count(tensor)} {'bytes' if in_bytes else 'elements'} are needed",
+        f"{needed if in_bytes else _count_typed_entries(tensor)} {'bytes' if in_bytes else 'elements'} are needed",
         "the file is truncated or was written wrongly: download or export it again",
     )

@@ -8,7 +8,7 @@ inputs, value_info, functions, metadata, every unknown field) stays unless the d
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,9 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO, Changes
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
-from graphsurgery.model.nodes import subgraphs
-from graphsurgery.model.records import Document, Record
-from graphsurgery.model.scan import record_of
-from graphsurgery.model.signature import attribute_signature, node_signature
-from graphsurgery.model.splice import spliced
+from graphsurgery.model.names import Namer, list_subgraphs
+from graphsurgery.model.records import Document, Record, splice_records
+from graphsurgery.model.scan import make_record
 
 LOST_BY_IMPORT = ("doc_string", "overload", "metadata_props", "device_configurations")
 IMPORTING = threading.Lock()
@@ -44,12 +41,12 @@ class Draft:
         self.model = model
         self.changes = Changes()
         self.namer = Namer.of(model.proto)
-        self.graph = _imported(model.proto)
+        self.graph = _import_graph(model.proto)
         self._imported_nodes = list(self.graph.nodes)
         self._imported_outputs = list(self.graph.outputs)
-        self._signatures = [node_signature(node) for node in self._imported_nodes]
-        self._attributes = [dict(_attribute_signatures(node)) for node in self._imported_nodes]
-        self._held = list(_held(self.graph))
+        self._signatures = [make_node_signature(node) for node in self._imported_nodes]
+        self._attributes = [dict(_list_attribute_signatures(node)) for node in self._imported_nodes]
+        self._held = list(_list_elements(self.graph))
 
     @property
     def opset(self) -> int:
@@ -101,17 +98,17 @@ class Draft:
     def finish(self) -> Document:
         """The edited document."""
         for value, elements in self._held:
-            if isinstance(value, gs.Constant) and _only_read(value, elements):
+            if isinstance(value, gs.Constant) and _is_only_read(value, elements):
                 value._values = elements
         source, changes = self.model.document, self.changes
-        graph = spliced(source.graph, NODE, self._nodes())
-        graph = spliced(graph, OUTPUT, changes.infos_of(OUTPUT, self._outputs(), source.payloads))
+        graph = splice_records(source.graph, NODE, self._nodes())
+        graph = splice_records(graph, OUTPUT, changes.infos_of(OUTPUT, self._outputs(), source.payloads))
         for number in (INPUT, VALUE_INFO):
             held = [record for record in source.graph if record.field == number]
-            graph = spliced(graph, number, changes.infos_of(number, held, source.payloads))
+            graph = splice_records(graph, number, changes.infos_of(number, held, source.payloads))
         if changes.initializers:
             new = [Record.literal(INITIALIZER, tensor.SerializeToString()) for tensor in changes.initializers]
-            graph = spliced(graph, INITIALIZER, [record for record in graph if record.field == INITIALIZER] + new)
+            graph = splice_records(graph, INITIALIZER, [record for record in graph if record.field == INITIALIZER] + new)
         return Document(source.model, graph, source.payloads)
 
     def _nodes(self) -> list[Record]:
@@ -121,16 +118,16 @@ class Draft:
 
     def _node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
         payloads = self.model.document.payloads
-        if index is not None and node_signature(node) == self._signatures[index]:
+        if index is not None and make_node_signature(node) == self._signatures[index]:
             return self.changes.node(records[index], payloads)
         proto = OnnxExporter.export_node(node) if index is None else self._changed(node, index)
-        record = record_of(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, payloads)
+        record = make_record(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, payloads)
         return record if index is None else self.changes.node(record, payloads)
 
     def _changed(self, node: gs.Node, index: int) -> onnx.NodeProto:
         """A changed node with what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""
         source = self.model.proto.graph.node[index]
-        changed = [key for key, signature in _attribute_signatures(node) if self._attributes[index].get(key) != signature]
+        changed = [key for key, signature in _list_attribute_signatures(node) if self._attributes[index].get(key) != signature]
         if any(isinstance(node.attrs[key], gs.Graph) for key in changed):
             raise UnsupportedModelError(
                 f"the edit would change node {node.name!r} ({node.op}) through its subgraph", "this is not supported yet"
@@ -162,24 +159,24 @@ class Draft:
                 wanted.append(records[place])
             else:
                 info = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
-                wanted.append(record_of(OUTPUT, info.SerializeToString(), info.DESCRIPTOR, payloads))
+                wanted.append(make_record(OUTPUT, info.SerializeToString(), info.DESCRIPTOR, payloads))
         return wanted
 
 
-def _attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
-    return [(name, attribute_signature(value)) for name, value in node.attrs.items()]
+def _list_attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
+    return [(name, make_attribute_signature(value)) for name, value in node.attrs.items()]
 
 
-def _held(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
+def _list_elements(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
     """Every attribute at any depth and what holds its elements: signatures know them by identity, which lasts while they do."""
     for node in graph.nodes:
         for value in node.attrs.values():
             yield value, value._values if isinstance(value, gs.Constant) else None
             if isinstance(value, gs.Graph):
-                yield from _held(value)
+                yield from _list_elements(value)
 
 
-def _only_read(constant: gs.Constant, elements: Any) -> bool:
+def _is_only_read(constant: gs.Constant, elements: Any) -> bool:
     """Whether an array stands in the place of ``elements`` only because they were read: it still equals them."""
     now = constant._values
     if now is elements or not isinstance(now, np.ndarray) or not isinstance(elements, LazyValues):
@@ -188,7 +185,7 @@ def _only_read(constant: gs.Constant, elements: Any) -> bool:
     return bool(now.dtype == read.dtype and now.shape == read.shape and now.tobytes() == read.tobytes())
 
 
-def _imported(proto: onnx.ModelProto) -> gs.Graph:
+def _import_graph(proto: onnx.ModelProto) -> gs.Graph:
     """``proto`` as an onnx-graphsurgeon graph, imported from a copy, its complaints kept off the terminal."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -212,7 +209,7 @@ def _drop_undecodable(nodes: Iterable[onnx.NodeProto]) -> None:
         for index in reversed(range(len(node.attribute))):
             if not all(map(_is_utf8, [node.attribute[index].s, *node.attribute[index].strings])):
                 del node.attribute[index]
-        for graph in subgraphs(node):
+        for graph in list_subgraphs(node):
             _drop_undecodable(graph.node)
 
 
@@ -222,3 +219,34 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+Signature = tuple[Hashable, ...]
+
+
+def make_node_signature(node: gs.Node) -> Signature:
+    """Operator, name, domain, value names, attributes, and the same of every node in its subgraphs."""
+    return (
+        node.op,
+        node.name,
+        node.domain,
+        tuple(tensor.name for tensor in node.inputs),
+        tuple(tensor.name for tensor in node.outputs),
+        tuple((name, make_attribute_signature(value)) for name, value in node.attrs.items()),
+    )
+
+
+def make_attribute_signature(value: Any) -> Hashable:
+    """An attribute's value; tensors by the identity of what holds their elements, so that nothing large is compared."""
+    if isinstance(value, gs.Graph):
+        inputs, outputs = (tuple(tensor.name for tensor in side) for side in (value.inputs, value.outputs))
+        return ("graph", inputs, outputs, tuple(map(make_node_signature, value.nodes)))
+    if isinstance(value, gs.Tensor):
+        return ("tensor", value.name, id(value._values) if isinstance(value, gs.Constant) else None)
+    if isinstance(value, np.ndarray):
+        return ("array", id(value))
+    if isinstance(value, list | tuple):
+        return tuple(map(make_attribute_signature, value))
+    if isinstance(value, gs.Node.AttributeRef):
+        return ("reference", value.name)
+    return (type(value).__name__, value) if isinstance(value, Hashable) else ("object", id(value))

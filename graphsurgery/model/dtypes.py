@@ -21,17 +21,17 @@ FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.Tenso
 INTEGERS = frozenset({onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 
-def element_count(dims: Sequence[int]) -> int:
+def count_elements(dims: Sequence[int]) -> int:
     """How many elements a tensor of these dims has."""
     return math.prod(dims)
 
 
-def payload_size(data_type: int, dims: Sequence[int]) -> int | None:
+def compute_payload_size(data_type: int, dims: Sequence[int]) -> int | None:
     """Bytes that raw_data of this type and shape takes, or None for types without a fixed size."""
     bits = BITS.get(NAMES.get(data_type, ""))
-    return None if bits is None else (element_count(dims) * bits + 7) // 8
+    return None if bits is None else (count_elements(dims) * bits + 7) // 8
 
 
-def numpy_dtype(data_type: int) -> np.dtype[np.generic]:
+def to_numpy_dtype(data_type: int) -> np.dtype[np.generic]:
     """The numpy dtype (ml_dtypes' for bfloat16 and the small floats) of an ONNX element type."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))

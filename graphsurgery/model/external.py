@@ -10,16 +10,53 @@ import os
 import stat
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 
 from graphsurgery.errors import ExternalDataError, UnsafeLocationError
 from graphsurgery.interface import type_name
-from graphsurgery.model.dtypes import payload_size
-from graphsurgery.model.locations import stays_inside, why_misspelt
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.dtypes import compute_payload_size
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import Identity
+
+LONGEST_LOCATION = 4096
+MEMORY_ADDRESS_MARK = "ORT_MEM_ADDR"
+
+
+def explain_bad_location(location: str) -> str | None:
+    """What is wrong with how ``location`` is spelt, or None: it must be relative, on every system, and climb nowhere."""
+    wrong = {
+        "is empty": not location,
+        f"has {len(location)} characters, more than a path can have": len(location) > LONGEST_LOCATION,
+        "is a memory address of another process": MEMORY_ADDRESS_MARK in location,
+        "holds a NUL byte": "\0" in location,
+        "names a folder": location.endswith(("/", "\\")),
+    }
+    for why in (why for why, found in wrong.items() if found):
+        return why
+    for flavour in (PurePosixPath(location), PureWindowsPath(location)):
+        if flavour.is_absolute() or flavour.drive or flavour.root:
+            return "is an absolute path"
+        if ".." in flavour.parts:
+            return "climbs out of its folder with '..'"
+    return None
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path``, all symlinks followed, lies in ``folder``, or where the Hugging Face cache keeps its files."""
+    target = Path(os.path.realpath(path))
+    return target.is_relative_to(os.path.realpath(folder)) or _is_in_hub_cache(folder, target)
+
+
+def _is_in_hub_cache(folder: Path, target: Path) -> bool:
+    """Whether ``folder`` lies in ``<repository>/snapshots/<revision>/`` and ``target`` in the same repository's ``blobs/``."""
+    real = Path(os.path.realpath(folder))
+    for parent in (real, *real.parents):
+        if parent.parent.name == "snapshots":
+            return target.parent == parent.parent.parent / "blobs"
+    return False
+
 
 KNOWN_KEYS = ("location", "offset", "length", "checksum", "basepath")
 LARGEST_FILE = 1 << 48
@@ -49,33 +86,33 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
-def entries(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
+def read_entries(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
     """The external_data of ``tensor`` as a mapping; ExternalDataError on unknown or repeated keys."""
     found: dict[str, str] = {}
     for entry in tensor.external_data:
         if isinstance(entry.key, bytes) or isinstance(entry.value, bytes):
             raise ExternalDataError(f"tensor {name!r}: external_data is not UTF-8", "export the model again")
         if entry.key in found:
-            what = f"tensor {name!r}: external_data names {shown(entry.key)!r} twice"
+            what = f"tensor {name!r}: external_data names {shorten(entry.key)!r} twice"
             raise ExternalDataError(what, "export the model again")
         if entry.key not in KNOWN_KEYS and not entry.key.startswith("prepacked_"):
             raise ExternalDataError(
-                f"tensor {name!r}: external_data has the unknown key {shown(entry.key)!r}",
+                f"tensor {name!r}: external_data has the unknown key {shorten(entry.key)!r}",
                 f"known keys are {', '.join(KNOWN_KEYS)}",
             )
         found[entry.key] = entry.value
     return found
 
 
-def place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
+def read_place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
     """(location, offset, length) that ``tensor`` claims, the length checked against its dims and element type."""
-    found = entries(tensor, name)
-    size = payload_size(tensor.data_type, tensor.dims)
+    found = read_entries(tensor, name)
+    size = compute_payload_size(tensor.data_type, tensor.dims)
     if size is None:
         what = f"tensor {name!r}: elements of type {type_name(tensor.data_type)} cannot lie in external data"
         raise ExternalDataError(what, "store this tensor inside the .onnx file")
-    offset = _non_negative(found.get("offset", "0"), "offset", name)
-    length = _non_negative(found.get("length", str(size)), "length", name)
+    offset = _parse_non_negative(found.get("offset", "0"), "offset", name)
+    length = _parse_non_negative(found.get("length", str(size)), "length", name)
     if length != size:
         raise ExternalDataError(
             f"tensor {name!r}: external data of {length} bytes, but {type_name(tensor.data_type)} of dims "
@@ -87,7 +124,7 @@ def place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
     return found.get("location", ""), offset, length
 
 
-def locate(location: str, model: Path | None, folder: Path, name: str) -> ExternalFile:
+def locate_file(location: str, model: Path | None, folder: Path, name: str) -> ExternalFile:
     """The data file that ``location`` means for a model in ``folder``.
 
     Raises UnsafeLocationError when it is empty, absolute, climbs with ``..``, is a memory address, is the model itself, is no
@@ -95,28 +132,28 @@ def locate(location: str, model: Path | None, folder: Path, name: str) -> Extern
     """
     _check_spelling(location, name)
     path = folder / location
-    found = _status(path, folder, location, name)
+    found = _read_status(path, folder, location, name)
     if found is None:
         return ExternalFile(location, path, None)
     if not stat.S_ISREG(found.st_mode):
-        raise _unsafe(name, location, "is not a plain file")
+        raise _make_location_error(name, location, "is not a plain file")
     if found.st_nlink > 1:
-        raise _unsafe(name, location, f"is a hard link (the file has {found.st_nlink} names)")
+        raise _make_location_error(name, location, f"is a hard link (the file has {found.st_nlink} names)")
     if model is not None and model.exists() and model.samefile(path):
-        raise _unsafe(name, location, "is the model file itself")
+        raise _make_location_error(name, location, "is the model file itself")
     return ExternalFile(location, path, Identity.of(found))
 
 
-def _status(path: Path, folder: Path, location: str, name: str) -> os.stat_result | None:
+def _read_status(path: Path, folder: Path, location: str, name: str) -> os.stat_result | None:
     """What ``path`` is, or what the symlink there leads to inside the folder; None where there is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _unsafe(name, location, f"cannot be looked at: {getattr(error, 'strerror', error)}") from error
-    if not stays_inside(path, folder):
-        raise _unsafe(name, location, "leads out of the model's folder through a symlink")
+        raise _make_location_error(name, location, f"cannot be looked at: {getattr(error, 'strerror', error)}") from error
+    if not is_inside(path, folder):
+        raise _make_location_error(name, location, "leads out of the model's folder through a symlink")
     if not stat.S_ISLNK(found.st_mode):
         return found
     try:
@@ -124,29 +161,29 @@ def _status(path: Path, folder: Path, location: str, name: str) -> os.stat_resul
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unsafe(name, location, f"is a symlink that leads nowhere: {error.strerror}") from error
+        raise _make_location_error(name, location, f"is a symlink that leads nowhere: {error.strerror}") from error
 
 
 def check_ranges(tensors: list[ExternalTensor]) -> None:
     """Every range lies in its file, and no two overlap; two tensors may share exactly the same bytes (tied weights)."""
-    ordered = sorted(tensors, key=lambda one: (_file_key(one.file), one.offset, one.length))
+    ordered = sorted(tensors, key=lambda one: (_identify_file(one.file), one.offset, one.length))
     for one in ordered:
         if one.file.identity is not None and one.offset + one.length > one.file.identity.size:
             raise ExternalDataError(
-                f"tensor {one.tensor!r}: bytes {one.offset} to {one.offset + one.length} of {shown(one.file.location)!r}, "
+                f"tensor {one.tensor!r}: bytes {one.offset} to {one.offset + one.length} of {shorten(one.file.location)!r}, "
                 f"which has {one.file.identity.size}",
                 "the data file is truncated or belongs to another model: download or export it again",
             )
     filled = [one for one in ordered if one.length]
     for first, second in pairwise(filled):
         same = (first.offset, first.length) == (second.offset, second.length)
-        one_file = _file_key(first.file) == _file_key(second.file)
+        one_file = _identify_file(first.file) == _identify_file(second.file)
         if one_file and second.offset < first.offset + first.length and not same:
-            what = f"tensors {first.tensor!r} and {second.tensor!r} overlap in {shown(first.file.location)!r}"
+            what = f"tensors {first.tensor!r} and {second.tensor!r} overlap in {shorten(first.file.location)!r}"
             raise ExternalDataError(what, "export the model again")
 
 
-def _file_key(file: ExternalFile) -> tuple[int, int, str]:
+def _identify_file(file: ExternalFile) -> tuple[int, int, str]:
     """What is equal for two spellings of one file: ``weights.bin``, ``./weights.bin``, a symlink to it."""
     if file.identity is None:
         return (0, 0, str(file.path))
@@ -154,12 +191,12 @@ def _file_key(file: ExternalFile) -> tuple[int, int, str]:
 
 
 def _check_spelling(location: str, name: str) -> None:
-    why = why_misspelt(location)
+    why = explain_bad_location(location)
     if why is not None:
-        raise _unsafe(name, location, why)
+        raise _make_location_error(name, location, why)
 
 
-def _non_negative(text: str, what: str, name: str) -> int:
+def _parse_non_negative(text: str, what: str, name: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ExternalDataError(
             f"tensor {name!r}: external data {what} {text[:40]!r} is not a non-negative integer", "export the model again"
@@ -169,7 +206,7 @@ def _non_negative(text: str, what: str, name: str) -> int:
     return int(text)
 
 
-def _unsafe(name: str, location: str, why: str) -> UnsafeLocationError:
+def _make_location_error(name: str, location: str, why: str) -> UnsafeLocationError:
     return UnsafeLocationError(
         f"tensor {name!r}: its external data location {location[:200]!r} {why}",
         "external data must be plain files in the model's own folder",

@@ -15,17 +15,17 @@ from graphsurgery.model.checks import (
     MOST_COUNTED,
     check_declared_shapes,
     check_names,
-    check_nothing_inside,
+    check_no_inline_data,
     check_shape,
     check_tensor,
-    repeated_initializers,
+    list_repeated_initializers,
 )
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.model import Model
-from graphsurgery.model.parsing import shown
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.records import Document
 from graphsurgery.model.scan import scan
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
 
 MOST_DATA_FILES = 1 << 13
@@ -49,54 +49,54 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
     if isinstance(source, Model):
         return source
     if isinstance(source, gs.Graph):
-        source = _exported(source)
+        source = _export_graph(source)
     if isinstance(source, onnx.ModelProto):
-        return _checked(MemoryBytes(_serialised(source)), None, None if folder is None else Path(folder).absolute())
+        return _load_source(MemoryBytes(_serialize(source)), None, None if folder is None else Path(folder).absolute())
     if not isinstance(source, str | os.PathLike):
         raise RequestError(f"cannot load a model from a {type(source).__name__}", "give a path, a ModelProto or a gs.Graph")
     path = Path(source).absolute()
     if path.is_dir():
         raise SurroundingsError(f"{path} is a folder", "give the path of the .onnx file in it")
-    return _checked(FileBytes(path), path, path.parent)
+    return _load_source(FileBytes(path), path, path.parent)
 
 
-def _checked(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
+def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
     document = scan(source)
-    files = _checked_tensors(document, path, folder)
+    files = _check_tensors(document, path, folder)
     check_names(document.proto.graph)
     check_declared_shapes(document.proto)
     missing = [location for location, file in files.items() if file.identity is None]
     notes = [f"warning: external data {location!r} are not there: only the graph can be worked on" for location in missing]
-    for name in repeated_initializers(document.proto.graph):
-        notes.append(f"warning: more than one initializer is named {shown(name)!r}: the last counts, as in ONNX Runtime")
+    for name in list_repeated_initializers(document.proto.graph):
+        notes.append(f"warning: more than one initializer is named {shorten(name)!r}: the last counts, as in ONNX Runtime")
     return Model(document, path, folder, files, tuple(notes), loaded=document)
 
 
-def _checked_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:
+def _check_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:
     """Check every tensor of the model; the data files that they name, by location."""
     files: dict[str, ExternalFile] = {}
     placed = []
     may_read = MOST_COUNTED
-    for where, tensor in tensors(document.proto):
-        name = shown(tensor.name or where)
+    for where, tensor in walk_tensors(document.proto):
+        name = shorten(tensor.name or where)
         if not external.is_external(tensor):
             may_read -= check_tensor(tensor, name, document.payloads, may_read)
             continue
         check_shape(tensor, name)
-        check_nothing_inside(tensor, name)
-        location, offset, length = external.place(tensor, name)
+        check_no_inline_data(tensor, name)
+        location, offset, length = external.read_place(tensor, name)
         if location not in files:
             if len(files) == MOST_DATA_FILES:
                 raise ExternalDataError(
                     f"tensor {name!r}: the model names more than {MOST_DATA_FILES} data files", "save its data into one file"
                 )
-            files[location] = external.locate(location, path, folder or Path(), name)
+            files[location] = external.locate_file(location, path, folder or Path(), name)
         placed.append(ExternalTensor(name, files[location], offset, length))
     external.check_ranges(placed)
     return files
 
 
-def _serialised(proto: onnx.ModelProto) -> bytes:
+def _serialize(proto: onnx.ModelProto) -> bytes:
     try:
         return proto.SerializeToString()
     except Exception as error:  # protobuf raises different types by version and by implementation
@@ -105,7 +105,7 @@ def _serialised(proto: onnx.ModelProto) -> bytes:
         ) from error
 
 
-def _exported(graph: gs.Graph) -> onnx.ModelProto:
+def _export_graph(graph: gs.Graph) -> onnx.ModelProto:
     try:
         return gs.export_onnx(graph, do_type_check=False)
     except Exception as error:  # onnx-graphsurgeon raises whatever the helper under it raised

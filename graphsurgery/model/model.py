@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,14 @@ import onnx_graphsurgeon as gs
 from graphsurgery.errors import MissingDataError, SourceChangedError, TensorDataError, UnsupportedModelError
 from graphsurgery.interface import Interface, read_interface
 from graphsurgery.model import external
-from graphsurgery.model.dtypes import element_count
+from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.provenance import Step, steps
-from graphsurgery.model.records import Document, Span, payloads_fingerprint
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.provenance import Step, read_steps
+from graphsurgery.model.records import Document, Span, hash_payloads
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import FileBytes
-from graphsurgery.model.wire import header
+from graphsurgery.model.wire import encode_header
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Model:
     @cached_property
     def recorded(self) -> tuple[Step, ...]:
         """Every step that the file records, oldest first. Read from the metadata once."""
-        return tuple(steps(self.proto))
+        return tuple(read_steps(self.proto))
 
     @property
     def fingerprint(self) -> str:
@@ -90,15 +91,15 @@ class Model:
         inside = [chunk for chunk in self.document.chunks() if isinstance(chunk, Span)]
         self.require_data("hashing the weights")
         outside = [Span(open_data(one.file), one.offset, one.length) for one in self.externals]
-        return payloads_fingerprint([*inside, *outside])
+        return hash_payloads([*inside, *outside])
 
     @cached_property
     def externals(self) -> tuple[ExternalTensor, ...]:
         """Every tensor with external data."""
         found = []
-        for path, tensor in tensors(self.proto):
+        for path, tensor in walk_tensors(self.proto):
             if external.is_external(tensor):
-                location, offset, length = external.place(tensor, tensor.name or path)
+                location, offset, length = external.read_place(tensor, tensor.name or path)
                 found.append(ExternalTensor(tensor.name or path, self.files[location], offset, length))
         return tuple(found)
 
@@ -134,7 +135,7 @@ class Model:
             del complete.external_data[:]
         elif span is not None:
             complete.ClearField("raw_data")
-            field_bytes = _as_field(span)
+            field_bytes = _encode_field(span)
             complete.MergeFromString(field_bytes)
         try:
             return onnx.numpy_helper.to_array(complete)
@@ -151,11 +152,11 @@ class Model:
         return gs.import_onnx(self.to_proto())
 
     def _external_bytes(self, tensor: onnx.TensorProto) -> bytes:
-        location, offset, length = external.place(tensor, tensor.name)
+        location, offset, length = external.read_place(tensor, tensor.name)
         file = self.files[location]
         if file.identity is None:
             self.require_data(f"reading tensor {tensor.name!r}")
-        return open_data(file).read(offset, length) if element_count(tensor.dims) else b""
+        return open_data(file).read(offset, length) if count_elements(tensor.dims) else b""
 
 
 def open_data(file: ExternalFile) -> FileBytes:
@@ -166,5 +167,22 @@ def open_data(file: ExternalFile) -> FileBytes:
     return source
 
 
-def _as_field(span: Span) -> bytes:
-    return header(span.wire_field, span.length) + span.read()
+def _encode_field(span: Span) -> bytes:
+    return encode_header(span.wire_field, span.length) + span.read()
+
+
+def fill_weights(
+    proto: onnx.ModelProto, model: Model, wanted: Callable[[onnx.TensorProto], bool] = lambda _: True
+) -> onnx.ModelProto:
+    """A copy of ``proto``, the graph of ``model`` or a rewrite of it, with the weights that are ``wanted`` in place of their
+    marks."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for _, tensor in walk_tensors(copy):
+        if _is_stored_elsewhere(model, tensor) and wanted(tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(model.values(tensor), tensor.name))
+    return copy
+
+
+def _is_stored_elsewhere(model: Model, tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or model.document.payloads.find(tensor) is not None

@@ -28,15 +28,15 @@ def parse(kind: type[M], data: bytes) -> M:
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        if nests_too_deep(kind.DESCRIPTOR, data):
-            raise too_deep() from error
+        if is_too_deep(kind.DESCRIPTOR, data):
+            raise make_depth_error() from error
         raise MalformedModelError(
             f"the protobuf does not parse as {kind.DESCRIPTOR.name}: {error}",
             "the file is truncated, corrupt or not an ONNX model: download or export it again",
         ) from error
 
 
-def shown(name: str | bytes) -> str:
+def shorten(name: str | bytes) -> str:
     """A name as messages show it: cut where it is very long, readable where it is not UTF-8 (protobuf gives bytes then)."""
     text = name if isinstance(name, str) else name[: 2 * LONGEST_SHOWN].decode("utf-8", "backslashreplace")
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
@@ -56,7 +56,7 @@ def check_weight(parts: Iterable[tuple[Any, bytes]]) -> None:
 def _weigh(message: Any, data: bytes, weight: int) -> int:
     """``weight`` and what ``message`` takes once parsed."""
     source = MemoryBytes(data)
-    walks = [(_weights(message), wire.fields(source, 0, len(data)))]
+    walks = [(_list_field_weights(message), wire.read_fields(source, 0, len(data)))]
     while walks:
         kinds, walk = walks[-1]
         for number, wire_type, _, start, end in walk:
@@ -68,17 +68,17 @@ def _weigh(message: Any, data: bytes, weight: int) -> int:
                     "look for oversized strings, metadata or lists in it",
                 )
             if inner is not None and end > start and wire_type == wire.LENGTH_DELIMITED:
-                walks.append((_weights(inner), wire.fields(source, start, end)))
+                walks.append((_list_field_weights(inner), wire.read_fields(source, start, end)))
                 break
         else:
             walks.pop()
         if len(walks) > DEEPEST_MESSAGE:
-            raise too_deep()
+            raise make_depth_error()
     return weight
 
 
 @cache
-def _weights(message: Any) -> dict[int, tuple[Any, int, int]]:
+def _list_field_weights(message: Any) -> dict[int, tuple[Any, int, int]]:
     """Of each field of ``message`` by number: the message type to look into, its own weight and the weight of a byte of it."""
     found: dict[int, tuple[Any, int, int]] = {}
     for field in message.fields:
@@ -91,7 +91,7 @@ def _weights(message: Any) -> dict[int, tuple[Any, int, int]]:
     return found
 
 
-def too_deep() -> MalformedModelError:
+def make_depth_error() -> MalformedModelError:
     """The error for a model whose messages nest deeper than protobuf can parse."""
     return MalformedModelError(
         f"the model's messages (subgraphs within subgraphs) nest deeper than the {DEEPEST_MESSAGE} levels that protobuf reads",
@@ -99,7 +99,7 @@ def too_deep() -> MalformedModelError:
     )
 
 
-def nests_too_deep(message: Any, data: bytes) -> bool:
+def is_too_deep(message: Any, data: bytes) -> bool:
     """Whether messages nest deeper than `DEEPEST_MESSAGE`, by walking the bytes; broken bytes end the walk."""
     source = MemoryBytes(data)
     todo = [(message, 0, len(data), 1)]
@@ -109,7 +109,7 @@ def nests_too_deep(message: Any, data: bytes) -> bool:
         if depth > DEEPEST_MESSAGE:
             return True
         try:
-            for field in wire.fields(source, start, end):
+            for field in wire.read_fields(source, start, end):
                 looked += 1
                 if looked > MOST_FIELDS_LOOKED_AT:
                     return False

@@ -18,19 +18,18 @@ from graphsurgery.edit_list import TEXT
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.record_types import UNDO, fits, misfit, typed
-from graphsurgery.model.records import GRAPH_FIELD, Document, Record, Span
-from graphsurgery.model.relocate import externalised, internalised, moved, moved_back
+from graphsurgery.model.records import GRAPH_FIELD, Document, Record, Span, splice_records
+from graphsurgery.model.relocate import move_payloads_back, move_payloads_out, move_tensors, move_tensors_back
 from graphsurgery.model.schema import MODEL
 from graphsurgery.model.sources import ByteSource
-from graphsurgery.model.splice import spliced
-from graphsurgery.model.undo import rebuilt, way_back
+from graphsurgery.model.step_parameters import UNDO, complete_parameters, explain_misfit, is_of_type
+from graphsurgery.model.undo import apply_undo, compute_undo
 from graphsurgery.version import __version__
 
 PREFIX = "graphsurgery.step."
 MOVE = "move-weights"
 """What saving records when it copies external data into another folder."""
-OUTWARD = "externalize-weights"
+EXTERNALIZE = "externalize-weights"
 """What saving records when it moves weights out of a file that would pass 2 GiB."""
 GOLDEN = "record-golden"
 """What holds golden inputs and vectors, for a later look whether the file still gives them."""
@@ -38,7 +37,7 @@ CERTIFICATE = "record-certificate"
 """What holds the sha256 of the files that a file was made from, versions, and what was proven of it."""
 OPTIMIZED = "optimize"
 """What says that the graph was rewritten without a way back: a file starts anew from there."""
-HOUSEKEEPING = (MOVE, OUTWARD, GOLDEN, CERTIFICATE, OPTIMIZED)
+HOUSEKEEPING = (MOVE, EXTERNALIZE, GOLDEN, CERTIFICATE, OPTIMIZED)
 """Steps that change what a file computes in no way: where weights lie, and what is recorded of it."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
@@ -75,19 +74,19 @@ class Step:
         return shown | ({"unreadable": self.unreadable} if self.unreadable else {})
 
 
-def undoable(model: onnx.ModelProto) -> list[Step]:
+def list_undoable_steps(model: onnx.ModelProto) -> list[Step]:
     """What a file records behind the rewrite that it starts from, oldest first: all of it where there was none."""
-    found = steps(model)
+    found = read_steps(model)
     start = max((place for place, step in enumerate(found) if step.edit == OPTIMIZED), default=-1)
     return found[start + 1 :]
 
 
-def rewrites(model: onnx.ModelProto) -> list[Step]:
+def list_rewrites(model: onnx.ModelProto) -> list[Step]:
     """The entries of rewrites without a way back."""
-    return [step for step in steps(model) if step.edit == OPTIMIZED]
+    return [step for step in read_steps(model) if step.edit == OPTIMIZED]
 
 
-def without_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple[Record, ...]:
+def remove_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple[Record, ...]:
     """Return a model's records without our metadata entries, except those of the steps that ``keep`` names."""
     return tuple(record for record in records if record.field != METADATA or not _is_ours(record, keep))
 
@@ -95,119 +94,120 @@ def without_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tupl
 def _is_ours(record: Record, but: Sequence[str]) -> bool:
     """Whether a metadata record is an entry of ours, of another step than those in ``but``."""
     entry = parse(onnx.StringStringEntryProto, record.content)
-    if _number(entry.key) is None:
+    if _parse_number(entry.key) is None:
         return False
-    step = _parsed(entry.value) if but else None
+    step = _parse_step(entry.value) if but else None
     return step is None or step.edit not in but
 
 
-def rewritten(document: Document, parameters: dict[str, Any], source: str) -> Document:
+def record_rewrite(document: Document, parameters: dict[str, Any], source: str) -> Document:
     """Return ``document`` with an entry that says that a rewrite made it from the model with the fingerprint ``source``.
 
     There is no way back from a rewrite. Entries of earlier rewrites stay.
     """
-    content = {"edit": OPTIMIZED, "parameters": parameters, "version": __version__, "source": source}
+    content = _make_content(OPTIMIZED, parameters, source)
     kept = [record for record in document.model if record.field == METADATA]
     value = json.dumps(content | {"undo": {}}, separators=(",", ":"))
-    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_newest(kept) + 1}", value=value)
+    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_find_newest_number(kept) + 1}", value=value)
     new = Record.literal(METADATA, entry.SerializeToString())
     length = sum(record.size for record in document.graph)
-    plain = Record(GRAPH_FIELD, (), wire.header(GRAPH_FIELD, length))  # its source's length is of no use any more
+    plain = Record(GRAPH_FIELD, (), wire.encode_header(GRAPH_FIELD, length))  # its source's length is of no use any more
     model = tuple(plain if record.field == GRAPH_FIELD else record for record in document.model)
-    return replace(document, model=spliced(model, METADATA, [*kept, new]))
+    return replace(document, model=splice_records(model, METADATA, [*kept, new]))
 
 
-def _newest(entries: Sequence[Record]) -> int:
+def _find_newest_number(entries: Sequence[Record]) -> int:
     """Return the highest number among our metadata entries, or 0 if there is none."""
-    return max((_number(parse(onnx.StringStringEntryProto, record.content).key) or 0 for record in entries), default=0)
+    return max((_parse_number(parse(onnx.StringStringEntryProto, record.content).key) or 0 for record in entries), default=0)
 
 
-def since_edited(model: onnx.ModelProto) -> list[Step]:
+def list_steps_since_edit(model: onnx.ModelProto) -> list[Step]:
     """What a file records behind its newest edit: of the file as it is, and not of one that it was made from."""
-    found = steps(model)
+    found = read_steps(model)
     last = max((place for place, step in enumerate(found) if step.edit not in HOUSEKEEPING), default=-1)
     return found[last + 1 :]
 
 
-def steps(model: onnx.ModelProto) -> list[Step]:
+def read_steps(model: onnx.ModelProto) -> list[Step]:
     """The edits that a file records, oldest first; entries that cannot be read are ignored."""
-    return [step for _, step in _numbered(model)]
+    return [step for _, step in _read_numbered_steps(model)]
 
 
-def recorded(before: Document, after: Document, edit: str, parameters: dict[str, Any], weights: str | None = None) -> Document:
+def record_edit(
+    before: Document, after: Document, edit: str, parameters: dict[str, Any], weights: str | None = None
+) -> Document:
     """``after`` with an entry saying that ``edit`` made it from ``before``, whose weights hash to ``weights`` if known."""
-    content = {"edit": edit, "parameters": parameters, "version": __version__, "source": before.fingerprint}
-    return _with_entry(before, after, content | ({"weights": weights} if weights is not None else {}))
+    content = _make_content(edit, parameters, before.fingerprint)
+    return _add_entry(before, after, content | ({"weights": weights} if weights is not None else {}))
 
 
-def recorded_move(document: Document, name: str, bases: dict[str, int]) -> Document:
+def record_move(document: Document, name: str, bases: dict[str, int]) -> Document:
     """``document`` with its external data in the file ``name`` (see `relocate.moved`), and an entry that says so."""
-    there = moved(document, name, bases)
-    back = moved_back(there, name, bases)
+    there = move_tensors(document, name, bases)
+    back = move_tensors_back(there, name, bases)
     before = replace(
-        document, model=_unless_given_back(document.model, there.model, back.model),
-        graph=_unless_given_back(document.graph, there.graph, back.graph),
+        document, model=_keep_unrestored(document.model, there.model, back.model),
+        graph=_keep_unrestored(document.graph, there.graph, back.graph),
     )  # fmt: skip
-    content = {
-        "edit": MOVE, "parameters": {"data": name, "bases": bases}, "version": __version__, "source": document.fingerprint,
-    }  # fmt: skip
-    return _with_entry(before, there, content)
+    return _add_entry(before, there, _make_content(MOVE, {"data": name, "bases": bases}, document.fingerprint))
 
 
-def recorded_outward(document: Document, name: str, start: int, place: Callable[[Span], int]) -> Document:
+def record_externalization(document: Document, name: str, start: int, place: Callable[[Span], int]) -> Document:
     """``document`` with its initializers' payloads in the file ``name``, from ``start`` on, and an entry that says so."""
-    there = externalised(document, name, place)
-    content = {
-        "edit": OUTWARD, "parameters": {"data": name, "start": start}, "version": __version__, "source": document.fingerprint,
-    }  # fmt: skip
-    return _with_entry(there, there, content)
+    there = move_payloads_out(document, name, place)
+    return _add_entry(there, there, _make_content(EXTERNALIZE, {"data": name, "start": start}, document.fingerprint))
 
 
-def recorded_last(document: Document, edit: str, parameters: dict[str, Any]) -> Document:
+def record_at_end(document: Document, edit: str, parameters: dict[str, Any]) -> Document:
     """``document`` with an entry of ``edit`` behind everything else, so that all bytes before it stay as they are; among the
     metadata where fields follow those, as protobuf would write it."""
     if any(record.field > METADATA for record in document.model):
-        return recorded(document, document, edit, parameters)
-    content = {"edit": edit, "parameters": parameters, "version": __version__, "source": document.fingerprint}
+        return record_edit(document, document, edit, parameters)
+    content = _make_content(edit, parameters, document.fingerprint)
     after = replace(document, model=(*document.model, Record.literal(METADATA, b"")))
-    return replace(document, model=(*document.model, _entry(document, after, content)))
+    return replace(document, model=(*document.model, _make_entry(document, after, content)))
 
 
-def _unless_given_back(source: Sequence[Record], there: Sequence[Record], back: Sequence[Record]) -> tuple[Record, ...]:
+def _make_content(edit: str, parameters: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return an entry's content without its undo: ``edit`` was applied to the model with the fingerprint ``source``."""
+    return {"edit": edit, "parameters": parameters, "version": __version__, "source": source}
+
+
+def _keep_unrestored(source: Sequence[Record], there: Sequence[Record], back: Sequence[Record]) -> tuple[Record, ...]:
     """The records that were moved, but those as they were which `moved_back` does not give back byte for byte."""
     return tuple(
         moved if given.chunks == record.chunks else record for record, moved, given in zip(source, there, back, strict=True)
     )
 
 
-def _with_entry(before: Document, after: Document, content: dict[str, Any]) -> Document:
+def _add_entry(before: Document, after: Document, content: dict[str, Any]) -> Document:
     """``after`` with ``content`` and the way back to ``before`` as its newest entry."""
     kept = [record for record in after.model if record.field == METADATA]
     place_holder = Record.literal(METADATA, b"")
-    model = spliced(after.model, METADATA, [*kept, place_holder])
-    new = _entry(before, replace(after, model=model), content)
+    model = splice_records(after.model, METADATA, [*kept, place_holder])
+    new = _make_entry(before, replace(after, model=model), content)
     return replace(after, model=tuple(new if record is place_holder else record for record in model))
 
 
-def _entry(before: Document, after: Document, content: dict[str, Any]) -> Record:
+def _make_entry(before: Document, after: Document, content: dict[str, Any]) -> Record:
     """The newest entry: ``content`` and the way back to ``before`` from ``after``, which has an empty record in its place."""
     kept = [record for record in after.model if record.field == METADATA]
-    number = _newest(kept) + 1
-    value = json.dumps(content | {"undo": way_back(before, after)}, separators=(",", ":"))
+    number = _find_newest_number(kept) + 1
+    value = json.dumps(content | {"undo": compute_undo(before, after)}, separators=(",", ":"))
     entry = onnx.StringStringEntryProto(key=f"{PREFIX}{number}", value=value)
     return Record.literal(METADATA, entry.SerializeToString())
 
 
-def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] | None = None) -> Document:
+def undo_step(document: Document, step: Step, opened: Callable[[str], ByteSource] | None = None) -> Document:
     """The document that ``step``, the newest one of ``document``, was applied to. ``opened`` opens a data file by its location.
 
     Raises NoHeadError when the entry does not fit the file: another tool rewrote it since.
     """
     try:
-        if step.edit == OUTWARD and opened is not None:
+        if step.edit == EXTERNALIZE and opened is not None:
             name = step.parameters["data"]
-            document = internalised(document, name, step.parameters["start"], opened(name))
-        return _undone(document, step)
+            document = move_payloads_back(document, name, step.parameters["start"], opened(name))
+        return _undo(document, step)
     except (
         LookupError,
         ValueError,
@@ -220,23 +220,23 @@ def undone(document: Document, step: Step, opened: Callable[[str], ByteSource] |
         ) from error
 
 
-def _undone(document: Document, step: Step) -> Document:
+def _undo(document: Document, step: Step) -> Document:
     if step.edit == MOVE:
-        document = moved_back(document, step.parameters["data"], step.parameters["bases"])
-    return rebuilt(document, step.undo)
+        document = move_tensors_back(document, step.parameters["data"], step.parameters["bases"])
+    return apply_undo(document, step.undo)
 
 
-def _numbered(model: onnx.ModelProto) -> list[tuple[int, Step]]:
+def _read_numbered_steps(model: onnx.ModelProto) -> list[tuple[int, Step]]:
     found = []
     for entry in model.metadata_props:
-        number = _number(entry.key)
-        step = _parsed(entry.value) if number is not None else None
+        number = _parse_number(entry.key)
+        step = _parse_step(entry.value) if number is not None else None
         if number is not None and step is not None:
             found.append((number, step))
     return sorted(found, key=lambda pair: pair[0])
 
 
-def _number(key: str | bytes) -> int | None:
+def _parse_number(key: str | bytes) -> int | None:
     """The number in the key of one of our entries; None for another's. Protobuf gives bytes where a key is not UTF-8."""
     if not isinstance(key, str) or not key.startswith(PREFIX):
         return None
@@ -244,17 +244,21 @@ def _number(key: str | bytes) -> int | None:
     return int(number) if number.isascii() and number.isdigit() and len(number) <= LONGEST_NUMBER else None
 
 
-def _parsed(text: str) -> Step | None:
+def _parse_step(text: str) -> Step | None:
     """The one place where the JSON of an entry is read; None for what is no entry at all."""
     try:
         content = json.loads(text)
         fields = (content["edit"], content["parameters"], content["version"], content["source"], content["undo"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not all(fits(value, kind) for value, kind in zip(fields, (str, dict, str, str, dict), strict=True)):
+    if not all(is_of_type(value, kind) for value, kind in zip(fields, (str, dict, str, str, dict), strict=True)):
         return None
     edit, parameters, version, source, undo = fields
     weights = content.get("weights")
-    why = misfit(edit, parameters) if fits(weights, TEXT) else f"the file records {edit} with weights that are no sha256"
-    given = typed(edit, parameters) if why is None else {}
-    return Step(edit, given, version, source, undo if fits(undo, UNDO) else {}, weights if why is None else None, why)
+    why = (
+        explain_misfit(edit, parameters)
+        if is_of_type(weights, TEXT)
+        else f"the file records {edit} with weights that are no sha256"
+    )
+    given = complete_parameters(edit, parameters) if why is None else {}
+    return Step(edit, given, version, source, undo if is_of_type(undo, UNDO) else {}, weights if why is None else None, why)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,7 +45,7 @@ class Span:
 Chunk = bytes | Span
 
 
-def chunk_size(chunk: Chunk) -> int:
+def measure_chunk(chunk: Chunk) -> int:
     return len(chunk) if isinstance(chunk, bytes) else chunk.length
 
 
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def size(self) -> int:
-        return sum(map(chunk_size, self.chunks))
+        return sum(map(measure_chunk, self.chunks))
 
     @property
     def spans(self) -> list[Span]:
@@ -80,7 +80,7 @@ class Record:
     @classmethod
     def literal(cls, number: int, content: bytes) -> Record:
         """A new length-delimited field."""
-        data = wire.header(number, len(content)) + content
+        data = wire.encode_header(number, len(content)) + content
         return cls(number, (data,), data)
 
 
@@ -142,7 +142,7 @@ class Document:
         """The file's bytes, in order."""
         for record in self.model:
             if record.field == GRAPH_FIELD:
-                yield _graph_header(record, sum(child.size for child in self.graph))
+                yield _encode_graph_header(record, sum(child.size for child in self.graph))
                 for child in self.graph:
                     yield from child.chunks
             else:
@@ -151,7 +151,7 @@ class Document:
     @cached_property
     def size(self) -> int:
         """The file's size in bytes."""
-        return sum(map(chunk_size, self.chunks()))
+        return sum(map(measure_chunk, self.chunks()))
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -163,7 +163,7 @@ class Document:
         """The file as a ModelProto in which large payloads are marks (see `Payloads`). Not to be changed."""
         graph = b"".join(record.skeleton for record in self.graph)
         parts = [
-            wire.header(GRAPH_FIELD, len(graph)) + graph if record.field == GRAPH_FIELD else record.skeleton
+            wire.encode_header(GRAPH_FIELD, len(graph)) + graph if record.field == GRAPH_FIELD else record.skeleton
             for record in self.model
         ]
         return parse(onnx.ModelProto, b"".join(parts))
@@ -171,10 +171,10 @@ class Document:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the skeleton: every byte but the payloads, and of each payload its place, length and element type."""
-        return fingerprint(self.chunks())
+        return compute_fingerprint(self.chunks())
 
 
-def fingerprint(chunks: Iterable[Chunk]) -> str:
+def compute_fingerprint(chunks: Iterable[Chunk]) -> str:
     """sha256 over literal bytes, each payload replaced by ``\\0payload:<place>:<length>:<element type>\\0``."""
     digest = hashlib.sha256()
     place = 0
@@ -183,11 +183,11 @@ def fingerprint(chunks: Iterable[Chunk]) -> str:
             digest.update(chunk)
         else:
             digest.update(b"\0payload:%d:%d:%d\0" % (place, chunk.length, chunk.data_type))
-        place += chunk_size(chunk)
+        place += measure_chunk(chunk)
     return digest.hexdigest()
 
 
-def payloads_fingerprint(spans: Iterable[Span]) -> str:
+def hash_payloads(spans: Iterable[Span]) -> str:
     """sha256 of payloads' bytes, in order."""
     digest = hashlib.sha256()
     for span in spans:
@@ -196,8 +196,51 @@ def payloads_fingerprint(spans: Iterable[Span]) -> str:
     return digest.hexdigest()
 
 
-def _graph_header(placeholder: Record, length: int) -> bytes:
+def _encode_graph_header(placeholder: Record, length: int) -> bytes:
     """The graph field's tag and length: as they were written where the length is what it was, else the shortest form."""
     _, used = wire.decode_varint(placeholder.skeleton)
     claimed, _ = wire.decode_varint(placeholder.skeleton, used)
-    return placeholder.skeleton if claimed == length else wire.header(GRAPH_FIELD, length)
+    return placeholder.skeleton if claimed == length else wire.encode_header(GRAPH_FIELD, length)
+
+
+LARGEST_FIELD = 1 << 29
+
+
+def splice_records(records: Sequence[Record], field: int, wanted: Sequence[Record]) -> tuple[Record, ...]:
+    """``records`` with exactly ``wanted`` as its records of ``field``, in that order.
+
+    A record that stays keeps its place; a new one follows the wanted record before it. Where the kept ones change their order,
+    all of ``wanted`` stands where the first of them stood. Where nothing is kept they stand where the first was, or before the
+    first field of a higher number, or at the end.
+    """
+    place = {id(record): index for index, record in enumerate(records) if record.field == field}
+    kept = [place[id(record)] for record in wanted if id(record) in place]
+    if kept != sorted(kept):
+        kept = []
+    anchored = {id(records[index]) for index in kept}
+    before: list[Record] = []
+    after: dict[int, list[Record]] = {}
+    current = before
+    for record in wanted:
+        if id(record) in anchored:
+            current = after.setdefault(id(record), [])
+        else:
+            current.append(record)
+    start = min(kept) if kept else _find_first_place(records, field)
+    out: list[Record] = []
+    for index, record in enumerate(records):
+        if index == start:
+            out += before
+        if record.field != field:
+            out.append(record)
+        elif id(record) in anchored:
+            out += [record, *after[id(record)]]
+    return tuple(out if start < len(records) else [*out, *before])
+
+
+def _find_first_place(records: Sequence[Record], field: int) -> int:
+    for first in ([field], range(field + 1, LARGEST_FIELD)):
+        for index, record in enumerate(records):
+            if record.field in first:
+                return index
+    return len(records)

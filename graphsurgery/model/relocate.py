@@ -12,8 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from graphsurgery.model.external import ExternalFile, is_external
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.records import Document, Record, Span
-from graphsurgery.model.scan import record_of
-from graphsurgery.model.schema import GRAPH, MODEL, RAW_DATA, tensor_holders, tensors
+from graphsurgery.model.scan import make_record
+from graphsurgery.model.schema import GRAPH, MODEL, RAW_DATA, find_tensor_fields, walk_tensors
 from graphsurgery.model.sources import ByteSource
 
 Change = Callable[[onnx.TensorProto], bool]
@@ -25,7 +25,7 @@ LITTLE_ENDIAN_FIELDS = {RAW_DATA} | {
 """Payload fields whose bytes are the same as raw_data's."""
 
 
-def moved(document: Document, name: str, bases: dict[str, int]) -> Document:
+def move_tensors(document: Document, name: str, bases: dict[str, int]) -> Document:
     """Every external tensor at ``location`` now lies in the file ``name``, ``bases[location]`` bytes further in."""
 
     def change(tensor: onnx.TensorProto) -> bool:
@@ -41,10 +41,10 @@ def moved(document: Document, name: str, bases: dict[str, int]) -> Document:
             tensor.external_data.add(key="offset", value=str(bases[location]))
         return True
 
-    return _changed(document, change, lambda record: b"location" in record.skeleton)
+    return _change_tensors(document, change, lambda record: b"location" in record.skeleton)
 
 
-def moved_back(document: Document, name: str, bases: dict[str, int]) -> Document:
+def move_tensors_back(document: Document, name: str, bases: dict[str, int]) -> Document:
     """What `moved` did, undone: each tensor in ``name`` goes back to the location with the highest base below its offset."""
     descending = sorted(bases.items(), key=lambda pair: pair[1], reverse=True)
 
@@ -59,10 +59,10 @@ def moved_back(document: Document, name: str, bases: dict[str, int]) -> Document
             entries["offset"].value = str(offset - base)
         return True
 
-    return _changed(document, change, lambda record: b"location" in record.skeleton)
+    return _change_tensors(document, change, lambda record: b"location" in record.skeleton)
 
 
-def externalised(document: Document, name: str, place: Callable[[Span], int]) -> Document:
+def move_payloads_out(document: Document, name: str, place: Callable[[Span], int]) -> Document:
     """Initializers whose payload lies in the file now refer to ``name``, at the offset that ``place`` gives their payload."""
 
     def change(tensor: onnx.TensorProto) -> bool:
@@ -75,15 +75,15 @@ def externalised(document: Document, name: str, place: Callable[[Span], int]) ->
             tensor.external_data.add(key=key, value=value)
         return True
 
-    return _changed(document, change, lambda record: record.field == INITIALIZER and record.has_payload)
+    return _change_tensors(document, change, lambda record: record.field == INITIALIZER and record.has_payload)
 
 
-def referenced(files: dict[str, ExternalFile], document: Document) -> list[str]:
+def list_used_files(files: dict[str, ExternalFile], document: Document) -> list[str]:
     """Those of ``files`` that the document's tensors name, in order of first use."""
-    return [location for location in locations(document) if location in files]
+    return [location for location in list_locations(document) if location in files]
 
 
-def internalised(document: Document, name: str, start: int, source: ByteSource) -> Document:
+def move_payloads_back(document: Document, name: str, start: int, source: ByteSource) -> Document:
     """What `externalised` did, undone: tensors that lie from ``start`` on in the file ``name``, open as ``source``, have their
     payload in raw_data again."""
 
@@ -97,28 +97,28 @@ def internalised(document: Document, name: str, start: int, source: ByteSource) 
         tensor.raw_data = document.payloads.mark(span)
         return True
 
-    return _changed(document, change, lambda record: record.field == INITIALIZER and b"location" in record.skeleton)
+    return _change_tensors(document, change, lambda record: record.field == INITIALIZER and b"location" in record.skeleton)
 
 
-def locations(document: Document) -> list[str]:
+def list_locations(document: Document) -> list[str]:
     """Locations that the document's tensors name, in order of first use."""
     found = {}
-    for _, tensor in tensors(document.proto):
+    for _, tensor in walk_tensors(document.proto):
         if is_external(tensor):
             found[next(entry.value for entry in tensor.external_data if entry.key == "location")] = True
     return list(found)
 
 
-def _changed(document: Document, change: Change, concerns: Callable[[Record], bool]) -> Document:
+def _change_tensors(document: Document, change: Change, concerns: Callable[[Record], bool]) -> Document:
     def renew(record: Record, message: Any) -> Record:
-        inner = tensor_holders(message).get(record.field)
+        inner = find_tensor_fields(message).get(record.field)
         if inner is None or not record.chunks or not concerns(record):
             return record
         value = parse(GetMessageClass(inner), record.content)
-        changed = [change(tensor) for _, tensor in tensors(value)]
+        changed = [change(tensor) for _, tensor in walk_tensors(value)]
         if not any(changed):
             return record
-        return record_of(record.field, value.SerializeToString(), inner, document.payloads)
+        return make_record(record.field, value.SerializeToString(), inner, document.payloads)
 
     model = tuple(renew(record, MODEL) for record in document.model)
     return replace(document, model=model, graph=tuple(renew(record, GRAPH) for record in document.graph))

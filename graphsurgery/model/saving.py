@@ -6,21 +6,29 @@ import os
 from pathlib import Path
 
 from graphsurgery.errors import SurroundingsError
-from graphsurgery.model.atomic import Progress, no_progress
+from graphsurgery.model.atomic import Progress, ignore_progress
 from graphsurgery.model.external import ExternalFile
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.output_names import check_output, left_behind, same_folder, unused_data_name
-from graphsurgery.model.provenance import recorded_move, recorded_outward
+from graphsurgery.model.provenance import record_externalization, record_move
 from graphsurgery.model.records import Span
-from graphsurgery.model.relocate import referenced
-from graphsurgery.model.staging import Plan, Saved, staged, system_errors
+from graphsurgery.model.relocate import list_used_files
+from graphsurgery.model.staging import (
+    Plan,
+    Saved,
+    check_output,
+    choose_data_name,
+    is_same_folder,
+    list_leftover_data,
+    stage_output,
+    translate_system_errors,
+)
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 """Bytes that one protobuf message may have: above this the weights go into external data."""
 ALIGNMENT = 4096
 
 
-def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = no_progress) -> Saved:
+def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = ignore_progress) -> Saved:
     """Write ``model`` to ``path``, whole or not at all.
 
     External data in the output's folder stay where they are; from another folder they are copied once, into ``<path>.data``.
@@ -32,20 +40,20 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, pro
         SurroundingsError: no space, no permission, no such folder. Nothing is left behind.
     """
     plan = plan_output(model, Path(path), force=force)
-    with staged(plan, force=force, progress=progress) as stage:
+    with stage_output(plan, force=force, progress=progress) as stage:
         return stage.commit()
 
 
 def plan_output(model: Model, output: Path, *, force: bool = False, largest: int = LARGEST_PROTOBUF) -> Plan:
     """Decide what has to be written where, touching nothing. Raises as `save` does."""
-    with system_errors(output):
+    with translate_system_errors(output):
         check_output(model, output, force=force)
         plan = Plan(output, model.document)
-        locations = referenced(model.files, model.document)
-        old = left_behind(model, output) if output.exists() else []
+        locations = list_used_files(model.files, model.document)
+        old = list_leftover_data(model, output) if output.exists() else []
         if old:
             plan.notes.append(f"data of the replaced output stay, in case another model needs them: {', '.join(old)}")
-        if locations and not same_folder(model.folder, output.parent):
+        if locations and not is_same_folder(model.folder, output.parent):
             _copy_data(plan, model, locations)
         elif locations:
             _keep_data(plan, model, locations)
@@ -70,21 +78,21 @@ def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
 def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
     """Plan one data file beside the output with every range the model refers to, at its own offset after a base per file."""
     model.require_data(f"saving into another folder ({plan.output.parent})")
-    plan.data = unused_data_name(plan.output)
+    plan.data = choose_data_name(plan.output)
     bases: dict[str, int] = {}
     for location in locations:
         base = bases[location] = (plan.data_size // ALIGNMENT + 1) * ALIGNMENT if bases else 0  # above every offset before it
         source = open_data(model.files[location])
-        for start, end in _ranges(model, model.files[location]):
+        for start, end in _list_ranges(model, model.files[location]):
             plan.data_pieces.append((base + start, Span(source, start, end - start)))
             plan.data_size = base + end
-    plan.document = recorded_move(plan.document, plan.data.name, bases)
+    plan.document = record_move(plan.document, plan.data.name, bases)
     plan.notes.append(f"external data copied once, to {plan.data.name}")
 
 
 def _externalise(plan: Plan) -> None:
     """Plan the initializers' payloads into the data file."""
-    plan.data = plan.data or unused_data_name(plan.output)
+    plan.data = plan.data or choose_data_name(plan.output)
 
     def place(span: Span) -> int:
         offset = -(-plan.data_size // ALIGNMENT) * ALIGNMENT
@@ -93,7 +101,7 @@ def _externalise(plan: Plan) -> None:
         return offset
 
     size = plan.document.size
-    plan.document = recorded_outward(plan.document, plan.data.name, plan.data_size, place)
+    plan.document = record_externalization(plan.document, plan.data.name, plan.data_size, place)
     if plan.document.size > LARGEST_PROTOBUF:
         raise SurroundingsError(
             f"{plan.output.name} would have {plan.document.size} bytes beside its initializers, and protobuf ends at 2 GiB",
@@ -103,7 +111,7 @@ def _externalise(plan: Plan) -> None:
     plan.notes.append(f"{what}: weights in {plan.data.name}")
 
 
-def _ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
+def _list_ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
     """The byte ranges of ``file`` that the model refers to, sorted, joined where less than a block lies between them."""
     wanted = sorted((one.offset, one.offset + one.length) for one in model.externals if one.file == file)
     joined: list[tuple[int, int]] = []

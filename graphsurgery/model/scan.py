@@ -14,8 +14,8 @@ import onnx
 
 from graphsurgery.errors import MalformedModelError
 from graphsurgery.model import wire
-from graphsurgery.model.parsing import check_weight, parse, shown, too_deep
-from graphsurgery.model.records import GRAPH_FIELD, Chunk, Document, Payloads, Record, Span, chunk_size
+from graphsurgery.model.parsing import check_weight, make_depth_error, parse, shorten
+from graphsurgery.model.records import GRAPH_FIELD, Chunk, Document, Payloads, Record, Span, measure_chunk
 from graphsurgery.model.schema import (
     DEEPEST_MESSAGE,
     GRAPH,
@@ -23,8 +23,8 @@ from graphsurgery.model.schema import (
     PAYLOAD_FIELDS,
     RAW_DATA,
     TENSOR,
-    holder_names,
-    tensor_holders,
+    find_tensor_fields,
+    list_tensor_fields,
 )
 from graphsurgery.model.sources import ByteSource, MemoryBytes
 
@@ -73,16 +73,16 @@ def expand(skeleton: bytes, message: Any, payloads: Payloads) -> tuple[Chunk, ..
     return tuple(_expand(MemoryBytes(skeleton), 0, len(skeleton), message, payloads))
 
 
-def record_of(number: int, content: bytes, message: Any, payloads: Payloads) -> Record:
+def make_record(number: int, content: bytes, message: Any, payloads: Payloads) -> Record:
     """A new record whose value is ``content``, a serialised ``message``. Payloads in it are marks of known ones, or else
     new ones, told apart as `scan` does: a fingerprint is the same before and after saving."""
     if payloads.token not in content:
-        source = MemoryBytes(wire.header(number, len(content)) + content)
+        source = MemoryBytes(wire.encode_header(number, len(content)) + content)
         scanner = _Scanner(source, payloads)
         return scanner.new(next(scanner.fields(0, source.size)), message)
     chunks = expand(content, message, payloads)
-    head = wire.header(number, sum(map(chunk_size, chunks)))
-    return Record(number, _joined([head, *chunks]), wire.header(number, len(content)) + content)
+    head = wire.encode_header(number, sum(map(measure_chunk, chunks)))
+    return Record(number, _join_literals([head, *chunks]), wire.encode_header(number, len(content)) + content)
 
 
 class _Scanner:
@@ -95,7 +95,7 @@ class _Scanner:
         self.records = 0
 
     def fields(self, start: int, end: int) -> Iterator[wire.Field]:
-        return wire.fields(self.source, start, end)
+        return wire.read_fields(self.source, start, end)
 
     def literal(self, start: int, end: int) -> bytes:
         """Bytes to keep: those of one field, or its tag and length where it is looked into."""
@@ -125,14 +125,14 @@ class _Scanner:
         if skeleton is chunks:
             data = b"".join(skeleton)
             return Record(field.number, (data,), data)
-        return Record(field.number, _joined(chunks), b"".join(skeleton))
+        return Record(field.number, _join_literals(chunks), b"".join(skeleton))
 
     def _field(self, field: wire.Field, message: Any, depth: int) -> tuple[Sequence[Chunk], Sequence[bytes]]:
         """Chunks and skeleton of one field of ``message``, header included; one and the same list where no payload is in it."""
         if field.length >= SMALLEST_PAYLOAD and field.wire_type == wire.LENGTH_DELIMITED:
             if message is TENSOR and field.number in PAYLOAD_FIELDS:
                 return self._payload(field)
-            inner = tensor_holders(message).get(field.number)
+            inner = find_tensor_fields(message).get(field.number)
             if inner is not None:
                 return self._nested(field, inner, depth + 1)
         literal = [self.literal(field.start, field.end)]
@@ -140,7 +140,7 @@ class _Scanner:
 
     def _nested(self, field: wire.Field, message: Any, depth: int) -> tuple[Sequence[Chunk], Sequence[bytes]]:
         if depth > DEEPEST_MESSAGE:
-            raise too_deep()
+            raise make_depth_error()
         chunks: list[Chunk] = [self.literal(field.start, field.value)]
         skeleton: list[bytes] = []
         seen: list[int] = []
@@ -149,24 +149,24 @@ class _Scanner:
             chunks += child_chunks
             skeleton += child_skeleton
             seen.append(child.number)
-        _check_told_once(message, seen)
+        _check_not_repeated(message, seen)
         literals = [chunk for chunk in chunks if isinstance(chunk, bytes)]
         if len(literals) == len(chunks):
             return literals, literals
         if message is TENSOR:
             self._type_payload(chunks, parse(onnx.TensorProto, b"".join(skeleton)), seen)
-        return chunks, [wire.header(field.number, sum(map(len, skeleton))), *skeleton]
+        return chunks, [wire.encode_header(field.number, sum(map(len, skeleton))), *skeleton]
 
     def _payload(self, field: wire.Field) -> tuple[Sequence[Chunk], Sequence[bytes]]:
         span = Span(self.source, field.value, field.length, wire_field=field.number)
         mark = self.payloads.mark(span)
-        return [self.literal(field.start, field.value), span], [wire.header(RAW_DATA, len(mark)) + mark]
+        return [self.literal(field.start, field.value), span], [wire.encode_header(RAW_DATA, len(mark)) + mark]
 
     def _type_payload(self, chunks: list[Chunk], tensor: onnx.TensorProto, seen: list[int]) -> None:
         """Give a tensor's payload its element type, known only when the whole tensor has been walked."""
         pieces = sum(number in PAYLOAD_FIELDS for number in seen)
         if pieces > 1:
-            name = shown(tensor.name)
+            name = shorten(tensor.name)
             raise MalformedModelError(f"tensor {name!r}: its data come in {pieces} pieces", "write the file again")
         index, span = next((index, chunk) for index, chunk in enumerate(chunks) if isinstance(chunk, Span))
         typed = replace(span, data_type=tensor.data_type)
@@ -174,30 +174,30 @@ class _Scanner:
         self.payloads.let_stand_for(tensor.raw_data, typed)
 
 
-def _check_told_once(message: Any, seen: list[int]) -> None:
+def _check_not_repeated(message: Any, seen: list[int]) -> None:
     """A message field that is not repeated must come once: protobuf merges two of them, a mark and other data perhaps."""
-    for name, repeated, _ in holder_names(message):
+    for name, repeated, _ in list_tensor_fields(message):
         if not repeated and seen.count(message.fields_by_name[name].number) > 1:
             raise MalformedModelError(f"{message.name}.{name} is there more than once", "write the file again with onnx.save")
 
 
 def _expand(source: MemoryBytes, start: int, end: int, message: Any, payloads: Payloads) -> list[Chunk]:
     chunks: list[Chunk] = []
-    for field in wire.fields(source, start, end):
+    for field in wire.read_fields(source, start, end):
         data = source.read(field.start, field.end - field.start)
-        inner = tensor_holders(message).get(field.number)
+        inner = find_tensor_fields(message).get(field.number)
         if message is TENSOR and field.number == RAW_DATA:
             span = payloads.span(source.read(field.value, field.length))
-            chunks += [data] if span is None else [wire.header(span.wire_field, span.length), span]
+            chunks += [data] if span is None else [wire.encode_header(span.wire_field, span.length), span]
         elif inner is not None and payloads.token in data:
             nested = _expand(source, field.value, field.end, inner, payloads)
-            chunks += [wire.header(field.number, sum(map(chunk_size, nested))), *nested]
+            chunks += [wire.encode_header(field.number, sum(map(measure_chunk, nested))), *nested]
         else:
             chunks.append(data)
     return chunks
 
 
-def _joined(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
+def _join_literals(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
     """Neighbouring literals as one."""
     out: list[Chunk] = []
     literals: list[bytes] = []

@@ -25,24 +25,24 @@ DEEPEST_MESSAGE = 100
 
 
 @cache
-def tensor_holders(message: Any) -> dict[int, Any]:
+def find_tensor_fields(message: Any) -> dict[int, Any]:
     """The fields of ``message`` (number -> message type) below which a TensorProto can lie."""
     return {
         field.number: field.message_type
         for field in message.fields
-        if field.message_type is not None and _reaches_tensor(field.message_type)
+        if field.message_type is not None and _can_hold_tensor(field.message_type)
     }
 
 
 @cache
-def holder_names(message: Any) -> tuple[tuple[str, bool, Any], ...]:
+def list_tensor_fields(message: Any) -> tuple[tuple[str, bool, Any], ...]:
     """As `tensor_holders`: (field name, repeated, message type) of each such field."""
-    holders = tensor_holders(message)
+    holders = find_tensor_fields(message)
     return tuple((field.name, field.is_repeated, field.message_type) for field in message.fields if field.number in holders)
 
 
 @cache
-def _reaches_tensor(message: Any) -> bool:
+def _can_hold_tensor(message: Any) -> bool:
     seen: set[str] = set()
     todo = [message]
     while todo:
@@ -55,14 +55,14 @@ def _reaches_tensor(message: Any) -> bool:
     return False
 
 
-def tensors(message: Any, path: str = "") -> Iterator[tuple[str, onnx.TensorProto]]:
+def walk_tensors(message: Any, path: str = "") -> Iterator[tuple[str, onnx.TensorProto]]:
     """Every TensorProto in ``message``, at any depth, with a readable path such as ``graph.node[3].attribute[0].t``."""
     if message.DESCRIPTOR.full_name == TENSOR.full_name:
         yield path, message
         return
-    for name, repeated, _ in holder_names(message.DESCRIPTOR):
+    for name, repeated, _ in list_tensor_fields(message.DESCRIPTOR):
         if repeated:
             for index, child in enumerate(getattr(message, name)):
-                yield from tensors(child, f"{path}.{name}[{index}]" if path else f"{name}[{index}]")
+                yield from walk_tensors(child, f"{path}.{name}[{index}]" if path else f"{name}[{index}]")
         elif message.HasField(name):
-            yield from tensors(getattr(message, name), f"{path}.{name}" if path else name)
+            yield from walk_tensors(getattr(message, name), f"{path}.{name}" if path else name)

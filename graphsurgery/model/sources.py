@@ -7,13 +7,50 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from graphsurgery.errors import MalformedModelError, SourceChangedError, SurroundingsError
-from graphsurgery.model.positioned import flags, read_at
+
+_MOVING = threading.Lock()
+"""Held while a file's own position is moved and used, so that threads which share a descriptor do not mix."""
+
+
+def combine_flags(*names: str) -> int:
+    """The flags of ``os.open`` with these names, as far as the system has them. Windows needs ``O_BINARY``."""
+    found = 0
+    for name in (*names, "O_CLOEXEC", "O_BINARY"):
+        found |= getattr(os, name, 0)
+    return found
+
+
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Read up to ``length`` bytes at ``offset``."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    with _MOVING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = _write_some(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _write_some(descriptor: int, view: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, view, offset)
+    with _MOVING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, view)
+
 
 WINDOW = 16 * 1024
 
@@ -68,7 +105,7 @@ class FileBytes:
     def __init__(self, path: Path, more: int = 0) -> None:
         try:
             _require_regular(path, path.stat())  # before opening: to open a device can already do something
-            self.descriptor = os.open(path, flags("O_RDONLY", "O_NONBLOCK") | more)
+            self.descriptor = os.open(path, combine_flags("O_RDONLY", "O_NONBLOCK") | more)
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             if isinstance(error, SurroundingsError):
                 raise

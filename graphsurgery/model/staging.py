@@ -6,14 +6,64 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
 from graphsurgery.errors import OutputExistsError, SurroundingsError
 from graphsurgery.model import atomic
-from graphsurgery.model.atomic import FileRange, Piece, Progress, no_progress
-from graphsurgery.model.output_names import already_there
+from graphsurgery.model.atomic import FileRange, Piece, Progress, ignore_progress
+from graphsurgery.model.model import Model
 from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.sources import ByteSource
+
+
+def check_output(model: Model, output: Path, *, force: bool) -> None:
+    """OutputExistsError or SurroundingsError when ``output`` cannot be written."""
+    own = [model.path] if model.path is not None else []
+    own += [file.path for file in model.files.values()]
+    for path in own:
+        if _is_same_file(path, output):
+            raise OutputExistsError(f"{output} is the input itself, which is never written", "choose another output with -o")
+    if output.exists() and not output.is_file():
+        what = "a folder" if output.is_dir() else "not a regular file"
+        raise OutputExistsError(f"{output} is {what}", "give the path of a file with -o")
+    if os.path.lexists(output) and not force:
+        raise make_exists_error(output)
+    if not output.parent.is_dir():
+        raise SurroundingsError(f"there is no folder {output.parent}", "make it first, or choose another output with -o")
+
+
+def choose_data_name(output: Path) -> Path:
+    """``<output>.data``, or with a number where that is taken."""
+    for number in ("", *(f".{n}" for n in range(1, 1000))):
+        candidate = output.with_name(f"{output.name}{number}.data")
+        if not os.path.lexists(candidate):
+            return candidate
+    raise OutputExistsError(f"{output}.data and a thousand names like it exist", "remove the data files that no model uses")
+
+
+def list_leftover_data(model: Model, output: Path) -> list[str]:
+    """Data files of earlier outputs of this name, which replacing it leaves behind: another model may refer to them."""
+    own = {file.path.name for file in model.files.values()}
+    found = [output.with_name(f"{output.name}.data"), *output.parent.glob(f"{escape(output.name)}.[0-9]*.data")]
+    return sorted(path.name for path in found if path.exists() and path.name not in own)
+
+
+def is_same_folder(folder: Path | None, other: Path) -> bool:
+    """Whether ``folder`` is there and is ``other``, however the two are spelt."""
+    return folder is not None and os.path.realpath(folder) == os.path.realpath(other)
+
+
+def make_exists_error(output: Path) -> OutputExistsError:
+    """The error for an output that is not to be replaced."""
+    return OutputExistsError(f"{output} exists already", "choose another output with -o, or replace it with --force")
+
+
+def _is_same_file(path: Path, output: Path) -> bool:
+    """Whether both are one file, under whatever name, or would be if they were there."""
+    if path.exists() and output.exists():
+        return path.samefile(output)
+    return os.path.realpath(path) == os.path.realpath(output)
 
 
 @dataclass
@@ -54,11 +104,11 @@ class Stage:
 
     def commit(self) -> Saved:
         """Give the output its name: the moment at which it exists. OutputExistsError when another took the name meanwhile."""
-        with system_errors(self.plan.output):
+        with translate_system_errors(self.plan.output):
             try:
-                atomic.give_name(self.path, self.plan.output, force=self.force)
+                atomic.move_into_place(self.path, self.plan.output, force=self.force)
             except FileExistsError as error:
-                raise already_there(self.plan.output) from error
+                raise make_exists_error(self.plan.output) from error
         self.made = [self.path]
         atomic.sync_folder(self.plan.output.parent)
         return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
@@ -67,26 +117,26 @@ class Stage:
         """Write data file and output, durably, under names that nobody uses."""
         plan = self.plan
         if plan.data is not None:
-            _write(plan.data, plan.data_pieces, plan.data_size, progress)
+            _write_chunks(plan.data, plan.data_pieces, plan.data_size, progress)
             self.made.append(plan.data)
-        _write(self.path, _in_order(plan.document.chunks()), plan.document.size, progress)
+        _write_chunks(self.path, _add_offsets(plan.document.chunks()), plan.document.size, progress)
         self.made.append(self.path)
         atomic.sync_folder(plan.output.parent)
 
     def extend(self, document: Document) -> None:
         """Write ``document`` in the place of what is written, durably: its last record alone, where that is all it has more."""
         *before, last = document.model
-        with system_errors(self.plan.output):
+        with translate_system_errors(self.plan.output):
             if tuple(before) == self.plan.document.model:
-                atomic.append(self.path, last.skeleton)
+                atomic.append_bytes(self.path, last.skeleton)
             else:
                 self._write_again(document)
         self.plan.document = document
 
     def _write_again(self, document: Document) -> None:
-        other = atomic.temporary_name(self.plan.output)
+        other = atomic.make_temporary_name(self.plan.output)
         self.made.append(other)
-        _write(other, _in_order(document.chunks()), document.size, no_progress)
+        _write_chunks(other, _add_offsets(document.chunks()), document.size, ignore_progress)
         atomic.remove(self.path)
         self.made.remove(self.path)
         self.path = other
@@ -107,19 +157,19 @@ class Stage:
 
 
 @contextmanager
-def staged(plan: Plan, *, force: bool = False, progress: Progress = no_progress) -> Iterator[Stage]:
+def stage_output(plan: Plan, *, force: bool = False, progress: Progress = ignore_progress) -> Iterator[Stage]:
     """What is planned under a temporary name in its folder, to be proven before `Stage.commit`; without that it is removed."""
-    with system_errors(plan.output):
-        stage = Stage(atomic.temporary_name(plan.output), plan, force)
+    with translate_system_errors(plan.output):
+        stage = Stage(atomic.make_temporary_name(plan.output), plan, force)
     try:
-        with system_errors(plan.output):
+        with translate_system_errors(plan.output):
             stage.write(progress)
         yield stage
     finally:
         stage.discard()
 
 
-def _in_order(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
+def _add_offsets(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
     """Each chunk with the offset at which it starts."""
     offset = 0
     for chunk in chunks:
@@ -127,7 +177,9 @@ def _in_order(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
         offset += len(chunk) if isinstance(chunk, bytes) else chunk.length
 
 
-def _write(path: Path, placed: Iterator[tuple[int, Chunk]] | list[tuple[int, Span]], size: int, progress: Progress) -> None:
+def _write_chunks(
+    path: Path, placed: Iterator[tuple[int, Chunk]] | list[tuple[int, Span]], size: int, progress: Progress
+) -> None:
     sources: set[ByteSource] = set()
 
     def pieces() -> Iterator[tuple[int, Piece]]:
@@ -147,14 +199,14 @@ def _write(path: Path, placed: Iterator[tuple[int, Chunk]] | list[tuple[int, Spa
             source.check_unchanged()
 
     try:
-        atomic.write_new(path, pieces(), size, progress)
+        atomic.write_new_file(path, pieces(), size, progress)
     except OSError:
         check_sources()  # what was cut short while it was copied is the reason to tell
         raise
 
 
 @contextmanager
-def system_errors(output: Path) -> Iterator[None]:
+def translate_system_errors(output: Path) -> Iterator[None]:
     """What the system refuses, as a typed error."""
     try:
         yield

@@ -12,45 +12,46 @@ from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record
 
 Parts = list[str | int]
 """Bytes of a record: a string is base64 of literal bytes, a number that of a payload within the record."""
-Recipe = list[list[int] | str | dict[str, Any]]
+Instructions = list[list[int] | str | dict[str, Any]]
 """How to rebuild a list of records: ``[first, count]`` takes records of the edited file, a string is base64 of literal bytes,
 a mapping takes the payloads of the record at ``place`` and gives them other bytes around (``chunks``, ``skeleton``)."""
 
 
-def way_back(before: Document, after: Document) -> dict[str, Any]:
+def compute_undo(before: Document, after: Document) -> dict[str, Any]:
     """How to get ``before`` from ``after``, JSON-ready. ValueError where a payload is gone."""
     payloads = after.payloads
     undo: dict[str, Any] = {
-        "model": _recipe(before.model, after.model, payloads), "graph": _recipe(before.graph, after.graph, payloads)
-    }  # fmt: skip
+        "model": _make_instructions(before.model, after.model, payloads),
+        "graph": _make_instructions(before.graph, after.graph, payloads),
+    }
     place = next(record for record in before.model if record.field == GRAPH_FIELD)
     length = sum(record.size for record in before.graph)
-    if place.skeleton != wire.header(GRAPH_FIELD, length):
-        undo["header"] = _encoded(place.skeleton)
+    if place.skeleton != wire.encode_header(GRAPH_FIELD, length):
+        undo["header"] = _encode(place.skeleton)
     return undo
 
 
-def rebuilt(document: Document, undo: dict[str, Any]) -> Document:
+def apply_undo(document: Document, undo: dict[str, Any]) -> Document:
     """The document that `way_back` leads to. KeyError, TypeError, ValueError or IndexError when it does not fit."""
-    model = tuple(_rebuilt(document, document.model, undo["model"]))
-    graph = tuple(_rebuilt(document, document.graph, undo["graph"]))
+    model = tuple(_follow_instructions(document, document.model, undo["model"]))
+    graph = tuple(_follow_instructions(document, document.graph, undo["graph"]))
     if sum(record.field == GRAPH_FIELD for record in model) != 1:
         raise ValueError("the way back does not lead to a model")
     if "header" in undo:
-        header = _decoded(undo["header"])
+        header = _decode(undo["header"])
         wire.decode_varint(header, wire.decode_varint(header)[1])  # ValueError where it is no tag and length
         model = tuple(replace(record, skeleton=header) if record.field == GRAPH_FIELD else record for record in model)
     return replace(document, model=model, graph=graph)
 
 
-def _recipe(before: Sequence[Record], after: Sequence[Record], payloads: Payloads) -> Recipe:
+def _make_instructions(before: Sequence[Record], after: Sequence[Record], payloads: Payloads) -> Instructions:
     """How to get ``before`` from ``after``. A payload that ``after`` lacks cannot be kept: ValueError."""
     place = {id(record): index for index, record in enumerate(after)}
-    recipe: Recipe = []
+    recipe: Instructions = []
     for record in before:
         index = place.get(id(record))
         if index is None:
-            recipe.append(_around_payloads(record, after, payloads) if record.has_payload else _encoded(record.skeleton))
+            recipe.append(_describe_changed_record(record, after, payloads) if record.has_payload else _encode(record.skeleton))
         elif recipe and isinstance(recipe[-1], list) and sum(recipe[-1]) == index:
             recipe[-1][1] += 1
         else:
@@ -58,28 +59,28 @@ def _recipe(before: Sequence[Record], after: Sequence[Record], payloads: Payload
     return recipe
 
 
-def _around_payloads(record: Record, after: Sequence[Record], payloads: Payloads) -> dict[str, Any]:
+def _describe_changed_record(record: Record, after: Sequence[Record], payloads: Payloads) -> dict[str, Any]:
     """The recipe for a record that was changed, but for the payloads in it."""
     wanted = record.spans
     place = next((index for index, one in enumerate(after) if all(span in one.spans for span in wanted)), None)
     if place is None:
         raise ValueError("an edit that drops weights cannot be undone")
     held = after[place].spans
-    chunks = [_encoded(chunk) if isinstance(chunk, bytes) else held.index(chunk) for chunk in record.chunks]
+    chunks = [_encode(chunk) if isinstance(chunk, bytes) else held.index(chunk) for chunk in record.chunks]
     skeleton: Parts = []
     rest = record.skeleton
     for span in wanted:
         literal, _, rest = rest.partition(payloads.mark_of(span))
-        skeleton += [_encoded(literal), held.index(span)]
-    return {"place": place, "chunks": chunks, "skeleton": [*skeleton, _encoded(rest)]}
+        skeleton += [_encode(literal), held.index(span)]
+    return {"place": place, "chunks": chunks, "skeleton": [*skeleton, _encode(rest)]}
 
 
-def _rebuilt(document: Document, records: Sequence[Record], recipe: Recipe) -> Iterator[Record]:
+def _follow_instructions(document: Document, records: Sequence[Record], recipe: Instructions) -> Iterator[Record]:
     """The records of a recipe. IndexError when it takes what is not there, or takes anything twice, which none of ours does."""
     left = len(records)
     for item in recipe:
         if isinstance(item, str):
-            yield _literal(_decoded(item))
+            yield _make_literal(_decode(item))
             continue
         first, count = item if isinstance(item, list) else (item["place"], 1)
         left -= count
@@ -88,24 +89,24 @@ def _rebuilt(document: Document, records: Sequence[Record], recipe: Recipe) -> I
         if isinstance(item, list):
             yield from records[first : first + count]
         else:
-            yield _with_payloads_of(records[first], item, document.payloads)
+            yield _restore_record(records[first], item, document.payloads)
 
 
-def _with_payloads_of(record: Record, item: dict[str, Any], payloads: Payloads) -> Record:
+def _restore_record(record: Record, item: dict[str, Any], payloads: Payloads) -> Record:
     held = record.spans
-    chunks = tuple(_decoded(part) if isinstance(part, str) else held[part] for part in item["chunks"])
-    skeleton = [_decoded(part) if isinstance(part, str) else payloads.mark_of(held[part]) for part in item["skeleton"]]
+    chunks = tuple(_decode(part) if isinstance(part, str) else held[part] for part in item["chunks"])
+    skeleton = [_decode(part) if isinstance(part, str) else payloads.mark_of(held[part]) for part in item["skeleton"]]
     return Record(record.field, chunks, b"".join(skeleton))
 
 
-def _encoded(data: bytes) -> str:
+def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _decoded(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-def _literal(data: bytes) -> Record:
+def _make_literal(data: bytes) -> Record:
     tag, _ = wire.decode_varint(data)
     return Record(tag >> 3, (data,), data)

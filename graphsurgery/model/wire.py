@@ -64,12 +64,12 @@ def decode_varint(data: bytes, position: int = 0) -> tuple[int, int]:
     raise MalformedModelError("the protobuf is broken: a varint has no end", "download or export the file again")
 
 
-def header(number: int, length: int) -> bytes:
+def encode_header(number: int, length: int) -> bytes:
     """Tag and length of a length-delimited field."""
     return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(length)
 
 
-def fields(source: Readable, start: int, end: int) -> Iterator[Field]:
+def read_fields(source: Readable, start: int, end: int) -> Iterator[Field]:
     """The fields of the message that lies at ``[start, end)`` of ``source``, without reading their payloads.
 
     Raises MalformedModelError where a field leaves its message, or has a number or wire type that protobuf does not know.
@@ -90,16 +90,16 @@ def fields(source: Readable, start: int, end: int) -> Iterator[Field]:
         elif wire_type in (FIXED64, FIXED32):
             value, length = base + used, 8 if wire_type == FIXED64 else 4
         else:
-            raise _broken(position, f"wire type {wire_type} of field {number}")
+            raise _make_broken_error(position, f"wire type {wire_type} of field {number}")
         if not 0 < number < 1 << 29:
-            raise _broken(position, f"field number {number}")
+            raise _make_broken_error(position, f"field number {number}")
         if value + length > end:
-            raise _broken(position, f"field {number} claims {length} bytes where {max(end - value, 0)} are left")
+            raise _make_broken_error(position, f"field {number} claims {length} bytes where {max(end - value, 0)} are left")
         yield Field(number, wire_type, position, value, value + length)
         position = value + length
 
 
-def _broken(position: int, what: str) -> MalformedModelError:
+def _make_broken_error(position: int, what: str) -> MalformedModelError:
     return MalformedModelError(
         f"the protobuf is broken at byte {position}: {what}",
         "the file is truncated, corrupt or not an ONNX model: download or export it again",

@@ -14,7 +14,7 @@ from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import PREFIX
 from graphsurgery.model.records import GRAPH_FIELD, Record
-from graphsurgery.model.schema import GRAPH, MODEL, tensor_holders, tensors
+from graphsurgery.model.schema import GRAPH, MODEL, find_tensor_fields, walk_tensors
 from graphsurgery.references.nested import list_all_nodes
 
 NODE = GRAPH.fields_by_name["node"].number
@@ -111,12 +111,12 @@ def _make_keys(model: Model, records: tuple[Record, ...], message: Any) -> list[
 
 def _make_key(model: Model, record: Record, message: Any) -> Key:
     """A record's content, the place of tensor data left out of it."""
-    inner = tensor_holders(message).get(record.field)
+    inner = find_tensor_fields(message).get(record.field)
     if inner is None or not (record.has_payload or b"location" in record.skeleton):
         known = message.fields_by_number.get(record.field)
         return record.field, record.content if known is not None and known.message_type is not None else record.skeleton
     value = GetMessageClass(inner).FromString(record.content)
-    for _, tensor in tensors(value):
+    for _, tensor in walk_tensors(value):
         if is_external(tensor):
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")

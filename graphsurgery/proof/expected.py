@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights

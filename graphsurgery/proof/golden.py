@@ -12,14 +12,14 @@ import onnxruntime
 
 from graphsurgery.compare.tally import ABSENT
 from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
-from graphsurgery.model.certificate import certificate_of, certified
+from graphsurgery.model.certificate import find_certificate_step, read_certificate
+from graphsurgery.model.checksums import compute_checksum, has_valid_checksum
 from graphsurgery.model.external import is_external
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, recorded, since_edited, steps, undone
-from graphsurgery.model.records import Span, payloads_fingerprint
-from graphsurgery.model.schema import tensors
-from graphsurgery.model.seal import is_sealed, seal
+from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, Step, list_steps_since_edit, read_steps, record_edit, undo_step
+from graphsurgery.model.records import Span, hash_payloads
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.golden_making import make_goldens
 from graphsurgery.proof.golden_values import Goldens
 from graphsurgery.report import Check, Report, Verdict
@@ -63,8 +63,8 @@ def copy_goldens(source: Model, model: Model, limits: tuple[float, float] | None
 def read_goldens(model: Model) -> Goldens | None:
     """The golden values that a file records of itself; None where there are none, or not as they were sealed.
     UnsupportedModelError where they cannot be read."""
-    golden = next((step for step in since_edited(model.proto) if step.edit == GOLDEN), None)
-    if golden is None or not (golden.unreadable or is_sealed(golden)):
+    golden = next((step for step in list_steps_since_edit(model.proto) if step.edit == GOLDEN), None)
+    if golden is None or not (golden.unreadable or has_valid_checksum(golden)):
         return None
     return _parse(golden)
 
@@ -72,8 +72,8 @@ def read_goldens(model: Model) -> Goldens | None:
 def _record(model: Model, goldens: Goldens, weights: str) -> Model:
     """``model`` with ``goldens`` recorded in it, and sealed."""
     content = goldens.to_json() | {"weights": weights}
-    content["seal"] = seal(content, __version__, model.fingerprint)
-    return replace(model, document=recorded(model.document, model.document, GOLDEN, content))
+    content["seal"] = compute_checksum(content, __version__, model.fingerprint)
+    return replace(model, document=record_edit(model.document, model.document, GOLDEN, content))
 
 
 def _parse(golden: Step) -> Goldens:
@@ -91,7 +91,7 @@ def verify_itself(model: Loadable) -> Report:
     NOT CHECKED where it records none that can be read, or was edited since.
     """
     loaded = load(model)
-    found = steps(loaded.proto)
+    found = read_steps(loaded.proto)
     place = max((place for place, step in enumerate(found) if step.edit == GOLDEN), default=None)
     if place is None:
         return _report_not_checked(
@@ -101,7 +101,7 @@ def verify_itself(model: Loadable) -> Report:
     if edits:
         return _report_not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
     golden = found[place]
-    sealed = not golden.unreadable and is_sealed(golden)
+    sealed = not golden.unreadable and has_valid_checksum(golden)
     try:
         goldens = _parse(golden)
     except UnsupportedModelError as error:
@@ -109,7 +109,7 @@ def verify_itself(model: Loadable) -> Report:
             return Report((Check(NAME, f"{CHANGED}: {error}", stated=Verdict.FAILED),))
         return _report_not_checked(str(error))
     compared = _compare(loaded, goldens, sealed)
-    told = certificate_of(loaded)
+    told = read_certificate(loaded)
     observed = (*_list_observations(goldens), *([] if told is None else [str(told)]))
     return Report(
         (_check_unchanged(loaded, golden), compared), observed, (*_list_left_out(loaded, goldens), *compared.left_out)
@@ -127,8 +127,8 @@ def _check_unchanged(model: Model, golden: Step) -> Check:
             return Check(UNCHANGED, "graph or metadata are not those that were recorded", stated=Verdict.FAILED)
         if digest_weights(model) != golden.parameters.get("weights"):
             return Check(UNCHANGED, "the weights are not those that were recorded", stated=Verdict.FAILED)
-        entry = certified(model)
-        if entry is not None and not (is_sealed(entry) and _fingerprint_before(model, entry) == entry.source):
+        entry = find_certificate_step(model)
+        if entry is not None and not (has_valid_checksum(entry) and _fingerprint_before(model, entry) == entry.source):
             return Check(UNCHANGED, "the certificate is not what was recorded", stated=Verdict.FAILED)
     except GraphSurgeryError as error:
         return Check(UNCHANGED, str(error), stated=Verdict.FAILED)
@@ -139,8 +139,8 @@ def _fingerprint_before(model: Model, golden: Step) -> str | None:
     """The fingerprint of what ``golden`` was recorded for; None where the file holds more than that and what was recorded
     since."""
     document = model.document
-    for step in reversed(steps(model.proto)):
-        earlier = undone(
+    for step in reversed(read_steps(model.proto)):
+        earlier = undo_step(
             document, step, lambda _: open_data(next(iter(model.files.values())))
         )  # whose bytes do not matter here
         if (len(earlier.model), len(earlier.graph)) != (len(document.model) - 1, len(document.graph)):
@@ -156,14 +156,14 @@ def digest_weights(model: Model) -> str:
     model.require_data("hashing the weights")
     outside = iter(model.externals)
     spans = []
-    for _, tensor in tensors(model.proto):
+    for _, tensor in walk_tensors(model.proto):
         span = model.document.payloads.find(tensor)
         if is_external(tensor):
             one = next(outside)
             spans.append(Span(open_data(one.file), one.offset, one.length))
         elif span is not None:
             spans.append(span)
-    return payloads_fingerprint(spans)
+    return hash_payloads(spans)
 
 
 def _compare(model: Model, goldens: Goldens, sealed: bool) -> Check:

@@ -12,7 +12,7 @@ import onnx
 
 from graphsurgery.errors import require_value
 from graphsurgery.interface import Value
-from graphsurgery.model.dtypes import FLOATS, numpy_dtype
+from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
 from graphsurgery.references.reference import Values
 from graphsurgery.runtime.feeds import FeedGenerator, list_prompt_lengths, make_short_mask
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, can_say
@@ -206,4 +206,4 @@ def _vary_mask(mask: np.ndarray, role: Value, turn: int, form: str) -> np.ndarra
 def _choose_float_dtype(value: Value) -> Any:
     if value.dtype == onnx.TensorProto.BFLOAT16:
         return ml_dtypes.bfloat16
-    return numpy_dtype(value.dtype) if value.dtype in FLOATS else np.dtype(np.float32)
+    return to_numpy_dtype(value.dtype) if value.dtype in FLOATS else np.dtype(np.float32)

@@ -10,7 +10,7 @@ import onnx
 
 from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.references.chain import Chain
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def _infer(model: Model) -> dict[str, Value]:
     del bare.graph.value_info[:]
     for info in bare.graph.output:
         info.type.tensor_type.ClearField("shape")
-    for _, tensor in tensors(bare):
+    for _, tensor in walk_tensors(bare):
         if model.document.payloads.find(tensor) is not None:
             tensor.ClearField("raw_data")
     try:

@@ -9,7 +9,7 @@ import onnx
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.inference import infer_widths
 from graphsurgery.references.chain import Chain, Link
@@ -133,7 +133,7 @@ def count_embedding_rows(model: Model, ids: str) -> int | None:
 
 def _count_word_weights(output: Model, link: Link) -> int | None:
     """Return the number of word weights in the file; None if they are not there, which the proof of the head tells."""
-    held = (tensor for node in output.proto.graph.node for _, tensor in tensors(node))
+    held = (tensor for node in output.proto.graph.node for _, tensor in walk_tensors(node))
     vectors = [tensor for tensor in held if len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.FLOAT]
     try:
         found = recorded(link.parameters, RecordedWeights([output.values(tensor) for tensor in vectors]))

@@ -10,7 +10,7 @@ from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.compare.tolerance import NO_LIMITS, Limits
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Value
-from graphsurgery.model.dtypes import numpy_dtype
+from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.references.reference import Expected, Values
 from graphsurgery.report import Check, Comparison, Verdict, combine_verdicts
 from graphsurgery.runtime.masks import EMPTY_ROW
@@ -102,7 +102,7 @@ def _find_misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[st
 
 
 def _fits(value: Value, array: np.ndarray) -> bool:
-    if value.dtype and numpy_dtype(value.dtype) != array.dtype:
+    if value.dtype and to_numpy_dtype(value.dtype) != array.dtype:
         return False
     if value.dims is None:
         return True

@@ -13,8 +13,8 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step, rewrites
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.provenance import Step, list_rewrites
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.nested import list_all_nodes
@@ -58,7 +58,7 @@ class Relation:
 
 def _find_new_rewrites(source: Model, output: Model) -> list[Step]:
     """The rewrites that ``output`` records and ``source`` does not."""
-    before, after = rewrites(source.proto), rewrites(output.proto)
+    before, after = list_rewrites(source.proto), list_rewrites(output.proto)
     return after[len(before) :] if after[: len(before)] == before else after
 
 
@@ -85,7 +85,7 @@ def _takes(value: Value, given: Value) -> bool:
 def _is_computed_in(model: Model, kind: int) -> bool:
     """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
     casts = (node for node in list_all_nodes(model.proto.graph) if node.op_type == "Cast")
-    return any(tensor.data_type == kind for _, tensor in tensors(model.proto)) or any(
+    return any(tensor.data_type == kind for _, tensor in walk_tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
     )
 

@@ -16,8 +16,7 @@ from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_bo
 from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tolerance import LEAST_COSINE, Limits, compute_stretch_limit
 from graphsurgery.errors import UnsupportedModelError, require_value
-from graphsurgery.model.filling import filled
-from graphsurgery.model.model import Model
+from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.relation import Relation, explain_other_inputs
 from graphsurgery.proof.whole_proof import make_whole_cases
 from graphsurgery.report import Check, Comparison, Report, Verdict
@@ -140,7 +139,7 @@ class SameOutputs:
 
     def _measure_losses(self, output: Model, relation: Relation) -> list[EngineLoss]:
         cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None
-        source, candidate = (_set_outputs(filled(model.proto, model), relation.names) for model in (self.source, output))
+        source, candidate = (_set_outputs(fill_weights(model.proto, model), relation.names) for model in (self.source, output))
         per_token = self._per_token()
         return measure_by_both_engines(source, candidate, self.measured, per_token=per_token, cannot_run=cannot_run)
 

@@ -10,7 +10,7 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model import external
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.records import Span
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import ByteSource, FileBytes
 from graphsurgery.proof.difference import Difference
 from graphsurgery.report import Check, Verdict
@@ -64,20 +64,20 @@ def _name_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str, 
     yield from model.initializers.items()
     for node in model.proto.graph.node:
         made = renamed.get(node.output[0], node.output[0]) if node.output else node.name
-        for path, tensor in tensors(node):
+        for path, tensor in walk_tensors(node):
             yield f"{made} {path}", tensor
     for index, function in enumerate(model.proto.functions):
-        for path, tensor in tensors(function):
+        for path, tensor in walk_tensors(function):
             yield f"functions[{index}] {path}", tensor
     for index, sparse in enumerate(model.proto.graph.sparse_initializer):
-        for path, tensor in tensors(sparse):
+        for path, tensor in walk_tensors(sparse):
             yield f"sparse_initializer[{index}] {path}", tensor
 
 
 def _find_payload(model: Model, tensor: onnx.TensorProto) -> Span | None:
     if not external.is_external(tensor):
         return model.document.payloads.find(tensor)
-    location, offset, length = external.place(tensor, tensor.name)
+    location, offset, length = external.read_place(tensor, tensor.name)
     model.require_data("comparing weights")
     return Span(open_data(model.files[location]), offset, length)
 

@@ -17,7 +17,7 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
-from graphsurgery.model.record_types import fits
+from graphsurgery.model.step_parameters import is_of_type
 from graphsurgery.references.fields import ChangeInfo, Fields, Info
 from graphsurgery.references.input_edits import compute_nothing
 from graphsurgery.references.pooling import RecordedMask
@@ -64,7 +64,7 @@ def _parse_pairs(texts: Sequence[str]) -> dict[str, str]:
 def _parse_rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
     """Read the first three elements of each text, a JSON list. ValueError or RecursionError if they are none of these."""
     rows = [json.loads(text) for text in texts]
-    if not all(fits(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
+    if not all(is_of_type(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
         raise ValueError("a name, a place and a name")
     return [(row[0], row[1], row[2]) for row in rows]
 

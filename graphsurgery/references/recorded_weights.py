@@ -1,7 +1,7 @@
 """The weights of the edits that a file records, found in it by what they are and not by where they stand.
 
-An edit with weights records the sha256 of each as the model folder has them (see `digest`). The reference takes them from the
-nodes that were added, whatever form they have there, and only where the digest agrees: a weight that was transposed, cut,
+An edit with weights records the sha256 of each as the model folder has them (see `hash_tensor`). The reference takes them from
+the nodes that were added, whatever form they have there, and only where the digest agrees: a weight that was transposed, cut,
 converted or exchanged is found out before a number is compared.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 
 from graphsurgery.errors import WeightsDifferError
-from graphsurgery.model.digest import digest
+from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.model import Model
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.schema import walk_tensors
 
 Array = np.ndarray
 Forms: TypeAlias = Callable[[Array], Iterable[Array]]
@@ -40,13 +40,13 @@ class RecordedWeights:
 
     @classmethod
     def of(cls, model: Model, added: Iterable[onnx.NodeProto]) -> RecordedWeights:
-        return cls([model.values(tensor) for node in added for _, tensor in tensors(node)])
+        return cls([model.values(tensor) for node in added for _, tensor in walk_tensors(node)])
 
     def find(self, sha256: str, forms: Forms = list_stored_forms) -> Array:
         """The weight of that digest, in float64 where it is one of floats; WeightsDifferError when the file has none."""
         if sha256 not in self._found:
             candidates = (form for tensor in self.tensors for form in forms(tensor))
-            found = next((form for form in candidates if digest(form) == sha256), None)
+            found = next((form for form in candidates if hash_tensor(form) == sha256), None)
             if found is None:
                 raise WeightsDifferError(
                     f"the file has no weights of sha256 {sha256[:12]}..., which it records for an edit",

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import rewritten
+from graphsurgery.model.provenance import record_rewrite
 from graphsurgery.proof.golden import copy_goldens, read_goldens
 from graphsurgery.rewrites.head_parts import Parts, split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -50,7 +50,7 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
     notes = (*_warn_about_records(model, parts), *result.notes)
     if result.unchanged is not None:
         return Applied(resolved, model, model, parts, result, notes)
-    document = rewritten(result.encoder.document, result.recorded | _describe_edits(parts), model.fingerprint)
+    document = record_rewrite(result.encoder.document, result.recorded | _describe_edits(parts), model.fingerprint)
     after = parts.join(replace(result.encoder, document=document, loaded=None))
     for edit in result.head:
         after = edit.apply(after)

@@ -15,8 +15,7 @@ from graphsurgery.graph.element_types import FLOAT
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import NAMES
-from graphsurgery.model.filling import filled
-from graphsurgery.model.model import Model
+from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.golden_values import HALF
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.measure import find_float32_nodes
@@ -72,7 +71,7 @@ class Half(Rewrite):
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises as `to_half` and `kept`, and NothingToOptimizeError if no node can be converted."""
-        given, name = filled(encoder.proto, encoder), NAMES[self.kind]
+        given, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
         stays = find_float32_nodes(given, context.feeds(encoder), self.kind)
         if not stays.others:
             raise NothingToOptimizeError(

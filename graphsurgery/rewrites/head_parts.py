@@ -20,21 +20,20 @@ from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import GraphSurgeryError, NoHeadError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT
 from graphsurgery.model.model import Model
-from graphsurgery.model.nodes import reads
+from graphsurgery.model.names import list_read_names
 from graphsurgery.model.provenance import (
+    EXTERNALIZE,
     HOUSEKEEPING,
     MOVE,
     OPTIMIZED,
-    OUTWARD,
     Step,
-    recorded,
-    undoable,
-    undone,
-    without_entries,
+    list_undoable_steps,
+    record_edit,
+    remove_entries,
+    undo_step,
 )
-from graphsurgery.model.records import Document, Record
-from graphsurgery.model.scan import record_of
-from graphsurgery.model.splice import spliced
+from graphsurgery.model.records import Document, Record, splice_records
+from graphsurgery.model.scan import make_record
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,14 @@ def read_history(model: Model) -> History:
     document, outside = model.document, False
     documents, steps = [document], list[Step]()
     for step, before in undo_steps(model):
-        outside = outside or step.edit == OUTWARD
-        document = undone(document, step) if outside else before  # weights that were moved out stay there
+        outside = outside or step.edit == EXTERNALIZE
+        document = undo_step(document, step) if outside else before  # weights that were moved out stay there
         if step.edit in HOUSEKEEPING:
             documents[0] = document
         else:
             documents.insert(0, document)
             steps.insert(0, step)
-    moves = [step for step in undoable(model.proto) if step.edit == MOVE]
+    moves = [step for step in list_undoable_steps(model.proto) if step.edit == MOVE]
     return History(tuple(reduce(redo_move, moves, one) for one in documents), tuple(steps))
 
 
@@ -92,10 +91,10 @@ class AddedEdit:
         graph = document.graph
         for number in OWNED:
             own = [record for record in graph if record.field == number and not _belongs_to(self.over, record)]
-            graph = spliced(graph, number, own + [record for record in self.head if record.field == number])
-        graph = spliced(spliced(graph, INPUT, self.inputs), OUTPUT, self.outputs)
+            graph = splice_records(graph, number, own + [record for record in self.head if record.field == number])
+        graph = splice_records(splice_records(graph, INPUT, self.inputs), OUTPUT, self.outputs)
         after = replace(document, graph=graph)
-        return replace(model, document=recorded(document, after, self.step.edit, self.step.parameters, self.step.weights))
+        return replace(model, document=record_edit(document, after, self.step.edit, self.step.parameters, self.step.weights))
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _replace_document(model: Model, document: Document) -> Model:
 
 def _drop_edit_records(document: Document) -> Document:
     """``document`` without its records of edits."""
-    return replace(document, model=without_entries(document.model, keep=(OPTIMIZED,)))
+    return replace(document, model=remove_entries(document.model, keep=(OPTIMIZED,)))
 
 
 def _find_head(history: History) -> tuple[tuple[AddedEdit | RepeatedEdit, ...], int, tuple[str, ...]]:
@@ -227,7 +226,7 @@ def _list_read_values(head: Sequence[AddedEdit | RepeatedEdit], encoder: Documen
     layers = [one for one in head if isinstance(one, AddedEdit)]
     nodes = [onnx.NodeProto.FromString(record.content) for one in layers for record in one.head if record.field == NODE]
     outputs = [onnx.ValueInfoProto.FromString(record.content) for one in layers for record in one.outputs]
-    taken = {info.name for info in outputs}.union(*map(reads, nodes))
+    taken = {info.name for info in outputs}.union(*map(list_read_names, nodes))
     made = {name for node in encoder.proto.graph.node for name in node.output}
     given = [value.name for value in encoder.proto.graph.output if value.name in taken]
     return given + sorted(name for name in taken & made if name not in given)
@@ -239,13 +238,13 @@ def _set_outputs(document: Document, names: Sequence[str]) -> Document:
     old = {onnx.ValueInfoProto.FromString(record.content).name: record for record in document.graph if record.field == OUTPUT}
     new = [
         old.get(name)
-        or record_of(
+        or make_record(
             OUTPUT, declared.get(name, onnx.ValueInfoProto(name=name)).SerializeToString(), onnx.ValueInfoProto.DESCRIPTOR,
             document.payloads,
         )
         for name in names
     ]  # fmt: skip
-    return replace(document, graph=spliced(document.graph, OUTPUT, new))
+    return replace(document, graph=splice_records(document.graph, OUTPUT, new))
 
 
 def _is_whole(parts: Parts, wanted: Document) -> bool:

@@ -23,7 +23,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface
 from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
 from graphsurgery.model.model import Model
-from graphsurgery.model.splice import spliced
+from graphsurgery.model.records import splice_records
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.normalize import normalize
 from graphsurgery.references.pooling import MODES, pool
@@ -150,7 +150,7 @@ def _drop_head(model: Model, outputs: Collection[str]) -> Model:
     ]  # fmt: skip
     records = document.graph
     for number, wanted in ((NODE, kept), (INITIALIZER, weights), (OUTPUT, given)):
-        records = spliced(records, number, wanted)
+        records = splice_records(records, number, wanted)
     return replace(model, document=replace(document, graph=records), loaded=None)
 
 

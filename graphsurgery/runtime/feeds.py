@@ -16,7 +16,7 @@ from graphsurgery.encoder.limits import Tables, find_tables
 from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
-from graphsurgery.model.dtypes import FLOATS, numpy_dtype
+from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
@@ -207,4 +207,4 @@ def list_prompt_lengths(mask: Mask) -> list[int]:
 
 
 def _numpy(value: Value) -> np.dtype[np.generic]:
-    return numpy_dtype(value.dtype)
+    return to_numpy_dtype(value.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 
 from graphsurgery.encoder.roles import MASK_TYPES
 from graphsurgery.interface import Value
-from graphsurgery.model.dtypes import FLOATS, INTEGERS, numpy_dtype
+from graphsurgery.model.dtypes import FLOATS, INTEGERS, to_numpy_dtype
 
 NONZERO, NOT, ADDITIVE, LENGTHS = "nonzero", "not", "additive", "lengths"
 MINUS_INFINITY = -1e4
@@ -30,7 +30,7 @@ def list_possible_forms(value: Value) -> tuple[str, ...]:
 
 def encode_mask(mask: np.ndarray, form: str, value: Value) -> np.ndarray:
     """Return ``mask [batch, seq]`` bool, true at tokens, as the input ``value`` takes it in ``form``."""
-    kind = numpy_dtype(value.dtype)
+    kind = to_numpy_dtype(value.dtype)
     if form == LENGTHS:
         return mask.sum(axis=1).astype(kind)
     if form == ADDITIVE:

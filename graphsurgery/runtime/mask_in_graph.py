@@ -17,7 +17,7 @@ from graphsurgery.encoder.flow import Flow, infer_last_dim, is_lookup
 from graphsurgery.encoder.scores import PADDING
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.operators import ATTENTIONS, MASK_INDEXES, get_operator
-from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import LENGTHS, decode_mask
@@ -120,7 +120,7 @@ def _compute(flow: Flow, value: ir.Value, generator: FeedGenerator, mask: np.nda
     nodes = [node for node in graph.nodes if any(one in made and graph.tensor(one) is None for one in node.outputs)]
     read = list(dict.fromkeys(one for node in nodes for one in graph.all_inputs(node)))
     weights = {one.name or "": tensor for one in read if (tensor := graph.tensor(one)) is not None}
-    if sum(payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
+    if sum(compute_payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
         raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights", "")
     fed = generator.generate(mask, seed=0)
     fed |= {one.name or "": np.zeros((*mask.shape, infer_last_dim(graph, one) or 1), np.float32) for one in read if one in rows}

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import LARGEST_PROTOBUF
@@ -125,7 +125,7 @@ def open_in_memory(model: onnx.ModelProto) -> Session:
 
     Its graph optimisations are on, as for a user. For a model too large to serialise they are off, and its weights are lent.
     """
-    weights = sum(payload_size(one.data_type, one.dims) or 0 for one in model.graph.initializer)
+    weights = sum(compute_payload_size(one.data_type, one.dims) or 0 for one in model.graph.initializer)
     if weights <= LARGEST_PROTOBUF - ROOM:
         return Session(model.SerializeToString())
     graph = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
@@ -153,13 +153,13 @@ def _session_options(threads: int, plain: bool) -> Any:
 
 
 def _is_lent(one: onnx.TensorProto) -> bool:
-    size = payload_size(one.data_type, one.dims)
+    size = compute_payload_size(one.data_type, one.dims)
     return one.data_type in LENDABLE and size is not None and size >= LENT and not is_external(one)
 
 
 def _make_placeholder(one: onnx.TensorProto) -> onnx.TensorProto:
     """Return ``one`` as external data that nobody reads."""
-    place = {"location": "lent", "offset": "0", "length": str(payload_size(one.data_type, one.dims))}
+    place = {"location": "lent", "offset": "0", "length": str(compute_payload_size(one.data_type, one.dims))}
     entries = [onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items()]
     return onnx.TensorProto(
         name=one.name, data_type=one.data_type, dims=one.dims, external_data=entries, data_location=onnx.TensorProto.EXTERNAL

@@ -23,16 +23,15 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
 from graphsurgery.errors import WeightsError
-from graphsurgery.folders.module_kinds import KINDS
-from graphsurgery.folders.modules import read_modules
+from graphsurgery.folders.modules import KINDS, read_modules
 from graphsurgery.folders.pooling_config import parse_pooling
-from graphsurgery.folders.router import default_route, route_mappings, routes
+from graphsurgery.folders.router import read_default_route, read_route_mappings, read_routes
 from graphsurgery.folders.transformer_config import (
     EncoderConfig,
+    choose_score_activation,
     read_encoder_config,
     read_folder_config,
-    score_activation,
-    transformer_settings,
+    read_transformer_settings,
 )
 from graphsurgery.folders.weights import Weights, read_weights
 
@@ -196,7 +195,7 @@ def test_a_whole_model(tmp_path: Path) -> None:
     assert modules[0].path == folder
     pooling = parse_pooling(modules[1].config, modules[1].path)
     assert (pooling.modes, pooling.include_prompt, pooling.dimension, pooling.unknown) == (("lasttoken",), False, DIM, ())
-    settings = transformer_settings(modules[0])
+    settings = read_transformer_settings(modules[0])
     assert (settings.task, settings.output_name, settings.method) == ("feature-extraction", "token_embeddings", "forward")
     config = read_encoder_config(folder)
     assert config is not None and (config.model_type, config.pad_token_id, config.num_labels) == ("bert", 0, 2)
@@ -210,7 +209,7 @@ def test_a_splade_model(tmp_path: Path) -> None:
     SentenceTransformer(modules=[encoder, sparse.SpladePooling()], device="cpu").save(str(tmp_path), create_model_card=False)
     first, second = read_modules(tmp_path)
     assert (second.kind, second.config["pooling_strategy"]) == ("SpladePooling", "max")
-    settings = transformer_settings(first)
+    settings = read_transformer_settings(first)
     assert (settings.task, settings.output_name) == ("fill-mask", "token_embeddings")
 
 
@@ -224,13 +223,15 @@ def test_a_router(tmp_path: Path) -> None:
     SentenceTransformer(modules=[router, st.Normalize()], device="cpu").save(str(tmp_path), create_model_card=False)
     first, second = read_modules(tmp_path)
     assert (first.kind, second.kind) == ("Router", "Normalize")
-    found = routes(first)
+    found = read_routes(first)
     assert {name: [module.kind for module in steps] for name, steps in found.items()} == {
         "query": ["StaticEmbedding"],
         "document": ["StaticEmbedding", "Dense"],
     }
-    assert default_route(first) == "document"
-    assert route_mappings(first) == {("query", None): "query", (None, ("image", "text")): "document"} == router.route_mappings
+    assert read_default_route(first) == "document"
+    assert (
+        read_route_mappings(first) == {("query", None): "query", (None, ("image", "text")): "document"} == router.route_mappings
+    )
     weights = read_weights(found["document"][1].path)
     assert np.array_equal(weights["linear.weight"], sides["document"][1].linear.weight.detach().numpy())
 
@@ -244,4 +245,4 @@ def test_labels_are_counted_as_transformers_counts_them(config: dict, tmp_path: 
     assert isinstance(found, EncoderConfig)
     assert found.num_labels == BertConfig.from_pretrained(tmp_path).num_labels
     expected = "torch.nn.Sigmoid" if found.num_labels == 1 else "torch.nn.Identity"
-    assert score_activation(read_folder_config(tmp_path), found, found.num_labels) == expected
+    assert choose_score_activation(read_folder_config(tmp_path), found, found.num_labels) == expected

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import graphsurgery
 from graphsurgery.edits.edit import Edit
-from graphsurgery.model.provenance import steps
+from graphsurgery.model.provenance import read_steps
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import expect_exactly
@@ -93,7 +93,7 @@ def reference(model: graphsurgery.Model, feed: Feed, values: Mapping[str, str], 
     """What the float64 references make of the feed, whose embeddings the model knows by other names."""
     weights = RecordedWeights.of(model, model.proto.graph.node)
     known = feed | {called: feed[key] for called, key in values.items()}
-    return Chain(steps(model.proto)).compose(expect_exactly, weights)(known)[name].values
+    return Chain(read_steps(model.proto)).compose(expect_exactly, weights)(known)[name].values
 
 
 def allowed(expected: Array, *given: Array) -> Array:

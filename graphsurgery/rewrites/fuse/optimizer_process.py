@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.model.dtypes import FLOATS, element_count, payload_size
+from graphsurgery.model.dtypes import FLOATS, compute_payload_size, count_elements
 
 VENDOR = "com.microsoft"
 MOST_RUNS = 4
@@ -28,7 +28,7 @@ def store(model: onnx.ModelProto, path: Path) -> None:
     """Write ``model`` to ``path``, and its large weights to a file beside it. This takes the large weights out of ``model``."""
     with _beside(path).open("wb") as weights:
         for tensor in model.graph.initializer:
-            if len(tensor.raw_data) > LARGE and len(tensor.raw_data) == payload_size(tensor.data_type, tensor.dims):
+            if len(tensor.raw_data) > LARGE and len(tensor.raw_data) == compute_payload_size(tensor.data_type, tensor.dims):
                 weights.write(tensor.raw_data)
                 tensor.raw_data = b""
     path.write_bytes(model.SerializeToString())
@@ -40,7 +40,7 @@ def read(path: Path) -> onnx.ModelProto:
     with _beside(path).open("rb") as weights:
         for tensor in model.graph.initializer:
             if tensor.HasField("raw_data") and not tensor.raw_data:
-                tensor.raw_data = weights.read(payload_size(tensor.data_type, tensor.dims) or 0)
+                tensor.raw_data = weights.read(compute_payload_size(tensor.data_type, tensor.dims) or 0)
     return model
 
 
@@ -144,7 +144,7 @@ def copy_without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         getattr(light.graph, field).extend(getattr(graph, field))
     inputs = {info.name for info in graph.input}
     for tensor in graph.initializer:
-        if tensor.data_type not in FLOATS or element_count(tensor.dims) <= FEW_NUMBERS:
+        if tensor.data_type not in FLOATS or count_elements(tensor.dims) <= FEW_NUMBERS:
             light.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

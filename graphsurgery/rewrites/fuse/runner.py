@@ -25,8 +25,8 @@ from graphsurgery.graph.operators import (
     FUSED_ROTATIONS,
     SKIP_NORMS,
 )
-from graphsurgery.model.dtypes import payload_size
-from graphsurgery.model.nodes import reads
+from graphsurgery.model.dtypes import compute_payload_size
+from graphsurgery.model.names import list_read_names
 from graphsurgery.rewrites.fuse.optimizer_process import list_model_types, optimize_file, read, store
 from graphsurgery.rewrites.fuse.report import ACTIVATION, ATTENTION, EMBEDDINGS, NORM, ROTARY, SKIP_NORM
 from graphsurgery.runtime.own_process import OwnProcessError, call_in_own_process
@@ -171,7 +171,7 @@ def _restore_absent(model: onnx.ModelProto, absent: list[onnx.TensorProto]) -> N
     kept = [info for info in model.graph.input if info.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    read = set[str]().union(*map(reads, model.graph.node))
+    read = set[str]().union(*map(list_read_names, model.graph.node))
     model.graph.initializer.extend(tensor for tensor in absent if tensor.name in read)
 
 
@@ -188,5 +188,5 @@ def has_own_bytes(tensor: onnx.TensorProto) -> bool:
     """Return whether a tensor holds its own bytes, and not a reference to a file or a placeholder."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
-    size = payload_size(tensor.data_type, tensor.dims)
+    size = compute_payload_size(tensor.data_type, tensor.dims)
     return not tensor.HasField("raw_data") or size is None or len(tensor.raw_data) == size

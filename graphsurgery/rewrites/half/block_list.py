@@ -27,7 +27,7 @@ from graphsurgery.graph.operators import (
     SHAPE_READING,
     get_operator,
 )
-from graphsurgery.model.dtypes import NAMES, element_count
+from graphsurgery.model.dtypes import NAMES, count_elements
 from graphsurgery.rewrites.half.constants import Array, MaskConstants, explain_unfit, read_constant
 
 SMALL = 1024
@@ -94,7 +94,7 @@ class BlockList:
         found = set(self._graph.main.inputs)
         for value in self._graph.main.initializers.values():
             tensor = self._graph.tensor(value)
-            if tensor is not None and (tensor.data_type != FLOAT or element_count(tensor.dims) <= SMALL):
+            if tensor is not None and (tensor.data_type != FLOAT or count_elements(tensor.dims) <= SMALL):
                 found.add(value)
         for node in self._nodes:
             if get_operator(node) in SHAPE_READING or all(value in found for value in self._graph.all_inputs(node)):

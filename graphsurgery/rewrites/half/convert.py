@@ -16,8 +16,8 @@ from graphsurgery.graph.element_types import FLOAT, HALVES, TYPE_ATTRIBUTES, Ele
 from graphsurgery.graph.operators import get_operator
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.external import is_external
-from graphsurgery.model.namer import Namer
-from graphsurgery.model.schema import tensors
+from graphsurgery.model.names import Namer
+from graphsurgery.model.schema import walk_tensors
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.constants import Array, MaskConstants, clip_infinities, lowest_mask, make_tensor, read_constant
 from graphsurgery.rewrites.half.plan import ConversionPlan
@@ -91,7 +91,7 @@ def read_element_types(model: onnx.ModelProto, kind: int) -> ElementTypes:
     """Return the element types of a model that can be converted to ``kind``. Raises as `to_half`."""
     if kind not in HALVES:
         raise UnsupportedModelError(f"{NAMES.get(kind, kind)} is no half precision type", "ask for FLOAT16 or BFLOAT16")
-    if any(is_external(one) for _, one in tensors(model)):
+    if any(is_external(one) for _, one in walk_tensors(model)):
         raise MissingDataError("half precision needs the values of the weights, which are external data", "load them first")
     types = ElementTypes(Editor(_inline_functions(model)))
     halves = sorted(NAMES[one].lower() for one in types.present & set(HALVES))

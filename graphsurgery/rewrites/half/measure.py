@@ -15,7 +15,7 @@ from graphsurgery.errors import RequestError
 from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, get_node_key
 from graphsurgery.graph.operators import MOVING, SHAPE_READING, get_operator
 from graphsurgery.interface import read_interface
-from graphsurgery.model.dtypes import NAMES, element_count
+from graphsurgery.model.dtypes import NAMES, count_elements
 from graphsurgery.rewrites.half.block_list import BlockList
 from graphsurgery.rewrites.half.convert import make_float32_baseline, read_element_types
 from graphsurgery.rewrites.half.overflow import CALM_MASK, find_overflows
@@ -117,7 +117,7 @@ class _Measuring:
         self.types, self._kind = types, kind
         self.always = BlockList(types, kind).reasons
         """The nodes of the block list, and why they are on it."""
-        self._heavy = {value for value, one in types.graph.constants.items() if element_count(one.dims) > HEAVY}
+        self._heavy = {value for value, one in types.graph.constants.items() if count_elements(one.dims) > HEAVY}
 
     def list_convertible(self, reasons: Collection[str]) -> list[ir.Node]:
         """Return the nodes that are converted if those of ``reasons`` are kept."""

@@ -17,7 +17,7 @@ from graphsurgery.compare.loss import find_tokens
 from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.graph.element_types import FLOAT
 from graphsurgery.interface import Value
-from graphsurgery.model.namer import Namer
+from graphsurgery.model.names import Namer
 from graphsurgery.rewrites.half.convert import Float32Baseline
 from graphsurgery.runtime.session import LentSession
 

@@ -18,7 +18,7 @@ from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import SMALL
 from graphsurgery.graph.operators import DIVIDING, FOLDABLE, FOLDABLE_IN_HALF, LAID_OUT_ANEW, get_operator
-from graphsurgery.model.dtypes import payload_size
+from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.runtime.session import Session
 
 GROWTH = 64 << 10
@@ -143,7 +143,7 @@ class _Region:
     def _size(self, value: ir.Value) -> int | None:
         """Return the number of bytes of a value, or None if its type or dims are not known."""
         fact = self._facts[value]
-        return None if fact.dtype not in NUMPY or fact.literal is None else payload_size(fact.dtype, fact.literal)
+        return None if fact.dtype not in NUMPY or fact.literal is None else compute_payload_size(fact.dtype, fact.literal)
 
 
 def _is_inside(tensor: onnx.TensorProto) -> bool:

@@ -48,38 +48,40 @@ RECORDED: dict[str, Types] = {
 """By the step's name. A parameter that may be null may be absent as well."""
 
 
-def misfit(edit: str, parameters: Mapping[str, Any]) -> str | None:
+def explain_misfit(edit: str, parameters: Mapping[str, Any]) -> str | None:
     """How ``parameters`` are not those of ``edit``, in words; None where they are."""
     types = RECORDED.get(edit)
     if types is None:
-        return f"there is no edit {_short(edit)} in this version"
+        return f"there is no edit {_shorten_value(edit)} in this version"
     unknown = [name for name in parameters if name not in types]
     if unknown:
-        return f"the file records {edit} with {_short(unknown[0])}, which this version does not know"
+        return f"the file records {edit} with {_shorten_value(unknown[0])}, which this version does not know"
     for name, kind in types.items():
-        if not fits(parameters.get(name), kind):
-            return f"the file records {edit} with {name} = {_short(parameters.get(name))}, which is no {_called(kind)}"
+        if not is_of_type(parameters.get(name), kind):
+            return (
+                f"the file records {edit} with {name} = {_shorten_value(parameters.get(name))}, which is no {_name_type(kind)}"
+            )
     return None
 
 
-def typed(edit: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def complete_parameters(edit: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """``parameters``, which fit, each of those that ``edit`` has."""
     return dict.fromkeys(RECORDED[edit]) | dict(parameters)
 
 
-def fits(value: object, kind: Any) -> bool:
+def is_of_type(value: object, kind: Any) -> bool:
     """Whether ``value`` is of that type, all the way down.
 
     Texts are whole characters, numbers are finite, integers are sizes and places: from 0 on, and no booleans.
     """
     if isinstance(kind, UnionType):
-        return any(fits(value, one) for one in get_args(kind))
+        return any(is_of_type(value, one) for one in get_args(kind))
     inner = get_args(kind)
     if get_origin(kind) is list:
-        return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
+        return isinstance(value, list) and all(is_of_type(one, inner[0]) for one in value)
     if get_origin(kind) is dict:
         pairs = value.items() if isinstance(value, dict) else ()
-        return isinstance(value, dict) and all(fits(key, str) and fits(one, inner[1]) for key, one in pairs)
+        return isinstance(value, dict) and all(is_of_type(key, str) and is_of_type(one, inner[1]) for key, one in pairs)
     if kind is str:
         return isinstance(value, str) and len(value) <= LONGEST and is_text(value)
     if kind is Data:
@@ -87,7 +89,7 @@ def fits(value: object, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and 0 <= value < LARGEST
     if kind is float:
-        return fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+        return is_of_type(value, int) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, kind)
 
 
@@ -96,7 +98,7 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _short(value: object) -> str:
+def _shorten_value(value: object) -> str:
     """A value as a message shows it: no longer than a line, whatever a file holds."""
     if isinstance(value, (list, dict)):
         return "[...]" if isinstance(value, list) else "{...}"
@@ -106,9 +108,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _called(kind: Any) -> str:
+def _name_type(kind: Any) -> str:
     if isinstance(kind, UnionType):
-        return " or ".join(_called(one) for one in get_args(kind) if one is not NoneType)
+        return " or ".join(_name_type(one) for one in get_args(kind) if one is not NoneType)
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", list: "list", dict: "table"}
     origin = get_origin(kind)
-    return f"list of {_called(get_args(kind)[0])}s" if origin is list else names[origin or kind]
+    return f"list of {_name_type(get_args(kind)[0])}s" if origin is list else names[origin or kind]
