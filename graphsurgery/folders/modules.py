@@ -145,8 +145,8 @@ def read_module(folder: Path, place: str, type_name: str, name: str, source: Pat
     if class_name is None:
         known = ", ".join(sorted(KINDS))
         raise FolderError(
-            f"{source}: the module {shorten(name)!r} is of the class {shorten(type_name)!r}, which graphsurgery does not know",
-            f"known are {known}; or bake the encoder alone with add-pooling, and apply this module yourself",
+            f"{source}: the module {shorten(name)!r} is of the unknown class {shorten(type_name)!r}; known are {known}",
+            "no module is left out silently: bake the encoder alone with add-pooling, and apply this module yourself",
         )
     kind = KINDS[find_kind(class_name)]
     path = folder if place in ("", ".", "./") else resolve_inside(folder, place.removesuffix("/"), str(source))
