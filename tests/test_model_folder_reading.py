@@ -311,7 +311,7 @@ def entries(*changes: dict[str, Any]) -> list[dict[str, Any]]:
         (entries({"type": OLD + "Dense", "path": "modules.json"}), "is no folder"),
         (entries(*[{}] * 1001), "1001 modules"),
         ("[" * 100_000, "deep"),
-        (entries({"type": "x" * 100_000}), "not known"),
+        (entries({"type": "x" * 100_000}), "unknown class"),
     ],
 )
 def test_a_malformed_modules_json(listed: object, word: str, tmp_path: Path) -> None:
