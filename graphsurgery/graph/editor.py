@@ -1,17 +1,17 @@
-"""A graph being rewritten, and how it is written back.
+"""A graph that can be changed.
 
-Whatever a rewrite does not touch is written back byte for byte. `Editor.finish` writes an unchanged node as the source's own
-message. Initializers, inputs, declared values, functions and metadata are the source's, except for those added or removed. This
+Whatever is not changed stays the same byte for byte: `Editor.finish` writes unchanged nodes as the source's own messages, and
+takes initializers, inputs, declared values, functions and metadata from the source, except for those added or removed. This
 keeps what onnx-ir does not hold: unknown fields, sparse initializers, training graphs.
 
 A name means the same value for as long as a value has that name, so that facts about a value stay true while nodes come and go.
-*Pinned* names are known to something other than the nodes of the main graph: graph outputs, inputs of nodes in subgraphs and
-training graphs, and tensors in quantization annotations. A pinned name stays, whichever node computes its value.
+*Pinned* names are known to something other than the nodes of the main graph: graph outputs, values that subgraphs or training
+graphs read, tensors in quantization annotations. A pinned name stays, whichever node computes its value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,15 +19,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import list_graphs, to_tensor_proto, walk_subgraphs
+from graphsurgery.graph.attributes import walk_subgraphs
 from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.writing import NodeWriter, copy_without_weights, filter_field
 from graphsurgery.model.names import Namer, walk_captured_names
 
 FIRST_IR_WITH_INITIALIZERS = 4
 """The first IR version in which an initializer need not be an input."""
-STRING_FIELDS = ("name", "domain", "overload", "doc_string")
-"""Fields of a node that may be present and empty."""
-KNOWN_FIELDS = tuple(field.name for field in onnx.NodeProto.DESCRIPTOR.fields)
 
 
 class Editor(Graph):
@@ -37,15 +35,11 @@ class Editor(Graph):
         """Import ``source``, which is not changed. Raises what `Graph` raises."""
         super().__init__(source)
         self.namer = Namer.of(source)
-        self._origins: dict[ir.Node, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
-        """For each imported node: the source's message, and what onnx-ir writes for the node while it is unchanged."""
-        self._graphs: dict[ir.Graph, onnx.GraphProto] = {}
-        """The source's message of each subgraph."""
+        self._writer = NodeWriter(source.graph, self._imported)
         self._unchanged = set(self.main.initializers.values())
         """The initializers whose tensors are still the source's."""
-        self._note_origins(self.source.graph, self._imported)
         self._names_before = self._list_names()
-        self._inner_names = {value.name for graph in self._graphs for value in _list_defined(graph)}
+        self._inner_names = {value.name for graph in self._writer.graphs for value in _list_defined(graph)}
         """The names of values that subgraphs define."""
         self._infos: list[onnx.ValueInfoProto] = []
         self._sparse = list(source.graph.sparse_initializer)
@@ -223,11 +217,11 @@ class Editor(Graph):
 
     def declared_values(self, graph: ir.Graph) -> Sequence[onnx.ValueInfoProto]:
         """Return what the source declares of the values of a subgraph."""
-        return self._graphs[graph].value_info if graph in self._graphs else ()
+        return self._writer.graphs[graph].value_info if graph in self._writer.graphs else ()
 
     def has_sparse_initializers(self, graph: ir.Graph) -> bool:
         """Return whether a subgraph has sparse initializers, which onnx-ir does not hold."""
-        return graph in self._graphs and bool(self._graphs[graph].sparse_initializer)
+        return graph in self._writer.graphs and bool(self._writer.graphs[graph].sparse_initializer)
 
     def finish(self, *, weights: bool = True) -> onnx.ModelProto:
         """Return the changed model, without its `initializers` if ``weights`` is false.
@@ -239,15 +233,15 @@ class Editor(Graph):
             model.CopyFrom(self.source)
             self._write_initializers(model.graph)
         else:
-            _copy_without_weights(self.source, model)
-        nodes = list(map(self._write_node, self.main))
+            copy_without_weights(self.source, model)
+        nodes = list(map(self._writer.write, self.main))
         if [id(node) for node in nodes] != [id(node) for node in self.source.graph.node]:
             model.graph.ClearField("node")
             model.graph.node.extend(nodes)
         sparse = {one.values.name for one in self._sparse}
-        _filter_field(model.graph.sparse_initializer, lambda one: one.values.name in sparse)
+        filter_field(model.graph.sparse_initializer, lambda one: one.values.name in sparse)
         removed = self._names_before - self._list_names()
-        _filter_field(model.graph.value_info, lambda info: info.name not in removed)
+        filter_field(model.graph.value_info, lambda info: info.name not in removed)
         model.graph.value_info.extend(self._infos)
         return model
 
@@ -266,69 +260,6 @@ class Editor(Graph):
         for place in sorted(set(range(len(graph.initializer))) - set(kept), reverse=True):
             del graph.initializer[place]
         graph.initializer.extend(new)
-
-    def _write_node(self, node: ir.Node) -> onnx.NodeProto:
-        """Return the message of ``node``, which is the source's own if the node is unchanged."""
-        written = ir.serde.serialize_node(node)
-        if node not in self._origins:
-            return written
-        source, imported = self._origins[node]
-        return source if written == imported else self._restore_source(node, written, source, imported)
-
-    def _restore_source(
-        self, node: ir.Node, written: onnx.NodeProto, source: onnx.NodeProto, imported: onnx.NodeProto
-    ) -> onnx.NodeProto:
-        """Return a changed node's message with what onnx-ir does not hold of the source's.
-
-        These are unknown fields, strings that are empty or no UTF-8, unchanged attributes, and unnamed outputs at the end.
-        """
-        unknown_fields = onnx.NodeProto()
-        unknown_fields.CopyFrom(source)
-        for name in KNOWN_FIELDS:
-            unknown_fields.ClearField(name)
-        written.MergeFrom(unknown_fields)
-        for name in STRING_FIELDS:
-            if source.HasField(name) and not written.HasField(name) and not getattr(source, name):
-                setattr(written, name, "")
-        written.output.extend("" for _ in range(len(node.outputs) - len(written.output)))
-        own, before = ({one.name: one for one in proto.attribute} for proto in (source, imported))
-        for attribute in written.attribute:
-            if attribute.name in before and before[attribute.name] == attribute:
-                attribute.CopyFrom(own[attribute.name])
-            elif attribute.name in own and list_graphs(node.attributes[attribute.name]):
-                self._write_graphs(node, attribute, own[attribute.name])
-        return written
-
-    def _write_graphs(self, node: ir.Node, attribute: onnx.AttributeProto, source: onnx.AttributeProto) -> None:
-        """Write the graphs of an attribute as the source has them, except for changed nodes, outputs and initializers."""
-        graphs = []
-        for graph, proto in zip(list_graphs(node.attributes[attribute.name]), _list_graph_protos(source), strict=True):
-            copy = onnx.GraphProto()
-            copy.CopyFrom(proto)
-            del copy.node[:]
-            copy.node.extend(map(self._write_node, graph))
-            for info, value in zip(copy.output, graph.outputs, strict=True):
-                info.name = value.name or ""
-            for tensor in copy.initializer:
-                current = graph.initializers[tensor.name].const_value if tensor.name in graph.initializers else None
-                if current is not None:
-                    tensor.CopyFrom(to_tensor_proto(current))
-            graphs.append(copy)
-        attribute.CopyFrom(source)
-        if attribute.HasField("g"):
-            attribute.g.CopyFrom(graphs[0])
-        else:
-            del attribute.graphs[:]
-            attribute.graphs.extend(graphs)
-
-    def _note_origins(self, source: onnx.GraphProto, nodes: Iterable[ir.Node]) -> None:
-        for proto, node in zip(source.node, nodes, strict=True):
-            self._origins[node] = proto, ir.serde.serialize_node(node)
-            for attribute in proto.attribute:
-                graphs = list_graphs(node.attributes[attribute.name])
-                for inner, graph in zip(_list_graph_protos(attribute), graphs, strict=True):
-                    self._graphs[graph] = inner
-                    self._note_origins(inner, graph)
 
     def _insert_constant(self, after: ir.Node | None, tensor: onnx.TensorProto, name: str) -> ir.Value:
         node = self.make_node("Constant", [], [tensor.name], {"value": ir.serde.deserialize_tensor(tensor)}, name)
@@ -377,35 +308,6 @@ def _list_defined(graph: ir.Graph) -> Iterator[ir.Value]:
     """Yield the values that ``graph`` itself defines."""
     yield from (*graph.inputs, *graph.initializers.values())
     yield from (value for node in graph for value in node.outputs)
-
-
-def _list_graph_protos(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """Return the graphs that an attribute holds according to its type."""
-    if attribute.ref_attr_name:
-        return []
-    if attribute.type == onnx.AttributeProto.GRAPH:
-        return [attribute.g]
-    return list(attribute.graphs) if attribute.type == onnx.AttributeProto.GRAPHS else []
-
-
-def _copy_without_weights(source: onnx.ModelProto, target: onnx.ModelProto) -> None:
-    """Copy ``source`` into ``target``, except for the initializers of its graph."""
-    for message, copy, left_out in ((source, target, "graph"), (source.graph, target.graph, "initializer")):
-        for field, content in message.ListFields():
-            if field.name == left_out:
-                continue
-            if field.is_repeated:
-                getattr(copy, field.name).extend(content)
-            elif field.message_type is not None:
-                getattr(copy, field.name).CopyFrom(content)
-            else:
-                setattr(copy, field.name, content)
-
-
-def _filter_field(messages: Any, is_kept: Callable[[Any], bool]) -> None:
-    """Remove the messages of a repeated field that are not kept."""
-    for place in reversed([place for place, one in enumerate(messages) if not is_kept(one)]):
-        del messages[place]
 
 
 def _list_external_names(model: onnx.ModelProto) -> Iterator[str]:
