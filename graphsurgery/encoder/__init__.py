@@ -1,1 +1,1 @@
-"""Reading a graph: what is pooled, how wide it is, which input is the mask, how large the vocabulary is."""
+"""The parts of an encoder, read off its graph: inputs by role, hidden state, layers, attention, norms, activations."""

@@ -73,8 +73,8 @@ def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> 
         return None
     from_config = _read_config(config or {})
     from_graph = {
-        "heads": _most_common(one.heads for one in blocks.attentions),
-        "hidden": _most_common(_find_source_width(blocks, one) for one in blocks.attentions),
+        "heads": _find_most_common(one.heads for one in blocks.attentions),
+        "hidden": _find_most_common(_find_source_width(blocks, one) for one in blocks.attentions),
         "layers": len(blocks.attentions),
     }
     heads, hidden, layers = (from_graph[key] or from_config.get(key) for key in CONFIG_KEYS)
@@ -88,7 +88,7 @@ def find_architecture(model: Model, config: Mapping[str, Any] | None = None) -> 
         heads,
         hidden,
         layers,
-        _most_common(one.head_size for one in blocks.attentions) or (hidden // heads if hidden % heads == 0 else None),
+        _find_most_common(one.head_size for one in blocks.attentions) or (hidden // heads if hidden % heads == 0 else None),
         _find_source(from_graph, from_config),
         tuple(_compare(from_graph, from_config)),
     )
@@ -106,7 +106,7 @@ def _read_config(config: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def _most_common(numbers: Iterable[int | None]) -> int | None:
+def _find_most_common(numbers: Iterable[int | None]) -> int | None:
     """Return the most frequent of the known numbers."""
     counts = Counter(number for number in numbers if number)
     return counts.most_common(1)[0][0] if counts else None

@@ -72,19 +72,19 @@ class ElementTypes:
             return frozenset()
         both = (*signature.variables(node.inputs, signature.inputs), *signature.variables(node.outputs, signature.outputs))
         found = {variable for value, variable in both if self[value] == FLOAT and signature.allows(variable, dtype)}
-        return frozenset(found - _stashed_variables(node, signature))
+        return frozenset(found - _find_stashed_variables(node, signature))
 
     def _infer(self, graph: ir.Graph) -> None:
         """Find the types of a graph's values."""
         for value in graph.inputs:
-            self._dtypes[value] = _declared_dtype(value)
+            self._dtypes[value] = _get_declared_dtype(value)
         for value in graph.initializers.values():
             if value.const_value is not None:
                 self._dtypes[value] = int(value.const_value.dtype)
         for node in self.graph.sort_nodes(graph):
             dtypes = self._infer_outputs(node)
             for value in node.outputs:
-                self._dtypes[value] = dtypes.get(value) or _declared_dtype(value)
+                self._dtypes[value] = dtypes.get(value) or _get_declared_dtype(value)
 
     def _infer_outputs(self, node: ir.Node) -> dict[ir.Value, int]:
         """Return the types of a node's outputs, as far as they are known."""
@@ -100,7 +100,9 @@ class ElementTypes:
         found: dict[ir.Value, int] = {}
         for value, variable in signature.variables(node.outputs, signature.outputs):
             dtype = (
-                signature.only_dtype(variable) or bound.get(variable) or self._infer_from_attribute(node, variable, signature)
+                signature.find_only_dtype(variable)
+                or bound.get(variable)
+                or self._infer_from_attribute(node, variable, signature)
             )
             found |= {value: dtype} if dtype and value is not None else {}
         return found
@@ -114,8 +116,8 @@ class ElementTypes:
 
     def _infer_from_attribute(self, node: ir.Node, variable: str, signature: OpSignature) -> int | None:
         if node.op_type in ("Constant", "ConstantOfShape"):
-            return _constant_dtype(node)
-        if variable in _stashed_variables(node, signature):
+            return _find_constant_dtype(node)
+        if variable in _find_stashed_variables(node, signature):
             return get_int(node, STASH_TYPE, FLOAT)
         if node.op_type in TYPE_ATTRIBUTES:
             default = self[node.inputs[0]] if node.op_type.endswith("Like") or node.op_type == "Bernoulli" else FLOAT
@@ -123,7 +125,7 @@ class ElementTypes:
         return None
 
 
-def _constant_dtype(node: ir.Node) -> int | None:
+def _find_constant_dtype(node: ir.Node) -> int | None:
     """Return the element type of a Constant's or ConstantOfShape's value."""
     for name, attribute in node.attributes.items():
         if name == "value":
@@ -136,11 +138,11 @@ def _constant_dtype(node: ir.Node) -> int | None:
     return FLOAT if node.op_type == "ConstantOfShape" else None
 
 
-def _stashed_variables(node: ir.Node, signature: OpSignature) -> set[str]:
+def _find_stashed_variables(node: ir.Node, signature: OpSignature) -> set[str]:
     """Return the type variable of mean and variance, which a norm gives besides its result."""
     return {"U"} - set(signature.inputs) if get_operator(node) in NORMS else set()
 
 
-def _declared_dtype(value: ir.Value) -> int:
+def _get_declared_dtype(value: ir.Value) -> int:
     """Return the element type that the file declares for ``value``; 0 if it declares none, or no tensor."""
     return int(value.type.dtype) if isinstance(value.type, ir.TensorType) else 0

@@ -21,7 +21,7 @@ from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.schemas import find_schema
 from graphsurgery.graph.shape_rules import SHAPE_RULES, Dims
-from graphsurgery.graph.symbolic import UNKNOWN, Fact, InferenceContext, Size, Sizes, Symbols, only_literals
+from graphsurgery.graph.symbolic import UNKNOWN, Fact, InferenceContext, Size, Sizes, Symbols, read_literals
 from graphsurgery.graph.value_rules import LIMITS, MOST_ELEMENTS, VALUE_RULES
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Facts:
 
     def literals(self, value: ir.Value | None) -> list[int] | None:
         """The integers in ``value`` if all of them are literals, else None."""
-        literals = only_literals(self.numbers(value))
+        literals = read_literals(self.numbers(value))
         return None if literals is None else list(literals)
 
     def _read_inputs(self) -> None:

@@ -30,7 +30,7 @@ def import_graph(source: onnx.GraphProto) -> ir.Graph:
     Raises MalformedModelError if a name stands for two values, UnsupportedModelError if onnx-ir refuses the graph.
     """
     check_defined_once(source)
-    with _without_warnings():
+    with _hide_warnings():
         try:
             return ir.serde.deserialize_graph(make_importable(source))
         except ir.serde.SerdeError as error:
@@ -108,7 +108,7 @@ logging.getLogger(ir.serde.__name__).addFilter(lambda _: not _HIDES_WARNINGS.get
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def _hide_warnings() -> Iterator[None]:
     """Keep onnx-ir's warnings about invalid graphs off the terminal, in this thread."""
     token = _HIDES_WARNINGS.set(True)
     try:

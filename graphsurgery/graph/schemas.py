@@ -39,7 +39,7 @@ class OpSignature:
             is_known = value is not None and value.name and (index < len(formals) or (formals and self.is_variadic))
             yield value, formals[min(index, len(formals) - 1)] if is_known else ""
 
-    def only_dtype(self, variable: str) -> int | None:
+    def find_only_dtype(self, variable: str) -> int | None:
         """Return the element type of ``variable`` if it allows exactly one, else None."""
         names = self._allowed_names(variable)
         return DTYPES.get(next(iter(names))) if len(names) == 1 else None
@@ -58,7 +58,7 @@ def find_signature(domain: str, op_type: str, opset: int) -> OpSignature | None:
     schema = _get_schema(op_type, opset, domain)
     if schema is not None:
         return _make_signature(schema, "type_str", "is_homogeneous")
-    versions = [one for one in _vendor_schemas().get((domain, op_type), []) if one.since_version <= opset]
+    versions = [one for one in _load_vendor_schemas().get((domain, op_type), []) if one.since_version <= opset]
     if not versions:
         return None
     return _make_signature(max(versions, key=lambda one: one.since_version), "typeStr", "isHomogeneous")
@@ -78,9 +78,9 @@ def count_vendor_operators(model: onnx.ModelProto) -> dict[str, int]:
     standard. A function that the model defines is no vendor operator, but the nodes in it may be.
     """
     local = {(to_domain(one.domain), one.name) for one in model.functions}
-    counts = Counter(_vendor_operators(model.graph.node, _opsets(model.opset_import), local))
+    counts = Counter(_find_vendor_operators(model.graph.node, _read_opsets(model.opset_import), local))
     for function in model.functions:
-        counts.update(_vendor_operators(function.node, _opsets(function.opset_import), local))
+        counts.update(_find_vendor_operators(function.node, _read_opsets(function.opset_import), local))
     return dict(sorted(counts.items()))
 
 
@@ -97,7 +97,7 @@ def _get_schema(op_type: str, opset: int, domain: str) -> onnx.defs.OpSchema | N
 
 
 @cache
-def _vendor_schemas() -> dict[tuple[str, str], list[Any]]:
+def _load_vendor_schemas() -> dict[tuple[str, str], list[Any]]:
     """Return ONNX Runtime's schemas by domain and operator; empty if this build of it does not give them."""
     try:
         from onnxruntime.capi import onnxruntime_pybind11_state as runtime
@@ -123,15 +123,17 @@ def _make_signature(schema: Any, type_name: str, homogeneous: str) -> OpSignatur
     )  # fmt: skip
 
 
-def _vendor_operators(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], local: set[tuple[str, str]]) -> Iterator[str]:
+def _find_vendor_operators(
+    nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], local: set[tuple[str, str]]
+) -> Iterator[str]:
     for node in nodes:
         domain = to_domain(node.domain)
         is_standard = domain in opsets and find_schema(node.op_type, opsets[domain], domain) is not None
         if (domain, node.op_type) not in local and not is_standard:
             yield f"{domain}.{node.op_type}" if domain else node.op_type
         for graph in list_subgraphs(node):
-            yield from _vendor_operators(graph.node, opsets, local)
+            yield from _find_vendor_operators(graph.node, opsets, local)
 
 
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+def _read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     return {to_domain(one.domain): one.version for one in imports}

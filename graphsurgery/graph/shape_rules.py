@@ -18,7 +18,7 @@ Dims = tuple[Size | None, ...]
 
 
 def infer_reshape(context: InferenceContext) -> Dims | None:
-    """``Reshape(x, shape)``: 0 in ``shape`` copies the dim of x, -1 is what the other dims leave of x."""
+    """Infer the dims of ``Reshape(x, shape)``: 0 in ``shape`` copies the dim of x, -1 is what the other dims leave of x."""
     target, dims = context.values(1), context.dims()
     if target is None:
         return None
@@ -38,7 +38,7 @@ def infer_reshape(context: InferenceContext) -> Dims | None:
 
 
 def infer_expand(context: InferenceContext) -> Dims | None:
-    """``Expand(x, shape)``: the dims of x and ``shape`` broadcast."""
+    """Infer the dims of ``Expand(x, shape)``: the dims of x and ``shape`` broadcast."""
     dims, target = context.dims(), context.values(1)
     if dims is None or target is None:
         return None
@@ -55,12 +55,12 @@ def _broadcast(one: Size, other: Size) -> Size | None:
 
 
 def infer_constant_of_shape(context: InferenceContext) -> Dims | None:
-    """``ConstantOfShape(shape)``"""
+    """Infer the dims of ``ConstantOfShape(shape)``."""
     return context.values(0)
 
 
 def infer_range(context: InferenceContext) -> Dims | None:
-    """``Range(0, limit, 1)`` has ``limit`` elements. Other ranges are unknown."""
+    """Infer the dims of ``Range(0, limit, 1)``, which has ``limit`` elements. Other ranges are unknown."""
     start, limit, delta = (context.values(index) for index in range(3))
     if limit is None or (start, delta) != ((0,), (1,)) or not context.symbols.is_nonnegative(limit[0]):
         return None
@@ -68,7 +68,7 @@ def infer_range(context: InferenceContext) -> Dims | None:
 
 
 def infer_tile(context: InferenceContext) -> Dims | None:
-    """``Tile(x, repeats)``"""
+    """Infer the dims of ``Tile(x, repeats)``."""
     dims, repeats = context.dims(), context.values(1)
     if dims is None or repeats is None or len(dims) != len(repeats):
         return None
@@ -76,7 +76,7 @@ def infer_tile(context: InferenceContext) -> Dims | None:
 
 
 def infer_flatten(context: InferenceContext) -> Dims | None:
-    """``Flatten(x)``: the product of the dims before the axis, and the product of those from it on."""
+    """Infer the dims of ``Flatten(x)``: the product of the dims before the axis, and the product of those from it on."""
     dims, axis = context.dims(), context.get_int("axis", 1)
     if dims is None:
         return None
@@ -85,9 +85,10 @@ def infer_flatten(context: InferenceContext) -> Dims | None:
 
 
 def infer_slice(context: InferenceContext) -> Dims | None:
-    """``Slice(x, starts, ends, axes, steps)``: a dim is kept if the slice goes from its start to its end in steps of 1.
+    """Infer the dims of ``Slice(x, starts, ends, axes, steps)``.
 
-    The start may be written as 0 or as minus the dim. Other dims are unknown.
+    A dim is kept if the slice goes from its start, which may be written as minus the dim, to its end in steps of 1. Otherwise it
+    is unknown.
     """
     dims, starts, ends = context.dims(), _get_bounds(context, "starts", 1), _get_bounds(context, "ends", 2)
     if dims is None or starts is None or ends is None:

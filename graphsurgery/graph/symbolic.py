@@ -84,7 +84,7 @@ class Symbols:
         return name
 
 
-def only_literals(sizes: Sizes | None) -> tuple[int, ...] | None:
+def read_literals(sizes: Sizes | None) -> tuple[int, ...] | None:
     """Return ``sizes`` if all of them are integers, else None."""
     if sizes is None:
         return None
@@ -102,7 +102,7 @@ class Fact:
     @property
     def literal(self) -> tuple[int, ...] | None:
         """The dims if all of them are integers, else None."""
-        return only_literals(self.dims)
+        return read_literals(self.dims)
 
 
 UNKNOWN = Fact()
@@ -131,7 +131,7 @@ class InferenceContext:
 
     def literals(self, index: int) -> tuple[int, ...] | None:
         """The integers in an input if all of them are literals, else None."""
-        return only_literals(self.values(index))
+        return read_literals(self.values(index))
 
     def has_input(self, index: int) -> bool:
         """Return whether the node has an input at ``index``."""

@@ -20,7 +20,7 @@ Rule = Callable[[InferenceContext], Sizes | None]
 
 
 def compute_shape(context: InferenceContext) -> Sizes | None:
-    """``Shape(x)``, or the part of it from ``start`` to ``end``"""
+    """Compute ``Shape(x)``, or the part of it from ``start`` to ``end``."""
     dims = context.dims()
     if dims is None:
         return None
@@ -28,18 +28,18 @@ def compute_shape(context: InferenceContext) -> Sizes | None:
 
 
 def compute_size(context: InferenceContext) -> Sizes | None:
-    """``Size(x)``"""
+    """Compute ``Size(x)``."""
     dims = context.dims()
     return None if dims is None else (context.symbols.multiply(dims),)
 
 
 def copy_elements(context: InferenceContext) -> Sizes | None:
-    """An operator that changes at most the shape of its input."""
+    """Return the elements of an operator that changes at most the shape of its input."""
     return context.values(0)
 
 
 def compute_cast(context: InferenceContext) -> Sizes | None:
-    """``Cast(x)``: a literal is converted. A symbol is kept only if every value of the old type fits into the new one."""
+    """Compute ``Cast(x)``: a literal is converted. A symbol is kept only if every value of the old type fits into the new one."""
     values, to, source = context.values(0), context.get_int("to", 0), context.dtype()
     if to == source or values is None:
         return values
@@ -55,7 +55,7 @@ def _cast(symbols: Symbols, value: Size, to: int, source: int) -> Size:
 
 
 def compute_gather(context: InferenceContext) -> Sizes | None:
-    """``Gather(x, indices)`` of a vector"""
+    """Compute ``Gather(x, indices)`` of a vector."""
     values, indices = context.values(0), context.literals(1)
     if values is None or indices is None or not all(-len(values) <= index < len(values) for index in indices):
         return None
@@ -63,7 +63,7 @@ def compute_gather(context: InferenceContext) -> Sizes | None:
 
 
 def compute_slice(context: InferenceContext) -> Sizes | None:
-    """``Slice(x, starts, ends, axes, steps)`` of a vector"""
+    """Compute ``Slice(x, starts, ends, axes, steps)`` of a vector."""
     values, starts, ends = context.values(0), context.get_ints("starts", 1), context.get_ints("ends", 2)
     steps = context.literals(4) if context.has_input(4) else (1,)
     if values is None or not (starts and ends and steps) or steps[0] <= 0:
@@ -72,7 +72,7 @@ def compute_slice(context: InferenceContext) -> Sizes | None:
 
 
 def compute_concat(context: InferenceContext) -> Sizes | None:
-    """``Concat(x, y, ...)`` of vectors"""
+    """Compute ``Concat(x, y, ...)`` of vectors."""
     joined: list[Size] = []
     for values in context.numbers:
         if values is None:
@@ -82,7 +82,7 @@ def compute_concat(context: InferenceContext) -> Sizes | None:
 
 
 def compute_constant_of_shape(context: InferenceContext) -> Sizes | None:
-    """``ConstantOfShape([n])``"""
+    """Compute ``ConstantOfShape([n])``."""
     shape, value = context.literals(0), context.node.attributes.get("value")
     if shape is None or len(shape) > 1 or any(not 0 <= size <= MOST_ELEMENTS for size in shape) or value is None:
         return None
@@ -94,7 +94,7 @@ def compute_constant_of_shape(context: InferenceContext) -> Sizes | None:
 
 
 def compute_not(context: InferenceContext) -> Sizes | None:
-    """``Not(x)``"""
+    """Compute ``Not(x)``."""
     values = context.values(0)
     if values is None:
         return None
@@ -103,12 +103,12 @@ def compute_not(context: InferenceContext) -> Sizes | None:
 
 
 def compute_neg(context: InferenceContext) -> Sizes | None:
-    """``Neg(x)``"""
+    """Compute ``Neg(x)``."""
     values = context.values(0)
     return None if values is None else tuple(context.symbols.multiply((-1, one)) for one in values)
 
 
-def _elementwise(compute: Callable[..., Size], inputs: int = 2) -> Rule:
+def _make_elementwise_rule(compute: Callable[..., Size], inputs: int = 2) -> Rule:
     """Return the rule for an operator that computes each element by ``compute(symbols, x, y, ...)``."""
 
     def rule(context: InferenceContext) -> Sizes | None:
@@ -139,7 +139,7 @@ def _add(symbols: Symbols, one: Size, other: Size) -> Size:
         return one + other
     if 0 in (one, other):
         return other if one == 0 else one
-    return symbols.name_expression(_commutative("+", one, other), signed=not symbols.is_nonnegative(one, other))
+    return symbols.name_expression(_name_commutative("+", one, other), signed=not symbols.is_nonnegative(one, other))
 
 
 def _subtract(symbols: Symbols, one: Size, other: Size) -> Size:
@@ -155,7 +155,7 @@ def _multiply(symbols: Symbols, one: Size, other: Size) -> Size:
 
 
 def _divide(symbols: Symbols, one: Size, other: Size) -> Size:
-    """The quotient is rounded towards zero. A divisor of 0 is left to the run."""
+    """Return the quotient, rounded towards zero. A divisor of 0 is left to the run."""
     if isinstance(one, int) and isinstance(other, int) and one >= 0 and other > 0:
         return one // other
     quotient = symbols.divide(one, other)
@@ -169,32 +169,35 @@ def _equal(symbols: Symbols, one: Size, other: Size) -> Size:
         return int(one == other)
     if any(isinstance(a, int) and a < 0 and symbols.is_nonnegative(b) for a, b in ((one, other), (other, one))):
         return 0
-    return symbols.name_expression(_commutative("=", one, other), signed=False)
+    return symbols.name_expression(_name_commutative("=", one, other), signed=False)
 
 
-def _choose(pick: Callable[[int, int], int], sign: str) -> Callable[[Symbols, Size, Size], Size]:
-    """Return the computation of ``Min`` or ``Max``."""
+def _make_extremum(pick: Callable[[int, int], int], sign: str) -> Callable[[Symbols, Size, Size], Size]:
+    """Return the function that computes an element of ``Min`` or ``Max``."""
 
     def compute(symbols: Symbols, one: Size, other: Size) -> Size:
         if isinstance(one, int) and isinstance(other, int):
             return pick(one, other)
-        return one if one == other else symbols.name_expression(_commutative(sign, one, other))
+        return one if one == other else symbols.name_expression(_name_commutative(sign, one, other))
 
     return compute
 
 
-def _commutative(sign: str, one: Size, other: Size) -> str:
+def _name_commutative(sign: str, one: Size, other: Size) -> str:
     """Return the expression of two operands, which is the same whichever of them comes first."""
     first, second = sorted((str(one), str(other)))
     return f"({first}{sign}{second})"
 
 
+ELEMENTWISE = {
+    "Add": _add, "Div": _divide, "Equal": _equal, "Max": _make_extremum(max, ">"), "Min": _make_extremum(min, "<"),
+    "Mul": _multiply, "Sub": _subtract,
+}  # fmt: skip
 VALUE_RULES: dict[str, Rule] = {
-    "Add": _elementwise(_add), "Cast": compute_cast, "Concat": compute_concat, "ConstantOfShape": compute_constant_of_shape,
-    "Div": _elementwise(_divide), "Equal": _elementwise(_equal), "Gather": compute_gather, "Identity": copy_elements,
-    "Max": _elementwise(_choose(max, ">")), "Min": _elementwise(_choose(min, "<")), "Mul": _elementwise(_multiply),
-    "Neg": compute_neg, "Not": compute_not, "Reshape": copy_elements, "Shape": compute_shape, "Size": compute_size,
-    "Slice": compute_slice, "Squeeze": copy_elements, "Sub": _elementwise(_subtract), "Unsqueeze": copy_elements,
-    "Where": _elementwise(_where, inputs=3),
+    **{name: _make_elementwise_rule(compute) for name, compute in ELEMENTWISE.items()},
+    "Cast": compute_cast, "Concat": compute_concat, "ConstantOfShape": compute_constant_of_shape, "Gather": compute_gather,
+    "Identity": copy_elements, "Neg": compute_neg, "Not": compute_not, "Reshape": copy_elements, "Shape": compute_shape,
+    "Size": compute_size, "Slice": compute_slice, "Squeeze": copy_elements, "Unsqueeze": copy_elements,
+    "Where": _make_elementwise_rule(_where, inputs=3),
 }  # fmt: skip
 """By operator: the function that computes the integers of its first output."""
