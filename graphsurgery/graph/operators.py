@@ -138,7 +138,7 @@ MASK_INDEXES = {
     f"{VENDOR}.Attention": (3,), f"{VENDOR}.MultiHeadAttention": (4,), f"{VENDOR}.QAttention": (5,),
     f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3,),
 }  # fmt: skip
-"""Those of them that are integers: not 0 at tokens, or how many tokens there are in a row."""
+"""The indices of those masks that are integers: nonzero at tokens, or the number of tokens in each row."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that compute queries, keys and values themselves, from one input and one matrix."""
 ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")

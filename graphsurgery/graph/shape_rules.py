@@ -87,8 +87,7 @@ def infer_flatten(context: InferenceContext) -> Dims | None:
 def infer_slice(context: InferenceContext) -> Dims | None:
     """Infer the dims of ``Slice(x, starts, ends, axes, steps)``.
 
-    A dim is kept if the slice goes from its start, which may be written as minus the dim, to its end in steps of 1. Otherwise it
-    is unknown.
+    A dim is kept if the slice goes from its start (0, or minus the dim) to its end in steps of 1. Otherwise it is unknown.
     """
     dims, starts, ends = context.dims(), _get_bounds(context, "starts", 1), _get_bounds(context, "ends", 2)
     if dims is None or starts is None or ends is None:

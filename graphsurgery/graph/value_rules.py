@@ -39,7 +39,7 @@ def copy_elements(context: InferenceContext) -> Sizes | None:
 
 
 def compute_cast(context: InferenceContext) -> Sizes | None:
-    """Compute ``Cast(x)``: a literal is converted. A symbol is kept only if every value of the old type fits into the new one."""
+    """Compute ``Cast(x)``: literals are converted. A symbol is kept only if the new type has every value of the old one."""
     values, to, source = context.values(0), context.get_int("to", 0), context.dtype()
     if to == source or values is None:
         return values
