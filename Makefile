@@ -18,7 +18,7 @@ demo-minilm: $(PEERS)/.peers ## the same from the real all-MiniLM-L6-v2, Optimum
 	$(PEERS)/bin/python demo/demo_minilm.py
 
 test: $(VENV)/.test ## the torch-free test suite
-	$(VENV)/bin/python -m pytest -q -n 2
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
 test-peers: $(PEERS)/.peers ## reference tests against PyTorch, Optimum and sentence-transformers
 	$(PEERS)/bin/python -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/peers

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether these tests run beside those of another worker."""
+if SIDE_BY_SIDE:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 CORPUS = ROOT.parent / "shared" / "corpus"
@@ -29,6 +37,44 @@ def corpus_params() -> list[object]:
     """The third-party models as parameters; one skipped parameter that says why where the corpus is absent."""
     found = [pytest.param(path, id=f"{path.parent.name}/{path.name}") for path in corpus_models()]
     return found or [pytest.param(None, marks=pytest.mark.skip(reason=NO_CORPUS))]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> Iterator[None]:
+    """Sessions have one thread where tests run side by side. With a thread for each core, half the time went into waiting."""
+    with pytest.MonkeyPatch.context() as patch:
+        if SIDE_BY_SIDE:
+            patch.setattr("graphsurgery.runtime.session.THREADS", 1)
+        yield
+
+
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs go to 128 tokens where the model sets no limit and has no window, for tests that are not about long texts."""
+    monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
+
+
+@pytest.fixture
+def remembered_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer runs once for each graph, for tests that are about what is done with its result. Each gets a copy."""
+    import onnx
+
+    from graphsurgery.rewrites import fuse_encoder
+    from graphsurgery.rewrites.fuse.runner import Fused, Fusing, run_optimizer
+
+    def run_once(model: onnx.ModelProto, fusing: Fusing) -> Fused:
+        key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), fusing)
+        if key not in _OPTIMIZED:
+            _OPTIMIZED[key] = run_optimizer(model, fusing)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(_OPTIMIZED[key].model)
+        return replace(_OPTIMIZED[key], model=copy)
+
+    monkeypatch.setattr(fuse_encoder, "run_optimizer", run_once)
+
+
+_OPTIMIZED: dict[Any, Any] = {}
+"""What the optimizer made, by graph and options."""
 
 
 @pytest.fixture

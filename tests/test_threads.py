@@ -137,6 +137,7 @@ def surroundings() -> tuple[object, ...]:
     return Path.cwd(), sys.stdout, sys.stderr, sys.path[:], root.handlers[:], root.level
 
 
+@pytest.mark.usefixtures("short_texts")
 def test_eight_models_optimized_at_once(tmp_path: Path) -> None:
     """The files are those that are made one after the other, and nobody else in the process notices."""
     pytest.importorskip("sympy", reason=WITHOUT_SYMPY)

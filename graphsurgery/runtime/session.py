@@ -22,6 +22,8 @@ Arrays = Mapping[str, np.ndarray]
 FATAL = 4
 HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
 SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
+THREADS = 0
+"""Threads of a session for which none are given. 0 lets ONNX Runtime choose; tests that run side by side take one each."""
 LENT = 1 << 16
 """The smallest initializer, in bytes, that a `LentSession` lends. It copies smaller ones with the graph."""
 ROOM = 1 << 26
@@ -146,7 +148,7 @@ def _session_options(threads: int, plain: bool) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or THREADS
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
