@@ -506,7 +506,7 @@ def test_an_encoder_that_gives_nothing_but_nan(tmp_path: Path, capsys) -> None:
     for options in ([], ["--no-verify"]):
         assert run(["bake", str(folder), *options]) == WRONG
         said = capsys.readouterr().err
-        assert "onnx/model.onnx: the model gives nothing but NaN" in said and "export it again" in said
+        assert "onnx/model.onnx: the model gives only NaN" in said and "export it again" in said
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -1,1 +1,1 @@
-"""Two models on the same feeds: how close is close enough, which positions count, and what a comparison came to."""
+"""Comparisons of two models on the same feeds: tolerances, which positions count, losses and times."""

@@ -37,19 +37,19 @@ FEW = 8
 class Loss:
     """How far apart vectors are, over all of them.
 
-    Where the candidate has a number that is not finite where the float32 model's is, ``not_finite`` counts them, the distances
-    are infinite and the cosines -1: no limit lets that pass.
+    ``not_finite`` counts the candidate's numbers that are not finite although the float32 model's are. If there are any, the
+    distances are infinite and the cosines -1, so that no limit lets them pass.
     """
 
     vectors: int
     max_abs: float
     relative: float
-    """Square root of the squared distances' sum over the squared lengths' sum."""
+    """The square root of the sum of all squared distances over the sum of all squared lengths."""
     min_cosine: float
     mean_cosine: float
     not_finite: int = 0
     skipped: int = 0
-    """Vectors that are not finite in float32 already."""
+    """Vectors that are not finite in the float32 model either."""
 
     def __str__(self) -> str:
         if self.not_finite:
@@ -57,7 +57,7 @@ class Loss:
         return f"max|x - x'| {self.max_abs:.2g}, cosine {self.min_cosine:.7f} at least, {self.mean_cosine:.7f} on average"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-ready data; infinite distances are None."""
+        """Return JSON-ready data. Infinite distances are None."""
         return {
             "vectors": self.vectors, "max_abs_diff": self.max_abs if np.isfinite(self.max_abs) else None,
             "relative": self.relative if np.isfinite(self.relative) else None, "min_cosine": self.min_cosine,
@@ -87,11 +87,13 @@ class EngineLoss:
 def measure_loss(
     wanted: Sequence[Array], found: Sequence[Array], tokens: Sequence[Array | None] | None = None, center: float | None = None
 ) -> Loss:
-    """The loss of ``found`` against ``wanted``, one array ``[..., dim]`` for each feed; vectors lie along the last axis.
-    Scores, ``[..., 1]``, have no direction: all of them, less ``center`` (their mean when None), are one vector.
+    """Measure the loss of ``found`` against ``wanted``, one array ``[..., dim]`` for each feed.
 
-    ``tokens``: bool, for each feed the vectors that count (``[batch, seq]``, say), or None for all.
-    RequestError where shapes differ, or where there is nothing to compare.
+    Vectors lie along the last axis. Scores, ``[..., 1]``, have no direction: all of them, less ``center`` (their mean if None),
+    count as one vector.
+    ``tokens`` holds for each feed the vectors that count, bool (``[batch, seq]``, say), or None for all.
+
+    Raises RequestError if shapes differ, or if there is nothing to compare.
     """
     if any(one.shape != other.shape for one, other in zip(wanted, found, strict=True)):
         raise RequestError(f"shapes differ: {[one.shape for one in found]} instead of {[one.shape for one in wanted]}")
@@ -224,26 +226,27 @@ def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Se
 
 
 def _round_feed(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
-    """``feed``, its float32 arrays rounded where ``model`` takes a half type."""
+    """Return ``feed``, with its float32 arrays rounded where ``model`` takes a half type."""
     kinds = {info.name: info.type.tensor_type.elem_type for info in model.graph.input}
     halves = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in HALVES}
     return {name: array.astype(halves[name]) if name in halves else array for name, array in feed.items()}
 
 
 def _gather_vectors(arrays: Sequence[Array], tokens: Sequence[Array | None]) -> Array:
-    """Those that count, of all feeds: ``[vectors, dim]`` float64."""
+    """Return the vectors that count, of all feeds: ``[vectors, dim]`` float64."""
     some = [select_vectors(one, chosen) for one, chosen in zip(arrays, tokens, strict=True)]
     rows = [one.astype(np.float64) for one in some if one.size]
     return np.concatenate(rows) if rows else np.zeros((0, 0))
 
 
 def _take_first_rows(feed: Feed, rows: int) -> dict[str, Array]:
-    """The first rows of every input, where all inputs have as many in all."""
+    """Return the first rows of every input; all of ``feed`` if its inputs have different numbers of rows."""
     sizes = {array.shape[:1] for array in feed.values()}
     return {name: array[:rows] if len(sizes) == 1 and sizes != {()} else array for name, array in feed.items()}
 
 
 def find_tokens(feed: Feed, mask: Value | None) -> Array | None:
-    """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None where nothing says it."""
-    given = feed[mask.name] != 0 if mask is not None and mask.name in feed else None
-    return given if given is not None and given.ndim == 2 else None
+    """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None if nothing says it."""
+    if mask is None or mask.name not in feed or feed[mask.name].ndim != 2:
+        return None
+    return feed[mask.name] != 0

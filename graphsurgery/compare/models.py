@@ -1,7 +1,7 @@
-"""Two models with the same inputs, end to end on the same feeds, output by output.
+"""Two models with the same inputs, compared end to end on the same feeds, output by output.
 
-The source is run once for every model that is held against it, and the models run one after the other, as they may not fit into
-memory together. Values are compared vector by vector at tokens: what a model gives at padding may be anything.
+The source is run once for every model that is compared with it, and the models run one after the other, because they may not
+fit into memory together. Vectors are compared at tokens only: the values that a model gives at padding may be anything.
 """
 
 from __future__ import annotations
@@ -31,47 +31,48 @@ NAME = "same outputs"
 Array = np.ndarray
 Values = dict[str, Array]
 OpenModel = Callable[[bool], Session]
-"""Opens a model, or (True) opens it without ONNX Runtime's graph optimisations."""
+"""Opens a model; if the argument is true, without ONNX Runtime's graph optimisations."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What goes in, and where it has tokens (None: the model takes no mask)."""
+    """The inputs of one run, and which of the outputs' vectors count."""
 
     kind: str
     arrays: Values
     mask: Array | None
+    """``[batch, seq]``, true at tokens; None if the model takes no mask."""
     empty_rows: bool = True
     """Whether the vectors of rows without a token count."""
     per_token: frozenset[str] = frozenset()
-    """Outputs ``[batch, seq]``: one number per token."""
+    """The outputs ``[batch, seq]``, which hold one number per token."""
 
     def run(self, session: Session, names: Sequence[str]) -> Values:
-        """Those values of each output that count, as vectors ``[n, dim]``."""
-        found = session.run(self.arrays, names)
+        """Return those values of each output that count, as vectors ``[n, dim]``."""
+        outputs = session.run(self.arrays, names)
         return {
             name: select_vectors(array, self.mask, per_token=name in self.per_token, empty_rows=self.empty_rows)
-            for name, array in found.items()
+            for name, array in outputs.items()
         }
 
 
 @dataclass
 class SourceOutputs:
-    """What the source gives on every feed that it can be run on."""
+    """The outputs of the source on every feed that it can be run on."""
 
     open_model: OpenModel
     names: tuple[str, ...]
     feeds: list[Feed]
     values: list[Values]
     failed: dict[str, str]
-    """The kinds of feed on which the source cannot be run, and why."""
+    """The kinds of feed on which the source cannot be run, with the reasons."""
     _noise: list[Values] = field(default_factory=list)
 
     @classmethod
     def of(
         cls, open_model: OpenModel, names: Sequence[str], feeds: Iterable[Feed], session: Session | None = None
     ) -> SourceOutputs:
-        """Run the source, opened already where a ``session`` is given. UnsupportedModelError where it cannot be run at all."""
+        """Run the source; ``session`` if it is open already. Raise UnsupportedModelError if it cannot be run at all."""
         session = session or open_model(False)
         ran: list[Feed] = []
         values: list[Values] = []
@@ -88,14 +89,16 @@ class SourceOutputs:
 
     @property
     def left_out(self) -> list[str]:
-        """Kinds of feed and outputs that nothing can be compared on, in words."""
+        """The kinds of feed and the outputs on which nothing can be compared, in words."""
         kinds = [f"{kind}: the source cannot be run on it: {why}" for kind, why in self.failed.items()]
         lost = [name for name in self.names if not any(np.isfinite(one[name]).all(axis=-1).any() for one in self.values)]
         return kinds + [f"output {name}: the source gives no finite vector" for name in lost]
 
     def measure_noise(self) -> list[Values]:
-        """The source's own rounding, ``[n, 1]`` for each output of each feed: the largest difference within each vector when it
-        is run without ONNX Runtime's graph optimisations. Measured once, when it is asked for."""
+        """Return the source's own rounding, ``[n, 1]`` for each output of each feed.
+
+        It is the largest difference within each vector to a run without ONNX Runtime's graph optimisations. Measured once.
+        """
         if not self._noise:
             session = self.open_model(True)
             plain = (feed.run(session, self.names) for feed in self.feeds)
@@ -106,75 +109,76 @@ class SourceOutputs:
         return self._noise
 
 
-def compare_models(given: SourceOutputs, open_model: OpenModel, limits: Limits, *, is_exact: bool = True) -> Check:
-    """Whether another model gives what the source gave; not ``is_exact``: as far as ``limits.min_cosine`` asks.
+def compare_models(source: SourceOutputs, open_model: OpenModel, limits: Limits, *, is_exact: bool = True) -> Check:
+    """Check that another model gives the source's outputs to float32's tolerances; not ``is_exact``: to ``limits.min_cosine``.
 
-    A model that cannot be loaded or run where the source can has failed.
+    A model fails if it cannot be loaded, or cannot be run on a feed on which the source can be run.
     """
-    found, broken = _run_model(given, open_model)
-    noise = given.measure_noise() if is_exact and limits.atol is None and not _is_within_promise(given, found) else None
-    spread = {name: _measure_spread(given, name) for name in given.names} if not is_exact else {}
+    outputs, failure = _run_model(source, open_model)
+    needs_noise = is_exact and limits.atol is None and not _is_within_promise(source, outputs)
+    noise = source.measure_noise() if needs_noise else None
+    spread = {name: _measure_spread(source, name) for name in source.names} if not is_exact else {}
 
-    def allowed(place: int, name: str) -> Tolerance:
-        values = given.values[place][name]
+    def allow(place: int, name: str) -> Tolerance:
+        values = source.values[place][name]
         if not is_exact:
             return allow_loss(values, spread[name], limits)
         return allow_rounding(values, None if noise is None else noise[place][name], limits)
 
     comparisons: list[Comparison] = []
-    for kind, places in groupby(range(len(found)), lambda place: given.feeds[place].kind):
+    for kind, places in groupby(range(len(outputs)), lambda place: source.feeds[place].kind):
         tallies: dict[tuple[float | None, float | None], Tally] = {}
         for place in places:
-            for name in given.names:
-                tolerance = allowed(place, name)
+            for name in source.names:
+                tolerance = allow(place, name)
                 asked = (tolerance.least_cosine, tolerance.most_stretch)
-                told = kind if is_exact or tolerance.least_cosine is not None else f"{kind}, scores"
-                tally = tallies.setdefault(asked, Tally(told, *asked))
-                values = given.values[place][name]
-                tally.add(found[place].get(name, ABSENT), values, tolerance.elements, tolerance.promised)
+                shown = kind if is_exact or tolerance.least_cosine is not None else f"{kind}, scores"
+                tally = tallies.setdefault(asked, Tally(shown, *asked))
+                values = source.values[place][name]
+                tally.add(outputs[place].get(name, ABSENT), values, tolerance.elements, tolerance.promised)
         comparisons += [tally.summarize() for tally in tallies.values()]
-    if broken is not None:
-        return Check(NAME, broken, tuple(comparisons), stated=Verdict.FAILED)
-    detail = f"{', '.join(given.names)} of both models, on the same feeds"
+    if failure is not None:
+        return Check(NAME, failure, tuple(comparisons), stated=Verdict.FAILED)
+    detail = f"{', '.join(source.names)} of both models, on the same feeds"
     if noise is not None:
         most = max((float(rows.max(initial=0)) for one in noise for rows in one.values()), default=0.0)
         detail += f"; the source's own rounding is {most:.1e}"
     return Check(NAME, detail, tuple(comparisons))
 
 
-def _run_model(given: SourceOutputs, open_model: OpenModel) -> tuple[list[Values], str | None]:
-    """What the model gives on the feeds up to the first that it fails on, and how it fails."""
-    found: list[Values] = []
+def _run_model(source: SourceOutputs, open_model: OpenModel) -> tuple[list[Values], str | None]:
+    """Return the model's outputs on the feeds before the first on which it fails, and how it fails."""
+    outputs: list[Values] = []
     try:
         session = open_model(False)
     except UnsupportedModelError as error:
-        return found, f"the source can be loaded and the output cannot: {error}"
-    for feed in given.feeds:
+        return outputs, f"the source can be loaded and the output cannot: {error}"
+    for feed in source.feeds:
         try:
-            found.append(feed.run(session, given.names))
+            outputs.append(feed.run(session, source.names))
         except UnsupportedModelError as error:
-            return found, f"{feed.kind}: {error}"
-    return found, None
+            return outputs, f"{feed.kind}: {error}"
+    return outputs, None
 
 
-def _is_within_promise(given: SourceOutputs, found: Sequence[Values]) -> bool:
-    """Whether every vector is as near as float32 promises, whatever the source rounds."""
-    pairs = ((one[name], other.get(name, ABSENT)) for one, other in zip(given.values, found, strict=False) for name in one)
+def _is_within_promise(source: SourceOutputs, outputs: Sequence[Values]) -> bool:
+    """Return whether every vector is as near as float32 promises, whatever the source rounds."""
+    pairs = ((one[name], other.get(name, ABSENT)) for one, other in zip(source.values, outputs, strict=False) for name in one)
     return all(
         one.shape == other.shape and bool(np.all(_measure_difference(one, other) <= compute_float32_tolerance(one)))
         for one, other in pairs
     )
 
 
-def _measure_spread(given: SourceOutputs, name: str) -> Array:
-    """The spread of each column of an output whose vectors are narrow; nothing of others, whose spread does not count."""
-    values = [one[name] for one in given.values]
+def _measure_spread(source: SourceOutputs, name: str) -> Array:
+    """Return the spread of each column of an output with narrow vectors; 0 for other outputs, whose spread does not count."""
+    values = [one[name] for one in source.values]
     widths = {one.shape[-1] for one in values}
     return compute_spread(values) if len(widths) == 1 and max(widths) <= NARROW else np.zeros(1)
 
 
 def _measure_difference(one: Array, other: Array) -> Array:
-    """The largest difference within each vector, ``[n, 1]``; 0 where either is not finite."""
+    """Return the largest difference within each vector, ``[n, 1]``; 0 where either is not finite."""
     if one.shape != other.shape:
         return np.zeros((len(one), 1))
     with np.errstate(invalid="ignore"):  # infinite in both

@@ -1,4 +1,7 @@
-"""Formulas that reference operators share, in the type ``T`` of their inputs: see `reference_ops` for what is rounded when."""
+"""Formulas that the reference operators share, in the type ``T`` of their inputs. `reference_ops` says what is rounded when.
+
+Shapes in attention: queries ``[batch, heads, seq, size]``, keys and values ``[batch, heads, total, size]``.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ Array = np.ndarray
 
 
 def multiply(x: Array, weights: Array) -> Array:
-    """x W, summed in float32, rounded to T."""
+    """Return x W, summed in float32 and rounded to T."""
     return (x.astype(np.float32) @ weights.astype(np.float32)).astype(x.dtype)
 
 
 def gelu(x: Array) -> Array:
-    """x / 2 (1 + erf(x / sqrt 2)), rounded to T at the end."""
+    """Return x / 2 (1 + erf(x / sqrt 2)), rounded to T at the end."""
     wide = x.astype(np.float64)
     errors = np.array([math.erf(one) for one in (wide / math.sqrt(2)).ravel()]).reshape(x.shape)
     return (wide / 2 * (1 + errors)).astype(x.dtype)
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array | None, epsilon: float) -> tuple[Array, Array, Array]:
-    """Over the last axis, in float32; the result in T, mean and 1 / deviation in float32."""
+    """Normalise over the last axis in float32. Return the result in T, the mean and 1 / deviation in float32."""
     wide = x.astype(np.float32)
     mean = wide.mean(axis=-1, keepdims=True)
     inverse = 1 / np.sqrt(((wide - mean) ** 2).mean(axis=-1, keepdims=True) + np.float32(epsilon))
@@ -35,29 +38,29 @@ def layer_norm(x: Array, gamma: Array, beta: Array | None, epsilon: float) -> tu
 
 
 def rms_norm(x: Array, scale: Array, epsilon: float, axes: Sequence[int] = (-1,)) -> tuple[Array, Array]:
-    """Over ``axes``, in float32; the result in the scale's type, and 1 / the root of the mean square in float32."""
+    """Normalise over ``axes`` in float32. Return the result in the scale's type, and 1 / root mean square in float32."""
     wide = x.astype(np.float32)
     inverse = 1 / np.sqrt((wide * wide).mean(axis=tuple(axes), keepdims=True) + np.float32(epsilon))
     return (wide * inverse * scale.astype(np.float32)).astype(scale.dtype), inverse
 
 
 FILL = -10000.0
-"""What is added to masked scores where the attribute mask_filter_value is left out."""
+"""The number that is added to masked scores if the attribute mask_filter_value is left out."""
 
 
 def split_heads(x: Array, heads: int) -> Array:
-    """``[batch, seq, heads * size]`` to ``[batch, heads, seq, size]``."""
+    """Return ``[batch, seq, heads * size]`` as ``[batch, heads, seq, size]``."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
 def apply_attention(weights: Array, values: Array) -> Array:
-    """``weights [batch, heads, seq, total]`` times values, as ``[batch, seq, heads * size]``; summed in float32."""
+    """Return ``weights [batch, heads, seq, total]`` times values, summed in float32, as ``[batch, seq, heads * size]``."""
     mixed = (weights.astype(np.float32) @ values.astype(np.float32)).astype(values.dtype)
     return mixed.transpose(0, 2, 1, 3).reshape(mixed.shape[0], mixed.shape[2], -1)
 
 
 def make_attention_mask(mask: Array | None, length: int, total: int, options: Mapping[str, Any]) -> Array:
-    """What is added to the scores, float32, broadcasting to ``[batch, heads, seq, total]``.
+    """Return the numbers that are added to the scores, float32, broadcasting to ``[batch, heads, seq, total]``.
 
     ``mask``: int, ``[batch, total]`` or ``[batch, seq, total]``, or ``[batch]`` numbers of tokens at the start of each row.
     """
@@ -72,8 +75,10 @@ def make_attention_mask(mask: Array | None, length: int, total: int, options: Ma
 
 
 def compute_attention_weights(query: Array, key: Array, added: Array, bias: Array | None, options: Mapping[str, Any]) -> Array:
-    """softmax(q kT scale + what is added + bias), ``[batch, heads, seq, total]``: scores rounded to T, softmax in float32,
-    weights rounded to T."""
+    """Return softmax(q kT scale + added + bias), ``[batch, heads, seq, total]``.
+
+    Scores and weights are rounded to T; the softmax is computed in float32.
+    """
     scale = np.float32(options.get("scale", 0) or 1 / math.sqrt(query.shape[-1]))
     scores = (query.astype(np.float32) @ key.astype(np.float32).swapaxes(-1, -2) * scale).astype(query.dtype)
     masked = scores.astype(np.float32) + (added if bias is None else added + bias.astype(np.float32))
@@ -82,21 +87,24 @@ def compute_attention_weights(query: Array, key: Array, added: Array, bias: Arra
 
 
 def rotate(x: Array, cosines: Array, sines: Array, interleaved: bool) -> Array:
-    """The first ``2 * cosines.shape[-1]`` numbers of each head turned, the rest as they are; each product and sum in T."""
+    """Rotate the first ``2 * cosines.shape[-1]`` numbers of each head and keep the rest. Each product and sum is in T."""
     size = 2 * cosines.shape[-1]
     turning, rest = x[..., :size], x[..., size:]
     pairs = (turning[..., 0::2], turning[..., 1::2]) if interleaved else np.split(turning, 2, axis=-1)
     first, second = pairs[0] * cosines - pairs[1] * sines, pairs[1] * cosines + pairs[0] * sines
-    joined = np.stack((first, second), axis=-1).reshape(turning.shape) if interleaved else None
-    return np.concatenate((np.concatenate((first, second), axis=-1) if joined is None else joined, rest), axis=-1)
+    if interleaved:
+        turned = np.stack((first, second), axis=-1).reshape(turning.shape)
+    else:
+        turned = np.concatenate((first, second), axis=-1)
+    return np.concatenate((turned, rest), axis=-1)
 
 
 def _find_tokens(mask: Array, total: int) -> Array:
-    """bool, broadcasting to ``[batch, heads, seq, total]``."""
+    """Return where tokens are, bool, broadcasting to ``[batch, heads, seq, total]``."""
     if mask.ndim == 1:
         return (np.arange(total)[None, :] < mask[:, None])[:, None, None, :]
     if mask.ndim == 2 and mask.shape[1] == total:
         return (mask > 0)[:, None, None, :]
     if mask.ndim == 3:
         return (mask > 0)[:, None]
-    raise UnsupportedModelError(f"the reference attention has no mask of shape {list(mask.shape)}")
+    raise UnsupportedModelError(f"the reference attention takes no mask of shape {list(mask.shape)}")

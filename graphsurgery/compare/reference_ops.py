@@ -1,9 +1,9 @@
-"""ONNX Runtime's fused operators in numpy, for onnx's reference evaluator: a second opinion on what they compute.
+"""ONNX Runtime's fused operators in numpy, for onnx's reference evaluator: a second reference for what they compute.
 
 Values are rounded to the type ``T`` of the inputs (float32, float16 or bfloat16) where a kernel that is not fused further
-writes them to memory: each matrix product, attention scores, attention weights, each sum, each result. In float32 are summed
-what GPU kernels sum so: matrix products (the accumulator of a matrix instruction), softmax, mean and variance of norms, and
-the error function and tanh within an activation. In float32 nothing is rounded further.
+writes them to memory: each matrix product, attention scores, attention weights, each sum, each result. As in GPU kernels, these
+are computed in float32: the sums of matrix products (the accumulator of a matrix instruction), softmax, mean and variance of
+norms, and the error function and tanh within an activation. If T is float32, nothing is rounded further.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ ACCUMULATING = (
     "CumSum", "Einsum", "Gemm", "LayerNormalization", "LogSoftmax", "MatMul", "ReduceL1", "ReduceL2", "ReduceLogSumExp",
     "ReduceMean", "ReduceSum", "ReduceSumSquare", "Softmax",
 )  # fmt: skip
-"""Standard operators that sum in float32 whatever their type; onnx's own implementations sum in the type, or cannot."""
+"""Standard operators that sum in float32 whatever their type. onnx's own implementations sum in the type, or fail."""
 
 
 class Evaluator(ReferenceEvaluator):
-    """onnx's reference evaluator; overflows and invalid numbers show in the results, not as warnings."""
+    """onnx's reference evaluator, in which overflows and invalid numbers show in the results and not as warnings."""
 
     def run(self, *arguments: Any, **options: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -54,7 +54,7 @@ class Evaluator(ReferenceEvaluator):
 
 
 def make_evaluator(model: onnx.ModelProto) -> Evaluator:
-    """An evaluator of ``model`` that knows the operators of this module and sums as they do. ``model`` is left as it is."""
+    """Return an evaluator of ``model`` that knows the operators of this module and sums as they do. It works on a copy."""
     standard = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     present = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")}
     widened = [_widen_operator(name, standard) for name in ACCUMULATING if name in present]
@@ -62,8 +62,10 @@ def make_evaluator(model: onnx.ModelProto) -> Evaluator:
 
 
 def _make_readable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with an import for com.microsoft, its nodes in order, and a name for every output: onnx's evaluator keeps what has
-    none as the value of inputs that are left out."""
+    """Return a copy with an import for com.microsoft, its nodes in order, and a name for every output.
+
+    onnx's evaluator takes an output without a name for the value of inputs that are left out.
+    """
     copy, namer = Editor(model).finish(), Namer.of(model)
     if not any(one.domain == VENDOR for one in copy.opset_import):
         copy.opset_import.append(helper.make_opsetid(VENDOR, 1))
@@ -74,8 +76,10 @@ def _make_readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @cache
 def _widen_operator(name: str, version: int) -> type[OpRun]:
-    """onnx's implementation of an operator, given float32 for half precision and its results rounded back. Where the opset has
-    none, the latest: ONNX Runtime has LayerNormalization at any."""
+    """Return onnx's implementation of an operator, fed float32 in place of half precision, with its results rounded back.
+
+    If the opset does not have the operator, take the latest: ONNX Runtime has LayerNormalization in any opset.
+    """
     version = version if onnx.defs.has(name, version, "") else onnx.defs.onnx_opset_version()
     base = load_op("", name, version)
 
@@ -91,14 +95,14 @@ def _widen_operator(name: str, version: int) -> type[OpRun]:
 
 
 class _Vendor(OpRun):
-    """An operator of com.microsoft; onnx has others of some of their names, whose defaults are not theirs."""
+    """An operator of com.microsoft. onnx has operators of the same names with other defaults."""
 
     op_domain = VENDOR
     op_schema = None
 
 
 class Attention(_Vendor):
-    """``x [batch, seq, in]`` to queries, keys and values by one matrix ``[in, 3 hidden]``, and attention of each head.
+    """Attention of each head. One matrix ``[in, 3 hidden]`` projects ``x [batch, seq, in]`` to queries, keys and values.
 
     The mask is raw (int, ``[batch, seq]`` or ``[batch, seq, seq]``, 1 = token): ``mask_filter_value`` is *added* to the
     scores of the others. ``attention_bias`` broadcasts to ``[batch, heads, seq, seq]``.
@@ -119,8 +123,10 @@ class Attention(_Vendor):
 
 
 class MultiHeadAttention(_Vendor):
-    """Queries, keys and values ``[batch, seq, hidden]`` given apart, a bias ``[3 hidden]`` for all of them, otherwise as
-    Attention. Keys and values may be ``[batch, heads, seq, size]``, too, and then get no bias."""
+    """As Attention, but takes queries, keys and values ``[batch, seq, hidden]`` apart, and one bias ``[3 hidden]`` for all.
+
+    Keys and values may also be ``[batch, heads, seq, size]``, and then get no bias.
+    """
 
     def _run(
         self, query: Array, key: Array | None = None, value: Array | None = None, bias: Array | None = None,
@@ -128,7 +134,7 @@ class MultiHeadAttention(_Vendor):
     ) -> tuple[Array, ...]:  # fmt: skip
         _refuse("MultiHeadAttention", past=next((one for one in past if one is not None), None))
         if key is None or value is None or query.ndim != 3:
-            raise UnsupportedModelError("the reference MultiHeadAttention takes queries, keys and values apart")
+            raise UnsupportedModelError("the reference MultiHeadAttention needs separate queries, keys and values")
         heads, given = options["num_heads"], [query, key, value]
         if bias is not None:
             cuts = np.cumsum([query.shape[-1], query.shape[-1]])
@@ -150,7 +156,7 @@ class SkipLayerNormalization(_Vendor):
 
 
 class SkipSimplifiedLayerNormalization(_Vendor):
-    """RMSNorm(x + skip + bias) gamma; results as those of SkipLayerNormalization."""
+    """RMSNorm(x + skip + bias) gamma. Gives the same results as SkipLayerNormalization."""
 
     def _run(self, x: Array, skip: Array, gamma: Array, bias: Array | None = None, **options: Any) -> tuple[Array, ...]:
         added = x + skip if bias is None else x + bias + skip
@@ -159,8 +165,10 @@ class SkipSimplifiedLayerNormalization(_Vendor):
 
 
 class SimplifiedLayerNormalization(OpRun):
-    """RMSNorm: x / sqrt(mean(x^2) + epsilon) scale, over the axes from ``axis`` on; then 1 / that root in float32. ONNX
-    Runtime's own operator in the standard domain. The scale may be of another type than x; the result has the scale's."""
+    """RMSNorm: x / sqrt(mean(x^2) + epsilon) scale, over the axes from ``axis`` on; then 1 / that root in float32.
+
+    ONNX Runtime has this operator in the standard domain. The scale may have another type than x; the result has the scale's.
+    """
 
     op_domain = ""
     op_schema = None
@@ -171,8 +179,10 @@ class SimplifiedLayerNormalization(OpRun):
 
 
 class EmbedLayerNormalization(_Vendor):
-    """LayerNorm of the sum of word, position and type embeddings of ids ``[batch, seq]``; then the tokens of each row
-    (int32 ``[batch]``, 0 without a mask), and the sum itself."""
+    """LayerNorm of the sum of word, position and type embeddings of ids ``[batch, seq]``.
+
+    Then the number of tokens of each row (int32 ``[batch]``, 0 without a mask), and the sum itself.
+    """
 
     def _run(
         self, ids: Array, types: Array | None, words: Array, positions: Array, kinds: Array | None, gamma: Array, beta: Array,
@@ -186,8 +196,10 @@ class EmbedLayerNormalization(_Vendor):
 
 
 class RotaryEmbedding(_Vendor):
-    """Halves (or, interleaved, neighbours) of each head turned by the angle of the token's position, whose cosines and sines
-    ``[positions, size / 2]`` are given. x is ``[batch, seq, hidden]`` or ``[batch, heads, seq, size]``."""
+    """Rotates the halves (or, interleaved, the neighbours) of each head by the angle of the token's position.
+
+    The angles' cosines and sines are ``[positions, size / 2]``; x is ``[batch, seq, hidden]`` or ``[batch, heads, seq, size]``.
+    """
 
     def _run(self, x: Array, position_ids: Array, cosines: Array, sines: Array, **options: Any) -> tuple[Array, ...]:
         _refuse("RotaryEmbedding", is_packed_batching=options.get("is_packed_batching"))
@@ -233,8 +245,10 @@ class QuickGelu(_Vendor):
 
 
 class GatherElements(OpRun):
-    """Elements along an axis by their indices ``[...]``, which may be fewer than the data along the other axes; onnx's own
-    implementation refuses that."""
+    """Elements along an axis by their indices ``[...]``.
+
+    Along the other axes there may be fewer indices than data. onnx's own implementation refuses that.
+    """
 
     op_domain = ""
 
@@ -252,7 +266,9 @@ OPERATORS: tuple[type[OpRun], ...] = (
 
 
 def _refuse(operator: str, **given: object) -> None:
-    """UnsupportedModelError for what a reference does not compute, should it be there."""
+    """Raise UnsupportedModelError if an input or attribute is used that the reference does not compute."""
     for name, value in given.items():
         if value is not None and not (isinstance(value, int) and value == 0):
-            raise UnsupportedModelError(f"the reference {operator} has no {name}", "check this model with ONNX Runtime alone")
+            raise UnsupportedModelError(
+                f"the reference {operator} does not support {name}", "check this model with ONNX Runtime alone"
+            )

@@ -1,4 +1,4 @@
-"""Compare arrays so that nothing can pass by accident: no empty, missing, misshapen, unlimited or not-a-number agreement."""
+"""Comparison of arrays in which nothing can pass by accident: nothing empty, missing, misshapen, unlimited or not a number."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from graphsurgery.report import Comparison
 
 Array = np.ndarray
 ABSENT = np.empty(0)
-"""Stands for an output that was not given: it agrees with nothing."""
+"""Stands for an output that the model did not give. It agrees with nothing."""
 AT_ONCE = 1 << 20
-"""Elements that are compared at once: scores over a vocabulary need not be in memory several times over."""
+"""The number of elements that are compared at once, so that scores over a vocabulary are not in memory several times over."""
 MOST_BEYOND = 100.0
-"""How many times the promised tolerance at most: a row that needs more is not checked, however close it is."""
+"""Upper limit on how far the tolerance may be widened, as a multiple of the promised one. A row that needs more is not checked,
+however close it is."""
 
 
 @dataclass
 class Tally:
-    """Gathers the rows of one kind of feed into a `Comparison`. ``least_cosine`` and ``most_stretch`` are asked for besides the
-    tolerance of each element: the smallest cosine, and the largest relative difference of a row's length."""
+    """Gathers the rows of one kind of feed into a `Comparison`."""
 
     kind: str
     least_cosine: float | None = None
+    """The smallest allowed cosine between two rows, besides the tolerance of each element."""
     most_stretch: float | None = None
+    """The largest allowed relative difference between the lengths of two rows, besides these."""
     _worst: float = 0.0
     _margin: float = 0.0
     _cosines: list[float] = field(default_factory=list)
@@ -40,11 +42,11 @@ class Tally:
     def add(self, found: Array, expected: Array, tolerance: Array, promised: Array | float | None = None) -> None:
         """Compare the rows of ``found`` with those of ``expected``.
 
-        Each element may differ by ``tolerance``; ``promised`` (the same when None) is what the tolerance would be if float32
-        could keep to it. Both broadcast against the elements. Three kinds of rows are no cases that could pass: rows whose
-        elements all have an infinite tolerance, rows whose expected values are not finite themselves (NaN never agrees with
-        NaN), and rows whose tolerance is more than `MOST_BEYOND` times the promised one. In the last kind, too, a difference
-        beyond the tolerance fails.
+        Each element may differ by ``tolerance``. ``promised`` (None: the same) is the tolerance that would hold if float32 were
+        exact enough. Both broadcast against the elements. Three kinds of rows do not count as cases: rows whose elements all
+        have an infinite tolerance, rows whose expected values are not finite themselves (NaN never agrees with NaN), and rows
+        whose tolerance is more than `MOST_BEYOND` times the promised one. A row of the last kind still fails if it differs by
+        more than its tolerance.
         """
         found64, expected64 = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
         if found64.shape != expected64.shape:
@@ -86,10 +88,10 @@ class Tally:
         self._compare(got, want, limit[finite])
 
     def _compare(self, got: Array, want: Array, limit: Array) -> None:
-        """Compare rows of finite numbers; elements without a limit are zero in both."""
+        """Compare rows of finite numbers. Elements without a limit are zero on both sides."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             difference = np.abs(got - want)
-            margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative admits nothing
+            margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative allows nothing
         self._worst = max(self._worst, float(difference.max(initial=0)))
         self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max(initial=0)))
         angles = compute_cosines(got, want)
@@ -99,7 +101,7 @@ class Tally:
             self._stretches.append(float(compute_stretches(got, want)[has_angle].max()))
 
     def summarize(self) -> Comparison:
-        """What the rows came to."""
+        """Return the comparison of all rows."""
         return Comparison(
             self.kind, self._cases, self._worst, self._margin, min(self._cosines, default=None), self._not_finite,
             self.least_cosine, self._skipped, self._beyond, max(self._stretches, default=None), self.most_stretch,

@@ -1,9 +1,8 @@
-"""How long a file takes before and after, here: runs of both by turns, on the same feeds, with the same number of threads."""
+"""The times of a file before and after, on this machine: both are run in turns, on the same feeds and with as many threads."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -14,16 +13,16 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session
 
 SHAPES = ((1, 16), (8, 32), (32, 64))
-"""Texts and tokens of each: a query, a few passages, a batch to index."""
+"""The number of texts and the tokens of each: a query, a few passages, a batch to index."""
 LEAST, MOST, SECONDS = 3, 101, 1.0
-"""Pairs of runs for one shape: at least, at most, and until this time is over."""
+"""The pairs of runs for one shape: at least, at most, and until this time is over."""
 CHANCE = 0.05
-"""Less than this, up or down, is noise on a machine that does other things, too."""
+"""A smaller difference, up or down, is noise on a machine that does other things, too."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One shape of feed: seconds that both files took, run one right after the other, pair by pair (before, after)."""
+    """The seconds that both files took on one shape of feed, run one right after the other: pairs (before, after)."""
 
     texts: int
     tokens: int
@@ -31,7 +30,7 @@ class Timing:
 
     @property
     def before(self) -> float:
-        """Median milliseconds of the file that was there."""
+        """Median milliseconds of the old file."""
         return median(one for one, _ in self.pairs) * 1000
 
     @property
@@ -41,18 +40,18 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """How many times faster the new file is, pair by pair: a quarter of them at most, half, three quarters."""
+        """The quartiles of the speed-up over all pairs: how many times faster the new file is."""
         low, middle, high = quantiles((one / other for one, other in self.pairs), method="inclusive")
         return low, middle, high
 
     @property
     def ratio(self) -> float:
-        """How many times faster the new file is: the median of the pairs."""
+        """The median speed-up over all pairs."""
         return self.quartiles[1]
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster; None where the difference is small, or a quarter of the pairs say otherwise."""
+        """Whether the new file is faster; None if the difference is small, or if a quarter of the pairs say otherwise."""
         low, middle, high = self.quartiles
         if low > 1 and middle > 1 + CHANCE:
             return True
@@ -70,7 +69,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Timings:
-    """Every shape, measured in one go."""
+    """The timings of every shape, measured in one go."""
 
     shapes: tuple[Timing, ...]
     elsewhere: bool = False
@@ -78,14 +77,12 @@ class Timings:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster here: at some shape, and slower at none. None where there is no difference, or it is
-        faster at one shape and slower at another."""
-        told = {one.helped for one in self.shapes} - {None}
-        return told.pop() if len(told) == 1 else None
+        """Whether the new file is faster at some shape and slower at none; False the other way round; None otherwise."""
+        answers = {one.helped for one in self.shapes} - {None}
+        return answers.pop() if len(answers) == 1 else None
 
     def __str__(self) -> str:
-        """What to tell of it."""
-        faster, slower = (", ".join(str(one) for one in self.shapes if one.helped is told) for told in (True, False))
+        faster, slower = (", ".join(str(one) for one in self.shapes if one.helped is helped) for helped in (True, False))
         if faster and slower and not self.elsewhere:
             return f"faster here ({faster}), and SLOWER ({slower}): time it on texts of your own"
         every = ", ".join(map(str, self.shapes))
@@ -100,24 +97,20 @@ class Timings:
 
 
 def measure_times(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
-    """Both files on each of `SHAPES` that they take."""
-    return Timings(tuple(_time_shape(before, after, feed, *shape) for shape, feed in _make_feeds(generator)), elsewhere)
-
-
-def _make_feeds(generator: FeedGenerator) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
+    """Time both files on each of the `SHAPES` that they take."""
     sizes = generator.sizes
     shapes = dict.fromkeys((sizes.batch or texts, sizes.fit_width(tokens)) for texts, tokens in SHAPES)
-    for texts, tokens in shapes:
-        yield (texts, tokens), generator.generate(np.ones((texts, tokens), bool), seed=0)
+    feeds = {shape: generator.generate(np.ones(shape, bool), seed=0) for shape in shapes}
+    return Timings(tuple(_time_shape(before, after, feed, *shape) for shape, feed in feeds.items()), elsewhere)
 
 
 def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
     for one in (before, after):
-        one.run(feed)  # what is made ready on the first run
+        one.run(feed)  # the first run prepares memory
     pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
     while len(pairs) < LEAST or (len(pairs) < MOST and time.perf_counter() - start < SECONDS):
-        if len(pairs) % 2:  # neither is always the one that finds the other's data in the caches
+        if len(pairs) % 2:  # so that neither file always finds the other's data in the caches
             late = _time_run(after, feed)
             pairs.append((_time_run(before, feed), late))
         else:

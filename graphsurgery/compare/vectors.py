@@ -1,4 +1,4 @@
-"""Outputs as vectors: which of their positions count, and how far two vectors are apart in angle and length."""
+"""Outputs as vectors: which positions count, and how far two vectors are apart in angle and length."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ Array = np.ndarray
 def select_vectors(values: Array, mask: Array | None, *, per_token: bool = False, empty_rows: bool = True) -> Array:
     """Return the vectors of an output that count, ``[n, dim]``.
 
-    ``mask [batch, seq]`` is true at tokens, None where every position is one. Of ``values [batch, seq, ..., dim]`` the vectors
-    at tokens count; of ``[batch, ..., dim]`` all vectors count, or with ``empty_rows`` false those of rows that have a token.
-    ``per_token``: the values are ``[batch, seq]``, one number per token. Values of rank 0 or 1 are vectors of one number each.
+    Of ``values [batch, seq, ..., dim]`` the vectors at tokens count. Of ``[batch, ..., dim]`` all vectors count. Values of rank
+    0 or 1 are vectors of one number each.
+
+    Args:
+        mask: ``[batch, seq]``, true at tokens; None if every position is a token.
+        per_token: the values are ``[batch, seq]``, one number per token.
+        empty_rows: if false, rows without a token do not count.
     """
     if per_token:
         values = values[..., None]
@@ -29,12 +33,12 @@ def select_vectors(values: Array, mask: Array | None, *, per_token: bool = False
 
 
 def compute_cosines(one: Array, other: Array) -> Array:
-    """Return the cosine between each two vectors of ``[n, dim]`` float64, ``[n]``.
+    """Return the cosine between each pair of vectors, ``[n, dim]`` float64 -> ``[n]``.
 
-    It is NaN where both are zero, which agree at no angle, and 0 where one of them is.
+    It is NaN if both vectors are zero, because they have no angle, and 0 if one of them is.
     """
     first, second = (np.abs(side).max(axis=-1, keepdims=True, initial=0) for side in (one, other))
-    with np.errstate(divide="ignore", invalid="ignore"):  # squares of what is as large as float64 allows would overflow
+    with np.errstate(divide="ignore", invalid="ignore"):  # the squares of the largest numbers would overflow
         one, other = one / first, other / second
         found = (one * other).sum(axis=-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
     none, some = (first == 0) & (second == 0), (first == 0) | (second == 0)
@@ -42,9 +46,9 @@ def compute_cosines(one: Array, other: Array) -> Array:
 
 
 def compute_stretches(one: Array, other: Array) -> Array:
-    """Return how far the length of each vector of ``one`` is from that of ``other``, as a share of the latter, ``[n]``.
+    """Return the difference between the lengths of each pair of vectors, as a share of the length of ``other``, ``[n]``.
 
-    It is infinite where ``other`` is zero.
+    It is infinite if ``other`` is zero.
     """
     scale = np.abs(other).max(axis=-1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

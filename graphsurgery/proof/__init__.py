@@ -1,1 +1,1 @@
-"""Proof that an output computes what its edits mean. Imports nothing from the edits, so that it cannot share their mistakes."""
+"""The proof that an output computes what its edits mean. It imports no edit, so it cannot share an edit's mistakes."""

@@ -1,4 +1,4 @@
-"""What an output's graph has that its source's has not, and the other way round, read off the files' own fields."""
+"""The differences between the graphs of an output and its source, read off the fields of both files."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ NODE = GRAPH.fields_by_name["node"].number
 OUTPUT = GRAPH.fields_by_name["output"].number
 METADATA = MODEL.fields_by_name["metadata_props"].number
 APART = ("node", "output")
-"""Fields whose values are told apart one by one."""
+"""The fields whose values `Difference` lists one by one."""
 REORDERED = "reordered"
 Key = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between a source and an output: nodes that only one of them has, renamed values, and everything else."""
+    """The differences between a source and an output: nodes that only one of them has, renamed values, and everything else."""
 
     added: tuple[onnx.NodeProto, ...]
     removed: tuple[onnx.NodeProto, ...]
     renamed: dict[str, str] = field(default_factory=dict)
-    """Values of the source that have another name in the output."""
+    """From the names of the source's values to their other names in the output."""
     others: tuple[str, ...] = ()
-    """Changes outside nodes, outputs and our own metadata entries, in words."""
+    """The changes outside nodes, outputs and our own metadata entries, in words."""
 
     @cached_property
     def made(self) -> set[str]:
-        """Values that the added nodes make."""
+        """The values that the added nodes make."""
         return {name for node in self.added for name in node.output if name}
 
     @cached_property
     def taken(self) -> list[str]:
-        """Values that the added nodes take from elsewhere, in order of first use."""
+        """The values that the added nodes take from elsewhere, in order of first use."""
         return list(dict.fromkeys(name for node in self.added for name in node.input if name and name not in self.made))
 
 
 def find_difference(source: Model, output: Model) -> Difference:
-    """Compare two models field by field; tensors by name, type, dims and length, wherever their bytes lie."""
+    """Compare two models field by field. Tensors are compared by name, type, dims and length, wherever their bytes lie."""
     before, after = _make_keys(source, source.document.graph, GRAPH), _make_keys(output, output.document.graph, GRAPH)
     removed = _pick_nodes(source, before, _subtract(before, after))
     added = _pick_nodes(output, after, _subtract(after, before))
@@ -59,14 +59,14 @@ def find_difference(source: Model, output: Model) -> Difference:
         [key for key in _make_keys(model, model.document.model, MODEL) if not _is_own_entry(key)] for model in (source, output)
     )
     others += [f"{name} {what}" for name, what in _list_changes(model_before, model_after, MODEL)]
-    gone = {name for node in removed for name in node.output}
-    taken = {name for node in added for name in node.output} & (_list_values(source) - set(renamed) - gone)
-    others += [f"value {name!r} of the source is made anew" for name in sorted(taken)]
+    lost = {name for node in removed for name in node.output}
+    remade = {name for node in added for name in node.output} & (_list_values(source) - set(renamed) - lost)
+    others += [f"value {name!r} of the source is made anew" for name in sorted(remade)]
     return Difference(tuple(added), tuple(removed), renamed, tuple(others))
 
 
 def _list_changes(before: list[Key], after: list[Key], message: Any) -> list[tuple[str, str]]:
-    """(the name of a field, what happened to one of its values), in words."""
+    """Return pairs: the name of a field, and what happened to one of its values, in words."""
     numbers = [(number, "removed") for number, _ in _subtract(before, after)]
     numbers += [(number, "added") for number, _ in _subtract(after, before)]
     numbers += [(number, REORDERED) for number in _find_reordered(before, after)]
@@ -74,7 +74,7 @@ def _list_changes(before: list[Key], after: list[Key], message: Any) -> list[tup
 
 
 def _find_reordered(before: list[Key], after: list[Key]) -> list[int]:
-    """The fields of which the values that both sides have come in another order."""
+    """Return the fields whose shared values come in another order."""
     both = set(before) & set(after)
     orders: tuple[dict[int, list[Key]], dict[int, list[Key]]] = ({}, {})
     for keys, order in zip((before, after), orders, strict=True):
@@ -90,13 +90,13 @@ def _name_field(message: Any, number: int) -> str:
 
 
 def _list_values(model: Model) -> set[str]:
-    """The names of a model's values."""
+    """Return the names of a model's values."""
     made = {name for node in model.proto.graph.node for name in node.output if name}
     return made | set(model.initializers) | {info.name for info in model.proto.graph.input}
 
 
 def _read_entry_key(content: bytes) -> str:
-    """The key of a metadata entry; protobuf gives bytes where it is not UTF-8."""
+    """Return the key of a metadata entry; empty if it is not UTF-8, which protobuf gives as bytes."""
     key = onnx.StringStringEntryProto.FromString(content).key
     return key if isinstance(key, str) else ""
 
@@ -110,7 +110,7 @@ def _make_keys(model: Model, records: tuple[Record, ...], message: Any) -> list[
 
 
 def _make_key(model: Model, record: Record, message: Any) -> Key:
-    """A record's content, the place of tensor data left out of it."""
+    """Return the field and the content of a record, without the place of tensor data."""
     inner = find_tensor_fields(message).get(record.field)
     if inner is None or not (record.has_payload or b"location" in record.skeleton):
         known = message.fields_by_number.get(record.field)
@@ -126,7 +126,7 @@ def _make_key(model: Model, record: Record, message: Any) -> Key:
 
 
 def _subtract(some: list[Key], others: list[Key]) -> list[Key]:
-    """The keys of ``some`` that ``others`` has fewer of, in order."""
+    """Return the keys of ``some`` that ``others`` has fewer times, in order."""
     left = Counter(others)
     found = []
     for key in some:
@@ -138,11 +138,13 @@ def _subtract(some: list[Key], others: list[Key]) -> list[Key]:
 
 
 def _pick_nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
-    """The nodes of the keys that are ``wanted``, with marks in place of their large tensors. ``keys`` are all of the
-    graph's."""
+    """Return the nodes whose keys are ``wanted``, with marks in place of their large tensors.
+
+    ``keys`` are those of the graph's records. Of equal nodes, the last ones are returned.
+    """
     left = Counter(wanted)
     found = []
-    for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):  # what is wanted of equal ones is the last
+    for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):
         if key[0] == NODE and left[key] > 0:
             left[key] -= 1
             found.append(onnx.NodeProto.FromString(record.content))
@@ -152,15 +154,18 @@ def _pick_nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.N
 def _separate_renames(
     source: Model, added: list[onnx.NodeProto], removed: list[onnx.NodeProto]
 ) -> tuple[dict[str, str], list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Take out pairs of nodes that differ by renamed values alone: (old name -> new name, the rest added, the rest removed).
+    """Separate pairs of nodes that differ only by renamed values.
 
-    A value counts as renamed where the source has no value of the new name, a node of the source makes it, and everything of
-    the source that used it uses the new name. Otherwise the nodes were wired anew, and none is taken out.
+    A value counts as renamed if the source has no value of the new name, a node of the source makes it, and every node of the
+    source that used it uses the new name. Otherwise the nodes were wired anew, and none is taken out.
+
+    Returns:
+        From old names to new names, the other added nodes, and the other removed nodes.
     """
     pairs = _pair_nodes(added, removed)
     renamed = {old: new for node, twin in pairs for old, new in _pair_names(node, twin) if old != new}
-    gone = {name for node in removed for name in node.output}
-    kept = [node for node in list_all_nodes(source.proto.graph) if gone.isdisjoint(node.output)]
+    lost = {name for node in removed for name in node.output}
+    kept = [node for node in list_all_nodes(source.proto.graph) if lost.isdisjoint(node.output)]
     consistent = (
         all(renamed.get(old, old) == new for node, twin in pairs for old, new in _pair_names(node, twin))
         and len(set(renamed.values())) == len(renamed)
@@ -176,7 +181,7 @@ def _separate_renames(
 
 
 def _pair_nodes(added: list[onnx.NodeProto], removed: list[onnx.NodeProto]) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Pairs of a removed and an added node that differ in value names alone, in order."""
+    """Return pairs of a removed and an added node that differ only in the names of values, in order."""
     left = list(added)
     pairs = []
     for node in removed:

@@ -1,4 +1,4 @@
-"""The expected outputs of a file: from the source's own run and the references of the recorded edits."""
+"""The expected outputs of a file, from the source's own run and the references of the recorded edits."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """The source, loaded so that it gives the values that the references start from."""
+    """The source, opened so that it gives the values that the references start from."""
 
     session: Session
     plain: tuple[str, ...]
-    """Values that it gives unchanged."""
+    """The values that it gives unchanged."""
     negated: dict[str, str]
-    """Values that it gives in float32 and negated, and the names of these."""
+    """The values that it gives negated and in float32, with the names of the negated values."""
     kept: tuple[str, ...]
-    """Its outputs that the file still gives, under whatever name."""
+    """The outputs that the file still gives, under any name."""
 
     def __call__(self, feed: Values) -> dict[str, Expected]:
         """Return the values that the references start from: the feed, inner values, and kept outputs of numbers."""
-        found = self.session.run(feed, list(dict.fromkeys([*self.plain, *self.negated.values(), *self.kept])))
-        starting = {name: found[name] for name in self.plain} | {name: -found[given] for name, given in self.negated.items()}
+        outputs = self.session.run(feed, list(dict.fromkeys([*self.plain, *self.negated.values(), *self.kept])))
+        starting = {name: outputs[name] for name in self.plain}
+        starting |= {name: -outputs[negated] for name, negated in self.negated.items()}
         values = expect_exactly(feed | starting)
         for name in self.kept:
-            array = found[name]
+            array = outputs[name]
             if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
                 values[name] = Expected(starting.get(name, array), np.array(0.0), output=array)
         return values
@@ -45,14 +46,14 @@ class OpenedSource:
 
 @dataclass(frozen=True)
 class ExpectedOutputs:
-    """The values that the outputs of a file must have, for any feed of the file."""
+    """Computes the values that the outputs of a file must have, for any feed of the file."""
 
     source: OpenedSource
     chain: Chain
     weights: RecordedWeights
 
     def __call__(self, feed: Values, outputs: Sequence[str]) -> dict[str, Expected]:
-        """Return each of the ``outputs`` that the edits make, and those of the source, to 1e-5 * max(1, |x|)."""
+        """Return the expected ``outputs`` that the edits make, and those that the source gives, to 1e-5 * max(1, |x|)."""
         made, expected = self.chain.made, {}
         for name, one in self.chain.compose(self.source, self.weights)(feed).items():
             if name in outputs and one.output is not None:
@@ -69,10 +70,9 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     Raises UnsupportedModelError or MissingDataError if ONNX Runtime cannot run it.
 
     If the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds only the outputs. A head starts with a
-    cast to float32, so it gets the unrounded value, and the reference has to start from that as well. So the value is cast
+    cast to float32, so it gets the unrounded value, and the reference must start from the same value. So the value is cast
     here, too. The cast is negated, because ONNX Runtime rounds a cast that is an output. Only outputs that ``output`` keeps
-    stay outputs.
-    ``plain_run``: without ONNX Runtime's graph optimisations.
+    stay outputs. ``plain_run`` switches ONNX Runtime's graph optimisations off.
     """
     origins = [chain.name_in_source(value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
@@ -85,10 +85,10 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     proto = source.to_proto()
     namer = Namer.of(source.proto)
     negated = {name: namer.new(f"{name}/negated") for name in half}
-    for name, given in negated.items():
+    for name, new in negated.items():
         cast = namer.new(f"{name}/float32")
         proto.graph.node.append(onnx.helper.make_node("Cast", [name], [cast], namer.new("cast"), to=onnx.TensorProto.FLOAT))
-        proto.graph.node.append(onnx.helper.make_node("Neg", [cast], [given], namer.new("negated")))
+        proto.graph.node.append(onnx.helper.make_node("Neg", [cast], [new], namer.new("negated")))
     outputs = [info for info in proto.graph.output if info.name in kept]
     outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
     del proto.graph.output[:]
@@ -97,7 +97,7 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
 
 
 def has_half_weights(source: Model) -> bool:
-    """Whether any weight is float16 or bfloat16."""
+    """Return whether any weight is float16 or bfloat16."""
     return any(tensor.data_type in HALVES for tensor in source.initializers.values())
 
 

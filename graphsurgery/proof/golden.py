@@ -1,7 +1,7 @@
-"""Golden inputs and vectors within a file: what `verify --self` holds the file against, years later on another runtime.
+"""Golden inputs and vectors within a file. `verify --self` compares the file with them, years later on another runtime.
 
-The vectors are the float64 reference's, made from the source's own run when the file was made, and not the file's. A seal over
-them, the file's fingerprint and that of its weights tells when any of it was changed; it keeps out accidents, not forgers.
+The vectors come from the float64 reference and the source's own run when the file was made, not from the file itself. A seal
+over them, the file's fingerprint and that of its weights shows any later change. It detects accidents, not forgery.
 """
 
 from __future__ import annotations
@@ -27,42 +27,48 @@ from graphsurgery.runtime.session import open_session
 from graphsurgery.version import __version__
 
 NAME, UNCHANGED = "golden vectors", "file unchanged"
-CHANGED = "golden inputs or vectors are not those that were recorded"
+CHANGED = "the golden inputs or vectors were changed after they were recorded"
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, SyntaxError)
 
 
 def record_goldens(source: Model, model: Model) -> Model:
-    """``model``, made from ``source``, with golden inputs and vectors recorded in it; without them, and with a note that says
-    why, where ONNX Runtime cannot run the source here, or its weights are not there. ModelError when nothing that it gives is
-    finite."""
+    """Return ``model``, made from ``source``, with golden inputs and vectors recorded in it.
+
+    If ONNX Runtime cannot run the source here, or if its weights are missing, a note says so and nothing is recorded. Raise
+    ModelError if none of the values is finite.
+    """
     try:
         goldens = make_goldens(source, model)
         weights = digest_weights(model)
     except (UnsupportedModelError, MissingDataError) as error:
-        note = f"warning: no golden vectors are recorded, so that `verify --self` will have nothing to go by: {error}"
+        note = f"warning: no golden vectors are recorded, so `verify --self` cannot check the file: {error}"
         return replace(model, notes=(*model.notes, note))
     return _record(model, goldens, weights)
 
 
 def copy_goldens(source: Model, model: Model, limits: tuple[float, float] | None = None) -> Model:
-    """``model``, which was rewritten from ``source``, with the golden values that ``source`` records of itself; as it is where
-    there are none. ``limits``, the difference and the least cosine, are allowed where they are wider."""
+    """Return ``model``, which was rewritten from ``source``, with the golden values that ``source`` records, if there are any.
+
+    ``limits``, a difference and a smallest cosine, take the place of the recorded limits if they are wider.
+    """
     try:
         goldens = read_goldens(source)
-    except UnsupportedModelError:  # nothing could be held against them
+    except UnsupportedModelError:  # nothing could be compared with them
         goldens = None
     if goldens is None:
         return model
-    given = {value.name for value in model.interface.outputs}
-    goldens = replace(goldens, outputs={name: output for name, output in goldens.outputs.items() if name in given})
+    names = {value.name for value in model.interface.outputs}
+    goldens = replace(goldens, outputs={name: output for name, output in goldens.outputs.items() if name in names})
     if limits is not None:
         goldens = replace(goldens, allowed=max(goldens.allowed, limits[0]), least_cosine=min(goldens.least_cosine, limits[1]))
     return _record(model, goldens, digest_weights(model)) if goldens.outputs else model
 
 
 def read_goldens(model: Model) -> Goldens | None:
-    """The golden values that a file records of itself; None where there are none, or not as they were sealed.
-    UnsupportedModelError where they cannot be read."""
+    """Return the golden values that a file records; None if there are none, or if they do not match their seal.
+
+    Raise UnsupportedModelError if they cannot be read.
+    """
     golden = next((step for step in list_steps_since_edit(model.proto) if step.edit == GOLDEN), None)
     if golden is None or not (golden.unreadable or has_valid_checksum(golden)):
         return None
@@ -70,14 +76,14 @@ def read_goldens(model: Model) -> Goldens | None:
 
 
 def _record(model: Model, goldens: Goldens, weights: str) -> Model:
-    """``model`` with ``goldens`` recorded in it, and sealed."""
+    """Return ``model`` with ``goldens`` recorded in it and sealed."""
     content = goldens.to_json() | {"weights": weights}
     content["seal"] = compute_checksum(content, __version__, model.fingerprint)
     return replace(model, document=record_edit(model.document, model.document, GOLDEN, content))
 
 
 def _parse(golden: Step) -> Goldens:
-    """The golden values of a record. UnsupportedModelError where they cannot be read."""
+    """Return the golden values of a record. Raise UnsupportedModelError if they cannot be read."""
     try:
         return Goldens.from_json(golden.parameters)
     except UNREADABLE as error:
@@ -86,16 +92,16 @@ def _parse(golden: Step) -> Goldens:
 
 
 def verify_itself(model: Loadable) -> Report:
-    """Hold a file against what it records of itself: its golden vectors, its fingerprint, the sha256 of its weights.
+    """Compare a file with what it records: its golden vectors, its fingerprint and the sha256 of its weights.
 
-    NOT CHECKED where it records none that can be read, or was edited since.
+    The verdict is NOT CHECKED if it records no golden vectors that can be read, or if it was edited since.
     """
     loaded = load(model)
     found = read_steps(loaded.proto)
     place = max((place for place, step in enumerate(found) if step.edit == GOLDEN), default=None)
     if place is None:
         return _report_not_checked(
-            "the file records no golden vectors; files made by `graphsurgery bake` do: verify it --against its source"
+            "the file records no golden vectors (`graphsurgery bake` records them); verify it --against its source"
         )
     edits = [step.edit for step in found[place:] if step.edit not in HOUSEKEEPING]
     if edits:
@@ -109,8 +115,8 @@ def verify_itself(model: Loadable) -> Report:
             return Report((Check(NAME, f"{CHANGED}: {error}", stated=Verdict.FAILED),))
         return _report_not_checked(str(error))
     compared = _compare(loaded, goldens, sealed)
-    told = read_certificate(loaded)
-    observed = (*_list_observations(goldens), *([] if told is None else [str(told)]))
+    certificate = read_certificate(loaded)
+    observed = (*_list_observations(goldens), *([] if certificate is None else [str(certificate)]))
     return Report(
         (_check_unchanged(loaded, golden), compared), observed, (*_list_left_out(loaded, goldens), *compared.left_out)
     )
@@ -121,23 +127,29 @@ def _report_not_checked(why: str) -> Report:
 
 
 def _check_unchanged(model: Model, golden: Step) -> Check:
-    """Whether graph and weights are those that the goldens were recorded for."""
+    """Check that graph and weights are those for which the golden values were recorded."""
     try:
         if _fingerprint_before(model, golden) != golden.source:
-            return Check(UNCHANGED, "graph or metadata are not those that were recorded", stated=Verdict.FAILED)
+            return Check(UNCHANGED, "the graph or the metadata were changed after they were recorded", stated=Verdict.FAILED)
         if digest_weights(model) != golden.parameters.get("weights"):
-            return Check(UNCHANGED, "the weights are not those that were recorded", stated=Verdict.FAILED)
+            return Check(UNCHANGED, "the weights were changed after they were recorded", stated=Verdict.FAILED)
         entry = find_certificate_step(model)
         if entry is not None and not (has_valid_checksum(entry) and _fingerprint_before(model, entry) == entry.source):
-            return Check(UNCHANGED, "the certificate is not what was recorded", stated=Verdict.FAILED)
+            return Check(UNCHANGED, "the certificate was changed after it was recorded", stated=Verdict.FAILED)
     except GraphSurgeryError as error:
         return Check(UNCHANGED, str(error), stated=Verdict.FAILED)
-    return Check(UNCHANGED, "graph and metadata have the recorded fingerprint, the weights their sha256", stated=Verdict.PASSED)
+    return Check(
+        UNCHANGED,
+        "graph and metadata have the recorded fingerprint, the weights their sha256",
+        stated=Verdict.PASSED,
+    )
 
 
 def _fingerprint_before(model: Model, golden: Step) -> str | None:
-    """The fingerprint of what ``golden`` was recorded for; None where the file holds more than that and what was recorded
-    since."""
+    """Return the fingerprint of the file for which ``golden`` was recorded.
+
+    None if the file has changed by more than the steps that were recorded since.
+    """
     document = model.document
     for step in reversed(read_steps(model.proto)):
         earlier = undo_step(
@@ -152,7 +164,7 @@ def _fingerprint_before(model: Model, golden: Step) -> str | None:
 
 
 def digest_weights(model: Model) -> str:
-    """sha256 (hex) of every large tensor's bytes, in the order of the graph: the same wherever they lie. Reads them all."""
+    """Return the sha256 (hex) of all large tensors, in the order of the graph, wherever their bytes lie. Reads all of them."""
     model.require_data("hashing the weights")
     outside = iter(model.externals)
     spans = []
@@ -177,7 +189,7 @@ def _compare(model: Model, goldens: Goldens, sealed: bool) -> Check:
         output.compare(name, found.get(name, ABSENT), goldens.allowed, goldens.least_cosine)
         for name, output in goldens.outputs.items()
     )
-    return Check(NAME, "on the inputs that the file records, against its recorded reference", tuple(comparisons))
+    return Check(NAME, "on the inputs that the file records, compared with its recorded vectors", tuple(comparisons))
 
 
 def _list_observations(goldens: Goldens) -> list[str]:

@@ -1,4 +1,4 @@
-"""Making golden inputs and vectors: a few texts, and what the float64 reference gives for them from the source's own run."""
+"""How golden values are made: a few texts, and what the float64 reference makes for them of the source's own run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnxruntime
 from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.proof.difference import find_difference
-from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource, open_source
+from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource, has_half_weights, open_source
 from graphsurgery.proof.golden_values import COARSE, EXACT, HALF, GoldenOutput, Goldens, find_largest
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.chain import Chain
@@ -23,23 +23,25 @@ from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
 
 ROWS, LONGEST = 4, 24
-"""Texts, and tokens of each at most."""
+"""The number of texts, and the tokens of each at most."""
 LARGEST = 1 << 18
-"""Bytes of golden values of one output at most: there are fewer rows where they are wide."""
+"""The bytes of golden values of one output at most. If rows are wide, fewer are recorded."""
 PRECISION, BITS = "output-precision", ("binary", "ubinary")
 BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 QUANTISED = {
     "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
     "DynamicQuantizeLSTM", "QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "QuantizeLinear", "MatMulNBits",
 }  # fmt: skip
 OTHER_RUNTIMES = 2
-"""The rounding errors of float32 are allowed so many times, because other runtimes round otherwise."""
+"""The rounding errors of float32 are allowed this many times, because other runtimes round differently."""
 
 
 def make_goldens(source: Model, model: Model) -> Goldens:
-    """Golden values of ``model``, which was made from ``source``. Raises UnsupportedModelError or MissingDataError when ONNX
-    Runtime cannot run the source here, ModelError when nothing that it gives is finite."""
+    """Return golden values of ``model``, which was made from ``source``.
+
+    Raise UnsupportedModelError or MissingDataError if ONNX Runtime cannot run the source here, and ModelError if none of the
+    values is finite.
+    """
     chain = Chain.between(source, model)
     changed = find_difference(chain.apply_fields(source)[-1], model)
     weights = RecordedWeights.of(model, changed.added)
@@ -55,7 +57,7 @@ def make_goldens(source: Model, model: Model) -> Goldens:
     if not given:
         raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
     if not any(np.isfinite(one.values).any() for one in given.values()):
-        what = "the model gives nothing but NaN and infinities, for ordinary text as well"
+        what = "the model gives only NaN and infinities, even for ordinary text"
         raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
     allowed, least_cosine = _choose_limits(source)
     octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
@@ -65,8 +67,10 @@ def make_goldens(source: Model, model: Model) -> Goldens:
 
 
 def _record_floats(one: Expected, allowed: float) -> GoldenOutput:
-    """An output of floats, and what float32 leaves open in its rows where that is more than ``allowed``, a share of the
-    largest value."""
+    """Return the golden values of an output of floats.
+
+    The rounding of float32 is recorded, too, if it is more than ``allowed``, a share of each row's largest value.
+    """
     values = one.values.astype(np.float32)
     rounding = _measure_uncertainty(one).max(axis=tuple(range(1, values.ndim)), keepdims=True, initial=0)
     within = bool(np.all(rounding <= allowed * find_largest(values)))
@@ -74,7 +78,7 @@ def _record_floats(one: Expected, allowed: float) -> GoldenOutput:
 
 
 def _measure_uncertainty(one: Expected) -> Array:
-    """Return how far another runtime may be off in each value, because it computes in float32."""
+    """Return how far each value may be off in another runtime, which computes in float32."""
     rounding = np.zeros(1) if one.rounding is None else one.rounding
     return np.broadcast_to(OTHER_RUNTIMES * np.where(np.isfinite(rounding), rounding, 0), one.values.shape)
 
@@ -82,16 +86,18 @@ def _measure_uncertainty(one: Expected) -> Array:
 def _record_bytes(
     source: OpenedSource, chain: Chain, weights: RecordedWeights, allowed: float, feed: Values, names: Sequence[str]
 ) -> dict[str, GoldenOutput]:
-    """Return the outputs ``names``, which are bytes, and how far another runtime may be off in them. Its floats may be off by
-    ``allowed`` times the largest value of their row."""
+    """Return the golden values of the outputs ``names``, which are bytes, and how far another runtime may be off in them.
+
+    The floats that they are made of may be off by ``allowed`` times the largest value of their row.
+    """
     place = next((place for place, link in enumerate(chain) if link.edit == PRECISION), None)
     if place is None or not names:
         return {}
     to = str(chain.links[place].parameters["to"])
     floats = _widen(chain.compose(source, weights, slice(place)), allowed)
-    given = chain.compose(floats, weights, slice(place, None))(feed)
+    outputs = chain.compose(floats, weights, slice(place, None))(feed)
     kind = np.dtype(np.int8 if to in ("int8", "binary") else np.uint8)
-    made = {name: given[name] for name in names if name in given}
+    made = {name: outputs[name] for name in names if name in outputs}
     return {
         name: GoldenOutput(
             one.values.astype(kind), np.broadcast_to(one.tolerance, one.values.shape).astype(np.uint8), to in BITS
@@ -111,7 +117,7 @@ def _widen(before: RunModel, allowed: float) -> RunModel:
 
 
 def _choose_feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
-    """A few of our own sentences, cut short, where there is a tokenizer that fits; drawn inputs otherwise."""
+    """Return a few of our own sentences, cut short, if there is a tokenizer that fits, and drawn inputs otherwise."""
     folder = source.home or source.folder
     tokenizer = find_tokenizer(folder / "model.onnx") if folder is not None else None
     if (
@@ -133,7 +139,7 @@ def _choose_feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
 
 
 def _count_rows(given: Mapping[str, Expected]) -> int:
-    """Return the number of rows of every output that are recorded."""
+    """Return how many rows of every output are recorded."""
     widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
     return max(1, min(ROWS, LARGEST // max(widest, 1)))
 
@@ -141,4 +147,4 @@ def _count_rows(given: Mapping[str, Expected]) -> int:
 def _choose_limits(source: Model) -> tuple[float, float]:
     if any(node.op_type in QUANTISED for node in source.proto.graph.node):
         return COARSE
-    return HALF if any(tensor.data_type in HALVES for tensor in source.initializers.values()) else EXACT
+    return HALF if has_half_weights(source) else EXACT

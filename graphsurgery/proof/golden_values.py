@@ -1,8 +1,8 @@
-"""What a file records of itself: golden inputs, the vectors they must give, and how far from those another runtime may be.
+"""The golden values that a file records: inputs, the vectors they must give, and how far from those another runtime may be.
 
-A byte or a bit is made by rounding, and near an edge the smallest difference decides which way. So it is recorded how many
-buckets each byte may be off, and which bits may be either, where the value that they were made from may be off by as much as
-another runtime makes it; every other one must be what it was.
+A byte or a bit is made by rounding, and near an edge the smallest difference decides which way. So the file records by how many
+buckets each byte may be off, and which bits may be either. This follows from how far another runtime may be off in the value
+that they are made of. Every other byte and bit must be as recorded.
 """
 
 from __future__ import annotations
@@ -19,38 +19,40 @@ from graphsurgery.compare.tally import ABSENT, Tally
 from graphsurgery.report import Comparison
 
 KINDS = "biuf"
-"""Element types that are recorded, as numpy's letters; bfloat16 besides."""
+"""The kinds of element types that inputs may have, as numpy's letters; bfloat16 as well."""
 WRITTEN = ("float32", "int8", "uint8")
 NARROWEST = 8
-"""Dims of a vector at least, where its angle to the recorded one is judged: that of fewer turns on the rounding of each."""
+"""The smallest number of dims with which a vector's angle is judged. With fewer, the rounding of each one turns the vector."""
 EXACT, HALF, COARSE = (1e-4, 0.99999), (1e-2, 0.999), (5e-2, 0.99)
-"""How far another runtime may be: the difference, times max(1, max|x|), and the least cosine. For encoders that compute in
-float32, in float16 or bfloat16, and in integers, whose products saturate on some processors and not on others."""
+"""How far off another runtime may be: the difference, times max(1, max|x|), and the smallest cosine. For encoders that compute
+in float32, in float16 or bfloat16, and in integers, whose products saturate on some processors and not on others."""
 MOST_OPEN, MOST_BUCKETS = 0.1, 25
-"""What float32 may leave open at most, as a share of a vector's root mean square, and in buckets of a byte: what is compared
-beyond that says nothing."""
+"""The largest error that float32 may make, as a share of a vector's root mean square, and in buckets of a byte. Values that may
+be off by more are not compared."""
 Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """``values`` float32, int8 or uint8. ``open``, of bytes: by how many buckets each may be off or, where they are ``packed``,
-    which bits of it may be either. ``rounding [rows, 1, ...]``, of floats: how far float32 may be off in each row."""
+    """The golden values of one output."""
 
     values: np.ndarray
+    """float32, int8 or uint8."""
     open: np.ndarray | None = None
+    """Of bytes: by how many buckets each may be off; if they are ``packed``, which of its bits may be either."""
     packed: bool = False
     rounding: np.ndarray | None = None
+    """Of floats: how far off float32 may be in each row, ``[rows, 1, ...]``."""
 
     @property
     def share_open(self) -> float:
-        """The share of bits that may be either, of packed ones; else of values that may be off by more than one bucket."""
+        """The share of packed bits that may be either, or of bytes that may be off by more than one bucket."""
         if self.open is None:
             return 0.0
         return float(np.mean(_unpack_bits(self.open) if self.packed else self.open > 1))
 
     def compare(self, name: str, found: np.ndarray, allowed: float, least_cosine: float) -> Comparison:
-        """``found``, an output of the file, against what was recorded."""
+        """Compare ``found``, an output of the file, with the recorded values."""
         tally = Tally(name, self._least_cosine(least_cosine, allowed))
         if self.open is None:
             self._add_floats(tally, found, allowed * find_largest(self.values))
@@ -63,7 +65,7 @@ class GoldenOutput:
         return tally.summarize()
 
     def _add_floats(self, tally: Tally, found: np.ndarray, own: np.ndarray) -> None:
-        """Rows in which float32 leaves more open than `MOST_OPEN` are no cases."""
+        """Compare floats. Rows in which float32 may be off by more than `MOST_OPEN` do not count as cases."""
         if self.rounding is None:
             tally.add(found, self.values, own)
             return
@@ -73,7 +75,7 @@ class GoldenOutput:
         tally.add(found, self.values, np.maximum(own, self.rounding), np.where(loose, 0, np.maximum(own, self.rounding)))
 
     def _least_cosine(self, asked: float, allowed: float) -> float | None:
-        """The cosine asked for, of wide vectors whose values are more than they may be off by."""
+        """Return the cosine that was asked for, if vectors are wide and their values larger than the allowed difference."""
         if self.open is not None or self.values.ndim < 2 or self.values.shape[-1] < NARROWEST:
             return None
         finite = np.where(np.isfinite(self.values), self.values, 0).astype(np.float64)
@@ -84,14 +86,15 @@ class GoldenOutput:
 
 @dataclass(frozen=True)
 class Goldens:
-    """``allowed``, times max(1, max|x|): how far a float may be from what was recorded. ``runtime``: the version of ONNX
-    Runtime that they were recorded with."""
+    """Golden inputs and the golden values of the outputs."""
 
     inputs: Values
     outputs: Mapping[str, GoldenOutput]
     allowed: float
+    """The allowed difference of a float, as a multiple of max(1, max|x|)."""
     least_cosine: float
     runtime: str
+    """The version of ONNX Runtime that made the record."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -102,23 +105,23 @@ class Goldens:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Goldens:
-        """KeyError, TypeError, ValueError or AttributeError where the content is not what `to_json` gives."""
+        """Read what `to_json` gives. Raise KeyError, TypeError, ValueError or AttributeError for any other content."""
         outputs = {name: _read(entry) for name, entry in content["outputs"].items()}
         inputs = {name: _decode(entry) for name, entry in content["inputs"].items()}
         allowed, least_cosine = float(content["allowed"]), float(content["min_cosine"])
         if not (outputs and inputs and 0 < allowed <= COARSE[0] and COARSE[1] <= least_cosine < 1):
-            raise ValueError("they say nothing, or allow too much")
+            raise ValueError("there are none, or they allow too much")
         return cls(inputs, outputs, allowed, least_cosine, str(content["onnxruntime"]))
 
 
 def find_largest(values: np.ndarray) -> np.ndarray:
-    """max(1, max|x|) over each row's finite values, shaped to broadcast against ``values``."""
+    """Return max(1, max|x|) over each row's finite values, shaped to broadcast against ``values``."""
     finite = np.abs(np.where(np.isfinite(values), values, 0).astype(np.float64))
     return finite.max(axis=tuple(range(1, finite.ndim)), keepdims=True, initial=1.0)
 
 
 def _unpack_bits(values: np.ndarray) -> np.ndarray:
-    """The bits of packed bytes, each 0 or 1; of signed ones those of the byte plus 128."""
+    """Return the bits of packed bytes, each 0 or 1; for signed bytes, those of the byte plus 128."""
     octets = values if values.dtype == np.uint8 else (values.astype(np.int16) + 128).astype(np.uint8)
     return np.unpackbits(octets, axis=-1)
 
@@ -133,16 +136,16 @@ def _write(output: GoldenOutput) -> dict[str, Any]:
 def _read(entry: Mapping[str, Any]) -> GoldenOutput:
     values = _decode(entry)
     if values.dtype.name not in WRITTEN or not values.ndim:
-        raise ValueError(f"vectors of {values.dtype.name} are none that are recorded")
+        raise ValueError(f"golden vectors cannot be {values.dtype.name}")
     if values.dtype == np.float32:
         rounding = _decode(entry["rounding"]) if "rounding" in entry else None
         if rounding is not None and rounding.shape != (len(values), *[1] * (values.ndim - 1)):
-            raise ValueError("what float32 leaves open does not fit the vectors")
+            raise ValueError("the recorded rounding does not fit the vectors")
         return GoldenOutput(values, rounding=rounding)
-    left = _decode(entry["open"])
-    if left.dtype != np.uint8 or left.shape != values.shape:
-        raise ValueError("what is left open does not fit the bytes")
-    return GoldenOutput(values, left, bool(entry["packed"]))
+    open_ = _decode(entry["open"])
+    if open_.dtype != np.uint8 or open_.shape != values.shape:
+        raise ValueError("the recorded slack of the bytes does not fit them")
+    return GoldenOutput(values, open_, bool(entry["packed"]))
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:
@@ -154,6 +157,6 @@ def _decode(entry: Mapping[str, Any]) -> np.ndarray:
     name = str(entry["dtype"])
     dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
     if dtype.kind not in KINDS and dtype != ml_dtypes.bfloat16:
-        raise ValueError(f"{dtype.name} holds no numbers")
+        raise ValueError(f"arrays of {dtype.name} do not hold numbers")
     array = np.frombuffer(base64.b64decode(entry["data"], validate=True), dtype=dtype)
     return array.reshape([int(size) for size in entry["shape"]])

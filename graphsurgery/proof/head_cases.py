@@ -1,4 +1,4 @@
-"""What a head alone is fed: every kind of mask, and what no encoder would give."""
+"""The feeds of a head alone: every kind of mask, and values that no encoder would give."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, RIGHT, Mask, make
 
 SEEDS = 2
 LARGE = 3e4
-"""Hidden states near the end of float16's range: a sum of a few in float16 overflows."""
+"""The scale of hidden states near the end of float16's range, where a sum of a few in float16 overflows."""
 LOWEST, LOWEST_MULTIPLIED = -1e36, -1e10
-"""Below whatever a head might take for the lowest number; where it multiplies, what can still be squared in float32."""
+"""Lower than any number that a head might take for the lowest; for a head that multiplies, still small enough to be squared in
+float32."""
 BENT = 8.0
-"""The largest values, and the negative of the lowest ones, where a head bends what it multiplied."""
+"""The largest values for a head that saturates, and the negative of the lowest ones."""
 SMALL = 3e-3
-"""Squares of this size are those of what layer normalisation adds to them; and values near 0 have signs, too."""
+"""Values whose squares are about as large as the epsilon of layer normalisation; and values near 0 have signs, too."""
 TINY = 1e-13
-"""Vectors of this size are shorter than the least divisor of a normalisation."""
+"""Values whose vectors are shorter than the smallest divisor of a normalisation."""
 MANY = 256
-"""Rows: what jumps at a value, as bytes and signs do, is told from its like by the few that are near the jump."""
+"""The number of rows. Bytes and signs jump at a value, and only the few rows near the jump show a fault."""
 VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
-"""Tokens that float16 and bfloat16 cannot count; no more of them than so many drawn numbers allow."""
+"""Numbers of tokens that float16 and bfloat16 cannot count, and an upper limit on the numbers that are drawn."""
 ALTERNATING = np.array([[1, 0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 1, 1, 0]], dtype=np.bool_)
-"""Holes within whatever a prompt is."""
+"""Masks with holes within any prompt."""
 ODD_INTEGERS = (2, -1, 256, 1 << 32, 100, 3)
 ODD_FLOATS = (2.0, -1.0, 0.5, 1e-6, 256.0, 1e-30)
 ODD_ADDED = (-np.inf, -100.0, -1e9, -65504.0, -3.4e38)
-"""True values of a mask. What an element type cannot hold is left out."""
+"""True values of a mask other than 1, and numbers that an additive mask adds at padding. Those that an element type cannot hold
+are left out."""
 
 
 @dataclass(frozen=True)
 class HeadFeeds:
-    """Draws feeds for a head that starts from ``values``, of which the model's inputs come from ``generator``."""
+    """Draws feeds for a head that starts from ``values``. Those that are inputs of the model come from ``generator``."""
 
     values: Sequence[Value]
     generator: FeedGenerator
@@ -52,20 +54,20 @@ class HeadFeeds:
     masked: bool
     """Whether the mask makes a difference."""
     padded: bool
-    """Whether what stands at padding must make none."""
+    """Whether the values at padding must make no difference."""
     multiplies: bool
-    """Whether values are multiplied with each other or with weights: the largest floats would overflow."""
+    """Whether the head multiplies values with each other or with weights, so that the largest floats would overflow."""
     saturates: bool = False
-    """Whether values are bent after that: large ones would be nothing but rounding."""
+    """Whether the head saturates after that, so that for large values only rounding would be compared."""
     per_token: Collection[str] = ()
-    """Those of ``values`` that are ``[batch, seq]``, one number of 0 or more per token, 0 at padding."""
+    """Those of ``values`` that hold one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
     any_integers: bool = False
-    """Whether integers are taken that no encoder would: conversions have to hold for all of them."""
+    """Whether integers that no encoder would take are fed as well, because a conversion must hold for all of them."""
     pooled: Callable[[Values, Mask], Mask] | None = None
-    """Which of the tokens are pooled, where not all are: what stands at the others must not count either."""
+    """Finds the tokens that are pooled, if not all are. The values at the others must make no difference either."""
 
     def generate_cases(self) -> Iterator[tuple[str, list[Values]]]:
-        """By kind: the masks of every kind on normally distributed values, then values and masks out of the ordinary."""
+        """Yield feeds by kind: masks of every kind on normally distributed values, then unusual values and masks."""
         masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
             yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
@@ -103,7 +105,7 @@ class HeadFeeds:
             yield "very long", [self._feed(mask, shift=3.0, waves=True) for mask in some]
 
     def _make_alternating_masks(self) -> list[Mask]:
-        """`ALTERNATING`, with padding behind it; none where the sequence is too short for it."""
+        """Return `ALTERNATING` with padding behind it; an empty list if the sequence is too short for it."""
         missing = (self.generator.fixed_sequence or ALTERNATING.shape[1]) - ALTERNATING.shape[1]
         if missing < 0:
             return []
@@ -111,7 +113,7 @@ class HeadFeeds:
         return [mask for mask in masks if can_say(mask, self.generator.form)]
 
     def _generate_any_integers(self, mask: Mask, seed: int) -> Values:
-        """Integers from end to end of int32 in every input of ids, types and positions."""
+        """Return a feed with integers over the whole range of int32 in every input of ids, types and positions."""
         rng = np.random.default_rng(seed)
         feed, roles = self._feed(mask, seed), self.generator.roles
         for value in (roles.ids, roles.types, roles.positions):
@@ -160,36 +162,36 @@ class HeadFeeds:
 
 
 def _draw_token_weights(rng: np.random.Generator, mask: Mask) -> np.ndarray:
-    """``[batch, seq]`` float32: a weight for each token, 0 at padding and for one token in eight."""
+    """Return a weight for each token, 0 at padding and for one token in eight: ``[batch, seq]`` float32."""
     weights = rng.uniform(0.1, 4, size=mask.shape) * (rng.random(mask.shape) < 7 / 8)
     return np.where(mask, weights, 0).astype(np.float32)
 
 
 def _make_square_waves(length: int, width: int) -> np.ndarray:
-    """``[length, width]``: 1 and -1 by turns. What rounding does to positions does not average out over these."""
+    """Return 1 and -1 in turns, ``[length, width]``. Over these, the rounding of positions does not average out."""
     periods = 4 << (np.arange(width) // 2 % 4)
     return np.where(np.arange(length)[:, None] % periods < periods // 2, 1.0, -1.0)
 
 
 def _find_smallest_size(kind: Any) -> float:
-    """A size that values of this type still have a few digits at."""
+    """Return a small size at which values of this type still have a few digits."""
     return 16 * float(_finfo(kind).smallest_subnormal)
 
 
 def _cut_to_range(drawn: np.ndarray, kind: Any) -> np.ndarray:
-    """``drawn`` as ``kind``, finite values cut to its range."""
+    """Return ``drawn`` as ``kind``, with finite values cut to its range."""
     largest = float(_finfo(kind).max)
     return np.where(np.isfinite(drawn), np.clip(drawn, -largest, largest), drawn).astype(kind)
 
 
 def _finfo(kind: Any) -> Any:
-    """``np.finfo``, for bfloat16 too."""
+    """Return ``np.finfo``, also for bfloat16."""
     finfo: Any = ml_dtypes.finfo
     return finfo(kind)
 
 
 def _vary_mask(mask: np.ndarray, role: Value, turn: int, form: str) -> np.ndarray:
-    """The same mask in other words: true values other than 1, as far as its type has them, the first at place ``turn``."""
+    """Return the same mask with true values other than 1, as far as its type has them, the first at place ``turn``."""
     if mask.dtype == np.bool_ or form == LENGTHS:
         return mask
     if form == ADDITIVE:

@@ -1,4 +1,7 @@
-"""The head proof: the appended subgraph alone, on drawn hidden states, against the float64 reference. No weights are loaded."""
+"""The head proof: the appended nodes as a model of their own, run on drawn hidden states and compared with the reference.
+
+No weights of the encoder are loaded.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from graphsurgery.runtime.session import Session
 
 @dataclass(frozen=True)
 class Head:
-    """``proto`` computes ``outputs`` from ``inputs``: inputs or inner values of the whole model, whose weights stay behind."""
+    """The appended nodes as a model. Its ``inputs`` are inputs or inner values of the whole model."""
 
     proto: onnx.ModelProto
     inputs: tuple[Value, ...]
@@ -36,15 +39,15 @@ class Head:
 
 
 def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
-    """Extract the nodes that were added to ``output``. The model gives the values ``also`` as well.
+    """Return the nodes that were added to ``output`` as a model, which gives the values ``also`` as well.
 
     Raise UnsupportedModelError if nothing was added, or if it leads to no output.
     """
-    given = [info for info in output.proto.graph.output if info.name in changed.made]
-    given += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
-    names = [info.name for info in given]
+    outputs = [info for info in output.proto.graph.output if info.name in changed.made]
+    outputs += [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in also]
+    names = [info.name for info in outputs]
     if not names:
-        raise UnsupportedModelError("no output is computed by nodes that were added", "compare the outputs themselves")
+        raise UnsupportedModelError("no added node computes an output", "compare the outputs themselves")
     renamed = {new: old for old, new in changed.renamed.items()}
     taken = [name for name in changed.taken if name not in output.initializers]
     inputs = [
@@ -55,7 +58,7 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
         _read_nodes(output, changed.added),
         "head",
         [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in inputs],
-        given,
+        outputs,
         weights,
     )
     proto = onnx.helper.make_model(graph, opset_imports=output.proto.opset_import, ir_version=max(output.proto.ir_version, 4))
@@ -63,7 +66,7 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
 
 
 def _find_type(model: Model, name: str) -> Value:
-    """Return a value that the head takes, with its type; float32 if nothing tells it.
+    """Return a value that the head takes, with its type; float32 if the type is unknown.
 
     Behind operators that onnx does not know, the dims are those that the model declares.
     """
@@ -77,7 +80,7 @@ def _read_tensor(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _read_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
-    """Return the nodes with the large tensors in their attributes read in."""
+    """Return copies of the nodes, with the large tensors in their attributes read in."""
     done = []
     for node in nodes:
         copy = onnx.NodeProto()
@@ -90,7 +93,7 @@ def _read_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.No
 
 
 def find_added_values(output: Model, chain: Chain, changed: Difference) -> frozenset[str]:
-    """Return the values that added nodes have to make: outputs, and values that nodes of the source take instead of inputs."""
+    """Return the values that added nodes must make: outputs, and values that nodes of the source take in place of inputs."""
     taken = {name for node in list_all_nodes(output.proto.graph) for name in node.input}
     return chain.made | {name for name in chain.stand_ins if name in taken or name in changed.made}
 
@@ -104,8 +107,8 @@ def prove_head(
 ) -> Check:  # fmt: skip
     """Run ``head`` on drawn values and compare its outputs with the references of ``chain``.
 
-    ``widths`` has the last dim of every value of the source that they start from; ``renamed`` maps values of the source to the
-    names they have in the output.
+    ``widths`` holds the last dim of every value of the source that they start from. ``renamed`` maps values of the source to
+    their names in the output.
     """
     try:
         session = Session(head.proto.SerializeToString(), threads=1)
@@ -136,7 +139,7 @@ def prove_head(
 
 
 def find_unread_inputs(head: Head, chain: Chain, renamed: dict[str, str]) -> list[str]:
-    """Return the values that ``head`` starts from although no edit reads them."""
+    """Return the values that ``head`` starts from and no edit reads."""
     known = {renamed.get(name, name) for name in chain.read}
     return [value.name for value in head.inputs if value.name not in known]
 
@@ -156,7 +159,7 @@ def _add_expected(
 
 
 def _ignores_padding(chain: Chain) -> bool:
-    """Whether the values at padded positions must make no difference. They may if they reach the tokens before that."""
+    """Return whether the values at padded positions must make no difference. They may if they reach the tokens first."""
     for link in chain:
         ignores = link.reference.ignores_padding(link.parameters)
         if ignores or link.reference.mixes_positions:
@@ -165,7 +168,7 @@ def _ignores_padding(chain: Chain) -> bool:
 
 
 def _find_per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
-    """Return the output's names for values that are one number per token."""
+    """Return the output's names for the values that hold one number per token."""
     declared = [
         link.name_in_output(name, behind)
         for link, behind in chain.walk_from_output()
@@ -175,7 +178,7 @@ def _find_per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
 
 
 def _find_pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Mask], Mask] | None:
-    """Return a function that tells which tokens of a feed are pooled; None if all are."""
+    """Return a function that finds the pooled tokens of a feed; None if all are pooled."""
     given = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
     if given is None:
         return None
@@ -193,7 +196,7 @@ def _multiplies(link: Link) -> bool:
 
 
 def _require_runtime(proto: onnx.ModelProto) -> None:
-    """Raise UnsupportedModelError if this ONNX Runtime takes no model at all of these opsets and IR version."""
+    """Raise UnsupportedModelError if this ONNX Runtime takes no model with these opsets and this IR version."""
     infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "nothing", infos[:1], infos[1:])
     Session(onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version).SerializeToString())

@@ -1,4 +1,4 @@
-"""Types and dims of the values of a graph, for the proof, by onnx's shape inference."""
+"""The types, dims and widths of the values of a graph, for the proof, by onnx's shape inference."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graphsurgery.references.chain import Chain
 
 LOG = logging.getLogger(__name__)
 KNOWN: WeakKeyDictionary[Model, dict[str, Value]] = WeakKeyDictionary()
-"""The values of models that were asked for. Models are never changed."""
+"""The inferred values of models. Models are never changed."""
 
 
 def infer_types(model: Model) -> dict[str, Value]:
-    """Return type and dims of the main graph's values by name, derived from the inputs and the weights alone.
+    """Return the types and dims of the main graph's values by name, inferred from the inputs and the weights only.
 
-    The file's own declarations of inner values and of the dims of outputs are left out beforehand, because they may be wrong. A
-    value behind an operator that onnx does not know is absent. Inferred once for each model.
+    The file's own declarations of inner values and of the dims of outputs are not used, because they may be wrong. A value
+    behind an operator that onnx does not know is absent. Inferred once for each model.
     """
     found = KNOWN.get(model)
     if found is None:
@@ -41,7 +41,7 @@ def _infer(model: Model) -> dict[str, Value]:
             tensor.ClearField("raw_data")
     try:
         graph = onnx.shape_inference.infer_shapes(bare).graph
-    except Exception as error:  # it raises several types; what it cannot tell is unknown
+    except Exception as error:  # it raises several types; the values are unknown then
         LOG.debug("onnx cannot infer the types and dims of the graph: %s", error)
         return {}
     return {info.name: read_value(info) for info in (*graph.value_info, *graph.output)}
@@ -49,23 +49,23 @@ def _infer(model: Model) -> dict[str, Value]:
 
 def find_typed_value(model: Model, name: str) -> Value | None:
     """Return the value ``name`` with its element type: an input as declared, else from `infer_types`, else as declared."""
-    told = model.interface.input(name) or infer_types(model).get(name)
-    if told is not None and told.dtype:
-        return told
+    value = model.interface.input(name) or infer_types(model).get(name)
+    if value is not None and value.dtype:
+        return value
     declared = (*model.interface.outputs, *map(read_value, model.proto.graph.value_info))
     return next((value for value in declared if value.name == name and value.dtype), None)
 
 
 UNKNOWN = 16
 WIDEST = 1 << 20
-"""A vocabulary's size at most: what a forged record says beyond it is not drawn."""
+"""Upper limit on a recorded width, larger than any vocabulary. A forged record that exceeds it is ignored."""
 
 
 def find_start_widths(source: Model, chain: Chain) -> dict[str, int]:
     """Return the last dim of every value of the source that ``chain`` reads.
 
-    It comes from the weights, else from the record of an edit, else from the source's declaration, which may be wrong. If none
-    of these tells, it is 16.
+    It comes from the weights, else from the record of an edit, else from the source's declaration, which may be wrong. If it is
+    unknown, it is 16.
     """
     names = chain.starts
     known, recorded = infer_widths(source, names), _read_recorded_widths(chain)
@@ -73,14 +73,14 @@ def find_start_widths(source: Model, chain: Chain) -> dict[str, int]:
 
 
 def infer_widths(source: Model, names: Sequence[str]) -> dict[str, int]:
-    """Return the last dims of these values, as far as the weights tell them."""
-    told = infer_types(source) if names else {}
-    widths = {name: _read_width(told.get(name)) or _infer_norm_width(source, name) for name in names}
+    """Return the last dims of these values, as far as they follow from the weights."""
+    types = infer_types(source) if names else {}
+    widths = {name: _read_width(types.get(name)) or _infer_norm_width(source, name) for name in names}
     return {name: width for name, width in widths.items() if width is not None}
 
 
 def _read_width(value: Value | None) -> int | None:
-    """Return the last dim of a value, if it is a number."""
+    """Return the last dim of a value if it is a number."""
     last = value.dims[-1] if value is not None and value.dims else None
     return last if isinstance(last, int) else None
 
@@ -94,14 +94,14 @@ def _infer_norm_width(source: Model, name: str) -> int | None:
 
 
 def _read_recorded_widths(chain: Chain) -> dict[str, int]:
-    """Return the widths that edits record of the values they work on."""
+    """Return the widths that edits record of the values that they read."""
     found: dict[str, int] = {}
     made: set[str] = set()
     for link in chain:
         width = link.parameters.get("width")
         if width is not None and 0 < width <= WIDEST:
             found |= {name: width for name in link.reads if name not in made | found.keys()}
-        made.update(link.makes)  # in the place of what was read, often: of another width
+        made.update(link.makes)  # often under the name of the value that was read, and of another width
     return found
 
 

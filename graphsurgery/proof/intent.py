@@ -1,8 +1,8 @@
-"""Whether the edits that a file records are those that were asked for.
+"""The check that the edits which a file records are those that were asked for.
 
-The other checks take the recorded parameters as given: had an edit taken the token ids for the mask and recorded that, they
-would expect a file pooled by the ids. This one holds the record against the request. A name that was asked for must be the
-recorded one. What an edit had to find by itself is held against plain rules, read off the names of inputs and outputs.
+The other checks trust the recorded parameters: if an edit took the token ids for the mask and recorded that, they would expect
+a file pooled by the ids. This check compares the record with the request. A name that was asked for must be the recorded one.
+The inputs and outputs that an edit had to find by itself must fit plain rules about their names.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from graphsurgery.report import Check, Report, Verdict
 
 NAME = "as asked"
 GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "like", "input", "output_name")
-"""Parameters that are recorded the way they were asked for."""
+"""The parameters that are recorded in the form in which they were asked for."""
 MASK, IDS = "attention_mask", "input_ids"
 TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
-"""Edits of the encoder's hidden state."""
+"""The edits that read the encoder's hidden state."""
 FILLS = {"mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions"}
-"""The value of an input that is not given, by a word in its name."""
+"""The fill of an input that is not given, by a word in the input's name."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The start of an edit: the interface before it, and the edits before it."""
+    """The interface before an edit, and the edits before it."""
 
     inputs: Sequence[Value]
     outputs: Sequence[Value]
@@ -42,9 +42,9 @@ class Start:
 
 
 def check_intent(source: Model, output: Model, asked: Sequence[Mapping[str, Any]]) -> Report:
-    """Hold what ``output`` records beyond ``source`` against the parameters of the edits that were ``asked`` for.
+    """Compare the edits that ``output`` records beyond ``source`` with the parameters of those that were ``asked`` for.
 
-    The report has a check only if something is wrong.
+    The report has a check only if they differ.
     """
     wrong = list(_find_wrong(source, find_new_steps(source, output), asked))
     return Report((Check(NAME, "; ".join(wrong), stated=Verdict.FAILED),) if wrong else ())
@@ -52,7 +52,7 @@ def check_intent(source: Model, output: Model, asked: Sequence[Mapping[str, Any]
 
 def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if len(steps) != len(asked):
-        yield f"{len(asked)} edits were asked for, and the file records {len(steps)}"
+        yield f"{len(asked)} edits were asked for, but the file records {len(steps)}"
         return
     chain = Chain(steps)
     starts = zip(chain.apply_fields(source), walk_outputs(source, chain), strict=True)
@@ -62,13 +62,13 @@ def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[st
             found = step.parameters.get(name)
             if isinstance(wanted.get(name), str) and wanted[name]:
                 if found != wanted[name]:
-                    yield f"{step.edit} records {name} = {found!r}, and {wanted[name]!r} was asked for"
+                    yield f"{step.edit} records {name} = {found!r}, but {wanted[name]!r} was asked for"
             elif name in step.parameters and not _fits(step, name, start):
-                yield f"{step.edit} took {found!r} as its {name}, which is another if none is named"
+                yield f"{step.edit} chose {found!r} as its {name}, which the names of the inputs and outputs do not suggest"
 
 
 def _fits(step: Step, name: str, start: Start) -> bool:
-    """Whether an edit can have found that parameter by itself."""
+    """Return whether an edit can have found that parameter by itself."""
     found = step.parameters[name]
     if name == "mask":
         return _is_mask(found, start.inputs)
@@ -80,14 +80,15 @@ def _fits(step: Step, name: str, start: Start) -> bool:
 
 
 def _is_mask(found: Any, inputs: Sequence[Value]) -> bool:
-    """The attention mask if there is one, else an input that is called a mask, or nothing."""
+    """Return whether it is the attention mask if there is one, else an input with mask in its name, or nothing."""
     if find_value(inputs, MASK) is not None:
         return bool(found == MASK)
     return found is None or (find_value(inputs, found) is not None and "mask" in found.lower())
 
 
 def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
-    """The input ids if they are integers ``[batch, seq]``, else an input that is not called anything else, or nothing."""
+    """Return whether it is the input ids if they are integers ``[batch, seq]``, else an input not named after a mask, types or
+    positions, or nothing."""
     usual = find_value(inputs, IDS)
     if usual is not None and usual.dtype in INTEGERS and usual.rank in (2, None):
         return bool(found == IDS)
@@ -95,12 +96,12 @@ def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
 
 
 def _is_fill(found: Any, name: str) -> bool:
-    """Whether the fill is the one that the input's name says."""
+    """Return whether the fill is the one that belongs to the input's name."""
     return bool(found == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
 
 
 def _is_tokens(found: Any, start: Start) -> bool:
-    """Token embeddings that the newest edit made, else the output of a usual name, else an output ``[batch, seq, hidden]``."""
+    """Return whether it is the newest edit's token embeddings, else the usual output, else one ``[batch, seq, hidden]``."""
     fitting = {value.name: value for value in start.outputs if value.dtype in FLOATS and value.rank in (3, None)}
     made = [step.parameters.get("output_name") for step in reversed(start.earlier)]
     usual = [name for name in (*made, *TOKENS) if name in TOKENS and name in fitting]

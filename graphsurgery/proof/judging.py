@@ -1,4 +1,4 @@
-"""Run what is to be proven on cases, and judge what it gives."""
+"""Runs a head or a whole model on all cases and judges the outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphsurgery.report import Check, Comparison, Verdict, combine_verdicts
 from graphsurgery.runtime.masks import EMPTY_ROW
 
 Cases = Iterable[tuple[str, Iterable[tuple[Values, dict[str, Expected]]]]]
-"""By kind: feeds, and what every output must be for them."""
+"""Feeds by kind, each with the expected outputs."""
 
 
 def judge(
@@ -27,11 +27,11 @@ def judge(
     cases: Cases,
     limits: Limits = NO_LIMITS,
 ) -> Check:
-    """Whether ``run`` gives what is expected, and what the file ``declared`` of it.
+    """Check that ``run`` gives the expected outputs, and that they are as the file ``declared`` them.
 
-    To fail at running is to fail the check. An error from ``cases`` is the reference's own and is raised, unless a comparison
-    has failed by then; that the source cannot be run on rows without tokens leaves them out. UnsupportedModelError, too, where
-    such rows were all that could be compared.
+    If ``run`` cannot be run, the check fails. An error from ``cases`` is the reference's own and is raised, unless a comparison
+    has failed already. If the source cannot be run on rows without tokens, these are left out. Raise UnsupportedModelError if
+    only such rows could be compared.
     """
     done: list[Comparison] = []
     wrong: dict[str, str] = {}
@@ -48,17 +48,16 @@ def judge(
     compared = {one.kind for one in done if one.verdict is not Verdict.NOT_CHECKED}
     if compared == {EMPTY_ROW} and combine_verdicts(one.verdict for one in done) is Verdict.PASSED:
         if any(one.too_loose for one in done):
-            what = "float32 leaves more open wherever there is a token than can be told from a fault"
+            what = "at every token, float32 may be off by more than a fault could be told from"
             return Check(name, what, tuple(done), stated=Verdict.NOT_CHECKED)
-        raise UnsupportedModelError("the source itself is not finite wherever there is a token", "look at the encoder")
+        raise UnsupportedModelError("the source itself is not finite at any token", "look at the encoder")
     return Check(name, detail, tuple(done))
 
 
 def _skip_empty_rows(
     kind: str, pairs: Iterable[tuple[Values, dict[str, Expected]]]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
-    """``pairs``, up to one that the source cannot be run on where that is a row without tokens: many encoders have no use for
-    those."""
+    """Yield ``pairs``. For rows without tokens, stop at the first on which the source cannot be run: many encoders cannot."""
     try:
         yield from pairs
     except UnsupportedModelError:
@@ -73,7 +72,7 @@ def _compare(
     pairs: Iterable[tuple[Values, dict[str, Expected]]],
     limits: Limits,
 ) -> dict[str, str]:
-    """Compare one kind; what is wrong beside the numbers, in words."""
+    """Compare the outputs on one kind of feed. Return what is wrong besides the numbers, in words."""
     wrong: dict[str, str] = {}
     for feed, expected in pairs:
         try:
@@ -87,18 +86,18 @@ def _compare(
 
 
 def _find_tolerance(wanted: Expected, limits: Limits) -> tuple[np.ndarray, np.ndarray | float | None]:
-    """How far the values may be off, and how far they might if float32 could keep that."""
+    """Return the tolerance of the values, and the tolerance that would hold if float32 were exact enough."""
     return limits.choose_tolerance(wanted.tolerance), None if limits.atol is not None else wanted.promised
 
 
 def _find_misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:
-    """Outputs that are not what the file declares of them, and how they differ."""
+    """Yield the names of outputs that are not as the file declares them, and how they differ."""
     for value in declared:
         array = found.get(value.name)
         if array is None:
-            yield value.name, f"output {value.name} was not given"
+            yield value.name, f"the model does not give the output {value.name}"
         elif isinstance(array, np.ndarray) and not _fits(value, array):
-            yield value.name, f"an output is declared as {value} and is {array.dtype}{list(array.shape)}"
+            yield value.name, f"an output is declared as {value}, but is {array.dtype}{list(array.shape)}"
 
 
 def _fits(value: Value, array: np.ndarray) -> bool:

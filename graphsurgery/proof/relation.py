@@ -1,4 +1,4 @@
-"""What an output file must keep to as a rewrite of its source, or as any file beside it: told from what both are and record."""
+"""The relation of an output to its source, a rewrite or any other, which decides what is compared and how strictly."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.
 
 @dataclass(frozen=True)
 class Relation:
-    """What an output file must keep to, told from what both files are and record."""
+    """What is compared between an output and its source, and how strictly, as both files and their records say."""
 
     names: tuple[str, ...]
     """The values that are compared."""
     is_exact: bool
-    """Whether they are held to float32's tolerances, and not to an angle and a length."""
+    """Whether they are held to float32's tolerances, rather than to an angle and a length."""
     empty_rows: bool
     """Whether the vectors of rows without a token count."""
     half: int | None
-    """The half type that the output was converted to; None where it was not."""
+    """The half type that the output was converted to; None if it was not."""
     not_checked: tuple[str, ...]
     """What is left out, and why."""
 
     @classmethod
     def of(cls, source: Model, output: Model, limits: Limits) -> Relation:
-        """What ``output`` must keep to as a rewrite of ``source``, or as any file beside it."""
+        """Return the relation of ``output`` to ``source``, from the rewrites that it records and what it computes."""
         records = _find_new_rewrites(source, output)
         kinds = (HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records))
         half = next((kind for kind in kinds if kind is not None), None)
@@ -50,30 +50,30 @@ class Relation:
         empty_rows = not reheaded and (is_exact or head)
         names, not_checked = _choose_values(source, output, only_floats=bool(records))
         if reheaded:
-            not_checked.append("rows without a token: our head gives zeros there, the source's may give anything")
+            not_checked.append("rows without a token: our head gives zeros there, but the source's may give anything")
         elif not empty_rows:
             not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
 
 
 def _find_new_rewrites(source: Model, output: Model) -> list[Step]:
-    """The rewrites that ``output`` records and ``source`` does not."""
+    """Return the rewrites that ``output`` records and ``source`` does not."""
     before, after = list_rewrites(source.proto), list_rewrites(output.proto)
     return after[len(before) :] if after[: len(before)] == before else after
 
 
 def explain_other_inputs(source: Model, output: Model) -> str | None:
-    """How the models do not take the same feeds, in words; None where they do."""
-    given = {value.name: value for value in source.interface.inputs}
-    taken = {value.name: value for value in output.interface.inputs}
-    if given.keys() == taken.keys() and all(_takes(taken[name], given[name]) for name in given):
+    """Say how the models do not take the same feeds; None if they do."""
+    before = {value.name: value for value in source.interface.inputs}
+    after = {value.name: value for value in output.interface.inputs}
+    if before.keys() == after.keys() and all(_takes(after[name], before[name]) for name in before):
         return None
-    one, other = (", ".join(map(str, side.values())) or "nothing" for side in (taken, given))
-    return f"the models take other inputs: {one}, where the source takes {other}"
+    mine, theirs = (", ".join(map(str, side.values())) or "nothing" for side in (after, before))
+    return f"the models take different inputs: the model {mine}, the source {theirs}"
 
 
 def _takes(value: Value, given: Value) -> bool:
-    """Whether an input takes whatever ``given`` takes: of its type (or both of floats), and of its sizes."""
+    """Return whether an input takes all that ``given`` takes: it has the same type (or both are floats) and fits its sizes."""
     if value.dtype != given.dtype and not (_is_float(value) and _is_float(given)):
         return False
     if value.dims is None or given.dims is None:
@@ -83,7 +83,7 @@ def _takes(value: Value, given: Value) -> bool:
 
 
 def _is_computed_in(model: Model, kind: int) -> bool:
-    """Whether a file computes in the half type that it records: whether a weight is of it, or a node casts to it."""
+    """Return whether a file computes in the half type that it records: a weight has the type, or a node casts to it."""
     casts = (node for node in list_all_nodes(model.proto.graph) if node.op_type == "Cast")
     return any(tensor.data_type == kind for _, tensor in walk_tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
@@ -91,27 +91,30 @@ def _is_computed_in(model: Model, kind: int) -> bool:
 
 
 def _choose_values(source: Model, output: Model, *, only_floats: bool) -> tuple[list[str], list[str]]:
-    """(the values of both that are compared, what is left out and why): shared outputs of numbers; ``only_floats``: of floats,
-    or where all outputs are bytes, what the head starts from."""
+    """Return the values of both models that are compared, and what is left out and why.
+
+    These are the outputs that both give, if they are numbers. With ``only_floats`` they must be floats; if all outputs are
+    bytes, the values that the head starts from are compared.
+    """
     shared, not_checked = [], []
     for value in output.interface.outputs:
         other = source.interface.output(value.name)
         if not _is_numeric(value) or (other is not None and not _is_numeric(other)):
-            not_checked.append(f"output {value.name}: it is no tensor of numbers")
+            not_checked.append(f"output {value.name}: it is not a tensor of numbers")
         elif other is None:
-            not_checked.append(f"output {value.name}: the source has none of that name")
+            not_checked.append(f"output {value.name}: the source has no output of that name")
         elif only_floats and not (_is_float(value) and _is_float(other)):
             not_checked.append(f"output {value}: only floats are compared")
         else:
             shared.append(value.name)
-    given = {value.name for value in output.interface.outputs}
-    lost = [value.name for value in source.interface.outputs if value.name not in given]
-    not_checked += [f"output {name} of the source: the model has none of that name" for name in lost]
+    names = {value.name for value in output.interface.outputs}
+    lost = [value.name for value in source.interface.outputs if value.name not in names]
+    not_checked += [f"output {name} of the source: the model has no output of that name" for name in lost]
     return shared or (list(_find_head_starts(source, output)) if only_floats else []), not_checked
 
 
 def _find_head_starts(source: Model, output: Model) -> Iterator[str]:
-    """Yield the values that the head which both files record starts from."""
+    """Yield the values from which the head that both files record starts."""
     try:
         names = Chain(read_head_steps(output)).starts
     except UnsupportedModelError:  # an edit that this version does not know

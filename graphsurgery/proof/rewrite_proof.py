@@ -30,22 +30,22 @@ OWNED = tuple(GRAPH.fields_by_name[name].number for name in ("node", "initialize
 
 @dataclass(frozen=True)
 class Claim:
-    """What a rewritten file has to keep, besides its outputs."""
+    """What a rewritten file must keep, besides its outputs."""
 
     exactness: str
     """How far its outputs may be off: `FLOAT32` or `LOSSY`."""
     interface: Interface
-    """What it has to take and give."""
+    """The inputs that it must take and the outputs that it must give."""
     edits: Sequence[str] = ()
     """The edits of its head."""
     head: Sequence[Record] = ()
-    """The nodes and weights of its head, which have to be the source's own bytes."""
+    """The nodes and weights of its head, which must be the source's own bytes."""
     limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
 class Proven:
-    """The result of a proof, and for half precision its loss as JSON-ready data."""
+    """The report of a proof, and for half precision the loss as JSON-ready data."""
 
     report: Report
     loss: dict[str, Any] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Proven:
 
 @dataclass
 class RewriteProof:
-    """Compares rewritten files with the source that they were made from. The source is run once for all of them."""
+    """Compares rewritten files with their source. The source is run once for all of them."""
 
     same: SameOutputs
     why_no_text: str | None
 
     @classmethod
     def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
-        """Raises RequestError if ``texts`` cannot be used."""
+        """Prepare the proofs. Raise RequestError if ``texts`` cannot be used."""
         generator = make_feed_generator(source)
         encoded, why_no_text = find_texts(source, source, generator, texts)
         return cls(SameOutputs(source, generator, encoded, full), why_no_text)
@@ -70,7 +70,7 @@ class RewriteProof:
         return self.same.source
 
     def feeds(self, encoder: Model) -> list[dict[str, np.ndarray]]:
-        """Return the feeds on which to measure the source's ``encoder``: real text if there is some, and drawn ids."""
+        """Return the feeds on which to measure the source's ``encoder``: real text if there is a tokenizer, and drawn ids."""
         inputs = {value.name: value.dtype for value in encoder.interface.inputs}
         given = {value.name: value.dtype for value in self.source.interface.inputs}
         if not inputs.items() <= given.items():  # an edit above the encoder changed names or types
@@ -78,7 +78,7 @@ class RewriteProof:
         return [{name: array for name, array in feed.items() if name in inputs} for feed in self.same.measured]
 
     def compare(self, written: Model, claim: Claim) -> Proven:
-        """Prove a file, loaded from where it was written."""
+        """Prove a file that was written and loaded again."""
         relation = self._relation(written, claim)
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
         checks = [_check_interface(written, claim.interface), *_check_head(written, claim)]
@@ -103,7 +103,7 @@ class RewriteProof:
         return Proven(report, {"min_cosine": worst, "opinions": [one.to_json() for one in losses]})
 
     def _relation(self, written: Model, claim: Claim) -> Relation:
-        """A file that records half precision is still held to float32 if its rewrite claims to be as exact as that."""
+        """Return the file's relation. A rewrite that claims to be exact is held to float32, whatever half type is recorded."""
         relation = Relation.of(self.source, written, claim.limits)
         if claim.exactness == LOSSY or relation.half is None:
             return relation
@@ -111,14 +111,14 @@ class RewriteProof:
 
 
 def _check_interface(written: Model, wanted: Interface) -> Check:
-    """Whether the file takes and gives values of the right names and types, in the right order."""
+    """Check that inputs and outputs have the right names and types, in the right order."""
     found = written.interface
     if _list_names(found.inputs) == _list_names(wanted.inputs) and _list_names(found.outputs) == _list_names(wanted.outputs):
         sides = {"input": found.inputs, "output": found.outputs}
         counted = " and ".join(f"{len(side)} {name}{'s' * (len(side) != 1)}" for name, side in sides.items())
         return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
     has, should = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (found, wanted))
-    return Check(INTERFACE, f"{has} in place of {should}", stated=Verdict.FAILED)
+    return Check(INTERFACE, f"the file has {has} instead of {should}", stated=Verdict.FAILED)
 
 
 def _list_names(values: Sequence[Value]) -> list[tuple[str, int]]:
@@ -126,7 +126,7 @@ def _list_names(values: Sequence[Value]) -> list[tuple[str, int]]:
 
 
 def _check_head(written: Model, claim: Claim) -> list[Check]:
-    """Whether every node and weight of the head is in the file, byte for byte. No check if there is no head."""
+    """Check that every node and weight of the head is in the file, byte for byte. Return no check if there is no head."""
     if not claim.head:
         return []
     there = {record.chunks[0]: record for record in written.document.graph if record.field in OWNED}
@@ -137,6 +137,6 @@ def _check_head(written: Model, claim: Claim) -> list[Check]:
 
 
 def _is_same(one: Record, other: Record) -> bool:
-    """Whether two fields are equal byte for byte, the payloads of their tensors included."""
+    """Return whether two fields are equal byte for byte, including the payloads of their tensors."""
     read = ([chunk if isinstance(chunk, bytes) else chunk.read() for chunk in record.chunks] for record in (one, other))
     return next(read) == next(read)

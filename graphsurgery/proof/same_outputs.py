@@ -1,7 +1,7 @@
-"""Two files with the same inputs and no edit between them: their outputs on the same feeds.
+"""The comparison of two files with the same inputs and no edit between them: their outputs on the same feeds.
 
-A file that `optimize` made records how it was rewritten, and that says what it must keep to: the source's numbers in float32,
-or the angles and lengths of the source's vectors in half precision, as two engines measure them.
+A file that `optimize` made records how it was rewritten. This decides whether it must keep the source's numbers in float32, or
+in half precision the angles and lengths of the source's vectors, as two engines measure them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SECOND = "second opinion"
 NO_KERNELS = "ONNX Runtime's CPU has no kernels for bfloat16"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
-"""Batches of real text that losses are measured on."""
+"""The number of batches of real text on which losses are measured."""
 
 
 @dataclass
 class SameOutputs:
-    """What a source gives, run once for all files that are held against it."""
+    """Compares files with a source, which is run once for all of them."""
 
     source: Model
     generator: FeedGenerator
@@ -55,9 +55,9 @@ class SameOutputs:
         return Report(tuple(checks), self.list_observations(checks), (*not_checked, *relation.not_checked, *left_out))
 
     def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
-        """Where the source itself is not finite, and up to which length texts were compared."""
+        """Say where the source itself is not finite, and up to which length texts were compared."""
         reach = [] if self.reach is None else [str(self.reach)]
-        return (*(said for check in checks for said in check.not_finite), *reach)
+        return (*(line for check in checks for line in check.not_finite), *reach)
 
     def make_checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
         """Return the checks of ``output``, the losses of half precision that two engines measure, and what was left out."""
@@ -78,21 +78,20 @@ class SameOutputs:
             given = self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError as error:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
-            return [check], [f"{NAME}: of the source, {error}"]
+            return [check], [f"{NAME}: the source cannot be run: {error}"]
         left_out = [*given.left_out, *self.generator.left_out]
         if self.generator.roles.mask is None and self.generator.roles.others:
             names = ", ".join(value.name for value in self.generator.roles.others)
-            left_out.append(f"padding: no attention mask was recognised among the inputs (of unknown use: {names})")
-        check = compare_models(
-            given,
-            lambda plain: open_session(output, extra_outputs=relation.names, plain=plain),
-            limits,
-            is_exact=relation.is_exact,
-        )
+            left_out.append(f"padding: no input was recognised as the attention mask (inputs of unknown use: {names})")
+
+        def open_output(plain: bool) -> Session:
+            return open_session(output, extra_outputs=relation.names, plain=plain)
+
+        check = compare_models(given, open_output, limits, is_exact=relation.is_exact)
         return [check], [*left_out, *require_value(self.reach, "how long texts are").not_checked, *check.left_out]
 
     def can_run_source(self, relation: Relation) -> bool:
-        """Whether the source can be run here."""
+        """Return whether the source can be run here."""
         try:
             self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError:
@@ -100,27 +99,27 @@ class SameOutputs:
         return True
 
     def run_source(self, names: Sequence[str], empty_rows: bool) -> SourceOutputs:
-        """The values ``names`` of the source on every kind of feed. UnsupportedModelError where it cannot be run."""
+        """Return the values ``names`` of the source on every kind of feed. Raise UnsupportedModelError if it cannot be run."""
         key = (empty_rows, *names)
         if key not in self._given:
 
-            def opened(plain: bool) -> Session:
+            def open_source(plain: bool) -> Session:
                 return open_session(self.source, extra_outputs=names, plain=plain)
 
-            session = opened(False)
+            session = open_source(False)
             if self.reach is None:
                 self.reach = find_reach(self.source, self.generator, lambda feed: session.run(feed, names), self.full)
                 self.generator = extend_to_reach(self.generator, self.reach)
-            per_token = self._per_token()
+            per_token = self._find_per_token()
             feeds = (
                 Feed(kind, arrays, self.generator.find_mask(arrays), empty_rows, per_token)
                 for kind, every in make_whole_cases(self.generator, self.texts) for arrays in every
             )  # fmt: skip
-            self._given[key] = SourceOutputs.of(opened, names, feeds, session)
+            self._given[key] = SourceOutputs.of(open_source, names, feeds, session)
         return self._given[key]
 
-    def _per_token(self) -> frozenset[str]:
-        """The outputs ``[batch, seq]``, as their dims are called."""
+    def _find_per_token(self) -> frozenset[str]:
+        """Return the outputs ``[batch, seq]``, recognised by the names of their dims."""
         mask = self.generator.roles.mask
         dims = mask.dims if mask is not None and mask.rank == 2 else None
         if dims is None or not isinstance(dims[1], str):
@@ -129,7 +128,7 @@ class SameOutputs:
 
     @property
     def measured(self) -> list[dict[str, np.ndarray]]:
-        """What activations and losses are measured on: real text where there is some, and drawn ids."""
+        """The feeds on which activations and losses are measured: real text if there is a tokenizer, and drawn ids."""
         drawn = [
             self.generator.generate(mask, seed)
             for kind, masks in self.generator.generate_masks() if kind in MEASURED for seed, mask in enumerate(masks)
@@ -140,7 +139,7 @@ class SameOutputs:
     def _measure_losses(self, output: Model, relation: Relation) -> list[EngineLoss]:
         cannot_run = NO_KERNELS if relation.half == onnx.TensorProto.BFLOAT16 else None
         source, candidate = (_set_outputs(fill_weights(model.proto, model), relation.names) for model in (self.source, output))
-        per_token = self._per_token()
+        per_token = self._find_per_token()
         return measure_by_both_engines(source, candidate, self.measured, per_token=per_token, cannot_run=cannot_run)
 
 

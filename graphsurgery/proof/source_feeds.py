@@ -1,4 +1,4 @@
-"""The feeds of a proof, drawn for the source and for what the recorded edits say of its inputs."""
+"""The feeds of a proof: drawn for the source's inputs as the recorded edits describe them, and real text."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_
 OPTIONAL = "optional-input"
 ROLES = ("ids", "mask", "types", "positions")
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
-"""Limits on an input's literal sizes: on the product of the first two, and on that of all. A larger input is not drawn."""
+"""Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
 
 
 def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenerator:
-    """Draw feeds for the inputs that ``source`` has after the edits of ``chain``, if any.
+    """Return a generator of feeds for the inputs that ``source`` has after the edits of ``chain``.
 
-    ``chain`` and the edits that the source records itself tell which inputs are the ids and the mask. The embedding tables are
-    the source's. UnsupportedModelError if one of these edits cannot be read, because nobody knows then what its inputs mean,
-    and if an input is too large to be drawn.
+    The ids and the mask are the inputs that ``chain``, or the edits that the source records itself, name as such. The embedding
+    tables are the source's. Raise UnsupportedModelError if one of these edits cannot be read, because the meaning of its inputs
+    is unknown then, or if an input is too large to be drawn.
     """
     chain, own = chain or Chain(), Chain(read_head_steps(source))
     ids, mask, prompt = _find_names(source, chain, own)
@@ -117,19 +117,19 @@ def _find_form(masks: Sequence[RecordedMask | None]) -> str:
 
 
 def _list_inputs(model: Model) -> dict[str, Value]:
-    """Return every input that the graph lists, also those with a default."""
+    """Return every input that the graph lists, including those with a default."""
     return {info.name: read_value(info) for info in model.proto.graph.input}
 
 
 def _list_optional(chain: Chain) -> set[str]:
-    """Return the inputs that ``chain`` gave a default."""
+    """Return the inputs to which ``chain`` gave a default."""
     return {
         behind(link.parameters["input"]) for link, behind in chain.walk_inputs_from_output() if link.edit == "optional-input"
     }
 
 
 def _require_drawable(inputs: Sequence[Value]) -> None:
-    """Raise UnsupportedModelError for an input that would take all of the memory."""
+    """Raise UnsupportedModelError for an input that would fill the memory."""
     for value in inputs:
         sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
         if math.prod(sizes[:2]) > MOST_LEADING or math.prod(sizes) > MOST_ELEMENTS:
@@ -137,7 +137,7 @@ def _require_drawable(inputs: Sequence[Value]) -> None:
 
 
 def _find_recorded_roles(source: Model, chain: Chain, own: Chain) -> Iterator[tuple[str | None, ...]]:
-    """Yield ids, mask and prompt length as recorded edits name them, by the source's names. ``own`` are the source's edits."""
+    """Yield the ids, mask and prompt length that recorded edits name, by the source's names. ``own`` are the source's edits."""
     for link, origin in chain.walk_from_source():
         yield _find_inputs(source, _read_roles(link), origin)
     yield from [_find_inputs(source, _read_roles(link), behind) for link, behind in own.walk_inputs_from_output()][::-1]
@@ -166,7 +166,7 @@ def _name_after(chain: Chain, value: Value | None) -> str | None:
 
 
 def _find_prompt(chain: Chain) -> str | None:
-    """Return the input that says how long the prompt is, if ``chain`` added one."""
+    """Return the input that holds the prompt's length, if ``chain`` added one."""
     links = chain.walk_inputs_from_output()
     found = [behind(name) for link, behind in links if (name := name_prompt_input(link.parameters)) is not None]
     return found[-1] if found else None
@@ -175,7 +175,10 @@ def _find_prompt(chain: Chain) -> str | None:
 def find_texts(
     source: Model, output: Model, generator: FeedGenerator, path: str | os.PathLike[str] | None
 ) -> tuple[Encoded | None, str | None]:
-    """Tokenised texts, or None and why there are none. What the user asked for fails; what was only tried is reported."""
+    """Return tokenised texts: the user's, or sentences of our own. Without a usable tokenizer, return None and the reason.
+
+    Raise an error instead if the user asked for texts.
+    """
     tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
     if tokenizer is None:
         if path is not None:

@@ -23,12 +23,12 @@ NAME = "encoder untouched"
 def check_untouched(
     source: Model, output: Model, changed: Difference, broken: Sequence[str], *, every_byte: bool
 ) -> tuple[Check, tuple[str, ...]]:
-    """Whether ``output`` still has all of ``source``; the check, and what of it was not checked.
+    """Check that ``output`` still has all of ``source``. Return the check, and what was not checked.
 
     Weights are compared by name, type, dims and length, and by bytes: the first and last `SAMPLE` bytes of each, or all.
-    ``broken`` says how the output's interface is not what it should be.
+    ``broken`` says how the output's interface differs from what the edits promise.
     """
-    wrong = [f"node {node.name or node.output[0]!r} is gone or changed" for node in changed.removed]
+    wrong = [f"node {node.name or node.output[0]!r} is missing or changed" for node in changed.removed]
     wrong += [*changed.others, *broken]
     unchecked: tuple[str, ...] = ()
     compared = 0
@@ -40,7 +40,7 @@ def check_untouched(
     except GraphSurgeryError as error:
         unchecked = (f"the weights' bytes: {error}",)
     if not every_byte and compared:
-        unchecked += (f"the weights' bytes but for the first and last {SAMPLE} of each of {compared} tensors",)
+        unchecked += (f"the weights' bytes except the first and last {SAMPLE} of each of {compared} tensors",)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         return Check(NAME, "; ".join(wrong[:5]) + more, stated=Verdict.FAILED), unchecked
@@ -51,7 +51,7 @@ def check_untouched(
 
 
 def _pair_payloads(source: Model, output: Model, renamed: dict[str, str]) -> Iterator[tuple[str, Span, Span | None]]:
-    """The bytes of every large tensor of the source, and of the output's tensor of the same name (None where it has none)."""
+    """Yield the name and bytes of each large tensor of the source, with the bytes in the output (None if absent there)."""
     others = dict(_name_tensors(output, {}))
     for name, tensor in _name_tensors(source, renamed):
         one = _find_payload(source, tensor)
@@ -60,7 +60,7 @@ def _pair_payloads(source: Model, output: Model, renamed: dict[str, str]) -> Ite
 
 
 def _name_tensors(model: Model, renamed: dict[str, str]) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every tensor: initializers by their names, those within nodes by what the node makes, others by their place."""
+    """Yield every tensor: initializers by name, those within nodes by the node's first output, others by their place."""
     yield from model.initializers.items()
     for node in model.proto.graph.node:
         made = renamed.get(node.output[0], node.output[0]) if node.output else node.name

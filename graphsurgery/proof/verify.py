@@ -1,16 +1,16 @@
-"""Prove a file against the one it was made from."""
+"""The proof of a file against the file that it was made from."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.proof.difference import Difference, find_difference
+from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import extract_head, find_added_values, find_unread_inputs, prove_head
@@ -30,10 +30,10 @@ from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
-"""The whole proof runs unasked up to so many bytes of weights."""
+"""Up to this many bytes of weights, the whole proof runs without being asked for."""
 RECORDED = "recorded edits"
 Progress = Callable[[str], None]
-"""Called with a few words on the next piece of work."""
+"""Called with a few words about the next piece of work."""
 
 
 def verify(
@@ -47,24 +47,25 @@ def verify(
     head_only: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Prove that ``model`` computes what the edits that it records must compute, applied to ``against``. If it records no edit
-    beyond those of that file, prove that both give the same outputs.
+    """Prove that ``model`` computes what its recorded edits must compute when they are applied to ``against``.
+
+    If it records no edit beyond those of that file, prove that both files give the same outputs.
 
     Args:
-        texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds; needs a tokenizer.json beside either model.
-        atol: allowed absolute difference, in place of the proofs' own tolerances; where outputs are compared with outputs the
-            default is 1e-5 * max(1, max|x|).
-        min_cosine: smallest allowed cosine, besides those tolerances; between the outputs of two files that record no rewrite
-            instead of them unless ``atol`` is given: lengths may then be off by sqrt(2 (1 - cosine)).
-        full: run the whole proof, compare every byte of the weights however large they are, and texts as long as the model
-            takes however long that takes.
+        texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds. Needs a tokenizer.json beside either model.
+        atol: the allowed absolute difference, in place of the proofs' own tolerances. When outputs are compared with outputs,
+            the default is 1e-5 * max(1, max|x|).
+        min_cosine: the smallest allowed cosine, besides those tolerances. Between the outputs of two files that record no
+            rewrite it takes their place, unless ``atol`` is given; lengths may then be off by sqrt(2 (1 - cosine)).
+        full: run the whole proof and compare every byte of the weights however large they are, and compare on texts as long as
+            the model takes, however long the proof then runs.
         head_only: leave the whole proof out.
 
     Returns:
-        a Report, truthy when it PASSED.
+        A Report, truthy if it PASSED.
 
     Raises:
-        what `load` raises; RequestError when ``texts`` cannot be used.
+        RequestError if ``texts`` cannot be used, and the errors of `load`.
     """
     limits = Limits(atol, min_cosine)
     output, source = load(model), load(against)
@@ -80,99 +81,115 @@ def verify(
     wrong = find_record_misfits(source, chain)
     if wrong:
         return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
-    return _prove(
-        source, output, chain, generator, encoded, why_no_text, limits, full=full, head_only=head_only, progress=progress
-    )
+    return _EditProof(source, output, chain, generator, encoded, limits, full).run(why_no_text, head_only, progress)
 
 
-def _prove(
-    source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
-    why_no_text: str | None, limits: Limits, *, full: bool, head_only: bool, progress: Progress,
-) -> Report:  # fmt: skip
-    fields = chain.apply_fields(source)[-1]
-    changed = find_difference(fields, output)
-    whole = full or source.weight_bytes <= WHOLE_BY_DEFAULT
-    progress("comparing the encoder with the source's")
-    broken = find_broken_promises(source, output, chain)
-    added = find_added_values(output, chain, changed)
-    by_run = any(link.reference.by_run_alone for link in chain)
-    broken += [] if added or by_run else name_unexplained_nodes(changed)
-    check, unchecked = check_untouched(fields, output, changed, broken, every_byte=full or (whole and not head_only))
-    checks, observations, not_checked = [check], [], list(unchecked)
-    if chain.links[0].step.source != source.fingerprint:
-        observations.append("the fingerprint in the metadata is not this source's: the output was made from another file")
-    weights = RecordedWeights.of(output, changed.added)
-    checks[0] = replace(check, conclusive=not added and not by_run)  # names, dims: the fields are all there is to it
-    proofs: dict[str, Callable[[], Check]] = {
-        HEAD: lambda: _prove_head(source, fields, output, chain, generator, changed, weights, limits),
-        WHOLE: lambda: _prove_whole(source, output, chain, generator, texts, weights, observations, not_checked, limits, full),
-    }
-    if not added:
-        del proofs[HEAD]
-    if head_only and not by_run:
-        del proofs[WHOLE]
-        not_checked.append(f"{WHOLE}: it runs on the written file")
-    elif not whole:
-        del proofs[WHOLE]
-        size = source.weight_bytes / 2**30
-        not_checked.append(f"{WHOLE}: {size:.1f} GiB of weights are beyond the 2 GiB that are run unasked; ask with --full")
-    for name, prove in proofs.items():
-        progress(name)
+@dataclass
+class _EditProof:
+    """The proof of the edits that an output records beyond its source."""
+
+    source: Model
+    output: Model
+    chain: Chain
+    generator: FeedGenerator
+    texts: Encoded | None
+    limits: Limits
+    full: bool
+    observations: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Read off the differences that the proofs start from."""
+        self.fields = self.chain.apply_fields(self.source)[-1]
+        self.changed = find_difference(self.fields, self.output)
+        self.added = find_added_values(self.output, self.chain, self.changed)
+        self.weights = RecordedWeights.of(self.output, self.changed.added)
+        self.by_run = any(link.reference.by_run_alone for link in self.chain)
+        self.runs_whole = self.full or self.source.weight_bytes <= WHOLE_BY_DEFAULT
+
+    def run(self, why_no_text: str | None, head_only: bool, progress: Progress) -> Report:
+        """Run all proofs that apply, and report what they found."""
+        progress("comparing the encoder with the source's")
+        checks = [self._check_untouched(every_byte=self.full or (self.runs_whole and not head_only))]
+        if self.chain.links[0].step.source != self.source.fingerprint:
+            self.observations.append(
+                "the fingerprint in the metadata is not this source's: the output was made from another file"
+            )
+        for name, prove in self._list_proofs(head_only).items():
+            progress(name)
+            try:
+                checks.append(prove())
+            except (NothingToPoolError, WeightsDifferError) as error:
+                checks.append(Check(name, str(error), stated=Verdict.FAILED))
+            except GraphSurgeryError as error:
+                checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
+                self.not_checked.append(f"{name}: {error}")
+        self.not_checked += [why_no_text] if why_no_text else []
+        self.observations += [line for check in checks for line in check.not_finite]
+        self.not_checked += [line for check in checks for line in check.left_out]
+        return Report(tuple(checks), tuple(self.observations), tuple(self.not_checked))
+
+    def _check_untouched(self, every_byte: bool) -> Check:
+        broken = find_broken_promises(self.source, self.output, self.chain)
+        broken += [] if self.added or self.by_run else name_unexplained_nodes(self.changed)
+        check, unchecked = check_untouched(self.fields, self.output, self.changed, broken, every_byte=every_byte)
+        self.not_checked += unchecked
+        return replace(check, conclusive=not self.added and not self.by_run)  # the edits change nothing but fields
+
+    def _list_proofs(self, head_only: bool) -> dict[str, Callable[[], Check]]:
+        """Return the proofs that run both the head and the whole model, as far as they apply."""
+        proofs = {HEAD: self._prove_head} if self.added else {}
+        if head_only and not self.by_run:
+            self.not_checked.append(f"{WHOLE}: it runs on the written file")
+        elif not self.runs_whole:
+            size = self.source.weight_bytes / 2**30
+            self.not_checked.append(
+                f"{WHOLE}: the model has {size:.1f} GiB of weights, and more than 2 GiB are run only with --full"
+            )
+        else:
+            proofs[WHOLE] = self._prove_whole
+        return proofs
+
+    def _prove_head(self) -> Check:
+        chain, changed = self.chain, self.changed
+        lost = [name for name in chain.stand_ins if name not in changed.made and name in self.added]
+        if lost:
+            return Check(HEAD, f"no added node makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
+        if chain.made and not any(value.name in changed.made for value in self.output.interface.outputs):
+            return Check(HEAD, "no added node computes an output", stated=Verdict.FAILED)
+        missing = sorted(chain.made - changed.made)
+        if missing:
+            return Check(HEAD, f"no added node makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
+        taken = [value for value in chain.list_stand_ins(self.source) if value.name in changed.made]
+        head = extract_head(self.fields, self.output, changed, taken)
+        unread = find_unread_inputs(head, chain, changed.renamed)
+        if unread:
+            what = f"the added nodes start from {', '.join(unread)}, which no recorded edit reads"
+            return Check(HEAD, what, stated=Verdict.FAILED)
+        widths = find_start_widths(self.source, chain)
+        return prove_head(head, chain, self.generator, widths, changed.renamed, self.weights, self.limits)
+
+    def _prove_whole(self) -> Check:
+        plain = has_half_weights(self.source) and any(link.reference.resizes for link in self.chain)
+        if plain:
+            self.observations.append(
+                "run without ONNX Runtime's graph optimisations, which round float16 otherwise if dims change"
+            )
+        source = open_source(self.source, self.output, self.chain, plain)
         try:
-            checks.append(prove())
-        except (NothingToPoolError, WeightsDifferError) as error:
-            checks.append(Check(name, str(error), stated=Verdict.FAILED))
-        except GraphSurgeryError as error:
-            checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
-            not_checked.append(f"{name}: {error}")
-    not_checked += [why_no_text] if why_no_text else []
-    observations += [said for check in checks for said in check.not_finite]
-    not_checked += [said for check in checks for said in check.left_out]
-    return Report(tuple(checks), tuple(observations), tuple(not_checked))
-
-
-def _prove_head(
-    source: Model, fields: Model, output: Model, chain: Chain, generator: FeedGenerator, changed: Difference,
-    weights: RecordedWeights, limits: Limits,
-) -> Check:  # fmt: skip
-    lost = [name for name in chain.stand_ins if name not in changed.made and name in find_added_values(output, chain, changed)]
-    if lost:
-        return Check(HEAD, f"no node that was added makes {lost[0]}, which nodes of the source take", stated=Verdict.FAILED)
-    if chain.made and not any(value.name in changed.made for value in output.interface.outputs):
-        return Check(HEAD, "no node that was added computes an output", stated=Verdict.FAILED)
-    missing = sorted(chain.made - changed.made)
-    if missing:
-        return Check(HEAD, f"no node that was added makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
-    taken = [value for value in chain.list_stand_ins(source) if value.name in changed.made]
-    head = extract_head(fields, output, changed, taken)
-    strange = find_unread_inputs(head, chain, changed.renamed)
-    if strange:
-        what = f"the added nodes start from {', '.join(strange)}, which no recorded edit reads"
-        return Check(HEAD, what, stated=Verdict.FAILED)
-    return prove_head(head, chain, generator, find_start_widths(source, chain), changed.renamed, weights, limits)
-
-
-def _prove_whole(
-    source: Model, output: Model, chain: Chain, generator: FeedGenerator, texts: Encoded | None,
-    weights: RecordedWeights, observations: list[str], not_checked: list[str], limits: Limits, full: bool,
-) -> Check:  # fmt: skip
-    plain = has_half_weights(source) and any(link.reference.resizes for link in chain)
-    if plain:
-        observations.append("run without ONNX Runtime's graph optimisations: they round float16 otherwise at other dims")
-    opened_source = open_source(source, output, chain, plain)
-    try:
-        opened = open_session(output, plain=plain)
-    except UnsupportedModelError as error:
-        return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
-    tried = try_inputs(opened_source.session.run, source, chain)
-    if tried.wrong:
-        return Check(WHOLE, tried.wrong, stated=Verdict.FAILED)
-    whole = Whole(ExpectedOutputs(opened_source, chain, weights), opened, output.interface.outputs)
-    reference = CachedRun(whole.compute_expected)
-    reach = find_reach(source, generator, reference, full)
-    check = prove_whole(whole, reference, make_whole_cases(extend_to_reach(generator, reach), texts), limits)
-    observations.append(str(reach))
-    not_checked += [*reach.not_checked, *generator.left_out, *tried.unknown]
-    if check.verdict is Verdict.PASSED:
-        observations += measure_dependence(whole, generator)
-    return check
+            session = open_session(self.output, plain=plain)
+        except UnsupportedModelError as error:
+            return Check(WHOLE, f"the source can be loaded and the output cannot: {error}", stated=Verdict.FAILED)
+        tried = try_inputs(source.session.run, self.source, self.chain)
+        if tried.wrong:
+            return Check(WHOLE, tried.wrong, stated=Verdict.FAILED)
+        whole = Whole(ExpectedOutputs(source, self.chain, self.weights), session, self.output.interface.outputs)
+        reference = CachedRun(whole.compute_expected)
+        reach = find_reach(self.source, self.generator, reference, self.full)
+        cases = make_whole_cases(extend_to_reach(self.generator, reach), self.texts)
+        check = prove_whole(whole, reference, cases, self.limits)
+        self.observations.append(str(reach))
+        self.not_checked += [*reach.not_checked, *self.generator.left_out, *tried.unknown]
+        if check.verdict is Verdict.PASSED:
+            self.observations += measure_dependence(whole, self.generator)
+        return check

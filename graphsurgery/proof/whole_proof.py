@@ -1,4 +1,4 @@
-"""The whole proof: source and output end to end in ONNX Runtime, the source's hidden states feeding the reference."""
+"""The whole proof: source and output run end to end in ONNX Runtime. The reference starts from the source's hidden states."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from graphsurgery.runtime.texts import Encoded
 
 NAME = "whole proof"
 NEGLIGIBLE = 1e-5
-"""Up to this, a dependence on neighbours or padding is only rounding."""
+"""A dependence on neighbours or padding up to this size is only rounding."""
 FAR = 1e-3
-"""Above this it is far more than rounding."""
+"""A dependence above this size is far more than rounding."""
 BESIDE, BEHIND, IN_FRONT = "other texts in the batch", "padding behind it", "padding in front of it"
 _PADDING = {RIGHT: BEHIND, LEFT: IN_FRONT}
 WARNING = "warning: "
@@ -32,44 +32,42 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Whole:
-    """Source and output, loaded, and the values that the output must give for a feed."""
+    """The source and the output, opened, and the values that the output must give."""
 
     expected: ExpectedOutputs
     output: Session
     declared: tuple[Value, ...]
-    """The output's outputs as it declares them."""
+    """The outputs as the file declares them."""
 
     def compute_expected(self, feed: Values) -> dict[str, Expected]:
-        """Return the values that the output must give."""
+        """Return the values that the output must give for a feed."""
         return self.expected(feed, self.output.outputs)
 
 
 def prove_whole(
     whole: Whole, reference: Callable[[Values], dict[str, Expected]], cases: Iterator[tuple[str, list[Values]]], limits: Limits
 ) -> Check:
-    """Compare the output with ``reference``, which is `Whole.compute_expected`, on every feed of every kind."""
-    detail = "source and output end to end in ONNX Runtime, the source's hidden states feeding the float64 reference"
+    """Check the output against ``reference``, which is `Whole.compute_expected`, on every feed of every kind."""
+    detail = "source and output end to end in ONNX Runtime; the source's hidden states feed the float64 reference"
     pairs = ((kind, ((feed, reference(feed)) for feed in feeds)) for kind, feeds in cases)
     return judge(NAME, detail, whole.output.run, whole.declared, pairs, limits)
 
 
 def make_whole_cases(generator: FeedGenerator, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:
-    """Drawn feeds of every kind, and real text where there is a tokenizer."""
+    """Yield drawn feeds of every kind, and real text if there is a tokenizer."""
     for kind, masks in generator.generate_masks(longest=True):
         yield kind, [generator.generate(mask, seed) for seed, mask in enumerate(masks)]
         if generator.with_defaults is not None:
-            yield (
-                f"{kind}, optional inputs given",
-                [generator.with_defaults.generate(mask, seed) for seed, mask in enumerate(masks)],
-            )
+            feeds = [generator.with_defaults.generate(mask, seed) for seed, mask in enumerate(masks)]
+            yield f"{kind}, optional inputs given", feeds
     if texts is not None:
         yield "real text", [feed for batch in texts.split_into_batches() for feed in generate_text_feeds(generator, batch)]
 
 
 def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
-    """Say how much a row's vector changes with its neighbours in the batch, and with padding behind it and in front of it.
+    """Measure how much a row's vector changes with its neighbours in the batch, and with padding behind and in front of it.
 
-    Many encoders have such a dependence by themselves, so it is reported and never judged; the source's own is named beside it.
+    Many encoders have such a dependence themselves, so it is reported together with the source's own and never judged.
     A dependence on neighbours or on padding behind that is far above rounding is a warning.
     """
     unmeasured = "batch-neighbour and padding dependence: not measured,"
@@ -127,7 +125,7 @@ def _take_values(expected: dict[str, Expected]) -> Values:
 
 
 def _find_embedding(values: Values) -> np.ndarray:
-    """The first output that is a vector per row."""
+    """Return the first output that is one vector per row."""
     return next((array for array in values.values() if array.ndim == 2), next(iter(values.values())))
 
 

@@ -1,1 +1,1 @@
-"""One file per edit: its reference in numpy and float64, written from the definition, and what it promises."""
+"""The references of the edits, one file each: in numpy and float64, written from the definitions."""

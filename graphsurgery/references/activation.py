@@ -1,4 +1,4 @@
-"""add-activation: y = activation(x), and the activations of torch.nn in numpy and float64: ``[..., dim]`` -> ``[..., dim]``."""
+"""add-activation: y = activation(x). The activations of torch.nn in numpy and float64, ``[..., dim]`` -> ``[..., dim]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.reference import (
     Array,
@@ -19,16 +18,17 @@ from graphsurgery.references.reference import (
     compute_tolerance,
     find_value,
     replace_target,
+    require_known,
     resize,
 )
-from graphsurgery.references.rounding import EPSILON, magnitude, widen_tolerance
+from graphsurgery.references.rounding import EPSILON, expect_rounded, magnitude
 
 STEEPEST = {"logsoftmax": 2.0, "selu": 1.76, "hardswish": 1.5, "gelu": 1.13, "silu": 1.1, "mish": 1.09}
-"""The steepest slope of each activation whose slope is anywhere above 1; GLU and jumps aside."""
+"""The steepest slope of each activation whose slope exceeds 1 somewhere. GLU and jumps are not counted."""
 JUMPS = {"hardshrink": 0.5}
-"""Activations that jump, and the size of x at the jump."""
+"""Activations that jump, and |x| at the jump."""
 OVER_ALL = ("softmax", "softmin", "logsoftmax")
-"""Activations in which every dim depends on every other."""
+"""Activations in which every dim depends on every other dim."""
 
 
 def _sigmoid(x: Array) -> Array:
@@ -40,7 +40,7 @@ def _softplus(x: Array) -> Array:
 
 
 def _expm1_below_zero(x: Array) -> Array:
-    """exp(x) - 1 where x is negative, else 0."""
+    """Return exp(x) - 1 where x is negative, else 0."""
     return np.expm1(np.minimum(x, 0))
 
 
@@ -59,7 +59,7 @@ def _log_softmax(x: Array) -> Array:
 
 
 def glu(x: Array) -> Array:
-    """a * sigmoid(b), the halves of the last dim"""
+    """Return a * sigmoid(b), where a and b are the halves of the last dim."""
     return x[..., : x.shape[-1] // 2] * _sigmoid(x[..., x.shape[-1] // 2 :])
 
 
@@ -103,33 +103,33 @@ def propagate_errors(activation: str, z: Array, errors: Array) -> Array:
     return STEEPEST.get(activation, 1.0) * errors
 
 
-def widen_at_jumps(activation: str, z: Array, tolerance: Array) -> Array:
-    """``tolerance`` of ``activation(z)``, widened by the jump where z is within it of one."""
+def expect_activated(activation: str, z: Array, y: Array, promised: Array, own: Array, grown: Array) -> Expected:
+    """Expect ``y``, made of ``activation(z)``, as `expect_rounded` does.
+
+    If the activation jumps, every tolerance is widened by the jump where z is within that tolerance of it.
+    """
+    expected = expect_rounded(y, promised, own, grown)
     jump = JUMPS.get(activation)
     if jump is None:
-        return tolerance
-    return np.where(np.abs(np.abs(z) - jump) <= tolerance, jump + tolerance, tolerance)
+        return expected
+    distance = np.abs(np.abs(z) - jump)
+    tolerance, promised, rounding = (
+        np.where(distance <= one, jump + one, one) for one in (expected.tolerance, promised, own + grown)
+    )
+    return Expected(y, tolerance, rounding, promised=promised)
 
 
 def _read(parameters: Parameters) -> Parameters:
-    if parameters["activation"] not in ACTIVATIONS:
-        what = f"there is no reference for the activation {parameters['activation']!r}"
-        raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    require_known("activation", parameters["activation"], ACTIVATIONS)
     return parameters
 
 
 def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, activation = known[parameters["target"]], parameters["activation"]
     y = ACTIVATIONS[activation](x)
-    own, grown = (
-        EPSILON * np.maximum(1, magnitude(y)),
-        propagate_errors(activation, x, known.get_rounding(parameters["target"])),
-    )
-    tolerance, promised, rounding = (
-        widen_at_jumps(activation, x, one)
-        for one in (widen_tolerance(compute_tolerance(y), own, grown), compute_tolerance(y), own + grown)
-    )
-    return [Expected(y, tolerance, rounding, promised=promised)]
+    own = EPSILON * np.maximum(1, magnitude(y))
+    grown = propagate_errors(activation, x, known.get_rounding(parameters["target"]))
+    return [expect_activated(activation, x, y, compute_tolerance(y), own, grown)]
 
 
 def _declare_outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.references.dense import recorded
 from graphsurgery.references.reference import (
     Array,
     Expected,
@@ -17,11 +16,11 @@ from graphsurgery.references.reference import (
     compute_tolerance,
     declare_new_output,
 )
-from graphsurgery.references.rounding import EPSILON, combine_errors, magnitude, widen_tolerance
+from graphsurgery.references.rounding import EPSILON, combine_errors, expect_rounded, magnitude
 
 
 def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
-    """One row under one kernel: ``x [seq, in]``, ``weight [out, in, size]`` -> ``[seq, out]``; zeros stand around the row."""
+    """Convolve a row, padded with zeros, with one kernel: ``x [seq, in]``, ``weight [out, in, size]`` -> ``[seq, out]``."""
     seq, size = len(x), weight.shape[2]
     around = np.zeros(((size - 1) // 2, x.shape[1]))
     padded = np.concatenate([around, x, around])
@@ -29,7 +28,7 @@ def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
 
 
 def convolve(x: Array, kernels: Sequence[tuple[Array, Array]]) -> Array:
-    """``[batch, seq, sum of out]``: the kernels' values side by side."""
+    """Return the kernels' values side by side, ``[batch, seq, sum of out]``."""
     return np.concatenate([np.stack([convolve_row(row, *kernel) for row in x]) for kernel in kernels], axis=2)
 
 
@@ -37,22 +36,22 @@ def _find_kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:
     for number in range(len(tensors) // 2):
         weight, bias = tensors.get(f"convs.{number}.weight"), tensors.get(f"convs.{number}.bias")
         if weight is None or bias is None or weight.ndim != 3 or bias.shape != weight.shape[:1] or weight.shape[2] % 2 == 0:
-            raise WeightsDifferError(f"the file records no convs.{number} of a weight and a bias", "make the output again")
+            raise WeightsDifferError(f"the file does not record the weight and bias of convs.{number}", "make the output again")
         yield weight, bias
 
 
 def _compute(parameters: Parameters, known: Known) -> list[Expected]:
-    x, kernels = known[parameters["target"]], list(_find_kernels(recorded(parameters, known.weights)))
+    x, kernels = known[parameters["target"]], list(_find_kernels(known.weights.find_all(parameters["digests"])))
     if x.ndim != 3:
-        what = f"{parameters['target']} is {list(x.shape)}"
-        raise NothingToPoolError(f"{what}: what is convolved is [batch, seq, hidden]", "name another value with --target")
+        what = f"a convolution needs [batch, seq, hidden], but {parameters['target']} is {list(x.shape)}"
+        raise NothingToPoolError(what, "name another value with --target")
     if not kernels or any(weight.shape[1] != x.shape[2] for weight, _ in kernels):
         raise WeightsDifferError("the file records no kernels that fit their target", "make the output again")
     y, errors = convolve(x, kernels), known.get_rounding(parameters["target"])
     own = EPSILON * convolve(magnitude(x), [(np.abs(weight), np.abs(bias)) for weight, bias in kernels])
     sums = convolve(errors, [(np.abs(weight), 0 * bias) for weight, bias in kernels])
-    grown = combine_errors(sums, convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels]))
-    return [Expected(y, widen_tolerance(compute_tolerance(y, x), own, grown), own + grown, promised=compute_tolerance(y, x))]
+    squares = convolve(np.square(errors), [(np.square(weight), 0 * bias) for weight, bias in kernels])
+    return [expect_rounded(y, compute_tolerance(y, x), own, combine_errors(sums, squares))]
 
 
 REFERENCE = Reference(

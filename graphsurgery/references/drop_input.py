@@ -1,4 +1,4 @@
-"""drop-input: an input that is always the same."""
+"""drop-input: an input that is always the same is no longer taken."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from graphsurgery.references.reference import Expected, Parameters, Reference, R
 
 
 def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
-    def gone(kind: str, info: Info) -> Info | None:
+    def drop(kind: str, info: Info) -> Info | None:
         return None if kind == "input" and info.name == parameters["input"] else info
 
-    return gone
+    return drop
 
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:

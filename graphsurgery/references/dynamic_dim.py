@@ -1,7 +1,7 @@
-"""dynamic-dim: sizes that were baked in and are free.
+"""dynamic-dim: sizes that were baked in become free.
 
-What the model gives at another size is what it gave at its own: a batch row by row, in groups of the size that it had; a
-shorter sequence padded behind with the mask, and compared at tokens.
+At another size the model must give what it gave at its own size. A batch is run in groups of the baked size. A shorter sequence
+is padded behind with the mask and compared at tokens.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ PLACES = {BATCH: 0, SEQUENCE: 1}
 
 
 def _read(parameters: Parameters) -> Parameters:
-    """Read the names and the sizes of the freed dims; ``follows``, the dims of outputs that are the batch or the sequence, by
-    name and axis; and ``rewired``, the value that stands at a place of the node that makes an output."""
+    """Read the names and the sizes of the freed dims, ``follows`` and ``rewired``.
+
+    ``follows`` holds the dims of outputs that are the batch or the sequence, by name and axis. ``rewired`` holds the new value
+    of an input of a node, by the node's first output and the input's place.
+    """
     try:
-        names, sizes = (
-            _parse_pairs(parameters["dim"]),
-            {which: parse_number(size) or 0 for which, size in _parse_pairs(parameters["sizes"]).items()},
-        )
+        names = _parse_pairs(parameters["dim"])
+        sizes = {which: parse_number(size) or 0 for which, size in _parse_pairs(parameters["sizes"]).items()}
         follows = {(name, axis): which for name, axis, which in _parse_rows(parameters["follows"])}
         rewired = {(output, place): value for output, place, value in _parse_rows(parameters["rewired"])}
         right = set(names) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
@@ -52,7 +53,7 @@ def _read(parameters: Parameters) -> Parameters:
     except (ValueError, RecursionError):
         right = False
     if not right:
-        raise UnsupportedModelError("what the file records of dynamic-dim cannot be read", "make the output again")
+        raise UnsupportedModelError("the recorded parameters of dynamic-dim cannot be read", "make the output again")
     mask = None if parameters.get("mask") is None else RecordedMask(parameters["mask"])
     return {**parameters, "dim": names, "sizes": sizes, "follows": follows, "rewired": rewired, "mask": mask}
 
@@ -62,15 +63,18 @@ def _parse_pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Read the first three elements of each text, a JSON list. ValueError or RecursionError if they are none of these."""
+    """Read the first three elements of each text, a JSON list: a name, a place and a name.
+
+    Raise ValueError or RecursionError for any other text.
+    """
     rows = [json.loads(text) for text in texts]
     if not all(is_of_type(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
-        raise ValueError("a name, a place and a name")
+        raise ValueError("needed are a name, a place and a name")
     return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _list_inputs(parameters: Parameters) -> list[str]:
-    """The inputs whose dims are freed."""
+    """Return the inputs whose dims are freed."""
     mask = parameters["mask"]
     return [parameters["ids"], *([] if mask is None else mask.reads), *parameters["inputs"]]
 
@@ -80,20 +84,20 @@ def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
         value = before.input(name)
         for which, size in parameters["sizes"].items():
             if value is None or value.dims is None or value.dims[PLACES[which]] != size:
-                return f"{value or name} has no {which} of {size}"
+                return f"{value or name} does not have a {which} of {size}"
     return None
 
 
 def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     names = parameters["dim"]
 
-    def freed(kind: str, info: Info) -> Info | None:
+    def free_info(kind: str, info: Info) -> Info | None:
         if kind == "input" and info.name in parameters["inputs"]:
             for which, name in names.items():
                 info.type.tensor_type.shape.dim[PLACES[which]].dim_param = name
         return None if kind == "value_info" else info
 
-    return freed
+    return free_info
 
 
 def _rewire_node(parameters: Parameters, node: onnx.NodeProto) -> None:
@@ -105,23 +109,23 @@ def _rewire_node(parameters: Parameters, node: onnx.NodeProto) -> None:
 def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     names, follows = parameters["dim"], parameters["follows"]
 
-    def freed(value: Value) -> Value:
+    def free_value(value: Value) -> Value:
         if value.dims is None:
             return value
         which = [follows.get((value.name, axis)) for axis in range(len(value.dims))]
         return replace(value, dims=tuple(names[one] if one else dim for one, dim in zip(which, value.dims, strict=True)))
 
-    return [freed(value) for value in before]
+    return [free_value(value) for value in before]
 
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
-    rows, columns = map(len, (feed[parameters["ids"]], feed[parameters["ids"]].T))
+    rows, columns = feed[parameters["ids"]].shape[:2]
     sizes = parameters["sizes"]
     length = max(sizes.get(SEQUENCE, columns), columns)
     group = sizes.get(BATCH, rows)
-    given = parameters["mask"]
-    known = given is not None and given.input in feed
-    mask = feed[given.input] != 0 if known else np.ones((rows, columns), dtype=np.bool_)
+    recorded = parameters["mask"]
+    is_fed = recorded is not None and recorded.input in feed
+    mask = feed[recorded.input] != 0 if is_fed else np.ones((rows, columns), dtype=np.bool_)
     by_row = {name for name, array in feed.items() if array.ndim > 1 and len(array) == rows}
     long = {name for name in by_row if name in parameters["inputs"] or feed[name].ndim > 2}
     padded = {name: _pad_behind(array, length) if name in long else array for name, array in feed.items()}
@@ -138,32 +142,32 @@ def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> di
 
 
 def _pad_behind(array: Array, length: int) -> Array:
-    """``[batch, seq, ...]`` with zeros behind, up to ``length``."""
+    """Return ``[batch, seq, ...]`` with zeros behind, up to ``length``."""
     missing = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
     return np.pad(array, missing)
 
 
 def _join_groups(parts: Sequence[Expected], rows: int, group: int) -> Expected:
-    """One group's rows behind the other's."""
+    """Return the rows of all groups, one group after the other."""
     if np.ndim(parts[0].values) == 0 or len(parts[0].values) != group:
         return parts[0]
 
-    def rows_of(arrays: Sequence[Any]) -> Array:
+    def join(arrays: Sequence[Any]) -> Array:
         return np.concatenate(arrays)[:rows]
 
     known = [one.rounding for one in parts if one.rounding is not None]
     return replace(
         parts[0],
-        values=rows_of([one.values for one in parts]),
-        tolerance=rows_of([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
-        rounding=rows_of([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
-        output=None if parts[0].output is None else rows_of([one.output for one in parts]),
+        values=join([one.values for one in parts]),
+        tolerance=join([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
+        rounding=join([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
+        output=None if parts[0].output is None else join([one.output for one in parts]),
         promised=None,
     )
 
 
 def _compare_at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
-    """Without the padding that was put behind; what is of no token may be anything."""
+    """Return the values without the padding that was put behind. Values that belong to no token may be anything."""
     rows, columns = mask.shape
     if np.ndim(whole.values) == 0 or len(whole.values) != rows:
         return whole

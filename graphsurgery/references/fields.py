@@ -1,4 +1,4 @@
-"""The changes of an edit of the interface to the fields of its source, on plain protobuf. It shares nothing with the edits.
+"""The changes that an edit of the interface makes to the fields of its source, on plain protobuf. No code is shared with edits.
 
 An edit of the head leaves the source's fields alone. An edit of the interface changes a few: it drops an input, renames a
 value or changes a dim. `apply_fields` makes these changes to the source once more, so that the output can be compared with it
@@ -28,25 +28,25 @@ ChangeInfo: TypeAlias = Callable[[str, Info], Info | None]
 
 @dataclass(frozen=True)
 class Fields:
-    """The changes, each a function of the recorded parameters; ``graph`` is the source's."""
+    """The changes of an edit. Each is a function of the recorded parameters, and some also of the source's graph."""
 
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda _: {}
-    """The new names of values."""
+    """Returns the new names of values, by the old ones."""
     infos: Callable[[Mapping[str, Any], onnx.GraphProto], ChangeInfo] = lambda _p, _graph: lambda _kind, info: info
-    """Changes each ``input``, ``output`` and ``value_info`` and returns it, or None if it is dropped."""
+    """Returns a function that changes an ``input``, ``output`` or ``value_info``, and returns None if it is dropped."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
-    """New inputs, behind all others."""
+    """Returns new inputs, which stand behind all others."""
     initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
-    """New initializers, behind all others."""
+    """Returns new initializers, which stand behind all others."""
     node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
-    """Changes a node, names aside."""
+    """Changes a node, except for its names."""
 
 
 def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
-    """Return ``model`` with its fields changed. Edits made the values of ``made``: their names stay."""
+    """Return ``model`` with its fields changed. The values ``made`` by edits keep their names."""
     graph, payloads = model.proto.graph, model.document.payloads
     names = {old: new for old, new in fields.names(parameters).items() if old not in made}
-    declaring = fields.infos(parameters, graph)
+    change_info = fields.infos(parameters, graph)
     records: list[Record] = []
     for record in model.document.graph:
         if record.field == NODE:
@@ -60,8 +60,8 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
                 records.append(record)
                 continue
             info = Info.FromString(record.content)
-            found = declaring(INFOS[record.field], info)
-            records += [] if found is None else [_update_record(record, source, found)]
+            changed = change_info(INFOS[record.field], info)
+            records += [] if changed is None else [_update_record(record, source, changed)]
         else:
             records.append(record)
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
@@ -70,9 +70,9 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
 
 
 def _update_record(record: Record, before: Any, after: Any) -> Record:
-    """Return ``record`` itself where nothing changed, so that it stays what it is to the last byte.
+    """Return ``record`` with the content of ``after``; the very same record if nothing changed.
 
-    A changed one is only held against an output's, and never written: it has its new content, and the old payloads behind it.
+    A changed record is only compared with an output's and never written. It has the new content, followed by the old payloads.
     """
     if before == after:
         return record
@@ -81,7 +81,7 @@ def _update_record(record: Record, before: Any, after: Any) -> Record:
 
 
 def _rename_values(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Other names for values, in the graphs within the node as well."""
+    """Rename the values of a node, also in the graphs within it."""
     inner = list(find_subgraphs(node))
     for one in (node, *(one for graph in inner for one in graph.node)):
         for side in (one.input, one.output):

@@ -1,4 +1,4 @@
-"""fix-dim: symbolic dims that have a number now."""
+"""fix-dim: symbolic dims become numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphsurgery.references.reference import Expected, Parameters, Reference, R
 
 
 def _read(parameters: Parameters) -> Parameters:
-    """Read ``dim`` as the size of each dim."""
+    """Read ``dim`` as the sizes of dims by name."""
     sizes = {}
     for text in parameters["dim"]:
         name, _, size = text.partition("=")
@@ -28,14 +28,14 @@ def _read(parameters: Parameters) -> Parameters:
 def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     sizes = parameters["dim"]
 
-    def fixed(_kind: str, info: Info) -> Info:
+    def fix(_kind: str, info: Info) -> Info:
         if info.type.WhichOneof("value") == "tensor_type":
             for dim in info.type.tensor_type.shape.dim:
                 if dim.WhichOneof("value") == "dim_param" and dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]
         return info
 
-    return fixed
+    return fix
 
 
 def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:

@@ -1,4 +1,4 @@
-"""input-type: integers of another type, cast inside."""
+"""input-type: inputs take integers of another type, which nodes cast back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBERS = {"int32": onnx.TensorProto.INT32, "int64": onnx.TensorProto.INT64}
 def _read(parameters: Parameters) -> Parameters:
     lists = [parameters[name] for name in ("input", "inside", "dtypes")]
     if parameters["to"] not in NUMBERS or len({len(one) for one in lists}) != 1:
-        raise UnsupportedModelError("what the file records of input-type does not fit together", "make the output again")
+        raise UnsupportedModelError("the recorded parameters of input-type do not fit together", "make the output again")
     for dtype in parameters["dtypes"]:
         check_dtype(dtype)
     return parameters
@@ -28,17 +28,17 @@ def _map_names(parameters: Parameters) -> dict[str, str]:
 
 
 def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
-    def typed(kind: str, info: Info) -> Info:
+    def retype(kind: str, info: Info) -> Info:
         if kind == "input" and info.name in parameters["input"]:
             info.type.tensor_type.elem_type = NUMBERS[parameters["to"]]
         return info
 
-    return typed
+    return retype
 
 
 def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
     pairs = zip(parameters["input"], parameters["dtypes"], strict=True)
-    return next((why for name, dtype in pairs if (why := explain_type_misfit(before, name, dtype)) is not None), None)
+    return next(filter(None, (explain_type_misfit(before, name, dtype) for name, dtype in pairs)), None)
 
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:

@@ -1,4 +1,4 @@
-"""mask-tokens: x at tokens, 0 elsewhere, and at the first token where asked for."""
+"""mask-tokens: x at tokens and 0 at padding; also 0 at the first token if asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from graphsurgery.references.pooling import read_mask
 from graphsurgery.references.reference import (
-    RELATIVE,
     UNIT,
     Array,
     Expected,
@@ -19,7 +18,7 @@ from graphsurgery.references.reference import (
 
 
 def mask_row(x: Array, m: Array, skip_first: bool) -> Array:
-    """One row: ``x [seq, dim]``, ``m [seq]``."""
+    """Mask one row: ``x [seq, dim]``, ``m [seq]`` -> ``[seq, dim]``."""
     tokens = [position for position in range(len(m)) if m[position]]
     kept = tokens[1:] if skip_first else tokens
     return np.stack([x[position] if position in kept else np.zeros(x.shape[1]) for position in range(len(m))])
@@ -29,7 +28,7 @@ def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x = known[parameters["target"]]
     m = parameters["mask"].find_tokens(known, x.shape[:2])
     y = np.stack([mask_row(row, mask, parameters["skip_first"]) for row, mask in zip(x, m, strict=True)])
-    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(y) * UNIT / RELATIVE)
+    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(y, share=UNIT))
     return [Expected(y, tolerance, known.get_rounding(parameters["target"]))]
 
 

@@ -1,4 +1,4 @@
-"""The graphs within a graph, for the proof: found by the types of protobuf's fields, sharing nothing with the edits."""
+"""The graphs within a graph, for the proof. They are found by the types of protobuf's fields. The edits share none of this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 HOLDERS = frozenset(kind.DESCRIPTOR.full_name for kind in (onnx.GraphProto, onnx.NodeProto, onnx.AttributeProto))
-"""The messages that a graph can lie in."""
+"""The messages that can contain a graph."""
 
 
 def find_subgraphs(message: Any) -> Iterator[onnx.GraphProto]:
@@ -18,21 +18,21 @@ def find_subgraphs(message: Any) -> Iterator[onnx.GraphProto]:
         for field, value in todo.pop().ListFields():
             if field.message_type is None or field.message_type.full_name not in HOLDERS:
                 continue
-            inside = list(value) if field.is_repeated else [value]
-            todo += inside
-            yield from (one for one in inside if isinstance(one, onnx.GraphProto))
+            inner = list(value) if field.is_repeated else [value]
+            todo += inner
+            yield from (one for one in inner if isinstance(one, onnx.GraphProto))
 
 
 def list_all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of a graph and of every graph within it."""
+    """Return the nodes of a graph and of every graph within it."""
     return [*graph.node, *(node for inner in find_subgraphs(graph) for node in inner.node)]
 
 
 def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
-    """The values of the main graph that ``name`` goes into, directly or through other nodes.
+    """Return the values of the main graph that are computed from ``name``, directly or through other nodes.
 
     ONNX demands that a node stands behind those that make its inputs, so one pass in the graph's order finds them all. Some
-    files of ONNX Runtime's optimizer are out of order: passes are made until one finds nothing new.
+    files of ONNX Runtime's optimizer are out of order, so passes are made until one finds nothing new.
     """
     pairs = [({*node.input, *_find_outer_values(node)}, {*filter(None, node.output)}) for node in graph.node]
     found, before = {name}, 0
@@ -45,7 +45,7 @@ def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
 
 
 def _find_outer_values(node: onnx.NodeProto) -> set[str]:
-    """Return what the graphs in a node take from around them: all they read or give that none of them defines itself."""
+    """Return the values that the graphs in a node take from around them: all they read or give and do not define themselves."""
     found: set[str] = set()
     for graph in (one for attribute in node.attribute for one in (attribute.g, *attribute.graphs)):
         own = {value.name for field in (graph.input, graph.initializer) for value in field}

@@ -1,4 +1,4 @@
-"""optional-input: an input that has a default."""
+"""optional-input: an input gets a default."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def _make_default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.
 
 
 def _change_infos(parameters: Parameters, graph: onnx.GraphProto) -> ChangeInfo:
-    reached = find_dependents(graph, parameters["input"])
+    dependents = find_dependents(graph, parameters["input"])
 
-    def loose(kind: str, info: Info) -> Info | None:
+    def free(kind: str, info: Info) -> Info | None:
         if kind == "input" and info.name == parameters["input"]:
             for dim in info.type.tensor_type.shape.dim:
                 dim.ClearField("dim_value")
                 dim.ClearField("dim_param")
-        return None if kind == "value_info" and info.name in reached else info
+        return None if kind == "value_info" and info.name in dependents else info
 
-    return loose
+    return free
 
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:

@@ -1,7 +1,7 @@
 """add-pooling: from token embeddings to one vector per text.
 
-``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row, from the definitions:
-slow, plain and with nothing in common with the graph builders.
+``x [batch, seq, dim]`` token embeddings, ``m [batch, seq]`` bool, true at tokens. Written row by row from the definitions:
+slow, plain, and sharing nothing with the graph builders.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from graphsurgery.references.reference import (
     compute_tolerance,
     declare_pooled_output,
     parse_number,
+    require_known,
 )
-from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, estimate_mean_error, magnitude, widen_tolerance
+from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, estimate_mean_error, expect_rounded, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
@@ -36,9 +37,9 @@ ZERO_AT_TOKENS = ("not:", "additive:")
 
 
 def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
-    """One row pooled, as sentence-transformers' Pooling: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens.
+    """Pool one row as sentence-transformers' Pooling does: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens.
 
-    Where x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) divides.
+    If x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) is the divisor.
     """
     tokens = [position for position in range(len(m)) if m[position]]
     if not tokens:
@@ -61,8 +62,10 @@ def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
 
 
 def compute_divisor(m: Array, mode: str, w: Array | None) -> float:
-    """What a mean divides by: the number of tokens, or the sum of their positions from 1 on; the sum of ``w`` in place of
-    both."""
+    """Return the divisor of a mean: the number of tokens, or the sum of their positions counted from 1.
+
+    If there are token weights, their sum takes the place of both.
+    """
     if w is not None:
         return max(float(np.sum(w)), 1e-9)
     tokens = [position for position in range(len(m)) if m[position]]
@@ -70,7 +73,7 @@ def compute_divisor(m: Array, mode: str, w: Array | None) -> float:
 
 
 def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
-    """``[batch, len(modes) * dim]`` float64: the modes' values side by side."""
+    """Return the modes' values side by side, ``[batch, len(modes) * dim]`` float64."""
     x = np.asarray(x, dtype=np.float64)
     weights = [None] * len(x) if w is None else w
     rows = [np.concatenate([pool_row(x[row], m[row], mode, weights[row]) for mode in modes]) for row in range(len(x))]
@@ -81,7 +84,7 @@ def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
 class RecordedMask:
     """The mask that a file records of an edit.
 
-    It is read apart from the edits' own reading of the same text, so that no mistake is shared.
+    The edits read the same text by code of their own, so that no mistake is shared.
     """
 
     input: str | None = None
@@ -106,13 +109,13 @@ class RecordedMask:
             kind = next((kind for kind in (*ZERO_AT_TOKENS, LENGTHS) if spec.startswith(kind) and spec != kind), "")
             return cls(spec.removeprefix(kind), kind)
         digits = spec.removeprefix(PAD)
-        found = parse_number(digits.removeprefix("-"))
-        if found is None:
+        pad_id = parse_number(digits.removeprefix("-"))
+        if pad_id is None:
             raise UnsupportedModelError(f"the recorded mask {spec!r} names no token id", "make the output again")
         if not isinstance(ids, str):
-            what = "the recorded mask is read from the ids, and no ids are recorded"
+            what = "the recorded mask is read from the token ids, but no input of ids is recorded"
             raise UnsupportedModelError(what, "make the output again")
-        return cls(ids=ids, pad_id=-found if digits.startswith("-") else found)
+        return cls(ids=ids, pad_id=-pad_id if digits.startswith("-") else pad_id)
 
     @property
     def is_everywhere(self) -> bool:
@@ -125,7 +128,7 @@ class RecordedMask:
         return [name for name in (self.input, self.ids) if name is not None]
 
     def find_tokens(self, known: Known, shape: tuple[int, ...]) -> Array:
-        """Return ``m``, true at tokens."""
+        """Return ``m``, true at tokens. ``shape`` is that of a mask which is true everywhere."""
         if self.input is not None:
             given = known[self.input].astype(np.float64)
             if self.kind == LENGTHS:
@@ -139,19 +142,33 @@ def read_mask(parameters: Parameters) -> Parameters:
     return {**parameters, "mask": RecordedMask.read(parameters)}
 
 
+def find_tokens(parameters: Parameters, known: Known, parameter: str = "target", dims: str = "hidden") -> tuple[Array, Array]:
+    """Return the value that ``parameter`` names, ``[batch, seq, dims]``, and its mask, ``[batch, seq]``.
+
+    Raise NothingToPoolError if one of them has another shape.
+    """
+    name = parameters[parameter]
+    x = known[name]
+    m: Array = parameters["mask"].find_tokens(known, x.shape[:2])
+    if x.ndim != 3 or m.shape != x.shape[:2]:
+        what = f"{name} is {list(x.shape)} and the mask is {list(m.shape)}; needed are [batch, seq, {dims}] and [batch, seq]"
+        raise NothingToPoolError(what, f"name another value with --{parameter.replace('_', '-')}")
+    return x, m
+
+
 def name_prompt_input(parameters: Parameters) -> str | None:
-    """The input that says how many positions of each row are a prompt's, where pooling leaves out as many as that says."""
+    """Return the input that holds the length of each row's prompt, if pooling leaves out as many positions as it says."""
     return "prompt_length" if parameters.get("skip_prompt") == "input" else None
 
 
 def declare_prompt_input(parameters: Parameters) -> list[onnx.ValueInfoProto]:
-    """That input, as a file declares it: int64 ``[1]``."""
+    """Return that input as a file declares it, int64 ``[1]``; an empty list if there is none."""
     name = name_prompt_input(parameters)
     return [] if name is None else [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1])]
 
 
 def exclude_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
-    """``m`` less the positions before first + N, row by row; first is the row's first token.
+    """Return ``m`` without the positions before first + N, row by row; first is the row's first token, N the prompt's length.
 
     Source: Pooling._exclude_prompt_from_mask of sentence-transformers.
     """
@@ -169,22 +186,16 @@ def exclude_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
 def _read(parameters: Parameters) -> Parameters:
     """Read ``mode`` as a list of modes, and the mask."""
     modes = [part.strip() for part in parameters["mode"].split(",")]
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown:
-        what = f"there is no reference for pooling mode {unknown[0]!r}"
-        raise UnsupportedModelError(what, "a newer graphsurgery may have one")
+    for mode in modes:
+        require_known("pooling mode", mode, MODES)
     prompt = parameters.get("skip_prompt")
     if prompt not in (None, "input") and parse_number(prompt) is None:
-        raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is no number", "make the output again")
+        raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is not a number", "make the output again")
     return {**read_mask(parameters), "mode": modes}
 
 
 def _compute(parameters: Parameters, known: Known) -> list[Expected]:
-    x = known[parameters["hidden_state"]]
-    m = parameters["mask"].find_tokens(known, x.shape[:2])
-    if x.ndim != 3 or m.shape != x.shape[:2]:
-        what = f"{parameters['hidden_state']} is {list(x.shape)} where the mask is {list(m.shape)}"
-        raise NothingToPoolError(f"{what}: what is pooled is [batch, seq, hidden]", "name another value with --hidden-state")
+    x, m = find_tokens(parameters, known, "hidden_state")
     m = exclude_prompt(parameters, known, m)
     modes = parameters["mode"]
     w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
@@ -192,35 +203,36 @@ def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     scale = np.repeat(np.stack([_weigh_errors(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
     divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
     promised, own = per_token * scale, EPSILON * divides * estimate_mean_error(x.shape[1]) * pool(magnitude(x), m, modes, w)
-    if w is not None:  # the divisor is a sum itself, and may be small where weights of either sign cancel each other
+    if w is not None:  # the divisor is a sum itself, and may be small if weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
     if x.shape[1] > INDEPENDENT:
-        own = np.maximum(
-            own, np.repeat(np.stack([_estimate_sum_error(x, m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
-        )
+        sums = np.stack([_estimate_sum_error(x, m, mode, w) for mode in modes], axis=1)
+        own = np.maximum(own, np.repeat(sums, x.shape[2], axis=1))
     grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w)
     if parameters["normalize"]:
         return [expect_unit_vectors(y, np.where(grown > 0, own + grown, 0))]
-    return [Expected(y, widen_tolerance(promised, own, grown), own + grown, promised=promised)]
+    return [expect_rounded(y, promised, own, grown)]
 
 
 def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None) -> Array:
-    """`SPREAD` times how far the sum of a row is off when float32 adds one token after the other, ``[batch]``, as a share of
-    what ``mode`` divides by: the largest of all dims. 0 where it sums nothing up."""
+    """Return `SPREAD` times the error of each row's sum when float32 adds one token after the other, ``[batch]``.
+
+    It is a share of the divisor of ``mode``, and the largest of all dims; 0 if the mode sums nothing up.
+    """
     found = np.zeros(len(x))
     for row in range(len(x) if mode in DIVIDING else 0):
         terms = np.where(m[row][:, None], x[row], 0)
         terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
         naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
-        over = compute_divisor(m[row], mode, None if w is None else w[row])
-        apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(over) if mode == "mean_sqrt_len_tokens" else over)
+        divisor = compute_divisor(m[row], mode, None if w is None else w[row])
+        apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(divisor) if mode == "mean_sqrt_len_tokens" else divisor)
         found[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
     return found
 
 
 def _weigh_errors(m: Array, mode: str, w: Array | None) -> Array:
-    """Return the weight of an error in every token in the result of ``mode``, ``[batch]``; 1 for a mean."""
+    """Return the weight that an error in every token has in the result of ``mode``, ``[batch]``; 1 for a mean."""
     tokens = np.maximum(m.sum(axis=1), 1)
     if w is None or mode not in DIVIDING:
         return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))
@@ -230,7 +242,7 @@ def _weigh_errors(m: Array, mode: str, w: Array | None) -> Array:
 
 
 def _name_token_weights(parameters: Parameters) -> list[str]:
-    """The value of token weights, where means divide by their sum."""
+    """Return the value of token weights, if means are divided by their sum."""
     return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
@@ -241,7 +253,7 @@ REFERENCE = Reference(
     outputs=declare_pooled_output,
     ignores_padding=lambda p: not p["mask"].is_everywhere,
     multiplies=False,
-    per_token=lambda p: _name_token_weights(p),
+    per_token=_name_token_weights,
     read=_read,
     fields=Fields(inputs=declare_prompt_input),
 )

@@ -1,11 +1,11 @@
-"""The reference of an edit: the values that its outputs must have, and how exactly, by the parameters that a file records.
+"""The reference of an edit: the values that its outputs must have, and how exactly, given the parameters that a file records.
 
 Tolerances (float32 head against float64 reference): 1e-5 * max(1, max|x|) over a row, 1e-6 for unit vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -13,17 +13,18 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare import tolerance
+from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.references.fields import Fields
 from graphsurgery.references.recorded_weights import RecordedWeights
 
 RELATIVE, UNIT = tolerance.RELATIVE, tolerance.UNIT
 LITERAL = "a number"
-"""Any literal size in a promised dim: the width of an output is compared with what a run gives."""
+"""Stands for any literal size in a promised dim: the width of an output is compared with what a run gives."""
 MOST_DIGITS = 10
-"""More than any size or token id has; Python refuses to read thousands of them."""
+"""More digits than any size or token id has. Python refuses to read numbers of thousands of digits."""
 MOST_TOKENS = 1 << 20
-"""Rows times positions at most: what a forged record says beyond that is not run."""
+"""Upper limit on rows times positions. A forged record that asks for more is not run."""
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -32,10 +33,11 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """An expected value: ``values``, each to within ``tolerance``, which broadcasts against them."""
+    """An expected value: the numbers and how far from them an output may be."""
 
     values: Array
     tolerance: Array
+    """The allowed absolute difference of each number. It broadcasts against ``values``."""
     rounding: Array | None = None
     """The rounding errors of float32 in the values (broadcast), however small. Normalisation magnifies them. None: no error."""
     output: Array | None = None
@@ -45,7 +47,7 @@ class Expected:
 
 
 RunModel: TypeAlias = Callable[[Values], dict[str, Expected]]
-"""From a feed to a model's values by name: its inputs, its outputs, and those that references read."""
+"""From a feed to a model's values by name: its inputs, its outputs, and the values that references read."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Known:
     weights: RecordedWeights = field(default_factory=RecordedWeights)
 
     def __getitem__(self, name: str) -> Array:
-        """Return the value ``name``, floats in float64. KeyError if there is none."""
+        """Return the value ``name``, floats in float64. Raise KeyError if there is none."""
         values = self.expected[name].values
         return values if values.dtype.kind in "biu" else np.asarray(values, dtype=np.float64)
 
@@ -64,83 +66,95 @@ class Known:
         return name in self.expected
 
     def get_rounding(self, name: str) -> Array:
-        """Return the rounding errors of float32 in ``name``; 0 unless an earlier step gave others."""
+        """Return the rounding errors of float32 in the value ``name``; 0 unless an earlier step gave others."""
         one = self.expected[name]
         return np.broadcast_to(np.array(0.0) if one.rounding is None else one.rounding, one.values.shape)
 
     def get_tolerance(self, name: str) -> Array:
-        """Return the tolerance of ``name``; 0 for the source's own values."""
+        """Return the tolerance of the value ``name``; 0 for the source's own values."""
         return np.broadcast_to(self.expected[name].tolerance, self.expected[name].values.shape)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference of an edit: what it must compute.
+    """The reference of an edit: the values that it must compute and the outputs that it must declare.
 
     Everything is a function of the parameters that the file records, as `read` gives them.
     """
 
     reads: Callable[[Parameters], list[str]]
-    """The values of the graph that it reads."""
+    """The values of the graph that the edit reads."""
     makes: Callable[[Parameters], list[str]]
-    """The values that it makes, in the order of ``value``."""
+    """The values that the edit makes, in the order of ``value``."""
     value: Callable[[Parameters, Known], list[Expected]]
-    """Computes them."""
+    """Computes these values."""
     outputs: Callable[[Parameters, Sequence[Value], Dim], list[Value]]
-    """The graph's outputs after it, given those before it and the batch dim of the first value that it reads."""
+    """The graph's outputs after the edit, given those before it and the batch dim of the first value that it reads."""
     ignores_padding: Callable[[Parameters], bool] = lambda _: False
     """Whether the values at padded positions must make no difference."""
     multiplies: bool = True
-    """Whether it multiplies its values with each other or with weights, so that the largest floats would overflow."""
+    """Whether the edit multiplies its values with each other or with weights, so that the largest floats would overflow."""
     saturates: bool = False
-    """Whether it bends what it multiplied, as sigmoids do, so that of large values only their rounding would be compared."""
+    """Whether the edit saturates after multiplying, as sigmoids do: for large values only rounding would be compared."""
     mixes_positions: bool = False
-    """Whether a position's value depends on other positions: values at padding then reach the tokens."""
+    """Whether a position's value depends on other positions, so that values at padding reach the tokens."""
     looks_up: bool = False
-    """Whether it looks ids up in a table, which has rows for the vocabulary alone."""
+    """Whether the edit looks ids up in a table, which has rows for the vocabulary only."""
     per_token: Callable[[Parameters], list[str]] = lambda _: []
-    """The values that it reads with one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
+    """The values that the edit reads with one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
     read: Callable[[Parameters], Parameters] = lambda parameters: parameters
-    """Read the texts among the recorded parameters, which have the types that `record_types` lists. Called once for each step.
-    Raises UnsupportedModelError for parameters that have no reference."""
+    """Parses the texts among the recorded parameters, which have the types that `record_types` lists. Called once for each
+    step. Raises UnsupportedModelError for parameters that have no reference."""
     fields: Fields | None = None
-    """Its changes to the fields of the source, if any: inputs, names, dims."""
+    """The edit's changes to the fields of the source, if any: inputs, names, dims."""
     values_after: Callable[[Parameters, Values, RunModel], dict[str, Expected]] | None = None
     """For an edit of the interface, instead of ``value``: computes the model's values for a feed after the edit. It may ask the
     model before the edit for its values for other feeds."""
     stand_ins: Callable[[Parameters], dict[str, str]] = lambda _: {}
-    """Values that its nodes make for the nodes of the source, and the inputs of the source whose place they take."""
+    """The values that the edit's nodes make in place of inputs of the source, each with the input that it replaces."""
     misfit: Callable[[Parameters, Interface], str | None] = lambda _parameters, _before: None
-    """Says how its record does not fit the interface before it; None if it does."""
+    """Says how the record does not fit the interface before the edit; None if it fits."""
     resizes: bool = False
-    """Whether it declares other dims, so that ONNX Runtime may compute the same in another order."""
+    """Whether the edit declares other dims, so that ONNX Runtime may compute the same values in another order."""
     longest: Callable[[Parameters], int | None] = lambda _: None
-    """The longest sequence on which the source can be run for comparison, if that is limited."""
+    """The longest sequence on which the source can be run for comparison, if there is a limit."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes work with the changed interface."""
 
 
 def parse_number(text: str) -> int | None:
-    """Return the number from 0 on that ``text`` is; None if it is none, or has too many digits."""
+    """Return ``text`` as an integer of 0 or more; None if it is no such number, or has too many digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
+def require_known(kind: str, word: object, known: Container[object]) -> None:
+    """Raise UnsupportedModelError if the references do not know the ``word`` that a file records as the edit's ``kind``."""
+    if word not in known:
+        raise UnsupportedModelError(f"there is no reference for the {kind} {word!r}", "a newer graphsurgery may have one")
+
+
 def expect_exactly(values: Values) -> dict[str, Expected]:
-    """Values that are known as they are."""
+    """Expect these very values, with no tolerance."""
     return {name: Expected(array, np.array(0.0)) for name, array in values.items()}
 
 
-def compute_tolerance(*arrays: Array) -> Array:
-    """1e-5 * max(1, max|x|) over each row of ``arrays``, which share their first dim; shaped to broadcast against the first."""
+def compute_tolerance(*arrays: Array, share: float = RELATIVE) -> Array:
+    """Return ``share`` * max(1, max|x|) over each row of ``arrays``, which share their first dim.
+
+    The shape broadcasts against the first array.
+    """
     largest = np.ones(len(arrays[0]))
     for array in arrays:
         finite = np.where(np.isfinite(array), np.abs(array), 0)
         largest = np.maximum(largest, finite.max(axis=tuple(range(1, finite.ndim)), initial=0))
-    return RELATIVE * largest.reshape(-1, *[1] * (arrays[0].ndim - 1))
+    return share * largest.reshape(-1, *[1] * (arrays[0].ndim - 1))
 
 
 def replace_target(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
-    """``before`` with ``made`` where the target was; behind them where the target stays, which then has another name."""
+    """Return the outputs ``before`` with ``made`` in place of the target.
+
+    If the target is kept, ``made`` has another name and stands behind all of them.
+    """
     target = parameters["target"]
     if any(value.name == made.name for value in before) and not (parameters.get("keep_target") and made.name == target):
         return [made if value.name == made.name else value for value in before]
@@ -150,34 +164,43 @@ def replace_target(parameters: Parameters, before: Sequence[Value], made: Value)
 
 
 def declare_new_output(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    """The outputs after an edit that makes ``output_name``, float32 and as wide as a run tells, of its target."""
+    """Return the outputs after an edit that makes ``output_name`` of its target: float32, and as wide as a run tells."""
     made = resize(find_value(before, parameters["target"]), parameters["output_name"], onnx.TensorProto.FLOAT)
     return replace_target(parameters, before, made)
 
 
+def declare_wide_target(
+    parameters: Parameters, before: Sequence[Value], _batch: Dim, dtype: int = onnx.TensorProto.FLOAT
+) -> list[Value]:
+    """Return the outputs after an edit that makes its target anew: of type ``dtype``, and as wide as a run tells."""
+    target = parameters["target"]
+    return replace_target(parameters, before, resize(find_value(before, target), target, dtype))
+
+
 def declare_float_target(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
-    """The outputs after an edit whose target is float32 then, and of the dims that it had."""
+    """Return the outputs after an edit that makes its target float32 and keeps its dims."""
     target = parameters["target"]
     return [replace(one, dtype=onnx.TensorProto.FLOAT) if one.name == target else one for one in before]
 
 
 def declare_pooled_output(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
-    """The outputs after an edit that pools: what it makes, ``[batch, width]`` float32, and those that it keeps: also one that
-    there is not, which no file has then."""
+    """Return the outputs after an edit that pools: ``[batch, width]`` float32, and the outputs that it keeps.
+
+    An output to be kept that does not exist is listed as well; no file has it then, so the comparison fails.
+    """
     kept = [value for value in before if value.name in parameters["keep_output"]]
-    lost = [
-        Value(name, onnx.TensorProto.UNDEFINED, None) for name in parameters["keep_output"] if find_value(before, name) is None
-    ]
+    absent = [name for name in parameters["keep_output"] if find_value(before, name) is None]
+    lost = [Value(name, onnx.TensorProto.UNDEFINED, None) for name in absent]
     return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept, *lost]
 
 
 def resize(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:
-    """``value`` under another name with another element type and last dim."""
+    """Return ``value`` under another name, with another element type and last dim."""
     if value is None or value.dims is None:
         return Value(name, dtype, None)
     return replace(value, name=name, dtype=dtype, dims=(*value.dims[:-1], last))
 
 
 def find_value(values: Sequence[Value], name: str) -> Value | None:
-    """The value of that name."""
+    """Return the value of that name, if there is one."""
     return next((value for value in values if value.name == name), None)

@@ -1,4 +1,4 @@
-"""rename: the same values, inputs and dims under other names."""
+"""rename: the same values and dims under other names."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ WORD = re.compile(r"\w+", re.ASCII)
 
 
 def _read(parameters: Parameters) -> Parameters:
-    """Read ``name`` and ``dim`` as the new names of old ones."""
+    """Read ``name`` and ``dim`` as new names by the old ones."""
     return {**parameters, "name": _parse_pairs(parameters["name"]), "dim": _parse_pairs(parameters["dim"])}
 
 
 def _parse_pairs(texts: Sequence[str]) -> dict[str, str]:
+    pairs = {}
     for text in texts:
-        if not all(text.partition("=")):
+        old, _, new = text.partition("=")
+        if not old or not new:
             raise UnsupportedModelError(f"the recorded new name {text!r} cannot be read", "make the output again")
-    return {old: new for old, _, new in (text.partition("=") for text in texts)}
+        pairs[old] = new
+    return pairs
 
 
 def _rename_symbol(dims: dict[str, str], symbol: str) -> str:
@@ -36,7 +39,7 @@ def _rename_symbol(dims: dict[str, str], symbol: str) -> str:
 def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo:
     names, dims = parameters["name"], parameters["dim"]
 
-    def renamed(_kind: str, info: Info) -> Info:
+    def rename_info(_kind: str, info: Info) -> Info:
         if info.name in names:
             info.name = names[info.name]
         if info.type.WhichOneof("value") == "tensor_type":
@@ -45,30 +48,30 @@ def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo
                     dim.dim_param = _rename_symbol(dims, dim.dim_param)
         return info
 
-    return renamed
+    return rename_info
 
 
 def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
     names, dims = parameters["name"], parameters["dim"]
 
-    def renamed(value: Value) -> Value:
+    def rename_value(value: Value) -> Value:
         shape = value.dims and tuple(_rename_symbol(dims, dim) if isinstance(dim, str) else dim for dim in value.dims)
         return replace(value, name=names.get(value.name, value.name), dims=shape)
 
-    return [renamed(value) for value in before]
+    return [rename_value(value) for value in before]
 
 
 def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
-    """Look at inputs alone: outputs that an edit makes are held against the reference."""
+    """Look at inputs only: outputs that an edit makes are compared with the reference."""
     taken = [new for new in parameters["name"].values() if before.input(new) is not None]
-    return f"there is an input {taken[0]!r} already" if taken else None
+    return f"there is already an input {taken[0]!r}" if taken else None
 
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
-    new = parameters["name"]
-    old = {name: one for one, name in new.items()}
-    found = before({old.get(name, name): array for name, array in feed.items()})
-    return {new.get(name, name): one for name, one in found.items()}
+    new_names = parameters["name"]
+    old_names = {new: old for old, new in new_names.items()}
+    values = before({old_names.get(name, name): array for name, array in feed.items()})
+    return {new_names.get(name, name): value for name, value in values.items()}
 
 
 REFERENCE = Reference(

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.reference import Array
+from graphsurgery.references.reference import Array, Expected
 
 EPSILON = 2.0**-23
 """The distance of 1 to the next float32."""
 INDEPENDENT = 64
-"""Terms up to which the rounding errors of a sum count as independent. Where the sum is far larger than its terms, equal terms
-are rounded equally, and their errors add up."""
+"""Up to this many terms, the rounding errors of a sum count as independent. If the sum is far larger than its terms, equal
+terms are rounded equally, and their errors add up."""
 SPREAD = 4
-"""How many times the root of their squares the sum of independent errors may be. Of rounding errors, each spread evenly up to
-its bound, it is more once in 10^10 times (Hoeffding's inequality)."""
+"""A sum of independent errors counts as at most this many times the root of their summed squares. Rounding errors that are each
+spread evenly up to a bound exceed it once in 10^10 times (Hoeffding's inequality)."""
 
 
 def estimate_mean_error(terms: int) -> float:
-    """How many `EPSILON` of the mean size of its terms a float32 mean of so many may be off: the errors of partial sums, each
-    of which is half of one at most, come together as a random walk, in 16 sums at a time."""
+    """Return how many `EPSILON` of the mean size of its terms a float32 mean may be off.
+
+    The errors of partial sums, each at most half an `EPSILON`, add up as a random walk, in 16 sums at a time.
+    """
     return max(1.0, float(np.sqrt(terms)) / 8)
 
 
@@ -33,21 +35,25 @@ def magnitude(x: Array) -> Array:
 
 
 def propagate_through_linear(errors: Array, weight: Array) -> Array:
-    """Return the errors that ``errors [..., in]`` cause behind a linear layer, ``weight [out, in]`` -> ``[..., out]``. They are
-    the sum of all, or less if not all of them can point the same way."""
+    """Return the errors behind a linear layer that ``errors [..., in]`` cause, ``weight [out, in]`` -> ``[..., out]``.
+
+    They are the sum of all errors, or less if not all of them can point the same way.
+    """
     return combine_errors(errors @ np.abs(weight).T, np.square(errors) @ np.square(weight).T)
 
 
 def propagate_through_sum(errors: Array) -> Array:
-    """Return the error of a sum, ``[..., 1]``, from those of its terms, ``errors [..., n]``."""
+    """Return the error of a sum, ``[..., 1]``, from the errors of its terms, ``[..., n]``."""
     return combine_errors(np.sum(errors, axis=-1, keepdims=True), np.sum(np.square(errors), axis=-1, keepdims=True))
 
 
 def combine_errors(sums: Array, squares: Array) -> Array:
-    """Return the error of sums, given the sums of their terms' errors and those of the squares of these."""
+    """Return the error of sums, given the summed errors of their terms and the summed squares of these errors."""
     return np.minimum(sums, SPREAD * np.sqrt(squares))
 
 
-def widen_tolerance(promised: Array | float, own: Array, grown: Array) -> Array:
-    """Return ``promised``, or in a chain ``own`` rounding plus ``grown`` (the magnified one), if that is more."""
-    return np.where(grown > 0, np.maximum(promised, own + grown), promised)
+def expect_rounded(y: Array, promised: Array | float, own: Array, grown: Array) -> Expected:
+    """Expect ``y`` to within ``promised``, or in a chain to within ``own`` rounding plus ``grown`` rounding if that is more."""
+    rounding = own + grown
+    tolerance = np.where(grown > 0, np.maximum(promised, rounding), promised)
+    return Expected(y, tolerance, rounding, promised=promised)

@@ -11,7 +11,6 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.normalize import expect_unit_vectors
 from graphsurgery.references.reference import (
-    RELATIVE,
     UNIT,
     Expected,
     Known,
@@ -28,9 +27,8 @@ def _read(parameters: Parameters) -> Parameters:
     """Read ``dim`` as a list of numbers."""
     dims = [parse_number(part) for part in parameters["dim"].split(",")]
     if not all(dims) or len(set(dims)) < len(dims):
-        raise UnsupportedModelError(
-            f"the recorded dims {parameters['dim']!r} are no different numbers", "make the output again"
-        )
+        what = f"the recorded dims {parameters['dim']!r} are not numbers that all differ"
+        raise UnsupportedModelError(what, "make the output again")
     return {**parameters, "dim": dims}
 
 
@@ -41,7 +39,7 @@ def _name_outputs(parameters: Parameters) -> list[str]:
 
 def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, rounding = known[parameters["target"]], known.get_rounding(parameters["target"])
-    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(x) * UNIT / RELATIVE)
+    tolerance = np.maximum(known.get_tolerance(parameters["target"]), compute_tolerance(x, share=UNIT))
     if parameters["keep_length"]:
         return [Expected(x[..., :dim], tolerance[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
     return [expect_unit_vectors(x[..., :dim], rounding[..., :dim]) for dim in parameters["dim"]]
