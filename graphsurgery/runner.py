@@ -287,6 +287,7 @@ def _group_steps(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
 
 def _apply(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Part:
     if isinstance(group, Rewrite):
+        group.check(model)
         proof = RewriteProof.of(model, full=options.full)
         applied = apply_rewrite(group, model, Context(proof.feeds, options.progress))
         if applied.result.unchanged is not None:

@@ -292,7 +292,7 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     assert ("crashed" in str(find_crash(tmp_path / "without_biases.onnx", [feed]))) == (ONNXRUNTIME < (1, 32))
     done = optimized(source, tmp_path / "made.onnx")
     assert done.report and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
-    assert any("RelativePositionBias was taken back" in note for note in done.notes)
+    assert any("RelativePositionBias was undone" in note for note in done.notes)
     assert find_crash(done.output, [feed]) is None
     attentions = [node for node in graphsurgery.load(done.output).proto.graph.node if node.op_type == "Attention"]
     assert len(attentions) == 3 and all(node.input[2] for node in attentions)
@@ -532,7 +532,7 @@ def test_goldens_and_certificate_go_with_it(tmp_path: Path, capsys) -> None:
         ({"target": "tpu"}, "no target 'tpu'"), ({"heads": 4}, "together"), ({"heads": 5, "hidden_size": 32}, "do not divide"),
         ({"portable": True, "strict": True}, "makes none"), ({"model_type": "elephant"}, "no model type 'elephant'"),
         ({"portable": True, "target": "cuda"}, "makes none"), ({"portable": True, "model_type": "t5"}, "makes none"),
-        ({"rehead": True}, "a head can be replaced"), ({"fp16": True, "bf16": True}, "both were asked for"),
+        ({"rehead": True}, "a head can be replaced"), ({"fp16": True, "bf16": True}, "both float16 and bfloat16 were asked for"),
     ],
 )  # fmt: skip
 def test_wrong_requests(options: dict[str, Any], message: str, tmp_path: Path) -> None:

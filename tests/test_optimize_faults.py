@@ -473,7 +473,7 @@ def test_inputs_and_outputs_in_half_precision(precision: str, kind: int, tmp_pat
     assert done.report and [value.dtype for value in made.outputs] == [kind]
     assert {value.name: value.dtype for value in made.inputs}["extra"] == kind and made.inputs[0].dtype == TensorProto.INT64
     assert done.loss is not None and 0.999 < done.loss["min_cosine"] < 1
-    with pytest.raises(RequestError, match="the encoder not"):
+    with pytest.raises(RequestError, match="not for the encoder"):
         optimized(BERT, tmp_path / "never.onnx", half_io=True)
     with pytest.raises(RequestError, match="the head takes float32"):
         optimized(with_head(BERT, tmp_path, "mean", normalize=True), tmp_path / "never.onnx", fp16=True, half_io=True)

@@ -135,8 +135,8 @@ def test_heads_that_cannot_be_replaced(tmp_path: Path) -> None:
     next(one for one in strange.graph.node if one.op_type == "Identity" and "own/least" in one.input).input.pop()
     next(one for one in strange.graph.node if VECTOR in one.output).output[0] = "own/raw"
     strange.graph.node.insert(len(strange.graph.node) - 2, helper.make_node("Tanh", ["own/raw"], [VECTOR], "own/bent"))
-    refused(strange, NothingToPoolError, "no pooling of token_embeddings")
+    refused(strange, NothingToPoolError, "is not made from token_embeddings by any pooling")
     refused(pooled(("mean",), False, ["turned"]), RequestError, "computed from sentence_embedding")
-    refused(BERT, RequestError, "a head can be replaced where")
+    refused(BERT, RequestError, "a head can be replaced if")
     own = with_head(BERT, tmp_path, "mean", normalize=True, keep_output=("last_hidden_state",))
-    refused(own, RequestError, "own already")
+    refused(own, RequestError, "made by graphsurgery already")

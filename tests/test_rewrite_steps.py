@@ -269,7 +269,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     refused([AddPooling("mean"), Fuse(), StripHead()], RequestError, "cannot follow a rewrite")
     refused([AddPooling("mean"), Half(io=True)], RequestError, "the head takes float32")
     refused([Fuse(model_type="elephant")], RequestError, "no model type 'elephant'")
-    refused([ReattachHead()], RequestError, "a head can be replaced where")
+    refused([ReattachHead()], RequestError, "a head can be replaced if")
     refused([], RequestError, "no step")
     source = graphsurgery.add_pooling(bert(), mode="mean")
     done = graphsurgery.run([StripHead(), Simplify()], source, output=tmp_path / "made.onnx")

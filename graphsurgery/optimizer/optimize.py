@@ -1,5 +1,4 @@
-"""optimize: run the ONNX Runtime transformer optimizer, say what it fused and what it did not, and prove that the result is
-right."""
+"""The function ``optimize``: fuse an encoder for ONNX Runtime, or rewrite it otherwise, and prove that the result is right."""
 
 from __future__ import annotations
 
@@ -50,29 +49,29 @@ def optimize(
     """Fuse an encoder for ONNX Runtime, with its head as it was, prove the result against ``source`` and save it.
 
     Args:
-        output: where to; beside the source with ``optimized`` in its name when None.
-        target: ``cpu`` or ``cuda``: what has no kernel there is avoided.
-        model_type, heads, hidden_size: of the optimizer, in place of what is found in the graph.
-        fp16, bf16: compute the encoder in half precision, but for nodes that overflow or lose most; the head stays float32, and
-            so does what goes in and out.
-        half_io: float inputs and outputs of an encoder without a head in half precision, too.
-        portable: no fusions: what can be simplified with standard operators only.
-        rehead: give a pooled export of another program our head in place of its own.
-        strict: fail where anything that should fuse did not.
+        output: the path to write. By default it stands beside the source, with ``optimized`` in its name.
+        target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided.
+        model_type, heads, hidden_size: the optimizer's parameters. By default they are found in the graph.
+        fp16, bf16: compute the encoder in half precision, except nodes that overflow or contribute most to the rounding error.
+            The head, inputs and outputs stay float32.
+        half_io: give the float inputs and outputs half precision, too. Only for an encoder without a head.
+        portable: fuse nothing, and only simplify the graph with standard operators.
+        rehead: put our head in place of the one in a pooled export of another program.
+        strict: fail if a part that should fuse did not.
         texts, atol, min_cosine: as in `verify`.
-        time: time both files on the CPU.
+        time: whether to time both files on the CPU.
         verify, force, keep_failed: as in `run`.
-        dry_run: do everything but write; the proof is the whole one, as it always is.
-        progress: told in a few words what is done.
+        dry_run: do everything but write. The proof is the whole one, as always.
+        progress: called with a few words on what is done.
 
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
-            did not fuse (``error.outcome`` is the `Optimized`). Nothing is left behind, unless with ``keep_failed``.
+            did not fuse (``error.outcome`` is the `Optimized`). No file is left behind, except with ``keep_failed``.
         NothingToOptimizeError: the optimizer changes nothing.
-        RequestError: what is asked for contradicts itself or does not fit the model.
+        RequestError: the options contradict each other or do not fit the model.
         UnsupportedModelError: no rewrite of the graph can be made.
-        MissingPackageError: the optimizer or sympy is not there.
-        What `load` and `save` raise.
+        MissingPackageError: the optimizer or sympy is not installed.
+        And what `load` and `save` raise.
     """
     _require_consistent(
         fp16 and bf16, half_io and not (fp16 or bf16), portable,
@@ -94,9 +93,11 @@ def optimize(
 def _require_consistent(both: bool, io_alone: bool, portable: bool, of_fusions: Mapping[str, Any]) -> None:
     """Raise RequestError for options that contradict each other."""
     if both:
-        raise RequestError("an encoder computes in float16 or in bfloat16, and both were asked for", "ask for one of them")
+        raise RequestError(
+            "both float16 and bfloat16 were asked for, but an encoder computes in one", "ask for one of them"
+        )
     if io_alone:
-        raise RequestError("inputs and outputs were to be in half precision, and the encoder not", "add --fp16 or --bf16")
+        raise RequestError("half precision was asked for inputs and outputs, but not for the encoder", "add --fp16 or --bf16")
     given = [option for option, value in of_fusions.items() if value]
     if portable and given:
-        raise RequestError(f"{given[0]} is about fusions, and --portable makes none", "leave out one of them")
+        raise RequestError(f"{given[0]} is about fusions, but --portable makes none", "leave out one of them")

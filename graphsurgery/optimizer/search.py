@@ -1,8 +1,8 @@
 """Search for the boldest rewrites whose result is right.
 
 The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
-until the rewritten file gives what the source gives. A lossy rewrite comes after all others, and only after their result was
-proven: if it loses too much, that is no fault of theirs, so nothing else is tried.
+until the rewritten file gives the source's outputs. A lossy rewrite comes after all others, and only once their result is
+proven. If it loses too much, the others are not at fault, so nothing else is tried.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
-from graphsurgery.rewrites.head_parts import split_head
+from graphsurgery.rewrites.head_parts import Parts, split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 from graphsurgery.runner import Writing, check_goldens, commit, find_sources, make_claim
 from graphsurgery.runtime.session import Session, open_session
@@ -52,9 +52,7 @@ class Search:
         candidate changes nothing; UnsupportedModelError if no candidate can be made.
         """
         for rewrite in rewrites:
-            why = rewrite.requires(self.source)
-            if why is not None:
-                raise why
+            rewrite.check(self.source)
         exact = [one for one in rewrites if one.exactness != LOSSY]
         lossy = [one for one in rewrites if one.exactness == LOSSY]
         last = None
@@ -73,18 +71,21 @@ class Search:
     def _candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
         """Yield each candidate, applied, with its label; each graph once.
 
-        The candidates differ in the first rewrite that offers safer versions. ``is_alone``: nothing is to follow, so that a
-        candidate that changes nothing is of no use.
+        The candidates differ in the first rewrite that offers safer versions.
+
+        Args:
+            is_alone: whether no rewrite follows. A candidate that changes nothing is then of no use.
         """
         place = next(
             (place for place, one in enumerate(rewrites) if any(True for _ in one.list_fallbacks())), len(rewrites) - 1
         )
         base = self._apply((), rewrites[:place])
-        boldest = rewrites[place].resolve(split_head(self._model(base)).encoder)
+        parts = split_head(self._model(base))
+        boldest = rewrites[place].resolve(parts.encoder)
         others = tuple(boldest.list_fallbacks())
         for one in (boldest, *others):
             try:
-                chain = self._apply(base, (one, *rewrites[place + 1 :]))
+                chain = self._apply(base, (one, *rewrites[place + 1 :]), parts)
             except UnsupportedModelError as error:
                 if not others:
                     raise
@@ -98,18 +99,18 @@ class Search:
             if self._is_new(changed):
                 yield str(one), chain
 
-    def _apply(self, chain: Chain, rewrites: Sequence[Rewrite]) -> Chain:
-        """Apply ``rewrites`` after those of ``chain``."""
+    def _apply(self, chain: Chain, rewrites: Sequence[Rewrite], parts: Parts | None = None) -> Chain:
+        """Apply ``rewrites`` after those of ``chain``. ``parts``: the encoder and the head of its model, if they are known."""
         context = Context(self.proof.feeds, self.progress)
         for rewrite in rewrites:
-            chain = (*chain, apply_rewrite(rewrite, self._model(chain), context))
+            chain, parts = (*chain, apply_rewrite(rewrite, self._model(chain), context, parts)), None
         return chain
 
     def _model(self, chain: Chain) -> Model:
         return chain[-1].after if chain else self.source
 
     def _is_new(self, changed: Chain) -> bool:
-        """Whether this graph was not made before. Leaving a fusion out often changes nothing."""
+        """Return whether this graph was not made before. Leaving a fusion out often changes nothing."""
         graph = changed[-1].result.encoder.fingerprint if changed else ""
         is_new = graph not in self._seen
         self._seen.add(graph)
@@ -138,7 +139,7 @@ class Search:
                 proven = self.proof.compare(written, make_claim(chain, NO_LIMITS if is_trial else self.limits))
                 report = check_goldens(proven.report, written)
                 outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
-            if is_trial or not outcome.is_right or self._misses(outcome):
+            if is_trial or not outcome.is_right or self._has_misses(outcome):
                 return outcome
             if self.time:
                 outcome = self._add_timings(outcome, chain, stage)
@@ -147,7 +148,7 @@ class Search:
             return outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
 
     def _describe(self, chain: Chain) -> Outcome:
-        """The outcome of ``chain`` before its proof."""
+        """Return the outcome of ``chain`` before its proof."""
         results = [one.result for one in chain]
         return Outcome(
             self.source,
@@ -168,13 +169,13 @@ class Search:
             return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)
 
-    def _misses(self, outcome: Outcome) -> bool:
-        """Whether everything had to fuse, and something did not, or there was nothing to fuse."""
+    def _has_misses(self, outcome: Outcome) -> bool:
+        """Return whether everything had to fuse, but something did not, or there was nothing to fuse."""
         return self.strict and outcome.fusions is not None and not outcome.fusions.complete
 
     def _judge(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` if it is right; else raise, with the file kept if the user wants to look at it."""
-        if outcome.is_right and not self._misses(outcome):
+        """Return ``outcome`` if it is right. Otherwise raise VerificationFailed, and keep the file if that was asked for."""
+        if outcome.is_right and not self._has_misses(outcome):
             return outcome
         if self.writing.keep_failed and not self.writing.dry_run:
             with self.writing.stage(outcome.model) as stage:
@@ -189,5 +190,5 @@ class Search:
 
 
 def _select_changes(chain: Chain) -> Chain:
-    """The rewrites of ``chain`` that changed something."""
+    """Return the rewrites of ``chain`` that changed something."""
     return tuple(one for one in chain if one.result.unchanged is None)

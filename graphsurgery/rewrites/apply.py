@@ -34,16 +34,16 @@ class Applied:
     notes: tuple[str, ...]
 
 
-def apply_rewrite(rewrite: Rewrite, model: Model, context: Context) -> Applied:
-    """Return ``model`` after ``rewrite``; ``model`` itself is untouched.
+def apply_rewrite(rewrite: Rewrite, model: Model, context: Context, parts: Parts | None = None) -> Applied:
+    """Return ``model`` after ``rewrite``. ``model`` itself is not changed, and passes `Rewrite.check`.
 
-    Raises the error that `Rewrite.requires` returns, and what `Rewrite.apply` raises.
+    Args:
+        parts: the model's encoder and head, if they are known already.
+
+    Raises what `Rewrite.apply` raises.
     """
-    why = rewrite.requires(model)
-    if why is not None:
-        raise why
     model.require_data("a rewrite")
-    parts = split_head(model)
+    parts = parts or split_head(model)
     context.progress(rewrite.doing)
     resolved = rewrite.resolve(parts.encoder)
     result = resolved.apply(parts.encoder, context)

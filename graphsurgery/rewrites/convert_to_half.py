@@ -10,7 +10,7 @@ import onnx
 
 from graphsurgery.compare.tolerance import LOSSY
 from graphsurgery.edits.edit import parameter
-from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
+from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError
 from graphsurgery.graph.element_types import FLOAT
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.interface import Interface, Value
@@ -45,32 +45,31 @@ class Half(Rewrite):
     io: bool = parameter("Give float inputs and outputs half precision, too; only for an encoder without a head.", False)
 
     def __post_init__(self) -> None:
-        """RequestError for an unknown precision."""
+        """Raise RequestError for an unknown precision."""
         if self.precision not in PRECISIONS:
             raise RequestError(f"there is no precision {self.precision!r}", f"choose from {', '.join(PRECISIONS)}")
 
     @property
     def kind(self) -> int:
-        """The element type that the encoder is to compute in."""
+        """The element type in which the encoder will compute."""
         return PRECISIONS[self.precision]
 
     @property
     def is_for_gpus(self) -> bool:
         return True
 
-    def requires(self, model: Model) -> GraphSurgeryError | None:
+    def check(self, model: Model) -> None:
         if model.proto.ir_version < OLDEST_IR_VERSION:
-            what = f"the file is of IR version {model.proto.ir_version}, in which every weight is an input"
-            return UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
+            what = f"the file has IR version {model.proto.ir_version}, in which every weight is an input"
+            raise UnsupportedModelError(what, "export it again, or raise it with onnx.version_converter")
         if self.io and split_head(model).head:
-            return RequestError(
-                "the head takes float32 and gives what its edits say",
+            raise RequestError(
+                "the head takes float32, and its edits say what it gives",
                 "leave out --half-io, or take its head off with strip-head",
             )
-        return None
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """Raises as `to_half` and `kept`, and NothingToOptimizeError if no node can be converted."""
+        """Raises as `to_half` and `find_float32_nodes`, and NothingToOptimizeError if no node can be converted."""
         given, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
         stays = find_float32_nodes(given, context.feeds(encoder), self.kind)
         if not stays.others:
@@ -90,9 +89,9 @@ class Half(Rewrite):
     def interface(self, before: Interface) -> Interface:
         if not self.io:
             return before
-        return Interface(tuple(map(self._converted, before.inputs)), tuple(map(self._converted, before.outputs)))
+        return Interface(tuple(map(self._convert_value, before.inputs)), tuple(map(self._convert_value, before.outputs)))
 
-    def _converted(self, value: Value) -> Value:
+    def _convert_value(self, value: Value) -> Value:
         return replace(value, dtype=self.kind) if value.dtype == FLOAT else value
 
     @classmethod

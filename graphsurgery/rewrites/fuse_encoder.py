@@ -13,7 +13,7 @@ import onnxruntime
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.architecture import BERT, Architecture
-from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, RequestError, UnsupportedModelError
+from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, get_operator
@@ -52,7 +52,7 @@ class FusedGraph:
     recorded: dict[str, Any]
     """The parameters that the file records."""
     because: Mapping[str, str] = field(default_factory=dict)
-    """For each kind of parts that was not to be fused: the reason."""
+    """For each kind of parts that must not be fused: the reason."""
     shape_failure: str | None = None
     """The node at which the optimizer's shape inference failed, if it did."""
 
@@ -72,10 +72,12 @@ class Fuse(Rewrite):
     hidden_size: int | None = parameter("Width of the hidden state; found in the graph if left out.", None, "N")
     off: tuple[str, ...] = parameter(f"Fusions to leave out, from {', '.join(SWITCHES)}.", (), "NAME")
     architecture: Architecture | None = field(default=None, repr=False, compare=False)
-    """Found by `resolve`; no parameter."""
+    """Found by `resolve`. It is no parameter."""
+    parts: tuple[Fusable, ...] | None = field(default=None, repr=False, compare=False)
+    """The parts that should fuse. Also found by `resolve`."""
 
     def __post_init__(self) -> None:
-        """RequestError for parameters that contradict each other, or that name what there is not."""
+        """Raise RequestError for parameters that contradict each other, or for an unknown target or fusion."""
         if self.target not in TARGETS:
             raise RequestError(f"there is no target {self.target!r}", f"choose from {', '.join(TARGETS)}")
         unknown = sorted(set(self.off) - SWITCHES.keys())
@@ -96,27 +98,26 @@ class Fuse(Rewrite):
         """How the optimizer is run."""
         return Fusing(self.model_type or BERT, self.heads or 0, self.hidden_size or 0, frozenset(self.off))
 
-    def requires(self, model: Model) -> GraphSurgeryError | None:
+    def check(self, model: Model) -> None:
         if self.model_type is not None:
-            try:
-                require_model_type(self.model_type)
-            except GraphSurgeryError as error:
-                return error
-        return None
+            require_model_type(self.model_type)
 
     def resolve(self, encoder: Model) -> Self:
-        found = self.architecture or detect_architecture(encoder)
+        if self.parts is not None:
+            return self
+        found = detect_architecture(encoder)
         model_type = self.model_type or (found.model_type if found is not None else BERT)
         heads = self.heads or (found.heads if found is not None else 0)
         hidden = self.hidden_size or (found.hidden if found is not None else 0)
         fits = found is None or found.head_size is None or found.heads * found.head_size == found.hidden
         known = heads and hidden and hidden % heads == 0 and (fits or self.heads is not None)
         numbers = (heads, hidden) if known else (None, None)
-        return replace(self, model_type=model_type, heads=numbers[0], hidden_size=numbers[1], architecture=found)
+        parts = find_fusable(encoder, model_type)
+        return replace(self, model_type=model_type, heads=numbers[0], hidden_size=numbers[1], architecture=found, parts=parts)
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises UnsupportedModelError if the optimizer fails, or makes operators without a kernel that must stay."""
-        parts = find_fusable(encoder, self.model_type)
+        parts = require_value(self.parts, "the parts that should fuse")
         given = load_for_rewrite(encoder, LARGEST_INLINE)
         made = fuse_graph(given, self.fusing, self.target)
         because = {} if _has_tables(given.graph) else {EMBEDDINGS: NOT_GIVEN}
@@ -156,16 +157,16 @@ class Fuse(Rewrite):
         return str(self.fusing)
 
     def _remarks(self, encoder: Model, parts: tuple[Fusable, ...]) -> Iterator[str]:
-        """Notes on what was found in the encoder before anything was fused."""
+        """Yield notes on the encoder as it was before anything was fused."""
         found = self.architecture
         if find_pooled_hidden(encoder) is not None:
             yield HIDDEN
         yield from found.notes if found is not None else ()
         if found is not None and self.heads and (self.heads, self.hidden_size) != (found.heads, found.hidden):
             asked, has = f"{self.heads} heads and hidden size {self.hidden_size}", f"{found.heads} and {found.hidden}"
-            yield f"warning: {asked} were asked for, where {found.source} told {has}: the optimizer may go by the graph"
+            yield f"warning: {asked} were asked for, but {found.source} says {has}: the optimizer may go by the graph"
         if not any(one.kind == ATTENTION for one in parts):
-            yield "warning: no attention was recognised in the graph: what should fuse is not known for certain"
+            yield "warning: no attention was recognised in the graph: the list of parts that should fuse may be incomplete"
 
 
 def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
@@ -178,7 +179,7 @@ def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGrap
     graph = made.model
     if count_without_kernel(graph, target)[POSITION_BIAS]:
         graph = restore_position_bias(graph, given)
-        notes.append(f"{POSITION_BIAS} was taken back, because the CPU has no kernel for it; the bias is computed as before")
+        notes.append(f"{POSITION_BIAS} was undone, because the CPU has no kernel for it; the bias is computed as before")
     graph = replace_negative_positions(add_missing_biases(graph), given)
     lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
@@ -213,23 +214,23 @@ def list_fallbacks(fusing: Fusing) -> Iterator[Fusing]:
 
 
 def _count_heads(made: onnx.ModelProto) -> int:
-    """The heads of the first attention that was fused, 0 if there is none: the optimizer goes by the graph where it can."""
+    """Return the heads of the first fused attention, 0 if there is none: the optimizer goes by the graph where it can."""
     found = (get_int(node, "num_heads", 0) for node in Graph(made).nodes if get_operator(node) in ATTENTIONS)
     return next((heads for heads in found if heads), 0)
 
 
 def _describe_tables(given: onnx.ModelProto, made: onnx.ModelProto) -> Iterator[str]:
-    """A note on the tables that came in with rotary positions."""
+    """Yield a note on the tables that were added for rotary positions."""
     tables = {node.input[2] for node in made.graph.node if get_operator(node) in FUSED_ROTATIONS}
     old = {tensor.name for tensor in given.graph.initializer}
     new = [tensor for tensor in made.graph.initializer if tensor.name in tables - old]
     if new:
         rows, size = new[0].dims[0], 2 * sum(len(tensor.raw_data) for tensor in new) / 2**20
-        yield f"rotary positions are tables of {rows} rows now, {size:.0f} MiB with both: positions beyond are refused"
+        yield f"rotary positions are now two tables of {rows} rows, {size:.0f} MiB together: later positions are refused"
 
 
 def _explain_nothing_fused(given: onnx.ModelProto, report: FusionReport) -> NothingToOptimizeError:
-    """The error for a graph in which nothing fused, with the reasons."""
+    """Return the error for a graph in which nothing fused, with the reasons."""
     what = "the optimizer fuses nothing in this graph"
     advice = "see `graphsurgery inspect`; for half precision ask with --fp16"
     functions = ", ".join(function.name for function in given.functions)
@@ -246,11 +247,11 @@ def _explain_nothing_fused(given: onnx.ModelProto, report: FusionReport) -> Noth
 
 
 def _count_fused_operators(model: onnx.ModelProto) -> Counter[str]:
-    """How many nodes of each operator that the optimizer makes a graph has."""
+    """Count the operators in ``model`` that the optimizer can make."""
     return Counter(node.op_type for node in model.graph.node if node.domain == VENDOR or get_operator(node) in FUSED_STANDARD)
 
 
 def _has_tables(graph: onnx.GraphProto) -> bool:
-    """Whether the values of all embedding tables are there."""
+    """Return whether all embedding tables hold their own values."""
     tables = find_lookup_tables(graph)
     return all(has_own_bytes(tensor) for tensor in graph.initializer if tensor.name in tables)

@@ -47,8 +47,10 @@ class History:
 
 
 def read_history(model: Model) -> History:
-    """Return the history of ``model``. Raises NoHeadError if another program changed the file since, so that its records do not
-    fit it."""
+    """Return the history of ``model``.
+
+    Raises NoHeadError if another program changed the file, so that its records do not fit it.
+    """
     document, outside = model.document, False
     documents, steps = [document], list[Step]()
     for step, before in undo_steps(model):
@@ -161,7 +163,7 @@ def _replace_document(model: Model, document: Document) -> Model:
 
 
 def _drop_edit_records(document: Document) -> Document:
-    """``document`` without its records of edits."""
+    """Return ``document`` without its records of edits."""
     return replace(document, model=remove_entries(document.model, keep=(OPTIMIZED,)))
 
 
@@ -233,7 +235,7 @@ def _list_read_values(head: Sequence[AddedEdit | RepeatedEdit], encoder: Documen
 
 
 def _set_outputs(document: Document, names: Sequence[str]) -> Document:
-    """``document`` with the values ``names`` as its outputs."""
+    """Return ``document`` with the values ``names`` as its outputs."""
     declared = {info.name: info for info in (*document.proto.graph.value_info, *document.proto.graph.output)}
     old = {onnx.ValueInfoProto.FromString(record.content).name: record for record in document.graph if record.field == OUTPUT}
     new = [
@@ -248,7 +250,7 @@ def _set_outputs(document: Document, names: Sequence[str]) -> Document:
 
 
 def _is_whole(parts: Parts, wanted: Document) -> bool:
-    """Whether the head, put back on the unchanged encoder, gives the model that was split."""
+    """Return whether the head, put back on the unchanged encoder, gives the model that was split."""
     try:
         made = parts.join(parts.encoder).document
     except GraphSurgeryError:

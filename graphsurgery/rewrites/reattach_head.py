@@ -1,8 +1,8 @@
-"""The rewrite ``reattach-head``: our head in place of the one that another program exported.
+"""The rewrite ``reattach-head``: put our head in place of the one that another program exported.
 
 Optimum's export of sentence-transformers pools with operators on which ONNX Runtime's shape inference gives up, and then the
-optimizer fuses no attention. The export still gives the ``token_embeddings`` that it pools. We find out how it pools by running
-it: we look for the one of our heads whose reference gives the same vectors.
+optimizer fuses no attention. The export still gives the ``token_embeddings`` that it pools. To find out how it pools, it is
+run, and its vectors are compared with those of the references of our heads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Head:
-    """What another program's head turned out to be: modes of pooling, side by side, and whether brought to length one."""
+    """How another program's head pools: its modes, side by side, and whether its vectors have length one."""
 
     mode: str
     normalize: bool
@@ -49,7 +49,7 @@ class Head:
 
 
 def find_pooled_hidden(model: Model) -> str | None:
-    """The token embeddings of a pooled export that has them as an output beside the embedding; None where it is none."""
+    """Return the output with token embeddings of a pooled export, beside its embedding, or None if ``model`` is none."""
     names = {value.name for value in model.interface.outputs}
     return next((name for name in POOLED if name in names and EMBEDDING in names), None)
 
@@ -63,28 +63,26 @@ class ReattachHead(Rewrite):
     exactness: ClassVar[str] = FLOAT32
     doing: ClassVar[str] = "recognising the head"
 
-    def requires(self, model: Model) -> RequestError | None:
+    def check(self, model: Model) -> None:
         if find_pooled_hidden(model) is None:
             outputs = ", ".join(map(str, model.interface.outputs))
-            what = (
-                f"a head can be replaced where the file gives {EMBEDDING} and {' or '.join(POOLED)}; this one gives {outputs}"
-            )
-            return RequestError(what, INSTEAD)
+            what = f"a head can be replaced if the file has the outputs {EMBEDDING} and {' or '.join(POOLED)}; it has {outputs}"
+            raise RequestError(what, INSTEAD)
         if any(step.edit == POOLING for step in read_head_steps(model)):
-            return RequestError("its head is graphsurgery's own already", "leave out --rehead")
-        return None
+            raise RequestError("its head was made by graphsurgery already", "leave out --rehead")
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """The other outputs stay, behind the embedding.
 
-        Raises NothingToPoolError for a head that is none of ours, RequestError if an output is computed from the embedding.
+        Raises NothingToPoolError if no head of ours gives the same vectors, RequestError if an output is computed from the
+        embedding.
         """
         hidden = require_value(find_pooled_hidden(encoder), "token embeddings")
         head = _recognise_head(encoder, hidden)
         old = [value.name for value in encoder.interface.outputs]
         kept = tuple(name for name in old if name != EMBEDDING)
-        notes = [f"its own head, {head}, was taken off and ours put in its place"]
-        notes += [f"its outputs are in another order: {', '.join((EMBEDDING, *kept))}"] if old[0] != EMBEDDING else []
+        notes = [f"its own head, {head}, was replaced by ours"]
+        notes += [f"its outputs have a new order: {', '.join((EMBEDDING, *kept))}"] if old[0] != EMBEDDING else []
         pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
         return Rewritten(_drop_head(encoder, kept), {"head": str(head)}, tuple(notes), head=(pooling,))
 
@@ -98,7 +96,7 @@ class ReattachHead(Rewrite):
 
 
 def _recognise_head(model: Model, hidden: str) -> Head:
-    """The head whose reference gives what the file gives, on ragged, left-padded and holed batches."""
+    """Return the head whose reference gives the file's vectors, on ragged batches, with left padding and with holes."""
     generator, session = make_feed_generator(model), open_session(model)
     candidates: list[Head] | None = None
     for mask in (mask for kind, masks in generator.generate_masks() if kind in COMPARED for mask in masks):
@@ -110,13 +108,14 @@ def _recognise_head(model: Model, hidden: str) -> Head:
         candidates = [head for head in candidates if _matches(head, found[hidden], tokens, wanted)]
     if not candidates:
         raise NothingToPoolError(
-            f"{EMBEDDING} is no pooling of {hidden} that graphsurgery knows, normalised or not", "export the transformer alone"
+            f"{EMBEDDING} is not made from {hidden} by any pooling that graphsurgery knows, normalised or not",
+            "export the transformer alone",
         )
     return candidates[0]
 
 
 def _list_candidates(hidden: Array, embedding: Array) -> list[Head]:
-    """Every head whose vectors are as wide: one mode, or a few side by side."""
+    """Return every head that gives vectors of that width: one mode, or a few side by side."""
     times, rest = divmod(embedding.shape[-1], hidden.shape[-1])
     if rest or embedding.ndim != 2 or times > MOST_MODES:
         return []
@@ -131,14 +130,16 @@ def _matches(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
 
 
 def _drop_head(model: Model, outputs: Collection[str]) -> Model:
-    """The nodes that ``outputs`` are computed by, and the weights that these read. RequestError where one of them is computed
-    from the embedding."""
+    """Return ``model`` with only the nodes and weights from which ``outputs`` are computed.
+
+    Raises RequestError if one of them is computed from the embedding.
+    """
     document, graph = model.document, Graph.of(model)
     ends = [value for name in outputs if (value := graph.value(name)) is not None]
     needed = {value.name for value in graph.ancestors(ends)}
     if EMBEDDING in needed:
         raise RequestError(
-            f"of the outputs {', '.join(outputs)} some are computed from {EMBEDDING}, so that its head cannot be replaced",
+            f"some of the outputs {', '.join(outputs)} are computed from {EMBEDDING}, so its head cannot be replaced",
             INSTEAD,
         )
     nodes = [record for record in document.graph if record.field == NODE]

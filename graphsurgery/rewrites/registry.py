@@ -14,7 +14,7 @@ from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
 
 ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, Fuse, Half)
-"""In the order in which old files, which record several rewrites in one entry, were rewritten."""
+"""All rewrites, in the order in which they were applied to old files, which record several of them in one entry."""
 REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
 
 
@@ -34,5 +34,5 @@ def make_rewrite(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
 
 
 def read_recorded_rewrites(parameters: Mapping[str, Any]) -> list[Rewrite]:
-    """The rewrites that one entry of a file records, in order."""
+    """Return the rewrites that one entry of a file records, in order."""
     return [found for rewrite in ALL if (found := rewrite.from_record(parameters)) is not None]

@@ -1,4 +1,4 @@
-"""A rewrite: a frozen dataclass whose fields are its parameters, as those of an edit are.
+"""A rewrite: a frozen dataclass whose fields are its parameters, as in an edit.
 
 An edit changes what a model computes. A rewrite makes it compute the same with less or cheaper work. It changes the encoder
 alone: `apply_rewrite` takes the recorded head off before, and puts it back afterwards.
@@ -15,7 +15,7 @@ import numpy as np
 
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder.architecture import Architecture
-from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError
+from graphsurgery.errors import NothingToOptimizeError
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.fuse.report import FusionReport
@@ -25,7 +25,7 @@ Feed = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Context:
-    """What a rewrite can ask for while it is applied."""
+    """The services that a rewrite can use while it is applied."""
 
     feeds: Callable[[Model], Sequence[Feed]]
     """Draws inputs to run an encoder on, for rewrites that measure."""
@@ -69,9 +69,8 @@ class Rewrite(ABC):
     doing: ClassVar[str]
     """What the progress display says meanwhile."""
 
-    def requires(self, model: Model) -> GraphSurgeryError | None:
-        """Return the error that says why this cannot be done with ``model`` and what to do instead, or None if it can."""
-        return None
+    def check(self, model: Model) -> None:  # noqa: B027 (most rewrites take every model)
+        """Raise the error that says why this cannot be done with ``model``, and what to do instead. Called before `resolve`."""
 
     def resolve(self, encoder: Model) -> Self:
         """Return this rewrite with every parameter filled in for ``encoder``."""

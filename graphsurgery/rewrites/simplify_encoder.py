@@ -27,12 +27,13 @@ class Simplify(Rewrite):
     exactness: ClassVar[str] = FLOAT32
     doing: ClassVar[str] = "simplifying the graph"
 
-    def requires(self, model: Model) -> UnsupportedModelError | None:
+    def check(self, model: Model) -> None:
         vendors = count_vendor_operators(model.proto)
         if not vendors:
-            return None
+            return
         listed = ", ".join(f"{name} ({count})" for name, count in vendors.items())
-        return UnsupportedModelError(f"the graph has operators of one vendor: {listed}", "take the file it was made from")
+        what = f"the graph has operators of one vendor: {listed}"
+        raise UnsupportedModelError(what, "simplify the file from which it was made")
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         given = load_for_rewrite(encoder, LARGEST_FOLDED)
