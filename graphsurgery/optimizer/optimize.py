@@ -93,9 +93,7 @@ def optimize(
 def _require_consistent(both: bool, io_alone: bool, portable: bool, of_fusions: Mapping[str, Any]) -> None:
     """Raise RequestError for options that contradict each other."""
     if both:
-        raise RequestError(
-            "both float16 and bfloat16 were asked for, but an encoder computes in one", "ask for one of them"
-        )
+        raise RequestError("both float16 and bfloat16 were asked for, but an encoder computes in one", "ask for one of them")
     if io_alone:
         raise RequestError("half precision was asked for inputs and outputs, but not for the encoder", "add --fp16 or --bf16")
     given = [option for option, value in of_fusions.items() if value]
