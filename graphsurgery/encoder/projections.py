@@ -115,7 +115,7 @@ def find_projection(flow: Flow, value: ir.Value) -> Projection | None:
     return None
 
 
-def find_shape(flow: Flow, value: ir.Value | None, depth: int = 4) -> Shape:
+def _read_shape(flow: Flow, value: ir.Value | None, depth: int = 4) -> Shape:
     """Return the target of a Reshape as far as constants tell it."""
     numbers = flow.integers(value)
     if numbers is not None:
@@ -124,16 +124,16 @@ def find_shape(flow: Flow, value: ir.Value | None, depth: int = 4) -> Shape:
     if node is None or not depth:
         return (None,)
     if get_operator(node) == "Concat":
-        return tuple(dim for piece in node.inputs[:MOST_INTEGERS] for dim in find_shape(flow, piece, depth - 1))
+        return tuple(dim for piece in node.inputs[:MOST_INTEGERS] for dim in _read_shape(flow, piece, depth - 1))
     if get_operator(node) == "Slice":  # the leading dims of another shape
         return (None, None)
-    return find_shape(flow, get_input(node, 0), depth - 1)
+    return _read_shape(flow, get_input(node, 0), depth - 1)
 
 
 def _walk_back(flow: Flow, node: ir.Node, inputs: list[ir.Value], path: _Path) -> ir.Value | None:
     """Add ``node`` to the path and return the value that flows into it."""
     if get_operator(node) == "Reshape":
-        path.shapes.append(find_shape(flow, get_input(node, 1)))
+        path.shapes.append(_read_shape(flow, get_input(node, 1)))
     rotation = _match_rotation(flow, node)
     path.rotation = path.rotation or rotation
     step, before = (ROTARY, rotation.source) if rotation else _classify_step(flow, node, inputs)

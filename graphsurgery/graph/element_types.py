@@ -131,7 +131,7 @@ def _find_constant_dtype(node: ir.Node) -> int | None:
         if name == "value":
             return int(attribute.as_tensor().dtype)
         if name == "sparse_value":
-            return int(attribute.as_string())  # see `make_importable`
+            return int(attribute.as_string())  # see `importing`
         if name.startswith("value_"):
             known = {"float": FLOAT, "int": onnx.TensorProto.INT64, "string": onnx.TensorProto.STRING}
             return known.get(name.removeprefix("value_").removesuffix("s"))

@@ -29,10 +29,10 @@ def import_graph(source: onnx.GraphProto) -> ir.Graph:
 
     Raises MalformedModelError if a name stands for two values, UnsupportedModelError if onnx-ir refuses the graph.
     """
-    check_defined_once(source)
+    _check_defined_once(source)
     with _hide_warnings():
         try:
-            return ir.serde.deserialize_graph(make_importable(source))
+            return ir.serde.deserialize_graph(_make_importable(source))
         except ir.serde.SerdeError as error:
             reason: BaseException = error
             while reason.__cause__ is not None:
@@ -41,7 +41,7 @@ def import_graph(source: onnx.GraphProto) -> ir.Graph:
             raise UnsupportedModelError(what, "export the model again") from error
 
 
-def check_defined_once(graph: onnx.GraphProto) -> None:
+def _check_defined_once(graph: onnx.GraphProto) -> None:
     """Raise MalformedModelError if a name stands for two values, because such a graph has no definite meaning."""
     inputs = {info.name for info in graph.input}
     initializers = {one.name for one in graph.initializer} - inputs
@@ -52,7 +52,7 @@ def check_defined_once(graph: onnx.GraphProto) -> None:
         raise MalformedModelError(f"the graph defines {shorten(repeated[0])!r} twice", "export the model again")
 
 
-def make_importable(source: onnx.GraphProto) -> onnx.GraphProto:
+def _make_importable(source: onnx.GraphProto) -> onnx.GraphProto:
     """Return ``source``, or a copy of it without the parts that onnx-ir would refuse.
 
     An attribute that is left out is replaced by a text: for a sparse tensor, the number of its element type.

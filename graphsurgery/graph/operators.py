@@ -38,11 +38,6 @@ def get_short_name(node: AnyNode) -> str:
     return node.op_type if node.domain == VENDOR else get_operator(node)
 
 
-def is_standard(node: AnyNode) -> bool:
-    """Return whether ``node`` is an operator of the standard's domain."""
-    return node.domain in STANDARD
-
-
 def _vendor(*names: str) -> frozenset[str]:
     return frozenset(f"{VENDOR}.{name}" for name in names)
 
@@ -178,7 +173,7 @@ SCALE_INPUTS = {
     f"{VENDOR}.SimplifiedLayerNormalization": 1, f"{VENDOR}.SkipLayerNormalization": 2,
     f"{VENDOR}.SkipSimplifiedLayerNormalization": 2, EMBEDDING_NORM: 5,
 }  # fmt: skip
-"""The place of the scale among a norm's inputs: a vector as long as the last dim."""
+"""The index of the scale among a norm's inputs. The scale is a vector as long as the last dim."""
 
 # --- the transformer optimizer ---------------------------------------------------------------------------------------------
 
