@@ -47,6 +47,16 @@ class Blocks:
         activations = [one for one in find_activations(self.flow) if one.output.producer() in self.nodes]
         return tuple((self._layers[0].get(one.output), one) for one in activations)
 
+    def find_norm(self, value: ir.Value) -> Norm | None:
+        """Return the norm of ``value``. It may be a fused norm that computes the sum ``value`` itself."""
+        origin = self.flow.graph.origin
+        for _, norm in self.norms:
+            if (norm.source is not None and origin(norm.source) is origin(value)) or (
+                norm.fused and value in norm.node.outputs
+            ):
+                return norm
+        return None
+
     @cached_property
     def _layers(self) -> tuple[Layers, Layers]:
         """By value: the last attention that it is computed from, and the first attention that is computed from it."""
@@ -76,16 +86,6 @@ class Blocks:
         if norm.summands or norm.lookups or embeds:
             return before.get(norm.output)
         return after.get(norm.output, before.get(norm.output))
-
-    def find_norm(self, value: ir.Value) -> Norm | None:
-        """Return the norm of ``value``. It may be a fused norm that computes the sum ``value`` itself."""
-        origin = self.flow.graph.origin
-        for _, norm in self.norms:
-            if (norm.source is not None and origin(norm.source) is origin(value)) or (
-                norm.fused and value in norm.node.outputs
-            ):
-                return norm
-        return None
 
 
 def find_blocks(model: Model) -> Blocks:

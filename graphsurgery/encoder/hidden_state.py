@@ -112,9 +112,9 @@ def _choose(model: Model, candidates: list[str], target: SearchTarget, ids: str 
     """Return the only candidate. Raises NothingToPoolError if there are none or several."""
     if len(candidates) == 1:
         return candidates[0]
-    outputs = ", ".join(map(str, model.interface.outputs)) or "no output"
+    outputs = ", ".join(map(str, model.interface.outputs)) or "none"
     what = "more than one output could be pooled" if candidates else f"no output is {target.dims}"
-    raise NothingToPoolError(f"{what}; the model gives {outputs}", *_advise(model, Graph.of(model), ids, target))
+    raise NothingToPoolError(f"{what}; the outputs are {outputs}", *_advise(model, Graph.of(model), ids, target))
 
 
 def _find_problem(graph: Graph, name: str, declared: Value | None, target: SearchTarget) -> str | None:
