@@ -20,8 +20,8 @@ TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 class Features:
     """The features made so far."""
 
-    made: dict[str, str]
-    """Features by their names in sentence-transformers, with the outputs of the graph that hold them."""
+    outputs: dict[str, str]
+    """The output of the graph that holds each feature, by the feature's name in sentence-transformers."""
     kept: tuple[str, ...] = ()
     """Features that stay outputs when another feature is made from them."""
     skip_prompt: str | None = None
@@ -36,13 +36,13 @@ class Features:
 
     def require(self, module: Module, name: str) -> str:
         """Return the output that holds the feature ``name``, which ``module`` reads. FolderError if no module made it."""
-        if name not in self.made:
-            there = ", ".join(sorted(self.made))
+        if name not in self.outputs:
+            there = ", ".join(sorted(self.outputs))
             raise FolderError(
                 f"{module.path}: {module.kind} reads {name!r}, which no module before it makes; there are {there}",
                 "check the order of modules.json and the module's module_input_name; the model was saved with others",
             )
-        return self.made[name]
+        return self.outputs[name]
 
     def make(self, module: Module, name: str, reads: str) -> str:
         """Add the feature ``name``, which ``module`` makes from the feature ``reads``. Return its name in the graph.
@@ -51,12 +51,12 @@ class Features:
         """
         if not name or not name.isprintable():
             raise FolderError(f"{module.path}: {module.kind} writes {shorten(repr(name))}, which is not a valid name", DOWNLOAD)
-        if name in self.made and name != reads:
+        if name in self.outputs and name != reads:
             raise FolderError(
                 f"{module.path}: {module.kind} writes {name!r}, which a module before it wrote already",
                 "one of the two has the wrong module_output_name",
             )
         if name == TOKENS:
             self.width = None
-        self.made[name] = name
+        self.outputs[name] = name
         return name

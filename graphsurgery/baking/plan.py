@@ -82,10 +82,10 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     config = read_folder_config(folder)
     modules, notes = _choose_route(_read_modules(folder), request.route)
     encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
-    made, width = find_first_features(modules[0], encoder)
-    kept = _choose_kept(request, made)
-    features = Features(made, kept, request.skip_prompt, width=width, notes=[*notes, note])
-    planned: list[Planned] = [(step, folder) for step in plan_m3_outputs(folder, kept, features.made.get(TOKENS, ""))]
+    outputs, width = find_first_features(modules[0], encoder)
+    kept = _choose_kept(request, outputs)
+    features = Features(outputs, kept, request.skip_prompt, width=width, notes=[*notes, note])
+    planned: list[Planned] = [(step, folder) for step in plan_m3_outputs(folder, kept, features.outputs.get(TOKENS, ""))]
     mean = Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, "")
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):
         planned += [(step, module.path) for step in plan_module(module, features)]
@@ -105,9 +105,9 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut)
 
 
-def check_uncut(plan: BakePlan, made: Interface) -> None:
+def check_uncut(plan: BakePlan, interface: Interface) -> None:
     """Raise FolderError if the embedding is wider than the configs said when the folder's cut was left out."""
-    embedding = made.output(SENTENCE)
+    embedding = interface.output(SENTENCE)
     width = embedding.dims[-1] if embedding is not None and embedding.dims else None
     if plan.uncut is not None and isinstance(width, int) and width > plan.uncut:
         cut = f"{plan.folder / FOLDER_CONFIG} cuts the embedding to {plan.uncut} dims, its whole width by the modules' configs"
@@ -160,9 +160,9 @@ def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:
         raise RequestError("no module of the folder leaves the prompt out of pooling", "leave out --skip-prompt")
 
 
-def _choose_kept(request: Request, made: dict[str, str]) -> tuple[str, ...]:
+def _choose_kept(request: Request, outputs: dict[str, str]) -> tuple[str, ...]:
     """Return the features to keep. RequestError for unknown ones. The encoder's own name for the hidden state is accepted."""
-    kept = tuple(TOKENS if name == made.get(TOKENS) else name for name in request.keep_output)
+    kept = tuple(TOKENS if name == outputs.get(TOKENS) else name for name in request.keep_output)
     choices = (TOKENS, *LAYERS)
     unknown = [name for name in kept if name not in choices]
     if unknown:

@@ -63,8 +63,8 @@ def _write_encoding(plan: BakePlan, folder: str, used: set[str], *, counts_promp
         f'tokenizer.enable_padding(direction="{tokens.side}", pad_id={tokens.pad_id}, pad_token={tokens.pad_token!r})',
         f"encoded = tokenizer.encode_batch({_write_batch(plan)}{special})",
     ]  # fmt: skip
-    made = ((name, attribute) for name, attribute in ARRAYS.items() if name in used)
-    return lines + [f"{name} = np.array([one.{attribute} for one in encoded])" for name, attribute in made]
+    arrays = ((name, attribute) for name, attribute in ARRAYS.items() if name in used)
+    return lines + [f"{name} = np.array([one.{attribute} for one in encoded])" for name, attribute in arrays]
 
 
 def _write_batch(plan: BakePlan) -> str:

@@ -70,21 +70,21 @@ def plan_m3_outputs(folder: Path, wanted: tuple[str, ...], tokens: str) -> Steps
 
 def plan_ending(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features) -> list[Planned]:
     """Return the edit after the modules: scores of a cross-encoder, or unit vectors of a late-interaction model."""
-    if SCORES in features.made:
+    if SCORES in features.outputs:
         encoder = read_encoder_config(modules[0].path)
         if encoder is None:
             return []
         activation = choose_score_activation(config, encoder, encoder.num_labels)
         place = folder / FOLDER_CONFIG if config.activation else modules[0].path / "config.json"
-        return [(AddActivation(activation, features.made[SCORES], SCORES), place)]
-    if SENTENCE in features.made:
+        return [(AddActivation(activation, features.outputs[SCORES], SCORES), place)]
+    if SENTENCE in features.outputs:
         return []
-    if TOKENS not in features.made or (config.model_type != "ColBERT" and not _ends_with_token_dense(modules)):
+    if TOKENS not in features.outputs or (config.model_type != "ColBERT" and not _ends_with_token_dense(modules)):
         raise FolderError(
             f"{folder} has no module that pools", "if it is a plain transformer folder, pool its ONNX file with add-pooling"
         )
     features.notes.append("no module pools: the file gives a vector per token, normalised, for late interaction")
-    return [(AddNormalize(features.made[TOKENS]), folder)]
+    return [(AddNormalize(features.outputs[TOKENS]), folder)]
 
 
 def _ends_with_token_dense(modules: Sequence[Module]) -> bool:
@@ -147,7 +147,7 @@ def _dense_width(module: Module, path: Path) -> int | None:
 
 
 def _plan_normalize(module: Module, features: Features) -> Steps:
-    if SENTENCE not in features.made:
+    if SENTENCE not in features.outputs:
         features.notes.append(
             f"{module.name}: a Normalize module before any pooling does nothing in sentence-transformers, and nothing here"
         )

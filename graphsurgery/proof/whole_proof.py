@@ -107,8 +107,8 @@ def _measure_dependence_of(whole: Whole, generator: FeedGenerator, mask: Mask) -
     for row in range(len(mask)):
         tokens = np.flatnonzero(mask[row])
         for index, run in enumerate(runs):
-            alone = _find_embedding(run(generator.cut(batch, row, slice(None))))[0]
-            cut = _find_embedding(run(generator.cut(batch, row, slice(tokens[0], tokens[-1] + 1))))[0]
+            alone = _find_embedding(run(generator.cut_feed(batch, row, slice(None))))[0]
+            cut = _find_embedding(run(generator.cut_feed(batch, row, slice(tokens[0], tokens[-1] + 1))))[0]
             if cut.shape != alone.shape:
                 return None
             neighbours[index] = max(neighbours[index], _measure_difference(alone, full[index][row]))

@@ -1,9 +1,9 @@
-"""Establish what an encoder takes its inputs for, whatever they are called: what its mask means, and which dim is the batch.
+"""Establish how an encoder uses its inputs, whatever their names: the meaning of its mask, and which dim is the batch.
 
-`attention_mask` may be additive, and the ``src_key_padding_mask`` of torch.nn.TransformerEncoder is true at padding;
+`attention_mask` may be additive, and the ``src_key_padding_mask`` of torch.nn.TransformerEncoder is true at padding.
 torch.nn.TransformerEncoder and fairseq put the sequence before the batch unless asked otherwise. Such a file runs on any feed
-and gives numbers that look right. What the graph shows counts (`mask_in_graph`), else what a run shows (`probing`); names of
-dims count only where neither shows anything.
+and gives numbers that look right. The graph decides (`mask_in_graph`). If it shows nothing, a run decides (`probing`), and
+names of dims decide only if neither shows anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ADVICE = "export the encoder with the batch first ([batch, seq]): batch_first=Tr
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of an encoder, None where nothing shows it, and what shows it."""
+    """The layout of an encoder, None if nothing shows it, and the reason."""
 
     name: str | None
     why: str = ""
@@ -70,7 +70,7 @@ def _establish(model: Model, roles: Roles) -> MaskMeaning:
 def require_batch_first(model: Model, roles: Roles) -> None:
     """Raise LayoutError if ``model`` takes ``[seq, batch]`` or gives ``[seq, batch, hidden]``.
 
-    What was found is kept with the model.
+    The layout is kept with the model.
     """
     key = tuple(value.name for value in (roles.ids, roles.mask) if value is not None)
     with _SHARING:
@@ -85,7 +85,7 @@ def require_batch_first(model: Model, roles: Roles) -> None:
 
 
 def _find_layout(model: Model, roles: Roles) -> Layout:
-    """What the graph or a run shows counts, and names only where neither shows anything."""
+    """Return the layout by the graph or a run, and by names of dims only if neither shows anything."""
     fed = [value for value in (roles.ids, roles.mask, *roles.others) if value is not None and value.rank in (2, 3)]
     turned = next((one for one in model.interface.outputs if fed and _is_turned(one, fed[0])), None)
     if turned is not None:

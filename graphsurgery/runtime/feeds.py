@@ -117,9 +117,9 @@ class FeedGenerator:
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
-    def cut(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
-        """Return a feed for one row of ``feed`` and some of its positions. Inputs that have neither are left as they are."""
-        found = dict(feed)
+    def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
+        """Return a feed for one row of ``feed`` and some of its positions. Other inputs stay as they are."""
+        part = dict(feed)
         roles = (self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions)
         batch, sequence = self._leading_dims()
         for value in (*roles, *self.roles.others):
@@ -127,10 +127,10 @@ class FeedGenerator:
                 continue
             by_role = value in roles
             if by_role or (value.dims[:1] == (batch,) and isinstance(batch, str)):
-                found[value.name] = found[value.name][row : row + 1]
-            if found[value.name].ndim > 1 and (by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
-                found[value.name] = found[value.name][:, positions]
-        return found
+                part[value.name] = part[value.name][row : row + 1]
+            if part[value.name].ndim > 1 and (by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
+                part[value.name] = part[value.name][:, positions]
+        return part
 
     @property
     def left_out(self) -> list[str]:

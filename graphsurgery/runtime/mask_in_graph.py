@@ -1,7 +1,7 @@
-"""What a graph shows of an encoder's mask: at which of its values a position is a token.
+"""Read the meaning of an encoder's mask from its graph: which values of the mask mark tokens.
 
-What the mask becomes on its way to the scores of an attention is computed, for a text without padding and for one with a hole.
-The form in which the hole hides its position, and in which nothing is hidden without a hole, is the mask's.
+The nodes between the mask and the scores of an attention run on a text without padding and on one with a hole. In the mask's
+own form, the hole hides its position, and without a hole nothing is hidden.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from graphsurgery.runtime.session import Session
 HIDING = 50.0
 """A score that falls by this much more than another one hides its position: exp(-50) is 2e-22."""
 MOST_BYTES = 1 << 26
-"""Weights that are read to compute what a mask becomes, at most."""
+"""The number of bytes of weights to read at most for that computation."""
 
 
 def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning:
@@ -94,7 +94,7 @@ def _convert_to_terms(flow: Flow, attention: Attention, value: ir.Value, array: 
 
 
 def _convert_operand(node: ir.Node, place: int, array: np.ndarray, length: int) -> np.ndarray | None:
-    """As `_as_added`, for an operand of an operator that is a whole attention."""
+    """Return what an operand of an operator that is a whole attention adds to scores, or None if that is not known."""
     if place in MASK_INDEXES.get(get_operator(node), ()):
         if array.ndim == 1:
             array = decode_mask(array[:1], LENGTHS, length)

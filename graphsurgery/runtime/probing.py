@@ -1,7 +1,7 @@
-"""What runs of an encoder show of its inputs: what its mask means, and which dim is the batch.
+"""Run an encoder to find the meaning of its mask, and which dim is the batch.
 
-In the mask's own form, another token at a hidden position leaves all other positions as they were; and another token changes
-numbers of its own text alone. An encoder whose tokens never look at each other shows neither.
+In the mask's own form, another token at a hidden position leaves all other positions as they were. Another token changes only
+numbers of its own text. An encoder without attention between tokens shows neither.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphsurgery.runtime.mask_forms import LENGTHS, list_possible_forms
 
 GRAPH, RUN = "graph", "run"
 ROWS, TOKENS, HOLE, SEEN = 2, 5, 1, 2
-"""Rows and positions of the text that is tried, the one that is hidden, and one that those behind it must see."""
+"""Rows and positions of the trial text, the hidden position, and a position that those behind it must see."""
 SAME, OTHER = 1e-5, 1e-4
 """Shares of an output's largest number: values that differ by less are the same, by more are others."""
 BATCH_FIRST, SEQUENCE_FIRST = "batch first", "sequence first"
@@ -83,9 +83,9 @@ def _mixes(run: Run, generator: FeedGenerator) -> bool:
 
 
 def make_trial_masks(generator: FeedGenerator, at_end: bool) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Return a text without padding, the same with a hole, and where that is; no second one where the text is too short.
+    """Return a mask without padding, one with a hole (None if the text is too short), and the position of the hole.
 
-    The hole has tokens behind it, unless it is to be ``at_end``, where lengths alone can have it.
+    The hole has tokens behind it. With ``at_end``, and for lengths, it is the last position.
     """
     whole = np.ones((generator.fixed_batch or ROWS, generator.fixed_sequence or TOKENS), dtype=np.bool_)
     hole = whole.shape[1] - 1 if at_end or generator.form == LENGTHS else HOLE

@@ -113,8 +113,8 @@ def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int =
     ``extra_outputs`` are values of the graph that become outputs. ``threads`` and ``plain`` are those of `Session`.
     """
     model.require_data("running the model")
-    given = {value.name for value in model.interface.outputs}
-    inside = [name for name in extra_outputs if name not in given]
+    declared = {value.name for value in model.interface.outputs}
+    inside = [name for name in extra_outputs if name not in declared]
     if model.path is not None and not inside and model.is_as_loaded:
         return Session(model.path, threads=threads, plain=plain)
     proto = model.to_proto()
