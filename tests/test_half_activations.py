@@ -175,7 +175,7 @@ def test_attention_scores_that_are_not_scaled_down():
 def test_what_is_kept_is_told():
     found = find_float32_nodes(made(LARGE, w=WEIGHT), [X], FLOAT16)
     assert found.counts == {TOO_LARGE: {"Mul": 2, "Transpose": 1}}
-    assert found.summary() == ["2 nodes in float16, 3 in float32", "float32, a value too large: 2 Mul, 1 Transpose"]
+    assert found.summarise() == ["2 nodes in float16, 3 in float32", "float32, a value too large: 2 Mul, 1 Transpose"]
     told = found.to_json()
     assert told["float32_nodes"] == 3 and set(told["nodes"]) == set(found.nodes)
 

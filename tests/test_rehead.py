@@ -94,7 +94,7 @@ def test_a_head_that_is_known(modes: tuple[str, ...], unit: bool, tmp_path: Path
     made = graphsurgery.load(done.output)
     assert [step.parameters["mode"] for step in read_head_steps(made)] == [",".join(modes)]
     assert {value.name for value in made.interface.outputs} == {TOKENS, VECTOR}
-    assert any("another order: sentence_embedding, token_embeddings" in note for note in done.notes)
+    assert any("a new order: sentence_embedding, token_embeddings" in note for note in done.notes)
     mask = np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int64)
     feed = {"input_ids": np.arange(8).reshape(2, 4) + 4, "attention_mask": mask, "token_type_ids": np.zeros((2, 4), np.int64)}
     wanted, found = (session.run(feed)[VECTOR] for session in (Session(source.SerializeToString()), Session(done.output)))

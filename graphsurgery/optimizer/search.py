@@ -56,7 +56,7 @@ class Search:
         exact = [one for one in rewrites if one.exactness != LOSSY]
         lossy = [one for one in rewrites if one.exactness == LOSSY]
         last = None
-        for label, chain in self._candidates(exact, is_alone=not lossy):
+        for label, chain in self._make_candidates(exact, is_alone=not lossy):
             last = self._try_candidate(chain, lossy)
             if last.report is None or last.report.verdict is not Verdict.FAILED:
                 break
@@ -68,7 +68,7 @@ class Search:
             raise UnsupportedModelError(what, "optimize it with --portable")
         return self._judge(replace(last, attempts=tuple(self.attempts)))
 
-    def _candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
+    def _make_candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
         """Yield each candidate, applied, with its label; each graph once.
 
         The candidates differ in the first rewrite that offers safer versions.
@@ -80,7 +80,7 @@ class Search:
             (place for place, one in enumerate(rewrites) if any(True for _ in one.list_fallbacks())), len(rewrites) - 1
         )
         base = self._apply((), rewrites[:place])
-        parts = split_head(self._model(base))
+        parts = split_head(self._get_model(base))
         boldest = rewrites[place].resolve(parts.encoder)
         others = tuple(boldest.list_fallbacks())
         for one in (boldest, *others):
@@ -103,10 +103,10 @@ class Search:
         """Apply ``rewrites`` after those of ``chain``. ``parts``: the encoder and the head of its model, if they are known."""
         context = Context(self.proof.feeds, self.progress)
         for rewrite in rewrites:
-            chain, parts = (*chain, apply_rewrite(rewrite, self._model(chain), context, parts)), None
+            chain, parts = (*chain, apply_rewrite(rewrite, self._get_model(chain), context, parts)), None
         return chain
 
-    def _model(self, chain: Chain) -> Model:
+    def _get_model(self, chain: Chain) -> Model:
         return chain[-1].after if chain else self.source
 
     def _is_new(self, changed: Chain) -> bool:

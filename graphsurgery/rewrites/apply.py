@@ -60,13 +60,13 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context, parts: Parts
 
 
 def _describe_edits(parts: Parts) -> dict[str, Any]:
-    """The file's edits at this time, for the record: how many are in the head, and those that lose their own record."""
+    """Return the file's edits at this time, for the record: how many are in the head, and those that lose their own record."""
     before = [{"edit": step.edit, **step.given} for step in parts.before]
     return ({"edits": len(parts.head)} if parts.head else {}) | ({"before": before} if before else {})
 
 
 def _warn_about_records(model: Model, parts: Parts) -> Iterator[str]:
-    """Warnings about records that the rewritten model will not have."""
+    """Yield warnings about records that the rewritten model will not have."""
     if parts.lost:
         yield f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}"
     try:

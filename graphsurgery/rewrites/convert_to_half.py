@@ -70,20 +70,20 @@ class Half(Rewrite):
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """Raises as `to_half` and `find_float32_nodes`, and NothingToOptimizeError if no node can be converted."""
-        given, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
-        stays = find_float32_nodes(given, context.feeds(encoder), self.kind)
-        if not stays.others:
+        source, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
+        kept = find_float32_nodes(source, context.feeds(encoder), self.kind)
+        if not kept.others:
             raise NothingToOptimizeError(
                 f"no node of this graph can compute in {name.lower()}", "leave out --fp16 and --bf16 (the rewrite `half`)"
             )
-        made = to_half(given, self.kind, stays.nodes, self.kind if self.io else FLOAT)
+        made = to_half(source, self.kind, kept.nodes, self.kind if self.io else FLOAT)
         return Rewritten(
-            replace(encoder, document=to_document(encoder, given, made), loaded=None),
-            {"precision": name.lower(), "float32_nodes": len(stays.nodes)} | ({"half_io": True} if self.io else {}),
-            (*stays.summary(), FOR_GPUS[name]),
+            replace(encoder, document=to_document(encoder, source, made), loaded=None),
+            {"precision": name.lower(), "float32_nodes": len(kept.nodes)} | ({"half_io": True} if self.io else {}),
+            (*kept.summarise(), FOR_GPUS[name]),
             keeps_goldens=self.kind != onnx.TensorProto.BFLOAT16,
             golden_limits=HALF,
-            loss=stays.to_json(),
+            loss=kept.to_json(),
         )
 
     def interface(self, before: Interface) -> Interface:

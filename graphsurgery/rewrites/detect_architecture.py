@@ -1,4 +1,4 @@
-"""Detect the architecture of a model file from its graph, and from the config.json of its folder where there is one."""
+"""Detect the architecture of a model file from its graph, and from the config.json of its folder if there is one."""
 
 from __future__ import annotations
 

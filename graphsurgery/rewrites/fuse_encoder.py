@@ -127,7 +127,7 @@ class Fuse(Rewrite):
         return Rewritten(
             replace(encoder, document=to_document(encoder, given, made.graph), loaded=None),
             made.recorded,
-            (*self._remarks(encoder, parts), *made.notes),
+            (*self._describe_encoder(encoder, parts), *made.notes),
             unchanged=None
             if _count_fused_operators(made.graph) - _count_fused_operators(given)
             else _explain_nothing_fused(given, report),
@@ -156,7 +156,7 @@ class Fuse(Rewrite):
     def __str__(self) -> str:
         return str(self.fusing)
 
-    def _remarks(self, encoder: Model, parts: tuple[Fusable, ...]) -> Iterator[str]:
+    def _describe_encoder(self, encoder: Model, parts: tuple[Fusable, ...]) -> Iterator[str]:
         """Yield notes on the encoder as it was before anything was fused."""
         found = self.architecture
         if find_pooled_hidden(encoder) is not None:

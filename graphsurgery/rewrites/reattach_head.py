@@ -144,7 +144,7 @@ def _drop_head(model: Model, outputs: Collection[str]) -> Model:
         )
     nodes = [record for record in document.graph if record.field == NODE]
     kept = [record for record in nodes if needed.intersection(onnx.NodeProto.FromString(record.content).output)]
-    weights = [record for record in document.graph if record.field == INITIALIZER and _name(record.content) in needed]
+    weights = [record for record in document.graph if record.field == INITIALIZER and _read_name(record.content) in needed]
     given = [
         record for record in document.graph
         if record.field == OUTPUT and onnx.ValueInfoProto.FromString(record.content).name in outputs
@@ -155,5 +155,5 @@ def _drop_head(model: Model, outputs: Collection[str]) -> Model:
     return replace(model, document=replace(document, graph=records), loaded=None)
 
 
-def _name(content: bytes) -> str:
+def _read_name(content: bytes) -> str:
     return onnx.TensorProto.FromString(content).name

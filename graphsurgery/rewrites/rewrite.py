@@ -103,11 +103,11 @@ class Rewrite(ABC):
 
     @classmethod
     def known(cls) -> tuple[Field[Any], ...]:
-        """All parameters."""
+        """Return the fields that are parameters."""
         return tuple(one for one in fields(cls) if "help" in one.metadata)
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters, as a recipe writes them."""
+        """Return the parameters as a recipe writes them."""
         values = {one.name: getattr(self, one.name) for one in self.known()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -258,19 +258,19 @@ class Shapes:
         self._names: dict[Size, str] = {}
         for info in graph.source.graph.input:
             declared = info.type.tensor_type.shape.dim
-            for size, dim in zip(self._dims(info.name) or (), declared, strict=False):
+            for size, dim in zip(self._find_dims(info.name) or (), declared, strict=False):
                 self._names.setdefault(size, dim.dim_param or UNNAMED)
 
     def can_differ(self, one: str, other: str) -> bool:
         """Return whether inputs of some size give two values different shapes. False if that is not known."""
-        shapes = [self._dims(name) for name in (one, other)]
+        shapes = [self._find_dims(name) for name in (one, other)]
         return shapes[0] != shapes[1] and all(self._is_known(size) for dims in shapes for size in dims or (None,))
 
     def show(self, name: str) -> str:
         """Return a shape as text, for example ``[batch_size, 32]``."""
-        return f"[{', '.join(self._names.get(size, str(size)) for size in self._dims(name) or ())}]"
+        return f"[{', '.join(self._names.get(size, str(size)) for size in self._find_dims(name) or ())}]"
 
-    def _dims(self, name: str) -> Sizes | None:
+    def _find_dims(self, name: str) -> Sizes | None:
         return self._facts[self._graph.value(name)].dims
 
     def _is_known(self, size: Size | None) -> bool:

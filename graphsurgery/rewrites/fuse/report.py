@@ -1,4 +1,4 @@
-"""The report of what the optimizer should have fused, what it did fuse, and why it left the rest."""
+"""The report on the parts that the optimizer should have fused, those that it fused, and why it left the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fusable:
     layer: int | None
     wanted: tuple[str, ...]
     witness: str
-    """A value of the unfused graph. Once the part is fused, it is gone, or another operator makes it."""
+    """A value of the unfused graph. Once the part is fused, the value does not exist any more, or another operator makes it."""
     output: str
     """The value that the fused operator gives."""
     operator: str

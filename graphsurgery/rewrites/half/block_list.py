@@ -69,11 +69,11 @@ class BlockList:
     def _find_quantised(self) -> Iterator[tuple[ir.Node, str]]:
         """Yield int8 operators, the nodes that read their results, and the Casts and Muls that scale these."""
 
-        def behind(node: ir.Node) -> list[ir.Node]:
+        def list_readers(node: ir.Node) -> list[ir.Node]:
             passes = get_operator(node) in QUANTISED | RESCALING
             return [user for value in node.outputs for user in self._graph.all_consumers(value)] if passes else []
 
-        for node in _walk([node for node in self._nodes if get_operator(node) in QUANTISED], behind):
+        for node in _walk([node for node in self._nodes if get_operator(node) in QUANTISED], list_readers):
             yield node, "part of a quantised product"
 
     def _find_position_nodes(self) -> Iterator[tuple[ir.Node, str]]:
@@ -82,10 +82,10 @@ class BlockList:
         todo = [node for node in self._nodes if get_operator(node) in DISCRETE and self._takes_only(node, reckoned)]
         todo = [node for node in todo if get_operator(node) not in CASTS or not self._types.select_float32(node.outputs)]
 
-        def before(node: ir.Node) -> list[ir.Node]:
+        def list_makers(node: ir.Node) -> list[ir.Node]:
             return [made for value in self._types.select_float32(node.inputs) if (made := value.producer()) is not None]
 
-        for node in _walk(todo, before):
+        for node in _walk(todo, list_makers):
             yield node, "positions or masks on their way to an angle, an integer or a comparison"
 
     @cached_property

@@ -70,7 +70,7 @@ class Float32Baseline:
     weights: Sequence[onnx.TensorProto]
     """Its initializers. Those that did not change are the source's own tensors."""
 
-    def namer(self) -> Namer:
+    def make_namer(self) -> Namer:
         """Return a new namer that knows every name of the model."""
         namer = Namer.of(self.graph)
         for one in self.weights:

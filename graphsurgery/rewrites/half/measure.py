@@ -61,7 +61,7 @@ class Float32Nodes:
             found.setdefault(_kind_of(self.reasons[node]), Counter())[self.operators[node]] += 1
         return {reason: dict(sorted(counted.items())) for reason, counted in found.items()}
 
-    def summary(self) -> list[str]:
+    def summarise(self) -> list[str]:
         """Return lines for people: how many nodes are in which type, and those in float32 by reason and operator."""
         lines = [f"{self.others} nodes in {NAMES[self.kind].lower()}, {len(self.nodes)} in float32"]
         for reason, counted in self.counts.items():

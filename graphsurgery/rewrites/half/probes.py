@@ -31,7 +31,7 @@ class RangeProbe:
 
     def __init__(self, model: Float32Baseline, names: Sequence[str], watched: Sequence[str] = ()) -> None:
         """Open a session that measures the float32 values ``names``, and returns the values ``watched`` as they are."""
-        self._names, self._watched, namer = list(names), list(watched), model.namer()
+        self._names, self._watched, namer = list(names), list(watched), model.make_namer()
         graph = onnx.ModelProto()
         graph.CopyFrom(model.graph)
         infinity, zero, flat, self._output = (namer.new(f"ranges/{name}") for name in ("infinity", "zero", "flat", "all"))
@@ -59,7 +59,7 @@ class RoundingProbe:
     """A float32 model in which any value can be rounded to a half type and back, for all its readers."""
 
     def __init__(self, model: Float32Baseline, names: Sequence[str], kind: int) -> None:
-        self._places, namer = {name: place for place, name in enumerate(names)}, model.namer()
+        self._places, namer = {name: place for place, name in enumerate(names)}, model.make_namer()
         self._switches = namer.new("switches")
         self.outputs = [value.name for value in model.graph.graph.output if value.type.tensor_type.elem_type == FLOAT]
         graph = onnx.ModelProto()

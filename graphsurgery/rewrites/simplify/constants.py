@@ -96,8 +96,8 @@ class _Region:
 
     def _add(self, node: ir.Node) -> None:
         self._nodes.append(node)
-        self._sizes[node.outputs[0]] = self._size(node.outputs[0]) or 0
-        self._left -= max(self._sizes[node.outputs[0]] - self._replaced(node), 0)
+        self._sizes[node.outputs[0]] = self._infer_size(node.outputs[0]) or 0
+        self._left -= max(self._sizes[node.outputs[0]] - self._count_replaced_bytes(node), 0)
 
     def _can_be_computed(self, node: ir.Node) -> bool:
         """Return whether ``node`` reads only constants and its result has a size that is known and allowed."""
@@ -106,11 +106,11 @@ class _Region:
             return False
         if node.outputs[0].name in self._work.protected:
             return False
-        size = self._size(node.outputs[0])
-        if size is None or not all(map(self._is_given, inputs)) or _may_trap(node, self._work):
+        size = self._infer_size(node.outputs[0])
+        if size is None or not all(map(self._is_known, inputs)) or _may_trap(node, self._work):
             return False
-        growth = size - self._replaced(node)
-        if growth > max(min(GROWTH, self._left), 0) or not all(self._may_read(node, value, size) for value in inputs):
+        growth = size - self._count_replaced_bytes(node)
+        if growth > max(min(GROWTH, self._left), 0) or not all(self._is_worth_reading(node, value, size) for value in inputs):
             return False
         return get_operator(node) in FOLDABLE_IN_HALF or not self._is_half(node)
 
@@ -119,28 +119,28 @@ class _Region:
         values = node.outputs if get_operator(node) == "Cast" else (*node.inputs, *node.outputs)
         return any(self._facts[value].dtype == onnx.TensorProto.FLOAT16 for value in values)
 
-    def _may_read(self, node: ir.Node, value: ir.Value, size: int) -> bool:
+    def _is_worth_reading(self, node: ir.Node, value: ir.Value, size: int) -> bool:
         """Return whether an input may be read for a result of ``size`` bytes."""
-        own = self._given_size(value)
+        own = self._count_own_bytes(value)
         replaced = get_operator(node) in LAID_OUT_ANEW and self._work.is_read_once(value)
         return own <= SMALL or size < own or (replaced and size == own)
 
-    def _replaced(self, node: ir.Node) -> int:
+    def _count_replaced_bytes(self, node: ir.Node) -> int:
         """Return the number of bytes of the inputs that nobody reads any more once ``node`` is computed."""
         inputs = {value for value in node.inputs if value is not None}
-        return sum(self._given_size(value) for value in inputs if self._work.is_read_once(value))
+        return sum(self._count_own_bytes(value) for value in inputs if self._work.is_read_once(value))
 
-    def _given_size(self, value: ir.Value) -> int:
+    def _count_own_bytes(self, value: ir.Value) -> int:
         if value in self._sizes:
             return self._sizes[value]
         return count_bytes(self._constants[value]) or 0 if value in self._constants else 0
 
-    def _is_given(self, value: ir.Value) -> bool:
+    def _is_known(self, value: ir.Value) -> bool:
         """Return whether a value is a result of the region, or a constant that holds its elements."""
         tensor = self._constants.get(value)
         return value in self._sizes or (tensor is not None and tensor.data_type in NUMPY and _is_inside(tensor))
 
-    def _size(self, value: ir.Value) -> int | None:
+    def _infer_size(self, value: ir.Value) -> int | None:
         """Return the number of bytes of a value, or None if its type or dims are not known."""
         fact = self._facts[value]
         return None if fact.dtype not in NUMPY or fact.literal is None else compute_payload_size(fact.dtype, fact.literal)

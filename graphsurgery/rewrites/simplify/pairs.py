@@ -30,7 +30,7 @@ WIDER: dict[int, set[int]] = {
 }
 """By type: the types that hold all of its values. A cast there and back changes nothing."""
 Join = Callable[[Editor, Facts, ir.Node, ir.Node], bool]
-"""Joins two nodes, the second of which reads the first, and returns whether it did."""
+"""Joins a node with the one behind it that reads it, and returns whether it did."""
 
 
 def join_pairs(work: Editor, facts: Facts) -> int:
