@@ -348,7 +348,7 @@ def trailing_slash(folder: Path) -> Path:
     return located(folder, "weights.bin/")
 
 
-@refused(UnsafeLocationError, "'w'", "cannot be looked at")
+@refused(UnsafeLocationError, "'w'", "cannot be examined")
 def below_a_file(folder: Path) -> Path:
     return located(folder, "weights.bin/inner.bin")
 
@@ -363,7 +363,7 @@ def location_of_a_megabyte(folder: Path) -> Path:
     return located(folder, "a/" * 500_000)
 
 
-@refused(UnsafeLocationError, "'w'", "cannot be looked at")
+@refused(UnsafeLocationError, "'w'", "cannot be examined")
 def location_longer_than_a_name(folder: Path) -> Path:
     return located(folder, "w" * 300)
 

@@ -212,7 +212,7 @@ def a_cut_of_more_than_there_is_by_the_folder(place: Path) -> None:
     put_json(usual(place) / "config_sentence_transformers.json", {"truncate_dim": 100})
 
 
-@case("config_sentence_transformers.json", "'a' is no text")
+@case("config_sentence_transformers.json", "'a' is not a text")
 def a_prompt_that_is_no_text(place: Path) -> None:
     put_json(usual(place) / "config_sentence_transformers.json", {"prompts": {"a": 5}})
 
@@ -381,7 +381,7 @@ def an_onnx_file_behind_a_symlink(place: Path) -> None:
     path.symlink_to(place / "x.onnx")
 
 
-@case("onnx/model.onnx", "model.onnx_data", "not beside the model")
+@case("onnx/model.onnx", "model.onnx_data", "are missing")
 def external_data_that_are_not_there(place: Path) -> None:
     folder = usual(place)
     external(folder)

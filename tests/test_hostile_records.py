@@ -195,7 +195,7 @@ def test_what_is_no_type_of_the_table_is_told(verb: str, folder: Path, capsys: p
     code_of(verb, folder, recorded.damaged(("mask",), 5), recorded.source)
     told = capsys.readouterr()
     if verb in ("inspect", "verify --against", "recipe show", "add-normalize", "optimize --portable"):
-        assert "mask = 5, which is no text" in " ".join((told.out + told.err).split()), verb
+        assert "mask = 5, which is not a text" in " ".join((told.out + told.err).split()), verb
 
 
 # --- the defects that were found ------------------------------------------------------------------------------------------

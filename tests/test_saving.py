@@ -85,7 +85,7 @@ def test_the_input_is_never_written(way: Callable[[Path], Path], name: str, forc
     model = load(source)
     output = way(source.with_name(name))
     before = contents(source.parent)
-    with pytest.raises(OutputExistsError, match="never written"):
+    with pytest.raises(OutputExistsError, match="never overwritten"):
         save(model, output, force=force)
     assert contents(source.parent) == before
 
@@ -94,7 +94,7 @@ def test_the_input_is_never_written(way: Callable[[Path], Path], name: str, forc
 def test_absent_data_are_not_filled_with_the_model(source: Path, force: bool) -> None:
     """Where data are missing, nothing else may take their name: the model would be its own data."""
     source.with_name("a.bin").unlink()
-    with pytest.raises(OutputExistsError, match="never written"):
+    with pytest.raises(OutputExistsError, match="never overwritten"):
         save(load(source), source.with_name("a.bin"), force=force)
 
 
@@ -104,7 +104,7 @@ def test_absent_data_are_not_filled_with_the_model(source: Path, force: bool) ->
 def test_an_existing_output_needs_force(source: Path, target: Path) -> None:
     for make in (target.touch, lambda: target.symlink_to("nowhere")):
         make()
-        with pytest.raises(OutputExistsError, match="exists already"):
+        with pytest.raises(OutputExistsError, match="already exists"):
             save(load(source), target)
         target.unlink()
     target.write_bytes(b"old")
@@ -164,7 +164,7 @@ def test_a_file_that_appears_meanwhile(source: Path, target: Path, force: bool) 
         if force:
             stage.commit()
         else:
-            with pytest.raises(OutputExistsError, match="exists already"):
+            with pytest.raises(OutputExistsError, match="already exists"):
                 stage.commit()
     assert (target.read_bytes() == b"another's") != force
     assert sorted(contents(target.parent)) == (["saved.onnx", "saved.onnx.data"] if force else ["saved.onnx"])
@@ -337,7 +337,7 @@ def test_too_large_for_one_file(name: str, tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / name, tmp_path / "source")
     model = load(tmp_path / "source" / "model.onnx")
     saved = saved_as_if_larger(model, tmp_path / "saved.onnx", largest=1000)
-    assert saved.data == tmp_path / "saved.onnx.data" and any("protobuf ends at 2 GiB" in note for note in saved.notes)
+    assert saved.data == tmp_path / "saved.onnx.data" and any("protobuf is limited to 2 GiB" in note for note in saved.notes)
     again = load(saved.path)
     assert {one.file.path for one in again.externals} == {saved.data} and again.missing_data == ()
     assert again.document.payload_bytes == 0 and model.document.payload_bytes + len(model.externals) > 0
@@ -418,7 +418,7 @@ def test_what_cannot_move_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Large constants in nodes stay in the file: if they alone are too large, there is no way."""
     (tmp_path / "model.onnx").write_bytes(exotic.plain([exotic.constant("c", exotic.tensor("c", 4000))]).SerializeToString())
     monkeypatch.setattr(saving, "LARGEST_PROTOBUF", 8000)
-    with pytest.raises(GraphSurgeryError, match="protobuf ends at 2 GiB"):
+    with pytest.raises(GraphSurgeryError, match="protobuf is limited to 2 GiB"):
         plan_output(load(tmp_path / "model.onnx"), tmp_path / "saved.onnx", largest=8000)
 
 

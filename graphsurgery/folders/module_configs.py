@@ -1,4 +1,4 @@
-"""The configs of modules, each found beside the module's weights."""
+"""The configs of modules that have weights. Each config lies beside the weights of its module."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ from graphsurgery.model.parsing import shorten
 
 
 def read_module_config(place: Path, name: str, largest: int = LARGEST_CONFIG) -> tuple[Path, dict[str, Any] | None]:
-    """(the path of ``name`` beside ``place``, a module folder or a file in it; the config at it, None where there is none).
-
-    FolderError when it cannot be read.
-    """
+    """Return (the path of the config ``name`` beside ``place``, its content or None if there is none). ``place`` is a module
+    folder or a file in it. Raise FolderError if the config cannot be read."""
     folder = place if is_folder(place) else place.parent
     if not is_there(folder / name):
         return folder / name, None
@@ -37,10 +35,11 @@ def read_module_config(place: Path, name: str, largest: int = LARGEST_CONFIG) ->
 
 
 def check_setting(config: dict[str, Any] | None, key: str, found: object, path: Path) -> None:
-    """FolderError where the config says another ``key`` than the weights, which have ``found``; it may leave it out."""
+    """Check that the config's ``key`` agrees with the weights, which have ``found``. Raise FolderError otherwise; the key may
+    be absent."""
     said = (config or {}).get(key)
     if said is not None and said != found:
-        what = f"{path} says {key}: {shorten(str(said))}, and the weights beside it have {found}"
+        what = f"{path} says {key}: {shorten(str(said))}, but the weights beside it have {found}"
         raise FolderError(what, DOWNLOAD)
 
 
@@ -50,8 +49,8 @@ CONFIG, RESIDUAL = "config.json", "use_residual"
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """``activation`` as the config names it; ``residual``: whether the input is added to the result; ``named``: whether there
-    is a config."""
+    """The config of a Dense module: the name of its activation, whether the input is added to the result, and whether there is
+    a config (``named``)."""
 
     activation: str = IDENTITY
     residual: bool = False
@@ -59,11 +58,11 @@ class DenseConfig:
 
 
 def read_dense_config(weights: Path) -> DenseConfig:
-    """The config.json beside ``weights``, a module folder or a file in it; identity without residual where there is none.
+    """Return the config beside ``weights``, a module folder or a file in it. Without a config: identity, no residual.
 
-    A config without activation means what it means to the class that reads it: Tanh to sentence-transformers' Dense, Identity
-    to PyLate's (it alone writes ``use_residual``). A config that says nothing of a Dense module, such as the transformer's own,
-    is none. FolderError when it cannot be read.
+    If the config names no activation, the default is that of the class that reads it: Tanh in sentence-transformers' Dense,
+    Identity in PyLate's (which alone writes ``use_residual``). A config without any key of a Dense module, such as the
+    transformer's own, does not count. Raises FolderError if it cannot be read.
     """
     path, config = read_module_config(weights, CONFIG)
     if config is None or not {"in_features", "activation_function", RESIDUAL} & config.keys():
@@ -79,7 +78,7 @@ Number = int | float
 
 @dataclass(frozen=True)
 class WordWeights:
-    """``weights [vocabulary]`` float32 by token id, ``unknown`` that of a word without one, and the file that says so."""
+    """``weights [vocabulary]`` float32 by token id, the weight of an ``unknown`` word, and the path of the config."""
 
     path: Path
     weights: np.ndarray
@@ -87,9 +86,15 @@ class WordWeights:
 
 
 def read_word_weights(place: Path) -> WordWeights:
-    """The weights in ``place``, a module folder or its config.json; FolderError when they cannot be read.
+    """Return the weights in ``place``, a module folder or its config.json. Raise FolderError if they cannot be read.
+
+    The config gives a weight for every word of the vocabulary. A word's token id is its position in ``vocab``:
+
+    {"vocab": ["[PAD]", "the", "Cat", ...], "word_weights": {"the": 0.1, "cat": 7.3, ...}, "unknown_word_weight": 1}
 
     A word's weight is ``word_weights[word]``, else ``word_weights[word.lower()]``, else ``unknown_word_weight``.
+    sentence-transformers builds the weights from this config whenever it loads the module, never from the weights file beside
+    it.
     """
     if is_folder(place):
         path, config = read_module_config(place, NAME, LARGEST_VOCABULARY)
@@ -113,7 +118,7 @@ def _find_weight(word: str, known: dict[str, Any], unknown: float, path: Path) -
 
 
 def _require_number(value: object, what: str, path: Path) -> float:
-    """``value`` as a number that float32 holds; FolderError otherwise."""
+    """Return ``value`` as a number that float32 can hold. Raise FolderError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Number) or not abs(value) <= float(np.finfo(np.float32).max):
         shape = describe_value(value) if not isinstance(value, float) or math.isfinite(value) else "not finite"
         raise FolderError(f"{path}: the weight of {shorten(what)!r} is {shape}", "give numbers")

@@ -1,4 +1,9 @@
-"""A model folder's ``modules.json``: what is applied to a text, in which order, and with which settings."""
+"""A model folder's ``modules.json``: which modules are applied to a text, in which order, and with which settings.
+
+sentence-transformers moved its classes twice: ``sentence_transformers.models.Pooling`` (up to 5.3, and
+``sentence_transformers.sparse_encoder.models.SpladePooling``) became
+``sentence_transformers.sentence_transformer.modules.pooling.Pooling`` and ``sentence_transformers.base.modules.dense.Dense``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ from graphsurgery.model.parsing import shorten
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Where the Transformer module's own settings are, in the order in which they are looked for."""
+"""File names of the Transformer module's own settings, in the order in which they are looked for."""
 DIMENSION = MappingProxyType({"word_embedding_dimension": "embedding_dimension"})
 
 
@@ -34,11 +39,11 @@ class Kind:
     """How one kind of module is stored."""
 
     configs: tuple[str, ...] = ("config.json",)
-    """Names of its config, the first that is there is the one."""
+    """Possible names of its config. The first that exists is used."""
     needs_config: bool = True
     needs_folder: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Older names of keys, and what they are called since."""
+    """The current names of keys, by their older names."""
     has_vocabulary: bool = False
     """Whether its config holds a vocabulary and may be large."""
 
@@ -69,8 +74,8 @@ KINDS = {
     "LogitScore": Kind(),
     "Router": Kind(("router_config.json", "config.json")),
 }
-"""Every kind of sentence-transformers 5.7. Normalize computes from nothing, and Dropout does nothing after training, so that
-their folders, which downloads leave out when they are empty, may be missing."""
+"""Every kind of sentence-transformers 5.7. Normalize needs no settings and Dropout does nothing after training. Their folders
+are empty then, and downloads leave out empty folders, so they may be missing."""
 DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
     "MLMTransformer": {"transformer_task": "fill-mask"},
     "CLIPModel": {
@@ -81,7 +86,8 @@ DEFAULT_SETTINGS: dict[str, dict[str, Any]] = {
 FIXED_SETTINGS: dict[str, dict[str, Any]] = {
     "pylate Dense": {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"},
 }
-"""What a class means beyond its kind: where its config does not say otherwise, and whatever its config says."""
+"""Settings that follow from the class: `DEFAULT_SETTINGS` where the config leaves them out, `FIXED_SETTINGS` whatever it
+says."""
 ALIASES = {"Asym": "Router", "MLMTransformer": "Transformer", "pylate Dense": "Dense"}
 SENTENCE_TRANSFORMERS = re.compile(
     r"sentence_transformers\.(?:(?:base|sentence_transformer|sparse_encoder|cross_encoder)\.)?(?:models|modules)\.(?:\w+\.)?(\w+)"
@@ -90,7 +96,7 @@ PYLATE = re.compile(r"pylate\.models\.(?:Dense\.)?Dense")
 
 
 def find_class(type_name: str) -> str | None:
-    """The class that a ``type`` in a modules.json means, as `KINDS` and `OTHER_NAMES` name it, or None."""
+    """Return the class of a ``type`` in modules.json, as `KINDS` and `ALIASES` name it, or None if it is unknown."""
     if PYLATE.fullmatch(type_name):
         return "pylate Dense"
     found = SENTENCE_TRANSFORMERS.fullmatch(type_name)
@@ -99,7 +105,7 @@ def find_class(type_name: str) -> str | None:
 
 
 def find_kind(class_name: str) -> str:
-    """The kind that stands for a class of `class_of`."""
+    """Return the kind of a class that `find_class` returned."""
     return ALIASES.get(class_name, class_name)
 
 
@@ -109,22 +115,22 @@ MOST_MODULES = 1000
 
 @dataclass(frozen=True)
 class Module:
-    """One step of a model. ``kind`` is one of `KINDS`; ``config`` has the keys that sentence-transformers 5.7 writes, whatever
-    version wrote them, and is empty where there is none."""
+    """One step of a model. ``kind`` is one of `KINDS`. ``config`` has the keys of sentence-transformers 5.7, whatever version
+    wrote the file, and is empty without a config."""
 
     kind: str
     name: str
     path: Path
     config: dict[str, Any]
     type: str
-    """The class path as the folder gives it."""
+    """The class path as the folder states it."""
 
 
 def read_modules(folder: Path) -> tuple[Module, ...]:
-    """The modules of a model folder, in the order in which they are applied.
+    """Return the modules of a model folder, in the order in which they are applied.
 
-    FolderError when modules.json is missing or malformed, names a class that is not known, a path outside of the folder or one
-    that is not there, or when a module's config is missing or malformed.
+    Raises FolderError if modules.json is missing or malformed, names an unknown class, a path outside the folder or a missing
+    one, or if a module's config is missing or malformed.
     """
     path = folder / MODULES
     if not is_there(path):
@@ -140,7 +146,7 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
 
 
 def read_module(folder: Path, place: str, type_name: str, name: str, source: Path) -> Module:
-    """The module of class ``type_name`` in ``folder / place``, both as ``source`` gives them."""
+    """Return the module of class ``type_name`` in ``folder / place``, both as ``source`` states them."""
     class_name = find_class(type_name)
     if class_name is None:
         known = ", ".join(sorted(KINDS))
@@ -151,7 +157,7 @@ def read_module(folder: Path, place: str, type_name: str, name: str, source: Pat
     kind = KINDS[find_kind(class_name)]
     path = folder if place in ("", ".", "./") else resolve_inside(folder, place.removesuffix("/"), str(source))
     if kind.needs_folder and not is_folder(path):
-        raise FolderError(f"{source}: the module {shorten(name)!r} is not there: {path} is no folder", DOWNLOAD)
+        raise FolderError(f"{source}: the module {shorten(name)!r} is missing: {path} is not a folder", DOWNLOAD)
     config = {**DEFAULT_SETTINGS.get(class_name, {}), **_read_config(path, kind), **FIXED_SETTINGS.get(class_name, {})}
     return Module(find_kind(class_name), name, path, config, type_name)
 
@@ -159,7 +165,7 @@ def read_module(folder: Path, place: str, type_name: str, name: str, source: Pat
 def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Module:
     what = f"{path}: entry {position}"
     if not isinstance(entry, dict):
-        raise FolderError(f"{what} is no JSON object", DOWNLOAD)
+        raise FolderError(f"{what} is not a JSON object", DOWNLOAD)
     place, type_name = read_setting(entry, "path", str, path), read_setting(entry, "type", str, path)
     if place is None or not type_name:
         raise FolderError(f"{what} has no {'type' if place is not None else 'path'}", DOWNLOAD)
@@ -168,7 +174,8 @@ def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Modul
 
 
 def _check_distinct(folder: Path, path: Path, modules: tuple[Module, ...], numbers: list[object]) -> None:
-    """No two entries with one idx, name or folder; the model's own folder holds the first module, and Normalize needs none."""
+    """Check that no two entries share an idx, a name or a folder. The first module may be in the model's own folder; Normalize
+    needs no folder."""
     folders = [str(module.path) for module in modules if module.path != folder or KINDS[module.kind].needs_folder]
     listed: dict[str, list[Any]] = {"idx": numbers, "name": [module.name for module in modules], "path": folders}
     for what, values in listed.items():
@@ -178,7 +185,7 @@ def _check_distinct(folder: Path, path: Path, modules: tuple[Module, ...], numbe
 
 
 def _read_config(path: Path, kind: Kind) -> dict[str, Any]:
-    """The config of a module in ``path``, its keys renamed to the current ones."""
+    """Return the config of a module in ``path``, with the current names of its keys."""
     name = next((name for name in kind.configs if is_there(path / name)), None)
     if name is None:
         if kind.needs_config:

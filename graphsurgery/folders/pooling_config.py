@@ -1,8 +1,9 @@
 """The ``1_Pooling/config.json`` of a sentence-transformers folder, in both of its forms.
 
 Up to sentence-transformers 5.3 it has one boolean per mode (``pooling_mode_mean_tokens``, ...) and
-``word_embedding_dimension``; from 5.4 on ``pooling_mode``, a name or a list, and ``embedding_dimension``. With several booleans
-the modes concatenate in the module's own order, not the file's. A config that has a dimension and sets no mode means the mean.
+``word_embedding_dimension``; from 5.4 on it has ``pooling_mode``, a name or a list, and ``embedding_dimension``. Several
+booleans concatenate the modes in the module's own order, not in the file's. A config with a dimension and no mode means the
+mean.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ NAME = "1_Pooling/config.json"
 
 @dataclass(frozen=True)
 class PoolingConfig:
-    """The modes that a folder pools with, and the file that says so."""
+    """The pooling modes of a folder, and the path of the config."""
 
     path: Path
     modes: tuple[str, ...]
     include_prompt: bool = True
     """Whether the tokens of a prompt are pooled, too."""
     dimension: int | None = None
-    """How wide the token embeddings are, where it is said."""
+    """The width of the token embeddings, if stated."""
     unknown: tuple[str, ...] = ()
-    """Keys that sentence-transformers does not know, and would not load."""
+    """Keys that sentence-transformers does not know and would refuse to load."""
 
 
 def find_pooling_config(model: Path) -> PoolingConfig | None:
-    """The pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None; RequestError when it is
-    broken."""
+    """Return the pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None. Raise RequestError if
+    it is broken."""
     for folder in (model.parent, model.parent.parent):
         if is_there(folder / NAME):
             try:
@@ -56,7 +57,8 @@ def find_pooling_config(model: Path) -> PoolingConfig | None:
 
 
 def parse_pooling(config: dict[str, Any], path: Path) -> PoolingConfig:
-    """What a pooling config says, in either form; FolderError when it names no mode that is known. ``path`` is for messages."""
+    """Return the content of a pooling config in either form. Raise FolderError if it names no known mode. ``path`` is for
+    messages."""
     named = read_setting(config, "pooling_mode", (str, list), path)
     dimension = next((found for key in DIMENSIONS if (found := read_setting(config, key, int, path)) is not None), None)
     if named is None:
@@ -66,8 +68,8 @@ def parse_pooling(config: dict[str, Any], path: Path) -> PoolingConfig:
         modes = [named] if isinstance(named, str) else named
     if not modes or not all(mode in BOOLEANS.values() for mode in modes):
         what = ", ".join(describe_value(one) for one in modes or sorted(config))
-        raise FolderError(f"{path} names no pooling mode that is known: {what}", f"known are {', '.join(BOOLEANS.values())}")
+        raise FolderError(f"{path} names no known pooling mode: {what}", f"known are {', '.join(BOOLEANS.values())}")
     if dimension is not None and dimension < 1:
-        raise FolderError(f"{path} says that token embeddings are {dimension} wide", "replace it with the model's own")
+        raise FolderError(f"{path} states a width of {dimension} for the token embeddings", "replace it with the model's own")
     unknown = tuple(sorted(set(config) - KNOWN_KEYS))
     return PoolingConfig(path, tuple(modes), read_setting(config, "include_prompt", bool, path, True), dimension, unknown)

@@ -1,4 +1,4 @@
-"""Each dim's smallest and largest value over a calibration set, as sentence-transformers' ``quantize_embeddings`` takes
+"""The smallest and largest value of each dim over a calibration set, as sentence-transformers' ``quantize_embeddings`` takes
 them."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LARGEST_ELEMENT = 16
 
 
 def read_ranges(path: Path, width: int) -> np.ndarray:
-    """``[2, width]`` float32, mins above maxs, from a .npy or .json file. WeightsError where the file holds anything else,
-    FolderError where it cannot be read."""
+    """Return ``[2, width]`` float32, the mins above the maxs, from a .npy or .json file. Raise WeightsError for any other
+    content, FolderError if the file cannot be read."""
     found = _read_json_array(path) if path.suffix == ".json" else _read_npy_array(path, width)
     if found.dtype.kind not in "fiu":
         raise WeightsError(f"{path} holds {found.dtype}, not numbers", NEEDED)
@@ -39,15 +39,15 @@ def _read_json_array(path: Path) -> np.ndarray:
     try:
         return np.asarray(read_json(path, list))
     except ValueError as error:
-        raise WeightsError(f"{path} holds no two lists of numbers of one length", NEEDED) from error
+        raise WeightsError(f"{path} does not hold two lists of numbers of equal length", NEEDED) from error
 
 
 def _read_npy_array(path: Path, width: int) -> np.ndarray:
-    """The array of a .npy file, whose header is judged before anything is read that it could make large."""
+    """Return the array of a .npy file. The header is checked before anything is read that it could make large."""
     file = open_file(path)
     stream = io.BytesIO(file.read(0, min(file.size, LARGEST_HEADER + 2 * width * LARGEST_ELEMENT)))
     if not stream.getvalue().startswith(MAGIC):
-        raise WeightsError(f"{path} is no .npy file", NEEDED)
+        raise WeightsError(f"{path} is not a .npy file", NEEDED)
     try:
         header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(stream)

@@ -1,7 +1,7 @@
-"""A Router module: several sequences of modules, of which the task or the modality of a text picks one.
+"""A Router module: several sequences of modules (routes). The task or the modality of a text selects one.
 
 Its config has ``types`` (class path by module id), ``structure`` (module ids by route) and ``parameters``: ``default_route``,
-``allow_empty_key`` (whether the first route is the default where none is named) and ``route_mappings``, whose keys are printed
+``allow_empty_key`` (whether the first route is the default if none is named) and ``route_mappings``, whose keys are printed
 Python tuples ``(task, modality)``.
 """
 
@@ -18,15 +18,16 @@ from graphsurgery.model.parsing import shorten
 
 LONGEST_KEY = 200
 Mapped = tuple[str | None, str | tuple[str, ...] | None]
-"""``(task, modality)``; None stands for any."""
+"""``(task, modality)``; None matches any."""
 
 
 def read_routes(module: Module) -> dict[str, tuple[Module, ...]]:
-    """The modules of each route, by its name; FolderError when the config is malformed or a module of it cannot be read."""
+    """Return the modules of each route by its name. Raise FolderError if the config is malformed or one of its modules cannot
+    be read."""
     path = _require_router(module)
     types, structure = (read_setting(module.config, key, dict, path, {}) for key in ("types", "structure"))
     if not structure:
-        raise FolderError(f"{path} names no route", DOWNLOAD)
+        raise FolderError(f"{path} names no routes", DOWNLOAD)
     if len(types) > MOST_MODULES:
         raise FolderError(f"{path} lists {len(types)} modules", DOWNLOAD)
     found: dict[str, Module] = {}
@@ -44,13 +45,13 @@ def read_routes(module: Module) -> dict[str, tuple[Module, ...]]:
 
 
 def read_default_route(module: Module) -> str | None:
-    """The route of a text that names neither task nor modality; None when there is no default."""
+    """Return the route of a text that names neither task nor modality, or None if there is no default."""
     path, names = _require_router(module), list(read_setting(module.config, "structure", dict, _require_router(module), {}))
     parameters = _read_parameters(module)
     named = read_setting(parameters, "default_route", str, path)
     if named is not None and named not in names:
         raise FolderError(
-            f"{path}: the default route {shorten(named)!r} is none of its routes: {', '.join(map(shorten, names))}", DOWNLOAD
+            f"{path}: the default route {shorten(named)!r} is not one of its routes: {', '.join(map(shorten, names))}", DOWNLOAD
         )
     if named is None and names and read_setting(parameters, "allow_empty_key", bool, path, True):
         return names[0]
@@ -58,13 +59,13 @@ def read_default_route(module: Module) -> str | None:
 
 
 def read_route_mappings(module: Module) -> dict[Mapped, str]:
-    """The route of each (task, modality) that the config maps; the route's own name is always a task of its own, too."""
+    """Return the route of each (task, modality) that the config maps. A route's own name is always a task as well."""
     path, names = _require_router(module), read_setting(module.config, "structure", dict, _require_router(module), {})
     mapped = read_setting(_read_parameters(module), "route_mappings", dict, path, {})
     for key, route in mapped.items():
         if not isinstance(route, str) or route not in names:
             raise FolderError(
-                f"{path}: {shorten(key)!r} is mapped to {describe_value(route)}, which is none of its routes", DOWNLOAD
+                f"{path}: {shorten(key)!r} is mapped to {describe_value(route)}, which is not one of its routes", DOWNLOAD
             )
     return {_parse_mapping_key(key, path): route for key, route in mapped.items()}
 
@@ -79,7 +80,7 @@ def _parse_mapping_key(key: str, path: Path) -> Mapped:
             return task, modality
         case (str() | None as task, tuple(modalities)) if all(isinstance(one, str) for one in modalities):
             return task, tuple(sorted(modalities))
-    raise FolderError(f"{path}: the route mapping {shorten(key)!r} is no (task, modality)", DOWNLOAD)
+    raise FolderError(f"{path}: the route mapping {shorten(key)!r} is not a pair (task, modality)", DOWNLOAD)
 
 
 def _read_parameters(module: Module) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _read_parameters(module: Module) -> dict[str, Any]:
 
 
 def _require_router(module: Module) -> Path:
-    """What messages name: the folder of the router."""
+    """Return the router's folder, which messages name. Raise FolderError if ``module`` is no Router."""
     if module.kind != "Router":
         raise FolderError(f"{module.path} is a {module.kind}, not a Router", "ask for the routes of a Router")
     return module.path

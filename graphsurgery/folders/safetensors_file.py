@@ -1,8 +1,8 @@
 """Safetensors files: where their tensors lie.
 
-A file is the length of its header (8 bytes, little-endian), the header, which is a JSON object of
-``{name: {dtype, shape, data_offsets}}``, and the tensors, one after the other. The safetensors library judges the header; numpy
-has no bfloat16 of its own and mapped pages count as memory, so the bytes are read here and not by the library.
+A file is the length of its header (8 bytes, little-endian), the header (a JSON object of ``{name: {dtype, shape,
+data_offsets}}``) and the tensors, one after the other. The safetensors library checks the header. The bytes are read here, not
+by the library, because numpy has no bfloat16 of its own and mapped pages count as memory.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 LARGEST_HEADER = 16 << 20
-"""Bytes; a tensor takes some 100 and its name."""
+"""Bytes. Each tensor takes some 100 and its name."""
 DAMAGED = "the file is damaged: download it again"
 
 
 def looks_like_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file of ``size`` bytes that begins with ``start`` can be one."""
+    """Return whether a file of ``size`` bytes that begins with ``start`` can be a safetensors file."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
 
 
 def read_safetensors(file: FileBytes) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file; WeightsError for anything else."""
+    """Return the tensors of a safetensors file. Raise WeightsError for any other file."""
     length = int.from_bytes(file.read(0, 8), "little") if file.size >= 8 else 0
     if length > min(LARGEST_HEADER, file.size - 8):
-        what = f"{file.path}: its header would take {length} bytes, more than the file has or than is read ({LARGEST_HEADER})"
+        what = (
+            f"{file.path}: its header claims {length} bytes, more than the file has or more than the limit of {LARGEST_HEADER}"
+        )
         raise WeightsError(what, DAMAGED)
     _check_with_library(file)
     header = json.loads(file.read(8, length))
@@ -39,14 +41,14 @@ def read_safetensors(file: FileBytes) -> dict[str, StoredTensor]:
 
 
 def _check_with_library(file: FileBytes) -> None:
-    """What the library says: sizes that fit the shapes, no overlap, no gap, all within the file."""
+    """Let the library check that sizes fit the shapes and that tensors lie within the file without overlap or gap."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(file.path), framework="numpy"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file.path} is no readable safetensors file: {shorten(str(error))}", DAMAGED) from error
+        raise WeightsError(f"{file.path} is not a readable safetensors file: {shorten(str(error))}", DAMAGED) from error
     file.check_unchanged()
 
 

@@ -1,7 +1,7 @@
-"""Where one tensor lies in a weights file, and reading it there.
+"""A tensor's place in a weights file, and reading it from there.
 
-Element ``(i, j, ...)`` lies ``start + itemsize * (i * strides[0] + j * strides[1] + ...)`` bytes into the file.
-Strides count elements; a transposed view has them in another order, a repeated one has zeros. Nothing is read before `read`.
+Element ``(i, j, ...)`` lies ``start + itemsize * (i * strides[0] + j * strides[1] + ...)`` bytes into the file. Strides count
+elements; a transposed view has them in another order, a repeated one has zeros. Nothing is read before `read`.
 """
 
 from __future__ import annotations
@@ -26,43 +26,38 @@ STORAGE_DTYPES = {
     "BoolStorage": "bool", "UntypedStorage": "uint8",
 }  # fmt: skip
 TORCH_DTYPES = tuple(SAFETENSORS_DTYPES.values())
-"""Names that PyTorch and numpy share; bfloat16 is ml_dtypes' own."""
+"""Dtype names that PyTorch and numpy share. bfloat16 is ml_dtypes' own."""
 
 
 def to_dtype(name: str) -> np.dtype[np.generic]:
-    """The numpy dtype (ml_dtypes' for bfloat16) of that name."""
+    """Return the numpy dtype (ml_dtypes' for bfloat16) of that name."""
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file: ``start`` is the byte where its first element lies, ``strides`` count elements."""
+    """A tensor in a file. ``start`` is the position of its first element in bytes; ``strides`` count elements."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int
     swapped: bool = False
-    """Whether the file's byte order is not this machine's."""
+    """Whether the file's byte order differs from this machine's."""
 
     @property
     def nbytes(self) -> int:
-        """What the tensor takes in memory."""
+        """The tensor's size in memory, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def span(self) -> int:
-        """How many elements lie from the first to the last, both counted; 0 for an empty tensor."""
-        return count_span(self.shape, self.strides)
-
     def read(self, file: FileBytes) -> np.ndarray:
-        """The tensor, C-contiguous; not writable."""
+        """Return the tensor, C-contiguous and read-only."""
         found = self._elements(file)
         found.flags.writeable = False
         return found
 
     def _elements(self, file: FileBytes) -> np.ndarray:
-        length = self.span
+        length = count_span(self.shape, self.strides)
         if length == 0:
             return np.zeros(self.shape, self.dtype)
         size = self.dtype.itemsize
@@ -75,25 +70,25 @@ class StoredTensor:
 
 
 def compute_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a C-contiguous tensor."""
+    """Return the strides of a C-contiguous tensor."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def count_span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """How many elements lie from the first to the last, both counted; 0 for an empty tensor."""
+    """Return the number of elements from the first to the last, both counted; 0 for an empty tensor."""
     if 0 in shape:
         return 0
     return 1 + sum((dim - 1) * stride for dim, stride in zip(shape, strides, strict=True))
 
 
 def explain_impossible(shape: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
-    """What is wrong with a tensor of this shape and these strides, wherever it lies, or None."""
+    """Return why no tensor can have this shape and these strides, or None."""
     if len(shape) != len(strides):
         return f"{len(shape)} dims, but {len(strides)} strides"
     if len(shape) > MOST_DIMS:
         return f"{len(shape)} dims"
     if any(type(number) is not int or number < 0 for number in (*shape, *strides)):
-        return "a dim or stride that is no whole number, or negative"
+        return "a dim or stride that is not a whole number, or is negative"
     if math.prod(max(dim, 1) for dim in shape) > MOST_ELEMENTS:
         return "more elements than any file holds"
     return None

@@ -1,4 +1,4 @@
-"""PyTorch's weights files (``pytorch_model.bin``, ``*.pt``), without PyTorch: where the tensors of a state dict lie.
+"""PyTorch's weights files (``pytorch_model.bin``, ``*.pt``), read without PyTorch: where the tensors of a state dict lie.
 
 Since PyTorch 1.6 a file is a zip of uncompressed entries: ``<name>/data.pkl`` (a pickle that refers to storages by key),
 ``<name>/data/<key>`` (their bytes), ``<name>/byteorder``. Before, it was three short pickles, the pickle of the state dict, the
@@ -22,10 +22,10 @@ from graphsurgery.model.sources import FileBytes
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 LARGEST_PICKLE = 16 << 20
-"""Bytes; a tensor takes some 150 and its name."""
+"""Bytes. Each tensor takes some 150 and its name."""
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 MOST_REUSE = 16
-"""How many times the size of their file all its tensors may take in memory together, tied and repeated ones included."""
+"""Upper limit on the memory of all tensors together, tied and repeated ones included, as a multiple of the file's size."""
 SMALL = 1 << 20
 DAMAGED = "the file is damaged: download it again"
 
@@ -39,7 +39,7 @@ class Extent:
 
 
 def read_zip(file: FileBytes) -> dict[str, StoredTensor]:
-    """The tensors of a file that PyTorch 1.6 or newer wrote; WeightsError for anything else."""
+    """Return the tensors of a file from PyTorch 1.6 or newer. Raise WeightsError for any other file."""
     path = file.path
     entries = _list_entries(file)
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -63,7 +63,8 @@ def read_zip(file: FileBytes) -> dict[str, StoredTensor]:
 
 
 def read_legacy(file: FileBytes) -> dict[str, StoredTensor]:
-    """The tensors of a file that PyTorch before 1.6 wrote, or a newer one when asked to; WeightsError for anything else."""
+    """Return the tensors of a file in the format before PyTorch 1.6, which newer ones can write, too. Raise WeightsError for
+    any other file."""
     path = file.path
     declared: dict[str, Storage] = {}
 
@@ -83,7 +84,7 @@ def read_legacy(file: FileBytes) -> dict[str, StoredTensor]:
 
 
 def _find_legacy_extents(file: FileBytes, keys: object, declared: dict[str, Storage], at: int) -> dict[str, Extent]:
-    """Where each storage lies, from byte ``at`` on."""
+    """Return the place of each storage, from byte ``at`` on."""
     found: dict[str, Extent] = {}
     for key in keys if isinstance(keys, list) else [keys]:
         storage = declared.get(key) if isinstance(key, str) else None
@@ -96,7 +97,7 @@ def _find_legacy_extents(file: FileBytes, keys: object, declared: dict[str, Stor
 
 
 def _open_stream(file: FileBytes, start: int, end: int) -> BoundedStream:
-    """What pickles are read from; they may take `LARGEST_PICKLE` bytes together."""
+    """Return a stream of pickles, which together may take `LARGEST_PICKLE` bytes."""
     return BoundedStream(file, start, min(end, start + LARGEST_PICKLE))
 
 
@@ -105,7 +106,7 @@ def _list_entries(file: FileBytes) -> dict[str, zipfile.ZipInfo]:
         with zipfile.ZipFile(BoundedStream(file, 0, file.size)) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
-        raise WeightsError(f"{file.path} is no readable zip file: {shorten(str(error))}", DAMAGED) from error
+        raise WeightsError(f"{file.path} is not a readable zip file: {shorten(str(error))}", DAMAGED) from error
     found = {entry.filename: entry for entry in entries}
     if len(found) != len(entries):
         raise WeightsError(f"{file.path} holds two entries of one name", DAMAGED)
@@ -113,7 +114,7 @@ def _list_entries(file: FileBytes) -> dict[str, zipfile.ZipInfo]:
 
 
 def _find_extent(file: FileBytes, entry: zipfile.ZipInfo) -> Extent:
-    """Where the bytes of a zip entry lie; PyTorch stores them as they are, so that they can be read in place."""
+    """Return the place of a zip entry's bytes. PyTorch stores them uncompressed, so they can be read in place."""
     what = f"{file.path}: its entry {shorten(entry.filename)!r}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
         raise WeightsError(f"{what} is compressed or encrypted, which PyTorch's never are", CONVERT)
@@ -148,7 +149,7 @@ def _parse_legacy_storage(said: object) -> Storage | None:
 
 
 def _require_state_dict(path: Path, state: object) -> dict[str, Tensor]:
-    """``state`` as a state dict: tensors by name and nothing else."""
+    """Return ``state`` if it is a state dict, tensors by name and nothing else. Raise WeightsError otherwise."""
     advice = "save a state dict: torch.save(model.state_dict(), path)"
     if not isinstance(state, dict):
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict", advice)
@@ -161,7 +162,7 @@ def _require_state_dict(path: Path, state: object) -> dict[str, Tensor]:
 def _place_tensors(
     file: FileBytes, tensors: dict[str, Tensor], extents: dict[str, Extent], swapped: bool
 ) -> dict[str, StoredTensor]:
-    """Every tensor at its bytes in the file, checked against what is there."""
+    """Return every tensor at its bytes in the file, checked against the file's content."""
     found = {name: _place_tensor(file, name, tensor, extents, swapped) for name, tensor in tensors.items()}
     room = file.size + SMALL
     total = sum(one.nbytes for one in found.values())

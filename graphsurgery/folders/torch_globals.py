@@ -1,6 +1,6 @@
-"""What the pickle in a PyTorch weights file may name, and what each name makes here: a record of what the file says.
+"""The names that the pickle in a PyTorch weights file may use, and the record that each of them creates here.
 
-Nothing of PyTorch's is looked up or run. A constructor gives None for arguments that PyTorch never writes.
+Nothing of PyTorch is looked up or run. A constructor returns None for arguments that PyTorch never writes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from graphsurgery.folders.stored_tensor import STORAGE_DTYPES, TORCH_DTYPES
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A class or function that the stream names; never looked up."""
+    """A class or function that the pickle names. It is never looked up."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A flat array that lies beside the pickle: ``numel`` elements of ``dtype``, found there by ``key``."""
+    """A flat array beside the pickle: ``numel`` elements of ``dtype``, found by ``key``."""
 
     key: str
     dtype: str
@@ -30,7 +30,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A view of a storage; ``offset`` and ``strides`` count elements of ``dtype``. Nothing is checked yet."""
+    """A view of a storage. ``offset`` and ``strides`` count elements of ``dtype``. Nothing is checked yet."""
 
     storage: Storage
     offset: int
@@ -40,7 +40,8 @@ class Tensor:
 
 
 def _make_plain_tensor(arguments: tuple[Any, ...]) -> object:
-    """``_rebuild_tensor(_v2)(storage, offset, size, stride, ...)``; requires_grad, hooks and metadata say nothing of values."""
+    """Read ``_rebuild_tensor(_v2)(storage, offset, size, stride, ...)``. requires_grad, hooks and metadata do not affect
+    values."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
             return Tensor(storage, offset, size, stride, storage.dtype)
@@ -48,7 +49,7 @@ def _make_plain_tensor(arguments: tuple[Any, ...]) -> object:
 
 
 def _make_typed_tensor(arguments: tuple[Any, ...]) -> object:
-    """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, ...)``."""
+    """Read ``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, ...)``."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), _, _, Global(name), *_) if name in DTYPES:
             return Tensor(storage, offset, size, stride, DTYPES[name])
@@ -56,7 +57,7 @@ def _make_typed_tensor(arguments: tuple[Any, ...]) -> object:
 
 
 def _unwrap_parameter(arguments: tuple[Any, ...]) -> object:
-    """``_rebuild_parameter(tensor, ...)``: the tensor."""
+    """Return the tensor of ``_rebuild_parameter(tensor, ...)``."""
     match arguments:
         case (Tensor() as tensor, *_):
             return tensor
@@ -83,7 +84,7 @@ CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...]], object]] = {
     "torch._utils._rebuild_parameter_with_state": _unwrap_parameter,
     "torch.Size": _make_size,
 }
-"""What may be called."""
+"""The functions that a pickle may call."""
 DTYPES = {f"torch.{name}": name for name in TORCH_DTYPES}
 STORAGES = {
     f"{module}.{name}": dtype for name, dtype in STORAGE_DTYPES.items() for module in ("torch", "torch.cuda", "torch.storage")

@@ -1,10 +1,10 @@
-"""The pickle within PyTorch's weights files, read by a machine that has nothing to run.
+"""An unpickler for PyTorch's weights files that runs no code from the file.
 
-A pickle is a program for a stack machine. Python's own runs whatever callables the stream names; filtering them still leaves
-what it does by itself: it grows its memo to any index that a stream states, and hashes nested tuples in exponential time. This
-one knows the few operations that state dicts are written with, in protocols 2 to 5. It calls only our own constructors, each of
-which fills in a dataclass (`torch_globals`); any other global is refused by name when it is met, called or not. Only strings
-and numbers are hashed, nothing recurses, and the number of operations is bounded, so memory and time are, too.
+A pickle is a program for a stack machine. Python's own unpickler runs whatever callables the pickle names. Filtering them is
+not enough: it still grows its memo to any index in the pickle, and it hashes nested tuples in exponential time. This one knows
+only the few operations that state dicts need, in protocols 2 to 5. It calls only our own constructors, each of which fills in a
+dataclass (`torch_globals`). It refuses any other global by name, called or not. It hashes only strings and numbers, never
+recurses, and limits the number of operations, which bounds memory and time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 LARGEST_READ = 4 << 20
-"""Bytes in one read: the directory of a zip with 40 000 entries, or the longest string of a pickle."""
+"""Upper limit on the bytes of one read: the directory of a zip with 40 000 entries, or the longest string of a pickle."""
 
 
 class BoundedStream(io.RawIOBase):
-    """The bytes ``start`` to ``end`` of ``file``; a read of more than `LARGEST_READ` bytes that are there is a ValueError."""
+    """The bytes ``start`` to ``end`` of ``file`` as a stream, for readers that cannot be trusted to ask for little. A read of
+    more than `LARGEST_READ` existing bytes raises ValueError."""
 
     def __init__(self, file: FileBytes, start: int, end: int) -> None:
         self._file, self._start, self._size, self._at = file, start, end - start, 0
@@ -40,7 +41,8 @@ class BoundedStream(io.RawIOBase):
         return found
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Up to and with the next newline; for the names of globals, so never long."""
+        """Return the bytes up to and including the next newline. Only names of globals are read this way, so at most 1024
+        bytes."""
         at, piece = self._at, self.read(min(1024, max(self._size - self._at, 0)))
         line = piece[: piece.find(b"\n") + 1] or piece
         self._at = at + len(line)
@@ -64,7 +66,7 @@ class BoundedStream(io.RawIOBase):
 
 
 MOST_OPERATIONS = 500_000
-"""Half a second's work. A tensor takes some 34; the largest single files have a few thousand tensors."""
+"""Half a second of work. A tensor takes some 34 operations; the largest single files have a few thousand tensors."""
 CONVERT = (
     "where the file can be trusted, convert it with PyTorch: "
     "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
@@ -79,29 +81,30 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Unpickler:
-    """Reads one pickle; ``persistent`` makes a storage of what the stream says about it (None: it says something else)."""
+    """Reads one pickle. ``make_storage`` returns the storage that a persistent id of the pickle names, or None if it names
+    none."""
 
-    def __init__(self, path: Path, persistent: Callable[[object], Storage | None]) -> None:
+    def __init__(self, path: Path, make_storage: Callable[[object], Storage | None]) -> None:
         self._path = path
-        self._persistent = persistent
+        self._make_storage = make_storage
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def load(self, stream: BoundedStream) -> object:
-        """The object that is pickled at the stream's position; WeightsError for everything else."""
+        """Return the object that is pickled at the stream's position. Raise WeightsError for anything else."""
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
                 if count > MOST_OPERATIONS:
-                    raise self._wrong(f"its pickle has more than {MOST_OPERATIONS} operations")
-                self._step(opcode.name, argument)
+                    raise self._make_error(f"its pickle has more than {MOST_OPERATIONS} operations")
+                self._execute(opcode.name, argument)
             (result,) = self._stack
         except WeightsError:
             raise
         except (IndexError, KeyError, ValueError, TypeError) as error:  # an empty stack, an unknown memo, broken operands
-            raise self._wrong(f"its pickle is broken: {shorten(str(error))}") from error
+            raise self._make_error(f"its pickle is broken: {shorten(str(error))}") from error
         return result
 
-    def _step(self, name: str, argument: Any) -> None:
+    def _execute(self, name: str, argument: Any) -> None:
         if name in VALUES:
             self._stack.append(argument)
         elif name in CONSTANTS:
@@ -111,15 +114,15 @@ class Unpickler:
         elif name in OPERATIONS:
             OPERATIONS[name](self, argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise self._wrong(f"its pickle uses the operation {name}, which no state dict needs")
+            raise self._make_error(f"its pickle uses the operation {name}, which state dicts do not need")
 
     def _top(self, count: int) -> tuple[Any, ...]:
         if len(self._stack) < count:
             raise IndexError("the stack is empty")
         return tuple(self._stack[-count:])
 
-    def _since_mark(self) -> list[Any]:
-        """What was pushed since the last mark; both are taken off."""
+    def _pop_to_mark(self) -> list[Any]:
+        """Take all values down to the last mark off the stack, and the mark, too. Return the values."""
         at = len(self._stack) - 1
         while at >= 0 and self._stack[at] is not MARK:
             at -= 1
@@ -129,29 +132,31 @@ class Unpickler:
         del self._stack[at:]
         return found
 
-    def _push_global(self, name: str) -> None:
+    def _push_allowed(self, name: str) -> None:
         if name not in ALLOWED:
-            raise self._wrong(f"its pickle names {shorten(name)!r}, which is no part of a state dict and was not run", CONVERT)
+            raise self._make_error(
+                f"its pickle names {shorten(name)!r}, which does not belong to a state dict and was not run", CONVERT
+            )
         self._stack.append(Global(name))
 
-    def named(self, argument: str) -> None:
-        self._push_global(argument.replace(" ", ".", 1))
+    def push_global(self, argument: str) -> None:
+        self._push_allowed(argument.replace(" ", ".", 1))
 
-    def named_on_stack(self, _: object) -> None:
+    def push_global_from_stack(self, _: object) -> None:
         module, name = self._top(2)
         del self._stack[-2:]
         if not isinstance(module, str) or not isinstance(name, str):
-            raise TypeError("a global whose name is no text")
-        self._push_global(f"{module}.{name}")
+            raise TypeError("the name of a global is not a text")
+        self._push_allowed(f"{module}.{name}")
 
-    def empty_dict(self, _: object) -> None:
+    def push_dict(self, _: object) -> None:
         self._stack.append({})
 
-    def empty_list(self, _: object) -> None:
+    def push_list(self, _: object) -> None:
         self._stack.append([])
 
     def make_tuple(self, _: object) -> None:
-        self._stack.append(tuple(self._since_mark()))
+        self._stack.append(tuple(self._pop_to_mark()))
 
     def put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
@@ -166,11 +171,11 @@ class Unpickler:
         self._extend([self._stack.pop()])
 
     def appends(self, _: object) -> None:
-        self._extend(self._since_mark())
+        self._extend(self._pop_to_mark())
 
     def _extend(self, items: list[Any]) -> None:
         if not isinstance(self._stack[-1], list):
-            raise TypeError("items for what is no list")
+            raise TypeError("items are added to something that is not a list")
         self._stack[-1].extend(items)
 
     def set_item(self, _: object) -> None:
@@ -179,12 +184,12 @@ class Unpickler:
         self._update(list(pair))
 
     def set_items(self, _: object) -> None:
-        self._update(self._since_mark())
+        self._update(self._pop_to_mark())
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError("items for what is no dict")
+            raise TypeError("items are added to something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, int):
                 raise TypeError(f"a dict key of type {type(key).__name__}")
@@ -194,35 +199,35 @@ class Unpickler:
         function, arguments = self._top(2)
         del self._stack[-2:]
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise TypeError("a call of what is no function")
+            raise TypeError("the pickle calls something that is not a function")
         constructor = CONSTRUCTORS.get(function.name)
         made = constructor(arguments) if constructor is not None else None
         if made is None:
-            raise TypeError(f"{function.name} is called as PyTorch never calls it")
+            raise TypeError(f"{function.name} is called with arguments that PyTorch never writes")
         self._stack.append(made)
 
     def build(self, _: object) -> None:
-        """Attributes for an object: the ``_metadata`` of a state dict, of which nothing is needed."""
+        """Ignore the attributes of an object: no value of a state dict's ``_metadata`` is needed."""
         target, state = self._top(2)
         self._stack.pop()
         if not isinstance(target, dict) or not isinstance(state, dict):
-            raise TypeError("attributes for what is no state dict")
+            raise TypeError("attributes are set on something that is not a state dict")
 
-    def persistent(self, _: object) -> None:
-        storage = self._persistent(self._stack.pop())
+    def push_storage(self, _: object) -> None:
+        storage = self._make_storage(self._stack.pop())
         if storage is None:
-            raise TypeError("a persistent id that names no storage")
+            raise TypeError("a persistent id does not name a storage")
         self._stack.append(storage)
 
-    def _wrong(self, what: str, advice: str = "download the file again, or " + CONVERT) -> WeightsError:
+    def _make_error(self, what: str, advice: str = "download the file again, or " + CONVERT) -> WeightsError:
         return WeightsError(f"{self._path}: {what}", advice)
 
 
 OPERATIONS: dict[str, Callable[[Unpickler, Any], None]] = {
-    "GLOBAL": Unpickler.named,
-    "STACK_GLOBAL": Unpickler.named_on_stack,
-    "EMPTY_DICT": Unpickler.empty_dict,
-    "EMPTY_LIST": Unpickler.empty_list,
+    "GLOBAL": Unpickler.push_global,
+    "STACK_GLOBAL": Unpickler.push_global_from_stack,
+    "EMPTY_DICT": Unpickler.push_dict,
+    "EMPTY_LIST": Unpickler.push_list,
     "TUPLE": Unpickler.make_tuple,
     "BINPUT": Unpickler.put,
     "LONG_BINPUT": Unpickler.put,
@@ -235,5 +240,5 @@ OPERATIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     "SETITEMS": Unpickler.set_items,
     "REDUCE": Unpickler.reduce,
     "BUILD": Unpickler.build,
-    "BINPERSID": Unpickler.persistent,
+    "BINPERSID": Unpickler.push_storage,
 }

@@ -1,6 +1,6 @@
-"""What a model folder says about its encoder and about itself, as far as baking needs it.
+"""The configs of a model folder that describe its encoder and the folder itself, as far as baking needs them.
 
-Three files: the Transformer module's own settings (``sentence_bert_config.json`` and six other names), transformers'
+There are three files: the Transformer module's own settings (``sentence_bert_config.json`` and six other names), transformers'
 ``config.json``, and ``config_sentence_transformers.json``. Each may be missing in older folders.
 """
 
@@ -24,7 +24,7 @@ TASKS = {
     "any-to-any": "causal_logits",
     "fill-mask": "token_embeddings",
 }
-"""What a model can be loaded as, and what its output then is for the next module."""
+"""The tasks that a model can be loaded for, each with the kind of output that the next module receives."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class TransformerSettings:
     """The settings of a Transformer module."""
 
     max_seq_length: int | None = None
-    """Tokens beyond it are cut off; None leaves it to the tokenizer."""
+    """Longer texts are cut to this number of tokens. None leaves the limit to the tokenizer."""
     do_lower_case: bool = False
     task: str = "feature-extraction"
-    """What the model is loaded as, one of `TASKS`."""
+    """The task that the model is loaded for, one of `TASKS`."""
     output_name: str = "token_embeddings"
-    """What its output is for the next module: token_embeddings, scores, causal_logits or sentence_embedding."""
+    """The kind of output that the next module receives: token_embeddings, scores, causal_logits or sentence_embedding."""
     method: str | None = "forward"
-    """Which method of the model makes it from text (``get_text_features`` for CLIP); None when text is none of its inputs."""
+    """The model's method that computes the output from text (``get_text_features`` for CLIP), or None if it takes no text."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class EncoderConfig:
     model_type: str | None = None
     pad_token_id: int | None = None
     num_labels: int = 2
-    """How many scores a classifier gives; 2 where nothing is said."""
+    """The number of a classifier's scores; 2 if the config does not state it."""
     activation: str | None = None
-    """The class path of what a cross-encoder applies to its scores; None leaves it to their number (`score_activation`)."""
+    """The class path of the activation on a cross-encoder's scores. If None, their number decides
+    (`choose_score_activation`)."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,16 +71,16 @@ class FolderConfig:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str | None = None
-    """cosine, dot, euclidean or manhattan; None where nothing is said: cosine."""
+    """cosine, dot, euclidean or manhattan. None if the config does not state it, which means cosine."""
     activation: str | None = None
-    """The class path of what a cross-encoder applies to its scores; it wins over `EncoderConfig.activation`."""
+    """The class path of the activation on a cross-encoder's scores. It takes precedence over `EncoderConfig.activation`."""
     truncate_dim: int | None = None
-    """How many of the embedding's dims are kept; None: all."""
+    """How many dims of the embedding are kept; None keeps all."""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def read_transformer_settings(module: Module) -> TransformerSettings:
-    """The settings of a Transformer module; FolderError when one is of the wrong type."""
+    """Return the settings of a Transformer module. Raise FolderError if one has the wrong type."""
     config, path = module.config, module.path
     longest = read_setting(config, "max_seq_length", int, path)
     if longest is not None and longest < 1:
@@ -98,7 +99,7 @@ def read_transformer_settings(module: Module) -> TransformerSettings:
 
 
 def _read_text_modality(module: Module, default: dict[str, Any]) -> dict[str, Any]:
-    """What ``modality_config`` says of text; ``default`` where there is none (before 5.4), {} where text is no input."""
+    """Return the text entry of ``modality_config``: ``default`` without that config (before 5.4), {} if text is no input."""
     modalities = read_setting(module.config, "modality_config", dict, module.path)
     if modalities is None:
         return default
@@ -107,7 +108,8 @@ def _read_text_modality(module: Module, default: dict[str, Any]) -> dict[str, An
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig | None:
-    """``config.json`` in the folder of a Transformer module, None when there is none; FolderError when it is malformed."""
+    """Return ``config.json`` in the folder of a Transformer module, or None if there is none. Raise FolderError if it is
+    malformed."""
     config = _read_config(folder, "config.json")
     if config is None:
         return None
@@ -127,7 +129,8 @@ def read_encoder_config(folder: Path) -> EncoderConfig | None:
 
 
 def read_folder_config(folder: Path) -> FolderConfig:
-    """``config_sentence_transformers.json``, or what folders without it mean; FolderError when it is malformed."""
+    """Return ``config_sentence_transformers.json``, or the defaults of a folder without it. Raise FolderError if it is
+    malformed."""
     config = _read_config(folder, FOLDER_CONFIG)
     if config is None:
         return FolderConfig()
@@ -135,10 +138,12 @@ def read_folder_config(folder: Path) -> FolderConfig:
     prompts = read_setting(config, "prompts", dict, path, {})
     wrong = next((key for key, prompt in prompts.items() if not isinstance(prompt, (str, type(None)))), None)
     if wrong is not None:
-        raise FolderError(f"{path}: the prompt {shorten(wrong)!r} is no text", DOWNLOAD)
+        raise FolderError(f"{path}: the prompt {shorten(wrong)!r} is not a text", DOWNLOAD)
     default = read_setting(config, "default_prompt_name", str, path)
     if default is not None and default not in prompts:
-        raise FolderError(f"{path}: the default prompt {shorten(default)!r} is none of {sorted(prompts)}", DOWNLOAD)
+        raise FolderError(
+            f"{path}: the default prompt {shorten(default)!r} is not one of its prompts: {sorted(prompts)}", DOWNLOAD
+        )
     similarity = read_setting(config, "similarity_fn_name", str, path)
     if similarity is not None and similarity not in SIMILARITIES:
         raise FolderError(f"{path}: similarity_fn_name is {shorten(similarity)!r}", f"known are {', '.join(SIMILARITIES)}")
@@ -154,7 +159,8 @@ def read_folder_config(folder: Path) -> FolderConfig:
 
 
 def choose_score_activation(folder: FolderConfig, encoder: EncoderConfig, scores: int) -> str:
-    """The class path of what a cross-encoder applies to its ``scores``: as said, else Sigmoid to one and nothing to several."""
+    """Return the class path of the activation on a cross-encoder's ``scores``: the stated one, else Sigmoid for one score and
+    Identity for several."""
     said = folder.activation or encoder.activation
     return said or ("torch.nn.Sigmoid" if scores == 1 else "torch.nn.Identity")
 

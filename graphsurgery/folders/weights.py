@@ -1,6 +1,6 @@
-"""The weights of a module: tensors by name, from safetensors or from PyTorch's own files, without PyTorch.
+"""The weights of a module: tensors by name, from safetensors or PyTorch files, read without PyTorch.
 
-A file is opened and judged at once; a tensor is read when it is asked for.
+Opening a file checks it as a whole. A tensor is read when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
-"""Weights files of a module folder, as sentence-transformers looks for them: the first that is there is the one."""
+"""Weights files of a module folder, in the order in which sentence-transformers looks for them. The first that exists is
+used."""
 INDEXES = tuple(f"{name}.index.json" for name in NAMES)
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 MOST_NAMES_SHOWN = 12
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """The tensors of one file by name; each is read anew whenever it is asked for, and cannot be written to."""
+    """The tensors of one file by name. Each one is read-only and read anew whenever it is asked for."""
 
     def __init__(self, file: FileBytes, tensors: Mapping[str, StoredTensor]) -> None:
         self.path = file.path
@@ -48,12 +49,12 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
+        """Return the shape of a tensor without reading it."""
         return self._tensors[name].shape
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights in ``path``, a module folder or a weights file; FolderError when they cannot be read."""
+    """Return the weights in ``path``, a module folder or a weights file. Raise FolderError if they cannot be read."""
     file = open_file(find_weights_file(path) if is_folder(path) else path)
     start = file.read(0, min(16, file.size))
     if start.startswith(b"PK\3\4"):
@@ -68,7 +69,8 @@ def read_weights(path: Path) -> Weights:
 
 
 def find_weights_file(folder: Path) -> Path:
-    """The weights file of a module folder; WeightsError when there is none, or its weights are spread over several files."""
+    """Return the weights file of a module folder. Raise WeightsError if there is none, or if its weights are spread over
+    several files."""
     for name in NAMES:
         if is_there(folder / name):
             return resolve_inside(folder, name, str(folder))
@@ -81,7 +83,8 @@ def find_weights_file(folder: Path) -> Path:
 
 
 def require_tensor(weights: Weights, name: str, shape: Sequence[int | None]) -> np.ndarray:
-    """The float tensor ``name``, finite and of that shape (None stands for any size of 1 or more); WeightsError otherwise."""
+    """Return the finite float tensor ``name`` of that shape (None stands for any size of 1 or more). Raise WeightsError
+    otherwise."""
     if name not in weights:
         raise WeightsError(f"{weights.path} has no {name!r}; it has {_list_names(weights)}", "give the weights of this module")
     found = weights.shape(name)

@@ -1,1 +1,1 @@
-"""Models as they are: reading and writing .onnx files without touching what an edit leaves alone."""
+"""Models as files: reading and writing .onnx files without touching anything that an edit leaves alone."""

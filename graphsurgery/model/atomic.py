@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all. Standard library only.
+"""Writing files so that each one appears whole or not at all. Standard library and `sources` only.
 
-A file is written under a name nobody uses, made durable with fsync, and gets its real name by a link or a rename, which is the
-one moment at which it exists. Untouched bytes are copied by the kernel (``copy_file_range``, which shares blocks where the file
-system can), with plain reads and writes where it cannot.
+A file is written under an unused name and made durable with fsync. A link or a rename then gives it its real name, and only at
+that moment does it exist. The kernel copies untouched bytes (``copy_file_range``, which shares blocks where the file system
+can); where the kernel cannot, they are read and written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from graphsurgery.model.sources import combine_flags, read_at, write_at
 BLOCK = 64 << 20
 PLAIN_BLOCK = 1 << 20
 LONGEST_STEM = 40
-"""Characters of a file's name in the name of its temporary file: 160 bytes in UTF-8 at most, and file systems take 255."""
+"""The temporary name takes at most this many characters of the file's name: 160 bytes in UTF-8, where file systems allow
+255."""
 CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
@@ -38,18 +39,19 @@ Progress = Callable[[int], None]
 
 
 def ignore_progress(_: int) -> None:
-    """Tell nobody."""
+    """Ignore the number of bytes written."""
 
 
 def make_temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody uses."""
+    """Return an unused hidden name beside ``path``."""
     return path.with_name(f".{path.name[:LONGEST_STEM]}.{secrets.token_hex(6)}.tmp")
 
 
 def write_new_file(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, progress: Progress = ignore_progress) -> None:
-    """Create ``path`` with ``size`` bytes, each piece at its offset, durable when this returns. Any failure removes it.
+    """Create ``path`` with ``size`` bytes, each piece at its offset. The file is durable when this returns; any failure removes
+    it.
 
-    Raises FileExistsError when ``path`` exists, OSError for whatever the system refuses.
+    Raises FileExistsError if ``path`` exists, and OSError for whatever else the system refuses.
     """
     descriptor = _create(path, combine_flags("O_WRONLY", "O_CREAT", "O_EXCL"))
     try:
@@ -70,9 +72,10 @@ def write_new_file(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, p
 
 
 def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:
-    """Let the file ``temporary`` be ``path``. FileExistsError when there is a ``path`` and it is not to be replaced by force.
+    """Give the file ``temporary`` the name ``path``. Raise FileExistsError if ``path`` exists and ``force`` is not set.
 
-    A rename replaces what stands there, a link never does; where the file system has no links, one look has to do.
+    A rename replaces an existing file; a link never does. Where the file system has no links, this looks for ``path`` once
+    before it renames.
     """
     if not force:
         try:
@@ -89,7 +92,8 @@ def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:
 
 
 def copy_range(source: FileRange, target: int, offset: int, progress: Progress = ignore_progress) -> None:
-    """Copy a range of one file to ``offset`` of another, by the kernel where it can. OSError(EIO): the source is too short."""
+    """Copy a range of one file to ``offset`` of another, by the kernel where it can. Raise OSError(EIO) if the source is too
+    short."""
     start, left = source.offset, source.length
     by_kernel = hasattr(os, "copy_file_range")
     while left:
@@ -107,7 +111,7 @@ def copy_range(source: FileRange, target: int, offset: int, progress: Progress =
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` behind what the file at ``path`` holds, durably."""
+    """Append ``data`` to the file at ``path``, durably."""
     with path.open("ab") as file:
         file.write(data)
         file.flush()
@@ -115,7 +119,8 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that the names in it survive a crash; where the system cannot, the names exist all the same."""
+    """Call fsync on a folder so that the names in it survive a crash. Where the system cannot do that, the names exist all the
+    same."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -125,7 +130,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file of ours if it is there; what cannot be removed must not hide the error that is being handled."""
+    """Remove a file that we made, if it exists. A failure is ignored, so that it cannot hide the error that is being
+    handled."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 

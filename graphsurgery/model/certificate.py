@@ -1,7 +1,7 @@
-"""The certificate within a file: from which files it was made and with what, and what was proven of it before it got its name.
+"""The certificate within a file: the files and package versions it was made with, and the verdict of its proof.
 
-It is the file's last record wherever nothing else has to stand behind the metadata: the bytes that were proven stay as they
-are.
+The certificate is the file's last record unless other fields must follow the metadata, so the bytes that were proven stay as
+they are.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from graphsurgery.report import Report, Verdict
 from graphsurgery.version import __version__
 
 ELSEWHERE = "elsewhere:"
-"""Stands before the name of a source that is not in the model folder."""
+"""Prefix of a source's name if the source is not in the model folder."""
 VERDICTS = ("", *(verdict.value for verdict in Verdict))
 PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "tokenizers", "safetensors")
-"""As their users know them; a module is called alike, with underscores. What was installed may be called otherwise:
-onnxruntime-gpu is onnxruntime, too."""
+"""Names of the packages as users know them. The module's name has underscores instead of hyphens. The installed distribution
+may have another name: onnxruntime-gpu also provides onnxruntime."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a file says of how it was made. ``verdict`` and ``checks`` are empty where nothing was proven."""
+    """How a file says it was made. ``verdict`` and ``checks`` are empty if nothing was proven."""
 
     sources: Mapping[str, str]
-    """sha256 (hex) by the place in the model folder."""
+    """sha256 (hex) of each source, by its path in the model folder."""
     versions: Mapping[str, str]
     verdict: str
     checks: Mapping[str, str]
-    """The verdict of each check."""
+    """The verdict of each check, by its name."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +48,7 @@ class Certificate:
 
 
 def list_versions() -> dict[str, str]:
-    """Python's version and those of the packages that take part, as their modules say; without those that are not there."""
+    """Return the versions of Python and of each installed package of `PACKAGES`, as its module states it."""
     found = {name: _read_version(name.replace("-", "_")) for name in PACKAGES}
     return {"python": platform.python_version()} | {name: version for name, version in found.items() if version is not None}
 
@@ -61,7 +61,7 @@ def _read_version(module: str) -> str | None:
 
 
 def add_certificate(document: Document, sources: Mapping[str, str], report: Report | None) -> Document:
-    """``document`` with a certificate: it was made from ``sources``, and ``report`` was proven of it."""
+    """Return ``document`` with a certificate that names its ``sources`` and the verdicts of ``report``."""
     verdict = report.verdict.value if report is not None else ""
     checks = {check.name: check.verdict.value for check in report.checks} if report is not None else {}
     content = {"sources": dict(sources), "versions": list_versions(), "verdict": verdict, "checks": checks}
@@ -70,12 +70,13 @@ def add_certificate(document: Document, sources: Mapping[str, str], report: Repo
 
 
 def find_certificate_step(model: Model) -> Step | None:
-    """The entry that holds the certificate, whoever wrote it; None where there is none or the file was edited since."""
+    """Return the step that holds the certificate, whether or not it is valid. Return None if there is none or the file was
+    edited since."""
     return next((step for step in reversed(list_steps_since_edit(model.proto)) if step.edit == CERTIFICATE), None)
 
 
 def read_certificate(model: Model) -> Certificate | None:
-    """What the file certifies of itself; None where it does not, or where that is not what was recorded for this file."""
+    """Return the file's certificate, or None if there is none or it was not recorded for this file as it is."""
     entry = find_certificate_step(model)
     if entry is None or not has_valid_checksum(entry) or not _is_recorded_for(model, entry):
         return None
@@ -86,7 +87,7 @@ def read_certificate(model: Model) -> Certificate | None:
 
 
 def _is_recorded_for(model: Model, entry: Step) -> bool:
-    """Whether ``entry`` was recorded for what the file is but for later moves of its weights."""
+    """Return whether ``entry`` was recorded for this file, apart from later moves of its weights."""
     document = model.document
     try:
         for step in reversed(list_steps_since_edit(model.proto)):

@@ -1,7 +1,7 @@
-"""Changes of an edit to fields of the source that onnx-graphsurgeon does not hold, made on the fields themselves.
+"""Changes that an edit makes to fields of the source that onnx-graphsurgeon does not hold.
 
-Inputs, value_info and the names that nodes know values by are changed on the protobuf, so that all else in them stays: doc
-strings, denotations, subgraphs, what a later ONNX has put there. A field that no change concerns is kept to the byte.
+Inputs, value_info and the value names in nodes are changed on the protobuf itself. Doc strings, denotations, subgraphs and
+fields of a later ONNX therefore survive. A field that no change concerns is kept byte for byte.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
 )
 KINDS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
 InfoChange = Callable[[str, onnx.ValueInfoProto], bool]
-"""Called with ``input``, ``output`` or ``value_info`` and a copy to change; whether the value stays declared."""
+"""Called with ``input``, ``output`` or ``value_info`` and a copy to change. Returns whether the value stays declared."""
 NodeChange = Callable[[onnx.NodeProto], None]
-"""Called with a copy of a node, to change it."""
+"""Called with a copy of a node, which it changes."""
 
 
 @dataclass
 class Changes:
-    """To be filled by an edit, and applied when the draft is finished."""
+    """The changes that an edit collects. They are applied when the draft is finished."""
 
     names: dict[str, str] = field(default_factory=dict)
-    """Values that the source's nodes are to know by another name."""
+    """New names of values, by the name that the source's nodes use."""
     infos: list[InfoChange] = field(default_factory=list)
     nodes: list[NodeChange] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
-    """New inputs, behind all others."""
+    """New inputs, appended to the existing ones."""
     initializers: list[onnx.TensorProto] = field(default_factory=list)
-    """New initializers, behind all others."""
+    """New initializers, appended to the existing ones."""
 
-    def node(self, record: Record, payloads: Payloads) -> Record:
-        """A node of the source with the changes made to it."""
+    def change_node(self, record: Record, payloads: Payloads) -> Record:
+        """Return a node of the source with the changes applied to it."""
         if not self.names and not self.nodes:
             return record
         node = onnx.NodeProto.FromString(record.content)
@@ -51,8 +51,8 @@ class Changes:
             change(node)
         return record if node == before else _rebuild_record(record, node, payloads)
 
-    def infos_of(self, number: int, records: list[Record], payloads: Payloads) -> list[Record]:
-        """The declared values of a field with the changes made to them, and what is new."""
+    def change_infos(self, number: int, records: list[Record], payloads: Payloads) -> list[Record]:
+        """Return the declared values of one field (a ``number`` of `KINDS`) with the changes applied, and the new ones."""
         found = []
         for record in records:
             info = onnx.ValueInfoProto.FromString(record.content)

@@ -1,4 +1,5 @@
-"""What a loaded file must satisfy before anything else looks at it: tensors as long as they say, shapes that can exist."""
+"""Checks of a loaded file that come before all other work: tensors hold as much data as they claim, and their shapes can
+exist."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from graphsurgery.model.records import Payloads, Span
 from graphsurgery.model.schema import RAW_DATA, TENSOR
 
 LARGEST_DECLARED = 1 << 36
-"""Elements that a tensor, a declared value or a node with a constant shape may have at most: 256 GiB of float32."""
+"""Upper limit on the elements of a tensor, a declared value or a node with a constant shape: 256 GiB of float32."""
 MOST_DIMS = 64
-"""The rank of numpy's arrays; products of thousands of dims take long to compute and longer to print."""
+"""The highest rank of numpy's arrays. Products of thousands of dims take long to compute and longer to print."""
 MOST_COUNTED = 16 << 20
-"""Bytes of packed varints that are counted in one load; beyond, their number is only held to be possible."""
+"""Bytes of packed varints that one load counts. Beyond that, only the range of their possible number is checked."""
 TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 PACKED_BYTES = {"float_data": 4, "double_data": 8}
 VARINT_CONTINUES = bytes(range(0x80, 0x100))
@@ -31,7 +32,7 @@ Constants = ChainMap[str, list[int]]
 
 
 def check_shape(tensor: onnx.TensorProto, name: str) -> None:
-    """The dims can exist and the element type is known; TensorDataError otherwise."""
+    """Check that the dims can exist and the element type is known. Raise TensorDataError otherwise."""
     check_dims(tensor.dims, f"tensor {name!r}")
     if tensor.data_type not in NAMES or tensor.data_type == onnx.TensorProto.UNDEFINED:
         raise TensorDataError(
@@ -47,7 +48,8 @@ def check_rank(rank: int, what: str) -> None:
 
 
 def check_dims(dims: Sequence[int], what: str) -> None:
-    """No more than `MOST_DIMS` dims, none negative, and no more elements than `LARGEST_DECLARED` even where a dim is 0."""
+    """Check that there are at most `MOST_DIMS` dims, none negative, and at most `LARGEST_DECLARED` elements, dims of 0 left
+    out."""
     check_rank(len(dims), what)
     if any(dim < 0 for dim in dims):
         raise TensorDataError(f"{what} has a negative dim: {list(dims)}", "export the model again")
@@ -57,9 +59,10 @@ def check_dims(dims: Sequence[int], what: str) -> None:
 
 
 def check_tensor(tensor: onnx.TensorProto, name: str, payloads: Payloads, may_read: int = MOST_COUNTED) -> int:
-    """The data inside the file must be exactly what dims and element type call for; TensorDataError otherwise.
+    """Check that the data inside the file are exactly as long as dims and element type require. Raise TensorDataError
+    otherwise.
 
-    Returns how many bytes of its payload were read for it, at most ``may_read``: those of packed varints, to count them.
+    Returns the number of payload bytes that were read, at most ``may_read``. Only packed varints are read, to count them.
     """
     check_shape(tensor, name)
     span = payloads.find(tensor)
@@ -77,7 +80,7 @@ def check_tensor(tensor: onnx.TensorProto, name: str, payloads: Payloads, may_re
 
 
 def check_no_inline_data(tensor: onnx.TensorProto, name: str) -> None:
-    """A tensor whose data lie outside must hold none: readers would not agree on which are its data."""
+    """Check that a tensor with external data holds no data of its own: readers would disagree on which data count."""
     held = [field for field in ("raw_data", *TYPED_FIELDS) if len(getattr(tensor, field))]
     if held:
         raise ExternalDataError(
@@ -86,7 +89,7 @@ def check_no_inline_data(tensor: onnx.TensorProto, name: str) -> None:
 
 
 def check_names(graph: onnx.GraphProto) -> None:
-    """Names that a user can give are text (protobuf hands out bytes where they are not UTF-8), and no two inputs share one."""
+    """Check that names are UTF-8 (protobuf returns bytes otherwise) and that no two inputs share one."""
     for kind, named in (("input", graph.input), ("output", graph.output), ("initializer", graph.initializer)):
         for one in named:
             if isinstance(one.name, bytes):
@@ -104,15 +107,16 @@ def check_names(graph: onnx.GraphProto) -> None:
 
 
 def list_repeated_initializers(graph: onnx.GraphProto) -> list[str]:
-    """Names that more than one initializer bears. ONNX Runtime warns and uses the last, and so does `Model.initializers`."""
+    """Return the names that several initializers share. ONNX Runtime warns and uses the last one, as `Model.initializers`
+    does."""
     return _list_repeated(tensor.name for tensor in graph.initializer if tensor.name)
 
 
 def check_declared_shapes(model: onnx.ModelProto) -> None:
-    """Nothing declared, and no node with a constant shape, may ask for more than `LARGEST_DECLARED` elements.
+    """Check that no declared value and no node with a constant shape asks for more than `LARGEST_DECLARED` elements.
 
-    Looks at inputs, outputs, value_info, sparse tensors and the nodes of `SHAPED` whose shape is a constant, in the graph, its
-    subgraphs and functions. A shape that is computed, or lies in external data, is not seen.
+    This covers inputs, outputs, value_info, sparse tensors and the nodes of `SHAPED_BY_INPUT` whose shape is constant, in the
+    graph, its subgraphs and its functions. Computed shapes and shapes in external data are not checked.
     """
     graphs = [model.graph]
     graphs += [graph for training in model.training_info for graph in (training.initialization, training.algorithm)]
@@ -139,7 +143,7 @@ def _check_scope(scope: Scope, outer: Constants) -> None:
 
 
 def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, constants: Constants) -> None:
-    """The subgraphs and sparse tensors that one attribute holds, whatever type it says it is of."""
+    """Check the subgraphs and sparse tensors of one attribute, whatever type the attribute claims."""
     sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for sparse in (*sparse_tensors, *attribute.sparse_tensors):
         check_dims(sparse.dims, f"sparse tensor {shorten(sparse.values.name)!r} of node {shorten(node.name)!r}")
@@ -149,7 +153,8 @@ def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto, const
 
 
 def _check_declared(info: onnx.ValueInfoProto) -> None:
-    """The literal dims of a value; exporters write symbolic and unknown ones in many ways, 0 and -1 among them."""
+    """Check the positive dims of a declared value. Exporters write symbolic and unknown dims in many ways, 0 and -1 among
+    them."""
     dims = info.type.tensor_type.shape.dim
     what = f"value {shorten(info.name)!r}"
     check_rank(len(dims), what)
@@ -157,7 +162,7 @@ def _check_declared(info: onnx.ValueInfoProto) -> None:
 
 
 def _read_constant_shape(node: onnx.NodeProto, constants: Constants) -> list[int]:
-    """The shape that a node's constant inputs or attributes ask for; nothing where they are not constant."""
+    """Return the shape that a node's constant inputs or attributes ask for, or an empty list if they are not constant."""
     if node.op_type in ("RandomNormal", "RandomUniform"):
         return [dim for attribute in node.attribute if attribute.name == "shape" for dim in attribute.ints if dim > 0]
     if node.op_type == "Range":
@@ -168,7 +173,8 @@ def _read_constant_shape(node: onnx.NodeProto, constants: Constants) -> list[int
 
 
 def _list_constants(scope: Scope) -> Iterator[tuple[str, list[int]]]:
-    """Short vectors and scalars of integers that the scope holds as initializers or Constant nodes."""
+    """Yield the name and values of each short integer vector or scalar that is an initializer or a Constant node of the
+    scope."""
     for tensor in scope.initializer if isinstance(scope, onnx.GraphProto) else ():
         if _is_short(tensor):
             yield tensor.name, _read_integers(tensor)
@@ -202,7 +208,7 @@ def _list_repeated(names: Iterable[str]) -> list[str]:
 
 
 def _find_data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> str:
-    """The one field that holds the tensor's data; TensorDataError where it is not the one for its element type."""
+    """Return the one field that holds the tensor's data. Raise TensorDataError if it does not suit the element type."""
     typed = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     held = [field for field in TYPED_FIELDS if len(getattr(tensor, field))]
     if tensor.HasField("raw_data"):
@@ -218,7 +224,8 @@ def _find_data_field(tensor: onnx.TensorProto, name: str, span: Span | None) -> 
 
 
 def _check_varints(tensor: onnx.TensorProto, name: str, span: Span, may_read: int) -> int:
-    """Packed varints, 1 to 10 bytes each: counted where ``may_read`` allows. The last byte of each is below 0x80."""
+    """Check the number of packed varints (1 to 10 bytes each, the last byte below 0x80), by counting them if ``may_read``
+    allows it."""
     needed = _count_typed_entries(tensor)
     if span.length > may_read:
         if not needed <= span.length <= 10 * needed:
@@ -238,7 +245,8 @@ def _check_typed_elements(tensor: onnx.TensorProto, name: str) -> None:
 
 
 def _count_typed_entries(tensor: onnx.TensorProto) -> int:
-    """How many entries the typed field holds: complex numbers take two, elements of 2 and 4 bits share one (of 6 do not)."""
+    """Return how many entries the typed field must hold. A complex number takes two; elements of 2 and 4 bits share one (those
+    of 6 bits do not)."""
     count = count_elements(tensor.dims)
     kind = NAMES[tensor.data_type]
     if kind.startswith("COMPLEX"):

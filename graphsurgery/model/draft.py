@@ -1,6 +1,6 @@
-"""A model being edited: an onnx-graphsurgeon graph and, beside it, what that graph cannot hold.
+"""A model that is being edited: an onnx-graphsurgeon graph, and beside it the parts of the source that this graph cannot hold.
 
-onnx-graphsurgeon is what edits match and change, never what writes the file: each of its nodes is traced to the node it was
+Edits match and change the onnx-graphsurgeon graph, but it never writes the file. Each of its nodes is traced to the node it was
 imported from, and `finish` writes an unchanged node back from its source bytes. Everything else of the source (initializers,
 inputs, value_info, functions, metadata, every unknown field) stays unless the draft says otherwise.
 """
@@ -28,13 +28,13 @@ from graphsurgery.model.scan import make_record
 
 LOST_BY_IMPORT = ("doc_string", "overload", "metadata_props", "device_configurations")
 IMPORTING = threading.Lock()
-"""Held while onnx-graphsurgeon imports a graph: its logger, which is silenced meanwhile, belongs to the whole process."""
+"""Held while onnx-graphsurgeon imports a graph. Its logger belongs to the whole process and is silenced meanwhile."""
 
 
 class Draft:
-    """One edit's workspace. ``graph`` is an onnx-graphsurgeon graph; change its nodes and outputs, then `finish`.
+    """The workspace of one edit: change nodes and outputs of ``graph``, an onnx-graphsurgeon graph, then call `finish`.
 
-    What else is to change, names and inputs of the source above all, goes into ``changes``.
+    Other changes, above all to names and inputs of the source, go into ``changes``.
     """
 
     def __init__(self, model: Model) -> None:
@@ -54,7 +54,7 @@ class Draft:
         return self.model.opset
 
     def tensor(self, name: str) -> gs.Tensor:
-        """The graph's tensor of that name; KeyError when there is none."""
+        """Return the graph's tensor of that name. Raise KeyError if there is none."""
         found = self.graph.tensors().get(name)
         if found is None:
             found = next((tensor for tensor in (*self.graph.inputs, *self.graph.outputs) if tensor.name == name), None)
@@ -65,24 +65,24 @@ class Draft:
     def add(
         self, op: str, inputs: Sequence[gs.Tensor], name: str, attrs: dict[str, Any] | None = None, output: str | None = None
     ) -> gs.Variable:
-        """Append a node with one output, named after the node unless ``output`` says otherwise. Returns that output."""
+        """Append a node with one output and return that output. It is named after the node unless ``output`` gives its name."""
         node_name = self.namer.new(name)
         value = gs.Variable(output if output is not None else self.namer.new(f"{name}:0"))
         self.graph.nodes.append(gs.Node(op, node_name, attrs or {}, list(inputs), [value]))
         return value
 
     def constant(self, values: np.ndarray, name: str) -> gs.Variable:
-        """Append a Constant node: unlike an initializer it is part of the head at every IR version."""
+        """Append a Constant node. Unlike an initializer, it belongs to the head at every IR version."""
         return self.add("Constant", [], name, {"value": gs.Constant(name, values)})
 
     def add_input(self, name: str, dtype: int, dims: Sequence[int | str]) -> gs.Variable:
-        """A new input, behind all others."""
+        """Append a new input behind all others."""
         self.changes.inputs.append(onnx.helper.make_tensor_value_info(name, dtype, dims))
         return gs.Variable(name)
 
     @contextmanager
     def at_front(self) -> Iterator[None]:
-        """What is added within goes before all other nodes: those of the source are to use it."""
+        """Put the nodes added within this context before all other nodes, so that the source's nodes can use them."""
         count = len(self.graph.nodes)
         yield
         added = self.graph.nodes[count:]
@@ -90,42 +90,43 @@ class Draft:
         self.graph.nodes[:0] = added
 
     def rename(self, old: str, new: str) -> gs.Tensor:
-        """Give a value another name, wherever it is produced and used."""
+        """Rename a value wherever it is produced and used."""
         tensor = self.tensor(old)
         tensor.name = new
         return tensor
 
     def finish(self) -> Document:
-        """The edited document."""
+        """Return the edited document."""
         for value, elements in self._held:
             if isinstance(value, gs.Constant) and _is_only_read(value, elements):
                 value._values = elements
         source, changes = self.model.document, self.changes
-        graph = splice_records(source.graph, NODE, self._nodes())
-        graph = splice_records(graph, OUTPUT, changes.infos_of(OUTPUT, self._outputs(), source.payloads))
+        graph = splice_records(source.graph, NODE, self._build_nodes())
+        graph = splice_records(graph, OUTPUT, changes.change_infos(OUTPUT, self._build_outputs(), source.payloads))
         for number in (INPUT, VALUE_INFO):
             held = [record for record in source.graph if record.field == number]
-            graph = splice_records(graph, number, changes.infos_of(number, held, source.payloads))
+            graph = splice_records(graph, number, changes.change_infos(number, held, source.payloads))
         if changes.initializers:
             new = [Record.literal(INITIALIZER, tensor.SerializeToString()) for tensor in changes.initializers]
             graph = splice_records(graph, INITIALIZER, [record for record in graph if record.field == INITIALIZER] + new)
         return Document(source.model, graph, source.payloads)
 
-    def _nodes(self) -> list[Record]:
+    def _build_nodes(self) -> list[Record]:
         index_of = {id(node): index for index, node in enumerate(self._imported_nodes)}
         records = [record for record in self.model.document.graph if record.field == NODE]
-        return [self._node(node, index_of.get(id(node)), records) for node in self.graph.nodes]
+        return [self._build_node(node, index_of.get(id(node)), records) for node in self.graph.nodes]
 
-    def _node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
+    def _build_node(self, node: gs.Node, index: int | None, records: list[Record]) -> Record:
         payloads = self.model.document.payloads
         if index is not None and make_node_signature(node) == self._signatures[index]:
-            return self.changes.node(records[index], payloads)
-        proto = OnnxExporter.export_node(node) if index is None else self._changed(node, index)
+            return self.changes.change_node(records[index], payloads)
+        proto = OnnxExporter.export_node(node) if index is None else self._merge_with_source(node, index)
         record = make_record(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, payloads)
-        return record if index is None else self.changes.node(record, payloads)
+        return record if index is None else self.changes.change_node(record, payloads)
 
-    def _changed(self, node: gs.Node, index: int) -> onnx.NodeProto:
-        """A changed node with what onnx-graphsurgeon lost of its source: unchanged attributes, doc string, metadata."""
+    def _merge_with_source(self, node: gs.Node, index: int) -> onnx.NodeProto:
+        """Return a changed node together with everything onnx-graphsurgeon lost of its source: unchanged attributes, doc
+        string, metadata."""
         source = self.model.proto.graph.node[index]
         changed = [key for key, signature in _list_attribute_signatures(node) if self._attributes[index].get(key) != signature]
         if any(isinstance(node.attrs[key], gs.Graph) for key in changed):
@@ -147,7 +148,7 @@ class Draft:
         proto.MergeFrom(only)
         return proto
 
-    def _outputs(self) -> list[Record]:
+    def _build_outputs(self) -> list[Record]:
         payloads = self.model.document.payloads
         records = [record for record in self.model.document.graph if record.field == OUTPUT]
         left = list(enumerate(self._imported_outputs))
@@ -168,7 +169,8 @@ def _list_attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
 
 
 def _list_elements(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
-    """Every attribute at any depth and what holds its elements: signatures know them by identity, which lasts while they do."""
+    """Yield every attribute at any depth with the object that holds its elements. Keeping these alive keeps the identities in
+    signatures valid."""
     for node in graph.nodes:
         for value in node.attrs.values():
             yield value, value._values if isinstance(value, gs.Constant) else None
@@ -177,7 +179,7 @@ def _list_elements(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_only_read(constant: gs.Constant, elements: Any) -> bool:
-    """Whether an array stands in the place of ``elements`` only because they were read: it still equals them."""
+    """Return whether an array replaced ``elements`` only because they were read: its values are still the same."""
     now = constant._values
     if now is elements or not isinstance(now, np.ndarray) or not isinstance(elements, LazyValues):
         return False
@@ -186,7 +188,7 @@ def _is_only_read(constant: gs.Constant, elements: Any) -> bool:
 
 
 def _import_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """``proto`` as an onnx-graphsurgeon graph, imported from a copy, its complaints kept off the terminal."""
+    """Return ``proto`` as an onnx-graphsurgeon graph, imported from a copy. Its log messages are kept off the terminal."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     _drop_undecodable(copy.graph.node)
@@ -204,7 +206,7 @@ def _import_graph(proto: onnx.ModelProto) -> gs.Graph:
 
 
 def _drop_undecodable(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Take attributes whose strings are not UTF-8 off the copy; their nodes are written back from the source anyway."""
+    """Drop attributes whose strings are not UTF-8 from the copy. Their nodes are written back from the source anyway."""
     for node in nodes:
         for index in reversed(range(len(node.attribute))):
             if not all(map(_is_utf8, [node.attribute[index].s, *node.attribute[index].strings])):
@@ -225,7 +227,8 @@ Signature = tuple[Hashable, ...]
 
 
 def make_node_signature(node: gs.Node) -> Signature:
-    """Operator, name, domain, value names, attributes, and the same of every node in its subgraphs."""
+    """Return operator, name, domain, value names and attributes, and the same for every node in its subgraphs. Equal signatures
+    mean an unchanged node."""
     return (
         node.op,
         node.name,
@@ -237,7 +240,8 @@ def make_node_signature(node: gs.Node) -> Signature:
 
 
 def make_attribute_signature(value: Any) -> Hashable:
-    """An attribute's value; tensors by the identity of what holds their elements, so that nothing large is compared."""
+    """Return a signature of an attribute's value. Tensors are compared by the identity of their storage, so no large data are
+    compared."""
     if isinstance(value, gs.Graph):
         inputs, outputs = (tuple(tensor.name for tensor in side) for side in (value.inputs, value.outputs))
         return ("graph", inputs, outputs, tuple(map(make_node_signature, value.nodes)))

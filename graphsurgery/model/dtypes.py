@@ -22,16 +22,16 @@ INTEGERS = frozenset({onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 
 def count_elements(dims: Sequence[int]) -> int:
-    """How many elements a tensor of these dims has."""
+    """Return the number of elements of a tensor with these dims."""
     return math.prod(dims)
 
 
 def compute_payload_size(data_type: int, dims: Sequence[int]) -> int | None:
-    """Bytes that raw_data of this type and shape takes, or None for types without a fixed size."""
+    """Return the bytes of raw_data for this type and shape, or None for types without a fixed size."""
     bits = BITS.get(NAMES.get(data_type, ""))
     return None if bits is None else (count_elements(dims) * bits + 7) // 8
 
 
 def to_numpy_dtype(data_type: int) -> np.dtype[np.generic]:
-    """The numpy dtype (ml_dtypes' for bfloat16 and the small floats) of an ONNX element type."""
+    """Return the numpy dtype (ml_dtypes' for bfloat16 and the small floats) of an ONNX element type."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))

@@ -1,7 +1,8 @@
 """External data: where a tensor's bytes lie beside the .onnx file, and whether they may be read there.
 
-Nothing is opened here: paths are resolved and files looked at with ``lstat`` and ``stat`` only. The rules follow what current
-onnx refuses (path traversal, symlinks, hard links, unknown keys) and the Hugging Face cache layout that it must allow.
+Nothing is opened here: paths are resolved, and files are looked at with ``lstat`` and ``stat`` only. The rules follow the
+refusals of current onnx (path traversal, symlinks, hard links, unknown keys) and the layout of the Hugging Face cache, which
+must be allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MEMORY_ADDRESS_MARK = "ORT_MEM_ADDR"
 
 
 def explain_bad_location(location: str) -> str | None:
-    """What is wrong with how ``location`` is spelt, or None: it must be relative, on every system, and climb nowhere."""
+    """Return why the spelling of ``location`` is not allowed, or None. It must be relative on every system and must not use
+    '..'."""
     wrong = {
         "is empty": not location,
         f"has {len(location)} characters, more than a path can have": len(location) > LONGEST_LOCATION,
@@ -44,13 +46,15 @@ def explain_bad_location(location: str) -> str | None:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether ``path``, all symlinks followed, lies in ``folder``, or where the Hugging Face cache keeps its files."""
+    """Return whether ``path``, with all symlinks followed, lies in ``folder`` or in the blobs of its Hugging Face cache
+    repository."""
     target = Path(os.path.realpath(path))
     return target.is_relative_to(os.path.realpath(folder)) or _is_in_hub_cache(folder, target)
 
 
 def _is_in_hub_cache(folder: Path, target: Path) -> bool:
-    """Whether ``folder`` lies in ``<repository>/snapshots/<revision>/`` and ``target`` in the same repository's ``blobs/``."""
+    """Return whether ``folder`` lies in ``<repository>/snapshots/<revision>/`` and ``target`` in the same repository's
+    ``blobs/``."""
     real = Path(os.path.realpath(folder))
     for parent in (real, *real.parents):
         if parent.parent.name == "snapshots":
@@ -60,12 +64,14 @@ def _is_in_hub_cache(folder: Path, target: Path) -> bool:
 
 KNOWN_KEYS = ("location", "offset", "length", "checksum", "basepath")
 LARGEST_FILE = 1 << 48
-"""Bytes; no file system in use holds larger files, so what claims to lie beyond is broken even where its file is absent."""
+"""Bytes. No file system in use holds larger files, so a tensor that claims to lie beyond is broken even if its file is
+absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalFile:
-    """A data file: the location as the model spells it, its path, and its state when the model was loaded (None: absent)."""
+    """A data file: the location as the model spells it, its path, and its identity when the model was loaded (None if
+    absent)."""
 
     location: str
     path: Path
@@ -74,7 +80,7 @@ class ExternalFile:
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where one tensor's bytes lie: ``length`` bytes at ``offset`` of ``file``."""
+    """One tensor's place: ``length`` bytes at ``offset`` of ``file``."""
 
     tensor: str
     file: ExternalFile
@@ -87,7 +93,7 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def read_entries(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
-    """The external_data of ``tensor`` as a mapping; ExternalDataError on unknown or repeated keys."""
+    """Return the external_data of ``tensor`` as a mapping. Raise ExternalDataError on unknown or repeated keys."""
     found: dict[str, str] = {}
     for entry in tensor.external_data:
         if isinstance(entry.key, bytes) or isinstance(entry.value, bytes):
@@ -105,7 +111,7 @@ def read_entries(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
 
 
 def read_place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
-    """(location, offset, length) that ``tensor`` claims, the length checked against its dims and element type."""
+    """Return (location, offset, length) as ``tensor`` claims them. The length is checked against its dims and element type."""
     found = read_entries(tensor, name)
     size = compute_payload_size(tensor.data_type, tensor.dims)
     if size is None:
@@ -125,12 +131,15 @@ def read_place(tensor: onnx.TensorProto, name: str) -> tuple[str, int, int]:
 
 
 def locate_file(location: str, model: Path | None, folder: Path, name: str) -> ExternalFile:
-    """The data file that ``location`` means for a model in ``folder``.
+    """Return the data file that ``location`` means for a model in ``folder``.
 
-    Raises UnsafeLocationError when it is empty, absolute, climbs with ``..``, is a memory address, is the model itself, is no
-    plain file, is a hard link, or reaches outside the folder through a symlink (but for the Hugging Face cache's own links).
+    Raises UnsafeLocationError if the location is empty, absolute, contains ``..`` or is a memory address; if the file is the
+    model itself, no plain file or a hard link; or if a symlink leads outside the folder (the Hugging Face cache's own links are
+    allowed).
     """
-    _check_spelling(location, name)
+    why = explain_bad_location(location)
+    if why is not None:
+        raise _make_location_error(name, location, why)
     path = folder / location
     found = _read_status(path, folder, location, name)
     if found is None:
@@ -145,13 +154,13 @@ def locate_file(location: str, model: Path | None, folder: Path, name: str) -> E
 
 
 def _read_status(path: Path, folder: Path, location: str, name: str) -> os.stat_result | None:
-    """What ``path`` is, or what the symlink there leads to inside the folder; None where there is nothing."""
+    """Return the status of ``path``, or of the symlink's target inside the folder. Return None if nothing is there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _make_location_error(name, location, f"cannot be looked at: {getattr(error, 'strerror', error)}") from error
+        raise _make_location_error(name, location, f"cannot be examined: {getattr(error, 'strerror', error)}") from error
     if not is_inside(path, folder):
         raise _make_location_error(name, location, "leads out of the model's folder through a symlink")
     if not stat.S_ISLNK(found.st_mode):
@@ -165,7 +174,8 @@ def _read_status(path: Path, folder: Path, location: str, name: str) -> os.stat_
 
 
 def check_ranges(tensors: list[ExternalTensor]) -> None:
-    """Every range lies in its file, and no two overlap; two tensors may share exactly the same bytes (tied weights)."""
+    """Check that every range lies in its file and no two overlap. Two tensors may share exactly the same bytes (tied
+    weights)."""
     ordered = sorted(tensors, key=lambda one: (_identify_file(one.file), one.offset, one.length))
     for one in ordered:
         if one.file.identity is not None and one.offset + one.length > one.file.identity.size:
@@ -184,16 +194,10 @@ def check_ranges(tensors: list[ExternalTensor]) -> None:
 
 
 def _identify_file(file: ExternalFile) -> tuple[int, int, str]:
-    """What is equal for two spellings of one file: ``weights.bin``, ``./weights.bin``, a symlink to it."""
+    """Return a key that is equal for all spellings of one file: ``weights.bin``, ``./weights.bin``, a symlink to it."""
     if file.identity is None:
         return (0, 0, str(file.path))
     return (file.identity.device, file.identity.inode, "")
-
-
-def _check_spelling(location: str, name: str) -> None:
-    why = explain_bad_location(location)
-    if why is not None:
-        raise _make_location_error(name, location, why)
 
 
 def _parse_non_negative(text: str, what: str, name: str) -> int:

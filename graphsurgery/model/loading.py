@@ -1,4 +1,4 @@
-"""Make a `Model` of a path, a ModelProto or an onnx-graphsurgeon graph."""
+"""Loading a `Model` from a path, a ModelProto or an onnx-graphsurgeon graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
 
 MOST_DATA_FILES = 1 << 13
-"""Data files of one model at most, for each is looked at. Exports with one file per tensor have hundreds."""
+"""Upper limit on one model's data files, since each is looked at. Exports with one file per tensor have hundreds."""
 
 Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
 
@@ -66,14 +66,16 @@ def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> 
     check_names(document.proto.graph)
     check_declared_shapes(document.proto)
     missing = [location for location, file in files.items() if file.identity is None]
-    notes = [f"warning: external data {location!r} are not there: only the graph can be worked on" for location in missing]
+    notes = [
+        f"warning: external data {location!r} are missing: only work that needs no weights is possible" for location in missing
+    ]
     for name in list_repeated_initializers(document.proto.graph):
         notes.append(f"warning: more than one initializer is named {shorten(name)!r}: the last counts, as in ONNX Runtime")
     return Model(document, path, folder, files, tuple(notes), loaded=document)
 
 
 def _check_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:
-    """Check every tensor of the model; the data files that they name, by location."""
+    """Check every tensor of the model. Return the data files that they name, by location."""
     files: dict[str, ExternalFile] = {}
     placed = []
     may_read = MOST_COUNTED

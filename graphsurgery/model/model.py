@@ -1,4 +1,4 @@
-"""The model that edits take and give: a document, where its external data lie, and the folder it came from."""
+"""The model that edits take and return: its document, the places of its external data, and the folder it came from."""
 
 from __future__ import annotations
 
@@ -26,53 +26,54 @@ from graphsurgery.model.wire import encode_header
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An ONNX model, its weights left where they are. Never changed: an edit gives a new one.
+    """An ONNX model whose weights stay in the file. It never changes: an edit returns a new one.
 
-    Get one from `graphsurgery.load`.
+    `graphsurgery.load` returns one.
     """
 
     document: Document
     path: Path | None = None
-    """The file it was loaded from, None for a model from memory."""
+    """The file that the model was loaded from, or None for a model from memory."""
     folder: Path | None = None
-    """The folder that external data locations are relative to."""
+    """The folder that the locations of external data are relative to."""
     files: dict[str, ExternalFile] = field(default_factory=dict)
-    """Its data files by location."""
+    """The model's data files by location."""
     notes: tuple[str, ...] = ()
-    """What the user should know about how it was loaded or edited."""
+    """Notes for the user about how the model was loaded or edited."""
     loaded: Document | None = None
-    """The document as it was loaded, to tell whether it is still the file's."""
+    """The document as loaded from disk. Compared with `document` to see whether the model has been edited."""
     home: Path | None = None
-    """The folder that the model belongs to, where it was made in another one: paths that edits take start there."""
+    """The folder that the model belongs to, if it was made in another one. Paths that edits take are relative to it."""
 
     @property
     def is_as_loaded(self) -> bool:
-        """Whether no edit was applied since the model was loaded."""
+        """Whether no edit has been applied since the model was loaded."""
         return self.loaded is self.document
 
     @property
     def proto(self) -> onnx.ModelProto:
-        """The model with large payloads replaced by marks. Not to be changed; for a complete one see `to_proto`."""
+        """The model with a placeholder for each large payload. Do not change it; `to_proto` returns a complete one."""
         return self.document.proto
 
     @cached_property
     def interface(self) -> Interface:
-        """What the model takes and gives."""
+        """The model's inputs and outputs."""
         return read_interface(self.proto.graph)
 
     @cached_property
     def recorded(self) -> tuple[Step, ...]:
-        """Every step that the file records, oldest first. Read from the metadata once."""
+        """Every step that the file records, oldest first. The metadata is read once."""
         return tuple(read_steps(self.proto))
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the skeleton: all bytes but tensor payloads, and each payload's place, length and element type."""
+        """sha256 (hex) of the skeleton: all bytes except tensor payloads, and each payload's position, length and element
+        type."""
         return self.document.fingerprint
 
     @property
     def opset(self) -> int:
-        """The ai.onnx opset; UnsupportedModelError when the model imports none."""
+        """The ai.onnx opset. Raises UnsupportedModelError if the model imports none."""
         for imported in self.proto.opset_import:
             if imported.domain in ("", "ai.onnx"):
                 return int(imported.version)
@@ -82,12 +83,12 @@ class Model:
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
-        """The main graph's initializers by name; large ones hold a mark, read them with `values`."""
+        """The main graph's initializers by name. Large ones are placeholders; read them with `values`."""
         return {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
     def weights_fingerprint(self) -> str:
-        """sha256 (hex) of every large tensor's bytes: those inside the file in its order, then external ones. Reads them
-        all."""
+        """Return the sha256 (hex) of every large tensor's bytes: first those inside the file, in file order, then external
+        ones. Reads them all."""
         inside = [chunk for chunk in self.document.chunks() if isinstance(chunk, Span)]
         self.require_data("hashing the weights")
         outside = [Span(open_data(one.file), one.offset, one.length) for one in self.externals]
@@ -95,7 +96,7 @@ class Model:
 
     @cached_property
     def externals(self) -> tuple[ExternalTensor, ...]:
-        """Every tensor with external data."""
+        """Every tensor that has external data."""
         found = []
         for path, tensor in walk_tensors(self.proto):
             if external.is_external(tensor):
@@ -105,27 +106,27 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of tensor payloads inside the file and in its data files."""
+        """The size in bytes of all tensor payloads inside the file and in its data files."""
         return self.document.payload_bytes + sum(one.length for one in self.externals)
 
     @property
     def missing_data(self) -> tuple[str, ...]:
-        """Locations of data files that are not there."""
+        """The locations of data files that do not exist."""
         return tuple(location for location, file in self.files.items() if file.identity is None)
 
     def require_data(self, purpose: str) -> None:
-        """MissingDataError when external data that ``purpose`` needs are absent."""
+        """Raise MissingDataError if external data that ``purpose`` needs are absent."""
         if self.missing_data:
             names = ", ".join(map(repr, self.missing_data))
             raise MissingDataError(
-                f"{purpose} needs the weights, but the external data {names} are not beside the model",
-                f"put them into {self.folder}, or leave out what needs the weights"
+                f"{purpose} needs the weights, but the external data {names} are missing",
+                f"put them into {self.folder}, or skip the steps that need the weights"
                 if self.folder is not None
                 else "say where they are: graphsurgery.load(proto, folder=...)",
             )
 
     def values(self, tensor: onnx.TensorProto) -> np.ndarray:
-        """The values of one of this model's tensors, read from where they lie."""
+        """Return the values of one of this model's tensors, read from its file."""
         complete = onnx.TensorProto()
         complete.CopyFrom(tensor)
         span = self.document.payloads.find(tensor)
@@ -143,12 +144,13 @@ class Model:
             raise TensorDataError(f"tensor {tensor.name!r} cannot be read: {error}", "export the model again") from error
 
     def to_proto(self) -> onnx.ModelProto:
-        """The complete model with every weight that lies inside the file (external data stay references). Needs the memory."""
+        """Return the complete model with every weight of the file (external data stay references). Loads all these weights into
+        memory."""
         data = b"".join(chunk if isinstance(chunk, bytes) else chunk.read() for chunk in self.document.chunks())
         return parse(onnx.ModelProto, data)
 
     def to_graph(self) -> gs.Graph:
-        """An onnx-graphsurgeon graph of the complete model, for matching and editing outside graphsurgery."""
+        """Return an onnx-graphsurgeon graph of the complete model, for matching and editing outside graphsurgery."""
         return gs.import_onnx(self.to_proto())
 
     def _external_bytes(self, tensor: onnx.TensorProto) -> bytes:
@@ -160,7 +162,7 @@ class Model:
 
 
 def open_data(file: ExternalFile) -> FileBytes:
-    """Open a data file for reading, and make sure that it is still the file that was checked at load."""
+    """Open a data file for reading. Raise SourceChangedError if it is no longer the file that was checked at load."""
     source = FileBytes(file.path)
     if source.identity != file.identity:
         raise SourceChangedError(f"{file.path} was changed since the model was loaded", "load the model again")
@@ -174,8 +176,8 @@ def _encode_field(span: Span) -> bytes:
 def fill_weights(
     proto: onnx.ModelProto, model: Model, wanted: Callable[[onnx.TensorProto], bool] = lambda _: True
 ) -> onnx.ModelProto:
-    """A copy of ``proto``, the graph of ``model`` or a rewrite of it, with the weights that are ``wanted`` in place of their
-    marks."""
+    """Return a copy of ``proto``, the graph of ``model`` or a rewrite of it, with the ``wanted`` weights in place of their
+    placeholders."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for _, tensor in walk_tensors(copy):

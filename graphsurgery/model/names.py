@@ -8,7 +8,7 @@ import onnx
 
 
 class Namer:
-    """Gives names that nothing in the model has."""
+    """Creates names that are unused in the whole model."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
@@ -25,7 +25,8 @@ class Namer:
         return cls(names)
 
     def new(self, wish: str) -> str:
-        """``wish``, or ``wish`` with the smallest number that makes it new: ``pooling/sum``, ``pooling/sum.2``, ..."""
+        """Return ``wish`` if it is unused, else ``wish`` with the smallest number that is: ``pooling/sum``, ``pooling/sum.2``,
+        ..."""
         name, number = wish, 1
         while name in self._taken:
             number += 1
@@ -53,12 +54,12 @@ def _collect_node_names(nodes: Iterable[onnx.NodeProto], names: set[str]) -> Non
 
 
 def list_subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs that ``node`` holds, whatever type its attributes say they are of."""
+    """Return the graphs in a node's attributes, whatever type the attributes claim."""
     return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else []), *one.graphs)]
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and every graph within it."""
+    """Yield a graph and every graph nested in it."""
     yield graph
     for node in graph.node:
         for inner in list_subgraphs(node):
@@ -66,8 +67,8 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def walk_captured_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """The names that subgraphs of ``nodes`` take from the graphs around them. What a subgraph makes itself is not among them,
-    whatever else has the same name outside."""
+    """Yield the names that subgraphs of ``nodes`` read from the graphs around them. Names that a subgraph defines itself are
+    left out, even if an outer graph defines them, too."""
     for node in nodes:
         for graph in list_subgraphs(node):
             own = {one.name for field in (graph.input, graph.initializer) for one in field}
@@ -79,5 +80,5 @@ def walk_captured_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
 
 
 def list_read_names(node: onnx.NodeProto) -> set[str]:
-    """The values that a node takes, those that its subgraphs take from around them, too."""
+    """Return the values that a node reads, including those that its subgraphs read from outer graphs."""
     return {name for name in (*node.input, *walk_captured_names([node])) if name}

@@ -1,4 +1,4 @@
-"""Protobuf's own parser, with errors that say what is wrong."""
+"""Parsing with protobuf's own parser, with limits and with errors that explain what is wrong."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from graphsurgery.model.sources import MemoryBytes
 M = TypeVar("M", bound=Message)
 MOST_FIELDS_LOOKED_AT = 200_000
 HEAVIEST = 200 << 20
-"""Bytes of memory that the graph of a model may take, as far as `check_weight` can tell."""
+"""Upper limit on the memory that a model's graph may take, in bytes, as far as `check_weight` can estimate it."""
 COPIES, FIELD_WEIGHT, PACKED_WEIGHT = 5, 112, 16
-"""How often a skeleton is held while a model is loaded; what a field takes at most; what a byte of packed varints takes."""
+"""How many copies of a skeleton exist while a model is loaded; the most bytes that a field takes; the bytes in memory for each
+byte of packed varints."""
 NOTHING_MORE = (None, 0, 0)
 LONGEST_SHOWN = 120
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """``data`` as a message of ``kind``; MalformedModelError instead of protobuf's DecodeError."""
+    """Parse ``data`` as a message of ``kind``. Raise MalformedModelError instead of protobuf's DecodeError."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -37,7 +38,7 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 def shorten(name: str | bytes) -> str:
-    """A name as messages show it: cut where it is very long, readable where it is not UTF-8 (protobuf gives bytes then)."""
+    """Return a name for a message: cut if it is very long, readable if it is not UTF-8 (protobuf returns bytes then)."""
     text = name if isinstance(name, str) else name[: 2 * LONGEST_SHOWN].decode("utf-8", "backslashreplace")
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
@@ -45,8 +46,8 @@ def shorten(name: str | bytes) -> str:
 def check_weight(parts: Iterable[tuple[Any, bytes]]) -> None:
     """Refuse messages, each given with its type, that together would take more than about `HEAVIEST` bytes once parsed.
 
-    Found by walking their fields: what a parsed message takes follows from how many fields its type has, set or not, so that
-    two bytes can become two hundred.
+    The estimate walks their fields. The size of a parsed message depends on how many fields its type has, set or not, so two
+    bytes can become two hundred.
     """
     weight = 0
     for message, data in parts:
@@ -54,7 +55,7 @@ def check_weight(parts: Iterable[tuple[Any, bytes]]) -> None:
 
 
 def _weigh(message: Any, data: bytes, weight: int) -> int:
-    """``weight`` and what ``message`` takes once parsed."""
+    """Return ``weight`` plus the bytes that ``message`` takes once parsed."""
     source = MemoryBytes(data)
     walks = [(_list_field_weights(message), wire.read_fields(source, 0, len(data)))]
     while walks:
@@ -79,7 +80,7 @@ def _weigh(message: Any, data: bytes, weight: int) -> int:
 
 @cache
 def _list_field_weights(message: Any) -> dict[int, tuple[Any, int, int]]:
-    """Of each field of ``message`` by number: the message type to look into, its own weight and the weight of a byte of it."""
+    """Return (message type to look into, own weight, weight of each of its bytes) for each field of ``message``, by number."""
     found: dict[int, tuple[Any, int, int]] = {}
     for field in message.fields:
         inner = field.message_type
@@ -92,7 +93,7 @@ def _list_field_weights(message: Any) -> dict[int, tuple[Any, int, int]]:
 
 
 def make_depth_error() -> MalformedModelError:
-    """The error for a model whose messages nest deeper than protobuf can parse."""
+    """Return the error for a model whose messages nest deeper than protobuf can parse."""
     return MalformedModelError(
         f"the model's messages (subgraphs within subgraphs) nest deeper than the {DEEPEST_MESSAGE} levels that protobuf reads",
         "flatten its nested If, Loop or Scan nodes",
@@ -100,7 +101,7 @@ def make_depth_error() -> MalformedModelError:
 
 
 def is_too_deep(message: Any, data: bytes) -> bool:
-    """Whether messages nest deeper than `DEEPEST_MESSAGE`, by walking the bytes; broken bytes end the walk."""
+    """Return whether messages nest deeper than `DEEPEST_MESSAGE`. This walks the bytes and stops at broken ones."""
     source = MemoryBytes(data)
     todo = [(message, 0, len(data), 1)]
     looked = 0

@@ -1,8 +1,8 @@
-"""What a file says about how it was made: one ``graphsurgery.step.<n>`` entry in metadata_props per edit.
+"""The steps that a file records about itself: one ``graphsurgery.step.<n>`` entry in metadata_props per step.
 
-An entry is JSON: the edit and its parameters, the tool's version, the source's fingerprint (and that of its weights where asked
-for), and how to undo the edit: the source's records as runs of this file's records and literal bytes, so that `undone` gives
-back the source byte for byte.
+An entry is JSON: the edit and its parameters, the tool's version, the source's fingerprint (and that of its weights if asked
+for), and the undo: the source's records as runs of this file's records and literal bytes. `undo_step` restores the source from
+it byte for byte.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from graphsurgery.version import __version__
 
 PREFIX = "graphsurgery.step."
 MOVE = "move-weights"
-"""What saving records when it copies external data into another folder."""
+"""Recorded when saving copies external data into another folder."""
 EXTERNALIZE = "externalize-weights"
-"""What saving records when it moves weights out of a file that would pass 2 GiB."""
+"""Recorded when saving moves weights out of a file that would exceed 2 GiB."""
 GOLDEN = "record-golden"
-"""What holds golden inputs and vectors, for a later look whether the file still gives them."""
+"""Holds golden inputs and vectors. A later check compares the file's outputs with them."""
 CERTIFICATE = "record-certificate"
-"""What holds the sha256 of the files that a file was made from, versions, and what was proven of it."""
+"""Holds the sha256 of the source files, package versions, and the verdict of the proof."""
 OPTIMIZED = "optimize"
-"""What says that the graph was rewritten without a way back: a file starts anew from there."""
+"""Records a rewrite that cannot be undone. Undoable steps start behind it."""
 HOUSEKEEPING = (MOVE, EXTERNALIZE, GOLDEN, CERTIFICATE, OPTIMIZED)
-"""Steps that change what a file computes in no way: where weights lie, and what is recorded of it."""
+"""Steps that do not change what a file computes: they move weights or record facts about the file."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
-"""Digits of an entry's number at most: what is longer is not ours, and Python refuses to read thousands of them."""
+"""Digits of an entry's number at most. We never write longer ones, and Python refuses to parse thousands of digits."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One edit that a file records: ``source`` is the fingerprint of what it was applied to, ``undo`` the way back."""
+    """One recorded edit: ``source`` is the fingerprint of the model it was applied to, ``undo`` restores that model."""
 
     edit: str
     given: dict[str, Any]
-    """Its parameters, of the types that they must have (see `record_types`); none where they are not."""
+    """The parameters with the types that `step_parameters` requires, or empty if they do not have these types."""
     version: str
     source: str
     undo: dict[str, Any]
     weights: str | None = None
     unreadable: str | None = None
-    """Why the parameters cannot be read; None where they can."""
+    """Why the parameters cannot be read, or None."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters. UnsupportedModelError where they cannot be read."""
+        """The parameters. Raises UnsupportedModelError if they cannot be read."""
         if self.unreadable is not None:
             raise UnsupportedModelError(
                 self.unreadable, "use the version of graphsurgery that recorded it, or make the file again from its source"
@@ -68,21 +68,21 @@ class Step:
         return self.given
 
     def to_json(self) -> dict[str, Any]:
-        """The entry's content; ``undo`` left out, which is for machines. Says why where the parameters cannot be read."""
+        """Return the entry's content without ``undo``, and the reason if the parameters cannot be read."""
         shown = {"edit": self.edit, "parameters": self.given, "version": self.version, "source": self.source}
         shown |= {"weights": self.weights} if self.weights else {}
         return shown | ({"unreadable": self.unreadable} if self.unreadable else {})
 
 
 def list_undoable_steps(model: onnx.ModelProto) -> list[Step]:
-    """What a file records behind the rewrite that it starts from, oldest first: all of it where there was none."""
+    """Return the steps recorded after the last rewrite, oldest first, or all steps if there was no rewrite."""
     found = read_steps(model)
     start = max((place for place, step in enumerate(found) if step.edit == OPTIMIZED), default=-1)
     return found[start + 1 :]
 
 
 def list_rewrites(model: onnx.ModelProto) -> list[Step]:
-    """The entries of rewrites without a way back."""
+    """Return the entries of rewrites, which cannot be undone."""
     return [step for step in read_steps(model) if step.edit == OPTIMIZED]
 
 
@@ -92,7 +92,7 @@ def remove_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple
 
 
 def _is_ours(record: Record, but: Sequence[str]) -> bool:
-    """Whether a metadata record is an entry of ours, of another step than those in ``but``."""
+    """Return whether a metadata record is an entry of ours whose step is not in ``but``."""
     entry = parse(onnx.StringStringEntryProto, record.content)
     if _parse_number(entry.key) is None:
         return False
@@ -101,15 +101,13 @@ def _is_ours(record: Record, but: Sequence[str]) -> bool:
 
 
 def record_rewrite(document: Document, parameters: dict[str, Any], source: str) -> Document:
-    """Return ``document`` with an entry that says that a rewrite made it from the model with the fingerprint ``source``.
+    """Return ``document`` with an entry of a rewrite that made it from the model with the fingerprint ``source``.
 
-    There is no way back from a rewrite. Entries of earlier rewrites stay.
+    A rewrite cannot be undone. Entries of earlier rewrites stay.
     """
     content = _make_content(OPTIMIZED, parameters, source)
     kept = [record for record in document.model if record.field == METADATA]
-    value = json.dumps(content | {"undo": {}}, separators=(",", ":"))
-    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_find_newest_number(kept) + 1}", value=value)
-    new = Record.literal(METADATA, entry.SerializeToString())
+    new = _encode_entry(content | {"undo": {}}, kept)
     length = sum(record.size for record in document.graph)
     plain = Record(GRAPH_FIELD, (), wire.encode_header(GRAPH_FIELD, length))  # its source's length is of no use any more
     model = tuple(plain if record.field == GRAPH_FIELD else record for record in document.model)
@@ -122,27 +120,34 @@ def _find_newest_number(entries: Sequence[Record]) -> int:
 
 
 def list_steps_since_edit(model: onnx.ModelProto) -> list[Step]:
-    """What a file records behind its newest edit: of the file as it is, and not of one that it was made from."""
+    """Return the steps recorded after the newest edit. They describe the file as it is, not an earlier form of it."""
     found = read_steps(model)
     last = max((place for place, step in enumerate(found) if step.edit not in HOUSEKEEPING), default=-1)
     return found[last + 1 :]
 
 
 def read_steps(model: onnx.ModelProto) -> list[Step]:
-    """The edits that a file records, oldest first; entries that cannot be read are ignored."""
-    return [step for _, step in _read_numbered_steps(model)]
+    """Return the steps that a file records, oldest first. Entries that cannot be parsed are ignored."""
+    found = []
+    for entry in model.metadata_props:
+        number = _parse_number(entry.key)
+        step = _parse_step(entry.value) if number is not None else None
+        if number is not None and step is not None:
+            found.append((number, step))
+    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
 
 
 def record_edit(
     before: Document, after: Document, edit: str, parameters: dict[str, Any], weights: str | None = None
 ) -> Document:
-    """``after`` with an entry saying that ``edit`` made it from ``before``, whose weights hash to ``weights`` if known."""
+    """Return ``after`` with an entry: ``edit`` made it from ``before``, whose weights hash to ``weights`` if that is known."""
     content = _make_content(edit, parameters, before.fingerprint)
     return _add_entry(before, after, content | ({"weights": weights} if weights is not None else {}))
 
 
 def record_move(document: Document, name: str, bases: dict[str, int]) -> Document:
-    """``document`` with its external data in the file ``name`` (see `relocate.moved`), and an entry that says so."""
+    """Return ``document`` with its external data in the file ``name`` (see `relocate.move_tensors`), and an entry of that
+    move."""
     there = move_tensors(document, name, bases)
     back = move_tensors_back(there, name, bases)
     before = replace(
@@ -153,14 +158,17 @@ def record_move(document: Document, name: str, bases: dict[str, int]) -> Documen
 
 
 def record_externalization(document: Document, name: str, start: int, place: Callable[[Span], int]) -> Document:
-    """``document`` with its initializers' payloads in the file ``name``, from ``start`` on, and an entry that says so."""
+    """Return ``document`` with its initializers' payloads in the file ``name``, from ``start`` on, and an entry of that
+    step."""
     there = move_payloads_out(document, name, place)
     return _add_entry(there, there, _make_content(EXTERNALIZE, {"data": name, "start": start}, document.fingerprint))
 
 
 def record_at_end(document: Document, edit: str, parameters: dict[str, Any]) -> Document:
-    """``document`` with an entry of ``edit`` behind everything else, so that all bytes before it stay as they are; among the
-    metadata where fields follow those, as protobuf would write it."""
+    """Return ``document`` with an entry of ``edit`` behind everything else, so that all bytes before it stay as they are.
+
+    If other fields must follow the metadata, the entry goes among the metadata, as protobuf would write it.
+    """
     if any(record.field > METADATA for record in document.model):
         return record_edit(document, document, edit, parameters)
     content = _make_content(edit, parameters, document.fingerprint)
@@ -174,14 +182,14 @@ def _make_content(edit: str, parameters: dict[str, Any], source: str) -> dict[st
 
 
 def _keep_unrestored(source: Sequence[Record], there: Sequence[Record], back: Sequence[Record]) -> tuple[Record, ...]:
-    """The records that were moved, but those as they were which `moved_back` does not give back byte for byte."""
+    """Return the moved records, but the original of each record that `move_tensors_back` does not restore byte for byte."""
     return tuple(
         moved if given.chunks == record.chunks else record for record, moved, given in zip(source, there, back, strict=True)
     )
 
 
 def _add_entry(before: Document, after: Document, content: dict[str, Any]) -> Document:
-    """``after`` with ``content`` and the way back to ``before`` as its newest entry."""
+    """Return ``after`` with ``content`` and the undo to ``before`` as its newest entry."""
     kept = [record for record in after.model if record.field == METADATA]
     place_holder = Record.literal(METADATA, b"")
     model = splice_records(after.model, METADATA, [*kept, place_holder])
@@ -190,54 +198,42 @@ def _add_entry(before: Document, after: Document, content: dict[str, Any]) -> Do
 
 
 def _make_entry(before: Document, after: Document, content: dict[str, Any]) -> Record:
-    """The newest entry: ``content`` and the way back to ``before`` from ``after``, which has an empty record in its place."""
+    """Return the newest entry: ``content`` and the undo from ``after`` to ``before``. ``after`` has an empty record in the
+    entry's place."""
     kept = [record for record in after.model if record.field == METADATA]
-    number = _find_newest_number(kept) + 1
-    value = json.dumps(content | {"undo": compute_undo(before, after)}, separators=(",", ":"))
-    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{number}", value=value)
+    return _encode_entry(content | {"undo": compute_undo(before, after)}, kept)
+
+
+def _encode_entry(content: dict[str, Any], entries: Sequence[Record]) -> Record:
+    """Return a metadata record of ``content``, numbered behind our own among ``entries``."""
+    value = json.dumps(content, separators=(",", ":"))
+    entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_find_newest_number(entries) + 1}", value=value)
     return Record.literal(METADATA, entry.SerializeToString())
 
 
 def undo_step(document: Document, step: Step, opened: Callable[[str], ByteSource] | None = None) -> Document:
-    """The document that ``step``, the newest one of ``document``, was applied to. ``opened`` opens a data file by its location.
+    """Return the document that ``step``, the newest one of ``document``, was applied to. ``opened`` opens a data file by its
+    location.
 
-    Raises NoHeadError when the entry does not fit the file: another tool rewrote it since.
+    Raises NoHeadError if the entry does not fit the file because another tool rewrote it since.
     """
     try:
         if step.edit == EXTERNALIZE and opened is not None:
             name = step.parameters["data"]
             document = move_payloads_back(document, name, step.parameters["start"], opened(name))
-        return _undo(document, step)
-    except (
-        LookupError,
-        ValueError,
-        TypeError,
-        StopIteration,
-    ) as error:  # what `rebuilt`, `moved_back` and `internalised` raise
+        if step.edit == MOVE:
+            document = move_tensors_back(document, step.parameters["data"], step.parameters["bases"])
+        return apply_undo(document, step.undo)
+    except (LookupError, ValueError, TypeError, StopIteration) as error:  # as the functions called above raise them
         raise NoHeadError(
-            f"what the file records about {step.edit} does not fit its content: another program rewrote it since",
+            f"the record of {step.edit} in the file does not fit the file's content: another program rewrote it since",
             "take the original encoder file instead",
         ) from error
 
 
-def _undo(document: Document, step: Step) -> Document:
-    if step.edit == MOVE:
-        document = move_tensors_back(document, step.parameters["data"], step.parameters["bases"])
-    return apply_undo(document, step.undo)
-
-
-def _read_numbered_steps(model: onnx.ModelProto) -> list[tuple[int, Step]]:
-    found = []
-    for entry in model.metadata_props:
-        number = _parse_number(entry.key)
-        step = _parse_step(entry.value) if number is not None else None
-        if number is not None and step is not None:
-            found.append((number, step))
-    return sorted(found, key=lambda pair: pair[0])
-
-
 def _parse_number(key: str | bytes) -> int | None:
-    """The number in the key of one of our entries; None for another's. Protobuf gives bytes where a key is not UTF-8."""
+    """Return the number in the key of one of our entries, or None for other keys. Protobuf returns bytes if a key is not
+    UTF-8."""
     if not isinstance(key, str) or not key.startswith(PREFIX):
         return None
     number = key.removeprefix(PREFIX)
@@ -245,7 +241,7 @@ def _parse_number(key: str | bytes) -> int | None:
 
 
 def _parse_step(text: str) -> Step | None:
-    """The one place where the JSON of an entry is read; None for what is no entry at all."""
+    """Parse the JSON of an entry, or return None if it is no entry. This is the only place that reads it."""
     try:
         content = json.loads(text)
         fields = (content["edit"], content["parameters"], content["version"], content["source"], content["undo"])

@@ -1,8 +1,8 @@
-"""How a model file is held: every field of the file as it is, with large tensor payloads left where they are.
+"""A model file in memory: every field as its exact bytes, with large tensor payloads left in the file.
 
 A *chunk* is literal bytes or a `Span` (bytes that lie elsewhere). A *record* is one field of the ModelProto or of its graph:
-its exact bytes as chunks, and its *skeleton*, the same field with each payload replaced by a short mark, which protobuf can
-parse. A *document* is the records of a whole file.
+its exact bytes as chunks, and its *skeleton*, the same field with each payload replaced by a short placeholder, which protobuf
+can parse. A *document* is the records of a whole file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Span:
     length: int
     data_type: int = 0
     wire_field: int = 0
-    """The TensorProto field that the payload is the value of (raw_data, float_data, ...)."""
+    """Number of the TensorProto field that holds the payload (raw_data, float_data, ...)."""
 
     def read(self) -> bytes:
         self.source.check_unchanged()
@@ -51,7 +51,7 @@ def measure_chunk(chunk: Chunk) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One field of a message, compared by identity: an edit that keeps a field keeps the very record."""
+    """One field of a message. Records are compared by identity: an edit that keeps a field keeps the same record."""
 
     field: int
     chunks: tuple[Chunk, ...]
@@ -63,7 +63,7 @@ class Record:
 
     @property
     def spans(self) -> list[Span]:
-        """Its payloads, in order."""
+        """The record's payloads, in order."""
         return [chunk for chunk in self.chunks if isinstance(chunk, Span)]
 
     @property
@@ -79,16 +79,16 @@ class Record:
 
     @classmethod
     def literal(cls, number: int, content: bytes) -> Record:
-        """A new length-delimited field."""
+        """Return a new length-delimited field."""
         data = wire.encode_header(number, len(content)) + content
         return cls(number, (data,), data)
 
 
 class Payloads:
-    """The payloads that marks in a skeleton stand for.
+    """The payloads behind the placeholders in a skeleton.
 
-    A mark is 16 random bytes, drawn anew for every load so that no file can forge one, and the payload's index. A model and
-    all that is edited from it share one object: several threads may edit one model at a time.
+    A placeholder, or mark, is 16 random bytes and the payload's index. The bytes are drawn anew for every load, so no file can
+    forge one. A model and everything edited from it share one object, and several threads may edit one model at a time.
     """
 
     def __init__(self) -> None:
@@ -97,26 +97,26 @@ class Payloads:
         self._adding = threading.Lock()
 
     def mark(self, span: Span) -> bytes:
-        """Return a new mark that stands for ``span``."""
+        """Return a new placeholder for ``span``."""
         with self._adding:
             index = len(self._spans)
             self._spans.append(span)
         return self.token + index.to_bytes(MARK_INDEX_BYTES, "little")
 
-    def let_stand_for(self, mark: bytes, span: Span) -> None:
-        """Let ``mark`` stand for ``span``: the same payload, better known."""
+    def replace(self, mark: bytes, span: Span) -> None:
+        """Replace the span behind ``mark`` by ``span``: the same payload, now with its element type."""
         self._spans[self._index(mark)] = span
 
-    def mark_of(self, span: Span) -> bytes:
-        """The mark that stands for ``span``."""
+    def find_mark(self, span: Span) -> bytes:
+        """Return the placeholder of ``span``."""
         return self.token + self._spans.index(span).to_bytes(MARK_INDEX_BYTES, "little")
 
     def find(self, tensor: onnx.TensorProto) -> Span | None:
-        """The payload that ``tensor``'s raw_data is a mark of, or None where it holds its own bytes."""
-        return self.span(tensor.raw_data) if tensor.HasField("raw_data") else None
+        """Return the payload behind a placeholder tensor, or None if the tensor holds its own bytes."""
+        return self.find_by_mark(tensor.raw_data) if tensor.HasField("raw_data") else None
 
-    def span(self, raw: bytes) -> Span | None:
-        """The payload that ``raw`` is the mark of, or None."""
+    def find_by_mark(self, raw: bytes) -> Span | None:
+        """Return the payload behind the placeholder ``raw``, or None if ``raw`` is not one."""
         size = len(self.token) + MARK_INDEX_BYTES
         if len(raw) != size or not raw.startswith(self.token):
             return None
@@ -129,9 +129,9 @@ class Payloads:
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """A whole model file: the ModelProto's records in file order, the graph's own records beside them.
+    """A whole model file: the ModelProto's records in file order, and beside them the graph's own records.
 
-    Among ``model`` the graph is a place holder without chunks whose skeleton is the graph field's original tag and length.
+    The graph's record in ``model`` has no chunks; its skeleton is the graph field's original tag and length.
     """
 
     model: tuple[Record, ...]
@@ -139,7 +139,7 @@ class Document:
     payloads: Payloads = field(default_factory=Payloads)
 
     def chunks(self) -> Iterator[Chunk]:
-        """The file's bytes, in order."""
+        """Yield the file's bytes, in order."""
         for record in self.model:
             if record.field == GRAPH_FIELD:
                 yield _encode_graph_header(record, sum(child.size for child in self.graph))
@@ -155,12 +155,12 @@ class Document:
 
     @cached_property
     def payload_bytes(self) -> int:
-        """How many of the file's bytes are payloads."""
+        """The number of the file's bytes that belong to payloads."""
         return sum(chunk.length for chunk in self.chunks() if isinstance(chunk, Span))
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
-        """The file as a ModelProto in which large payloads are marks (see `Payloads`). Not to be changed."""
+        """The file as a ModelProto with placeholders for large payloads (see `Payloads`). Do not change it."""
         graph = b"".join(record.skeleton for record in self.graph)
         parts = [
             wire.encode_header(GRAPH_FIELD, len(graph)) + graph if record.field == GRAPH_FIELD else record.skeleton
@@ -170,7 +170,7 @@ class Document:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the skeleton: every byte but the payloads, and of each payload its place, length and element type."""
+        """sha256 (hex) of the skeleton: every byte except payloads, and each payload's position, length and element type."""
         return compute_fingerprint(self.chunks())
 
 
@@ -188,7 +188,7 @@ def compute_fingerprint(chunks: Iterable[Chunk]) -> str:
 
 
 def hash_payloads(spans: Iterable[Span]) -> str:
-    """sha256 of payloads' bytes, in order."""
+    """Return the sha256 (hex) of the payloads' bytes, in order."""
     digest = hashlib.sha256()
     for span in spans:
         for start in range(0, span.length, HASHED_AT_ONCE):
@@ -197,7 +197,7 @@ def hash_payloads(spans: Iterable[Span]) -> str:
 
 
 def _encode_graph_header(placeholder: Record, length: int) -> bytes:
-    """The graph field's tag and length: as they were written where the length is what it was, else the shortest form."""
+    """Return the graph field's tag and length: the original bytes if the length is unchanged, else the shortest form."""
     _, used = wire.decode_varint(placeholder.skeleton)
     claimed, _ = wire.decode_varint(placeholder.skeleton, used)
     return placeholder.skeleton if claimed == length else wire.encode_header(GRAPH_FIELD, length)
@@ -207,11 +207,11 @@ LARGEST_FIELD = 1 << 29
 
 
 def splice_records(records: Sequence[Record], field: int, wanted: Sequence[Record]) -> tuple[Record, ...]:
-    """``records`` with exactly ``wanted`` as its records of ``field``, in that order.
+    """Return ``records`` with exactly ``wanted`` as its records of ``field``, in that order. All other records stay in place.
 
-    A record that stays keeps its place; a new one follows the wanted record before it. Where the kept ones change their order,
-    all of ``wanted`` stands where the first of them stood. Where nothing is kept they stand where the first was, or before the
-    first field of a higher number, or at the end.
+    A kept record keeps its place; a new one follows the wanted record before it. If the kept ones change their order, all of
+    ``wanted`` stands where the first of them stood. If none is kept, they stand where the first record of the field was, or
+    before the first field of a higher number, or at the end.
     """
     place = {id(record): index for index, record in enumerate(records) if record.field == field}
     kept = [place[id(record)] for record in wanted if id(record) in place]

@@ -1,4 +1,4 @@
-"""Change where tensors' bytes lie, and nothing else about them."""
+"""Moving tensors' bytes to other files and back. Nothing else about the tensors changes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from graphsurgery.model.schema import GRAPH, MODEL, RAW_DATA, find_tensor_fields
 from graphsurgery.model.sources import ByteSource
 
 Change = Callable[[onnx.TensorProto], bool]
-"""Changes a tensor in place and says whether it did."""
+"""Changes a tensor in place and returns whether it did."""
 INITIALIZER = GRAPH.fields_by_name["initializer"].number
 LITTLE_ENDIAN_FIELDS = {RAW_DATA} | {
     onnx.TensorProto.DESCRIPTOR.fields_by_name[name].number for name in ("float_data", "double_data")
 }
-"""Payload fields whose bytes are the same as raw_data's."""
+"""Payload fields whose bytes equal those of raw_data."""
 
 
 def move_tensors(document: Document, name: str, bases: dict[str, int]) -> Document:
-    """Every external tensor at ``location`` now lies in the file ``name``, ``bases[location]`` bytes further in."""
+    """Move every external tensor at ``location`` into the file ``name``, ``bases[location]`` bytes further in."""
 
     def change(tensor: onnx.TensorProto) -> bool:
         if not is_external(tensor):
@@ -45,7 +45,7 @@ def move_tensors(document: Document, name: str, bases: dict[str, int]) -> Docume
 
 
 def move_tensors_back(document: Document, name: str, bases: dict[str, int]) -> Document:
-    """What `moved` did, undone: each tensor in ``name`` goes back to the location with the highest base below its offset."""
+    """Undo `move_tensors`: each tensor in ``name`` returns to the location with the highest base not above its offset."""
     descending = sorted(bases.items(), key=lambda pair: pair[1], reverse=True)
 
     def change(tensor: onnx.TensorProto) -> bool:
@@ -63,7 +63,8 @@ def move_tensors_back(document: Document, name: str, bases: dict[str, int]) -> D
 
 
 def move_payloads_out(document: Document, name: str, place: Callable[[Span], int]) -> Document:
-    """Initializers whose payload lies in the file now refer to ``name``, at the offset that ``place`` gives their payload."""
+    """Make initializers whose payload lies in the file refer to ``name``, at the offset that ``place`` returns for the
+    payload."""
 
     def change(tensor: onnx.TensorProto) -> bool:
         span = document.payloads.find(tensor)
@@ -79,13 +80,13 @@ def move_payloads_out(document: Document, name: str, place: Callable[[Span], int
 
 
 def list_used_files(files: dict[str, ExternalFile], document: Document) -> list[str]:
-    """Those of ``files`` that the document's tensors name, in order of first use."""
+    """Return the locations among ``files`` that the document's tensors name, in order of first use."""
     return [location for location in list_locations(document) if location in files]
 
 
 def move_payloads_back(document: Document, name: str, start: int, source: ByteSource) -> Document:
-    """What `externalised` did, undone: tensors that lie from ``start`` on in the file ``name``, open as ``source``, have their
-    payload in raw_data again."""
+    """Undo `move_payloads_out`: tensors at ``start`` and beyond in the file ``name``, open as ``source``, get their payload in
+    raw_data."""
 
     def change(tensor: onnx.TensorProto) -> bool:
         entries = {entry.key: entry.value for entry in tensor.external_data}

@@ -1,4 +1,4 @@
-"""Save a model: nothing moves that can stay, the rest is copied by the kernel, and the output is complete or absent."""
+"""Saving a model: data stay where they can, the kernel copies the rest, and the output is complete or absent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graphsurgery.model.staging import (
 )
 
 LARGEST_PROTOBUF = (1 << 31) - 1
-"""Bytes that one protobuf message may have: above this the weights go into external data."""
+"""Upper limit on the bytes of one protobuf message. Above it the weights go into external data."""
 ALIGNMENT = 4096
 
 
@@ -45,14 +45,14 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, pro
 
 
 def plan_output(model: Model, output: Path, *, force: bool = False, largest: int = LARGEST_PROTOBUF) -> Plan:
-    """Decide what has to be written where, touching nothing. Raises as `save` does."""
+    """Plan which bytes are written where, without writing. Raises as `save` does."""
     with translate_system_errors(output):
         check_output(model, output, force=force)
         plan = Plan(output, model.document)
         locations = list_used_files(model.files, model.document)
         old = list_leftover_data(model, output) if output.exists() else []
         if old:
-            plan.notes.append(f"data of the replaced output stay, in case another model needs them: {', '.join(old)}")
+            plan.notes.append(f"data files of the replaced output are kept, in case another model needs them: {', '.join(old)}")
         if locations and not is_same_folder(model.folder, output.parent):
             _copy_data(plan, model, locations)
         elif locations:
@@ -63,7 +63,7 @@ def plan_output(model: Model, output: Path, *, force: bool = False, largest: int
 
 
 def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
-    """Leave the data files where they are; those that were there at load must still be what they were."""
+    """Leave the data files where they are. Those that existed at load must be unchanged."""
     for location in locations:
         if model.files[location].identity is not None:
             open_data(model.files[location])
@@ -87,7 +87,7 @@ def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
             plan.data_pieces.append((base + start, Span(source, start, end - start)))
             plan.data_size = base + end
     plan.document = record_move(plan.document, plan.data.name, bases)
-    plan.notes.append(f"external data copied once, to {plan.data.name}")
+    plan.notes.append(f"the external data were copied to {plan.data.name}")
 
 
 def _externalise(plan: Plan) -> None:
@@ -104,15 +104,16 @@ def _externalise(plan: Plan) -> None:
     plan.document = record_externalization(plan.document, plan.data.name, plan.data_size, place)
     if plan.document.size > LARGEST_PROTOBUF:
         raise SurroundingsError(
-            f"{plan.output.name} would have {plan.document.size} bytes beside its initializers, and protobuf ends at 2 GiB",
+            f"{plan.output.name} would have {plan.document.size} bytes without initializers, but protobuf is limited to 2 GiB",
             "move large constants into initializers first",
         )
-    what = f"{size / 2**30:.1f} GiB do not fit into one .onnx file (protobuf ends at 2 GiB)"
-    plan.notes.append(f"{what}: weights in {plan.data.name}")
+    what = f"{size / 2**30:.1f} GiB do not fit into one .onnx file (protobuf is limited to 2 GiB)"
+    plan.notes.append(f"{what}: the weights are in {plan.data.name}")
 
 
 def _list_ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
-    """The byte ranges of ``file`` that the model refers to, sorted, joined where less than a block lies between them."""
+    """Return the sorted byte ranges of ``file`` that the model refers to. Ranges with less than a block between them are
+    joined."""
     wanted = sorted((one.offset, one.offset + one.length) for one in model.externals if one.file == file)
     joined: list[tuple[int, int]] = []
     for start, end in wanted:

@@ -1,7 +1,7 @@
-"""Which fields of which ONNX messages can hold a tensor, read off onnx's own descriptors.
+"""The fields of ONNX messages that can hold a tensor, read off onnx's own descriptors.
 
-Nothing here is a hand-made list: a new place for tensors in a later onnx (as sparse initializers, attributes, subgraphs and
-function defaults were once) is found by itself.
+No list here is made by hand: a new place for tensors in a later onnx (as sparse initializers, attributes, subgraphs and
+function defaults once were) is found automatically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEEPEST_MESSAGE = 100
 
 @cache
 def find_tensor_fields(message: Any) -> dict[int, Any]:
-    """The fields of ``message`` (number -> message type) below which a TensorProto can lie."""
+    """Return the fields of ``message`` (number -> message type) that can contain a TensorProto at any depth."""
     return {
         field.number: field.message_type
         for field in message.fields
@@ -36,7 +36,7 @@ def find_tensor_fields(message: Any) -> dict[int, Any]:
 
 @cache
 def list_tensor_fields(message: Any) -> tuple[tuple[str, bool, Any], ...]:
-    """As `tensor_holders`: (field name, repeated, message type) of each such field."""
+    """Return the fields of `find_tensor_fields` as (field name, repeated, message type)."""
     holders = find_tensor_fields(message)
     return tuple((field.name, field.is_repeated, field.message_type) for field in message.fields if field.number in holders)
 
@@ -56,7 +56,7 @@ def _can_hold_tensor(message: Any) -> bool:
 
 
 def walk_tensors(message: Any, path: str = "") -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every TensorProto in ``message``, at any depth, with a readable path such as ``graph.node[3].attribute[0].t``."""
+    """Yield every TensorProto in ``message``, at any depth, with a readable path such as ``graph.node[3].attribute[0].t``."""
     if message.DESCRIPTOR.full_name == TENSOR.full_name:
         yield path, message
         return

@@ -1,6 +1,7 @@
-"""Where bytes come from: an open file or a buffer in memory, read at positions and never mapped.
+"""Sources of bytes: an open file or a buffer in memory, read at positions and never mapped. And positioned reads and writes.
 
-Positioned reads, not ``mmap``: pages of a mapped file count as resident memory of the process.
+Positioned reads replace ``mmap`` because pages of a mapped file count as resident memory of the process. Windows has neither
+``pread`` nor ``pwrite``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Protocol
 from graphsurgery.errors import MalformedModelError, SourceChangedError, SurroundingsError
 
 _MOVING = threading.Lock()
-"""Held while a file's own position is moved and used, so that threads which share a descriptor do not mix."""
+"""Held while a file's own position is moved and used, so that threads sharing a descriptor do not interfere."""
 
 
 def combine_flags(*names: str) -> int:
-    """The flags of ``os.open`` with these names, as far as the system has them. Windows needs ``O_BINARY``."""
+    """Return the ``os.open`` flags with these names that the system has. Windows needs ``O_BINARY``."""
     found = 0
     for name in (*names, "O_CLOEXEC", "O_BINARY"):
         found |= getattr(os, name, 0)
@@ -71,7 +72,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one state of one file from another."""
+    """Identifies one state of one file."""
 
     device: int
     inode: int
@@ -134,7 +135,7 @@ class FileBytes:
         return window[skip : skip + length]
 
     def _pread(self, offset: int, length: int) -> bytes:
-        """Read from the file itself. Raises SurroundingsError where the system cannot, MalformedModelError at its end."""
+        """Read from the file itself. Raise SurroundingsError if the system cannot, MalformedModelError at the file's end."""
         pieces = []
         while length > 0:
             try:
@@ -149,7 +150,7 @@ class FileBytes:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def check_unchanged(self) -> None:
-        """Raises SourceChangedError when the file was written to since it was opened."""
+        """Raise SourceChangedError if the file was written to since it was opened."""
         if Identity.of(os.fstat(self.descriptor)) != self.identity:
             raise SourceChangedError(f"{self.path} was changed since it was loaded", "load it again")
 

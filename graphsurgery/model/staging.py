@@ -1,4 +1,5 @@
-"""What will be written and how: under a temporary name, to be proven, and then given its name."""
+"""The output: which names it and its data file may take, and how it is written under a temporary name, proven, and then
+renamed."""
 
 from __future__ import annotations
 
@@ -18,49 +19,54 @@ from graphsurgery.model.sources import ByteSource
 
 
 def check_output(model: Model, output: Path, *, force: bool) -> None:
-    """OutputExistsError or SurroundingsError when ``output`` cannot be written."""
+    """Check that ``output`` may be written. Raise OutputExistsError or SurroundingsError otherwise."""
     own = [model.path] if model.path is not None else []
     own += [file.path for file in model.files.values()]
     for path in own:
         if _is_same_file(path, output):
-            raise OutputExistsError(f"{output} is the input itself, which is never written", "choose another output with -o")
+            raise OutputExistsError(f"{output} is the input, which is never overwritten", "choose another output with -o")
     if output.exists() and not output.is_file():
         what = "a folder" if output.is_dir() else "not a regular file"
         raise OutputExistsError(f"{output} is {what}", "give the path of a file with -o")
     if os.path.lexists(output) and not force:
         raise make_exists_error(output)
     if not output.parent.is_dir():
-        raise SurroundingsError(f"there is no folder {output.parent}", "make it first, or choose another output with -o")
+        raise SurroundingsError(
+            f"the folder {output.parent} does not exist", "create it first, or choose another output with -o"
+        )
 
 
 def choose_data_name(output: Path) -> Path:
-    """``<output>.data``, or with a number where that is taken."""
+    """Return ``<output>.data``, or that name with a number if it is taken."""
     for number in ("", *(f".{n}" for n in range(1, 1000))):
         candidate = output.with_name(f"{output.name}{number}.data")
         if not os.path.lexists(candidate):
             return candidate
-    raise OutputExistsError(f"{output}.data and a thousand names like it exist", "remove the data files that no model uses")
+    raise OutputExistsError(
+        f"{output}.data and a thousand numbered names like it exist", "remove the data files that no model uses"
+    )
 
 
 def list_leftover_data(model: Model, output: Path) -> list[str]:
-    """Data files of earlier outputs of this name, which replacing it leaves behind: another model may refer to them."""
+    """Return the data files of earlier outputs of this name. Replacing the output leaves them, since another model may refer to
+    them."""
     own = {file.path.name for file in model.files.values()}
     found = [output.with_name(f"{output.name}.data"), *output.parent.glob(f"{escape(output.name)}.[0-9]*.data")]
     return sorted(path.name for path in found if path.exists() and path.name not in own)
 
 
 def is_same_folder(folder: Path | None, other: Path) -> bool:
-    """Whether ``folder`` is there and is ``other``, however the two are spelt."""
+    """Return whether ``folder`` is given and is ``other``, however the two are spelt."""
     return folder is not None and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def make_exists_error(output: Path) -> OutputExistsError:
-    """The error for an output that is not to be replaced."""
-    return OutputExistsError(f"{output} exists already", "choose another output with -o, or replace it with --force")
+    """Return the error for an output that exists and must not be replaced."""
+    return OutputExistsError(f"{output} already exists", "choose another output with -o, or replace it with --force")
 
 
 def _is_same_file(path: Path, output: Path) -> bool:
-    """Whether both are one file, under whatever name, or would be if they were there."""
+    """Return whether both paths are one file under any name, or would be if they existed."""
     if path.exists() and output.exists():
         return path.samefile(output)
     return os.path.realpath(path) == os.path.realpath(output)
@@ -68,7 +74,7 @@ def _is_same_file(path: Path, output: Path) -> bool:
 
 @dataclass
 class Plan:
-    """What will be written: the document as it will stand in the output folder, and its data file where it needs its own."""
+    """The planned output: the document as it will stand in the output folder, and its own data file if it needs one."""
 
     output: Path
     document: Document
@@ -79,13 +85,13 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Bytes that will be written in all."""
+        """The bytes that will be written in all."""
         return self.document.size + sum(span.length for _, span in self.data_pieces)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: ``bytes_written`` in all, data file included."""
+    """A written output: ``bytes_written`` includes its data file."""
 
     path: Path
     data: Path | None
@@ -95,7 +101,7 @@ class Saved:
 
 @dataclass
 class Stage:
-    """A complete, durable output that has not got its name yet: ``path`` is where it lies."""
+    """A complete, durable output at the temporary ``path``. `commit` gives it its name."""
 
     path: Path
     plan: Plan
@@ -103,7 +109,8 @@ class Stage:
     made: list[Path] = field(default_factory=list)
 
     def commit(self) -> Saved:
-        """Give the output its name: the moment at which it exists. OutputExistsError when another took the name meanwhile."""
+        """Give the output its name: the moment at which it exists. Raise OutputExistsError if another process took the name
+        meanwhile."""
         with translate_system_errors(self.plan.output):
             try:
                 atomic.move_into_place(self.path, self.plan.output, force=self.force)
@@ -114,7 +121,7 @@ class Stage:
         return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
 
     def write(self, progress: Progress) -> None:
-        """Write data file and output, durably, under names that nobody uses."""
+        """Write data file and output durably. The output gets a temporary name."""
         plan = self.plan
         if plan.data is not None:
             _write_chunks(plan.data, plan.data_pieces, plan.data_size, progress)
@@ -124,7 +131,8 @@ class Stage:
         atomic.sync_folder(plan.output.parent)
 
     def extend(self, document: Document) -> None:
-        """Write ``document`` in the place of what is written, durably: its last record alone, where that is all it has more."""
+        """Replace the written document by ``document``, durably. If it only adds a last record, that record alone is
+        appended."""
         *before, last = document.model
         with translate_system_errors(self.plan.output):
             if tuple(before) == self.plan.document.model:
@@ -142,13 +150,14 @@ class Stage:
         self.path = other
 
     def discard(self) -> None:
-        """Remove what was written, but no data of an output that has its name: an interrupt may come just when it got it."""
-        named = self._has_name()
+        """Remove the written files, but keep the data of an output that already has its name: an interrupt may come just after
+        the rename."""
+        named = self._is_committed()
         for made in self.made:
             if made == self.path or not named:
                 atomic.remove(made)
 
-    def _has_name(self) -> bool:
+    def _is_committed(self) -> bool:
         if self.path not in self.made:
             return False
         with suppress(OSError):
@@ -158,7 +167,8 @@ class Stage:
 
 @contextmanager
 def stage_output(plan: Plan, *, force: bool = False, progress: Progress = ignore_progress) -> Iterator[Stage]:
-    """What is planned under a temporary name in its folder, to be proven before `Stage.commit`; without that it is removed."""
+    """Write the planned output under a temporary name in its folder, to be proven before `Stage.commit`. Without a commit it is
+    removed."""
     with translate_system_errors(plan.output):
         stage = Stage(atomic.make_temporary_name(plan.output), plan, force)
     try:
@@ -170,7 +180,7 @@ def stage_output(plan: Plan, *, force: bool = False, progress: Progress = ignore
 
 
 def _add_offsets(chunks: Iterator[Chunk]) -> Iterator[tuple[int, Chunk]]:
-    """Each chunk with the offset at which it starts."""
+    """Yield each chunk with the offset at which it starts."""
     offset = 0
     for chunk in chunks:
         yield offset, chunk
@@ -207,7 +217,7 @@ def _write_chunks(
 
 @contextmanager
 def translate_system_errors(output: Path) -> Iterator[None]:
-    """What the system refuses, as a typed error."""
+    """Raise the system's refusals as a SurroundingsError."""
     try:
         yield
     except SurroundingsError:

@@ -1,8 +1,8 @@
 """The parameters that a file records of each step: their names and types.
 
-A record is JSON that anybody can have written. `misfit` holds its parameters against this table where they are read, so that
-no code behind it meets a number for a text, an unknown key or half a character. What the texts say is for each edit's reference
-and for the edit itself to check.
+Anybody can write a record's JSON. `explain_misfit` compares its parameters with this table when they are read, so later code
+meets no number in place of a text, no unknown key and no broken character. Each edit and its reference check what the texts
+say.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, get_args, get_origin
 from graphsurgery.edit_list import EDIT_LIST, TEXT, Types
 
 LONGEST = 1 << 14
-"""Characters of a recorded text at most, but for data: a name, a path, a list of names."""
+"""Upper limit on the characters of a recorded text (a name, a path, a list of names), data excepted."""
 LARGEST = 1 << 63
-"""Every recorded number is below that: sizes, places and offsets are int64 in a model."""
+"""Every recorded number is below this: sizes, positions and offsets are int64 in a model."""
 
 
 class Data(str):
-    """Stands for base64 of any length."""
+    """Base64 of any length."""
 
 
 UNDO = dict[str, list[list[int] | Data | dict[str, int | list[int | Data]]] | Data]
@@ -45,11 +45,11 @@ RECORDED: dict[str, Types] = {
         "edits": int | None, "before": list[dict[str, str | int | bool | list[str] | None]] | None,
     },
 }  # fmt: skip
-"""By the step's name. A parameter that may be null may be absent as well."""
+"""Types by parameter name, by the step's name. A parameter that may be null may also be absent."""
 
 
 def explain_misfit(edit: str, parameters: Mapping[str, Any]) -> str | None:
-    """How ``parameters`` are not those of ``edit``, in words; None where they are."""
+    """Return why ``parameters`` are not valid for ``edit``, or None if they are."""
     types = RECORDED.get(edit)
     if types is None:
         return f"there is no edit {_shorten_value(edit)} in this version"
@@ -57,22 +57,21 @@ def explain_misfit(edit: str, parameters: Mapping[str, Any]) -> str | None:
     if unknown:
         return f"the file records {edit} with {_shorten_value(unknown[0])}, which this version does not know"
     for name, kind in types.items():
-        if not is_of_type(parameters.get(name), kind):
-            return (
-                f"the file records {edit} with {name} = {_shorten_value(parameters.get(name))}, which is no {_name_type(kind)}"
-            )
+        value = parameters.get(name)
+        if not is_of_type(value, kind):
+            return f"the file records {edit} with {name} = {_shorten_value(value)}, which is not a {_name_type(kind)}"
     return None
 
 
 def complete_parameters(edit: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """``parameters``, which fit, each of those that ``edit`` has."""
+    """Return valid ``parameters`` with None for each one of ``edit`` that is absent."""
     return dict.fromkeys(RECORDED[edit]) | dict(parameters)
 
 
 def is_of_type(value: object, kind: Any) -> bool:
-    """Whether ``value`` is of that type, all the way down.
+    """Return whether ``value`` has that type at every depth.
 
-    Texts are whole characters, numbers are finite, integers are sizes and places: from 0 on, and no booleans.
+    Texts consist of whole characters and numbers are finite. Integers are sizes and positions: never negative, and no booleans.
     """
     if isinstance(kind, UnionType):
         return any(is_of_type(value, one) for one in get_args(kind))
@@ -94,12 +93,13 @@ def is_of_type(value: object, kind: Any) -> bool:
 
 
 def is_text(value: str) -> bool:
-    """Whether ``value`` is whole characters: JSON can hold half of one, which no file and no terminal can."""
+    """Return whether ``value`` holds only whole characters. JSON can hold half of a surrogate pair, which no file and no
+    terminal can."""
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _shorten_value(value: object) -> str:
-    """A value as a message shows it: no longer than a line, whatever a file holds."""
+    """Return a value for a message, no longer than a line whatever the file holds."""
     if isinstance(value, (list, dict)):
         return "[...]" if isinstance(value, list) else "{...}"
     if isinstance(value, int) and abs(value) >= LARGEST:

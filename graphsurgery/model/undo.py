@@ -1,4 +1,4 @@
-"""The way back from an edited document to the one it was made from: runs of its records, and literal bytes."""
+"""The undo of an edit: the source document as runs of the edited document's records and literal bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from graphsurgery.model import wire
 from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record
 
 Parts = list[str | int]
-"""Bytes of a record: a string is base64 of literal bytes, a number that of a payload within the record."""
+"""Bytes of a record: a string is base64 of literal bytes, a number is the index of a payload within the record."""
 Instructions = list[list[int] | str | dict[str, Any]]
 """How to rebuild a list of records: ``[first, count]`` takes records of the edited file, a string is base64 of literal bytes,
-a mapping takes the payloads of the record at ``place`` and gives them other bytes around (``chunks``, ``skeleton``)."""
+and a mapping takes the payloads of the record at ``place`` and puts other bytes around them (``chunks``, ``skeleton``)."""
 
 
 def compute_undo(before: Document, after: Document) -> dict[str, Any]:
-    """How to get ``before`` from ``after``, JSON-ready. ValueError where a payload is gone."""
+    """Return the JSON-ready undo from ``after`` to ``before``. Raise ValueError if ``after`` lacks one of its payloads."""
     payloads = after.payloads
     undo: dict[str, Any] = {
         "model": _make_instructions(before.model, after.model, payloads),
@@ -32,7 +32,8 @@ def compute_undo(before: Document, after: Document) -> dict[str, Any]:
 
 
 def apply_undo(document: Document, undo: dict[str, Any]) -> Document:
-    """The document that `way_back` leads to. KeyError, TypeError, ValueError or IndexError when it does not fit."""
+    """Return the document that `compute_undo` describes. Raise KeyError, TypeError, ValueError or IndexError if it does not
+    fit."""
     model = tuple(_follow_instructions(document, document.model, undo["model"]))
     graph = tuple(_follow_instructions(document, document.graph, undo["graph"]))
     if sum(record.field == GRAPH_FIELD for record in model) != 1:
@@ -45,7 +46,7 @@ def apply_undo(document: Document, undo: dict[str, Any]) -> Document:
 
 
 def _make_instructions(before: Sequence[Record], after: Sequence[Record], payloads: Payloads) -> Instructions:
-    """How to get ``before`` from ``after``. A payload that ``after`` lacks cannot be kept: ValueError."""
+    """Return how to rebuild ``before`` from ``after``. Raise ValueError if ``after`` lacks a payload."""
     place = {id(record): index for index, record in enumerate(after)}
     recipe: Instructions = []
     for record in before:
@@ -60,7 +61,7 @@ def _make_instructions(before: Sequence[Record], after: Sequence[Record], payloa
 
 
 def _describe_changed_record(record: Record, after: Sequence[Record], payloads: Payloads) -> dict[str, Any]:
-    """The recipe for a record that was changed, but for the payloads in it."""
+    """Return the instructions for a record whose payloads are unchanged but whose other bytes are not."""
     wanted = record.spans
     place = next((index for index, one in enumerate(after) if all(span in one.spans for span in wanted)), None)
     if place is None:
@@ -70,13 +71,14 @@ def _describe_changed_record(record: Record, after: Sequence[Record], payloads: 
     skeleton: Parts = []
     rest = record.skeleton
     for span in wanted:
-        literal, _, rest = rest.partition(payloads.mark_of(span))
+        literal, _, rest = rest.partition(payloads.find_mark(span))
         skeleton += [_encode(literal), held.index(span)]
     return {"place": place, "chunks": chunks, "skeleton": [*skeleton, _encode(rest)]}
 
 
 def _follow_instructions(document: Document, records: Sequence[Record], recipe: Instructions) -> Iterator[Record]:
-    """The records of a recipe. IndexError when it takes what is not there, or takes anything twice, which none of ours does."""
+    """Yield the rebuilt records. Raise IndexError for records that do not exist or are taken twice, which our instructions
+    never do."""
     left = len(records)
     for item in recipe:
         if isinstance(item, str):
@@ -95,7 +97,7 @@ def _follow_instructions(document: Document, records: Sequence[Record], recipe: 
 def _restore_record(record: Record, item: dict[str, Any], payloads: Payloads) -> Record:
     held = record.spans
     chunks = tuple(_decode(part) if isinstance(part, str) else held[part] for part in item["chunks"])
-    skeleton = [_decode(part) if isinstance(part, str) else payloads.mark_of(held[part]) for part in item["skeleton"]]
+    skeleton = [_decode(part) if isinstance(part, str) else payloads.find_mark(held[part]) for part in item["skeleton"]]
     return Record(record.field, chunks, b"".join(skeleton))
 
 

@@ -1,6 +1,6 @@
-"""The protobuf wire format: just enough to find where things are.
+"""The protobuf wire format, as far as finding fields requires it.
 
-A message is a run of *fields*; a field is a tag varint ``number << 3 | wire type``, for wire type 2 a length varint, and
+A message is a sequence of *fields*. A field is a tag varint ``number << 3 | wire type``, for wire type 2 a length varint, and
 its payload. Source: https://protobuf.dev/programming-guides/encoding/.
 """
 
@@ -27,7 +27,7 @@ class Readable(Protocol):
 
 
 class Field(NamedTuple):
-    """Where one field of a message lies: ``[start, end)`` with its payload at ``[value, end)``."""
+    """The position of one field of a message: ``[start, end)``, with its payload at ``[value, end)``."""
 
     number: int
     wire_type: int
@@ -41,7 +41,7 @@ class Field(NamedTuple):
 
 
 def encode_varint(value: int) -> bytes:
-    """The shortest varint of a non-negative integer."""
+    """Return the shortest varint of a non-negative integer."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -51,7 +51,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(data: bytes, position: int = 0) -> tuple[int, int]:
-    """The varint at ``position`` and the position after it; MalformedModelError when there is none."""
+    """Return the varint at ``position`` and the position after it. Raise MalformedModelError if there is none."""
     if position < len(data) and data[position] < 0x80:
         return data[position], position + 1
     value = shift = 0
@@ -65,14 +65,14 @@ def decode_varint(data: bytes, position: int = 0) -> tuple[int, int]:
 
 
 def encode_header(number: int, length: int) -> bytes:
-    """Tag and length of a length-delimited field."""
+    """Return tag and length of a length-delimited field."""
     return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(length)
 
 
 def read_fields(source: Readable, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message that lies at ``[start, end)`` of ``source``, without reading their payloads.
+    """Yield the fields of the message at ``[start, end)`` of ``source`` without reading their payloads.
 
-    Raises MalformedModelError where a field leaves its message, or has a number or wire type that protobuf does not know.
+    Raises MalformedModelError if a field leaves its message, or if protobuf does not know its number or wire type.
     """
     position = base = start
     block = b""
