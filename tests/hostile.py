@@ -1188,17 +1188,17 @@ def data_in_a_subfolder(folder: Path) -> Path:
     return path
 
 
-@loads("'weights.bin'", "not there")
+@loads("'weights.bin'", "are missing")
 def absent_data(folder: Path) -> Path:
     return write(folder, model_of(outside()), None)
 
 
-@loads("'WEIGHTS.BIN'", "not there")
+@loads("'WEIGHTS.BIN'", "are missing")
 def location_in_another_case(folder: Path) -> Path:
     return located(folder, "WEIGHTS.BIN")
 
 
-@loads("'link.bin'", "not there")
+@loads("'link.bin'", "are missing")
 def dangling_symlink_within_the_folder(folder: Path) -> Path:
     return linked(folder, "absent.bin")
 
@@ -1361,7 +1361,7 @@ def dims_of_minus_one(folder: Path) -> Path:
     return write(folder, model)
 
 
-@loads("'weights.bin'", "not there")
+@loads("'weights.bin'", "are missing")
 def large_vocabulary(folder: Path) -> Path:
     """A declared shape may be large; an embedding table that is absent too."""
     return write(folder, model_of(outside(dims=[256_000, 4096])), None)

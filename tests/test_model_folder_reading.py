@@ -286,7 +286,7 @@ def entries(*changes: dict[str, Any]) -> list[dict[str, Any]]:
         ("[", "not JSON"),
         ({}, "a JSON object"),
         ([], "0 modules"),
-        ([1], "no JSON object"),
+        ([1], "not a JSON object"),
         ([{}], "no path"),
         ([{"path": "x"}], "no type"),
         ([{"path": "x", "type": ""}], "no type"),
