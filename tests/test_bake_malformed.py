@@ -121,7 +121,7 @@ def a_module_behind_a_symlink(place: Path) -> None:
     (folder / "1_Pooling").symlink_to(place / "elsewhere")
 
 
-@case("modules.json", "9_Pooling", "no folder")
+@case("modules.json", "9_Pooling", "not a folder")
 def a_module_that_is_not_there(place: Path) -> None:
     relisted(place, path="9_Pooling")
 
