@@ -265,9 +265,9 @@ OPERATORS: tuple[type[OpRun], ...] = (
 )  # fmt: skip
 
 
-def _refuse(operator: str, **given: object) -> None:
+def _refuse(operator: str, **unsupported: object) -> None:
     """Raise UnsupportedModelError if an input or attribute is used that the reference does not compute."""
-    for name, value in given.items():
+    for name, value in unsupported.items():
         if value is not None and not (isinstance(value, int) and value == 0):
             raise UnsupportedModelError(
                 f"the reference {operator} does not support {name}", "check this model with ONNX Runtime alone"

@@ -40,9 +40,9 @@ def compute_cosines(one: Array, other: Array) -> Array:
     first, second = (np.abs(side).max(axis=-1, keepdims=True, initial=0) for side in (one, other))
     with np.errstate(divide="ignore", invalid="ignore"):  # the squares of the largest numbers would overflow
         one, other = one / first, other / second
-        found = (one * other).sum(axis=-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
+        angles = (one * other).sum(axis=-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
     none, some = (first == 0) & (second == 0), (first == 0) | (second == 0)
-    return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(found, -1, 1)))
+    return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(angles, -1, 1)))
 
 
 def compute_stretches(one: Array, other: Array) -> Array:
@@ -52,5 +52,5 @@ def compute_stretches(one: Array, other: Array) -> Array:
     """
     scale = np.abs(other).max(axis=-1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        found = np.abs(np.linalg.norm(one / scale, axis=-1) / np.linalg.norm(other / scale, axis=-1) - 1)
-    return np.where(scale[:, 0] == 0, np.inf, found)
+        apart = np.abs(np.linalg.norm(one / scale, axis=-1) / np.linalg.norm(other / scale, axis=-1) - 1)
+    return np.where(scale[:, 0] == 0, np.inf, apart)

@@ -128,13 +128,13 @@ def _make_key(model: Model, record: Record, message: Any) -> Key:
 def _subtract(some: list[Key], others: list[Key]) -> list[Key]:
     """Return the keys of ``some`` that ``others`` has fewer times, in order."""
     left = Counter(others)
-    found = []
+    rest = []
     for key in some:
         if left[key] > 0:
             left[key] -= 1
         else:
-            found.append(key)
-    return found
+            rest.append(key)
+    return rest
 
 
 def _pick_nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.NodeProto]:
@@ -143,12 +143,12 @@ def _pick_nodes(model: Model, keys: list[Key], wanted: list[Key]) -> list[onnx.N
     ``keys`` are those of the graph's records. Of equal nodes, the last ones are returned.
     """
     left = Counter(wanted)
-    found = []
+    picked = []
     for key, record in reversed(list(zip(keys, model.document.graph, strict=True))):
         if key[0] == NODE and left[key] > 0:
             left[key] -= 1
-            found.append(onnx.NodeProto.FromString(record.content))
-    return found[::-1]
+            picked.append(onnx.NodeProto.FromString(record.content))
+    return picked[::-1]
 
 
 def _separate_renames(

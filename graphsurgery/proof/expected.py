@@ -102,5 +102,5 @@ def has_half_weights(source: Model) -> bool:
 
 
 def _may_be_half(source: Model, name: str) -> bool:
-    found = find_typed_value(source, name)
-    return found is None or found.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    value = find_typed_value(source, name)
+    return value is None or value.dtype not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)

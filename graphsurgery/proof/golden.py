@@ -97,16 +97,16 @@ def verify_itself(model: Loadable) -> Report:
     The verdict is NOT CHECKED if it records no golden vectors that can be read, or if it was edited since.
     """
     loaded = load(model)
-    found = read_steps(loaded.proto)
-    place = max((place for place, step in enumerate(found) if step.edit == GOLDEN), default=None)
+    recorded = read_steps(loaded.proto)
+    place = max((place for place, step in enumerate(recorded) if step.edit == GOLDEN), default=None)
     if place is None:
         return _report_not_checked(
             "the file records no golden vectors (`graphsurgery bake` records them); verify it --against its source"
         )
-    edits = [step.edit for step in found[place:] if step.edit not in HOUSEKEEPING]
+    edits = [step.edit for step in recorded[place:] if step.edit not in HOUSEKEEPING]
     if edits:
         return _report_not_checked(f"the file was edited ({', '.join(edits)}) since its golden vectors were recorded")
-    golden = found[place]
+    golden = recorded[place]
     sealed = not golden.unreadable and has_valid_checksum(golden)
     try:
         goldens = _parse(golden)
@@ -182,23 +182,23 @@ def _compare(model: Model, goldens: Goldens, sealed: bool) -> Check:
     if not sealed:
         return Check(NAME, CHANGED, stated=Verdict.FAILED)
     try:
-        found = open_session(model).run(goldens.inputs)
+        outputs = open_session(model).run(goldens.inputs)
     except GraphSurgeryError as error:
         return Check(NAME, str(error), stated=Verdict.FAILED)
     comparisons = (
-        output.compare(name, found.get(name, ABSENT), goldens.allowed, goldens.least_cosine)
+        output.compare(name, outputs.get(name, ABSENT), goldens.allowed, goldens.least_cosine)
         for name, output in goldens.outputs.items()
     )
     return Check(NAME, "on the inputs that the file records, compared with its recorded vectors", tuple(comparisons))
 
 
 def _list_observations(goldens: Goldens) -> list[str]:
-    found = [f"recorded with ONNX Runtime {goldens.runtime}, checked with {onnxruntime.__version__}"]
+    observations = [f"recorded with ONNX Runtime {goldens.runtime}, checked with {onnxruntime.__version__}"]
     for name, output in goldens.outputs.items():
         if output.open is not None and output.share_open > 0:
             what = "bits, made of values near 0," if output.packed else "bytes, by ranges narrow for this encoder,"
-            found.append(f"{name}: {output.share_open:.1%} of its {what} may differ on another runtime")
-    return found
+            observations.append(f"{name}: {output.share_open:.1%} of its {what} may differ on another runtime")
+    return observations
 
 
 def _list_left_out(model: Model, goldens: Goldens) -> list[str]:

@@ -49,20 +49,20 @@ def make_goldens(source: Model, model: Model) -> Goldens:
     opened = open_source(source, model, chain)
     reference = ExpectedOutputs(opened, chain, weights)
     feed = _choose_feed(source, generator, ROWS)
-    given = reference(feed, names)
-    rows = _count_rows(given)
+    expected = reference(feed, names)
+    rows = _count_rows(expected)
     if rows < ROWS and generator.fixed_batch is None:
         feed = _choose_feed(source, generator, rows)
-        given = reference(feed, names)
-    if not given:
+        expected = reference(feed, names)
+    if not expected:
         raise UnsupportedModelError("no output of the file has a reference", "verify it --against its source")
-    if not any(np.isfinite(one.values).any() for one in given.values()):
+    if not any(np.isfinite(one.values).any() for one in expected.values()):
         what = "the model gives only NaN and infinities, even for ordinary text"
         raise ModelError(what, "its weights are damaged, or too large for float16: export it again, in float32")
     allowed, least_cosine = _choose_limits(source)
     octets = [value.name for value in model.interface.outputs if value.dtype in BYTES]
     rounded = _record_bytes(opened, chain, weights, allowed, feed, octets)
-    outputs = {name: rounded.get(name) or _record_floats(one, allowed) for name, one in given.items()}
+    outputs = {name: rounded.get(name) or _record_floats(one, allowed) for name, one in expected.items()}
     return Goldens(feed, outputs, allowed, least_cosine, onnxruntime.__version__)
 
 
@@ -138,9 +138,9 @@ def _choose_feed(source: Model, generator: FeedGenerator, rows: int) -> Values:
     return generator.generate(mask if generator.fixed_batch is not None else mask[:rows], seed=0)
 
 
-def _count_rows(given: Mapping[str, Expected]) -> int:
+def _count_rows(expected: Mapping[str, Expected]) -> int:
     """Return how many rows of every output are recorded."""
-    widest = max((one.values[:1].size * 4 for one in given.values()), default=1)
+    widest = max((one.values[:1].size * 4 for one in expected.values()), default=1)
     return max(1, min(ROWS, LARGEST // max(widest, 1)))
 
 

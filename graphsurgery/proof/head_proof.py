@@ -115,9 +115,9 @@ def prove_head(
     except UnsupportedModelError as error:
         _require_runtime(head.proto)
         return Check(NAME, str(error), stated=Verdict.FAILED)
-    found = {value.name: value for value in head.inputs}
+    inputs = {value.name: value for value in head.inputs}
     called = {name: _name_in_output(chain, renamed, name) for name in chain.starts}
-    values = [found.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
+    values = [inputs.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
     sizes = {called[name]: size for name, size in widths.items()}
     feeds = HeadFeeds(
         values, generator, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
@@ -131,7 +131,7 @@ def prove_head(
     return judge(
         NAME,
         f"{what}: the appended subgraph alone on drawn values, against the float64 reference",
-        lambda feed: session.run({name: feed[name] for name in found}),
+        lambda feed: session.run({name: feed[name] for name in inputs}),
         read_interface(head.proto.graph).outputs,
         ((kind, _add_expected(cases, reference, renamed, head.outputs)) for kind, cases in feeds.generate_cases()),
         limits,
@@ -154,8 +154,8 @@ def _add_expected(
     cases: Sequence[Values], reference: RunModel, renamed: dict[str, str], outputs: Sequence[str]
 ) -> Iterator[tuple[Values, dict[str, Expected]]]:
     for feed in cases:
-        found = reference(feed | {old: feed[new] for old, new in renamed.items() if new in feed})
-        yield feed, {name: found[name] for name in outputs if name in found}
+        expected = reference(feed | {old: feed[new] for old, new in renamed.items() if new in feed})
+        yield feed, {name: expected[name] for name in outputs if name in expected}
 
 
 def _ignores_padding(chain: Chain) -> bool:
@@ -179,14 +179,14 @@ def _find_per_token(chain: Chain, renamed: dict[str, str]) -> set[str]:
 
 def _find_pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Mask], Mask] | None:
     """Return a function that finds the pooled tokens of a feed; None if all are pooled."""
-    given = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
-    if given is None:
+    parameters = next((link.parameters for link in chain if link.parameters.get("skip_prompt") is not None), None)
+    if parameters is None:
         return None
-    name = name_prompt_input(given)
+    name = name_prompt_input(parameters)
 
     def pooled(feed: Values, mask: Mask) -> Mask:
         length = {} if name is None or generator.prompt is None else {name: feed[generator.prompt]}
-        return exclude_prompt(given, Known(expect_exactly(length)), mask)
+        return exclude_prompt(parameters, Known(expect_exactly(length)), mask)
 
     return pooled
 

@@ -24,10 +24,10 @@ def infer_types(model: Model) -> dict[str, Value]:
     The file's own declarations of inner values and of the dims of outputs are not used, because they may be wrong. A value
     behind an operator that onnx does not know is absent. Inferred once for each model.
     """
-    found = KNOWN.get(model)
-    if found is None:
-        found = KNOWN[model] = _infer(model)
-    return found
+    values = KNOWN.get(model)
+    if values is None:
+        values = KNOWN[model] = _infer(model)
+    return values
 
 
 def _infer(model: Model) -> dict[str, Value]:
@@ -69,7 +69,8 @@ def find_start_widths(source: Model, chain: Chain) -> dict[str, int]:
     """
     names = chain.starts
     known, recorded = infer_widths(source, names), _read_recorded_widths(chain)
-    return {name: known.get(name) or recorded.get(name) or _read_declared_width(source, name) or UNKNOWN for name in names}
+    declared = {name: _read_width(source.interface.output(name)) for name in names}
+    return {name: known.get(name) or recorded.get(name) or declared[name] or UNKNOWN for name in names}
 
 
 def infer_widths(source: Model, names: Sequence[str]) -> dict[str, int]:
@@ -95,15 +96,11 @@ def _infer_norm_width(source: Model, name: str) -> int | None:
 
 def _read_recorded_widths(chain: Chain) -> dict[str, int]:
     """Return the widths that edits record of the values that they read."""
-    found: dict[str, int] = {}
+    widths: dict[str, int] = {}
     made: set[str] = set()
     for link in chain:
         width = link.parameters.get("width")
         if width is not None and 0 < width <= WIDEST:
-            found |= {name: width for name in link.reads if name not in made | found.keys()}
+            widths |= {name: width for name in link.reads if name not in made | widths.keys()}
         made.update(link.makes)  # often under the name of the value that was read, and of another width
-    return found
-
-
-def _read_declared_width(source: Model, name: str) -> int | None:
-    return _read_width(source.interface.output(name))
+    return widths

@@ -59,50 +59,52 @@ def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[st
     for place, (step, wanted, (before, outputs)) in enumerate(zip(steps, asked, starts, strict=False)):
         start = Start(before.interface.inputs, outputs, [*read_head_steps(source), *steps[:place]])
         for name in GIVEN:
-            found = step.parameters.get(name)
+            recorded = step.parameters.get(name)
             if isinstance(wanted.get(name), str) and wanted[name]:
-                if found != wanted[name]:
-                    yield f"{step.edit} records {name} = {found!r}, but {wanted[name]!r} was asked for"
+                if recorded != wanted[name]:
+                    yield f"{step.edit} records {name} = {recorded!r}, but {wanted[name]!r} was asked for"
             elif name in step.parameters and not _fits(step, name, start):
-                yield f"{step.edit} chose {found!r} as its {name}, which the names of the inputs and outputs do not suggest"
+                yield f"{step.edit} chose {recorded!r} as its {name}, which the names of the inputs and outputs do not suggest"
 
 
 def _fits(step: Step, name: str, start: Start) -> bool:
     """Return whether an edit can have found that parameter by itself."""
-    found = step.parameters[name]
+    recorded = step.parameters[name]
     if name == "mask":
-        return _is_mask(found, start.inputs)
+        return _is_mask(recorded, start.inputs)
     if name == "ids":
-        return _is_ids(found, start.inputs)
+        return _is_ids(recorded, start.inputs)
     if name == "fill":
-        return _is_fill(found, str(step.parameters.get("input")))
-    return name not in ("hidden_state", "target") or step.edit not in OF_TOKENS or _is_tokens(found, start)
+        return _is_fill(recorded, str(step.parameters.get("input")))
+    return name not in ("hidden_state", "target") or step.edit not in OF_TOKENS or _is_tokens(recorded, start)
 
 
-def _is_mask(found: Any, inputs: Sequence[Value]) -> bool:
+def _is_mask(recorded: Any, inputs: Sequence[Value]) -> bool:
     """Return whether it is the attention mask if there is one, else an input with mask in its name, or nothing."""
     if find_value(inputs, MASK) is not None:
-        return bool(found == MASK)
-    return found is None or (find_value(inputs, found) is not None and "mask" in found.lower())
+        return bool(recorded == MASK)
+    return recorded is None or (find_value(inputs, recorded) is not None and "mask" in recorded.lower())
 
 
-def _is_ids(found: Any, inputs: Sequence[Value]) -> bool:
+def _is_ids(recorded: Any, inputs: Sequence[Value]) -> bool:
     """Return whether it is the input ids if they are integers ``[batch, seq]``, else an input not named after a mask, types or
     positions, or nothing."""
     usual = find_value(inputs, IDS)
     if usual is not None and usual.dtype in INTEGERS and usual.rank in (2, None):
-        return bool(found == IDS)
-    return found is None or (find_value(inputs, found) is not None and not any(word in found.lower() for word in FILLS))
+        return bool(recorded == IDS)
+    return recorded is None or (
+        find_value(inputs, recorded) is not None and not any(word in recorded.lower() for word in FILLS)
+    )
 
 
-def _is_fill(found: Any, name: str) -> bool:
+def _is_fill(recorded: Any, name: str) -> bool:
     """Return whether the fill is the one that belongs to the input's name."""
-    return bool(found == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
+    return bool(recorded == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
 
 
-def _is_tokens(found: Any, start: Start) -> bool:
+def _is_tokens(recorded: Any, start: Start) -> bool:
     """Return whether it is the newest edit's token embeddings, else the usual output, else one ``[batch, seq, hidden]``."""
     fitting = {value.name: value for value in start.outputs if value.dtype in FLOATS and value.rank in (3, None)}
     made = [step.parameters.get("output_name") for step in reversed(start.earlier)]
     usual = [name for name in (*made, *TOKENS) if name in TOKENS and name in fitting]
-    return bool(found == usual[0]) if usual else found in fitting and fitting[found].rank == 3
+    return bool(recorded == usual[0]) if usual else recorded in fitting and fitting[recorded].rank == 3

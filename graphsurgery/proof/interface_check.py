@@ -84,20 +84,20 @@ def _find_batch_dim(source: Model, outputs: Sequence[Value], name: str) -> Dim:
     return next((dim for dim in leading if dim is not None), None)
 
 
-def _is_same(found: Value, wanted: Value) -> bool:
-    if found == wanted:
+def _is_same(declared: Value, wanted: Value) -> bool:
+    if declared == wanted:
         return True
-    if wanted.dims is None or found.dims is None or len(found.dims) != len(wanted.dims):
+    if wanted.dims is None or declared.dims is None or len(declared.dims) != len(wanted.dims):
         return False
-    if LITERAL not in wanted.dims and wanted.dims != found.dims:
+    if LITERAL not in wanted.dims and wanted.dims != declared.dims:
         return False
-    return found.dtype == wanted.dtype and all(map(_dim_fits, found.dims, wanted.dims))
+    return declared.dtype == wanted.dtype and all(map(_dim_fits, declared.dims, wanted.dims))
 
 
-def _dim_fits(found: Dim, wanted: Dim) -> bool:
+def _dim_fits(declared: Dim, wanted: Dim) -> bool:
     if wanted is None:
-        return not isinstance(found, int)
-    return isinstance(found, int) if wanted == LITERAL else found == wanted
+        return not isinstance(declared, int)
+    return isinstance(declared, int) if wanted == LITERAL else declared == wanted
 
 
 def _join_values(values: Sequence[Value]) -> str:

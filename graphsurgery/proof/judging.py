@@ -76,12 +76,12 @@ def _compare(
     wrong: dict[str, str] = {}
     for feed, expected in pairs:
         try:
-            found = run(feed)
+            outputs = run(feed)
         except UnsupportedModelError as error:
             return {"run": f"{tally.kind}: {error}"} | wrong
         for output, wanted in expected.items():
-            tally.add(found.get(output, ABSENT), wanted.values, *_find_tolerance(wanted, limits))
-        wrong = dict(_find_misfits(declared, found)) | wrong
+            tally.add(outputs.get(output, ABSENT), wanted.values, *_find_tolerance(wanted, limits))
+        wrong = dict(_find_misfits(declared, outputs)) | wrong
     return wrong
 
 
@@ -90,10 +90,10 @@ def _find_tolerance(wanted: Expected, limits: Limits) -> tuple[np.ndarray, np.nd
     return limits.choose_tolerance(wanted.tolerance), None if limits.atol is not None else wanted.promised
 
 
-def _find_misfits(declared: Sequence[Value], found: Values) -> Iterator[tuple[str, str]]:
+def _find_misfits(declared: Sequence[Value], outputs: Values) -> Iterator[tuple[str, str]]:
     """Yield the names of outputs that are not as the file declares them, and how they differ."""
     for value in declared:
-        array = found.get(value.name)
+        array = outputs.get(value.name)
         if array is None:
             yield value.name, f"the model does not give the output {value.name}"
         elif isinstance(array, np.ndarray) and not _fits(value, array):

@@ -72,14 +72,14 @@ def explain_other_inputs(source: Model, output: Model) -> str | None:
     return f"the models take different inputs: the model {mine}, the source {theirs}"
 
 
-def _takes(value: Value, given: Value) -> bool:
-    """Return whether an input takes all that ``given`` takes: it has the same type (or both are floats) and fits its sizes."""
-    if value.dtype != given.dtype and not (_is_float(value) and _is_float(given)):
+def _takes(value: Value, taken: Value) -> bool:
+    """Return whether an input takes all that ``taken`` takes: it has the same type (or both are floats) and fits its sizes."""
+    if value.dtype != taken.dtype and not (_is_float(value) and _is_float(taken)):
         return False
-    if value.dims is None or given.dims is None:
+    if value.dims is None or taken.dims is None:
         return True
-    sizes = zip(value.dims, given.dims, strict=False)
-    return len(value.dims) == len(given.dims) and all(not isinstance(one, int) or one == other for one, other in sizes)
+    sizes = zip(value.dims, taken.dims, strict=False)
+    return len(value.dims) == len(taken.dims) and all(not isinstance(one, int) or one == other for one, other in sizes)
 
 
 def _is_computed_in(model: Model, kind: int) -> bool:

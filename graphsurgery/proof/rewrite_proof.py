@@ -12,7 +12,7 @@ import onnx
 
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.errors import require_value
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.model.schema import GRAPH
@@ -112,17 +112,17 @@ class RewriteProof:
 
 def _check_interface(written: Model, wanted: Interface) -> Check:
     """Check that inputs and outputs have the right names and types, in the right order."""
-    found = written.interface
-    if _list_names(found.inputs) == _list_names(wanted.inputs) and _list_names(found.outputs) == _list_names(wanted.outputs):
-        sides = {"input": found.inputs, "output": found.outputs}
+    interface = written.interface
+    if _list_names(interface) == _list_names(wanted):
+        sides = {"input": interface.inputs, "output": interface.outputs}
         counted = " and ".join(f"{len(side)} {name}{'s' * (len(side) != 1)}" for name, side in sides.items())
         return Check(INTERFACE, f"{counted}, as the source has them", stated=Verdict.PASSED)
-    has, should = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (found, wanted))
+    has, should = (", ".join(map(str, (*side.inputs, *side.outputs))) for side in (interface, wanted))
     return Check(INTERFACE, f"the file has {has} instead of {should}", stated=Verdict.FAILED)
 
 
-def _list_names(values: Sequence[Value]) -> list[tuple[str, int]]:
-    return [(value.name, value.dtype) for value in values]
+def _list_names(interface: Interface) -> list[list[tuple[str, int]]]:
+    return [[(value.name, value.dtype) for value in side] for side in (interface.inputs, interface.outputs)]
 
 
 def _check_head(written: Model, claim: Claim) -> list[Check]:

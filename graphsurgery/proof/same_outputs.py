@@ -41,7 +41,7 @@ class SameOutputs:
     texts: Encoded | None
     full: bool = False
     reach: Reach | None = None
-    _given: dict[tuple[object, ...], SourceOutputs] = field(default_factory=dict)
+    _outputs: dict[tuple[object, ...], SourceOutputs] = field(default_factory=dict)
 
     def make_report(self, output: Model, limits: Limits, why_no_text: str | None) -> Report:
         """Run both files and compare the outputs that have the same name."""
@@ -75,11 +75,11 @@ class SameOutputs:
         if relation.half == onnx.TensorProto.BFLOAT16:
             return [], [f"{NAME}: {NO_KERNELS}"]
         try:
-            given = self.run_source(relation.names, relation.empty_rows)
+            source = self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError as error:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
             return [check], [f"{NAME}: the source cannot be run: {error}"]
-        left_out = [*given.left_out, *self.generator.left_out]
+        left_out = [*source.left_out, *self.generator.left_out]
         if self.generator.roles.mask is None and self.generator.roles.others:
             names = ", ".join(value.name for value in self.generator.roles.others)
             left_out.append(f"padding: no input was recognised as the attention mask (inputs of unknown use: {names})")
@@ -87,7 +87,7 @@ class SameOutputs:
         def open_output(plain: bool) -> Session:
             return open_session(output, extra_outputs=relation.names, plain=plain)
 
-        check = compare_models(given, open_output, limits, is_exact=relation.is_exact)
+        check = compare_models(source, open_output, limits, is_exact=relation.is_exact)
         return [check], [*left_out, *require_value(self.reach, "how long texts are").not_checked, *check.left_out]
 
     def can_run_source(self, relation: Relation) -> bool:
@@ -101,7 +101,7 @@ class SameOutputs:
     def run_source(self, names: Sequence[str], empty_rows: bool) -> SourceOutputs:
         """Return the values ``names`` of the source on every kind of feed. Raise UnsupportedModelError if it cannot be run."""
         key = (empty_rows, *names)
-        if key not in self._given:
+        if key not in self._outputs:
 
             def open_source(plain: bool) -> Session:
                 return open_session(self.source, extra_outputs=names, plain=plain)
@@ -115,8 +115,8 @@ class SameOutputs:
                 Feed(kind, arrays, self.generator.find_mask(arrays), empty_rows, per_token)
                 for kind, every in make_whole_cases(self.generator, self.texts) for arrays in every
             )  # fmt: skip
-            self._given[key] = SourceOutputs.of(open_source, names, feeds, session)
-        return self._given[key]
+            self._outputs[key] = SourceOutputs.of(open_source, names, feeds, session)
+        return self._outputs[key]
 
     def _find_per_token(self) -> frozenset[str]:
         """Return the outputs ``[batch, seq]``, recognised by the names of their dims."""

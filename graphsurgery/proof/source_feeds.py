@@ -123,9 +123,7 @@ def _list_inputs(model: Model) -> dict[str, Value]:
 
 def _list_optional(chain: Chain) -> set[str]:
     """Return the inputs to which ``chain`` gave a default."""
-    return {
-        behind(link.parameters["input"]) for link, behind in chain.walk_inputs_from_output() if link.edit == "optional-input"
-    }
+    return {behind(link.parameters["input"]) for link, behind in chain.walk_inputs_from_output() if link.edit == OPTIONAL}
 
 
 def _require_drawable(inputs: Sequence[Value]) -> None:
@@ -156,8 +154,8 @@ def _find_mask(link: Link) -> RecordedMask | None:
 
 
 def _find_inputs(source: Model, names: Sequence[str | None], called: NameInSource) -> tuple[str | None, ...]:
-    found = [None if name is None else called(name) for name in names]
-    return tuple(name if name is not None and source.interface.input(name) is not None else None for name in found)
+    in_source = [None if name is None else called(name) for name in names]
+    return tuple(name if name is not None and source.interface.input(name) is not None else None for name in in_source)
 
 
 def _name_after(chain: Chain, value: Value | None) -> str | None:
@@ -168,8 +166,8 @@ def _name_after(chain: Chain, value: Value | None) -> str | None:
 def _find_prompt(chain: Chain) -> str | None:
     """Return the input that holds the prompt's length, if ``chain`` added one."""
     links = chain.walk_inputs_from_output()
-    found = [behind(name) for link, behind in links if (name := name_prompt_input(link.parameters)) is not None]
-    return found[-1] if found else None
+    prompts = [behind(name) for link, behind in links if (name := name_prompt_input(link.parameters)) is not None]
+    return prompts[-1] if prompts else None
 
 
 def find_texts(

@@ -80,16 +80,16 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
         return [f"{unmeasured} {error}"]
     if any(change is None for change in changes):
         return [f"{unmeasured} no output is one vector per text, as wide for every length"]
-    found = {
+    dependence = {
         BESIDE: np.max([change[0] for change in changes if change is not None], axis=0),
         **{_PADDING[kind]: change[1] for kind, change in zip(masks, changes, strict=True) if change is not None},
     }
-    small = {what: float(np.max(most)) for what, most in found.items() if np.max(most) <= NEGLIGIBLE}
+    small = {what: float(np.max(most)) for what, most in dependence.items() if np.max(most) <= NEGLIGIBLE}
     said = [f"a text's vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
     return said + [
         f"{WARNING if what != IN_FRONT and most[0] > FAR else ''}a text's vector changes by up to {most[0]:.1e} with {what} "
         f"(the source's by {most[1]:.1e})"
-        for what, most in found.items() if what not in small
+        for what, most in dependence.items() if what not in small
     ]  # fmt: skip
 
 

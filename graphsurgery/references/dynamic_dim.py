@@ -133,12 +133,12 @@ def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> di
     for start in range(0, rows, group):
         chosen = [min(row, rows - 1) for row in range(start, start + group)]
         groups.append(before({name: array[chosen] if name in by_row else array for name, array in padded.items()}))
-    found = {}
+    values = {}
     for name in groups[0]:
         if name not in feed:
             whole = _join_groups([one[name] for one in groups], rows, group)
-            found[name] = _compare_at_tokens(whole, mask, length) if length > columns else whole
-    return found | expect_exactly(feed)
+            values[name] = _compare_at_tokens(whole, mask, length) if length > columns else whole
+    return values | expect_exactly(feed)
 
 
 def _pad_behind(array: Array, length: int) -> Array:

@@ -46,11 +46,11 @@ def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
 
 def _find_outer_values(node: onnx.NodeProto) -> set[str]:
     """Return the values that the graphs in a node take from around them: all they read or give and do not define themselves."""
-    found: set[str] = set()
+    outer: set[str] = set()
     for graph in (one for attribute in node.attribute for one in (attribute.g, *attribute.graphs)):
         own = {value.name for field in (graph.input, graph.initializer) for value in field}
         own.update(sparse.values.name for sparse in graph.sparse_initializer)
         own.update(name for inner in graph.node for name in inner.output)
         read = {value.name for value in graph.output}.union(*(inner.input for inner in graph.node))
-        found |= read.union(*map(_find_outer_values, graph.node)) - own
-    return found - {""}
+        outer |= read.union(*map(_find_outer_values, graph.node)) - own
+    return outer - {""}

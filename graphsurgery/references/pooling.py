@@ -220,15 +220,15 @@ def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None) -> Array
 
     It is a share of the divisor of ``mode``, and the largest of all dims; 0 if the mode sums nothing up.
     """
-    found = np.zeros(len(x))
+    errors = np.zeros(len(x))
     for row in range(len(x) if mode in DIVIDING else 0):
         terms = np.where(m[row][:, None], x[row], 0)
         terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
         naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
         divisor = compute_divisor(m[row], mode, None if w is None else w[row])
         apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(divisor) if mode == "mean_sqrt_len_tokens" else divisor)
-        found[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
-    return found
+        errors[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
+    return errors
 
 
 def _weigh_errors(m: Array, mode: str, w: Array | None) -> Array:

@@ -53,11 +53,11 @@ class RecordedWeights:
     def _find(self, sha256: str, forms: Forms) -> Array:
         if sha256 not in self._found:
             candidates = (form for tensor in self.tensors for form in forms(tensor))
-            found = next((form for form in candidates if hash_tensor(form) == sha256), None)
-            if found is None:
+            weight = next((form for form in candidates if hash_tensor(form) == sha256), None)
+            if weight is None:
                 raise WeightsDifferError(
                     f"the file records weights with the sha256 {sha256[:12]}... for an edit, but holds no such weights",
                     "make the output again from the model folder",
                 )
-            self._found[sha256] = found.astype(np.float64) if found.dtype.kind == "f" else found
+            self._found[sha256] = weight.astype(np.float64) if weight.dtype.kind == "f" else weight
         return self._found[sha256]
