@@ -70,21 +70,21 @@ class HeadFeeds:
         """Yield feeds by kind: masks of every kind on normally distributed values, then unusual values and masks."""
         masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
-            yield kind, [self._feed(mask, seed) for mask in some for seed in range(SEEDS)]
+            yield kind, [self._generate(mask, seed) for mask in some for seed in range(SEEDS)]
         ragged = masks.get(HOLES) or masks.get(LEFT) or masks.get(RIGHT) or [make_short_mask(self.generator)]
         yield from self._generate_around_padding([*ragged, *masks[EMPTY_ROW]])
         if self.any_integers:
             yield "any integers", [self._generate_any_integers(mask, seed) for seed, mask in enumerate(ragged * SEEDS)]
         padded = [*ragged, *masks.get(LEFT, [])]
         if self.generator.prompt is not None:
-            some = [*padded, *masks[EMPTY_ROW]]
-            yield (
-                "prompt lengths",
-                [self._generate_with_prompt(mask, length) for mask in some for length in list_prompt_lengths(mask)],
-            )
+            prompts = [(mask, length) for mask in (*padded, *masks[EMPTY_ROW]) for length in list_prompt_lengths(mask)]
+            yield "prompt lengths", [self._generate_with_prompt(mask, length) for mask, length in prompts]
         if self.pooled is not None:
             some = [*padded, *self._make_alternating_masks()]
-            yield "NaN in the prompt", [self._feed(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)]
+            yield (
+                "NaN in the prompt",
+                [self._generate(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)],
+            )
         lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
             ("large values", BENT if self.saturates else LARGE, 0.0),
@@ -94,15 +94,15 @@ class HeadFeeds:
             ("small values", SMALL, 0.0),
             ("tiny values", TINY, 0.0),
         ):
-            yield kind, [self._feed(mask, scale=scale, shift=shift) for mask in ragged]
+            yield kind, [self._generate(mask, scale=scale, shift=shift) for mask in ragged]
         most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
         sizes = self.generator.sizes
         many = make_mask([1] * min(MANY, most), self.generator.fixed_sequence)
-        yield "many rows", [self._feed(mask) for mask in sizes.split_into_batches(many)]
+        yield "many rows", [self._generate(mask) for mask in sizes.split_into_batches(many)]
         if self.generator.fixed_sequence is None:
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
             some = [mask for length in lengths for mask in sizes.split_into_batches(make_mask([length]))]
-            yield "very long", [self._feed(mask, shift=3.0, waves=True) for mask in some]
+            yield "very long", [self._generate(mask, shift=3.0, waves=True) for mask in some]
 
     def _make_alternating_masks(self) -> list[Mask]:
         """Return `ALTERNATING` with padding behind it; an empty list if the sequence is too short for it."""
@@ -115,7 +115,7 @@ class HeadFeeds:
     def _generate_any_integers(self, mask: Mask, seed: int) -> Values:
         """Return a feed with integers over the whole range of int32 in every input of ids, types and positions."""
         rng = np.random.default_rng(seed)
-        feed, roles = self._feed(mask, seed), self.generator.roles
+        feed, roles = self._generate(mask, seed), self.generator.roles
         for value in (roles.ids, roles.types, roles.positions):
             if value is not None:
                 bounds = np.iinfo(np.int32)
@@ -123,18 +123,18 @@ class HeadFeeds:
         return feed
 
     def _generate_with_prompt(self, mask: Mask, length: int) -> Values:
-        feed, prompt = self._feed(mask), require_value(self.generator.prompt, "the input of prompt lengths")
+        feed, prompt = self._generate(mask), require_value(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
 
     def _generate_around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:
-            some = [self._feed(mask, odd_mask=turn) for mask in masks for turn in range(len(ODD_INTEGERS))]
+            some = [self._generate(mask, odd_mask=turn) for mask in masks for turn in range(len(ODD_INTEGERS))]
             yield "mask values other than 1", some
         if self.padded:
-            yield "NaN at padding", [self._feed(mask, padding=np.nan) for mask in masks]
-            yield "infinity at padding", [self._feed(mask, padding=np.inf) for mask in masks]
+            yield "NaN at padding", [self._generate(mask, padding=np.nan) for mask in masks]
+            yield "infinity at padding", [self._generate(mask, padding=np.inf) for mask in masks]
 
-    def _feed(
+    def _generate(
         self, mask: Mask, seed: int = 0, *, scale: float = 1.0, shift: float = 0.0, padding: float | None = None,
         odd_mask: int | None = None, waves: bool = False,
     ) -> Values:  # fmt: skip

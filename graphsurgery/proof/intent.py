@@ -92,9 +92,9 @@ def _is_ids(recorded: Any, inputs: Sequence[Value]) -> bool:
     usual = find_value(inputs, IDS)
     if usual is not None and usual.dtype in INTEGERS and usual.rank in (2, None):
         return bool(recorded == IDS)
-    return recorded is None or (
-        find_value(inputs, recorded) is not None and not any(word in recorded.lower() for word in FILLS)
-    )
+    if recorded is None:
+        return True
+    return find_value(inputs, recorded) is not None and not any(word in recorded.lower() for word in FILLS)
 
 
 def _is_fill(recorded: Any, name: str) -> bool:
