@@ -175,7 +175,7 @@ class Document:
 
 
 def compute_fingerprint(chunks: Iterable[Chunk]) -> str:
-    """sha256 over literal bytes, each payload replaced by ``\\0payload:<place>:<length>:<element type>\\0``."""
+    """Return sha256 (hex) of literal bytes, each payload replaced by ``\\0payload:<place>:<length>:<element type>\\0``."""
     digest = hashlib.sha256()
     place = 0
     for chunk in chunks:

@@ -102,7 +102,7 @@ def move_payloads_back(document: Document, name: str, start: int, source: ByteSo
 
 
 def list_locations(document: Document) -> list[str]:
-    """Locations that the document's tensors name, in order of first use."""
+    """Return the locations that the document's tensors name, in order of first use."""
     found = {}
     for _, tensor in walk_tensors(document.proto):
         if is_external(tensor):

@@ -97,7 +97,7 @@ class MemoryBytes:
         return self._data[offset : offset + length]
 
     def check_unchanged(self) -> None:
-        """A buffer of immutable bytes cannot change."""
+        """Do nothing: immutable bytes cannot change."""
 
 
 class FileBytes:

@@ -103,7 +103,7 @@ class Reference:
     per_token: Callable[[Parameters], list[str]] = lambda _: []
     """The values that the edit reads with one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
     read: Callable[[Parameters], Parameters] = lambda parameters: parameters
-    """Parses the texts among the recorded parameters, which have the types that `record_types` lists. Called once for each
+    """Parses the texts among the recorded parameters, which have the types that `step_parameters` lists. Called once for each
     step. Raises UnsupportedModelError for parameters that have no reference."""
     fields: Fields | None = None
     """The edit's changes to the fields of the source, if any: inputs, names, dims."""
