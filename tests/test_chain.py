@@ -184,7 +184,9 @@ def test_a_proof_reads_each_step_once(count: int, counted: Any, tmp_path: Path) 
     ("text", "kind", "name", "pad_id"),
     [
         ("ones", "ones", None, None), ("pad:0", "pad", None, 0), ("pad:-1", "pad", None, -1), ("pad:007", "pad", None, 7),
-        ("attention_mask", "input", "attention_mask", None), ("pad", "input", "pad", None), ("not:x", "input", "not:x", None),
+        ("attention_mask", "nonzero", "attention_mask", None), ("pad", "nonzero", "pad", None),
+        ("not:", "nonzero", "not:", None), ("not:x", "not", "x", None),
+        ("additive:x", "additive", "x", None), ("lengths:x", "lengths", "x", None),
     ],
 )  # fmt: skip
 def test_a_mask_as_text(text: str, kind: str, name: str | None, pad_id: int | None) -> None:
@@ -193,6 +195,7 @@ def test_a_mask_as_text(text: str, kind: str, name: str | None, pad_id: int | No
     assert (spec.kind, spec.name, spec.pad_id, str(spec)) == (kind, name, pad_id, text)
     recorded = RecordedMask.read({"mask": text, "ids": "ids"})
     assert (recorded.input, recorded.pad_id, recorded.is_everywhere) == (name, pad_id, kind == "ones")
+    assert recorded.kind == (f"{kind}:" if text == f"{kind}:{name}" else "")
 
 
 @pytest.mark.parametrize("text", ["pad:", "pad:x", "pad:1.5", "pad:--1", "pad:99999999999", "pad:4294967296"])
