@@ -6,8 +6,8 @@
     graphsurgery.save(model, "model.pooled.onnx")
     report = graphsurgery.verify("model.pooled.onnx", against="model.onnx")
 
-Every edit of `edit_list` is a class and a function here. Python imports each name when it is first used (PEP 562), because the
-command line lives in this package too and its ``--help`` must not wait for numpy and onnx. Type checkers read
+Every edit of `edit_list` is a class and a function here. A name is imported when it is first used (PEP 562), because the
+command line is part of this package and its ``--help`` must not wait for numpy and onnx. Type checkers read
 ``__init__.pyi``, which `make generated` writes.
 """
 

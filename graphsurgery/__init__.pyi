@@ -126,21 +126,21 @@ def add_activation(
     output_name: str | None = None,
     keep_target: bool = False,
 ) -> Model:
-    """Append an activation to an output: ``y = activation(x)``, float32. Makes scores of a cross-encoder's logits.
+    """Append an activation to an output: ``y = activation(x)``, float32. It turns a cross-encoder's logits into scores.
 
-    As ``activation_fn`` of sentence-transformers' CrossEncoder, which is sigmoid where there is one label and identity where
-    there are more, unless the model's config names another. The activation is torch.nn's, with its defaults; softmax and its
-    like are over the last dim of ``[batch, dim]``.
+    As ``activation_fn`` of sentence-transformers' CrossEncoder. That one is sigmoid for one label and identity for several,
+    unless the model's config names another. The activation is torch.nn's, with its defaults. Softmax, softmin and log-softmax
+    are computed over the last dim of ``[batch, dim]``.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         activation: The activation, as torch.nn names it: sigmoid, softmax, tanh, ...
         target: The output to work on. Default: sentence_embedding, else the only float output [batch, dim].
         output_name: The name of the result. Default: the target's name.
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.
@@ -156,13 +156,14 @@ def add_cnn(
 ) -> Model:
     """Convolve the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, sum of out]`` float32.
 
-    Of each kernel, ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, x being 0 before the first position and
-    behind the last; the kernels' values stand side by side. W ``[out, in, size]`` and b ``[out]`` are ``convs.<i>.weight`` and
-    ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which convolves over what stands
-    at padded positions, too: a token near padding depends on it. Kernels of even size are refused: they shorten the sequence.
+    Each kernel gives ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, where x is 0 before the first position
+    and after the last. The results of the kernels are concatenated. W ``[out, in, size]`` and b ``[out]`` are
+    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which also
+    convolves over the values at padded positions, so a token near padding depends on them. Kernels of even size are refused
+    because they shorten the sequence.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The CNN module's folder, or its model.safetensors or pytorch_model.bin: convs.<i>.weight [out, in,
             size] and convs.<i>.bias [out]. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
@@ -170,7 +171,7 @@ def add_cnn(
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         WeightsError, FolderError, NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError,
@@ -190,11 +191,11 @@ def add_dense(
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module; with a residual as PyLate's: ``y = activation(x Wt + b) + x``, or
-    ``+ x Rt`` where the file has R ``[out, in]``, ``residual.weight``.
+    PyTorch. As sentence-transformers' Dense module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or
+    ``+ x Rt`` if the file has R ``[out, in]``, ``residual.weight``.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The Dense module's folder, or its model.safetensors or pytorch_model.bin: linear.weight [out, in] and,
             if there is one, linear.bias [out]. A relative path starts at the current folder.
         activation: The activation, as torch.nn names it: tanh, gelu, ... Default: the one in the config.json beside the
@@ -206,7 +207,7 @@ def add_dense(
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, FolderError, WeightsError, NameNotFoundError, UnsupportedModelError, WeightsDifferError.
@@ -224,13 +225,13 @@ def add_layer_norm(
     sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each. A relative
             path starts at the current folder.
         target: The output to work on. Default: sentence_embedding, else the only float output [batch, dim].
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, WeightsError, NameNotFoundError, UnsupportedModelError.
@@ -248,15 +249,15 @@ def add_lstm(
 ) -> Model:
     """Run an LSTM over the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, directions * H]``.
 
-    At each position, from the state h and the cell c of the one before (0 at first): ``i, f, o = sigmoid(W x + b + R h + d)``,
-    ``g = tanh(W x + b + R h + d)``, each with weights of its own; ``c = f c + i g``, ``h = o tanh(c)``, in float32. Layers
-    stand on each other; a second direction starts at a row's last token, and its h stand beside the first's. The weights are
-    those of a model folder's LSTM module. As sentence-transformers' LSTM module and pack_padded_sequence: a row is as long as
-    it has tokens, 1 at least, and starts at position 0, so padding has to be on the right; behind a row's length stand zeros.
-    (There the result is cut to the longest row; here it keeps the sequence.)
+    Each position computes, from the state h and the cell c of the previous one (0 at first): ``i, f, o = sigmoid(W x + b + R h
+    + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then ``c = f c + i g`` and ``h = o tanh(c)``, in
+    float32. Each layer reads the one below. A second direction starts at a row's last token, and its h are concatenated to
+    those of the first. The weights are those of a model folder's LSTM module. As sentence-transformers' LSTM module with
+    pack_padded_sequence: a row is as long as it has tokens, at least 1, and starts at position 0, so padding has to be on the
+    right. Zeros follow after a row's length. (sentence-transformers cuts the result to the longest row; this edit does not.)
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The LSTM module's folder, or its model.safetensors or pytorch_model.bin: encoder.weight_ih_l0 [4H, in]
             and so on, as torch.nn.LSTM names them. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
@@ -267,7 +268,7 @@ def add_lstm(
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         WeightsError, FolderError, MaskError, NothingToPoolError, NameNotFoundError, RequestError,
@@ -280,16 +281,16 @@ def add_normalize(
 ) -> Model:
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
-    The output keeps its name and its place; the value it had before gets a new name inside the graph. Token embeddings
+    The output keeps its name and its place. The old value gets a new name inside the graph. Token embeddings
     ``[batch, seq, dim]`` are normalised token by token. As sentence-transformers' Normalize module and
     ``torch.nn.functional.normalize``.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         target: The output to normalise. Default: sentence_embedding, else the only float output [batch, dim].
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         NameNotFoundError, RequestError, AlreadyAppliedError, UnsupportedModelError.
@@ -308,14 +309,13 @@ def add_pooling(
     token_weights: str | None = None,
     skip_prompt: int | str | None = None,
 ) -> Model:
-    """Append pooling, and L2 normalisation where asked: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
+    """Append pooling, and on request L2 normalisation: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
 
-    The mathematics are those of sentence-transformers' Pooling module (see `pooling_graph`), but for rows without any
-    token, which give zeros, and padded positions, which never contribute. The head computes in float32 whatever the
-    encoder's type.
+    The formulas are those of sentence-transformers' Pooling module (see `pooling_graph`), with two exceptions: rows without any
+    token give zeros, and padded positions never contribute. The head computes in float32, whatever the encoder's type is.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         mode: Pooling mode: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or auto (read the folder's
             1_Pooling/config.json). Several modes, separated by commas, are concatenated in that order.
         normalize: Append L2 normalisation as well.
@@ -331,10 +331,10 @@ def add_pooling(
         token_weights: The weights [batch, seq] by which the tokens were multiplied. Means divide by their sum. Default:
             those of a recorded add-word-weights.
         skip_prompt: Leave out the prompt: N positions from each row's first token on, as sentence-transformers does if
-            a config says include_prompt: false. With input, a new input prompt_length (int64 [1]) says how many.
+            a config says include_prompt: false. With input, a new input prompt_length (int64 [1]) gives N.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
@@ -353,12 +353,12 @@ def add_splade_pooling(
 ) -> Model:
     """Append SPLADE pooling: scores ``x [batch, seq, vocabulary]`` -> ``sentence_embedding [batch, vocabulary]`` float32.
 
-    ``y = log(1 + relu(x))``, or ``log(1 + log(1 + relu(x)))`` with ``--activation log1p_relu``, and of these the max over the
-    tokens, or their sum. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), but for padded
-    positions, which never contribute, whatever stands there. A row without any token gives zeros.
+    The result is the max over the tokens, or the sum, of ``log(1 + relu(x))``, or of ``log(1 + log(1 + relu(x)))`` with
+    ``--activation log1p_relu``. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), except that
+    padded positions never contribute, whatever their values are. A row without any token gives zeros.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         strategy: How the tokens are combined: max or sum.
         activation: relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).
         target: The scores. Default: logits, else the only output as wide as the vocabulary.
@@ -371,7 +371,7 @@ def add_splade_pooling(
         keep_output: An output of the encoder to keep. The others are dropped.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
@@ -389,12 +389,13 @@ def add_weighted_layer_pooling(
 ) -> Model:
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
-    ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on, 0 being the embeddings' output; w is
+    ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on; layer 0 is the embeddings' output. w is
     ``layer_weights`` of a model folder's WeightedLayerPooling module. As sentence-transformers' module on transformers' hidden
-    states: outputs named ``hidden_states.<n>`` where the export has them, else found by the graph's structure.
+    states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are found by the graph's
+    structure.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The WeightedLayerPooling module's folder: its config.json and layer_weights [layers]. A relative path
             starts at the current folder.
         layers: The names of all hidden layers, the output of the embeddings first. Default: the hidden layers found in
@@ -405,7 +406,7 @@ def add_weighted_layer_pooling(
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         WeightsError, FolderError, NothingToPoolError, NameNotFoundError, RequestError, WeightsDifferError,
@@ -423,16 +424,15 @@ def add_word_weights(
     token_weights: str = "token_weights",
     keep_target: bool = False,
 ) -> Model:
-    """Multiply each token embedding with the weight of its word: ``x [batch, seq, dim]`` -> ``token_embeddings`` float32.
+    """Multiply each token embedding by the weight of its word: ``x [batch, seq, dim]`` -> ``token_embeddings`` float32.
 
-    ``y = x w``, w being the weight of the token's id where the mask has a token, and 0 at padding. The weights (idf, say) are
-    built from the config of a model folder's WordWeights module, as sentence-transformers' module does: that of the word, else
-    of the word in lower case, else ``unknown_word_weight``. w is left in the graph as the value ``token_weights [batch, seq]``:
-    the pooling that follows divides by its sum where it would by the number of tokens. Ids beyond the config's vocabulary,
-    where the encoder's is larger, count as unknown words.
+    ``y = x w``, where w is the weight of the token's id, and 0 at padding. The weights (for example idf) come from the
+    config of a model folder's WordWeights module, as in sentence-transformers: the weight of the word, else of the word in
+    lower case, else ``unknown_word_weight``. The graph keeps w as the value ``token_weights [batch, seq]``, and a later pooling
+    divides means by its sum instead of the number of tokens. Ids beyond the config's vocabulary count as unknown words.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The WordWeights module's folder, or its config.json. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
         mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
@@ -446,7 +446,7 @@ def add_word_weights(
         keep_target: Keep the target as an output as well.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         FolderError, MaskError, NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError,
@@ -460,18 +460,19 @@ def drop_input(
     fill: str | None = None,
     like: str | None = None,
 ) -> Model:
-    """Take an input away that is always the same: the graph makes it, in the shape of another input ``[batch, seq]``.
+    """Remove an input that is always the same. The graph computes it in the shape of another input ``[batch, seq]``.
 
-    ``token_type_ids`` become zeros, a mask ones (every position is a token), ``position_ids`` 0, 1, ..., seq - 1 in every row.
+    ``token_type_ids`` become zeros, a mask becomes ones (every position is a token), and ``position_ids`` become 0, 1, ...,
+    seq - 1 in every row.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         input: The input to remove.
         fill: The values that the graph puts in its place. Default: as the input's name says.
         like: The input whose shape the values get. Default: the token ids.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.
@@ -483,16 +484,17 @@ def dynamic_dim(
 ) -> Model:
     """Let a batch or sequence size that an export baked in be any size again.
 
-    The declared dims change, and with them what can be told from where the size stands: shapes to reshape and expand to,
-    positions 0, 1, ..., ends of slices, tables and masks of a length (cut, so that the baked length is the longest). It is done
-    only where the model then gives at other sizes what it gives at its own: row by row, shorter texts padded with the mask.
+    The declared dims change, and so do the constants that hold the size: shapes for Reshape and Expand, positions 0, 1, ...,
+    ends of slices, and tables and masks of that length. Tables are cut, so the baked length remains the longest. The edit is
+    refused unless a trial shows that the model gives the same numbers at other sizes as at its own, where it runs row by row
+    and shorter texts are padded with the mask.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         dims: The size that may vary again, batch or sequence, and a name for the dim.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, UnsupportedModelError.
@@ -504,14 +506,14 @@ def fix_dim(
 ) -> Model:
     """Give symbolic dims a number, wherever they are declared: for runtimes and compilers that want literal shapes.
 
-    No node changes. What is computed at that size is what was computed before; other sizes are no longer taken.
+    No node changes. At that size the model computes what it computed before. It no longer accepts other sizes.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         dims: A symbolic dim and its size.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError.
@@ -523,17 +525,17 @@ def input_type(
     *,
     input: Sequence[str] = (),
 ) -> Model:
-    """Take ids, masks and other integer inputs as int32 or int64, whichever the program that feeds them has: a cast inside.
+    """Take ids, masks and other integer inputs as int32 or int64. A Cast inside the graph converts them to their old type.
 
-    All inputs ``[batch, seq]`` of the other of the two types, or those named.
+    This applies to all inputs ``[batch, seq]`` of the other type, or to the named ones.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         to: The element type to take: int32 or int64.
         input: An input to change. Default: every input [batch, seq] of the other type.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.
@@ -549,11 +551,11 @@ def mask_tokens(
 ) -> Model:
     """Set the vectors at padded positions to zero: ``y = x where m, else 0``, ``[batch, seq, dim]`` float32.
 
-    For outputs with a vector, or a weight, per token (late interaction, learned sparse retrieval), so that whoever sums or
-    compares them needs no mask. ``--skip-first`` sets that of the first token, such as [CLS], to zero as well.
+    For outputs with one vector or weight per token (late interaction, learned sparse retrieval): a program that sums or
+    compares them then needs no mask. ``--skip-first`` also sets the vector of the first token, such as [CLS], to zero.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         target: The output [batch, seq, dim] to mask.
         skip_first: Set the vector of each row's first token to zero as well.
         mask: The mask: an input's name, not:NAME, additive:NAME, lengths:NAME or pad:ID (as in add-pooling). Default:
@@ -561,7 +563,7 @@ def mask_tokens(
         ids: The input with the token ids. Default: input_ids.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, MaskError, NameNotFoundError, UnsupportedModelError.
@@ -574,19 +576,19 @@ def optional_input(
     fill: str | None = None,
     like: str | None = None,
 ) -> Model:
-    """Let an input be left out: a default ``[1, 1]`` of zeros (token types) or ones (a mask) stands for it, and broadcasts.
+    """Let callers leave an input out. Its default ``[1, 1]``, 0 (token types) or 1 (a mask), broadcasts to the input's shape.
 
-    Only where the graph takes a default of that shape, which is tried out: what counts or reads the shape of its input does
-    not, as a mask that is pooled with. `drop-input` serves those.
+    A trial has to show that the graph accepts a default of that shape. A graph that counts the input's elements or reads its
+    shape does not, for example one that pools with the mask. Use `drop-input` there.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         input: The input that callers may leave out.
         fill: The default for callers that leave it out. Default: as the input's name says.
         like: The input whose shape the default stands for. Default: the token ids.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.
@@ -602,12 +604,12 @@ def output_precision(
     """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
 
     As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
-    min) / 255``, 1 where that is 0; ``ubinary = packbits(x > 0)``, the first dim in the highest bit; int8 and binary are those
-    less 128. min and max are each dim's smallest and largest value over texts of the kind to be embedded: ``--ranges``, a .npy
-    or .json file of ``[2, dim]``.
+    min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the highest bit. int8 and binary are
+    these less 128. min and max are the smallest and largest value of each dim over texts of the kind to be embedded. They come
+    from ``--ranges``, a .npy or .json file of ``[2, dim]``.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         to: int8, uint8, binary or ubinary.
         ranges: For int8 and uint8: the min and max of each dim over embeddings of your own, [2, dim], as .npy or .json;
             or a .txt file of 100 or more texts, one per line. Their embeddings then give the ranges. A relative path
@@ -615,7 +617,7 @@ def output_precision(
         target: The output to convert. Default: sentence_embedding, else the only float output [batch, dim].
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, WeightsError, NameNotFoundError, UnsupportedModelError.
@@ -627,15 +629,15 @@ def rename(
     *,
     dims: Mapping[str, str] | None = None,
 ) -> Model:
-    """Give inputs, outputs and symbolic dims other names, wherever they are used. Nothing is computed otherwise.
+    """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         names: An input or output and its new name.
         dims: A symbolic dim and its new name.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.
@@ -644,15 +646,15 @@ def rename(
 def strip_head(
     model: Loadable,
 ) -> Model:
-    """Take off every edit that the file records, newest first: what is left is the source file, byte for byte.
+    """Take off every recorded edit, newest first. The result is the source file, byte for byte.
 
-    External data that were copied into another folder stay where they are now; then all but their location is as it was.
+    If external data were copied to another folder, they stay there: then everything except their location is restored.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         NoHeadError.
@@ -665,20 +667,20 @@ def truncate(
     target: str | None = None,
     keep_length: bool = False,
 ) -> Model:
-    """Keep the first dims of an embedding and normalise what is left: ``y = x[..., :dim] / max(norm2(x[..., :dim]), 1e-12)``.
+    """Keep the first dims of an embedding and normalise them: ``y = x[..., :dim] / max(norm2(x[..., :dim]), 1e-12)``.
 
-    For models trained to be cut (Matryoshka Representation Learning, arXiv 2205.13147). One ``dim`` takes the target's place;
-    several become outputs ``<target>_<dim>`` behind it, from one run of the encoder. As sentence-transformers' ``truncate_dim``
-    with ``normalize_embeddings``; ``--keep-length`` leaves the vectors as long as the cut made them, as without it.
+    For models trained to be truncated (Matryoshka Representation Learning, arXiv 2205.13147). With one ``dim`` the result
+    replaces the target. With several, they become outputs ``<target>_<dim>`` after it, from one run of the encoder. As
+    sentence-transformers' ``truncate_dim`` with ``normalize_embeddings``; ``--keep-length`` does not normalise.
 
     Args:
-        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is.
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         dim: How many dims to keep. Several numbers, separated by commas, give one output each: <target>_<dim>.
         target: The output to truncate. Default: sentence_embedding, else the only float output [batch, dim].
         keep_length: Do not normalise the shorter vectors.
 
     Returns:
-        the edited model, a new one.
+        the edited model, as a new object.
 
     Raises:
         RequestError, NameNotFoundError, UnsupportedModelError.

@@ -1,4 +1,4 @@
-"""The library's functions: one per edit, named like its verb, with the verb's parameters, made from the edit's dataclass.
+"""The library's functions: one per edit, with its verb's name and parameters, made from the edit's dataclass.
 
 `graphsurgery/__init__.pyi` has their signatures for type checkers and editors. `make generated` writes it from the same
 declarations.
@@ -18,23 +18,23 @@ from graphsurgery.edits.parameters import FROM_HERE, Parameter, list_parameters
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 
-MODEL = "the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It stays as it is."
+MODEL = "the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed."
 WIDTH = 120
 ERROR = re.compile(r"\b[A-Z]\w+Error\b")
 
 
 def make_function(edit: type[Edit]) -> Callable[..., Model]:
-    """The library function of ``edit``: takes a model and the edit's parameters, returns the edited model."""
+    """Return the library function of ``edit``. It takes a model and the edit's parameters, and returns the edited model."""
     signature = make_signature(edit)
     parameters = list_parameters(edit)
 
     def function(*positional: Any, **named: Any) -> Model:
         try:
-            given = signature.bind(*positional, **named).arguments
+            arguments = signature.bind(*positional, **named).arguments
         except TypeError as error:
             raise TypeError(f"{function.__name__}() {error}") from None
-        values = {one.name: one.from_library(given[one.called]) for one in parameters if one.called in given}
-        return edit(**values).apply(load(given["model"]))
+        values = {one.name: one.from_library(arguments[one.called]) for one in parameters if one.called in arguments}
+        return edit(**values).apply(load(arguments["model"]))
 
     function.__name__ = function.__qualname__ = edit.verb.replace("-", "_")
     function.__module__ = "graphsurgery"
@@ -45,7 +45,7 @@ def make_function(edit: type[Edit]) -> Callable[..., Model]:
 
 
 def make_signature(edit: type[Edit]) -> Signature:
-    """The signature of the library function of ``edit``: the model, what goes by position, then the rest."""
+    """Return the signature of the library function of ``edit``: the model, positional parameters, then the others."""
     arguments = [Argument("model", Argument.POSITIONAL_OR_KEYWORD, annotation=Loadable)]
     for one in sorted(list_parameters(edit), key=lambda one: not one.positional):
         kind = Argument.POSITIONAL_OR_KEYWORD if one.positional else Argument.KEYWORD_ONLY
@@ -55,13 +55,13 @@ def make_signature(edit: type[Edit]) -> Signature:
 
 
 def make_docstring(edit: type[Edit]) -> str:
-    """The docstring of the library function of ``edit``: what it does, every argument, what it returns and raises."""
+    """Return the docstring of the library function of ``edit``, with its arguments, its result and its errors."""
     arguments = [("model", MODEL), *((one.called, _describe_parameter(one)) for one in list_parameters(edit))]
     errors = dict.fromkeys(ERROR.findall(edit.resolve.__doc__ or ""))
     sections = [
         cleandoc(edit.__doc__ or ""),
         "\n".join(["Args:", *(_wrap(f"{name}: {text}") for name, text in arguments)]),
-        f"Returns:\n{_wrap('the edited model, a new one.')}",
+        f"Returns:\n{_wrap('the edited model, as a new object.')}",
         f"Raises:\n{_wrap(', '.join(errors) + '.')}",
     ]
     return "\n\n".join(sections)

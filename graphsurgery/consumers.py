@@ -1,4 +1,4 @@
-"""Who can read a file as it is: the known consumers of embedding models and what each takes from the file.
+"""The programs that read embedding models, and which outputs of a file each of them accepts.
 
 Source: each project's own loading code (text-embeddings-inference, transformers.js, Vespa, OpenSearch ml-commons,
 fastembed, langchain4j, Spring AI, infinity, sentence-transformers).
@@ -18,17 +18,17 @@ ANY = ("*any*",)
 
 @dataclass(frozen=True)
 class Consumer:
-    """A program: the outputs it looks for, in its order, and what it does with each rank it accepts."""
+    """A program that reads embedding models, and the names of the outputs it looks for, in its order."""
 
     name: str
     looks_for: tuple[str, ...]
     settings: dict[int, str]
-    """Accepted rank -> what its user has to set."""
+    """The setting that its user needs, by the output's rank. It accepts no other ranks."""
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Whether ``consumer`` reads the file as it is, and what to set, or why it does not."""
+    """Whether ``consumer`` reads the file as it is. ``detail`` gives the setting it needs, or says why it does not."""
 
     consumer: str
     reads: bool
@@ -55,19 +55,19 @@ CONSUMERS = (
 
 
 def check_consumers(interface: Interface) -> tuple[Compatibility, ...]:
-    """For every known consumer whether it can read a file of this interface as it is."""
+    """Return for every known consumer whether it can read a file of this interface as it is."""
     return tuple(_check_consumer(consumer, interface) for consumer in CONSUMERS)
 
 
 def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
-    found = _find_candidates(consumer, interface)
-    if not found:
+    candidates = _find_candidates(consumer, interface)
+    if not candidates:
         return Compatibility(consumer.name, False, f"looks for an output named {' or '.join(consumer.looks_for)}")
-    for value in found:
+    for value in candidates:
         if value.rank in consumer.settings and value.dtype == onnx.TensorProto.FLOAT:
             return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}")
     ranks = " or ".join(map(str, consumer.settings))
-    return Compatibility(consumer.name, False, f"takes float32 of rank {ranks}; {found[0]} is what it would take")
+    return Compatibility(consumer.name, False, f"accepts float32 of rank {ranks}; it would read {candidates[0]}")
 
 
 def _find_candidates(consumer: Consumer, interface: Interface) -> list[Value]:

@@ -1,9 +1,9 @@
-"""The one list of edits. The command line, the library's functions, the recipes, the references, the check of recorded steps
-and the documentation all find their edits here.
+"""The list of all edits. The command line, the library's functions, recipes, references, the check of recorded steps and the
+documentation all read it.
 
-An edit's verb gives every other name: `add-dense` is the class `AddDense` in `edits/add_dense.py`, the function
+An edit's verb determines all other names: `add-dense` is the class `AddDense` in `edits/add_dense.py`, the function
 `graphsurgery.add_dense`, the reference `references/dense.py` and the folder of golden cases `tests/cases/add_dense/`. The
-parameters are the fields of the class. This module imports nothing heavy, because `--help` reads it.
+parameters are the fields of the class. This module imports nothing heavy, because `--help` needs it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ HEADS, TOKENS, INTERFACE = "Heads", "Tokens, before pooling", "Interface"
 
 
 class EditEntry(NamedTuple):
-    """What is known of an edit before its own file is imported."""
+    """The facts about an edit that are known without importing its file."""
 
     verb: str
     group: str
     step: str
-    """The word that its output's file name gets: ``model.<step>.onnx``."""
+    """The word in the file name of its output: ``model.<step>.onnx``."""
     summary: str
     records: Types | None
-    """The parameters that a file records of it, with their types; None for an edit that is never recorded.
+    """The parameters that a file records for it, with their types. None for an edit that is never recorded.
 
-    The class declares the same parameters as a request may give them. This is the second declaration on purpose: records are
-    checked against it, and the proof must not trust the classes. `tests/test_hostile_records.py` compares the two.
+    The class declares the same parameters in the form that users give. This second declaration is intended: records are checked
+    against it, because the proof must not trust the classes. `tests/test_hostile_records.py` compares the two.
     """
 
     @property
     def function(self) -> str:
-        """The name of its library function, of its module in `edits/` and of its folder of golden cases."""
+        """The name of its library function, its module in `edits/` and its folder of golden cases."""
         return self.verb.replace("-", "_")
 
     @property
@@ -147,7 +147,7 @@ RECORDED_EDITS = {verb: one for verb, one in EDIT_LIST.items() if one.records is
 
 
 class ByVerb(Mapping[str, T], Generic[T]):
-    """One thing per edit, by verb. `find` imports it when somebody looks it up."""
+    """A mapping from verbs to one object per edit, which ``find`` imports when it is looked up."""
 
     def __init__(self, listed: Mapping[str, EditEntry], find: Callable[[EditEntry], T]) -> None:
         self._listed, self._find = listed, find

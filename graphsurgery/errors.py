@@ -1,38 +1,38 @@
-"""Every error that graphsurgery raises on purpose.
+"""Every error that graphsurgery raises on purpose, and the contracts of its own code.
 
 The tree (each error is also the natural builtin named in brackets):
 
     GraphSurgeryError [Exception]
-    ├── ModelError [ValueError]                the file itself is wrong
+    ├── ModelError [ValueError]                the file is wrong
     │   ├── MalformedModelError                not a protobuf, truncated, nested too deep, no graph
     │   ├── TensorDataError                    a tensor's bytes disagree with its dims or its dtype
-    │   ├── ExternalDataError                  external data that is there but wrong
-    │   │   ├── UnsafeLocationError            a location that leaves the model's folder
-    │   │   └── MissingDataError               external data that is absent, where the bytes are needed
+    │   ├── ExternalDataError                  external data exists but is wrong
+    │   │   ├── UnsafeLocationError            a location outside the model's folder
+    │   │   └── MissingDataError               external data is missing and its bytes are needed
     │   └── SourceChangedError                 a file changed between loading and saving
     ├── RequestError [ValueError]              the request does not fit this model
-    │   ├── NameNotFoundError                  a value, input or output name that the graph does not have
+    │   ├── NameNotFoundError                  the graph has no value, input or output of a name
     │   ├── NothingToPoolError                 no hidden state was found, or more than one
     │   ├── MaskError                          no usable attention mask
-    │   ├── LayoutError                        the encoder takes or gives the sequence before the batch
-    │   ├── AlreadyAppliedError                the file already has a head, or this very edit
-    │   ├── NoHeadError                        nothing that strip-head could take off
+    │   ├── LayoutError                        the encoder has the sequence before the batch
+    │   ├── AlreadyAppliedError                the file already has a head, or this edit
+    │   ├── NoHeadError                        strip-head has nothing to take off
     │   ├── NothingToOptimizeError             the optimizer would change nothing
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
-    │   ├── RecipeError                        a recipe file that is none, or names what there is not
+    │   ├── RecipeError                        a recipe file is malformed, or has an unknown name
     │   └── OutputExistsError [FileExistsError]
-    ├── WeightsDifferError [ValueError]        a file has not the weights that it records for an edit
-    ├── FolderError [ValueError]               a model folder, or a config in it, is wrong or not known
-    │   └── WeightsError                       a weights file is wrong, or lacks what is needed
-    ├── SurroundingsError [OSError]            no space, no permission, a file that is not there
+    ├── WeightsDifferError [ValueError]        weights differ from those recorded for an edit
+    ├── FolderError [ValueError]               a model folder, or a config in it, is wrong or unknown
+    │   └── WeightsError                       a weights file is wrong, or lacks tensors
+    ├── SurroundingsError [OSError]            no space, no permission, a file does not exist
     ├── MissingPackageError [ImportError]      an optional package is needed
-    └── VerificationFailed [AssertionError]    `run` was asked to prove its work and could not
+    └── VerificationFailed [AssertionError]    a proof did not pass
 
-Beside the tree, so that nothing that deals with known errors takes it for one:
+Outside the tree, so that code that handles known errors does not handle it:
 
-    PostconditionError [AssertionError]        an edit did not do what it promises: a bug in graphsurgery
+    PostconditionError [AssertionError]        an edit broke its promise: a bug in graphsurgery
 
-A message says what was found and what is needed; ``advice`` says how to get there.
+A message says what was found and what is needed. ``advice`` says how to get there.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ T = TypeVar("T")
 
 
 class GraphSurgeryError(Exception):
-    """Base of all errors raised on purpose. ``str(error)`` is the message, ``error.advice`` the way out."""
+    """Base of all errors raised on purpose. ``str(error)`` is the message, ``error.advice`` says what to do."""
 
     def __init__(self, message: str, advice: str = "", options: tuple[str, ...] = ()) -> None:
-        """``options`` are the options of the command line that ``advice`` names: another program may call them otherwise."""
+        """``options`` are the command line's options in ``advice``, because another program may name them differently."""
         super().__init__(message)
         self.message = message
         self.advice = advice
         self.options = options
         self.edit: object | None = None
-        """The edit that could not be applied, if one raised the error."""
+        """The edit that could not be applied, if an edit raised the error."""
 
     def __str__(self) -> str:
         return self.message
@@ -72,19 +72,19 @@ class TensorDataError(ModelError):
 
 
 class ExternalDataError(ModelError):
-    """External data that is there but wrong: short, over-long, overlapping, with unknown keys."""
+    """External data exists but is wrong: too short, too long, overlapping, or with unknown keys."""
 
 
 class UnsafeLocationError(ExternalDataError):
-    """An external data location that leaves the model's folder or names something that is not a plain file."""
+    """An external data location is outside the model's folder, or is not a plain file."""
 
 
 class MissingDataError(ExternalDataError):
-    """External data that is absent, raised by whatever needs its bytes."""
+    """External data is missing, and its bytes are needed."""
 
 
 class SourceChangedError(ModelError):
-    """A file that a loaded model refers to was changed since it was loaded."""
+    """A file of a loaded model has changed since it was loaded."""
 
 
 class RequestError(GraphSurgeryError, ValueError):
@@ -92,7 +92,7 @@ class RequestError(GraphSurgeryError, ValueError):
 
 
 class NameNotFoundError(RequestError):
-    """A value, input or output name that the graph does not have."""
+    """The graph has no value, input or output of this name."""
 
 
 class NothingToPoolError(RequestError):
@@ -116,7 +116,7 @@ AlreadyPooledError = AlreadyAppliedError
 
 
 class NoHeadError(RequestError):
-    """The file carries nothing that strip-head could take off."""
+    """The file records nothing that strip-head could take off."""
 
 
 class UnsupportedModelError(RequestError):
@@ -128,7 +128,7 @@ class NothingToOptimizeError(RequestError):
 
 
 class RecipeError(RequestError):
-    """A recipe file that cannot be read as one, or that names a key or an edit that there is not."""
+    """A recipe file is malformed, or has an unknown key, edit or rewrite."""
 
 
 class OutputExistsError(RequestError, FileExistsError):
@@ -136,27 +136,27 @@ class OutputExistsError(RequestError, FileExistsError):
 
 
 class WeightsDifferError(GraphSurgeryError, ValueError):
-    """A file has not the weights that it records for one of its edits."""
+    """Weights differ from those that a file records for one of its edits."""
 
 
 class FolderError(GraphSurgeryError, ValueError):
-    """A model folder, or a config in it, is wrong, incomplete or of a kind that is not known."""
+    """A model folder, or a config in it, is wrong, incomplete or of an unknown kind."""
 
 
 class WeightsError(FolderError):
-    """A weights file is wrong, holds what may not be run, or lacks the tensors that are needed."""
+    """A weights file is wrong, contains code that must not run, or lacks tensors."""
 
 
 class SurroundingsError(GraphSurgeryError, OSError):
-    """No space, no permission, a file or folder that is not there."""
+    """No space, no permission, or a file or folder that does not exist."""
 
 
 class MissingPackageError(GraphSurgeryError, ImportError):
-    """An optional package is needed for what was asked."""
+    """The request needs an optional package."""
 
 
 class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it names an outcome
-    """`run` was asked to prove its work and the verdict was not PASSED; ``outcome`` holds the report."""
+    """The verdict of a proof is not PASSED. ``outcome`` holds the report."""
 
     def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:
         super().__init__(message, advice)
@@ -164,21 +164,21 @@ class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it
 
 
 class PostconditionError(AssertionError):
-    """An edit did not do what it promises, or was not resolved: a bug in graphsurgery. Nothing was written.
+    """An edit did not keep its promise, or was not resolved: a bug in graphsurgery. Nothing was written.
 
     The message says what was promised and what was found. The command line treats it as a bug: traceback and exit code 3.
     """
 
 
 def require_value(value: T | None, what: str) -> T:
-    """Return ``value``. Raise PostconditionError if it is None although an earlier step had to find it."""
+    """Return ``value``. Raises PostconditionError if it is None although an earlier step had to find it."""
     if value is None:
         raise PostconditionError(f"{what} should be known by now, and is None")
     return value
 
 
 def require_promised(verb: str, what: str, promised: Sequence[object], found: Sequence[object]) -> None:
-    """Raise PostconditionError unless what was ``found`` after an edit is what ``verb`` promised; ``what`` names both."""
+    """Raise PostconditionError unless the edited model has what ``verb`` ``promised``. ``what`` names it in the message."""
     if tuple(found) != tuple(promised):
         raise PostconditionError(
             f"{verb} promised {what}: {_join_values(promised)}; the edited model has: {_join_values(found)}"

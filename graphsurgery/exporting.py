@@ -1,6 +1,6 @@
-"""export: the transformer-only ONNX file of a model folder, made with Optimum (extra ``export``) and compared with PyTorch.
+"""export: make an ONNX file of a model folder's transformer with Optimum (extra ``export``), and compare it with PyTorch.
 
-PyTorch, transformers and Optimum are imported here alone, and only when something is exported.
+Only this module imports PyTorch, transformers and Optimum, and only during an export.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import SENTENCES
 
 TASKS = {"feature-extraction": "feature-extraction", "fill-mask": "fill-mask", "sequence-classification": "text-classification"}
-"""Optimum's name for what sentence-transformers loads a model as."""
+"""Optimum's name for each task of sentence-transformers' Transformer module."""
 OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits", "sequence-classification": "logits"}
 T5_OPSET = 18
 LONGEST = 64
 SIDES = ("right", "left")
 ALLOWED = 1e-3
-"""Difference from PyTorch, times max(1, max|x|): an export that is wrong is wrong by far more."""
+"""Allowed difference from PyTorch, relative to max(1, max|x|). A wrong export differs by far more."""
 ADVICE = "pip install 'graphsurgery[export]' (with torch pinned to a CPU build where there is no GPU)"
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made, and how far it is from PyTorch: the largest |ONNX Runtime - PyTorch| on a few sentences, padded on
-    the right and on the left."""
+    """The file that `export` made. ``worst`` is the largest |ONNX Runtime - PyTorch| on a few sentences, padded on the right
+    and on the left."""
 
     path: Path
     task: str
@@ -60,24 +60,25 @@ def export(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, force: bool = False,
     progress: Progress = lambda _: None,
 ) -> Exported:  # fmt: skip
-    """Export only the transformer of a model folder to ONNX. Its output is ``last_hidden_state``, or ``logits`` for a masked
-    language model or a classifier.
+    """Export the transformer of a model folder to ONNX, without the other modules.
+
+    The output is ``last_hidden_state``, or ``logits`` for a masked language model or a classifier.
 
     Args:
-        folder: a sentence-transformers folder, or one of transformers (``config.json`` and weights).
-        output: the file to make; ``<folder>/onnx/model.onnx`` when None. Weights beyond 2 GiB stand beside it.
+        folder: a folder of sentence-transformers, or of transformers (``config.json`` and weights).
+        output: the file to write; ``<folder>/onnx/model.onnx`` if None. Weights beyond 2 GiB are written beside it.
         force: replace an existing output.
 
     Raises:
-        MissingPackageError without Optimum; FolderError for a folder that cannot be exported; VerificationFailed when ONNX
-        Runtime and PyTorch do not agree; OutputExistsError.
+        MissingPackageError without Optimum; FolderError for a folder that cannot be exported; VerificationFailed if ONNX
+        Runtime and PyTorch disagree; OutputExistsError.
     """
     source = Path(folder).absolute()
     if not source.is_dir():
         raise FolderError(f"the folder {folder} does not exist", "give the folder of a model")
     target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
     if target.exists() and not force:
-        raise OutputExistsError(f"{target} exists already", "choose another output with -o, or replace it with --force")
+        raise OutputExistsError(f"{target} already exists", "choose another output with -o, or replace it with --force")
     module = _find_transformer(source)
     task = _read_task(module)
     with _make_folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as place:
@@ -103,7 +104,7 @@ def _make_folder(path: Path) -> Iterator[None]:
     finally:
         if made:
             with suppress(OSError):
-                path.rmdir()  # only an empty folder goes
+                path.rmdir()  # fails for a folder that is not empty
 
 
 def _find_transformer(folder: Path) -> Module:
@@ -113,7 +114,7 @@ def _find_transformer(folder: Path) -> Module:
     first = read_modules(folder)[0]
     if first.kind != "Transformer":
         raise FolderError(
-            f"{first.path}: the first module is a {first.kind}", "only a Transformer is exported; bake the folder as it is"
+            f"{first.path}: the first module is a {first.kind}", "only a Transformer can be exported; bake the folder as it is"
         )
     return first
 
@@ -128,12 +129,14 @@ def _read_plain_task(folder: Path) -> str:
 def _read_task(module: Module) -> str:
     task = read_transformer_settings(module).task
     if task not in TASKS:
-        raise FolderError(f"{module.path}: a Transformer loaded for {task} cannot be exported", f"known are {', '.join(TASKS)}")
+        raise FolderError(
+            f"{module.path}: a Transformer for the task {task} cannot be exported", f"the known tasks are {', '.join(TASKS)}"
+        )
     return task
 
 
 def _import_optional(name: str) -> Any:
-    """Import a package that only exports need. MissingPackageError if it is not installed."""
+    """Import a package that only exports need. Raises MissingPackageError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -150,10 +153,12 @@ def _export(folder: Path, made: Path, task: str) -> None:
         main_export(str(folder), made.parent, task=TASKS[task], library_name="transformers", do_validation=False)
     except Exception as error:  # Optimum raises whatever transformers and torch raise
         raise UnsupportedModelError(
-            f"Optimum cannot export {folder.name}: {error}", "see whether a newer Optimum can"
+            f"Optimum cannot export {folder.name}: {error}", "try a newer version of Optimum"
         ) from error
     if not made.is_file():
-        raise UnsupportedModelError(f"Optimum made no model.onnx of {folder.name}", "export it by hand with torch.onnx.export")
+        raise UnsupportedModelError(
+            f"Optimum wrote no model.onnx for {folder.name}", "export it by hand with torch.onnx.export"
+        )
 
 
 def _export_t5(folder: Path, made: Path) -> None:
@@ -181,9 +186,9 @@ def _export_t5(folder: Path, made: Path) -> None:
 
 
 def _compare_with_pytorch(folder: Path, made: Path, task: str) -> float:
-    """The largest |ONNX Runtime - PyTorch| at the tokens of a few sentences, padded on the right and on the left.
+    """Return the largest |ONNX Runtime - PyTorch| at the tokens of a few sentences, padded on the right and on the left.
 
-    Raises VerificationFailed if that is too much.
+    Raises VerificationFailed if it is too large.
     """
     torch, transformers = _import_optional("torch"), _import_optional("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -205,26 +210,29 @@ def _compare_with_pytorch(folder: Path, made: Path, task: str) -> float:
 
 
 def make_feed(names: Sequence[str], encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs ``names`` for tokenized texts, int64. UnsupportedModelError for an input that nothing is known for."""
+    """Return the inputs ``names`` for tokenized texts, int64. Raises UnsupportedModelError for an unknown input."""
     mask = encoded["attention_mask"]
     made_up = {"position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0), "token_type_ids": np.zeros_like(mask)}
     known = {**made_up, **encoded}
     for name in names:
         if name not in known:
             raise UnsupportedModelError(
-                f"the exported model has the input {name!r}, and the tokenizer gives only {', '.join(encoded)}",
+                f"the exported model has the input {name!r}, but the tokenizer gives only {', '.join(encoded)}",
                 "export it by hand with torch.onnx.export, and compare it yourself",
             )
     return {name: np.asarray(known[name]).astype(np.int64) for name in names}
 
 
 def measure_distance(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, side: str) -> float:
-    """The largest |found - wanted| at tokens. VerificationFailed if that is too much; ``side`` is where the padding stands."""
+    """Return the largest |found - wanted| at tokens; ``side`` is the side of the padding.
+
+    Raises VerificationFailed if it is too large.
+    """
     apart = np.abs(found.astype(np.float64) - wanted)
     worst = float(apart[mask == 1].max() if apart.ndim == 3 else apart.max())
     if not worst <= ALLOWED * max(1.0, float(np.abs(wanted).max())):
         raise VerificationFailed(
-            f"the export is up to {worst:.1e} away from PyTorch, on texts padded on the {side}",
+            f"the export differs from PyTorch by up to {worst:.1e} on texts padded on the {side}",
             "nothing was written; report it to Optimum",
         )
     return worst

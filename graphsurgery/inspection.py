@@ -1,4 +1,4 @@
-"""What a file is: its interface, encoder, head, precision, who can read it, and what to beware of."""
+"""Inspect a file: its interface, encoder, head, precision, the programs that can read it, and warnings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything `inspect` found. ``hidden`` is None where nothing can be pooled; ``why_not`` says why."""
+    """The result of `inspect`. ``hidden`` is None if nothing can be pooled; ``why_not`` then says why."""
 
     path: str | None
     interface: Interface
@@ -42,17 +42,17 @@ class Inspection:
     producer: str
     nodes: int
     layers: int
-    """How many attentions the encoder has, found by structure; 0 if none is recognised."""
+    """The number of attentions of the encoder, found by structure; 0 if none is recognised."""
     hidden: HiddenState | None
     why_not: str | None
     candidates: tuple[str, ...]
     tables: Tables
     head: tuple[dict[str, Any], ...]
     goldens: bool
-    """Whether the file records golden inputs and vectors, so that it can be verified by itself."""
+    """Whether the file records golden inputs and vectors, by which it can be verified alone."""
     certificate: Certificate | None
     optimized: dict[str, Any] | None
-    """The parameters that the file records of all its rewrites."""
+    """The recorded parameters of all rewrites of the file."""
     pools: str | None
     precision: dict[str, int]
     """Bytes of initializers by element type."""
@@ -62,7 +62,7 @@ class Inspection:
     fingerprint: str
 
     def to_json(self) -> dict[str, Any]:
-        """The inspection as JSON-ready data."""
+        """Return the inspection as JSON-ready data."""
         hidden = self.hidden and {"name": self.hidden.name, "dtype": type_name(self.hidden.dtype), "width": self.hidden.width}
         tables = {"vocabulary": self.tables.vocabulary, "types": self.tables.types, "positions": self.tables.positions}
         return {
@@ -120,7 +120,7 @@ def _find_hidden(model: Model) -> tuple[HiddenState | None, str | None]:
 
 
 def _if_valid(answer: Callable[[], T], otherwise: T) -> T:
-    """Return ``answer()``, or ``otherwise`` if nothing can be told of the graph. `why_not` tells why."""
+    """Return ``answer()``, or ``otherwise`` if the graph cannot be analysed. `why_not` says why."""
     try:
         return answer()
     except (MalformedModelError, UnsupportedModelError):
@@ -136,7 +136,7 @@ def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
 
 
 def _list_unreadable_steps(proto: onnx.ModelProto) -> list[str]:
-    return [f"{step.unreadable}: what was recorded of it is not known" for step in read_steps(proto) if step.unreadable]
+    return [f"{step.unreadable}: the recorded parameters cannot be read" for step in read_steps(proto) if step.unreadable]
 
 
 def _merge_rewrites(proto: onnx.ModelProto) -> dict[str, Any] | None:
@@ -160,19 +160,19 @@ def _list_warnings(model: Model, hidden: HiddenState | None) -> list[str]:
     missing = {node.domain or "ai.onnx" for one in walk_graphs(graph) for node in one.node} - imported
     found += [f"operators of {domain} are used, but its opset is not imported" for domain in sorted(missing)]
     if not _is_sorted(graph):
-        found.append("nodes are not topologically sorted: ONNX Runtime takes this, onnx.checker does not")
+        found.append("nodes are not topologically sorted: ONNX Runtime accepts this, onnx.checker does not")
     if hidden is not None and hidden.width is not None:
         declared = model.interface.output(hidden.name)
-        last = declared.dims[-1] if declared is not None and declared.dims else None
+        last = declared.last_dim if declared is not None else None
         if isinstance(last, int) and last != hidden.width:
-            found.append(f"{hidden.name} is declared {last} wide, but its weights make it {hidden.width}")
+            found.append(f"{hidden.name} is declared {last} wide, but the weights give {hidden.width}")
     if hidden is not None and find_roles(model.interface).mask is None:
-        found.append("there is no attention mask input: pooling will ask for --mask ones or --mask pad:ID")
+        found.append("there is no attention mask input: pooling needs --mask ones or --mask pad:ID")
     return found
 
 
 def _is_sorted(graph: onnx.GraphProto) -> bool:
-    """Whether each node comes after those whose values it or its subgraphs take, in every subgraph as well."""
+    """Return whether each node comes after the nodes that make the values it or its subgraphs read, also in subgraphs."""
     coming = {name for node in graph.node for name in node.output}
     for node in graph.node:
         if not coming.isdisjoint(list_read_names(node)) or not all(map(_is_sorted, list_subgraphs(node))):

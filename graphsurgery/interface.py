@@ -1,4 +1,4 @@
-"""The interface of a model as a value: names, element types and dims of what goes in and what comes out."""
+"""The interface of a model as a value: names, element types and dims of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Dim = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output: ``dtype`` is an onnx.TensorProto element type (0: undeclared), ``dims`` None when the rank is
+    """An input or output. ``dtype`` is an onnx.TensorProto element type, 0 if undeclared; ``dims`` is None if the rank is
     unknown."""
 
     name: str
@@ -24,6 +24,11 @@ class Value:
     def rank(self) -> int | None:
         return None if self.dims is None else len(self.dims)
 
+    @property
+    def last_dim(self) -> Dim:
+        """The last dim, None if it is unknown or there is none."""
+        return self.dims[-1] if self.dims else None
+
     def __str__(self) -> str:
         dims = "?" if self.dims is None else ", ".join("?" if dim is None else str(dim) for dim in self.dims)
         return f"{self.name}: {type_name(self.dtype)}[{dims}]"
@@ -31,7 +36,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What a model takes (initializers that are listed as inputs too are not counted) and gives."""
+    """The inputs and outputs of a model. An initializer that is also listed as an input does not count as one."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -43,19 +48,19 @@ class Interface:
         return _find(self.outputs, name)
 
     def to_json(self) -> dict[str, object]:
-        """``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
+        """Return ``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
         return {"inputs": [_to_json(value) for value in self.inputs], "outputs": [_to_json(value) for value in self.outputs]}
 
 
 def read_interface(graph: onnx.GraphProto) -> Interface:
-    """The interface that a graph declares."""
+    """Return the interface that a graph declares."""
     held = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
     inputs = [read_value(info) for info in graph.input if info.name not in held]
     return Interface(tuple(inputs), tuple(read_value(info) for info in graph.output))
 
 
 def read_value(info: onnx.ValueInfoProto) -> Value:
-    """A ValueInfoProto as a value; sequences, maps and optionals count as undeclared."""
+    """Return a ValueInfoProto as a value. Sequences, maps and optionals count as undeclared."""
     if not info.type.HasField("tensor_type"):
         return Value(info.name, onnx.TensorProto.UNDEFINED, None)
     tensor = info.type.tensor_type
@@ -64,7 +69,7 @@ def read_value(info: onnx.ValueInfoProto) -> Value:
 
 
 def type_name(dtype: int) -> str:
-    """numpy's spelling of an ONNX element type: ``float32``, ``int64``, ``bfloat16``; ``undeclared`` for 0."""
+    """Return numpy's name of an ONNX element type: ``float32``, ``int64``, ``bfloat16``; ``undeclared`` for 0."""
     name = onnx.TensorProto.DataType.Name(dtype) if dtype in onnx.TensorProto.DataType.values() else f"type{dtype}"
     return {"UNDEFINED": "undeclared", "FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 

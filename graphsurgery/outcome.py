@@ -1,4 +1,4 @@
-"""The outcome of edits and rewrites: the files that were made, their proof, and what was found on the way."""
+"""The outcome of edits and rewrites: the models that were made, their proof, and further findings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.snippet import make_snippet
 
 MOST_ATTEMPTS = 4
-"""Attempts that an error lists."""
+"""The most attempts that an error lists."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One model that was made, and its file."""
+    """A model that was made, and its file."""
 
     model: Model
     path: Path
@@ -36,7 +36,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run` or `optimize` did.
+    """The result of `run` or `optimize`.
 
     The properties `model`, `output`, `saved`, `interface`, `steps` and `consumers` are those of the first output. Every verb
     makes one output today.
@@ -46,19 +46,19 @@ class Outcome:
     outputs: tuple[Output, ...]
     notes: tuple[str, ...] = ()
     report: Report | None = None
-    """None if no proof was asked for."""
+    """None if no proof was requested."""
     program: str | None = None
-    """A program that runs the output, in place of the usual three lines."""
+    """A program that runs the output, instead of the usual three lines."""
     architecture: Architecture | None = None
-    """The encoder's architecture, if a rewrite asked for it."""
+    """The encoder's architecture, if a rewrite needed it."""
     fusions: FusionReport | None = None
-    """The parts that should fuse, and what became of them, if the encoder was fused."""
+    """The parts of the encoder that should fuse, and the results. None if the encoder was not fused."""
     attempts: tuple[str, ...] = ()
-    """What `optimize` tried before and found wrong, and what was wrong with it."""
+    """The attempts that `optimize` rejected before, each with the reason."""
     timings: Timings | None = None
     """None if nothing was timed."""
     loss: dict[str, Any] | None = None
-    """For half precision: how far the vectors are from those in float32, and which nodes stay float32."""
+    """For half precision: how far the vectors differ from those in float32, and which nodes stay float32."""
 
     @property
     def model(self) -> Model:
@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def steps(self) -> tuple[dict[str, Any], ...]:
-        """The edits that the output records."""
+        """The recorded edits of the output."""
         return tuple(step.to_json() for step in read_head_steps(self.model))
 
     @property
@@ -88,20 +88,20 @@ class Outcome:
 
     @property
     def consumers(self) -> tuple[Compatibility, ...]:
-        """The programs that can read the output, and those that cannot."""
+        """For every known program whether it can read the output."""
         return check_consumers(self.interface)
 
     @property
     def is_right(self) -> bool:
-        """Whether the proof passed, or none was asked for."""
+        """Whether the proof passed or none was requested."""
         return self.report is None or bool(self.report)
 
     def with_saved(self, saved: Saved) -> Outcome:
-        """The same outcome, its only output saved."""
+        """Return this outcome with its only output saved."""
         return replace(self, outputs=(replace(self.outputs[0], saved=saved),))
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome as JSON-ready data."""
+        """Return the outcome as JSON-ready data."""
         return {
             "source": str(self.source.path) if self.source.path else None,
             "output": str(self.output) if self.saved else None,
@@ -126,10 +126,10 @@ Optimized = Outcome
 
 
 def require_passed(outcome: Outcome) -> Outcome:
-    """Return ``outcome``, or raise VerificationFailed if its proof did not pass."""
+    """Return ``outcome``. Raises VerificationFailed if its proof did not pass."""
     if outcome.is_right:
         return outcome
-    advice = "see the report; --keep-failed keeps such an output so that you can look at it, --no-verify skips the proof"
+    advice = "see the report; --keep-failed keeps such an output for inspection, --no-verify skips the proof"
     if outcome.loss is not None:
         advice = f"half precision loses too much here; --min-cosine allows more. {advice}"
     if outcome.attempts:
@@ -138,19 +138,19 @@ def require_passed(outcome: Outcome) -> Outcome:
 
 
 def describe_failure(outcome: Outcome, place: Path) -> str:
-    """Say that the proof did not pass, why, and where the output is now. ``place`` is the file or folder that was asked for."""
+    """Return a message: the proof of the file or folder ``place`` did not pass, why, and where the output is now."""
     report = outcome.report
     why = "nothing was proven" if report is None else f"{report.verdict.value}: {explain_failure(report)}"
     return f"{place.name} did not pass its proof ({why}); {describe_output(outcome, place)}"
 
 
 def describe_output(outcome: Outcome, place: Path) -> str:
-    """Say where a wrong output is now."""
+    """Say whether a wrong output was kept."""
     return f"it was kept as {place}" if outcome.saved else "nothing was written"
 
 
 def explain_failure(report: Report) -> str:
-    """Say in one line why a report did not pass."""
+    """Say in one line why ``report`` did not pass."""
     for check in report.checks:
         if check.verdict is Verdict.FAILED:
             wrong = [one for one in check.comparisons if one.verdict is Verdict.FAILED]

@@ -1,4 +1,4 @@
-"""Recipes: ordered edits, rewrites and the checks that their result must pass, as a TOML file. Text to steps and back.
+"""Recipes: TOML files with ordered edits and rewrites, and the checks that the result has to pass.
 
     name = "all-MiniLM"
     padding_side = "right"
@@ -12,7 +12,7 @@
     [checks]
     atol = 1e-6
 
-Paths within steps start at the folder of the ONNX file. If there is nothing, they start at the folder above it.
+Paths in steps start at the folder of the ONNX file, or at its parent folder if nothing is found there.
 """
 
 from __future__ import annotations
@@ -55,26 +55,26 @@ class Recipe:
     architecture: str = ""
     """transformers' model_type."""
     unchecked: tuple[str, ...] = ()
-    """Facts that the recipe's authors remember from the model card and could not look up."""
+    """Facts that the recipe's authors remember from the model card but did not look up."""
     padding_side: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     checks: Limits = NO_LIMITS
-    """The limits that the result must keep to, besides the proofs' own tolerances."""
+    """The limits of the result, besides the proofs' own tolerances."""
     goldens: bool = False
-    """Whether golden inputs and vectors, and a certificate, are recorded in the file."""
+    """Whether the file records golden inputs and vectors, and a certificate."""
     sources: tuple[str, ...] = ()
     """The files of the model folder whose sha256 the certificate records."""
 
 
 def read_recipe(path: Path, model: Path | None = None) -> Recipe:
-    """Read the recipe at ``path``. ``model`` is the ONNX file that it is for, from which paths within it start.
+    """Read the recipe at ``path`` for the ONNX file ``model``, where its paths start.
 
-    Raises RecipeError if the file is not TOML, has an unknown key, edit or rewrite, or a value of the wrong type. The message
-    has the path to the bad key, and lists the valid ones.
+    Raises RecipeError if the file is not TOML, or has an unknown key, edit or rewrite, or a value of the wrong type. The
+    message gives the path to the bad key and lists the valid ones.
     """
     file = open_file(path)
     if file.size > LARGEST:
-        raise RecipeError(f"{path} has {file.size} bytes, more than a recipe has", "give a recipe file")
+        raise RecipeError(f"{path} has {file.size} bytes, too many for a recipe", "give a recipe file")
     try:
         content = tomllib.loads(file.read(0, file.size).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
 
 
 def parse_recipe(content: Mapping[str, Any], where: str, model: Path | None = None) -> Recipe:
-    """Return a recipe's content as a `Recipe`. Raises as `read_recipe`."""
+    """Return the content of a recipe file as a `Recipe`. Raises as `read_recipe` does."""
     require_known(content, [one.name for one in fields(Recipe)], where)
     entries = _get(content, "steps", list, where, [])
     if not entries:
@@ -98,7 +98,9 @@ def parse_recipe(content: Mapping[str, Any], where: str, model: Path | None = No
     require_known(checks, [one.name for one in fields(Limits)], f"{where}: checks")
     goldens = _get(content, "goldens", bool, where, False)
     if content.get("sources") and not goldens:
-        raise RecipeError(f"{where}: sources are for the certificate, which comes with golden vectors", "write goldens = true")
+        raise RecipeError(
+            f"{where}: sources belong to the certificate, which is recorded with golden vectors", "write goldens = true"
+        )
     limits = {one.name: _get(checks, one.name, (int, float), f"{where}: checks") for one in fields(Limits)}
     return Recipe(
         steps=tuple(_parse_step(entry, f"{where}: steps[{index}]", model) for index, entry in enumerate(entries)),
@@ -118,12 +120,14 @@ def parse_recipe(content: Mapping[str, Any], where: str, model: Path | None = No
 def read_recorded_recipe(model: Model) -> Recipe:
     """Return the recipe that a file records. Raises NoHeadError if it records no edit and no rewrite.
 
-    Running it on the file's source gives the same bytes. If the file was rewritten, that needs the same versions of the
-    packages and the same feeds; and `optimize` counts its source's golden vectors as a part of that source.
+    Running the recipe on the file's source gives the same bytes. If the file was rewritten, this needs the same package
+    versions and the same feeds. `optimize` counts the golden vectors of its source as part of that source.
     """
     edits, rewritten = [_entry(step) for step in read_head_steps(model)], list_rewrites(model.proto)
     if not edits and not rewritten:
-        raise NoHeadError("the file records no edit of graphsurgery", "only files made by graphsurgery tell how they were made")
+        raise NoHeadError(
+            "the file records no edit of graphsurgery", "only files made by graphsurgery record how they were made"
+        )
     entries = _merge_in_order(edits, rewritten) if rewritten else edits
     goldens = any(step.edit in (GOLDEN, CERTIFICATE) for step in list_steps_since_edit(model.proto))
     certified = read_certificate(model)
@@ -134,7 +138,7 @@ def read_recorded_recipe(model: Model) -> Recipe:
 
 
 def to_entry(step: Edit | Rewrite) -> dict[str, Any]:
-    """Return a step as a recipe's table, with all its parameters."""
+    """Return ``step`` as a table of a recipe, with all its parameters."""
     name = {EDIT: step.verb} if isinstance(step, Edit) else {REWRITE: step.name}
     return {**name, **step.parameters()}
 
@@ -146,32 +150,32 @@ def _entry(step: Step) -> dict[str, Any]:
 def _merge_in_order(edits: Sequence[dict[str, Any]], rewritten: Sequence[Step]) -> list[dict[str, Any]]:
     """Put the recorded edits and rewrites in the order in which they were made.
 
-    A rewrite's entry records how many edits were in the head then (``edits``), and the edits that lost their own entry to it
-    (``before``). Old files record neither: there the rewrites come first.
+    The entry of a rewrite records how many edits the head had at that time (``edits``), and the edits whose own entries it
+    replaced (``before``). Old files record neither; there the rewrites come first.
     """
-    there = [list(edits)]  # the edits that the file recorded before each rewrite, and now
+    histories = [list(edits)]  # the edits that the file recorded before each rewrite, and now
     for step in reversed(rewritten):
-        there.insert(0, [*(step.parameters["before"] or []), *there[0][: step.parameters["edits"] or 0]])
+        histories.insert(0, [*(step.parameters["before"] or []), *histories[0][: step.parameters["edits"] or 0]])
     entries: list[dict[str, Any]] = []
     placed = 0
-    for step, recorded in zip(rewritten, there, strict=False):
+    for step, recorded in zip(rewritten, histories, strict=False):
         entries += recorded[placed:]
         entries += map(to_entry, read_recorded_rewrites(step.parameters))
-        placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # it put that edit there itself
+        placed = (step.parameters["edits"] or 0) + (step.parameters["head"] is not None)  # the rewrite added that edit itself
     return [*entries, *edits[placed:]]
 
 
 def _describe_reservations(rewritten: Sequence[Step]) -> str:
-    """Say what the steps of a rewritten file do not."""
+    """Say what the steps do not record but the result depends on."""
     versions = sorted({str(step.parameters["onnxruntime"]) for step in rewritten if step.parameters["onnxruntime"]})
-    told = [f"fused with ONNX Runtime {' and '.join(versions)}: another version may fuse otherwise"] if versions else []
+    notes = [f"fused with ONNX Runtime {' and '.join(versions)}: another version may fuse differently"] if versions else []
     if any(step.parameters["precision"] for step in rewritten):
-        told.append("half precision was measured on texts and inputs that the file does not record")
-    return "; ".join(told)
+        notes.append("half precision was measured on texts and inputs that the file does not record")
+    return "; ".join(notes)
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return the recipe as text. Parameters that have their default are left out."""
+    """Return ``recipe`` as text, without the parameters that have their default."""
     lines = [f"{key} = {_to_toml_value(value)}" for key in ("name", "about", "architecture") if (value := getattr(recipe, key))]
     lines += [
         f"{key} = {_to_toml_value(list(value))}"
@@ -197,9 +201,9 @@ def to_toml(recipe: Recipe) -> str:
 
 def _parse_step(entry: object, where: str, model: Path | None) -> Edit | Rewrite:
     if not isinstance(entry, dict):
-        raise RecipeError(f"{where} is no table", "write [[steps]] and, below it, edit = ... or rewrite = ...")
+        raise RecipeError(f"{where} is not a table", "write [[steps]] and, below it, edit = ... or rewrite = ...")
     if EDIT in entry and REWRITE in entry:
-        raise RecipeError(f"{where} has an edit and a rewrite", "write a step for each")
+        raise RecipeError(f"{where} has both an edit and a rewrite", "write a step for each")
     kind = REWRITE if REWRITE in entry else EDIT
     name = _get(entry, kind, str, where)
     given = {key: value for key, value in entry.items() if key != kind}
@@ -216,7 +220,7 @@ def _parse_step(entry: object, where: str, model: Path | None) -> Edit | Rewrite
 
 
 def _find_path(path: Path, model: Path) -> Path:
-    """Return a path of a recipe, from the ONNX file's folder or, if there is nothing, from the folder above."""
+    """Return ``path`` in the folder of the ONNX file ``model``, or in its parent folder if it exists only there."""
     bases = (model.parent, model.parent.parent)
     return next((found for base in bases if os.path.exists(found := base / path)), model.parent / path)  # noqa: PTH110
 
@@ -237,7 +241,7 @@ def _get_strings(content: Mapping[str, Any], key: str, where: str) -> tuple[str,
 
 
 def _get_sources(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """The files that a recipe names: of the model folder, and of nowhere else."""
+    """Return the sources. Raises RecipeError for a path outside the model folder."""
     found = _get_strings(content, "sources", where)
     for place in found:
         why = _why_bad_source(place)
@@ -247,14 +251,12 @@ def _get_sources(content: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _why_bad_source(place: str) -> str | None:
-    """What is wrong with how a file of the model folder is named, or None."""
-    return explain_bad_location(place) or (
-        None if PurePosixPath(place).as_posix() == place else "is not spelt as short as it can be"
-    )
+    """Say what is wrong with the path of a file of the model folder. Return None if nothing is."""
+    return explain_bad_location(place) or (None if PurePosixPath(place).as_posix() == place else "can be written shorter")
 
 
 def _to_toml_value(value: Any) -> str:
-    """A value in TOML."""
+    """Return a value in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):

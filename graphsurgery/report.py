@@ -1,4 +1,4 @@
-"""Verdicts and reports as data. A verdict cannot be vacuous: what compared nothing is NOT CHECKED, never PASSED."""
+"""Verdicts and reports as data. A check that compared nothing is NOT CHECKED, never PASSED."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Verdict(Enum):
-    """What a check came to."""
+    """The result of a check."""
 
     PASSED = "PASSED"
     FAILED = "FAILED"
@@ -18,7 +18,7 @@ class Verdict(Enum):
 
 
 def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
-    """FAILED if any failed, else PASSED if any passed, else (nothing at all, too) NOT CHECKED."""
+    """Return FAILED if any verdict is FAILED, else PASSED if any is PASSED, else NOT CHECKED, also for no verdicts."""
     found = set(verdicts)
     for verdict in (Verdict.FAILED, Verdict.PASSED):
         if verdict in found:
@@ -28,10 +28,10 @@ def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One kind of feed: how many cases (rows) were compared and how far they were apart.
+    """The comparison on one kind of feed: the number of cases (rows), and how far they differ.
 
     ``worst`` is the largest absolute difference, ``margin`` the largest difference in units of its tolerance (passed: at
-    most 1), ``cosine`` the smallest cosine between a vector and its reference (None where neither has a length),
+    most 1), ``cosine`` the smallest cosine between a vector and its reference (None if neither has a length),
     ``not_finite`` the number of NaN and infinite values that the reference does not have.
     """
 
@@ -42,17 +42,17 @@ class Comparison:
     cosine: float | None
     not_finite: int = 0
     least_cosine: float | None = None
-    """The smallest cosine asked for; None: only the differences count."""
+    """The smallest cosine allowed. None: only the differences count."""
     skipped: int = 0
-    """Rows that could not be compared because the source itself is not finite there."""
+    """The number of rows that were not compared because the source itself is not finite there."""
     beyond: float = 1.0
-    """How many times the promised tolerance was allowed, at most: more than once where float32 leaves more open in a chain."""
+    """The widest tolerance used, as a multiple of the promised one. It exceeds 1 if float32 allows no better in a chain."""
     stretch: float | None = None
     """The largest relative difference between the length of a vector and that of its reference."""
     most_stretch: float | None = None
-    """The largest one that is allowed; None: only the differences count."""
+    """The largest such difference allowed. None: only the differences of the numbers count."""
     too_loose: int = 0
-    """Rows that are not checked because float32 leaves more open there than a hundred times what is promised."""
+    """The number of rows not checked because float32 errors there may exceed 100 times the promised tolerance."""
 
     @property
     def verdict(self) -> Verdict:
@@ -62,7 +62,7 @@ class Comparison:
 
     @property
     def wrong(self) -> str | None:
-        """What is wrong, in words; None where nothing is."""
+        """What is wrong, in words; None if nothing is."""
         if self.not_finite:
             return f"{self.not_finite} numbers that are not finite"
         if not self.margin <= 1:
@@ -85,15 +85,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Check:
-    """One question put to a model. Structural checks have a ``verdict`` of their own, numerical ones that of their
-    comparisons."""
+    """One check of a model. Structural checks state their verdict; numerical ones have that of their comparisons."""
 
     name: str
     detail: str
     comparisons: tuple[Comparison, ...] = ()
     stated: Verdict | None = None
     conclusive: bool = False
-    """Whether its stated verdict settles the matter without any numbers: every byte was compared."""
+    """Whether the stated verdict needs no numbers, because every byte was compared."""
 
     @property
     def verdict(self) -> Verdict:
@@ -102,13 +101,13 @@ class Check:
 
     @property
     def not_finite(self) -> list[str]:
-        """Where the source itself is not finite, in words."""
+        """The rows where the source itself is not finite, in words."""
         rows = ((one.kind, one.skipped) for one in self.comparisons if one.skipped)
         return [f"the source itself is not finite in {count} row(s) of {kind!r}: not compared" for kind, count in rows]
 
     @property
     def left_out(self) -> list[str]:
-        """Rows and kinds of feeds that its verdict says nothing about, in words."""
+        """The rows and kinds of feeds that the verdict does not cover, in words."""
         loose = [
             f"{self.name}: {one.too_loose} row(s) of {one.kind!r}, where float32 may be off by over 100 times the tolerance"
             for one in self.comparisons if one.too_loose
@@ -125,17 +124,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared, on how many cases, what came of it, and what was not checked. Truthy when it PASSED."""
+    """All checks of a model, observations, and what was not checked. A report is true if it PASSED."""
 
     checks: tuple[Check, ...]
     observations: tuple[str, ...] = ()
-    """Findings that are no fault of the edit: batch-neighbour and padding dependence, NaN of the encoder's own."""
+    """Findings that the edit does not cause: dependence on batch neighbours or padding, and the encoder's own NaN."""
     not_checked: tuple[str, ...] = field(default=())
     """What was left out, and why."""
 
     @property
     def verdict(self) -> Verdict:
-        """FAILED if any check failed, PASSED if the numbers (or every byte) of at least one were compared and agreed."""
+        """FAILED if any check failed, PASSED if at least one compared numbers (or every byte) and they agreed."""
         verdict = combine_verdicts(check.verdict for check in self.checks)
         compared = any(check.conclusive or any(one.cases for one in check.comparisons) for check in self.checks)
         return verdict if compared or verdict is Verdict.FAILED else Verdict.NOT_CHECKED
@@ -145,22 +144,22 @@ class Report:
 
     @property
     def cases(self) -> int:
-        """Rows compared in all."""
+        """The number of rows compared."""
         return sum(one.cases for check in self.checks for one in check.comparisons)
 
     @property
     def worst(self) -> float:
-        """The difference that comes nearest to what is allowed, or is farthest beyond it."""
+        """The difference that is largest relative to its tolerance."""
         compared = [one for check in self.checks for one in check.comparisons if one.cases]
         return max(compared, key=lambda one: one.margin).worst if compared else math.nan
 
     @property
     def margin(self) -> float:
-        """That difference in units of its tolerance: passed is at most 1."""
+        """That difference in units of its tolerance; at most 1 if it passed."""
         return max((one.margin for check in self.checks for one in check.comparisons if one.cases), default=math.nan)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON-ready data; NaN and infinities as strings."""
+        """Return the report as JSON-ready data, with NaN and infinities as strings."""
         return {
             "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _to_json_number(self.worst),
             "margin": _to_json_number(self.margin),
@@ -170,7 +169,7 @@ class Report:
 
 
 def join_reports(one: Report, other: Report) -> Report:
-    """Return the checks of both, and what each of them observes or leaves out, once."""
+    """Return a report with the checks of both, and each observation and omission once."""
     return Report(
         (*one.checks, *other.checks),
         tuple(dict.fromkeys((*one.observations, *other.observations))),

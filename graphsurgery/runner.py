@@ -1,4 +1,4 @@
-"""Run edits and rewrites: apply them, write under a temporary name, prove that file, give it its name, report."""
+"""Run edits and rewrites: apply them, write a temporary file, prove it, give it its final name, and report."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 
 Step = Edit | Rewrite
-NO_GOLDENS = "warning: no golden vectors are recorded: ONNX Runtime's CPU cannot run the file to check them"
+NO_GOLDENS = "warning: no golden vectors are recorded, because ONNX Runtime cannot run the file on the CPU to check them"
 ROOM = 1 << 20
-"""Bytes kept free in a protobuf for the certificate, which comes last."""
+"""Bytes that a protobuf keeps free for the certificate, which is added last."""
 
 
 def run(
@@ -59,22 +59,22 @@ def run(
 ) -> Outcome:
     """Apply ``steps`` to ``source`` in order, prove the result and save it.
 
-    Consecutive edits are proven together, and each rewrite by itself, against the model before it. The last of these proofs
+    Consecutive edits are proven together, and each rewrite on its own, against the model before it. The last of these proofs
     runs on the written file.
 
     Args:
         steps: edits and rewrites, in any order.
-        output: where to write; beside the source with the last step in its name when None.
-        verify: prove the written file before it gets its name.
+        output: the file to write. If None, it is beside the source, with the last step in its name.
+        verify: prove the written file before it gets its final name.
         full: run the whole proof and compare every byte of the weights, at any size.
-        force: replace an existing output; never the input.
-        dry_run: do everything but write. Of edits the head alone is proven, and rewrites are proven as ever.
+        force: replace an existing output, but never the input.
+        dry_run: do everything except writing. For edits, only the head is proven.
         keep_failed: keep an output whose proof failed.
-        hash_weights: record a sha256 of the weights inside the file as well.
-        atol, min_cosine: the limits of the proofs, as in `verify`. If a rewrite is lossy, they are for that one alone.
-        goldens: record golden inputs and vectors, for `verify --self`, and check the file against them; this runs the source
-            once more. A certificate is recorded, too: versions, what was proven, and ``sources``.
-        sources: the files that the output is made from, as sha256 (hex) by their places in the model folder.
+        hash_weights: also record a sha256 of the weights in the file.
+        atol, min_cosine: the limits of the proofs, as in `verify`. If a rewrite is lossy, they apply only to that one.
+        goldens: record golden inputs and vectors for `verify --self`, and check the file against them. This runs the source
+            once more. Also record a certificate: versions, the proof and ``sources``.
+        sources: the sha256 (hex) of the files that the output is made from, by their paths in the model folder.
 
     Raises:
         VerificationFailed if a proof does not pass (``error.outcome`` holds the report); NothingToOptimizeError if a rewrite
@@ -106,9 +106,9 @@ def run(
 
 
 def choose_output(model: Model, last: Step) -> Path:
-    """The path beside ``model`` with the last step in its name: ``model.onnx`` -> ``model.pooled.onnx``."""
+    """Return the path beside ``model`` with the last step in its name: ``model.onnx`` -> ``model.pooled.onnx``."""
     if model.path is None:
-        raise RequestError("a model from memory has no folder to write beside", "say where to write with output=...")
+        raise RequestError("a model from memory has no folder for the output", "give the output's path with output=...")
     stem = model.path.name.removesuffix(".onnx")
     for name in (*(listed.step for listed in EDIT_LIST.values()), Rewrite.step):
         stem = stem.removesuffix(f".{name}")
@@ -117,7 +117,7 @@ def choose_output(model: Model, last: Step) -> Path:
 
 @dataclass(frozen=True)
 class Writing:
-    """Where to write, and how."""
+    """The place of the output, and how to write it."""
 
     place: Path
     force: bool = False
@@ -126,9 +126,9 @@ class Writing:
 
     @contextmanager
     def stage(self, model: Model, progress: Progress | None = None) -> Iterator[Stage]:
-        """Write ``model`` under a temporary name: into the output's folder, or for a dry run into a temporary one.
+        """Write ``model`` under a temporary name, into the output's folder, or for a dry run into a temporary one.
 
-        The file is removed afterwards unless it was committed.
+        The file is removed afterwards unless it is committed.
         """
         plan = plan_output(model, self.place, force=self.force, largest=LARGEST_PROTOBUF - ROOM)
         if not self.dry_run:
@@ -144,20 +144,20 @@ class Writing:
 
 
 def commit(stage: Stage, sources: Mapping[str, str] | None, report: Report | None) -> Saved:
-    """Give a staged file its name, with a certificate of ``sources`` unless these are None."""
+    """Give a staged file its final name, with a certificate of ``sources`` unless these are None."""
     if sources is not None:
         stage.extend(add_certificate(stage.plan.document, sources, report))
     return stage.commit()
 
 
 def find_sources(source: Model) -> Mapping[str, str] | None:
-    """The sources in the certificate of ``source``, which a rewritten file inherits; None if there is no certificate."""
+    """Return the sources in the certificate of ``source``, which a rewritten file inherits. None without a certificate."""
     certificate = read_certificate(source)
     return None if certificate is None else certificate.sources
 
 
 def check_goldens(report: Report, written: Model) -> Report:
-    """Join ``report`` with the check of a file against the golden values that it records, if it records any."""
+    """Join ``report`` with the check of a file against its recorded golden values, if it has any and the report passed."""
     return join_reports(report, verify_itself(written)) if report and _has_goldens(written) else report
 
 
@@ -166,7 +166,7 @@ def _has_goldens(model: Model) -> bool:
 
 
 def make_claim(chain: Sequence[Applied], limits: Limits) -> Claim:
-    """What the last model of ``chain`` has to keep of the first one."""
+    """Return what the last model of ``chain`` has to preserve of the first one."""
     interface = chain[0].before.interface
     for one in chain:
         interface = one.rewrite.interface(interface)
@@ -182,31 +182,31 @@ class _Options:
     hash_weights: bool
     asked: Limits
     lossy: bool
-    """Whether a rewrite is lossy. Then ``asked`` is for that one alone."""
+    """Whether a rewrite is lossy. ``asked`` then applies only to that one."""
     has_several: bool
-    """Whether there are several parts. Then the checks of a rewrite have its name before their own."""
+    """Whether there are several parts. The checks of a rewrite then have its name before their own."""
     goldens: bool
     progress: Progress
 
     def limits(self, exactness: str | None = None) -> Limits:
-        """The limits of a proof."""
+        """Return the limits of a proof."""
         return self.asked if not self.lossy or exactness == LOSSY else NO_LIMITS
 
 
 @dataclass
 class _Part(ABC):
-    """A part of the steps that is applied and proven on its own."""
+    """Steps that are applied and proven together."""
 
     after: Model
     options: _Options
 
     def describe(self, outcome: Outcome) -> Outcome:
-        """``outcome`` with the model of this part."""
+        """Return ``outcome`` with the model of this part."""
         return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), notes=self.after.notes)
 
     @abstractmethod
     def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
-        """Prove the file that was ``written``, or the model in memory if there is none."""
+        """Prove the ``written`` file, or the model in memory if there is none."""
 
 
 @dataclass
@@ -263,12 +263,12 @@ def _check_request(steps: Sequence[Step], goldens: bool) -> None:
     rewrites = [isinstance(step, Rewrite) for step in steps]
     if any(rewrites) and any(restores[rewrites.index(True) :]):
         raise RequestError(
-            "strip-head cannot follow a rewrite in the same run: it would take off what the rewrite was proven with",
-            "take the head off first, or in a run of its own",
+            "strip-head cannot follow a rewrite in the same run: it would remove the head that the rewrite was proven with",
+            "run strip-head first, or in a separate run",
         )
     if goldens and restores[-1]:
         raise RequestError(
-            "strip-head gives the source back, to the byte: no golden vectors can be recorded in it", "leave them out"
+            "strip-head restores the source byte for byte, so golden vectors cannot be recorded", "run without golden vectors"
         )
 
 
@@ -277,7 +277,7 @@ def _is_lossy(steps: Sequence[Step]) -> bool:
 
 
 def _group_steps(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
-    """Consecutive edits together, and each rewrite by itself."""
+    """Yield consecutive edits together, and each rewrite on its own."""
     for is_rewrite, group in groupby(steps, key=lambda step: isinstance(step, Rewrite)):
         if is_rewrite:
             yield from (step for step in group if isinstance(step, Rewrite))
@@ -303,7 +303,7 @@ def _apply(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Par
 
 
 def _asked_parameters(edits: Sequence[Edit]) -> list[dict[str, Any]]:
-    """The parameters, as asked for, of the edits that are proven: those after the last one that restores a file."""
+    """Return the requested parameters of the proven edits: those after the last edit that restores a file."""
     start = max((place for place, edit in enumerate(edits) if edit.restores), default=-1)
     return [edit.parameters() for edit in edits[start + 1 :]]
 
@@ -311,7 +311,7 @@ def _asked_parameters(edits: Sequence[Edit]) -> list[dict[str, Any]]:
 def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Part], progress: Progress) -> Outcome:
     """Record golden vectors in the last model.
 
-    They are made with the edits alone. A rewrite changes nothing about them but how far off they may be.
+    Only the edits determine them. A rewrite changes only their tolerance.
     """
     progress("making golden vectors")
     last = parts[-1]
@@ -331,7 +331,7 @@ def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Pa
 
 
 def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
-    """Apply the edits among ``steps`` alone, and record golden vectors. Return the notes on these vectors, too."""
+    """Apply only the edits among ``steps``, and record golden vectors. Return the model and the notes on these vectors."""
     base = current = source
     for step in steps:
         if isinstance(step, Edit):
@@ -342,7 +342,7 @@ def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str
 
 
 def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
-    """Prove a part that is not the last one. A rewrite needs a temporary file, because it is run in a process of its own."""
+    """Prove a part that is not the last one. A rewrite needs a temporary file, because its proof runs in another process."""
     if isinstance(part, _Edited):
         return _prove(outcome, part, None, writing.dry_run)
     with writing.stage(part.after) as stage:
@@ -350,7 +350,7 @@ def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
 
 
 def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) -> Outcome:
-    """Prove ``part``. The report gets its checks; or it has these alone, if they did not pass."""
+    """Prove ``part`` and add its checks to the report. If they did not pass, the report has only these."""
     written = None if stage is None else load(stage.path)
     proven = part.prove(written, dry_run=dry_run)
     report = proven.report if written is None else check_goldens(proven.report, written)
@@ -360,7 +360,7 @@ def _prove(outcome: Outcome, part: _Part, stage: Stage | None, dry_run: bool) ->
 
 
 def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, sources: Mapping[str, str] | None) -> Outcome:
-    """Write the last model, prove the written file, and give it its name."""
+    """Write the last model, prove the written file, and give it its final name."""
     if writing.dry_run and isinstance(part, _Edited):
         plan = plan_output(outcome.model, writing.place, force=writing.force)
         outcome = replace(outcome, notes=(*outcome.notes, *plan.notes))
@@ -377,7 +377,7 @@ def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, 
 
 
 def _keep_failed(outcome: Outcome, writing: Writing) -> Outcome:
-    """Save a wrong model if the user wants to look at it."""
+    """Save a wrong model if ``keep_failed`` asks for it."""
     if writing.dry_run or not writing.keep_failed:
         return outcome
     with writing.stage(outcome.model) as stage:
@@ -385,14 +385,14 @@ def _keep_failed(outcome: Outcome, writing: Writing) -> Outcome:
 
 
 def _compare_restored(wanted: Model, written: Model) -> Report:
-    """A restored file is proven by its fingerprint: that of the recorded source, but for where copied data now lie."""
+    """Prove a restored file: its fingerprint is that of the recorded source, apart from the new location of copied data."""
     document = written.document
     moves = [step for step in list_undoable_steps(written.proto) if step.edit in HOUSEKEEPING]
     for step in reversed(moves):
         document = undo_step(document, step, lambda location: open_data(written.files[location]))
     same = document.fingerprint == wanted.fingerprint
-    detail = "the fingerprint is that of the source which the file records"
-    detail += ", but for where its weights lie now" if moves else ""
+    detail = "the fingerprint equals that of the recorded source"
+    detail += ", apart from the location of its weights" if moves else ""
     check = Check("source restored", detail, stated=Verdict.PASSED if same else Verdict.FAILED, conclusive=True)
     if not moves:
         return Report((check,))
@@ -401,16 +401,16 @@ def _compare_restored(wanted: Model, written: Model) -> Report:
 
 
 def _make_byte_counter(progress: Progress, plan: Plan) -> Callable[[int], None]:
-    """Tells how much of the output is written."""
+    """Return a function that reports how much of the output is written."""
     total = max(plan.size, 1)
-    done = told = 0
+    done = reported = 0
 
     def tell(count: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported
         done += count
         percent = 100 * done // total
-        if percent > told:
-            told = percent
+        if percent > reported:
+            reported = percent
             progress(f"writing {percent} % of {total / 2**20:.0f} MiB")
 
     return tell

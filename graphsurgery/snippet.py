@@ -1,4 +1,4 @@
-"""Three lines of Python that run a file."""
+"""A program of three lines that runs a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ TEXT = "How are you?"
 
 
 def make_snippet(path: Path, interface: Interface, beside: Path | None = None) -> str:
-    """Three lines that embed one text with the file at ``path``: with its tokenizer.json (looked for beside it and beside
-    ``beside``), or with made-up ids where there is none."""
+    """Return three lines of Python that embed one text with the file at ``path``.
+
+    They use the tokenizer.json beside the file or beside ``beside``, or made-up ids if there is none.
+    """
     tokenizer = find_tokenizer(path) or find_tokenizer(beside)
     roles = find_roles(interface)
     if tokenizer is None or roles.ids is None:
@@ -33,7 +35,7 @@ def make_snippet(path: Path, interface: Interface, beside: Path | None = None) -
 
 
 def shorten_path(path: Path) -> str:
-    """A path as people write it: relative to the current folder where it lies in there."""
+    """Return a path relative to the current folder, if it is inside."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -54,7 +56,7 @@ def _list_made_up_sources(roles: Roles) -> dict[str, str]:
 
 
 def _format_array(value: Value, source: str | None) -> str:
-    """A numpy array for one input; lists of int are int64 by themselves."""
+    """Return the code of a numpy array for one input. numpy makes int64 of a list of int."""
     dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{to_numpy_dtype(value.dtype or 1).name}"
     if source is not None:
         return f"np.array([{source}]{dtype})"

@@ -1,3 +1,3 @@
-"""The version, alone in its file so that nothing has to be imported to know it."""
+"""The version. Reading it imports nothing else."""
 
 __version__ = "0.1.0"

@@ -228,7 +228,6 @@ READS_BY_ITSELF = {
     "model": "files before they are graphs, and onnx-graphsurgeon's graph",
     "proof": "the proof reads files by code of its own",
     "references": "the proof reads files by code of its own",
-    "edits/baked_dims.py": "one attribute of a Reshape, in constants that this file reads by their names",
 }
 """Packages and files that may find out by themselves who makes a value, in what order nodes run, what attributes they have."""
 

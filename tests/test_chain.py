@@ -200,5 +200,5 @@ def test_a_mask_as_text(text: str, kind: str, name: str | None, pad_id: int | No
 
 @pytest.mark.parametrize("text", ["pad:", "pad:x", "pad:1.5", "pad:--1", "pad:99999999999", "pad:4294967296"])
 def test_a_mask_that_names_no_token(text: str) -> None:
-    with pytest.raises(MaskError, match="names no token id"):
+    with pytest.raises(MaskError, match="does not give a token id"):
         token_mask.MaskSpec.parse(text)

@@ -25,7 +25,7 @@ def test_token_types_of_the_tokenizer_win() -> None:
 
 
 def test_an_input_that_nothing_is_known_for_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="'bbox', and the tokenizer gives only input_ids, attention_mask"):
+    with pytest.raises(UnsupportedModelError, match="'bbox', but the tokenizer gives only input_ids, attention_mask"):
         make_feed(["input_ids", "bbox"], ENCODED)
 
 

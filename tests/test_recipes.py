@@ -54,7 +54,7 @@ WRONG = {
     "an unknown parameter": ({"steps": [POOLING | {"modes": "x"}]}, "recipe.toml: steps[0]: there is no key 'modes'", "mode"),
     "an unknown check": ({"steps": [POOLING], "checks": {"rtol": 1}}, "recipe.toml: checks: there is no key 'rtol'", "atol"),
     "no steps": ({"name": "nothing"}, "recipe.toml has no steps", "[[steps]]"),
-    "steps that are none": ({"steps": ["add-pooling"]}, "recipe.toml: steps[0] is no table", "edit"),
+    "steps that are none": ({"steps": ["add-pooling"]}, "recipe.toml: steps[0] is not a table", "edit"),
     "a step without edit": ({"steps": [{"mode": "mean"}]}, "recipe.toml: steps[0] names no edit and no rewrite", "add-pooling"),
     "a number for a flag": ({"steps": [POOLING | {"normalize": 1}]}, "recipe.toml: steps[0]: normalize is 1", "bool"),
     "a flag for a text": ({"steps": [{"edit": "add-pooling", "mode": True}]}, "recipe.toml: steps[0]: mode is True", "str"),
@@ -65,8 +65,8 @@ WRONG = {
     "a source elsewhere": (
         {"steps": [POOLING], "goldens": True, "sources": ["../x"]}, "recipe.toml: sources: the path '../x' climbs", "folder",
     ),
-    "a source spelt twice": ({"steps": [POOLING], "goldens": True, "sources": ["./x"]}, "'./x' is not spelt", "folder"),
-    "sources for no certificate": ({"steps": [POOLING], "sources": ["x"]}, "sources are for the certificate", "goldens"),
+    "a source spelt twice": ({"steps": [POOLING], "goldens": True, "sources": ["./x"]}, "'./x' can be", "folder"),
+    "sources for no certificate": ({"steps": [POOLING], "sources": ["x"]}, "sources belong to the certificate", "goldens"),
     "models that are none": ({"steps": [POOLING], "models": [1]}, "recipe.toml: models is [1]", "list of texts"),
 }  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert run(["run", str(ROOT / "recipes" / "qwen3-embedding.toml"), str(folder / "model.onnx"), "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "the recipe is for padding on the left, and tokenizer_config.json pads on the right" in shown
+    assert "the recipe needs padding on the left, but tokenizer_config.json pads on the right" in shown
     assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown
 
 
@@ -161,7 +161,7 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     assert outcome.saved and (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
     (folder / "1_Pooling" / "config.json").unlink()
     outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "without.onnx")
-    assert any("1_Pooling/config.json is not there" in note for note in outcome.notes)
+    assert any("1_Pooling/config.json does not exist" in note for note in outcome.notes)
     certified = read_certificate(graphsurgery.load(tmp_path / "without.onnx"))
     assert certified is not None and "modules.json" in certified.sources and "1_Pooling/config.json" not in certified.sources
 
@@ -190,7 +190,7 @@ def test_sources_are_the_model_folders(tmp_path: Path) -> None:
 def test_a_recipe_that_takes_the_head_off_records_nothing(tmp_path: Path) -> None:
     (tmp_path / "off.toml").write_text('goldens = true\n[[steps]]\nedit = "strip-head"\n', encoding="utf-8")
     graphsurgery.run([graphsurgery.AddPooling("mean")], FIXTURES / "bert" / "model.onnx", output=tmp_path / "model.onnx")
-    with pytest.raises(RequestError, match="gives the source back"):
+    with pytest.raises(RequestError, match="restores the source byte for byte"):
         graphsurgery.run_recipe(tmp_path / "off.toml", tmp_path / "model.onnx")
 
 
@@ -205,7 +205,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         {"linear.weight": np.zeros((24, 32), np.float32), "linear.bias": np.zeros(24, np.float32)},
         folder / "2_Dense" / "model.safetensors",
     )
-    with pytest.raises(graphsurgery.GraphSurgeryError, match="not what was recorded"):
+    with pytest.raises(graphsurgery.GraphSurgeryError, match="differs from what the file records"):
         graphsurgery.run_recipe(tmp_path / "shown.toml", source, output=tmp_path / "again.onnx")
 
 

@@ -281,7 +281,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 WRONG_STEPS = {
     "an unknown rewrite": ({"rewrite": "simplyfy"}, "recipe.toml: steps[0]: there is no rewrite 'simplyfy'", "simplify, fuse"),
-    "both": ({"rewrite": "fuse", "edit": "add-pooling"}, "recipe.toml: steps[0] has an edit and a rewrite", "a step for each"),
+    "both": ({"rewrite": "fuse", "edit": "add-pooling"}, "steps[0] has both an edit and a rewrite", "a step for each"),
     "an unknown key": ({"rewrite": "fuse", "mode": "mean"}, "recipe.toml: steps[0]: there is no key 'mode'", "model_type"),
     "a key for a rewrite without": ({"rewrite": "simplify", "off": []}, "steps[0]: there is no key 'off'", "has no keys"),
     "no field of the declaration": ({"rewrite": "fuse", "architecture": "x"}, "there is no key 'architecture'", "target"),

@@ -266,7 +266,7 @@ def with_config(**config: Any) -> str:
 def test_what_contradicts_the_config_is_warned_about() -> None:
     tanh = with_config(activation_function="torch.nn.modules.activation.Tanh")
     assert "warning" not in notes(tanh) and "warning" not in notes(tanh, activation="tanh")
-    assert "warning: the module's config says torch.nn.modules.activation.Tanh, and relu was asked for" in notes(
+    assert "warning: the module's config says torch.nn.modules.activation.Tanh, but relu was requested" in notes(
         tanh, activation="relu"
     )
     assert "warning" not in notes(saved(module_folders.drawn({"linear.weight": (8, 8)})), activation="relu")
@@ -274,7 +274,7 @@ def test_what_contradicts_the_config_is_warned_about() -> None:
 
 def test_a_residual_weight_that_nobody_asks_for_is_warned_about() -> None:
     weights = module_folders.dense(3, 8, residual=True)
-    assert "residual.weight, which is left out unless --residual asks for it" in notes(weights)
+    assert "residual.weight, which is used only with --residual" in notes(weights)
     assert "warning" not in notes(weights, residual=True)
     assert "plus its input" in notes(with_config(use_residual=True))
 
@@ -303,7 +303,7 @@ def test_configs_that_say_nothing_sensible(config: dict[str, Any]) -> None:
 
 def test_an_activation_of_the_folders_own_code_must_be_named() -> None:
     own = with_config(activation_function="modeling_own.SquaredReLU")
-    with pytest.raises(RequestError, match=r"there is no activation 'modeling_own\.SquaredReLU'"):
+    with pytest.raises(RequestError, match=r"the activation 'modeling_own\.SquaredReLU' is not known"):
         graphsurgery.add_dense(tiny(), own)
     assert "vectors will differ" in notes(own, activation="relu")
 
@@ -456,10 +456,10 @@ REFUSALS: dict[str, tuple[Edit, Callable[[], Any], type[Exception], str]] = {
     "kept and replaced": (AddActivation("tanh", keep_target=True), tiny, RequestError, "cannot be kept"),
     "int8 without ranges": (OutputPrecision("int8"), tiny, RequestError, "needs each dim"),
     "uint8 without ranges": (OutputPrecision("uint8"), tiny, RequestError, "needs each dim"),
-    "float32": (OutputPrecision("float32"), tiny, RequestError, "no precision"),
+    "float32": (OutputPrecision("float32"), tiny, RequestError, "precision 'float32' is not known"),
     "no activation": (AddActivation(""), tiny, RequestError, "needs an activation"),
-    "an unknown activation": (AddActivation("swish"), tiny, RequestError, "no activation"),
-    "an activation with weights": (AddActivation("prelu"), tiny, RequestError, "no activation"),
+    "an unknown activation": (AddActivation("swish"), tiny, RequestError, "activation 'swish' is not known"),
+    "an activation with weights": (AddActivation("prelu"), tiny, RequestError, "activation 'prelu' is not known"),
     "no weights": (AddDense(), tiny, RequestError, "needs the module's weights"),
     "no weights of a norm": (AddLayerNorm(), tiny, RequestError, "needs the module's weights"),
 }  # fmt: skip
@@ -484,13 +484,13 @@ def test_what_truncate_normalised_is_not_normalised_again() -> None:
     for model, target in (
         (graphsurgery.truncate(tiny(), 5), None), (graphsurgery.truncate(tiny(), (5, 3)), "sentence_embedding_3"),
     ):  # fmt: skip
-        with pytest.raises(AlreadyAppliedError, match="record truncate"):
+        with pytest.raises(AlreadyAppliedError, match="the file records truncate"):
             graphsurgery.add_normalize(model, target)
     assert graphsurgery.add_normalize(graphsurgery.truncate(tiny(), 5, keep_length=True))
     assert graphsurgery.add_normalize(graphsurgery.truncate(tiny(), (5, 3)))
     unit = graphsurgery.add_normalize(tiny())
     for model in (graphsurgery.truncate(unit, (5, 3)), graphsurgery.truncate(unit, (5, 3), keep_length=True)):
-        with pytest.raises(AlreadyAppliedError, match="record add-normalize"):
+        with pytest.raises(AlreadyAppliedError, match="the file records add-normalize"):
             graphsurgery.add_normalize(model)
     bent = graphsurgery.add_activation(unit, "tanh", output_name="curved", keep_target=True)
     assert graphsurgery.add_normalize(bent, "curved")

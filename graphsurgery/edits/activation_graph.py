@@ -1,6 +1,6 @@
 """Activations as ONNX operators: every class of ``torch.nn`` that can be named without arguments, with torch's defaults.
 
-``x [..., dim]`` float32 -> ``[..., dim]`` float32, but for `glu`, which halves dim.
+``x [..., dim]`` float32 -> ``[..., dim]`` float32; `glu` halves dim.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.errors import RequestError
+from graphsurgery.interface import Value
 
 Activation = Callable[[Operators, gs.Tensor], gs.Variable]
 RRELU_SLOPE = (1 / 8 + 1 / 3) / 2
-"""RReLU's slope in evaluation; in training it is random."""
+"""RReLU's slope in evaluation. In training it is random."""
 
 
 def _single(op: str, **attributes: Any) -> Activation:
@@ -58,7 +59,7 @@ def tanhshrink(ops: Operators, x: gs.Tensor) -> gs.Variable:
 
 
 def glu(ops: Operators, x: gs.Tensor, half: int) -> gs.Variable:
-    """a * sigmoid(b), where a and b are the halves of the last dim, ``half`` wide each."""
+    """a * sigmoid(b); a and b are the halves of the last dim, ``half`` values each."""
     ends = [ops.constant([place], np.int64, f"at_{place}") for place in (0, half, 2 * half)]
     axis = ops.constant([-1], np.int64, "axis")
     first = ops.node("Slice", x, ends[0], ends[1], axis, name="first_half")
@@ -100,19 +101,25 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Every activation by the lower-case name of its class in ``torch.nn``."""
 OVER_LAST_DIM = frozenset({"softmax", "softmin", "logsoftmax"})
-"""Activations over the last dim. torch takes them over the batch if there is a vector per token."""
+"""Activations over the last dim. For a vector per token, torch computes them over the batch."""
 
 
 def parse_activation(spec: str, others: Sequence[str] = ()) -> str:
     """Return the canonical name of an activation: ``tanh`` for ``Tanh``, ``nn.Tanh`` and ``torch.nn.modules.activation.Tanh``.
 
-    ``others`` are names that are known besides `ACTIVATIONS`. Raises RequestError for any other.
+    ``others`` are accepted besides `ACTIVATIONS`. Raises RequestError for any other name.
     """
     path = spec.strip()
     name, known = path.rpartition(".")[2], {*ACTIVATIONS, *others}
     if name.lower() not in known or not (path == name or path.startswith(("nn.", "torch.nn."))):
         raise RequestError(
-            f"there is no activation {spec!r} here",
-            f"those of torch.nn that need no arguments are known: {', '.join(sorted(known))}",
+            f"the activation {spec!r} is not known",
+            f"choose one of torch.nn that needs no arguments: {', '.join(sorted(known))}",
         )
     return name.lower()
+
+
+def check_rank(activation: str, target: Value) -> None:
+    """Raise RequestError for an activation over the last dim of anything but ``[batch, dim]``."""
+    if activation in OVER_LAST_DIM and target.rank != 2:
+        raise RequestError(f"torch would compute {activation} of {target} over the batch", "choose another activation")

@@ -9,20 +9,22 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
+    OutputEdit,
     TokenTarget,
     build_output,
     check_not_repeated,
     choose_name,
-    ensure_others_unchanged,
     find_tokens,
+    keep_target_parameter,
+    output_name_parameter,
+    tokens_parameter,
 )
-from graphsurgery.errors import FolderError, WeightsError, require_value
+from graphsurgery.errors import FolderError, WeightsError
 from graphsurgery.folders.module_configs import check_setting, read_module_config
-from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -32,8 +34,8 @@ Kernel = tuple[np.ndarray, np.ndarray]
 
 
 def convolve(ops: Operators, x: gs.Tensor, kernels: list[Kernel]) -> gs.Variable:
-    """Build ``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``: every kernel moves over the positions, with (size - 1) / 2
-    zeros at either end."""
+    """Build ``x [batch, seq, in]`` -> ``[batch, seq, sum of out]``. Each kernel moves over the positions, which are padded with
+    (size - 1) / 2 zeros at either end."""
     channels = ops.node("Transpose", x, name="channels", perm=[0, 2, 1])
     parts = []
     for weight, bias in kernels:
@@ -53,13 +55,14 @@ class Convolutions:
 
 
 @dataclass(frozen=True)
-class AddCnn(GraphEdit[Convolutions]):
+class AddCnn(OutputEdit[Convolutions]):
     """Convolve the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, sum of out]`` float32.
 
-    Of each kernel, ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, x being 0 before the first position and
-    behind the last; the kernels' values stand side by side. W ``[out, in, size]`` and b ``[out]`` are ``convs.<i>.weight`` and
-    ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which convolves over what stands
-    at padded positions, too: a token near padding depends on it. Kernels of even size are refused: they shorten the sequence.
+    Each kernel gives ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, where x is 0 before the first position
+    and after the last. The results of the kernels are concatenated. W ``[out, in, size]`` and b ``[out]`` are
+    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which also
+    convolves over the values at padded positions, so a token near padding depends on them. Kernels of even size are refused
+    because they shorten the sequence.
     """
 
     weights: str = parameter(
@@ -69,33 +72,33 @@ class AddCnn(GraphEdit[Convolutions]):
         PATH,
         required=True,
     )
-    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
-    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    target: str | None = tokens_parameter()
+    output_name: str = output_name_parameter(TOKENS)
+    keep_target: bool = keep_target_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Convolutions]:
         """Find target and weights.
 
-        Raises WeightsError (missing, misshapen or unreadable weights, kernels of even size), FolderError (a config that says
-        otherwise), NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
+        Raises WeightsError (missing, misshapen or unreadable weights, kernels of even size), FolderError (a contradicting
+        config), NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
         target = find_tokens(model, self.target)
         weights = ModuleWeights(model, self.weights, self.verb)
-        kernels = self._kernels(weights, target.width)
+        kernels = self._take_kernels(weights, target.width)
         check_not_repeated(model, self.verb, weights.digests)
         edit = replace(
             self, weights=weights.place, target=target.name, width=target.width, digests=weights.digests,
             output_name=choose_name(model, self.output_name, target.name, self.keep_target),
         )  # fmt: skip
         sizes = ", ".join(str(weight.shape[2]) for weight, _ in kernels)
-        note = f"convolves {target.name} with kernels of {sizes} positions, over padded positions as well"
+        note = f"convolves {target.name} with kernels of {sizes} positions, padded positions included"
         return Resolved(edit, Convolutions(target, kernels), (note,))
 
-    def _kernels(self, weights: ModuleWeights, width: int) -> list[Kernel]:
-        """Take the kernels ``convs.0``, ``convs.1``, ...: as many as there are, one at least."""
+    def _take_kernels(self, weights: ModuleWeights, width: int) -> list[Kernel]:
+        """Take all kernels ``convs.0``, ``convs.1``, ...; there has to be at least one."""
         kernels: list[Kernel] = []
         while not kernels or f"convs.{len(kernels)}.weight" in weights:
             name = f"convs.{len(kernels)}"
@@ -115,8 +118,10 @@ class AddCnn(GraphEdit[Convolutions]):
         check_setting(config, "out_channels", len(kernels[0][0]), path)
         strides = (config or {}).get("stride_sizes")
         if strides not in (None, [1] * len(kernels)):
-            what = f"{path} says that kernels are moved by more than one position, so that the sequence gets shorter"
-            raise FolderError(f"{what}, and the mask would no longer fit it", "only kernels moved by one position can be added")
+            what = f"{path} says that kernels move by more than one position, which makes the sequence shorter"
+            raise FolderError(
+                f"{what}, and the mask would no longer fit it", "only kernels that move by one position can be added"
+            )
 
     def change(self, draft: Draft, found: Convolutions) -> None:
         ops = Operators(draft, "graphsurgery/cnn")
@@ -124,7 +129,3 @@ class AddCnn(GraphEdit[Convolutions]):
             draft, found.target.value, self.output_name, ops, lambda x: convolve(ops, x, found.kernels),
             last=sum(len(weight) for weight, _ in found.kernels), keep=self.keep_target,
         )  # fmt: skip
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

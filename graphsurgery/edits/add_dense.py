@@ -8,14 +8,22 @@ from typing import Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM, glu, parse_activation
+from graphsurgery.edits.activation_graph import ACTIVATIONS, check_rank, glu, parse_activation
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.outputs import build_output, choose_name, ensure_others_unchanged, find_target
-from graphsurgery.errors import RequestError, WeightsError, require_value
+from graphsurgery.edits.outputs import (
+    OutputEdit,
+    build_output,
+    choose_name,
+    find_target,
+    keep_target_parameter,
+    output_name_parameter,
+    target_parameter,
+)
+from graphsurgery.errors import WeightsError, require_value
 from graphsurgery.folders.module_configs import IDENTITY, read_dense_config
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -24,13 +32,13 @@ GLU, PRELU = "glu", "prelu"
 
 
 def linear(ops: Operators, x: gs.Tensor, weight: np.ndarray, bias: np.ndarray | None) -> gs.Variable:
-    """x Wt + b: ``x [..., in]``, ``weight [out, in]``, ``bias [out]`` -> ``[..., out]``."""
+    """Build x Wt + b: ``x [..., in]``, ``weight [out, in]``, ``bias [out]`` -> ``[..., out]``."""
     product = ops.node("MatMul", x, ops.constant(weight.T, np.float32, "weight"), name="product")
     return product if bias is None else ops.node("Add", product, ops.constant(bias, np.float32, "bias"), name="sum")
 
 
 def dense(ops: Operators, x: gs.Tensor, weights: ModuleWeights, activation: str, residual: bool) -> gs.Variable:
-    """activation(x Wt + b), plus x, or x Rt where the file has a residual weight R, where a residual is asked for."""
+    """Build activation(x Wt + b). With a residual, add x, or x Rt if the file has a residual weight R."""
     tensors = weights.tensors
     y = linear(ops, x, tensors[WEIGHT], tensors.get(BIAS))
     if activation != IDENTITY:
@@ -51,7 +59,7 @@ def _activate(ops: Operators, y: gs.Tensor, activation: str, weights: ModuleWeig
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer, and the output that it is put on."""
+    """A linear layer, and the output that it is applied to."""
 
     target: Value
     weights: ModuleWeights
@@ -64,12 +72,12 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class AddDense(GraphEdit[Layer]):
+class AddDense(OutputEdit[Layer]):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module; with a residual as PyLate's: ``y = activation(x Wt + b) + x``, or
-    ``+ x Rt`` where the file has R ``[out, in]``, ``residual.weight``.
+    PyTorch. As sentence-transformers' Dense module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or
+    ``+ x Rt`` if the file has R ``[out, in]``, ``residual.weight``.
     """
 
     weights: str = parameter(
@@ -90,28 +98,25 @@ class AddDense(GraphEdit[Layer]):
         False,
         otherwise="as the config.json says",
     )
-    target: str | None = parameter(
-        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
-    )
-    output_name: str | None = parameter("The name of the result.", None, "NAME", otherwise="the target's name")
-    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    target: str | None = target_parameter()
+    output_name: str | None = output_name_parameter()
+    keep_target: bool = keep_target_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Layer]:
         """Find target, activation, residual and weights.
 
-        Raises RequestError (target, activation, names), FolderError and WeightsError (what is missing, misshapen or cannot be
-        read), NameNotFoundError, UnsupportedModelError, WeightsDifferError.
+        Raises RequestError (target, activation, names), FolderError and WeightsError (missing, misshapen or unreadable files),
+        NameNotFoundError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
-        target = find_target(model, self.target, "put through a dense layer")
+        target = find_target(model, self.target, "the input of a dense layer")
         weights = ModuleWeights(model, self.weights, self.verb)
-        edit, warnings = self._configured(weights)
+        edit, warnings = self._apply_config(weights)
         activation = require_value(edit.activation, "activation")
-        if activation in OVER_LAST_DIM and target.rank != 2:
-            raise RequestError(f"{activation} of {target} would be over the batch in torch", "choose another activation")
-        edit._take(weights)
+        check_rank(activation, target)
+        edit._take_tensors(weights)
         weights.check_width(target, WEIGHT)
         rows, columns = weights.tensors[WEIGHT].shape
         edit = replace(
@@ -122,29 +127,29 @@ class AddDense(GraphEdit[Layer]):
         note = f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}"
         return Resolved(edit, Layer(target, weights, activation), (*warnings, note))
 
-    def _configured(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
-        """Return this edit with activation and residual, as asked for or else as the config says; and warnings."""
+    def _apply_config(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
+        """Return this edit with the requested activation and residual, or else the config's, and warnings."""
         config = read_dense_config(weights.path)
         activation = parse_activation(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
         warnings = []
         if config.named and self.activation and config.activation.rpartition(".")[2].lower() != activation:
-            what = f"warning: the module's config says {config.activation}, and {activation} was asked for"
-            warnings.append(f"{what}: vectors will differ")
+            what = f"warning: the module's config says {config.activation}, but {activation} was requested"
+            warnings.append(f"{what}: the vectors will differ")
         if RESIDUAL in weights and not edit.residual:
-            warnings.append(f"warning: {weights.path} has {RESIDUAL}, which is left out unless --residual asks for it")
+            warnings.append(f"warning: {weights.path} has {RESIDUAL}, which is used only with --residual")
         return edit, warnings
 
-    def _take(self, weights: ModuleWeights) -> None:
+    def _take_tensors(self, weights: ModuleWeights) -> None:
         """Take the tensors that the edit needs, and check that their shapes fit each other."""
         rows, columns = weights.take(WEIGHT, (None, None)).shape
-        weights.take_if_there(BIAS, (rows,))
+        weights.take_optional(BIAS, (rows,))
         made = rows // 2 if self.activation == GLU else rows
         if self.activation == GLU and rows % 2:
             raise WeightsError(f"{weights.path}: glu cannot halve {rows} values", "choose another activation")
-        if self.residual and weights.take_if_there(RESIDUAL, (made, columns)) is None and made != columns:
+        if self.residual and weights.take_optional(RESIDUAL, (made, columns)) is None and made != columns:
             what = f"{weights.path}: a residual of {columns} -> {made} needs {RESIDUAL}"
-            raise WeightsError(what, "leave out --residual, or give PyLate's file")
+            raise WeightsError(what, "leave out --residual, or give the file that PyLate saved")
         if self.activation == PRELU:
             weights.take(SLOPE, (1,))
         weights.check(self.digests)
@@ -155,8 +160,3 @@ class AddDense(GraphEdit[Layer]):
             draft, found.target, require_value(self.output_name, "output_name"), ops,
             lambda x: dense(ops, x, found.weights, found.activation, self.residual), last=found.width, keep=self.keep_target,
         )  # fmt: skip
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        target, made = require_value(self.target, "target"), require_value(self.output_name, "output_name")
-        ensure_others_unchanged(self.verb, before, after, target, [made])

@@ -9,11 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.outputs import build_output, ensure_others_unchanged, find_target
-from graphsurgery.errors import require_value
-from graphsurgery.interface import Interface, Value
+from graphsurgery.edits.outputs import OutputEdit, build_output, find_target, target_parameter
+from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -25,8 +24,8 @@ EPSILON = 1e-5
 def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarray) -> gs.Variable:
     """Build (x - mean) / sqrt(var + 1e-5) * scale + shift over the last dim; var is the mean of squares of x - mean.
 
-    The mean is subtracted twice. Its rounding in float32 is the same in every dim, and is large beside x - mean if all values
-    of x are nearly alike. The second subtraction removes it.
+    The mean is subtracted twice. Its rounding error in float32 is the same in every dim. If all values of x are nearly equal,
+    that error is large compared with x - mean. The second subtraction removes it.
     """
     size = ops.constant(len(scale), np.float32, "size")
     mean = ops.node("Div", ops.reduce_sum(x, -1, "sum", keepdims=True), size, name="mean")
@@ -46,7 +45,7 @@ def layer_norm(ops: Operators, x: gs.Tensor, scale: np.ndarray, shift: np.ndarra
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer normalisation, and the output that it is put on: ``scale`` and ``shift`` are ``[dim]``."""
+    """A layer normalisation, and the output that it is applied to. ``scale`` and ``shift`` are ``[dim]``."""
 
     target: Value
     scale: np.ndarray
@@ -54,7 +53,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class AddLayerNorm(GraphEdit[Norm]):
+class AddLayerNorm(OutputEdit[Norm]):
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
     scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
@@ -64,9 +63,7 @@ class AddLayerNorm(GraphEdit[Norm]):
     weights: str = parameter(
         "The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each.", "", PATH, required=True
     )
-    target: str | None = parameter(
-        "The output to work on.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
-    )
+    target: str | None = target_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
@@ -88,8 +85,3 @@ class AddLayerNorm(GraphEdit[Norm]):
             draft, found.target, found.target.name, ops, lambda x: layer_norm(ops, x, found.scale, found.shift),
             last=len(found.scale),
         )  # fmt: skip
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        target = require_value(self.target, "target")
-        ensure_others_unchanged(self.verb, before, after, target, [target])

@@ -13,28 +13,30 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, INT32, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
+    OutputEdit,
     TokenTarget,
     build_output,
     check_not_repeated,
     choose_name,
-    ensure_others_unchanged,
     find_tokens,
+    keep_target_parameter,
+    output_name_parameter,
+    tokens_parameter,
 )
 from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
-from graphsurgery.errors import WeightsError, require_value
+from graphsurgery.errors import WeightsError
 from graphsurgery.folders.module_configs import check_setting, read_module_config
-from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
 CONFIG = "lstm_config.json"
 FORWARD, BACKWARD = "", "_reverse"
 GATES = (0, 3, 1, 2)
-"""The places of ONNX's gates i, o, f, c among torch's."""
+"""The index of each of ONNX's gates i, o, f, c among torch's."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,19 @@ Layer = tuple[Direction, ...]
 
 def lstm(ops: Operators, x: gs.Tensor, m: gs.Tensor, layers: list[Layer]) -> gs.Variable:
     """Build ``x [batch, seq, in]``, ``m [batch, seq]`` bool -> ``[batch, seq, directions * H]``: the last layer's states at
-    the first max(sum m, 1) positions of a row, zeros behind them."""
+    the first max(sum m, 1) positions of a row, and zeros after them."""
     lengths = _count_tokens(ops, m)
     counts = ops.cast(ops.squeeze(lengths, 1, "lengths_1d"), INT32, "counts")
     states: gs.Tensor = ops.node("Transpose", x, name="by_position", perm=[1, 0, 2])
     for layer in layers:
         states = _layer(ops.within("layer"), states, counts, layer)
     y = ops.node("Transpose", states, name="by_row", perm=[1, 0, 2])
-    behind = ops.unsqueeze(ops.node("Greater", _positions(ops, m), lengths, name="behind"), 2, "behind_3d")
+    behind = ops.unsqueeze(ops.node("Greater", ops.positions(m, np.float32), lengths, name="behind"), 2, "behind_3d")
     return ops.node("Where", behind, ops.constant(0.0, np.float32, "zero"), y, name="tokens")
 
 
 def _layer(ops: Operators, x: gs.Tensor, counts: gs.Tensor, layer: Layer) -> gs.Variable:
-    """``x [seq, batch, in]`` -> ``[seq, batch, directions * H]``"""
+    """Build ``x [seq, batch, in]`` -> ``[seq, batch, directions * H]``."""
     w = np.stack([_reorder_gates(one.weight_ih) for one in layer])
     r = np.stack([_reorder_gates(one.weight_hh) for one in layer])
     b = np.stack([np.concatenate([_reorder_gates(one.bias_ih), _reorder_gates(one.bias_hh)]) for one in layer])
@@ -91,21 +93,14 @@ def _reorder_gates(tensor: np.ndarray) -> np.ndarray:
 
 
 def _count_tokens(ops: Operators, m: gs.Tensor) -> gs.Variable:
-    """max(sum m, 1): ``[batch, 1]`` float32"""
+    """Build max(sum m, 1): ``[batch, 1]`` float32."""
     count = ops.reduce_sum(ops.cast(m, FLOAT, "mask_float"), 1, "count", keepdims=True)
     return ops.node("Max", count, ops.constant(1.0, np.float32, "least"), name="lengths")
 
 
-def _positions(ops: Operators, m: gs.Tensor) -> gs.Variable:
-    """1, 2, ..., seq in every row: ``[batch, seq]`` float32"""
-    one = gs.Constant("one", np.ones(1, dtype=np.float32))
-    ones = ops.node("ConstantOfShape", ops.node("Shape", m, name="shape"), name="ones", value=one)
-    return ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
-
-
 def take_layers(weights: ModuleWeights, width: int) -> list[Layer]:
-    """Take the layers ``encoder.weight_ih_l0``, ``..._l1``, ... of torch.nn.LSTM, as many as there are. All have as many
-    directions as the first: one or two."""
+    """Take all layers ``encoder.weight_ih_l0``, ``..._l1``, ... of torch.nn.LSTM. The first one tells whether they have one
+    direction or two."""
     suffixes = (FORWARD, BACKWARD) if f"encoder.weight_ih_l0{BACKWARD}" in weights else (FORWARD,)
     layers: list[Layer] = []
     while not layers or f"encoder.weight_ih_l{len(layers)}" in weights:
@@ -119,7 +114,7 @@ def _take_direction(weights: ModuleWeights, name: str, width: int, before: list[
     weight_ih = weights.take(f"encoder.weight_ih_{name}", (rows, width))
     rows = len(weight_ih)
     if rows % 4:
-        what = f"{weights.path}: encoder.weight_ih_{name} has {rows} rows, which are no four gates"
+        what = f"{weights.path}: encoder.weight_ih_{name} has {rows} rows, which cannot be four gates"
         raise WeightsError(what, "give the weights of an LSTM module")
     recurrent = weights.take(f"encoder.weight_hh_{name}", (rows, rows // 4))
     biases = [weights.take(f"encoder.{kind}_{name}", (rows,)) for kind in ("bias_ih", "bias_hh")]
@@ -136,15 +131,15 @@ class Recurrence:
 
 
 @dataclass(frozen=True)
-class AddLstm(GraphEdit[Recurrence]):
+class AddLstm(OutputEdit[Recurrence]):
     """Run an LSTM over the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, directions * H]``.
 
-    At each position, from the state h and the cell c of the one before (0 at first): ``i, f, o = sigmoid(W x + b + R h + d)``,
-    ``g = tanh(W x + b + R h + d)``, each with weights of its own; ``c = f c + i g``, ``h = o tanh(c)``, in float32. Layers
-    stand on each other; a second direction starts at a row's last token, and its h stand beside the first's. The weights are
-    those of a model folder's LSTM module. As sentence-transformers' LSTM module and pack_padded_sequence: a row is as long as
-    it has tokens, 1 at least, and starts at position 0, so padding has to be on the right; behind a row's length stand zeros.
-    (There the result is cut to the longest row; here it keeps the sequence.)
+    Each position computes, from the state h and the cell c of the previous one (0 at first): ``i, f, o = sigmoid(W x + b + R h
+    + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then ``c = f c + i g`` and ``h = o tanh(c)``, in
+    float32. Each layer reads the one below. A second direction starts at a row's last token, and its h are concatenated to
+    those of the first. The weights are those of a model folder's LSTM module. As sentence-transformers' LSTM module with
+    pack_padded_sequence: a row is as long as it has tokens, at least 1, and starts at position 0, so padding has to be on the
+    right. Zeros follow after a row's length. (sentence-transformers cuts the result to the longest row; this edit does not.)
     """
 
     weights: str = parameter(
@@ -154,28 +149,28 @@ class AddLstm(GraphEdit[Recurrence]):
         PATH,
         required=True,
     )
-    target: str | None = parameter("The token embeddings.", None, "NAME", otherwise="the hidden state found in the graph")
+    target: str | None = tokens_parameter()
     mask: str | None = mask_parameter(
         "The mask, which gives each row's length: an input's name, not:NAME, additive:NAME, lengths:NAME, ones, or pad:ID (as "
         "in add-pooling)."
     )
     ids: str | None = ids_parameter()
-    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    output_name: str = output_name_parameter(TOKENS)
+    keep_target: bool = keep_target_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
     def resolve(self, model: Model) -> Resolved[Self, Recurrence]:
         """Find target, mask and weights.
 
-        Raises WeightsError (missing, misshapen or unreadable weights), FolderError (a config that says otherwise), MaskError,
+        Raises WeightsError (missing, misshapen or unreadable weights), FolderError (a contradicting config), MaskError,
         NothingToPoolError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
         target = find_tokens(model, self.target, self.ids)
         mask = find_mask(model, self.mask, self.ids)
         weights = ModuleWeights(model, self.weights, self.verb)
-        layers = self._layers(weights, target.width)
+        layers = self._take_layers(weights, target.width)
         check_not_repeated(model, self.verb, weights.digests)
         edit = replace(
             self, weights=weights.place, target=target.name, mask=str(mask.spec), ids=mask.ids, width=target.width,
@@ -185,7 +180,7 @@ class AddLstm(GraphEdit[Recurrence]):
         note = f"an LSTM of {len(layers)} layer(s) in {directions} over {target.name}, mask {mask.spec}"
         return Resolved(edit, Recurrence(target, mask, layers), (note, *mask.warnings))
 
-    def _layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
+    def _take_layers(self, weights: ModuleWeights, width: int) -> list[Layer]:
         layers = take_layers(weights, width)
         path, config = read_module_config(weights.path, CONFIG)
         check_setting(config, "hidden_dim", layers[0][0].size, path)
@@ -200,7 +195,3 @@ class AddLstm(GraphEdit[Recurrence]):
             draft, found.target.value, self.output_name, ops, lambda x: lstm(ops, x, build_mask(ops, found.mask, x), layers),
             last=len(layers[0]) * layers[0][0].size, keep=self.keep_target,
         )  # fmt: skip
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

@@ -8,10 +8,10 @@ from typing import Self
 import onnx
 
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import build_output, find_target
+from graphsurgery.edits.edit import GraphEdit, Resolved, require_opset
+from graphsurgery.edits.outputs import build_output, find_target, target_parameter
 from graphsurgery.edits.rename import Rename, undo_rename
-from graphsurgery.edits.truncate import Truncate, parse_dims
+from graphsurgery.edits.truncate import Truncate, name_cuts, parse_dims
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import AlreadyAppliedError, require_promised
 from graphsurgery.interface import Interface, Value
@@ -21,7 +21,7 @@ from graphsurgery.model.provenance import Step
 
 
 def find_normalizing_edit(model: Model, name: str) -> str | None:
-    """Return the recorded edit that made the output ``name`` a unit vector, or None."""
+    """Return the recorded edit that normalised the output ``name``, or None."""
     for step in reversed(read_head_steps(model)):
         if step.edit == Rename.verb:
             name = undo_rename(step, name)
@@ -31,10 +31,10 @@ def find_normalizing_edit(model: Model, name: str) -> str | None:
 
 
 def _list_outputs(step: Step) -> list[str]:
-    """Return the outputs that a recorded edit made."""
+    """Return the names of the outputs that a recorded edit made."""
     given = step.parameters
     if step.edit == Truncate.verb:
-        return Truncate.made(given["target"], parse_dims(given["dim"]))
+        return name_cuts(given["target"], parse_dims(given["dim"]))
     return [given.get("output_name") or given.get("target") or ""]
 
 
@@ -48,19 +48,17 @@ def _is_normalizing(step: Step) -> bool:
 class AddNormalize(GraphEdit[Value]):
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
-    The output keeps its name and its place; the value it had before gets a new name inside the graph. Token embeddings
+    The output keeps its name and its place. The old value gets a new name inside the graph. Token embeddings
     ``[batch, seq, dim]`` are normalised token by token. As sentence-transformers' Normalize module and
     ``torch.nn.functional.normalize``.
     """
 
-    target: str | None = parameter(
-        "The output to normalise.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
-    )
+    target: str | None = target_parameter("The output to normalise.")
 
     def resolve(self, model: Model) -> Resolved[Self, Value]:
         """Find the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.
 
-        Raises NameNotFoundError, RequestError (no or several candidates), AlreadyAppliedError (normalised already),
+        Raises NameNotFoundError, RequestError (no candidate or several), AlreadyAppliedError (already normalised),
         UnsupportedModelError.
         """
         require_opset(model, self.verb)
@@ -68,15 +66,14 @@ class AddNormalize(GraphEdit[Value]):
         edit = find_normalizing_edit(model, target.name)
         if edit is not None:
             raise AlreadyAppliedError(
-                f"{target.name} is normalised already: its metadata record {edit}",
+                f"{target.name} is already normalised: the file records {edit}",
                 "nothing is left to do; see `graphsurgery inspect`",
             )
         return Resolved(replace(self, target=target.name), target, (f"normalises {target}",))
 
     def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/normalize")
-        last = found.dims[-1] if found.dims else None
-        build_output(draft, found, found.name, ops, lambda x: l2_normalize(ops, x), last=last)
+        build_output(draft, found, found.name, ops, lambda x: l2_normalize(ops, x), last=found.last_dim)
 
     def ensure(self, before: Interface, after: Interface) -> None:
         super().ensure(before, after)

@@ -12,7 +12,14 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
-from graphsurgery.edits.outputs import check_free, describe_dropped, ensure_first_output, set_first_output, split_outputs
+from graphsurgery.edits.outputs import (
+    check_free,
+    describe_dropped,
+    ensure_first_output,
+    find_width,
+    set_first_output,
+    split_outputs,
+)
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import (
     AUTO,
@@ -31,7 +38,6 @@ from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedMo
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.measure import measure_width
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,10 @@ class Pooled:
 
 @dataclass(frozen=True)
 class AddPooling(GraphEdit[Pooled]):
-    """Append pooling, and L2 normalisation where asked: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
+    """Append pooling, and on request L2 normalisation: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
 
-    The mathematics are those of sentence-transformers' Pooling module (see `pooling_graph`), but for rows without any
-    token, which give zeros, and padded positions, which never contribute. The head computes in float32 whatever the
-    encoder's type.
+    The formulas are those of sentence-transformers' Pooling module (see `pooling_graph`), with two exceptions: rows without any
+    token give zeros, and padded positions never contribute. The head computes in float32, whatever the encoder's type is.
     """
 
     mode: str = parameter(
@@ -79,7 +84,7 @@ class AddPooling(GraphEdit[Pooled]):
     )
     skip_prompt: str | None = parameter(
         "Leave out the prompt: N positions from each row's first token on, as sentence-transformers does if a config says "
-        "include_prompt: false. With input, a new input prompt_length (int64 [1]) says how many.",
+        "include_prompt: false. With input, a new input prompt_length (int64 [1]) gives N.",
         None,
         "N|input",
         takes=int | str | None,
@@ -90,7 +95,9 @@ class AddPooling(GraphEdit[Pooled]):
     def modes(self) -> tuple[str, ...]:
         """The pooling modes, in the order in which they are concatenated."""
         if not isinstance(self.mode, str):
-            raise RequestError(f"a pooling mode is text, and {self.mode!r} is not", f"choose from {', '.join(MODES)}, or auto")
+            raise RequestError(
+                f"a pooling mode has to be text, and {self.mode!r} is not", f"choose from {', '.join(MODES)}, or auto"
+            )
         return tuple(part.strip() for part in self.mode.split(","))
 
     def resolve(self, model: Model) -> Resolved[Self, Pooled]:
@@ -104,7 +111,7 @@ class AddPooling(GraphEdit[Pooled]):
         if reason is not None:
             raise AlreadyAppliedError(
                 f"the model already pools: {reason}",
-                "take its head off with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
+                "remove its head with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
             )
         prompt = read_prompt(model, self.skip_prompt)
         modes, doubts = read_modes(self.modes, model.path, prompt)
@@ -112,12 +119,14 @@ class AddPooling(GraphEdit[Pooled]):
         mask = find_mask(model, self.mask, self.ids)
         check_free(model, self.output_name)
         if self.output_name in self.keep_output:
-            raise RequestError(f"{self.output_name!r} is both the new output and one to keep", "choose another --output-name")
+            raise RequestError(
+                f"{self.output_name!r} is both the new output and an output to keep", "choose another --output-name"
+            )
         kept, dropped = split_outputs(model, self.keep_output)
         weights = find_token_weights(model, self.token_weights, modes)
         edit = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept,
-            token_weights=None if weights is None else weights.name, skip_prompt=prompt, width=_width(model, hidden),
+            token_weights=None if weights is None else weights.name, skip_prompt=prompt, width=_find_hidden_size(model, hidden),
         )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
@@ -151,9 +160,9 @@ class AddPooling(GraphEdit[Pooled]):
         ensure_first_output(self.verb, before, after, self.output_name, self.keep_output)
 
 
-def _width(model: Model, hidden: HiddenState) -> int:
-    """Return the hidden size, from the weights or from a run, never from the declaration."""
-    width = hidden.width if hidden.width is not None else measure_width(model, hidden)
+def _find_hidden_size(model: Model, hidden: HiddenState) -> int:
+    """Return the hidden size. Raises UnsupportedModelError if it is less than 1."""
+    width = find_width(model, hidden)
     if width < 1:
         raise UnsupportedModelError(
             f"{hidden.name} is {width} wide", "name another value with --hidden-state", ("--hidden-state",)

@@ -11,7 +11,14 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
-from graphsurgery.edits.outputs import check_free, describe_dropped, ensure_first_output, set_first_output, split_outputs
+from graphsurgery.edits.outputs import (
+    check_free,
+    describe_dropped,
+    ensure_first_output,
+    find_width,
+    set_first_output,
+    split_outputs,
+)
 from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.head import EMBEDDING, explain_pooling
 from graphsurgery.encoder.hidden_state import HiddenState, find_logits
@@ -19,19 +26,18 @@ from graphsurgery.errors import AlreadyAppliedError, RequestError
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.measure import measure_width
 
 STRATEGIES = ("max", "sum")
 LOGARITHMS = {"relu": 1, "log1p_relu": 2}
-"""Activations, and the number of times that each takes log(1 + .) of relu(x)."""
+"""How often each activation applies log(1 + x) to relu(x)."""
 
 
 def splade(ops: Operators, x: gs.Tensor, m: gs.Tensor, strategy: str, activation: str) -> gs.Variable:
     """Build ``[batch, vocabulary]``: the activation's max, or sum, over the positions with m = 1.
 
-    ``x [batch, seq, vocabulary]`` float32 are the scores, ``m [batch, seq]`` bool is true at tokens. The activation is never
-    below 0, which padding gives. It never falls either, so for ``max`` it is taken once a row, of the largest score. ReduceMax
-    would hide the encoder from the optimizer (see `pooling_graph`).
+    ``x [batch, seq, vocabulary]`` float32 are the scores, ``m [batch, seq]`` bool is true at tokens. Padding gives 0, and the
+    activation is never less. It is monotonic, so ``max`` computes it once per row, of the largest score. ReduceMax would hide
+    the encoder from the optimizer (see `pooling_graph`).
     """
     masked = ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, ops.constant(0.0, np.float32, "zero"), name="masked")
     if strategy == "sum":
@@ -42,7 +48,7 @@ def splade(ops: Operators, x: gs.Tensor, m: gs.Tensor, strategy: str, activation
 
 
 def _activate(ops: Operators, x: gs.Tensor, activation: str) -> gs.Variable:
-    """log(1 + relu(x)), or log(1 + log(1 + relu(x)))"""
+    """Build log(1 + relu(x)), or log(1 + log(1 + relu(x)))."""
     y = ops.node("Relu", x, name="relu")
     one = ops.constant(1.0, np.float32, "one")
     for _ in range(LOGARITHMS[activation]):
@@ -62,9 +68,9 @@ class Scores:
 class AddSpladePooling(GraphEdit[Scores]):
     """Append SPLADE pooling: scores ``x [batch, seq, vocabulary]`` -> ``sentence_embedding [batch, vocabulary]`` float32.
 
-    ``y = log(1 + relu(x))``, or ``log(1 + log(1 + relu(x)))`` with ``--activation log1p_relu``, and of these the max over the
-    tokens, or their sum. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), but for padded
-    positions, which never contribute, whatever stands there. A row without any token gives zeros.
+    The result is the max over the tokens, or the sum, of ``log(1 + relu(x))``, or of ``log(1 + log(1 + relu(x)))`` with
+    ``--activation log1p_relu``. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), except that
+    padded positions never contribute, whatever their values are. A row without any token gives zeros.
     """
 
     strategy: str = parameter("How the tokens are combined: max or sum.", "max", "max|sum")
@@ -92,16 +98,16 @@ class AddSpladePooling(GraphEdit[Scores]):
                 raise RequestError(f"there is no {what} {name!r}", f"choose from {', '.join(known)}")
         reason = explain_pooling(model)
         if reason is not None:
-            raise AlreadyAppliedError(f"the model already pools: {reason}", "take its head off with strip-head first")
+            raise AlreadyAppliedError(f"the model already pools: {reason}", "remove its head with strip-head first")
         scores = find_logits(model, self.target, self.ids)
         mask = find_mask(model, self.mask, self.ids)
         check_free(model, self.output_name)
         kept, dropped = split_outputs(model, self.keep_output)
-        width = scores.width if scores.width is not None else measure_width(model, scores)
+        width = find_width(model, scores)
         edit = replace(
             self, target=scores.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept, width=width,
         )  # fmt: skip
-        note = f"takes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {mask.spec}"
+        note = f"computes the {self.strategy} over the tokens of {scores.name}, {width} words wide, mask {mask.spec}"
         return Resolved(edit, Scores(scores, mask), (note, *describe_dropped(dropped), *mask.warnings))
 
     def change(self, draft: Draft, found: Scores) -> None:

@@ -11,34 +11,37 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
 from graphsurgery.edits.outputs import (
     TOKENS,
+    OutputEdit,
     TokenTarget,
     build_output,
     check_not_repeated,
     choose_name,
-    ensure_others_unchanged,
     find_tokens,
+    keep_target_parameter,
+    output_name_parameter,
+    tokens_parameter,
 )
 from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
 from graphsurgery.encoder.hidden_state import infer_values
-from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError, require_value
+from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, read_setting
 from graphsurgery.folders.module_configs import read_module_config
 from graphsurgery.graph.graph import Graph
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
 CONFIG, WEIGHTS = "config.json", "layer_weights"
-BEFORE_NORM = "--before-norm takes the last one before the final normalisation, as transformers 4 gives it for ModernBERT"
+BEFORE_NORM = "--before-norm takes it before the final normalisation, as transformers 4 does for ModernBERT"
 
 
 def weighted_mean(ops: Operators, layers: Sequence[gs.Tensor], weights: np.ndarray) -> gs.Variable:
-    """sum(w_i x_i) / sum w: every ``x_i [batch, seq, dim]`` float32, ``weights [layers]``."""
+    """Build sum(w_i x_i) / sum w: every ``x_i [batch, seq, dim]`` float32, ``weights [layers]``."""
     w = ops.constant(weights, np.float32, "weights")
     shares = ops.node("Div", w, ops.reduce_sum(w, 0, "total", keepdims=True), name="shares")
     parts = []
@@ -49,18 +52,18 @@ def weighted_mean(ops: Operators, layers: Sequence[gs.Tensor], weights: np.ndarr
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Read names that are separated by commas."""
+    """Split names that are separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def find_layers(
     model: Model, target: TokenTarget, asked: str | None, wanted: int, unnormalised: bool
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Find ``wanted`` hidden layers, the embeddings' output first, and return notes on them as well.
+    """Return the names of ``wanted`` hidden layers, the embeddings' output first, and notes on them.
 
-    They are the ``asked`` ones, else the model's numbered outputs, else found behind ``target``, the last hidden state.
-    NameNotFoundError for a name that is no value of the graph, UnsupportedModelError, which lists the layers, if more or fewer
-    are found.
+    They are the ``asked`` ones, else the model's numbered outputs, else those found by structure before ``target``, the last
+    hidden state. Raises NameNotFoundError if the graph has no value of a name; UnsupportedModelError, which lists the layers,
+    if there are more or fewer.
     """
     graph, notes = Graph.of(model), []
     given = split_names(asked) if asked is not None else find_layers_by_name(model.interface)
@@ -87,22 +90,22 @@ def find_layers(
 
 def _require_before_norm(last: str | None, found: tuple[str, ...]) -> str:
     if last is None:
-        what = f"{found[-1]!r} is not normalised once more behind the last layer"
-        raise RequestError(f"{what}, or was named", "leave out --before-norm")
+        what = f"there is no final normalisation after {found[-1]!r}, or the layers were named"
+        raise RequestError(what, "leave out --before-norm")
     return last
 
 
 def _check_hidden_layers(known: Mapping[str, Value], names: tuple[str, ...]) -> None:
-    """Raise RequestError if a layer is known to be anything but floats of rank 3."""
+    """Raise RequestError if a layer is known not to be floats of rank 3."""
     for value in (known[name] for name in names if name in known):
         if value.rank not in (3, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED):
-            what = f"{value} is no hidden layer: floats [batch, seq, hidden] are needed"
+            what = f"{value} is not a hidden layer: floats [batch, seq, hidden] are needed"
             raise RequestError(what, "name others with --layers")
 
 
 @dataclass(frozen=True)
 class WeightedLayers:
-    """Hidden layers, from the first one that counts on, and their weights."""
+    """The hidden layers that have a weight, and these weights."""
 
     target: TokenTarget
     weights: np.ndarray
@@ -112,12 +115,13 @@ class WeightedLayers:
 
 
 @dataclass(frozen=True)
-class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
+class AddWeightedLayerPooling(OutputEdit[WeightedLayers]):
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
-    ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on, 0 being the embeddings' output; w is
+    ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on; layer 0 is the embeddings' output. w is
     ``layer_weights`` of a model folder's WeightedLayerPooling module. As sentence-transformers' module on transformers' hidden
-    states: outputs named ``hidden_states.<n>`` where the export has them, else found by the graph's structure.
+    states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are found by the graph's
+    structure.
     """
 
     weights: str = parameter(
@@ -131,11 +135,9 @@ class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
         otherwise="the hidden layers found in the graph",
     )
     before_norm: bool = parameter("Take the last hidden layer before the encoder's final normalisation.", False)
-    target: str | None = parameter(
-        "The last hidden state, an output.", None, "NAME", otherwise="the hidden state found in the graph"
-    )
-    output_name: str = parameter("The name of the result.", TOKENS, "NAME")
-    keep_target: bool = parameter("Keep the target as an output as well.", False)
+    target: str | None = tokens_parameter("The last hidden state, an output.")
+    output_name: str = output_name_parameter(TOKENS)
+    keep_target: bool = keep_target_parameter()
     layer_start: int = resolved_parameter(0)
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
@@ -144,11 +146,11 @@ class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
         """Find target, layers and weights.
 
         Raises WeightsError, FolderError, NothingToPoolError, NameNotFoundError, RequestError, WeightsDifferError, and
-        UnsupportedModelError if other layers are found than the config counts.
+        UnsupportedModelError if the number of layers differs from the config's.
         """
         require_opset(model, self.verb)
         target = find_tokens(model, self.target)
-        weights, start = self._weights(model)
+        weights, start = self._read_weights(model)
         check_not_repeated(model, self.verb, weights.digests)
         tensor = weights.tensors[WEIGHTS]
         names, notes = find_layers(model, target, self.layers, start + len(tensor), self.before_norm)
@@ -164,19 +166,19 @@ class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
         found = WeightedLayers(target, tensor, names[start:], float32)
         return Resolved(edit, found, (f"a weighted mean of {', '.join(names[start:])}", *notes))
 
-    def _weights(self, model: Model) -> tuple[ModuleWeights, int]:
-        """Return the weights, one for every layer from the config's layer_start on, and that start."""
+    def _read_weights(self, model: Model) -> tuple[ModuleWeights, int]:
+        """Return the weights, one for each layer from the config's layer_start on, and layer_start."""
         weights = ModuleWeights(model, self.weights, self.verb)
         path, config = read_module_config(weights.path, CONFIG)
         if config is None:
-            raise FolderError(f"{path} is not there", "give the module's folder, with its config.json")
+            raise FolderError(f"the file {path} does not exist", "give the module's folder, with its config.json")
         defaults = (("num_hidden_layers", 12), ("layer_start", 4))
         layers, start = (read_setting(config, key, int, path, default) for key, default in defaults)
         if not 0 <= start <= layers:
             raise FolderError(f"{path} has num_hidden_layers: {layers} and layer_start: {start}", DOWNLOAD)
         found = weights.take(WEIGHTS, (layers + 1 - start,))
         if not abs(float(np.sum(found, dtype=np.float64))) > 1e-3 * float(np.sum(np.abs(found), dtype=np.float64)):
-            raise WeightsError(f"{weights.path}: {WEIGHTS} cancel each other: nothing can be divided by their sum", DOWNLOAD)
+            raise WeightsError(f"{weights.path}: {WEIGHTS} add up to about 0, so their mean cannot be computed", DOWNLOAD)
         weights.check(self.digests)
         return weights, start
 
@@ -188,7 +190,3 @@ class AddWeightedLayerPooling(GraphEdit[WeightedLayers]):
             draft, found.target.value, self.output_name, ops, lambda _: weighted_mean(ops, cast, found.weights),
             last=self.width, keep=self.keep_target,
         )  # fmt: skip
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), [self.output_name])

@@ -1,8 +1,8 @@
-"""ONNX operators as functions on a draft, each in the form that the model's own opset has.
+"""ONNX operators as functions on a draft, each in the form of the model's own opset.
 
 Axes became an input of ReduceSum, Squeeze and Unsqueeze at opset 13, and of the other Reduce operators at 18. Only operators
-that ONNX Runtime's symbolic shape inference understands are used: it gives up on ReduceL2 and ReduceMax, and the encoder is
-then not fused.
+that ONNX Runtime's symbolic shape inference understands are used. It gives up on ReduceL2 and ReduceMax, and ONNX Runtime then
+does not fuse the encoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOAT, BOOL, INT32, INT64, INT8, UINT8 = (
 )
 
 SMALLEST_NORM = 1e-12
-"""Least divisor, as in ``torch.nn.functional.normalize``."""
+"""Smallest divisor, as in ``torch.nn.functional.normalize``."""
 
 
 class Operators:
@@ -31,7 +31,7 @@ class Operators:
         self.scope = scope
 
     def within(self, scope: str) -> Operators:
-        """The same draft, one scope deeper."""
+        """Return operators for the same draft, one scope deeper."""
         return Operators(self.draft, f"{self.scope}/{scope}")
 
     def node(self, op: str, *inputs: gs.Tensor, name: str, output: str | None = None, **attrs: Any) -> gs.Variable:
@@ -52,6 +52,13 @@ class Operators:
     def squeeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
         return self._over_axis("Squeeze", x, axis, name, since=13)
 
+    def positions(self, like: gs.Tensor, dtype: type[np.generic], *, from_zero: bool = False) -> gs.Variable:
+        """Build 1, 2, ..., seq, or 0, 1, ..., seq - 1, in every row of the shape of ``like [batch, seq]``."""
+        one = gs.Constant("one", np.ones(1, dtype=dtype))
+        ones = self.node("ConstantOfShape", self.node("Shape", like, name="shape"), name="ones", value=one)
+        exclusive: dict[str, Any] = {"exclusive": 1} if from_zero else {}
+        return self.node("CumSum", ones, self.constant(1, np.int64, "axis"), name="positions", **exclusive)
+
     def _over_axis(self, op: str, x: gs.Tensor, axis: int, name: str, since: int, **attrs: Any) -> gs.Variable:
         if self.draft.opset < since:
             return self.node(op, x, name=name, axes=[axis], **attrs)
@@ -61,8 +68,8 @@ class Operators:
 def l2_normalize(ops: Operators, x: gs.Tensor) -> gs.Variable:
     """Build ``x [..., dim]`` float32 -> x / max(norm2(x), 1e-12), norm2(x) = sqrt(sum x^2) over dim.
 
-    ReduceSum and Sqrt, not ReduceL2, which defeats symbolic shape inference. As in float32 everywhere, squares overflow above
-    1.8e19 and vanish below 1e-23.
+    ReduceSum and Sqrt are used because ReduceL2 defeats symbolic shape inference. As everywhere in float32, squares overflow
+    above 1.8e19 and vanish below 1e-23.
     """
     squares = ops.node("Mul", x, x, name="squares")
     norm = ops.node("Sqrt", ops.reduce_sum(squares, -1, "sum", keepdims=True), name="norm")

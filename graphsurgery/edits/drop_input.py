@@ -1,4 +1,4 @@
-"""drop-input: an input that the graph can make by itself."""
+"""drop-input: remove an input that the graph can compute by itself."""
 
 from __future__ import annotations
 
@@ -22,33 +22,31 @@ from graphsurgery.model.model import Model
 
 def build_fill(ops: Operators, like: gs.Tensor, fill: str, dtype: int, name: str) -> None:
     """Build the value ``name`` in the shape of ``like [batch, seq]``: 0, 1, or 0, 1, ..., seq - 1 in every row."""
-    shape = ops.node("Shape", like, name="shape")
     if fill == POSITIONS:
-        one = gs.Constant("one", np.ones(1, dtype=np.int64))
-        ones = ops.node("ConstantOfShape", shape, name="ones", value=one)
-        positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
-        ops.node("Cast", positions, name="filled", output=name, to=dtype)
+        ops.node("Cast", ops.positions(like, np.int64, from_zero=True), name="filled", output=name, to=dtype)
         return
     value = np.full(1, 0 if fill == ZEROS else 1, dtype=to_numpy_dtype(dtype))
+    shape = ops.node("Shape", like, name="shape")
     ops.node("ConstantOfShape", shape, name="filled", output=name, value=gs.Constant("value", value))
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The input to take away, what it becomes, and the input that gives it its shape."""
+    """The input to remove, the values that replace it, and the input that gives them their shape."""
 
     value: Value
     fill: str
     like: str
     is_used: bool
-    """Whether any node takes it."""
+    """Whether any node reads it."""
 
 
 @dataclass(frozen=True)
 class DropInput(GraphEdit[Dropped]):
-    """Take an input away that is always the same: the graph makes it, in the shape of another input ``[batch, seq]``.
+    """Remove an input that is always the same. The graph computes it in the shape of another input ``[batch, seq]``.
 
-    ``token_type_ids`` become zeros, a mask ones (every position is a token), ``position_ids`` 0, 1, ..., seq - 1 in every row.
+    ``token_type_ids`` become zeros, a mask becomes ones (every position is a token), and ``position_ids`` become 0, 1, ...,
+    seq - 1 in every row.
     """
 
     repeatable: ClassVar[bool] = True

@@ -1,6 +1,6 @@
 """An edit: a frozen dataclass whose fields are its parameters. All edits are applied in the same way.
 
-`Edit.resolve` checks what the edit needs, finds it in the model and gives a `Resolved`. `GraphEdit.change` uses what was found.
+`Edit.resolve` finds in the model what the edit needs and returns it as a `Resolved`. `GraphEdit.change` uses it.
 `Edit.ensure` checks the new interface. The constructor, the command line's options, the library function, the recipe's keys and
 the documentation all come from the fields. The edit's verb, file name and summary come from `edit_list`.
 """
@@ -22,8 +22,6 @@ from graphsurgery.model.provenance import record_edit
 from graphsurgery.model.records import Document
 
 OLDEST_OPSET = 11
-
-
 PATH = "PATH"
 """The metavar of a parameter that names a file or a folder."""
 
@@ -44,11 +42,11 @@ def parameter(
     Args:
         help: the sentences that the command line and the documentation show.
         metavar: the form of the value on the command line; `PATH` for a file or a folder.
-        otherwise: what the edit uses if the parameter is left out, when the default does not say it.
-        takes: what the library function takes, if that is more than the field's type.
+        otherwise: what the edit uses if the parameter is left out, unless the default says it.
+        takes: the type that the library function accepts, if that is more than the field's type.
         called: its name in the library function, if that differs from the field's.
         required: whether the library function demands it.
-        positional: whether the library function takes it by position too, as it does the first one and the required ones.
+        positional: whether the library function accepts it by position, like the first parameter and the required ones.
     """
     metadata = {
         "help": help, "metavar": metavar, "otherwise": otherwise, "takes": takes, "called": called, "required": required,
@@ -68,12 +66,12 @@ FoundT = TypeVar("FoundT")
 
 @dataclass(frozen=True)
 class Resolved(Generic[EditT, FoundT]):
-    """An edit that was resolved for one model."""
+    """An edit resolved for one model."""
 
     edit: EditT
     """The edit with every parameter filled in. The file records these parameters."""
     found: FoundT
-    """The things that `Edit.resolve` found in the model, so that nothing is searched for a second time."""
+    """What `Edit.resolve` found in the model, so that nothing is searched twice."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
 
@@ -85,34 +83,34 @@ class Edit(ABC):
     verb: ClassVar[str]
     """Its name on the command line and in recipes. Like `step` and `summary`, it comes from `edit_list`."""
     step: ClassVar[str]
-    """The word that its output's file name gets: ``model.<step>.onnx``."""
+    """The word in the file name of its output: ``model.<step>.onnx``."""
     summary: ClassVar[str]
     restores: ClassVar[bool] = False
-    """Whether it gives back an earlier file. The proof is then that file's fingerprint."""
+    """Whether it restores an earlier file. The proof then compares that file's fingerprint."""
     repeatable: ClassVar[bool] = False
-    """Whether it does the same to every encoder with the same interface, however that encoder computes."""
+    """Whether it does the same to every encoder with the same interface."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        listed = ENTRY_BY_CLASS.get(cls.__name__)
-        if listed is not None and cls.__module__.endswith(f".{listed.function}"):
-            cls.verb, cls.step, cls.summary = listed.verb, listed.step, listed.summary
+        entry = ENTRY_BY_CLASS.get(cls.__name__)
+        if entry is not None and cls.__module__.endswith(f".{entry.function}"):
+            cls.verb, cls.step, cls.summary = entry.verb, entry.step, entry.summary
 
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
-        """Return ``model`` after this edit; ``model`` itself is untouched.
+        """Return ``model`` after this edit. ``model`` itself does not change.
 
-        Raises what `resolve` raises. The error's field ``edit`` is this edit.
+        Raises what `resolve` raises. The error's field ``edit`` holds this edit.
         """
         try:
-            return self._applied(model, hash_weights)
+            return self._apply(model, hash_weights)
         except GraphSurgeryError as error:
             error.edit = self
             raise
 
-    def _applied(self, model: Model, hash_weights: bool) -> Model:
+    def _apply(self, model: Model, hash_weights: bool) -> Model:
         result = self.resolve(model)
         edit = result.edit
-        edit._refuse_again(model)
+        edit._refuse_repetition(model)
         weights = model.weights_fingerprint() if hash_weights else None
         document = edit.document(model, result.found, weights)
         after = replace(model, document=document, notes=model.notes + result.notes)
@@ -121,36 +119,36 @@ class Edit(ABC):
 
     @abstractmethod
     def resolve(self, model: Model) -> Resolved[Self, Any]:
-        """Fill in every parameter for ``model``. Raise a RequestError if the edit cannot be applied to it."""
+        """Fill in every parameter for ``model``. Raises a RequestError if the edit cannot be applied."""
 
     @abstractmethod
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
-        """Return the edited document, in which the edit is recorded. Called on a resolved edit with what it ``found``."""
+        """Return the edited document, which records the edit. Call it on a resolved edit, with what it ``found``."""
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        """Raise PostconditionError unless the interface changed as declared and in no other way: that is a bug of ours."""
+        """Raise PostconditionError unless the interface changed as declared, and in no other way. Such an error is our bug."""
         if not self.restores:
             require_promised(self.verb, "the inputs", before.inputs, after.inputs)
 
-    def _refuse_again(self, model: Model) -> None:
-        """Raise AlreadyAppliedError if the newest edit that the file records is this very edit."""
+    def _refuse_repetition(self, model: Model) -> None:
+        """Raise AlreadyAppliedError if the newest recorded edit is this one with the same parameters."""
         newest = read_head_steps(model)[-1:]
         if newest and not self.restores and (newest[0].edit, newest[0].given) == (self.verb, self.parameters()):
             raise make_repeated_error(self.verb)
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters, as recorded in the file."""
+        """Return the parameters as the file records them."""
         values = {one.name: getattr(self, one.name) for one in self.known()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def known(cls) -> tuple[Field[Any], ...]:
-        """All parameters: those that files record and recipes may give."""
+        """Return all parameters: those that files record and recipes may give."""
         return fields(cls)
 
     @classmethod
     def declared(cls) -> tuple[Field[Any], ...]:
-        """The parameters that users give: all but those that `resolve` fills in."""
+        """Return the parameters that users give: all except those that `resolve` fills in."""
         return tuple(one for one in fields(cls) if not one.metadata.get("resolved"))
 
 
@@ -172,8 +170,8 @@ class GraphEdit(Edit, Generic[FoundT]):
 
 
 def make_repeated_error(verb: str) -> AlreadyAppliedError:
-    """Return the error for an edit that is the newest one that the file records."""
-    what = f"the newest edit that the file records is this very {verb}"
+    """Return the error for an edit that repeats the newest recorded one."""
+    what = f"the file already records this {verb} as its newest edit"
     return AlreadyAppliedError(what, "nothing is left to do; see `graphsurgery inspect`")
 
 
@@ -181,7 +179,7 @@ def require_opset(model: Model, verb: str) -> None:
     """Raise UnsupportedModelError if the model's opset is older than the oldest supported one."""
     if model.opset < OLDEST_OPSET:
         raise UnsupportedModelError(
-            f"the model is of ai.onnx opset {model.opset}; {verb} needs {OLDEST_OPSET} or newer",
+            f"the model uses ai.onnx opset {model.opset}; {verb} needs {OLDEST_OPSET} or newer",
             "convert it first with onnx.version_converter.convert_version(model, 17), or export it again",
         )
 

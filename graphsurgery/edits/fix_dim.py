@@ -1,4 +1,4 @@
-"""fix-dim: a number for a symbolic dim."""
+"""fix-dim: give a symbolic dim a number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_DIGITS = 9
 class FixDim(GraphEdit[None]):
     """Give symbolic dims a number, wherever they are declared: for runtimes and compilers that want literal shapes.
 
-    No node changes. What is computed at that size is what was computed before; other sizes are no longer taken.
+    No node changes. At that size the model computes what it computed before. It no longer accepts other sizes.
     """
 
     repeatable: ClassVar[bool] = True
@@ -34,19 +34,19 @@ class FixDim(GraphEdit[None]):
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The size of each dim. Raise RequestError for a size that is no number of 1 or more."""
-        found = parse_pairs(self.dim, "--dim NAME=N")
-        for name, text in found.items():
+        """The size of each dim. Raises RequestError unless every size is a number of 1 or more."""
+        pairs = parse_pairs(self.dim, "--dim NAME=N")
+        for name, text in pairs.items():
             if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text)):
-                raise RequestError(f"{name}={text} says no size", "write it as --dim NAME=N, N being 1 or more")
-        return {name: int(text) for name, text in found.items()}
+                raise RequestError(f"{text!r} is not a size for {name}", "write --dim NAME=N with a number N of 1 or more")
+        return {name: int(text) for name, text in pairs.items()}
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
-        """Raises RequestError, NameNotFoundError."""
+        """Check the dims. Raises RequestError, NameNotFoundError."""
         known = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         listed = f"the symbolic dims are {', '.join(known) or 'none'}"
         if not self.dim:
-            raise RequestError("no dim is named", f"name one with --dim NAME=N; {listed}")
+            raise RequestError("no dim is given", f"name one with --dim NAME=N; {listed}")
         for name in self.sizes:
             if name not in known:
                 raise NameNotFoundError(f"the model has no symbolic dim {name!r}", listed)
@@ -64,10 +64,10 @@ class FixDim(GraphEdit[None]):
         draft.changes.infos.append(fix)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        require_promised(self.verb, "the inputs", tuple(map(self._fixed, before.inputs)), after.inputs)
-        require_promised(self.verb, "the outputs", tuple(map(self._fixed, before.outputs)), after.outputs)
+        require_promised(self.verb, "the inputs", tuple(map(self._fix_value, before.inputs)), after.inputs)
+        require_promised(self.verb, "the outputs", tuple(map(self._fix_value, before.outputs)), after.outputs)
 
-    def _fixed(self, value: Value) -> Value:
+    def _fix_value(self, value: Value) -> Value:
         if value.dims is None:
             return value
         return replace(value, dims=tuple(self.sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in value.dims))

@@ -1,4 +1,4 @@
-"""input-type: ids and masks as int32 or int64."""
+"""input-type: take ids and masks as int32 or int64."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Cast:
 
 @dataclass(frozen=True)
 class InputType(GraphEdit[dict[str, Cast]]):
-    """Take ids, masks and other integer inputs as int32 or int64, whichever the program that feeds them has: a cast inside.
+    """Take ids, masks and other integer inputs as int32 or int64. A Cast inside the graph converts them to their old type.
 
-    All inputs ``[batch, seq]`` of the other of the two types, or those named.
+    This applies to all inputs ``[batch, seq]`` of the other type, or to the named ones.
     """
 
     repeatable: ClassVar[bool] = True
@@ -51,26 +51,26 @@ class InputType(GraphEdit[dict[str, Cast]]):
         if self.to not in TYPES:
             raise RequestError(f"inputs cannot be taken as {self.to!r}", "choose --to int32 or --to int64")
         asked = tuple(dict.fromkeys(self.input)) or tuple(
-            value.name for value in model.interface.inputs if self._changes(value)
+            value.name for value in model.interface.inputs if self._needs_change(value)
         )
         values = [find_input(model, name) for name in asked]
         for value in values:
             if value.dtype not in TYPES.values():
                 raise RequestError(f"{value} is neither int32 nor int64", "name other inputs with --input")
             if value.dtype == TYPES[self.to]:
-                raise RequestError(f"{value} is {self.to} already", "leave it out")
+                raise RequestError(f"{value} is already {self.to}", "leave it out")
         if not values:
             listed = ", ".join(map(str, model.interface.inputs)) or "none"
-            raise RequestError(f"no input is to be made {self.to}; the inputs are {listed}", "name one with --input")
+            raise RequestError(f"no input needs a change to {self.to}; the inputs are {listed}", "name one with --input")
         names = Namer.of(model.proto)
         found = {value.name: Cast(names.new(f"graphsurgery/inputs/{value.name}"), value.dtype) for value in values}
         edit = replace(
             self, input=asked, inside=tuple(cast.name for cast in found.values()),
             dtypes=tuple(type_name(cast.dtype) for cast in found.values()),
         )  # fmt: skip
-        return Resolved(edit, found, (f"{', '.join(asked)}: {self.to}, cast inside",))
+        return Resolved(edit, found, (f"{', '.join(asked)}: {self.to}, cast inside the graph",))
 
-    def _changes(self, value: Value) -> bool:
+    def _needs_change(self, value: Value) -> bool:
         return is_ids_like(value) and value.dtype in TYPES.values() and value.dtype != TYPES[self.to]
 
     def change(self, draft: Draft, found: dict[str, Cast]) -> None:

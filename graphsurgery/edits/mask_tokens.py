@@ -1,4 +1,4 @@
-"""mask-tokens: zeros where there is no token."""
+"""mask-tokens: set the vectors at padded positions to zero."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import INT32, Operators
-from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
-from graphsurgery.edits.outputs import build_output, ensure_others_unchanged, find_target
+from graphsurgery.edits.edit import Resolved, parameter, require_opset
+from graphsurgery.edits.outputs import OutputEdit, build_output, find_target
 from graphsurgery.edits.token_mask import Mask, build_mask, find_mask, ids_parameter
-from graphsurgery.errors import RequestError, require_value
-from graphsurgery.interface import Interface, Value
+from graphsurgery.errors import RequestError
+from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -21,13 +21,13 @@ TOKENS = (3, None)
 
 
 def mask_output(ops: Operators, x: gs.Tensor, m: gs.Tensor) -> gs.Variable:
-    """``x [batch, seq, dim]`` where ``m [batch, seq]`` is true, 0 elsewhere: by Where, as NaN * 0 is NaN."""
+    """Build ``x [batch, seq, dim]`` where ``m [batch, seq]`` is true, else 0. Where is used because NaN * 0 is NaN."""
     zero = ops.constant(0.0, np.float32, "zero")
     return ops.node("Where", ops.unsqueeze(m, 2, "mask_3d"), x, zero, name="masked")
 
 
 def exclude_first_token(ops: Operators, m: gs.Tensor) -> gs.Variable:
-    """``m [batch, seq]`` but for the first token of each row: where the running count of tokens is 2 or more."""
+    """Build ``m [batch, seq]`` without each row's first token: true where the running count of tokens is 2 or more."""
     count = ops.node("CumSum", ops.cast(m, INT32, "mask_int"), ops.constant(1, np.int64, "axis"), name="running_count")
     later = ops.node("Greater", count, ops.constant(1, np.int32, "one"), name="is_later")
     return ops.node("And", m, later, name="without_first")
@@ -42,11 +42,11 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class MaskTokens(GraphEdit[Masked]):
+class MaskTokens(OutputEdit[Masked]):
     """Set the vectors at padded positions to zero: ``y = x where m, else 0``, ``[batch, seq, dim]`` float32.
 
-    For outputs with a vector, or a weight, per token (late interaction, learned sparse retrieval), so that whoever sums or
-    compares them needs no mask. ``--skip-first`` sets that of the first token, such as [CLS], to zero as well.
+    For outputs with one vector or weight per token (late interaction, learned sparse retrieval): a program that sums or
+    compares them then needs no mask. ``--skip-first`` also sets the vector of the first token, such as [CLS], to zero.
     """
 
     target: str | None = parameter("The output [batch, seq, dim] to mask.", None, "NAME", takes=str, required=True)
@@ -64,7 +64,7 @@ class MaskTokens(GraphEdit[Masked]):
         require_opset(model, self.verb)
         if self.target is None:
             listed = ", ".join(map(str, model.interface.outputs)) or "none"
-            raise RequestError(f"mask-tokens needs an output; the outputs are {listed}", "name one with --target")
+            raise RequestError(f"mask-tokens needs an output to mask; the outputs are {listed}", "name one with --target")
         target = find_target(model, self.target, "masked", TOKENS)
         mask = find_mask(model, self.mask, self.ids)
         first = " and at the first token" if self.skip_first else ""
@@ -79,10 +79,4 @@ class MaskTokens(GraphEdit[Masked]):
             m = build_mask(ops, found.mask, x)
             return mask_output(ops, x, exclude_first_token(ops, m) if self.skip_first else m)
 
-        last = found.target.dims[-1] if found.target.dims else None
-        build_output(draft, found.target, found.target.name, ops, build, last=last)
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        target = require_value(self.target, "target")
-        ensure_others_unchanged(self.verb, before, after, target, [target])
+        build_output(draft, found.target, found.target.name, ops, build, last=found.target.last_dim)

@@ -1,4 +1,4 @@
-"""The weights of a module of a model folder, as an edit takes them: in float32, identified by their digests."""
+"""The weights of a model folder's module, read for an edit: in float32, identified by their digests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Shape = Sequence[int | None]
 
 
 class ModuleWeights:
-    """The tensors of a module folder or a weights file that an edit asks for, each by name and shape."""
+    """The tensors that an edit takes from a module folder or a weights file."""
 
     def __init__(self, model: Model, place: str, verb: str) -> None:
-        """``place`` as a parameter of ``verb`` names it. FolderError or WeightsError when it cannot be read."""
+        """Read the file or folder ``place``, a parameter of ``verb``. Raises FolderError or WeightsError if that fails."""
         if not place:
             raise RequestError(f"{verb} needs the module's weights", "give its folder or weights file with --weights PATH")
         self.path = to_absolute_path(model, place)
@@ -30,43 +30,43 @@ class ModuleWeights:
         self._weights = read_weights(self.path)
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
-        """Return the tensor ``name`` as float32. Raise WeightsError unless it is finite and of that shape (None: any size)."""
-        found = require_tensor(self._weights, self._stored(name), shape)
+        """Return the tensor ``name`` as float32. Raises WeightsError unless it is finite and has ``shape`` (None: any size)."""
+        found = require_tensor(self._weights, self._find_stored_name(name), shape)
         with np.errstate(over="ignore"):
             tensor = np.asarray(found, dtype=np.float32)
         if tensor.itemsize < found.itemsize and not np.isfinite(tensor).all():
-            what = f"{self.path}: {name!r} holds values that float32 cannot hold"
+            what = f"{self.path}: {name!r} has values that float32 cannot represent"
             raise WeightsError(what, "heads compute in float32: save the module in float32 and see whether it still works")
         self.tensors[name] = tensor
         return tensor
 
-    def take_if_there(self, name: str, shape: Shape) -> np.ndarray | None:
-        """As `take`, but return None if there is no tensor of that name."""
+    def take_optional(self, name: str, shape: Shape) -> np.ndarray | None:
+        """Return the tensor ``name`` as `take` does, or None if there is none."""
         return self.take(name, shape) if name in self else None
 
     def __contains__(self, name: str) -> bool:
-        return self._stored(name) in self._weights
+        return self._find_stored_name(name) in self._weights
 
-    def _stored(self, name: str) -> str:
-        """Return the file's name of the tensor ``name``: a layer saved alone calls its ``linear.weight`` ``weight``."""
+    def _find_stored_name(self, name: str) -> str:
+        """Return the tensor's name in the file. A layer that was saved alone has ``weight`` for ``linear.weight``."""
         alone = name.removeprefix("linear.")
         return alone if name not in self._weights and alone in self._weights else name
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """``name=sha256`` of each tensor that was taken."""
+        """``name=sha256`` of every taken tensor."""
         return tuple(f"{name}={hash_tensor(tensor)}" for name, tensor in sorted(self.tensors.items()))
 
     def check(self, digests: tuple[str, ...]) -> None:
-        """Raise WeightsDifferError if ``digests`` are asked for and the tensors that were taken have others."""
+        """Raise WeightsDifferError if ``digests`` are given and the taken tensors have others."""
         if digests and set(digests) != set(self.digests):
             name = sorted(set(digests) ^ set(self.digests))[0].partition("=")[0]
-            what = f"{self.path}: {name} is not what was recorded for this edit"
-            raise WeightsDifferError(what, "use the model folder that it was made from")
+            what = f"{self.path}: {name} differs from what the file records for this edit"
+            raise WeightsDifferError(what, "use the model folder that the file was made from")
 
     def check_width(self, target: Value, name: str) -> None:
-        """Raise WeightsError if the last dim of ``target`` is declared and is not that of the tensor ``name``."""
-        declared, width = target.dims[-1] if target.dims else None, self.tensors[name].shape[-1]
+        """Raise WeightsError if the declared width of ``target`` is not the last dim of the tensor ``name``."""
+        declared, width = target.last_dim, self.tensors[name].shape[-1]
         if isinstance(declared, int) and declared != width:
             what = f"{self.path}: {name} takes {width} dims, and {target} has {declared}"
             raise WeightsError(what, "give the weights that belong to this model")
@@ -78,10 +78,10 @@ def to_absolute_path(model: Model, place: str) -> Path:
 
 
 def to_recorded_path(model: Model, path: Path) -> str:
-    """Return ``path`` relative to the model's folder, which is what the file records."""
+    """Return ``path`` relative to the model's folder, as files record it."""
     return Path(os.path.relpath(path, _find_base_folder(model))).as_posix()
 
 
 def _find_base_folder(model: Model) -> Path:
-    """Return the folder that relative paths start at: the model's, or the current one for a model from memory."""
+    """Return the folder where relative paths start: the model's, or the current one for a model from memory."""
     return model.home or model.folder or Path.cwd()

@@ -1,4 +1,4 @@
-"""optional-input: an input that need not be given."""
+"""optional-input: let callers leave an input out."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.model.model import Model
 
 OLDEST_IR = 4
-"""From this IR version on an initializer of an input's name is its default; before it, all initializers had to be inputs."""
+"""From this IR version on, an initializer with an input's name is its default. Before, every initializer had to be an input."""
 NUMBERS = {ZEROS: 0, ONES: 1}
 
 
 @dataclass(frozen=True)
 class Default:
-    """The input to make optional, its default, and the values that it goes into."""
+    """The input to make optional, its default, and the names of the values that depend on it."""
 
     value: Value
     number: int
-    behind: set[str]
+    dependents: set[str]
 
     def tensor(self) -> onnx.TensorProto:
-        """Return the default ``[1, 1]``: ONNX has defaults of a fixed shape alone, so this one has to broadcast."""
+        """Return the default ``[1, 1]``. ONNX allows only defaults of a fixed shape, so this one has to broadcast."""
         return onnx.numpy_helper.from_array(
             np.full((1, 1), self.number, dtype=to_numpy_dtype(self.value.dtype)), self.value.name
         )
@@ -41,10 +41,10 @@ class Default:
 
 @dataclass(frozen=True)
 class OptionalInput(GraphEdit[Default]):
-    """Let an input be left out: a default ``[1, 1]`` of zeros (token types) or ones (a mask) stands for it, and broadcasts.
+    """Let callers leave an input out. Its default ``[1, 1]``, 0 (token types) or 1 (a mask), broadcasts to the input's shape.
 
-    Only where the graph takes a default of that shape, which is tried out: what counts or reads the shape of its input does
-    not, as a mask that is pooled with. `drop-input` serves those.
+    A trial has to show that the graph accepts a default of that shape. A graph that counts the input's elements or reads its
+    shape does not, for example one that pools with the mask. Use `drop-input` there.
     """
 
     input: str = parameter("The input that callers may leave out.", "", "NAME", required=True)
@@ -61,36 +61,36 @@ class OptionalInput(GraphEdit[Default]):
         roles = find_roles(model.interface)
         fill, like = find_fill(roles, value, self.fill), find_like(model, roles, value, self.like)
         if fill == POSITIONS:
-            raise UnsupportedModelError("a default of one number cannot be positions", _instead(value))
+            raise UnsupportedModelError("a default of one number cannot stand for positions", _advise_removal(value))
         if model.proto.ir_version < OLDEST_IR:
-            what = f"the model is of IR version {model.proto.ir_version}, where an input cannot have a default; {OLDEST_IR} can"
-            raise UnsupportedModelError(what, _instead(value))
+            what = f"inputs of IR version {model.proto.ir_version} cannot have a default; version {OLDEST_IR} is needed"
+            raise UnsupportedModelError(what, _advise_removal(value))
         edit = replace(self, fill=fill, like=like.name, dtype=type_name(value.dtype))
         graph = Graph.of(model)
-        behind = graph.descendants([require_value(graph.value(value.name), f"the input {value.name}")])
-        found = Default(value, NUMBERS[fill], {one.name or "" for one in behind})
+        dependents = graph.descendants([require_value(graph.value(value.name), f"the input {value.name}")])
+        found = Default(value, NUMBERS[fill], {one.name or "" for one in dependents})
         after = replace(model, document=edit.document(model, found, None))
         reason = explain_default_misfit(model, after, roles, value, found.number)
         if reason is not None:
-            raise UnsupportedModelError(f"{value.name} cannot be left out: {reason}", _instead(value))
-        return Resolved(edit, found, (f"{value.name} is {fill} when it is left out",))
+            raise UnsupportedModelError(f"{value.name} cannot be left out: {reason}", _advise_removal(value))
+        return Resolved(edit, found, (f"{value.name} is {fill} if it is left out",))
 
     def change(self, draft: Draft, found: Default) -> None:
         def loosen(kind: str, info: onnx.ValueInfoProto) -> bool:
-            """Leave the input's dims open, and drop what is declared of values whose dims may be the default's."""
+            """Open the input's dims, and drop the declared dims of values that depend on it."""
             if kind == "input" and info.name == found.value.name:
                 for dim in info.type.tensor_type.shape.dim:
                     dim.ClearField("value")
-            return kind != "value_info" or info.name not in found.behind
+            return kind != "value_info" or info.name not in found.dependents
 
         draft.changes.infos.append(loosen)
         draft.changes.initializers.append(found.tensor())
 
     def ensure(self, before: Interface, after: Interface) -> None:
         kept = [value for value in before.inputs if value.name != self.input]
-        require_promised(self.verb, "inputs that have to be given", kept, after.inputs)
+        require_promised(self.verb, "required inputs", kept, after.inputs)
         require_promised(self.verb, "outputs", before.outputs, after.outputs)
 
 
-def _instead(value: Value) -> str:
-    return f"take it away instead, which always works: drop-input --input {value.name}"
+def _advise_removal(value: Value) -> str:
+    return f"remove it instead, which always works: drop-input --input {value.name}"

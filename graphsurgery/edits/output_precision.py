@@ -1,4 +1,4 @@
-"""output-precision: embeddings as bytes or bits."""
+"""output-precision: give embeddings as bytes or bits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, INT8, UINT8, Operators
-from graphsurgery.edits.edit import PATH, GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import to_absolute_path, to_recorded_path
-from graphsurgery.edits.outputs import VECTORS, build_output, ensure_others_unchanged, find_target
-from graphsurgery.errors import RequestError, WeightsDifferError, require_value
+from graphsurgery.edits.outputs import (
+    VECTORS,
+    OutputEdit,
+    build_output,
+    find_target,
+    require_width,
+    target_parameter,
+)
+from graphsurgery.errors import RequestError, WeightsDifferError
 from graphsurgery.folders.ranges import read_ranges
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Value
 from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -26,13 +33,13 @@ BUCKETS = 255
 BITS = 8
 TEXTS = ".txt"
 SIGN = 128
-"""Subtracted from an unsigned byte to make it a signed one."""
+"""An unsigned byte less this is a signed one."""
 
 
 def quantize_by_ranges(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
-    """Build clip(floor((x - min) / step), 0, 255), less 128 where ``signed``; step = (max - min) / 255, 1 where that is 0.
+    """Build clip(floor((x - min) / step), 0, 255), less 128 if ``signed``; step = (max - min) / 255, or 1 if that is 0.
 
-    ``x [batch, dim]`` float32, ``ranges [2, dim]`` float32: each dim's min and max.
+    ``x [batch, dim]`` float32; ``ranges [2, dim]`` float32 holds the min and max of each dim.
     """
     both = ops.constant(ranges, np.float32, "ranges")
     low, high = (
@@ -49,10 +56,9 @@ def quantize_by_ranges(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed:
 
 
 def pack_signs(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
-    """Build bytes of eight dims each, the first in the highest bit, a bit set where x > 0; the last byte filled up with zeros.
+    """Build bytes of eight dims each. A bit is 1 where x > 0; the first dim is the highest bit; zeros fill the last byte.
 
-    ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 where
-    ``signed``.
+    ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 if ``signed``.
     """
     bits = ops.cast(ops.node("Greater", x, ops.constant(0, np.float32, "zero"), name="is_set"), FLOAT, "bits")
     if width % BITS:
@@ -63,23 +69,15 @@ def pack_signs(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Var
 
 
 def cast_to_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
-    """Build bytes from whole numbers 0..255 in float32: uint8, or less 128 int8."""
+    """Build bytes from whole numbers 0..255 in float32: uint8, or int8 (less 128) if ``signed``."""
     if not signed:
         return ops.cast(value, UINT8, "bytes")
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
 
 
-def require_width(target: Value) -> int:
-    """Return the last dim of an output; RequestError if it is not declared."""
-    width = target.dims[-1] if target.dims else None
-    if not isinstance(width, int):
-        raise RequestError(f"{target} does not say how wide it is", "pool with add-pooling first, which derives the width")
-    return width
-
-
 @dataclass(frozen=True)
 class Bytes:
-    """The output to convert, its width, and each dim's min and max ``[2, dim]`` if bytes are made by ranges."""
+    """The output to convert, its width, and each dim's min and max ``[2, dim]``. Bits need no ranges."""
 
     target: Value
     width: int
@@ -87,13 +85,13 @@ class Bytes:
 
 
 @dataclass(frozen=True)
-class OutputPrecision(GraphEdit[Bytes]):
+class OutputPrecision(OutputEdit[Bytes]):
     """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
 
     As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
-    min) / 255``, 1 where that is 0; ``ubinary = packbits(x > 0)``, the first dim in the highest bit; int8 and binary are those
-    less 128. min and max are each dim's smallest and largest value over texts of the kind to be embedded: ``--ranges``, a .npy
-    or .json file of ``[2, dim]``.
+    min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the highest bit. int8 and binary are
+    these less 128. min and max are the smallest and largest value of each dim over texts of the kind to be embedded. They come
+    from ``--ranges``, a .npy or .json file of ``[2, dim]``.
     """
 
     to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary", required=True)
@@ -103,9 +101,7 @@ class OutputPrecision(GraphEdit[Bytes]):
         None,
         PATH,
     )
-    target: str | None = parameter(
-        "The output to convert.", None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]"
-    )
+    target: str | None = target_parameter("The output to convert.")
     digests: tuple[str, ...] = resolved_parameter(())
 
     @property
@@ -113,37 +109,39 @@ class OutputPrecision(GraphEdit[Bytes]):
         return self.to in ("int8", "binary")
 
     def resolve(self, model: Model) -> Resolved[Self, Bytes]:
-        """Find target and ranges. Raises RequestError (precision, no ranges), WeightsError (a file that holds no ranges),
+        """Find target and ranges. Raises RequestError (precision, no ranges), WeightsError (a file without ranges),
         NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.to not in (*SCALED, *PACKED):
-            what = f"there is no precision {self.to!r}" if self.to else "output-precision needs a precision"
+            what = f"the precision {self.to!r} is not known" if self.to else "output-precision needs a precision"
             raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to", ("--to",))
         target = find_target(model, self.target, "converted", VECTORS)
         width = require_width(target)
         if self.to in PACKED:
-            unused = ("warning: --ranges are not used: bits need none",) if self.ranges is not None else ()
+            unused = ("warning: --ranges is not used: bits need no ranges",) if self.ranges is not None else ()
             edit = replace(self, target=target.name, ranges=None, digests=())
             note = f"packs the signs of {target.name} into {-(-width // BITS)} bytes"
             return Resolved(edit, Bytes(target, width, None), (*unused, note))
-        values = self._ranges(model, target.name, width)
+        values = self._read_ranges(model, target.name, width)
         place = to_recorded_path(model, to_absolute_path(model, self.ranges or ""))
         edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={hash_tensor(values)}",))
-        note = f"gives {target.name} as {self.to}: {width} bytes by the ranges of {Path(place).name}"
+        note = f"gives {target.name} as {self.to}: {width} bytes, scaled by the ranges of {Path(place).name}"
         return Resolved(edit, Bytes(target, width, values), (note,))
 
-    def _ranges(self, model: Model, target: str, width: int) -> np.ndarray:
+    def _read_ranges(self, model: Model, target: str, width: int) -> np.ndarray:
         """Read ``[2, dim]`` from the file of ranges, or measure them on the embeddings of the file's texts."""
         if self.ranges is None:
             raise RequestError(
                 f"{self.to} needs each dim's smallest and largest value",
-                "give a few hundred texts of your own, one a line, as --ranges texts.txt; or save "
+                "give a few hundred texts of your own, one per line, as --ranges texts.txt; or save "
                 "numpy.vstack((x.min(0), x.max(0))) of your own embeddings x, as --ranges ranges.npy",
             )
         path = to_absolute_path(model, self.ranges)
         values = measure_ranges(model, target, path) if path.suffix == TEXTS else read_ranges(path, width)
         if self.digests and self.digests != (f"ranges={hash_tensor(values)}",):
-            raise WeightsDifferError(f"{path} is not what was recorded for this edit", "use the ranges it was made with")
+            raise WeightsDifferError(
+                f"{path} differs from what the file records for this edit", "use the ranges that the file was made with"
+            )
         return values
 
     def change(self, draft: Draft, found: Bytes) -> None:
@@ -156,8 +154,3 @@ class OutputPrecision(GraphEdit[Bytes]):
         last = -(-width // BITS) if ranges is None else width
         kind = np.int8 if self.signed else np.uint8
         build_output(draft, target, target.name, ops, build, last=last, dtype=kind)
-
-    def ensure(self, before: Interface, after: Interface) -> None:
-        super().ensure(before, after)
-        target = require_value(self.target, "target")
-        ensure_others_unchanged(self.verb, before, after, target, [target])

@@ -1,19 +1,27 @@
-"""The output that an edit works on, and the outputs that stand there afterwards."""
+"""The output that an edit works on, and the outputs that the edited model has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
-from graphsurgery.edits.edit import make_repeated_error
+from graphsurgery.edits.edit import FoundT, GraphEdit, make_repeated_error, parameter
 from graphsurgery.encoder.head import EMBEDDING, read_head_steps
-from graphsurgery.encoder.hidden_state import SearchTarget, find_hidden_state
-from graphsurgery.errors import NameNotFoundError, NothingToPoolError, RequestError, UnsupportedModelError, require_promised
+from graphsurgery.encoder.hidden_state import HiddenState, SearchTarget, find_hidden_state
+from graphsurgery.errors import (
+    NameNotFoundError,
+    NothingToPoolError,
+    RequestError,
+    UnsupportedModelError,
+    require_promised,
+    require_value,
+)
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
@@ -22,43 +30,89 @@ from graphsurgery.runtime.measure import measure_width
 
 VECTORS: tuple[int | None, ...] = (2,)
 VECTORS_OR_TOKENS: tuple[int | None, ...] = (2, 3, None)
-"""Ranks: ``[batch, dim]``, and ``[batch, seq, dim]`` as well."""
+"""Accepted ranks: ``[batch, dim]`` alone, or ``[batch, seq, dim]`` and unknown ones as well."""
 SCOPE = "graphsurgery/"
-"""The names of the head's own values begin with this."""
+"""Prefix of the names of the head's own values."""
 TOKENS = "token_embeddings"
 """The name of token embeddings once an edit has changed them, as in sentence-transformers."""
+
+
+def target_parameter(help: str = "The output to work on.") -> Any:
+    """Declare the parameter that `find_target` reads."""
+    return parameter(help, None, "NAME", otherwise="sentence_embedding, else the only float output [batch, dim]")
+
+
+def tokens_parameter(help: str = "The token embeddings.") -> Any:
+    """Declare the parameter that `find_tokens` reads."""
+    return parameter(help, None, "NAME", otherwise="the hidden state found in the graph")
+
+
+def output_name_parameter(default: str | None = None) -> Any:
+    """Declare the parameter that `choose_name` reads. Without a ``default``, the result has the target's name."""
+    return parameter("The name of the result.", default, "NAME", otherwise="" if default else "the target's name")
+
+
+def keep_target_parameter() -> Any:
+    """Declare the parameter that keeps the target beside the result."""
+    return parameter("Keep the target as an output as well.", False)
+
+
+class OutputEdit(GraphEdit[FoundT]):
+    """An edit that makes new outputs from the output ``target``, in its place or behind it. All other outputs stay."""
+
+    target: str | None
+
+    @property
+    def made(self) -> Sequence[str]:
+        """The names of the outputs that a resolved edit makes."""
+        return [require_value(getattr(self, "output_name", self.target), "the output's name")]
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        ensure_others_unchanged(self.verb, before, after, require_value(self.target, "target"), self.made)
 
 
 def find_target(model: Model, name: str | None, purpose: str, ranks: tuple[int | None, ...] = VECTORS_OR_TOKENS) -> Value:
     """Find the output to work on: ``name``, else ``sentence_embedding``, else the only rank-2 float output.
 
-    ``purpose`` says in messages what is done with it. Raises NameNotFoundError if there is no output ``name``, RequestError if
-    it is not one of floats of these ``ranks`` or if no output or several could be meant, UnsupportedModelError if no node
-    computes it.
+    Messages use ``purpose`` to say what the edit does with it. Raises NameNotFoundError if there is no output ``name``;
+    RequestError if it does not hold floats of one of the ``ranks``, or if no output or several qualify;
+    UnsupportedModelError if no node computes it.
     """
     outputs = model.interface.outputs
     listed = ", ".join(map(str, outputs)) or "none"
     if name is None:
         rank_two = [value for value in outputs if value.rank == 2 and value.dtype in FLOATS]
-        found = model.interface.output(EMBEDDING) or (rank_two[0] if len(rank_two) == 1 else None)
-        if found is None:
+        target = model.interface.output(EMBEDDING) or (rank_two[0] if len(rank_two) == 1 else None)
+        if target is None:
             what = f"several outputs could be {purpose}" if rank_two else "no output is [batch, dim]"
             raise RequestError(f"{what}; the outputs are {listed}", "name one with --target, or pool first with add-pooling")
     else:
-        found = model.interface.output(name)
-        if found is None:
+        target = model.interface.output(name)
+        if target is None:
             raise NameNotFoundError(f"the model has no output {name!r}", f"its outputs are {listed}")
-    if found.dtype not in FLOATS or found.rank not in ranks:
+    if target.dtype not in FLOATS or target.rank not in ranks:
         dims = "[batch, dim]" if ranks == VECTORS else "[..., dim]"
-        raise RequestError(f"{found} cannot be {purpose}: float vectors {dims} are needed", "name another with --target")
-    if not any(found.name in node.output for node in model.proto.graph.node):
-        raise UnsupportedModelError(f"output {found.name} is not computed by any node", "name another with --target")
-    return found
+        raise RequestError(f"{target} cannot be {purpose}: float vectors {dims} are needed", "name another with --target")
+    if not _is_computed(model, target.name):
+        raise UnsupportedModelError(f"no node computes the output {target.name}", "name another with --target")
+    return target
+
+
+def require_width(target: Value) -> int:
+    """Return the last dim of an output. Raises RequestError if it is not declared."""
+    if not isinstance(target.last_dim, int):
+        raise RequestError(f"{target} does not declare its width", "pool with add-pooling first, which derives the width")
+    return target.last_dim
+
+
+def _is_computed(model: Model, name: str) -> bool:
+    return any(name in node.output for node in model.proto.graph.node)
 
 
 @dataclass(frozen=True)
 class TokenTarget:
-    """An output of token embeddings ``[batch, seq, hidden]``, and its last dim, derived from the weights or from a run."""
+    """An output of token embeddings ``[batch, seq, hidden]``, and its width, derived from the weights or from a run."""
 
     value: Value
     width: int
@@ -71,20 +125,25 @@ class TokenTarget:
 def find_tokens(model: Model, name: str | None, ids: str | None = None) -> TokenTarget:
     """Find the token embeddings to work on: the output ``name``, else the hidden state that pooling would find.
 
-    Raises NameNotFoundError and NothingToPoolError as `find_hidden_state`, and if no node computes such an output;
-    UnsupportedModelError if only a run could tell its width, and the run failed.
+    Raises NameNotFoundError and NothingToPoolError as `find_hidden_state` does; NothingToPoolError also if no node computes
+    such an output; UnsupportedModelError if its width depends on a run that fails.
     """
     hidden = find_hidden_state(model, name, ids, target=SearchTarget(option="--target"))
     value = model.interface.output(hidden.name)
-    if value is None or not any(hidden.name in node.output for node in model.proto.graph.node):
+    if value is None or not _is_computed(model, hidden.name):
         listed = ", ".join(map(str, model.interface.outputs)) or "none"
-        what = f"{hidden.name!r} is no output that a node computes; the outputs are {listed}"
+        what = f"{hidden.name!r} is not an output that a node computes; the outputs are {listed}"
         raise NothingToPoolError(what, "name an output of token embeddings with --target")
-    return TokenTarget(value, hidden.width if hidden.width is not None else measure_width(model, hidden))
+    return TokenTarget(value, find_width(model, hidden))
+
+
+def find_width(model: Model, hidden: HiddenState) -> int:
+    """Return the width of ``hidden``, from the weights or else from a run, never from the declaration."""
+    return hidden.width if hidden.width is not None else measure_width(model, hidden)
 
 
 def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> None:
-    """Raise AlreadyAppliedError if the newest recorded edit is this one with these weights, on whatever target."""
+    """Raise AlreadyAppliedError if the newest recorded edit is this one with the same weights, on any target."""
     newest = read_head_steps(model)[-1:]
     if newest and newest[0].edit == verb and newest[0].parameters["digests"] == list(digests):
         raise make_repeated_error(verb)
@@ -93,18 +152,18 @@ def check_not_repeated(model: Model, verb: str, digests: tuple[str, ...]) -> Non
 def choose_name(model: Model, name: str | None, target: str, keep: bool = False) -> str:
     """Return the new output's name: ``name``, else the target's.
 
-    Raise RequestError if the name is taken or is our own, or if the target, which is to be kept, has it.
+    Raises RequestError if the name is taken or reserved, or if it is the target's and the target is kept.
     """
     if name is None or name == target:
         if keep:
-            raise RequestError(f"{target} cannot be kept and replaced", "say with --output-name what the result is called")
+            raise RequestError(f"{target} cannot be kept and replaced", "name the result with --output-name")
         return target
     check_free(model, name)
     return name
 
 
 def check_free(model: Model, name: str, advice: str = "choose another with --output-name") -> None:
-    """Raise RequestError if no new value can be called ``name``."""
+    """Raise RequestError if ``name`` is taken, empty or reserved."""
     taken = {output for node in model.proto.graph.node for output in node.output}
     taken |= {value.name for value in model.proto.graph.input} | set(model.initializers)
     if not name or name.startswith(SCOPE):
@@ -117,10 +176,10 @@ def build_output(
     draft: Draft, declared: Value, name: str, ops: Operators, build: Callable[[gs.Tensor], gs.Variable],
     *, last: Dim, keep: bool = False, dtype: type[np.generic] = np.float32,
 ) -> None:  # fmt: skip
-    """Let ``build`` make the output ``name`` of the target in float32. It has the dims of ``declared`` but for the ``last``.
+    """Let ``build`` make the output ``name`` from the target in float32. ``last`` replaces the last of the target's dims.
 
-    It takes the target's place if it has the target's name (the value gets another one inside the graph) or if the target is
-    not to ``keep``. Otherwise it stands behind all outputs.
+    ``declared`` is the target. The new output takes its place if it has the same name (the old value is then renamed inside the
+    graph) or if the target is not to ``keep``. Otherwise it comes after all outputs.
     """
     inside = f"{declared.name}_before_{ops.scope.removeprefix(SCOPE)}"
     raw = draft.rename(declared.name, draft.namer.new(inside)) if name == declared.name else draft.tensor(declared.name)
@@ -135,7 +194,7 @@ def build_output(
 
 
 def ensure_others_unchanged(verb: str, before: Interface, after: Interface, target: str, made: Sequence[str]) -> None:
-    """Raise PostconditionError unless every one of ``made`` is an output and all others but ``target`` are unchanged."""
+    """Raise PostconditionError unless all of ``made`` are outputs and all others, except ``target``, are unchanged."""
     kept, others = ([one for one in side.outputs if one.name not in (target, *made)] for side in (before, after))
     require_promised(verb, f"the outputs beside {target}", kept, others)
     names = {value.name for value in after.outputs}
@@ -145,7 +204,7 @@ def ensure_others_unchanged(verb: str, before: Interface, after: Interface, targ
 def split_outputs(model: Model, wanted: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the outputs that stay, in the model's order, and those that are dropped.
 
-    Raise NameNotFoundError for a name that is no output.
+    Raises NameNotFoundError if a wanted name is not an output.
     """
     names = [value.name for value in model.interface.outputs]
     for name in wanted:
@@ -155,19 +214,19 @@ def split_outputs(model: Model, wanted: Sequence[str]) -> tuple[tuple[str, ...],
 
 
 def describe_dropped(dropped: Sequence[str]) -> list[str]:
-    """Return a note on each output that is dropped."""
+    """Return a note on each dropped output."""
     return [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
 
 
 def set_first_output(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str]) -> None:
-    """Let ``made`` be the first output, ``name [batch, width]`` float32; the ``kept`` outputs follow."""
+    """Make ``made`` the first output, ``name [batch, width]`` float32. The ``kept`` outputs follow."""
     made.name, made.dtype = name, np.float32
     made.shape = [batch if batch is not None else "batch", width]
     draft.graph.outputs = [made, *(tensor for tensor in draft.graph.outputs if tensor.name in kept)]
 
 
 def ensure_first_output(verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
-    """Raise PostconditionError unless the outputs are the ones that `put_first` leaves."""
+    """Raise PostconditionError unless the outputs are those that `set_first_output` leaves."""
     first = [replace(value, dims=None) for value in after.outputs[:1]]
-    require_promised(verb, "the first output, but for its dims", [Value(name, onnx.TensorProto.FLOAT, None)], first)
-    require_promised(verb, "the outputs behind it", [one for one in before.outputs if one.name in kept], after.outputs[1:])
+    require_promised(verb, "the first output, apart from its dims", [Value(name, onnx.TensorProto.FLOAT, None)], first)
+    require_promised(verb, "the outputs after it", [one for one in before.outputs if one.name in kept], after.outputs[1:])

@@ -1,4 +1,8 @@
-"""The parameters of an edit, read off its dataclass: what the command line, the library function and the documentation need."""
+"""The parameters of edits and rewrites, as their dataclasses declare them.
+
+The command line, the library functions and the documentation list them. Recipes and recorded steps give their values by name,
+and the type of every value is checked.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ FROM_HERE = "A relative path starts at the current folder."
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter that a request may give."""
+    """A parameter of an edit that users give."""
 
     name: str
     """The name of the field, and of the recipe's key."""
@@ -27,9 +31,9 @@ class Parameter:
     help: str
     metavar: str
     otherwise: str
-    """What the edit uses if the parameter is left out, when the default does not say it."""
+    """What the edit uses if the parameter is left out, unless the default says it."""
     takes: Any
-    """The type that the library function takes."""
+    """The type that the library function accepts."""
     called: str
     """Its name in the library function."""
     required: bool
@@ -51,14 +55,14 @@ class Parameter:
 
     @property
     def library_default(self) -> Any:
-        """What stands for the parameter in the library function's signature."""
+        """The default in the library function's signature."""
         return None if NoneType in typing.get_args(self.takes) else self.default
 
     def from_library(self, value: Any) -> Any:
-        """The field's value for what the caller of the library function gave.
+        """Return the field's value for an argument of the library function.
 
-        A list becomes a tuple, or text separated by commas; a mapping becomes pairs ``name=value``; a number becomes text; a
-        path starts at the current folder. None stands for the default.
+        A list becomes a tuple, or text separated by commas. A mapping becomes pairs ``name=value``, a number becomes text, and
+        a path starts at the current folder. None stands for the default.
         """
         if value is None:
             return self.default
@@ -70,13 +74,13 @@ class Parameter:
 
 
 def list_parameters(edit: type[Edit]) -> tuple[Parameter, ...]:
-    """The parameters of ``edit`` that a request may give, in order."""
+    """Return the parameters of ``edit`` that users give, in order."""
     kinds = typing.get_type_hints(edit)
     return tuple(_read_parameter(one, kinds[one.name], first=place == 0) for place, one in enumerate(edit.declared()))
 
 
 def to_absolute(path: str | os.PathLike[str]) -> str:
-    """``path`` from the current folder, wherever the model lies. Links are not resolved."""
+    """Return ``path`` from the current folder, wherever the model is. Links are not resolved."""
     return os.path.abspath(path)  # noqa: PTH100 -- resolves no links
 
 
@@ -91,7 +95,7 @@ def _read_parameter(one: Field[Any], kind: Any, first: bool) -> Parameter:
 
 
 def _find_library_type(kind: Any, metavar: str) -> Any:
-    """What the library function takes for a field of that type, if the declaration says nothing else."""
+    """Return the type that the library function accepts for a field, if the declaration gives none."""
     if typing.get_origin(kind) is tuple:
         return Sequence[str]
     if metavar != PATH:
@@ -121,7 +125,7 @@ Kind = TypeVar("Kind", bound=Parametrized)
 
 
 def make_from_parameters(kind: type[Kind], given: Mapping[str, Any], where: str) -> Kind:
-    """Return a ``kind`` with the parameters ``given``.
+    """Return an edit or rewrite of the class ``kind`` with the parameters ``given``.
 
     Raises RecipeError for an unknown parameter or a value of the wrong type. The message starts with ``where``.
     """
@@ -131,14 +135,14 @@ def make_from_parameters(kind: type[Kind], given: Mapping[str, Any], where: str)
 
 
 def make_edit(verb: str, given: Mapping[str, Any], where: str) -> Edit:
-    """Return the edit that is called ``verb``. Raises RecipeError if there is none, and as `from_parameters`."""
+    """Return the edit called ``verb``. Raises RecipeError if there is none, and as `make_from_parameters` does."""
     if verb not in EDITS:
         raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
     return make_from_parameters(EDITS[verb], given, where)
 
 
 def require_known(given: Iterable[str], valid: list[str], where: str) -> None:
-    """Raise RecipeError for the first key that is not ``valid``."""
+    """Raise RecipeError if a key is not among the ``valid`` ones."""
     unknown = [key for key in given if key not in valid]
     if unknown:
         keys = f"the keys are {', '.join(valid)}" if valid else "it has no keys"
@@ -146,7 +150,7 @@ def require_known(given: Iterable[str], valid: list[str], where: str) -> None:
 
 
 def convert_value(value: Any, kind: Any, where: str) -> Any:
-    """Return ``value`` as a parameter of the type ``kind`` takes it: a list of texts as a tuple, a number as text if asked."""
+    """Return ``value`` as the type ``kind``: a list of texts becomes a tuple, and a number becomes text if ``kind`` is text."""
     arguments = typing.get_args(kind)
     if value is None and type(None) in arguments:
         return None

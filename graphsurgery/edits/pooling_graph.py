@@ -1,8 +1,8 @@
 """Pooling as ONNX operators.
 
-``x [batch, seq, dim]`` float32 token embeddings, ``m [batch, seq]`` bool, true at tokens; every mode gives ``[batch, dim]``.
-Padded positions are excluded with Where, never by multiplying (NaN * 0 is NaN), and a row without tokens gives zeros. The modes
-are those of sentence-transformers' ``Pooling`` module.
+``x [batch, seq, dim]`` float32 are the token embeddings, ``m [batch, seq]`` bool is true at tokens; every mode gives ``[batch,
+dim]``. Padded positions are excluded with Where, not by multiplying, because NaN * 0 is NaN. A row without tokens gives zeros.
+The modes are those of sentence-transformers' ``Pooling`` module.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import onnx_graphsurgeon as gs
 from graphsurgery.edits.draft_operators import FLOAT, INT32, Operators
 
 SMALLEST_COUNT = 1e-9
-"""Least divisor of a mean, as in sentence-transformers."""
+"""Smallest divisor of a mean, as in sentence-transformers."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens to pool: ``x [batch, seq, dim]`` float32, ``m [batch, seq]`` bool. Values that modes share are made once."""
+    """The tokens to pool: ``x [batch, seq, dim]`` float32, ``m [batch, seq]`` bool. Values that modes share are built once."""
 
     ops: Operators
     x: gs.Tensor
     m: gs.Tensor
     width: int
     token_weights: gs.Tensor | None = None
-    """``[batch, seq]`` float32, what x was multiplied with, 0 at padding: its sum takes the place of means' own divisors."""
+    """``[batch, seq]`` float32, 0 at padding: the weights that x was multiplied by. Means divide by their sum."""
 
     @cached_property
     def zero(self) -> gs.Variable:
@@ -42,7 +42,7 @@ class Tokens:
 
     @cached_property
     def mask_int(self) -> gs.Variable:
-        """``[batch, seq]`` int32: ArgMax over int64 is missing in some runtimes."""
+        """``[batch, seq]`` int32, because some runtimes have no ArgMax over int64"""
         return self.ops.cast(self.m, INT32, "mask_int")
 
     @cached_property
@@ -82,21 +82,21 @@ def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def mean(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x m) / max(n, 1e-9), n being the number of tokens, or the sum of their weights"""
+    """sum(x m) / max(n, 1e-9); n is the number of tokens, or the sum of their weights."""
     return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _limit_divisor(ops, t.divisor), name="mean")
 
 
 def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x m) / sqrt(max(n, 1e-9)), n as of mean"""
+    """sum(x m) / sqrt(max(n, 1e-9)), with n as in mean."""
     root = ops.node("Sqrt", _limit_divisor(ops, t.divisor), name="root")
     return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), root, name="mean_sqrt")
 
 
 def max(ops: Operators, t: Tokens) -> gs.Variable:
-    """max over positions with m = 1: what stands where it is largest.
+    """max over positions with m = 1: the value at the ArgMax.
 
-    ReduceMax would do, but from opset 18 on ONNX Runtime's symbolic shape inference cannot read its axes. The optimizer then
-    fuses less, in silence, and `quant_pre_process` fails.
+    ReduceMax would give the same, but from opset 18 on ONNX Runtime's symbolic shape inference cannot read its axes. The
+    optimizer then silently fuses less, and `quant_pre_process` fails.
     """
     lowest = ops.constant(-np.inf, np.float32, "lowest")
     at_tokens = ops.node("Where", t.mask_3d, t.x, lowest, name="at_tokens")
@@ -106,11 +106,8 @@ def max(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq; with token weights, their sum divides"""
-    one = gs.Constant("one", np.ones(1, dtype=np.float32))
-    ones = ops.node("ConstantOfShape", ops.node("Shape", t.m, name="shape"), name="ones", value=one)
-    positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions")
-    weights = ops.node("Where", t.m, positions, t.zero, name="weights")
+    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq. Token weights replace the divisor."""
+    weights = ops.node("Where", t.m, ops.positions(t.m, np.float32), t.zero, name="weights")
     weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
     total = t.divisor if t.token_weights is not None else ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
     return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _limit_divisor(ops, total), name="weightedmean")
@@ -124,20 +121,20 @@ MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
     "weightedmean": weightedmean,
     "lasttoken": lasttoken,
 }
-"""Every pooling mode by its sentence-transformers name."""
+"""Every pooling mode by its name in sentence-transformers."""
 
 
 def pool(
     ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...], token_weights: gs.Tensor | None = None
 ) -> gs.Variable:
-    """``[batch, len(modes) * dim]``: the modes' values side by side, in order."""
+    """Build ``[batch, len(modes) * dim]``: the results of the modes, concatenated in order."""
     tokens = Tokens(ops, x, m, width, token_weights)
     pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
 
 
 def _take_token(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
-    """x at ``position [batch, 1]``: ``[batch, dim]``."""
+    """Build x at ``position [batch, 1]``: ``[batch, dim]``."""
     zeros = gs.Constant("zeros", np.zeros(1, dtype=np.int64))
     along_dim = ops.node("ConstantOfShape", ops.constant([1, 1, t.width], np.int64, "dims"), name="along_dim", value=zeros)
     index = ops.node("Add", ops.unsqueeze(position, 2, "position_3d"), along_dim, name="index")
@@ -146,7 +143,7 @@ def _take_token(ops: Operators, t: Tokens, position: gs.Tensor) -> gs.Variable:
 
 
 def _zero_without_tokens(ops: Operators, t: Tokens, y: gs.Tensor) -> gs.Variable:
-    """y, with zeros in rows that have no token."""
+    """Build y with zeros in rows without tokens."""
     return ops.node("Where", t.has_token, y, t.zero, name="or_zero")
 
 

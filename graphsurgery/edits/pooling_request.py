@@ -1,4 +1,4 @@
-"""The parameters of pooling, read and held against the folder's own config: modes, prompt and token weights."""
+"""The parameters of pooling, compared with the model folder's config: modes, prompt and token weights."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
 
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
-"""The pooling modes that divide by the sum of token weights if there are any, as in sentence-transformers."""
+"""The pooling modes that divide by the sum of the token weights, if there are any, as in sentence-transformers."""
 AUTO, INPUT = "auto", "input"
 PROMPT_LENGTH = "prompt_length"
-"""The input that says how many positions a prompt takes."""
+"""The input that gives the number of positions of a prompt."""
 PROMPT_VALUE = Value(PROMPT_LENGTH, onnx.TensorProto.INT64, (1,))
 MOST_DIGITS = 9
 PROMPT_LENGTH_HELP = (
-    "its length is what sentence-transformers calls prompt_length: the tokens of the prompt alone, special tokens before it "
-    "counted and the one behind it not"
+    "N is prompt_length of sentence-transformers: the number of tokens of the prompt alone, including special tokens before it "
+    "but not the one after it"
 )
 
 
 def read_prompt(model: Model, asked: str | None) -> str | None:
-    """Return ``input`` or a number in plain digits. Raise RequestError for anything else, and if the input's name is taken."""
+    """Return ``input`` or a number in digits. Raises RequestError for anything else, or if the new input's name is taken."""
     if asked is None:
         return None
     text = str(asked).strip()
@@ -45,13 +45,13 @@ def read_prompt(model: Model, asked: str | None) -> str | None:
         return INPUT
     if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         raise RequestError(
-            f"{asked!r} is no number of positions", f"give one such as --skip-prompt 5 ({PROMPT_LENGTH_HELP}), or input"
+            f"{asked!r} is not a number of positions", f"give a number such as --skip-prompt 5 ({PROMPT_LENGTH_HELP}), or input"
         )
     return str(int(text))
 
 
 def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """Return the modes that were asked for, or for ``auto`` those of the folder's config; and warnings if the two differ."""
+    """Return the requested modes, or for ``auto`` the config's, and warnings if the request differs from the config."""
     if asked == (AUTO,):
         config = find_pooling_config(model) if model is not None else None
         if config is None:
@@ -62,13 +62,13 @@ def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -
             )
         if not config.include_prompt and prompt is None:
             raise RequestError(
-                f"{config.path} says include_prompt: false: a prompt's tokens are not pooled. It does not say how many",
-                f"give --skip-prompt N ({PROMPT_LENGTH_HELP}; 0 for texts without a prompt), or input to say it at every run",
+                f"{config.path} says include_prompt: false, so a prompt's tokens are not pooled; it does not say how many",
+                f"give --skip-prompt N ({PROMPT_LENGTH_HELP}; 0 for texts without a prompt), or input to feed it in every run",
             )
         return config.modes, _compare_prompt(config, prompt)
     for mode in asked:
         if mode not in MODES:
-            raise RequestError(f"there is no pooling mode {mode!r}", f"choose from {', '.join(MODES)}, or auto")
+            raise RequestError(f"the pooling mode {mode!r} is not known", f"choose from {', '.join(MODES)}, or auto")
     return asked, _compare_with_config(asked, model, prompt)
 
 
@@ -82,24 +82,26 @@ def _compare_with_config(asked: tuple[str, ...], model: Path | None, prompt: str
     found = _compare_prompt(config, prompt)
     if asked != config.modes:
         says = ",".join(config.modes)
-        found.append(f"warning: {config.path} says {says}, and {','.join(asked)} was asked for: vectors will differ")
+        found.append(f"warning: {config.path} says {says}, but {','.join(asked)} was requested: the vectors will differ")
     return found
 
 
 def _compare_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
     if not config.include_prompt and prompt is None:
         return [
-            f"warning: {config.path} says include_prompt: false, and the prompt's tokens are pooled here: vectors will differ; "
+            f"warning: {config.path} says include_prompt: false, but the prompt's tokens are pooled: the vectors will differ; "
             "leave them out with --skip-prompt"
         ]
     if config.include_prompt and prompt is not None:
-        return [f"warning: {config.path} says that a prompt's tokens are pooled, and here they are not: vectors will differ"]
+        return [
+            f"warning: {config.path} says that a prompt's tokens are pooled, but they are left out: the vectors will differ"
+        ]
     return []
 
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """The value ``[batch, seq]`` that holds the weights of tokens."""
+    """The value ``[batch, seq]`` that holds the tokens' weights."""
 
     name: str
     is_float32: bool
@@ -111,9 +113,9 @@ class TokenWeights:
 
 
 def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> TokenWeights | None:
-    """Find the value ``name``, else that of the newest recorded add-word-weights; None if no mode divides.
+    """Find the value ``name``, else that of the newest recorded add-word-weights. Return None if no mode divides by weights.
 
-    Raise NameNotFoundError if there is no such value, RequestError if it is not floats ``[batch, seq]``.
+    Raises NameNotFoundError if there is no such value, RequestError if it does not hold floats ``[batch, seq]``.
     """
     found = name if name is not None else _find_recorded_name(model)
     if found is None or not any(mode in DIVIDING for mode in modes):
@@ -122,7 +124,9 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
         raise NameNotFoundError(f"there is no value {found!r} in the graph", "add-word-weights makes token weights")
     value = model.interface.input(found) or model.interface.output(found) or infer_values(model).output(found)
     if value is not None and (value.rank not in (2, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED)):
-        raise RequestError(f"{value} cannot be the tokens' weights", "name a value of floats [batch, seq] with --token-weights")
+        raise RequestError(
+            f"{value} cannot hold the tokens' weights", "name a value of floats [batch, seq] with --token-weights"
+        )
     return TokenWeights(found, value is not None and value.dtype == FLOAT)
 
 

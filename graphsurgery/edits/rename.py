@@ -1,4 +1,4 @@
-"""rename: other names for inputs, outputs and symbolic dims."""
+"""rename: give inputs, outputs and symbolic dims other names."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def rename_dim(dim: Dim, dims: Mapping[str, str]) -> Dim:
-    """Return a symbolic dim under its new name, also within an expression (``past + sequence``)."""
+    """Return a symbolic dim with its new name, also inside an expression (``past + sequence``)."""
     return SYMBOL.sub(lambda found: dims.get(found[0], found[0]), dim) if isinstance(dim, str) else dim
 
 
 @dataclass(frozen=True)
 class Rename(GraphEdit[None]):
-    """Give inputs, outputs and symbolic dims other names, wherever they are used. Nothing is computed otherwise."""
+    """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same."""
 
     repeatable: ClassVar[bool] = True
 
@@ -50,24 +50,24 @@ class Rename(GraphEdit[None]):
         return parse_pairs(self.dim, "--dim OLD=NEW")
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
-        """Raises RequestError (nothing asked for, names taken), NameNotFoundError, UnsupportedModelError."""
+        """Check the names. Raises RequestError (no name given, names taken), NameNotFoundError, UnsupportedModelError."""
         names, dims = self.names, self.dims
         if not names and not dims:
-            raise RequestError("there is nothing to rename", "say what with --name OLD=NEW or --dim OLD=NEW")
+            raise RequestError("no name is given", "give --name OLD=NEW or --dim OLD=NEW")
         for old, new in names.items():
             _check_name(model, old, new)
         for some in (names, dims):
             if len(set(some.values())) < len(some):
-                raise RequestError(f"{', '.join(some)} cannot have one name", "give each another")
+                raise RequestError(f"{', '.join(some)} cannot have the same name", "give each its own")
         known = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
         symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
         for old, new in dims.items():
             if old not in symbols:
                 raise NameNotFoundError(f"the model has no symbolic dim {old!r}", f"its dims are {', '.join(known) or 'none'}")
             if new in symbols or not SYMBOL.fullmatch(new):
-                what = "is another dim's name" if new in symbols else "is no name for a dim"
-                raise RequestError(f"{new!r} {what}", "choose one of letters, digits and _ that no dim has")
-        return Resolved(self, None, tuple(f"{old} is called {new}" for old, new in (*names.items(), *dims.items())))
+                what = "is the name of another dim" if new in symbols else "cannot be the name of a dim"
+                raise RequestError(f"{new!r} {what}", "choose a new name of letters, digits and _")
+        return Resolved(self, None, tuple(f"{old} is now called {new}" for old, new in (*names.items(), *dims.items())))
 
     def change(self, draft: Draft, found: None) -> None:
         names, dims = self.names, self.dims
@@ -83,16 +83,16 @@ class Rename(GraphEdit[None]):
         draft.changes.infos.append(rename_in)
 
     def ensure(self, before: Interface, after: Interface) -> None:
-        require_promised(self.verb, "the inputs", tuple(map(self._renamed, before.inputs)), after.inputs)
-        require_promised(self.verb, "the outputs", tuple(map(self._renamed, before.outputs)), after.outputs)
+        require_promised(self.verb, "the inputs", tuple(map(self._rename_value, before.inputs)), after.inputs)
+        require_promised(self.verb, "the outputs", tuple(map(self._rename_value, before.outputs)), after.outputs)
 
-    def _renamed(self, value: Value) -> Value:
+    def _rename_value(self, value: Value) -> Value:
         dims = None if value.dims is None else tuple(rename_dim(dim, self.dims) for dim in value.dims)
         return replace(value, name=self.names.get(value.name, value.name), dims=dims)
 
 
 def undo_rename(step: Step, name: str) -> str:
-    """Return the name that ``name`` had before a recorded rename."""
+    """Return the name that ``name`` had before the recorded rename ``step``."""
     pairs = (text.partition("=") for text in step.parameters["name"])
     return next((old for old, _, new in pairs if new == name), name)
 

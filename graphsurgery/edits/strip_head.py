@@ -1,4 +1,4 @@
-"""strip-head: back to the encoder."""
+"""strip-head: take the recorded head off again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from graphsurgery.model.relocate import list_locations, move_tensors
 
 @dataclass(frozen=True)
 class StripHead(Edit):
-    """Take off every edit that the file records, newest first: what is left is the source file, byte for byte.
+    """Take off every recorded edit, newest first. The result is the source file, byte for byte.
 
-    External data that were copied into another folder stay where they are now; then all but their location is as it was.
+    If external data were copied to another folder, they stay there: then everything except their location is restored.
     """
 
     restores: ClassVar[bool] = True
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
-        """Raises NoHeadError when the file records no edit."""
+        """List the recorded edits. Raises NoHeadError if there is none."""
         found = read_head_steps(model)
         if not found:
             raise NoHeadError(
-                "the file records no head that graphsurgery appended, so there is nothing to take off",
-                "only heads made by graphsurgery can be taken off; otherwise export the encoder again",
+                "the file records no edit of graphsurgery, so there is no head to take off",
+                "graphsurgery takes off only its own heads; export the encoder again instead",
             )
         return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}",))
 
@@ -45,7 +45,7 @@ class StripHead(Edit):
 
 
 def redo_move(document: Document, step: Step) -> Document:
-    """``document`` with its weights where a later move of them, ``step``, left them. NoHeadError where that does not fit."""
+    """Return ``document`` after the later move of its weights, ``step``. Raises NoHeadError if the two do not fit."""
     try:
         return move_tensors(document, step.parameters["data"], step.parameters["bases"])
     except (KeyError, ValueError) as error:
@@ -53,15 +53,15 @@ def redo_move(document: Document, step: Step) -> Document:
 
 
 def restore_source(model: Model) -> Document:
-    """The document that the file's first recorded edit was applied to, or the first behind a rewrite. Raises as `ways_back`."""
+    """Return the document before the first recorded edit, or before the first edit after a rewrite. Raises as `undo_steps`."""
     before = [document for _, document in undo_steps(model)]
     return before[-1] if before else model.document
 
 
 def undo_steps(model: Model) -> Iterator[tuple[Step, Document]]:
-    """Each recorded edit, newest first, with the document that it was applied to, checked against its fingerprint.
+    """Yield each recorded edit, newest first, with the document before it, whose fingerprint is checked.
 
-    Raises NoHeadError when another program changed the file since.
+    Raises NoHeadError if another program has changed the file since.
     """
     document = model.document
     for step in reversed(list_undoable_steps(model.proto)):
@@ -73,6 +73,6 @@ def undo_steps(model: Model) -> Iterator[tuple[Step, Document]]:
 
 def _make_changed_error(edit: str) -> NoHeadError:
     return NoHeadError(
-        f"without {edit} the file is not what it was made from: another program changed it since",
-        "take the original encoder file instead",
+        f"{edit} cannot be undone: another program has changed the file since",
+        "use the original encoder file instead",
     )

@@ -78,7 +78,7 @@ class MaskSpec:
             return cls(NONZERO, text, name=text)
         digits = number.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_ID and abs(int(number)) < 1 << 31):
-            raise MaskError(f"--mask {text[:40]} names no token id", "write the padding token's id, such as pad:0")
+            raise MaskError(f"--mask {text[:40]} does not give a token id", "write the padding token's id, such as pad:0")
         return cls(PAD, text, pad_id=int(number))
 
     def __str__(self) -> str:

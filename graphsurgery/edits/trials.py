@@ -1,4 +1,4 @@
-"""Trials: whether a model gives the same numbers after a change of its inputs as before it."""
+"""Trials: run a model before and after a change of its inputs, and compare the numbers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session, open_session
 
 SIZES_TOLERANCE, DEFAULT_TOLERANCE = 1e-3, 1e-4
-"""How far numbers may be apart, as a share of max(1, |wanted|): at other sizes, and with a default in an input's place."""
+"""Allowed differences, relative to max(1, |wanted|): at other sizes, and with a default instead of an input."""
 Arrays = dict[str, np.ndarray]
 
 
 def count_agreeing(found: np.ndarray, wanted: np.ndarray, far: float) -> int | None:
-    """Count the numbers of ``found`` that agree with ``wanted`` to ``far`` times max(1, |wanted|).
+    """Count the numbers of ``found`` that agree with ``wanted`` within ``far`` times max(1, |wanted|).
 
     Return None if the shapes or any of the numbers differ. Numbers that are not finite in ``wanted`` are left out, because NaN
     agrees with nothing. So 0 means that nothing was compared.
@@ -36,17 +36,17 @@ def count_agreeing(found: np.ndarray, wanted: np.ndarray, far: float) -> int | N
 
 
 def explain_lack_of_evidence(agreed: Mapping[str, int]) -> str | None:
-    """Say why a trial tells nothing, given how many numbers of each output agreed. None if some of every output did."""
+    """Explain why a trial shows nothing: no number of an output was compared. Return None if every output ``agreed``."""
     lost = next((name for name, count in agreed.items() if not count), None)
-    return None if lost is None else f"that has to be tried, and the model itself gives no finite number in {lost}"
+    return None if lost is None else f"a trial is needed, and the model itself gives no finite number in {lost}"
 
 
 @dataclass(frozen=True)
 class Trial:
     """The result of a trial of sizes.
 
-    ``reason`` says why the sizes are still baked in; None if they are free. ``follows`` lists the dims of outputs that are the
-    batch or the sequence: the output, the axis, and which of the two.
+    ``reason`` says why the sizes are still baked in; it is None if they are free. ``follows`` lists the dims of outputs that
+    are the batch or the sequence: the output, the axis, and which of the two.
     """
 
     reason: str | None
@@ -54,11 +54,11 @@ class Trial:
 
 
 def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int]) -> Trial:
-    """Run both models and compare tokens. ``source`` runs at its own sizes, on rows that are padded with the mask."""
+    """Run both models and compare the results at tokens. ``source`` runs at its own sizes, on rows padded with the mask."""
     try:
         before = open_session(source)
     except GraphSurgeryError as error:
-        return Trial(f"that has to be tried, and the model itself does not run: {error}")
+        return Trial(f"a trial is needed, and the model itself does not run: {error}")
     try:
         made = open_session(after)
     except GraphSurgeryError as error:
@@ -80,7 +80,7 @@ def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int
                 follows[name, axis] = follows.get((name, axis), fits) & fits
             same = _count_agreeing_tokens(array, wanted[name], mask, columns)
             if same is None:
-                return Trial(f"at {rows} x {columns}, {name} is not what the model gives at its own size")
+                return Trial(f"at {rows} x {columns}, {name} differs from what the model gives at its own size")
             agreed[name] += same
     return Trial(
         explain_lack_of_evidence(agreed),
@@ -89,7 +89,7 @@ def try_sizes(source: Model, after: Model, roles: Roles, sizes: Mapping[str, int
 
 
 def _choose_shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Return the batch and sequence sizes to try. They differ from each other if both are free."""
+    """Return the batch and sequence sizes to try. If both are free, they differ from each other or are 1."""
     length = sizes.get(SEQUENCE, generator.fixed_sequence or 6)
     columns = sorted({1, max(length // 2, 1), max(length - 1, 1), length}) if SEQUENCE in sizes else [length]
     batch = sizes.get(BATCH, generator.fixed_batch or 3)
@@ -98,7 +98,7 @@ def _choose_shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[t
 
 
 def _make_mask(rows: int, columns: int) -> np.ndarray:
-    """Make rows of ever fewer tokens, starting with one less than there are positions. Every other row is padded in front."""
+    """Make a mask whose rows have ever fewer tokens, first one less than positions. Every other row is padded on the left."""
     lengths = np.maximum(columns - 1 - np.arange(rows), 1)
     mask = np.arange(columns)[None, :] < lengths[:, None]
     mask[1::2] = mask[1::2, ::-1].copy()
@@ -119,7 +119,7 @@ def _run_at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mappin
 
 
 def _count_agreeing_tokens(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray, columns: int) -> int | None:
-    """Count the numbers that agree at tokens; None if one differs. An output without tokens has to agree as a whole."""
+    """Count the numbers that agree at tokens; None if one differs. An output without tokens has to agree completely."""
     if found.ndim > 1 and found.shape != wanted.shape and found.shape[:2] == mask.shape:
         found, wanted = found[mask], wanted[:, :columns][mask]
     if found.ndim > 1 and found.shape == wanted.shape and found.shape[:2] == mask.shape:
@@ -128,12 +128,15 @@ def _count_agreeing_tokens(found: np.ndarray, wanted: np.ndarray, mask: np.ndarr
 
 
 def explain_default_misfit(model: Model, after: Model, roles: Roles, value: Value, number: int) -> str | None:
-    """Say why the default ``number`` in ``after`` does not do what the input ``value`` does on a few texts; or None."""
+    """Explain why ``after``, with its default ``number``, differs from ``model``, whose input ``value`` is fed that number.
+
+    Return None if it does not differ.
+    """
     generator = FeedGenerator.for_model(model, roles)
     try:
         source = open_session(model)
     except GraphSurgeryError as error:
-        return f"that has to be tried, and the model does not run: {error}"
+        return f"a trial is needed, and the model itself does not run: {error}"
     try:
         made = open_session(after)
         agreed: Counter[str] = Counter()
@@ -145,7 +148,7 @@ def explain_default_misfit(model: Model, after: Model, roles: Roles, value: Valu
             for name, one in found.items():
                 same = count_agreeing(one, wanted[name], DEFAULT_TOLERANCE)
                 if same is None:
-                    return f"{name} is another with the default in its place, so the graph does not only broadcast it"
+                    return f"{name} changes with the default, so the graph does more than broadcast it"
                 agreed[name] += same
     except GraphSurgeryError as error:
         return f"with a default of [1, 1], {error}"

@@ -98,7 +98,7 @@ def test_every_class_of_torch_is_known_or_refused_by_name() -> None:
         if name in (*ACTIVATIONS, *WITH_WEIGHTS):
             assert parse_activation(f"{kind.__module__}.{kind.__name__}", WITH_WEIGHTS) == name
             continue
-        with pytest.raises(RequestError, match=f"there is no activation 'torch.nn.{kind.__name__}'"):
+        with pytest.raises(RequestError, match=f"the activation 'torch.nn.{kind.__name__}' is not known"):
             parse_activation(f"torch.nn.{kind.__name__}", WITH_WEIGHTS)
 
 
@@ -122,7 +122,7 @@ def test_softmax_of_tokens_is_over_the_batch_in_torch(name: str) -> None:
     with pytest.warns(UserWarning, match="Implicit dimension"):
         theirs = BY_NAME[name]()(torch.from_numpy(x))
     assert torch.equal(theirs, getattr(nn, BY_NAME[name].__name__)(dim=0)(torch.from_numpy(x)))
-    with pytest.raises(RequestError, match="over the batch in torch"):
+    with pytest.raises(RequestError, match="over the batch"):
         graphsurgery.add_activation(nothing(6, 3), name, target="y")
 
 
