@@ -62,7 +62,8 @@ EDIT_LIST = {
     for one in (
         EditEntry(
             "add-pooling", HEADS, "pooled", "append pooling: from token embeddings to one vector per text",
-            {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT},
+            {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT,
+             "weights_from": TEXT},
         ),
         EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
         EditEntry(

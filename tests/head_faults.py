@@ -204,6 +204,8 @@ SUMS = [
         ("weights backwards", lambda p: p.attribute("weightedmean/positions", reverse=1)),
         ("weights squared", lambda p: p.after("weightedmean/positions", "Pow", p.constant(2))),
         ("weights along the batch", lambda p: p.set("weightedmean/axis", 0)),
+        ("weights from the first position", lambda p: p.become("weightedmean/from_first", "Identity")),
+        ("weights from the last token", lambda p: p.attribute("weightedmean/first", select_last_index=1)),
         ("weights counted over tokens only", lambda p: p.wire("weightedmean/positions", 0, p.floats("pooling/mask"))),
         ("all weights 1", lambda p: p.become("weightedmean/positions", "Identity", p.out("weightedmean/ones"))),
         ("weights in float16: 2049 is 2048", lambda p: p.through("weightedmean/positions", FLOAT16)),

@@ -82,7 +82,7 @@ def pooled(x: Array, m: Array, mode: str) -> Array:
     if mode == "max":
         return np.where(some, np.where(m[..., None], x, -np.inf).max(axis=1), 0)
     if mode == "weightedmean":
-        w = m * np.arange(1, seq + 1)
+        w = m * (np.arange(1, seq + 1) - m.argmax(axis=1)[:, None])
         return np.einsum("bs,bsd->bd", w, x) / np.maximum(w.sum(axis=1, keepdims=True), 1)
     return x.sum(axis=1) / (np.sqrt(count) if mode == "mean_sqrt_len_tokens" else count)
 

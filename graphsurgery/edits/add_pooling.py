@@ -23,6 +23,7 @@ from graphsurgery.edits.outputs import (
 from graphsurgery.edits.pooling_graph import MODES, pool
 from graphsurgery.edits.pooling_request import (
     AUTO,
+    FIRST,
     INPUT,
     PROMPT_LENGTH,
     PROMPT_VALUE,
@@ -30,6 +31,7 @@ from graphsurgery.edits.pooling_request import (
     find_token_weights,
     read_modes,
     read_prompt,
+    read_weights_from,
 )
 from graphsurgery.edits.token_mask import Mask, build_mask, exclude_prompt, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.head import EMBEDDING, explain_pooling
@@ -89,6 +91,14 @@ class AddPooling(GraphEdit[Pooled]):
         "N|input",
         takes=int | str | None,
     )
+    weights_from: str | None = parameter(
+        "For weightedmean, where the positions count from that weigh the tokens: each row's first token (first, as "
+        "sentence-transformers 6 does), or the first position (absolute, as older versions do). The two differ with padding in "
+        "front.",
+        None,
+        "first|absolute",
+        otherwise="first",
+    )
     width: int = resolved_parameter(0)
 
     @property
@@ -126,7 +136,8 @@ class AddPooling(GraphEdit[Pooled]):
         weights = find_token_weights(model, self.token_weights, modes)
         edit = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept,
-            token_weights=None if weights is None else weights.name, skip_prompt=prompt, width=_find_hidden_size(model, hidden),
+            token_weights=None if weights is None else weights.name, skip_prompt=prompt,
+            weights_from=read_weights_from(self.weights_from, modes), width=_find_hidden_size(model, hidden),
         )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
@@ -139,11 +150,11 @@ class AddPooling(GraphEdit[Pooled]):
         x = draft.tensor(found.hidden.name)
         if found.hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
-        m = build_mask(ops, found.mask, x)
+        m = m_all = build_mask(ops, found.mask, x)
         if self.skip_prompt is not None:
             m = exclude_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
         weights = None if found.weights is None else found.weights.build(ops)
-        pooled = pool(ops, x, m, self.width, found.modes, weights)
+        pooled = pool(ops, x, m, self.width, found.modes, m_all if self.weights_from == FIRST else None, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
         set_first_output(draft, pooled, self.output_name, found.hidden.batch, self.width * len(found.modes), self.keep_output)

@@ -28,6 +28,8 @@ class Tokens:
     x: gs.Tensor
     m: gs.Tensor
     width: int
+    m_all: gs.Tensor | None = None
+    """``[batch, seq]`` bool, true at a prompt's tokens, too: positions count from its first one; from 0 if it is None."""
     token_weights: gs.Tensor | None = None
     """``[batch, seq]`` float32, 0 at padding: the weights that x was multiplied by. Means divide by their sum."""
 
@@ -106,8 +108,15 @@ def max(ops: Operators, t: Tokens) -> gs.Variable:
 
 
 def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
-    """sum(x w m) / max(sum(w m), 1e-9) with the absolute positions w = 1, 2, ..., seq. Token weights replace the divisor."""
-    weights = ops.node("Where", t.m, ops.positions(t.m, np.float32), t.zero, name="weights")
+    """sum(x w m) / max(sum(w m), 1e-9) with w = p + 1 - first, p = 0, 1, ..., seq - 1. Token weights replace the divisor.
+
+    first ``[batch, 1]`` is the row's first token, that of a prompt included, or 0 if positions are absolute.
+    """
+    positions = ops.positions(t.m, np.float32)
+    if t.m_all is not None:
+        first = ops.node("ArgMax", ops.cast(t.m_all, INT32, "mask_int"), name="first", axis=1, keepdims=1)
+        positions = ops.node("Sub", positions, ops.cast(first, FLOAT, "first_float"), name="from_first")
+    weights = ops.node("Where", t.m, positions, t.zero, name="weights")
     weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
     total = t.divisor if t.token_weights is not None else ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
     return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _limit_divisor(ops, total), name="weightedmean")
@@ -125,10 +134,11 @@ MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
 
 
 def pool(
-    ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...], token_weights: gs.Tensor | None = None
-) -> gs.Variable:
+    ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...], m_all: gs.Tensor | None = None,
+    token_weights: gs.Tensor | None = None,
+) -> gs.Variable:  # fmt: skip
     """Build ``[batch, len(modes) * dim]``: the results of the modes, concatenated in order."""
-    tokens = Tokens(ops, x, m, width, token_weights)
+    tokens = Tokens(ops, x, m, width, m_all, token_weights)
     pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)
 

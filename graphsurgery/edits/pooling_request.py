@@ -24,6 +24,9 @@ from graphsurgery.model.names import Namer
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 """The pooling modes that divide by the sum of the token weights, if there are any, as in sentence-transformers."""
 AUTO, INPUT = "auto", "input"
+WEIGHTED = "weightedmean"
+FIRST, ABSOLUTE = "first", "absolute"
+"""Where the positions that weigh tokens count from: a row's first token, or the first position."""
 PROMPT_LENGTH = "prompt_length"
 """The input that gives the number of positions of a prompt."""
 PROMPT_VALUE = Value(PROMPT_LENGTH, onnx.TensorProto.INT64, (1,))
@@ -97,6 +100,19 @@ def _compare_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
             f"warning: {config.path} says that a prompt's tokens are pooled, but they are left out: the vectors will differ"
         ]
     return []
+
+
+def read_weights_from(asked: str | None, modes: Sequence[str]) -> str | None:
+    """Return where the positions of weightedmean count from, or None if it is not among ``modes``.
+
+    Raise RequestError for anything else, and if it is asked for without weightedmean.
+    """
+    if asked not in (None, FIRST, ABSOLUTE):
+        raise RequestError(f"positions cannot be counted from {asked!r}", f"choose --weights-from {FIRST} or {ABSOLUTE}")
+    if asked is not None and WEIGHTED not in modes:
+        what = f"--weights-from is for {WEIGHTED}, and the mode is {','.join(modes)}"
+        raise RequestError(what, f"leave it out, or choose --mode {WEIGHTED}")
+    return (asked or FIRST) if WEIGHTED in modes else None
 
 
 @dataclass(frozen=True)

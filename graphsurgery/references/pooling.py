@@ -7,6 +7,7 @@ slow, plain, and sharing nothing with the graph builders.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +31,20 @@ from graphsurgery.references.reference import (
 from graphsurgery.references.rounding import EPSILON, INDEPENDENT, SPREAD, estimate_mean_error, expect_rounded, magnitude
 
 MODES = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+WEIGHTED = "weightedmean"
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 PAD, ONES, LENGTHS = "pad:", "ones", "lengths:"
+FIRST, ABSOLUTE = "first", "absolute"
+"""Where the positions of weightedmean count from: the row's first token, or the first position, as in files that do not say."""
 ZERO_AT_TOKENS = ("not:", "additive:")
 """Masks that are 0 at tokens: true at padding, or added to scores."""
 
 
-def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
+def pool_row(x: Array, m: Array, mode: str, w: Array | None = None, first: int = 0) -> Array:
     """Pool one row as sentence-transformers' Pooling does: ``x [seq, dim]``, ``m [seq]`` -> ``[dim]``; zeros without tokens.
 
     If x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) is the divisor.
+    The positions of weightedmean count from ``first``.
     """
     tokens = [position for position in range(len(m)) if m[position]]
     if not tokens:
@@ -55,29 +60,39 @@ def pool_row(x: Array, m: Array, mode: str, w: Array | None = None) -> Array:
         return total / compute_divisor(m, mode, w)
     if mode == "mean_sqrt_len_tokens":
         return total / math.sqrt(compute_divisor(m, mode, w))
-    if mode == "weightedmean":
-        weighted = np.sum([x[position] * (position + 1) for position in tokens], axis=0)
-        return weighted / compute_divisor(m, mode, w)
+    if mode == WEIGHTED:
+        weighted = np.sum([x[position] * (position + 1 - first) for position in tokens], axis=0)
+        return weighted / compute_divisor(m, mode, w, first)
     raise ValueError(f"there is no reference for pooling mode {mode!r}")
 
 
-def compute_divisor(m: Array, mode: str, w: Array | None) -> float:
-    """Return the divisor of a mean: the number of tokens, or the sum of their positions counted from 1.
+def compute_divisor(m: Array, mode: str, w: Array | None, first: int = 0) -> float:
+    """Return the divisor of a mean: the number of tokens, or the sum of their positions, 1 at ``first``.
 
     If there are token weights, their sum takes the place of both.
     """
     if w is not None:
         return max(float(np.sum(w)), 1e-9)
     tokens = [position for position in range(len(m)) if m[position]]
-    return max(sum(position + 1 for position in tokens) if mode == "weightedmean" else len(tokens), 1e-9)
+    return max(sum(position + 1 - first for position in tokens) if mode == WEIGHTED else len(tokens), 1e-9)
 
 
-def pool(x: Array, m: Array, modes: list[str], w: Array | None = None) -> Array:
-    """Return the modes' values side by side, ``[batch, len(modes) * dim]`` float64."""
+def pool(x: Array, m: Array, modes: list[str], w: Array | None = None, first: Sequence[int] | None = None) -> Array:
+    """Return the modes' values side by side, ``[batch, len(modes) * dim]`` float64.
+
+    ``first`` holds the position from which each row's positions count; None stands for the first one.
+    """
     x = np.asarray(x, dtype=np.float64)
-    weights = [None] * len(x) if w is None else w
-    rows = [np.concatenate([pool_row(x[row], m[row], mode, weights[row]) for mode in modes]) for row in range(len(x))]
+    weights, starts = [None] * len(x) if w is None else w, [0] * len(x) if first is None else first
+    rows = [
+        np.concatenate([pool_row(x[row], m[row], mode, weights[row], starts[row]) for mode in modes]) for row in range(len(x))
+    ]
     return np.array(rows).reshape(len(x), len(modes) * x.shape[2])
+
+
+def find_first_tokens(m: Array) -> list[int]:
+    """The position of each row's first token; 0 for a row without any. Source: Pooling._forward_padded, pad_lengths."""
+    return [next((position for position in range(len(row)) if row[position]), 0) for row in m]
 
 
 @dataclass(frozen=True)
@@ -191,31 +206,35 @@ def _read(parameters: Parameters) -> Parameters:
     prompt = parameters.get("skip_prompt")
     if prompt not in (None, "input") and parse_number(prompt) is None:
         raise UnsupportedModelError(f"the recorded prompt length {prompt!r} is not a number", "make the output again")
+    if parameters.get("weights_from") is not None:
+        require_known("start of positions", parameters["weights_from"], (FIRST, ABSOLUTE))
     return {**read_mask(parameters), "mode": modes}
 
 
 def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     x, m = find_tokens(parameters, known, "hidden_state")
+    first = find_first_tokens(m) if parameters.get("weights_from") == FIRST else [0] * len(m)
     m = exclude_prompt(parameters, known, m)
     modes = parameters["mode"]
     w = known[parameters["token_weights"]] if parameters.get("token_weights") else None
-    y, per_token = pool(x, m, modes, w), compute_tolerance(np.where(m[:, :, None], x, 0))[:, :, 0]
-    scale = np.repeat(np.stack([_weigh_errors(m, mode, w) for mode in modes], axis=1), x.shape[2], axis=1)
+    y, per_token = pool(x, m, modes, w, first), compute_tolerance(np.where(m[:, :, None], x, 0))[:, :, 0]
+    scale = np.repeat(np.stack([_weigh_errors(m, mode, w, first) for mode in modes], axis=1), x.shape[2], axis=1)
     divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
-    promised, own = per_token * scale, EPSILON * divides * estimate_mean_error(x.shape[1]) * pool(magnitude(x), m, modes, w)
+    added = pool(magnitude(x), m, modes, w, first)
+    promised, own = per_token * scale, EPSILON * divides * estimate_mean_error(x.shape[1]) * added
     if w is not None:  # the divisor is a sum itself, and may be small if weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
     if x.shape[1] > INDEPENDENT:
-        sums = np.stack([_estimate_sum_error(x, m, mode, w) for mode in modes], axis=1)
+        sums = np.stack([_estimate_sum_error(x, m, mode, w, first) for mode in modes], axis=1)
         own = np.maximum(own, np.repeat(sums, x.shape[2], axis=1))
-    grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w)
+    grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w, first)
     if parameters["normalize"]:
         return [expect_unit_vectors(y, np.where(grown > 0, own + grown, 0))]
     return [expect_rounded(y, promised, own, grown)]
 
 
-def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None) -> Array:
+def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None, first: list[int]) -> Array:
     """Return `SPREAD` times the error of each row's sum when float32 adds one token after the other, ``[batch]``.
 
     It is a share of the divisor of ``mode``, and the largest of all dims; 0 if the mode sums nothing up.
@@ -223,20 +242,21 @@ def _estimate_sum_error(x: Array, m: Array, mode: str, w: Array | None) -> Array
     errors = np.zeros(len(x))
     for row in range(len(x) if mode in DIVIDING else 0):
         terms = np.where(m[row][:, None], x[row], 0)
-        terms = terms * np.arange(1, len(terms) + 1)[:, None] if mode == "weightedmean" else terms
+        terms = terms * (np.arange(1, len(terms) + 1) - first[row])[:, None] if mode == WEIGHTED else terms
         naive = np.cumsum(terms.astype(np.float32), axis=0, dtype=np.float32)[-1]
-        divisor = compute_divisor(m[row], mode, None if w is None else w[row])
+        divisor = compute_divisor(m[row], mode, None if w is None else w[row], first[row])
         apart = np.abs(naive - terms.sum(axis=0)) / (math.sqrt(divisor) if mode == "mean_sqrt_len_tokens" else divisor)
         errors[row] = SPREAD * np.max(apart, where=np.isfinite(apart), initial=0)
     return errors
 
 
-def _weigh_errors(m: Array, mode: str, w: Array | None) -> Array:
+def _weigh_errors(m: Array, mode: str, w: Array | None, first: list[int]) -> Array:
     """Return the weight that an error in every token has in the result of ``mode``, ``[batch]``; 1 for a mean."""
     tokens = np.maximum(m.sum(axis=1), 1)
     if w is None or mode not in DIVIDING:
         return np.sqrt(tokens) if mode == "mean_sqrt_len_tokens" else np.ones(len(m))
-    positions = np.sum(m * np.arange(1, m.shape[1] + 1), axis=1) if mode == "weightedmean" else tokens
+    counted = np.arange(1, m.shape[1] + 1) - np.array(first)[:, None]
+    positions = np.sum(m * counted, axis=1) if mode == WEIGHTED else tokens
     total = np.maximum(np.sum(w, axis=1), 1e-9)
     return positions / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
 

@@ -26,7 +26,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.records import splice_records
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.normalize import normalize
-from graphsurgery.references.pooling import MODES, pool
+from graphsurgery.references.pooling import ABSOLUTE, FIRST, MODES, WEIGHTED, find_first_tokens, pool
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.runtime.session import open_session
 
@@ -43,6 +43,8 @@ class Head:
 
     mode: str
     normalize: bool
+    weights_from: str | None = None
+    """Where the positions of weightedmean count from: the first token, or the first position."""
 
     def __str__(self) -> str:
         return f"{self.mode} pooling{', normalised' if self.normalize else ''}"
@@ -83,7 +85,7 @@ class ReattachHead(Rewrite):
         kept = tuple(name for name in old if name != EMBEDDING)
         notes = [f"its own head, {head}, was replaced by ours"]
         notes += [f"its outputs have a new order: {', '.join((EMBEDDING, *kept))}"] if old[0] != EMBEDDING else []
-        pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept)
+        pooling = AddPooling(head.mode, head.normalize, hidden, keep_output=kept, weights_from=head.weights_from)
         return Rewritten(_drop_head(encoder, kept), {"head": str(head)}, tuple(notes), head=(pooling,))
 
     def interface(self, before: Interface) -> Interface:
@@ -119,12 +121,17 @@ def _list_candidates(hidden: Array, embedding: Array) -> list[Head]:
     times, rest = divmod(embedding.shape[-1], hidden.shape[-1])
     if rest or embedding.ndim != 2 or times > MOST_MODES:
         return []
-    modes = permutations(MODES, times)
-    return [Head(",".join(some), unit) for some in modes for unit in (False, True)]
+    return [
+        Head(",".join(modes), unit, weights_from)
+        for modes in permutations(MODES, times)
+        for weights_from in ((FIRST, ABSOLUTE) if WEIGHTED in modes else (None,))
+        for unit in (False, True)
+    ]
 
 
 def _matches(head: Head, hidden: Array, mask: Array, wanted: Array) -> bool:
-    made = pool(hidden, mask, head.mode.split(","))
+    first = find_first_tokens(mask) if head.weights_from == FIRST else None
+    made = pool(hidden, mask, head.mode.split(","), first=first)
     made = normalize(made) if head.normalize else made
     return made.shape == wanted.shape and bool(np.all(np.abs(made - wanted) <= NEAR * np.maximum(1, np.abs(made).max())))
 

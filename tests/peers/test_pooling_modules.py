@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from exports import COMMITTED, FIXTURES, ON_REQUEST, OPSETS
+from installed import weights_from
 from optimum.exporters.onnx import main_export
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
@@ -102,7 +103,8 @@ def allowed(hidden: np.ndarray, mask: np.ndarray, mode: str, normalize: bool) ->
 
 def compare(encoder: Encoder, tmp_path: Path, mode: str, normalize: bool, worst, label: str) -> None:
     output = tmp_path / "pooled.onnx"
-    graphsurgery.save(graphsurgery.add_pooling(encoder.path, mode=mode, normalize=normalize), output)
+    pooled = graphsurgery.add_pooling(encoder.path, mode=mode, normalize=normalize, weights_from=weights_from(mode))
+    graphsurgery.save(pooled, output)
     session = open_session(output)
     for kind, feed in encoder.feeds.items():
         found, mask = session.run(["sentence_embedding"], feed)[0], feed["attention_mask"]

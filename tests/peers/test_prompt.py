@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from exports import COMMITTED, FIXTURES
+from installed import weights_from
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 import graphsurgery
@@ -44,7 +45,10 @@ def test_the_prompt_is_left_out_as_there(name: str, mode: str, tmp_path: Path, w
     source = FIXTURES / name / "model.onnx"
     files = {length: tmp_path / f"{length}.onnx" for length in ("input", 2)}
     for length, path in files.items():
-        graphsurgery.save(graphsurgery.add_pooling(source, mode, skip_prompt=length, keep_output=["last_hidden_state"]), path)
+        pooled = graphsurgery.add_pooling(
+            source, mode, skip_prompt=length, keep_output=["last_hidden_state"], weights_from=weights_from(mode)
+        )
+        graphsurgery.save(pooled, path)
     sessions = {
         length: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for length, path in files.items()
     }

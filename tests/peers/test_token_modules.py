@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from exports import COMMITTED, FIXTURES, ON_REQUEST
+from installed import count_positions, weights_from
 from onnx import ModelProto, TensorProto, helper
 from saved_folders import ARCHITECTURES, encoders, make_tokenizer
 from sentence_transformers.sentence_transformer.modules import CNN, LSTM, Pooling, WeightedLayerPooling, WordWeights
@@ -199,7 +200,11 @@ def test_word_weights(kind, opset, tmp_path, worst):
 def test_pooling_of_weighted_words(kind, mode, opset, tmp_path, worst):
     """Means divide by the sum of the weights, as sentence-transformers' Pooling does with ``token_weights_sum``."""
     module = word_weights(kind)
-    model = applied(nothing(16, opset), graphsurgery.AddWordWeights(saved(module, tmp_path)), graphsurgery.AddPooling(mode))
+    model = applied(
+        nothing(16, opset),
+        graphsurgery.AddWordWeights(saved(module, tmp_path)),
+        graphsurgery.AddPooling(mode, weights_from=weights_from(mode)),
+    )
     for feed in feeds(16, ANYWHERE):
         with torch.no_grad():
             given = module(features(feed))
@@ -216,7 +221,7 @@ def magnified(mode: str, feed: Feed, given: Mapping[str, torch.Tensor]) -> Array
     """How much an error in every token weighs in what a mode gives, ``[batch, 1]``: the number of tokens, or the sum of their
     positions, by the divisor; 1 at least. Weights of either sign may cancel each other, so that the divisor is small."""
     mask, total = feed["attention_mask"], np.maximum(given["token_weights_sum"].numpy(), 1e-9)
-    amount = (mask * np.arange(1, mask.shape[1] + 1)).sum(axis=1) if mode == "weightedmean" else mask.sum(axis=1)
+    amount = count_positions(mask).sum(axis=1) if mode == "weightedmean" else mask.sum(axis=1)
     divisor = {"mean": total, "mean_sqrt_len_tokens": np.sqrt(total), "weightedmean": total}.get(mode, amount)
     return np.maximum(amount / divisor, 1)[:, None]
 
