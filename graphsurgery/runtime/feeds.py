@@ -120,16 +120,17 @@ class FeedGenerator:
     def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
         """Return a feed for one row of ``feed`` and some of its positions. Other inputs stay as they are."""
         part = dict(feed)
-        roles = (self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions)
+        roles = [self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions]
+        by_role = {value.name for value in roles if value is not None}
+        values = {value.name: value for value in (*roles, *self.roles.others) if value is not None}
         batch, sequence = self._leading_dims()
-        for value in (*roles, *self.roles.others):
-            if value is None or value.name == self.prompt or value.dims is None:
+        for name, value in values.items():
+            if name == self.prompt or value.dims is None:
                 continue
-            by_role = value in roles
-            if by_role or (value.dims[:1] == (batch,) and isinstance(batch, str)):
-                part[value.name] = part[value.name][row : row + 1]
-            if part[value.name].ndim > 1 and (by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
-                part[value.name] = part[value.name][:, positions]
+            if name in by_role or (value.dims[:1] == (batch,) and isinstance(batch, str)):
+                part[name] = part[name][row : row + 1]
+            if part[name].ndim > 1 and (name in by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
+                part[name] = part[name][:, positions]
         return part
 
     @property
