@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import onnx
 
 from graphsurgery.consumers import Compatibility, check_consumers
+from graphsurgery.encoder.attention import COUNTED, counts_tokens
 from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import explain_pooling, read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
@@ -26,6 +27,7 @@ from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graph
 from graphsurgery.model.provenance import GOLDEN, list_rewrites, list_steps_since_edit, read_steps
 
 T = TypeVar("T")
+NO_LAYERS: tuple[int, tuple[str, ...]] = (0, ())
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def inspect(source: Loadable) -> Inspection:
     proto = model.proto
     hidden, why_not = _find_hidden(model)
     pooling, complaint = _read_pooling_config(model)
+    layers, counted = _if_valid(lambda: _count_layers(model), NO_LAYERS)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
         interface=model.interface,
@@ -94,7 +97,7 @@ def inspect(source: Loadable) -> Inspection:
         opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
-        layers=_if_valid(lambda: len(find_blocks(model).attentions), 0),
+        layers=layers,
         hidden=hidden,
         why_not=why_not,
         candidates=() if hidden else _if_valid(lambda: tuple(list_hidden_candidates(model)), ()),
@@ -106,7 +109,7 @@ def inspect(source: Loadable) -> Inspection:
         pools=explain_pooling(model),
         precision=_count_bytes_by_type(model),
         pooling_config=pooling,
-        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden)),
+        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden), *counted),
         consumers=check_consumers(model.interface),
         fingerprint=model.fingerprint,
     )
@@ -117,6 +120,13 @@ def _find_hidden(model: Model) -> tuple[HiddenState | None, str | None]:
         return find_hidden_state(model), None
     except GraphSurgeryError as error:
         return None, str(error)
+
+
+def _count_layers(model: Model) -> tuple[int, tuple[str, ...]]:
+    """Return how many attentions the encoder has, and a warning if they are not told where the tokens are."""
+    blocks = find_blocks(model)
+    counted = any(counts_tokens(blocks.flow, one) for one in blocks.attentions)
+    return len(blocks.attentions), (COUNTED,) if counted else ()
 
 
 def _if_valid(answer: Callable[[], T], otherwise: T) -> T:

@@ -14,6 +14,7 @@ from golden import Case
 import graphsurgery
 from graphsurgery.edits import token_mask
 from graphsurgery.edits.add_pooling import AddPooling
+from graphsurgery.encoder.attention import COUNTED
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import LayoutError, MaskError
 from graphsurgery.model.model import Model
@@ -140,7 +141,9 @@ def test_an_encoder_that_counts_its_tokens_is_warned_of() -> None:
     model = graphsurgery.load(counting_encoder())
     assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH, behind_alone=True)
     notes = AddPooling("mean").resolve(model).notes
-    assert any(note.startswith("warning: the encoder counts the tokens") for note in notes)
+    assert f"warning: {COUNTED}" in notes
+    assert COUNTED in graphsurgery.inspect(model).warnings
+    assert COUNTED not in graphsurgery.inspect(FIXTURES / "bert" / "model.onnx").warnings
 
 
 def counting_encoder() -> onnx.ModelProto:

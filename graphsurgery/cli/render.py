@@ -100,7 +100,7 @@ def _render_verdict(verdict: Verdict) -> Text:
 
 
 def _render_remarks(report: Report) -> list[Text]:
-    notes = [Text(f"note: {line}") for line in report.observations]
+    notes = [Text(line, "yellow") if line.startswith(WARNING) else Text(f"note: {line}") for line in report.observations]
     return [*notes, *(Text(f"not checked: {line}", style="yellow") for line in report.not_checked)]
 
 

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import BOOL, INT32, INT64, Operators
 from graphsurgery.edits.edit import parameter
+from graphsurgery.encoder.attention import COUNTED
 from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like
 from graphsurgery.errors import MaskError, NameNotFoundError, require_value
 from graphsurgery.interface import type_name
@@ -205,15 +206,7 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
             f"--mask {spec} reads {name} as {MEANING[spec.kind]}, and {shown} that it is {MEANING[meaning.form]}",
             f"write --mask {_format_spec(meaning.form, name)}", OPTION,
         )  # fmt: skip
-    return (f"warning: {describe_padding_behind(name)}",) if meaning.behind_alone else ()
-
-
-def describe_padding_behind(name: str) -> str:
-    """Say that an encoder hides padding behind the tokens alone."""
-    return (
-        f"the encoder counts the tokens of {name} and hides the positions behind as many: texts padded in front or with holes "
-        "get wrong vectors. Pad behind the tokens, or export the encoder again without fusing its attention"
-    )
+    return (f"warning: {COUNTED}",) if meaning.behind_alone else ()
 
 
 def _find_ids_for_padding(roles: Roles, spec: MaskSpec) -> str:

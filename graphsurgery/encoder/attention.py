@@ -21,7 +21,9 @@ from graphsurgery.graph.operators import (
     AFTER_ATTENTION,
     ATTENTIONS,
     COPYING,
+    EMBEDDING_NORM,
     JOINING,
+    MASK_INDEXES,
     MASK_INPUTS,
     PRODUCT_BIASES,
     PRODUCTS,
@@ -34,6 +36,13 @@ from graphsurgery.graph.operators import (
 
 FURTHEST = 14
 """The parts of an attention behind its softmax are looked for through up to this many nodes."""
+
+COUNTED = (
+    "attention is told how many tokens each row has, and not where they are, so it hides the positions behind as many: texts "
+    "padded in front or with holes get wrong vectors. Pad behind the tokens, or export the encoder again without fusing its "
+    "attention"
+)
+"""What to know of an encoder for which `counts_tokens` is true."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +154,19 @@ def find_attentions(flow: Flow) -> tuple[Attention, ...]:
         elif get_operator(node) in ATTENTIONS and flow.token_inputs(node):
             found.append(_match_fused(flow, node))
     return tuple(one for one in found if one is not None)
+
+
+def counts_tokens(flow: Flow, attention: Attention) -> bool:
+    """Return whether a fused attention reads off a one-dimensional mask_index how many tokens each row has.
+
+    EmbedLayerNormalization gives such an index, or a sum of the mask does.
+    """
+    for index in MASK_INDEXES.get(get_operator(attention.node), ()):
+        value = get_input(attention.node, index)
+        node = None if value is None else flow.graph.origin(value).producer()
+        if node is not None and get_operator(node) in (EMBEDDING_NORM, "ReduceSum"):
+            return True
+    return False
 
 
 def _match_decomposed(flow: Flow, softmax: ir.Node) -> Attention | None:

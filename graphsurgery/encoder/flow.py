@@ -27,6 +27,8 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, count_elements
 from graphsurgery.model.model import Model
 
+MASK_INDEX = 1
+"""The output of EmbedLayerNormalization that says how many tokens each row has."""
 MOST_TERMS = 64
 """A sum is followed through about this many terms."""
 MOST_COPIES = 16
@@ -193,8 +195,10 @@ def _trace_inputs(model: Model, graph: Graph) -> tuple[frozenset[ir.Value], froz
         if fed.isdisjoint(values):
             continue
         fed.update(node.outputs)
-        if is_lookup(graph, node) or get_operator(node) == EMBEDDING_NORM:
+        if is_lookup(graph, node):
             tokens.update(node.outputs)
+        elif get_operator(node) == EMBEDDING_NORM:
+            tokens.update(value for index, value in enumerate(node.outputs) if index != MASK_INDEX)
     tokens = tokens or {value for value in graph.main.inputs if _may_hold_embeddings(model.interface.input(value.name or ""))}
     for node, values in inputs.items():
         if not tokens.isdisjoint(values):
