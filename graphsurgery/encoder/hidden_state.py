@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.encoder.flow import infer_last_dim
+from graphsurgery.encoder.flow import Flow, infer_last_dim
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.limits import find_tables
-from graphsurgery.encoder.roles import IDS_NAMES, find_roles, is_ids_like
+from graphsurgery.encoder.norms import find_norms
+from graphsurgery.encoder.roles import IDS_NAMES, find_roles, is_ids_like, strip_index
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import NORMS, SCALING, get_operator
@@ -21,6 +22,8 @@ from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 
 LOG = logging.getLogger(__name__)
+NARROW = (1, 2, 3)
+"""Widths of outputs that are scores or weights of tokens, and no hidden states unless somebody says so."""
 KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")
 LOGITS = "logits"
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
@@ -74,9 +77,9 @@ def find_hidden_state(
     graph = Graph.of(model)
     outputs = {value.name: value for value in model.interface.outputs}
     if name is None:
+        known = {strip_index(one.name): one.name for one in reversed(model.interface.outputs) if _is_poolable(one)}
         recorded = [step.parameters.get("output_name") for step in reversed(read_head_steps(model))]
-        known = (one for one in (*recorded, *KNOWN_NAMES) if one in KNOWN_NAMES and one in outputs)
-        name = next((one for one in known if _is_poolable(outputs[one])), None)
+        name = next((known[one] for one in (*recorded, *KNOWN_NAMES) if one in KNOWN_NAMES and one in known), None)
         name = name or _choose(model, _list_output_candidates(model, graph, ids), target, ids)
     elif graph.value(name) is None:
         raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advise(model, graph, ids, target))
@@ -105,7 +108,7 @@ def find_logits(model: Model, name: str | None = None, ids: str | None = None) -
 def list_hidden_candidates(model: Model, ids: str | None = None) -> list[str]:
     """Return the outputs that could be pooled, or if there are none, the inner values that look like hidden states."""
     graph = Graph.of(model)
-    return _list_output_candidates(model, graph, ids) or _list_inner_candidates(graph)
+    return _list_output_candidates(model, graph, ids) or _list_inner_candidates(model, graph)
 
 
 def _choose(model: Model, candidates: list[str], target: SearchTarget, ids: str | None) -> str:
@@ -129,23 +132,47 @@ def _find_problem(graph: Graph, name: str, declared: Value | None, target: Searc
 
 
 def _list_output_candidates(model: Model, graph: Graph, ids: str | None) -> list[str]:
+    """Return the float outputs of rank 3 that are neither predictions nor narrow, and whose sequence dim is that of the ids.
+
+    If every value has its own names for its dims, these tell nothing. Then those are taken that are as wide as the last norm.
+    """
     sequence = _find_sequence_dim(model.interface, ids)
     vocabulary = find_tables(model, find_roles(model.interface, ids)).vocabulary
-    return [
-        value.name
+    wide = [
+        value
         for value in model.interface.outputs
         if _is_poolable(value)
         and value.rank == 3
         and not _is_prediction(value.name)
-        and (sequence is None or value.dims is None or value.dims[1] in (sequence, None))
-        and (vocabulary is None or infer_last_dim(graph, graph.value(value.name)) != vocabulary)
+        and _find_width(graph, value) not in (vocabulary or 0, *NARROW)
     ]
+    named = [one.name for one in wide if sequence is None or one.dims is None or one.dims[1] in (sequence, None)]
+    values = (*model.interface.inputs, *model.interface.outputs)
+    if named or not wide or sum(sequence in (value.dims or ()) for value in values) > 1:
+        return named
+    last = _list_inner_candidates(model, graph)[:1]
+    width = infer_last_dim(graph, graph.value(last[0])) if last else None
+    return [one.name for one in wide if width is not None and _find_width(graph, one) == width]
 
 
-def _list_inner_candidates(graph: Graph) -> list[str]:
-    """Return the outputs of the last three normalisations. A model with a head may have its hidden state there."""
-    found = [node.outputs[0].name or "" for node in graph.nodes if _is_norm(graph, node)]
-    return found[:-4:-1]
+def _find_width(graph: Graph, value: Value) -> int | None:
+    """Return the last dim of an output by the weights, or else as it is declared; None if neither tells."""
+    width = infer_last_dim(graph, graph.value(value.name))
+    return width if width is not None or not isinstance(value.last_dim, int) else value.last_dim
+
+
+def _list_inner_candidates(model: Model, graph: Graph) -> list[str]:
+    """Return the outputs of the last three normalisations. A model with a head may have its hidden state there.
+
+    Those of an encoder normalise what a layer adds to its input; one that normalises anything else, such as the activation in
+    the head of a masked-language model, comes last.
+    """
+    norms = find_norms(Flow.of(model))
+    if not norms:
+        return [node.outputs[0].name or "" for node in graph.nodes if _is_norm(graph, node)][:-4:-1]
+    of_sums = [norm.output.name or "" for norm in norms if norm.summands]
+    others = [norm.output.name or "" for norm in norms if not norm.summands]
+    return (of_sums[::-1] + others[::-1])[:3]
 
 
 def _list_logits_candidates(model: Model, ids: str | None) -> list[str]:
@@ -179,7 +206,7 @@ def _advise(model: Model, graph: Graph, ids: str | None, target: SearchTarget) -
     """Return the advice of an error, and the options that it names."""
     if target.advice:
         return target.advice, (target.option,)
-    candidates = _list_output_candidates(model, graph, ids) or _list_inner_candidates(graph)
+    candidates = _list_output_candidates(model, graph, ids) or _list_inner_candidates(model, graph)
     advice = f"name the hidden state with {target.option}"
     if candidates:
         return f"{advice}; it could be {', '.join(candidates)}", (target.option,)
@@ -193,7 +220,7 @@ def _is_poolable(value: Value) -> bool:
 def _find_sequence_dim(interface: Interface, ids: str | None) -> Dim:
     """Return the sequence dim of the input of token ids, or else of any input like it."""
     like_ids = [value for value in interface.inputs if is_ids_like(value) and value.dims is not None]
-    named = [value for value in like_ids if value.name in ([ids] if ids else IDS_NAMES)]
+    named = [value for value in like_ids if (value.name == ids if ids else strip_index(value.name) in IDS_NAMES)]
     return next((value.dims[1] for value in (*named, *like_ids) if value.dims is not None), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import onnx
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS
 
+TENSOR_INDEX = re.compile(r":[0-9]+$")
 IDS_NAMES = ("input_ids", "input", "ids", "tokens")
 MASK_NAMES = ("attention_mask", "input_mask", "mask", "attn_mask", "attention_masks")
 TYPE_NAMES = ("token_type_ids", "segment_ids", "token_types", "type_ids")
@@ -49,11 +51,13 @@ def is_ids_like(value: Value) -> bool:
     return value.dtype in INTEGERS and value.rank in (2, None)
 
 
-def is_mask_like(value: Value) -> bool:
-    """Return whether a value can be an attention mask for pooling: numbers or booleans of rank 2 or of unknown rank."""
-    return value.dtype in MASK_TYPES and value.rank in (2, None)
+def strip_index(name: str) -> str:
+    """Return a name without the ``:0`` that TensorFlow puts behind the names of tensors."""
+    return TENSOR_INDEX.sub("", name)
 
 
 def _pick(interface: Interface, names: tuple[str, ...], fits: Callable[[Value], bool] = lambda _: True) -> Value | None:
-    """Return the first input that has one of ``names`` and fits."""
-    return next((value for name in names if (value := interface.input(name)) is not None and fits(value)), None)
+    """Return the first input that has one of ``names``, with or without an index behind it, and fits."""
+    by_name = {strip_index(value.name): value for value in reversed(interface.inputs)}
+    by_name |= {value.name: value for value in interface.inputs}
+    return next((value for name in names if (value := by_name.get(name)) is not None and fits(value)), None)
