@@ -171,9 +171,10 @@ def _find_default_name(model: Model, roles: Roles) -> str:
 
 
 def _suggest_masks(model: Model, roles: Roles) -> str:
-    """Say how to name the inputs that the encoder takes as a mask."""
+    """Say how to name the inputs that the graph takes as a mask."""
     known = (roles.ids, roles.types, roles.positions)
-    meant = [(one.name, establish_mask(model, one.name).form) for one in model.interface.inputs if one not in known]
+    others = [one.name for one in model.interface.inputs if one not in known]
+    meant = [(name, establish_mask(model, name, may_run=False).form) for name in others]
     specs = [_format_spec(form, name) for name, form in meant if form is not None]
     return f"it could be --mask {' or --mask '.join(specs)}" if specs else "name it with --mask NAME"
 

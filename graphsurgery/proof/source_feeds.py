@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,13 @@ from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
-from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
 OPTIONAL = "optional-input"
 ROLES = ("ids", "mask", "types", "positions")
-MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
-"""Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
 
 
 def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenerator:
@@ -41,7 +38,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     roles = find_roles(source.interface, ids=ids, mask=mask)
     after = chain.apply_fields(source)[-1]
     inputs = {value.name: value for value in after.interface.inputs}
-    _require_drawable(after.interface.inputs)
+    require_drawable(after.interface.inputs)
     masks = [_find_mask(link) for link in (*chain, *own)]
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
     form = _find_form(masks)
@@ -124,14 +121,6 @@ def _list_inputs(model: Model) -> dict[str, Value]:
 def _list_optional(chain: Chain) -> set[str]:
     """Return the inputs to which ``chain`` gave a default."""
     return {behind(link.parameters["input"]) for link, behind in chain.walk_inputs_from_output() if link.edit == OPTIONAL}
-
-
-def _require_drawable(inputs: Sequence[Value]) -> None:
-    """Raise UnsupportedModelError for an input that would fill the memory."""
-    for value in inputs:
-        sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
-        if math.prod(sizes[:2]) > MOST_LEADING or math.prod(sizes) > MOST_ELEMENTS:
-            raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
 
 
 def _find_recorded_roles(source: Model, chain: Chain, own: Chain) -> Iterator[tuple[str | None, ...]]:

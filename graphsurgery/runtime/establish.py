@@ -39,32 +39,37 @@ class Layout:
     why: str = ""
 
 
-def establish_mask(model: Model, name: str, ids: str | None = None) -> MaskMeaning:
-    """Return what the mask input ``name`` means; ``ids`` names the input of token ids. The result is kept with the model."""
-    key = (name, ids)
+def establish_mask(model: Model, name: str, ids: str | None = None, *, may_run: bool = True) -> MaskMeaning:
+    """Return what the mask input ``name`` means; ``ids`` names the input of token ids. The result is kept with the model.
+
+    ``may_run``: whether the model may be run if its graph does not show it.
+    """
+    key = (name, ids, may_run)
     with _SHARING:
         known = _SHARED.setdefault(model.document, {})
         if key in known:
             return known[key]
-    found = _establish(model, find_roles(model.interface, ids, name))
+    found = _establish(model, find_roles(model.interface, ids, name), may_run)
     with _SHARING:
         return known.setdefault(key, found)
 
 
-def _establish(model: Model, roles: Roles) -> MaskMeaning:
-    mask = roles.mask
-    if mask is None or not list_possible_forms(mask):
+def _establish(model: Model, roles: Roles, may_run: bool) -> MaskMeaning:
+    if roles.mask is None or not list_possible_forms(roles.mask):
         return MaskMeaning(None)
-    generator = FeedGenerator.for_model(model, roles)
-    for establish in (find_meaning_in_graph, lambda model, generator: find_meaning_by_run(open_session(model).run, generator)):
+    for find in (find_meaning_in_graph, _run_for_meaning) if may_run else (find_meaning_in_graph,):
         try:
-            meaning = establish(model, generator)
+            meaning = find(model, FeedGenerator.for_model(model, roles))
         except GraphSurgeryError as error:
-            LOG.debug("what %s means cannot be established: %s", mask.name, error)
+            LOG.debug("what %s means cannot be established: %s", roles.mask.name, error)
         else:
             if meaning.shown_by:
                 return meaning
     return MaskMeaning(None)
+
+
+def _run_for_meaning(model: Model, generator: FeedGenerator) -> MaskMeaning:
+    return find_meaning_by_run(open_session(model).run, generator)
 
 
 def require_batch_first(model: Model, roles: Roles) -> None:
@@ -125,6 +130,6 @@ def _is_turned(output: Value, fed: Value) -> bool:
     return isinstance(batch, str) and isinstance(sequence, str) and batch != sequence and output.dims[:2] == (sequence, batch)
 
 
-_SHARED: WeakKeyDictionary[Document, dict[tuple[str, str | None], MaskMeaning]] = WeakKeyDictionary()
+_SHARED: WeakKeyDictionary[Document, dict[tuple[str, str | None, bool], MaskMeaning]] = WeakKeyDictionary()
 _LAYOUTS: WeakKeyDictionary[Document, dict[tuple[str, ...], Layout]] = WeakKeyDictionary()
 _SHARING = threading.Lock()

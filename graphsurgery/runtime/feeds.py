@@ -5,7 +5,8 @@ A *mask* ``m [batch, seq]`` bool comes first. Ids lie within the vocabulary, len
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -26,6 +27,9 @@ DEFAULT_VOCABULARY = 20
 """The number of ids if no embedding table was found."""
 LONGEST_TEXT = 128
 """The longest real text of the usual feeds, in tokens."""
+
+MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
+"""Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class FeedGenerator:
 
     @classmethod
     def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
+        """Return a generator for the inputs of ``model``. Raise UnsupportedModelError if one is too large to be drawn."""
+        require_drawable(model.interface.inputs)
         return cls(roles, find_tables(model, roles), form=form)
 
     @property
@@ -177,6 +183,14 @@ class FeedGenerator:
     def _fixed(self, axis: int) -> int | None:
         dim = self._leading_dims()[axis]
         return dim if isinstance(dim, int) else None
+
+
+def require_drawable(inputs: Sequence[Value]) -> None:
+    """Raise UnsupportedModelError for an input that would fill the memory."""
+    for value in inputs:
+        sizes = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
+        if math.prod(sizes[:2]) > MOST_LEADING or math.prod(sizes) > MOST_ELEMENTS:
+            raise UnsupportedModelError(f"the input {value} is too large to be drawn", "compare the files by other means")
 
 
 def generate_text_feeds(generator: FeedGenerator, texts: Encoded) -> list[dict[str, np.ndarray]]:
