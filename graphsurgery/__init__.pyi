@@ -308,6 +308,7 @@ def add_pooling(
     keep_output: Sequence[str] = (),
     token_weights: str | None = None,
     skip_prompt: int | str | None = None,
+    replace: bool = False,
     weights_from: str | None = None,
 ) -> Model:
     """Append pooling, and on request L2 normalisation: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
@@ -333,6 +334,7 @@ def add_pooling(
             those of a recorded add-word-weights.
         skip_prompt: Leave out the prompt: N positions from each row's first token on, as sentence-transformers does if
             a config says include_prompt: false. With input, a new input prompt_length (int64 [1]) gives N.
+        replace: Put this head in place of the one that another program exported.
         weights_from: For weightedmean, where the positions count from that weigh the tokens: each row's first token
             (first, as sentence-transformers 6 does), or the first position (absolute, as older versions do). The two
             differ with padding in front. Default: first.

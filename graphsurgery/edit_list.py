@@ -63,7 +63,7 @@ EDIT_LIST = {
         EditEntry(
             "add-pooling", HEADS, "pooled", "append pooling: from token embeddings to one vector per text",
             {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT,
-             "weights_from": TEXT},
+             "weights_from": TEXT, "replace": bool | None},
         ),
         EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
         EditEntry(

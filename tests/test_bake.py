@@ -46,6 +46,7 @@ from graphsurgery.baking import bake as baking
 from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.edits import pooling_graph
+from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import FolderError, OutputExistsError, RequestError, SurroundingsError, VerificationFailed
 from graphsurgery.folders.pooling_config import parse_pooling
@@ -165,6 +166,22 @@ def test_the_pooling_config_is_read_by_both_generations(modes: list[str], form: 
     assert [mode for mode, key in BOOLEANS.items() if found[key]] == [mode for mode in BOOLEANS if mode in modes]
     assert found["word_embedding_dimension"] == HIDDEN and found["include_prompt"] is True
     assert parse_pooling(found, Path("x")).unknown == ()
+
+
+def test_an_export_that_pools_already_is_pooled_anew(tmp_path: Path) -> None:
+    """Optimum's export of a whole folder: the embedding stands beside the token embeddings that it was made from."""
+    folder = write_folder(tmp_path / "model", USUAL)
+    path = folder / "onnx" / "model.onnx"
+    proto = onnx.load(path)
+    rows = proto.graph.output[0].name
+    proto.graph.node.append(onnx.helper.make_node("ReduceMax", [rows], ["sentence_embedding"], axes=[1], keepdims=0))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("sentence_embedding", 1, ["batch", HIDDEN]))
+    plain = bake(folder, output=tmp_path / "plain")
+    onnx.save(proto, path)
+    done = bake(folder, output=tmp_path / "anew")
+    assert plain.outcome.report and done.outcome.report
+    assert [isinstance(step, AddPooling) and step.replace for step in done.plan.steps] == [True, False]
+    assert np.allclose(embed(tmp_path / "anew"), embed(tmp_path / "plain"), atol=1e-6)
 
 
 def test_a_pooling_config_without_a_width_gets_the_encoders(tmp_path: Path) -> None:

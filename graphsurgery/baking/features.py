@@ -32,6 +32,8 @@ class Features:
     """The width of the token embeddings, if the encoder's weights tell it and no module changed them."""
     embedding: int | None = None
     """The width of the sentence embedding, if the modules' configs tell it."""
+    encoder_outputs: tuple[str, ...] = ()
+    """The outputs of the encoder's file: an export that pools already gives an embedding beside its token embeddings."""
     notes: list[str] = field(default_factory=list)
 
     def require(self, module: Module, name: str) -> str:

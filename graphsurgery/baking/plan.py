@@ -84,7 +84,10 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
     outputs, width = find_first_features(modules[0], encoder)
     kept = _choose_kept(request, outputs)
-    features = Features(outputs, kept, request.skip_prompt, width=width, notes=[*notes, note])
+    features = Features(
+        outputs, kept, request.skip_prompt, width=width, notes=[*notes, note],
+        encoder_outputs=tuple(value.name for value in encoder.interface.outputs),
+    )  # fmt: skip
     planned: list[Planned] = [(step, folder) for step in plan_m3_outputs(folder, kept, features.outputs.get(TOKENS, ""))]
     mean = Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, "")
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):

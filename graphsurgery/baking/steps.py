@@ -122,6 +122,7 @@ def _plan_pooling(module: Module, features: Features) -> Steps:
         AddPooling(
             ",".join(config.modes), hidden_state=hidden, output_name=name, keep_output=kept,
             token_weights=features.token_weights, skip_prompt=skip,
+            replace=name in features.encoder_outputs and name != hidden,
         )
     ]  # fmt: skip
 

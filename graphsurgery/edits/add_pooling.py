@@ -34,7 +34,7 @@ from graphsurgery.edits.pooling_request import (
     read_weights_from,
 )
 from graphsurgery.edits.token_mask import Mask, build_mask, exclude_prompt, find_mask, ids_parameter, mask_parameter
-from graphsurgery.encoder.head import EMBEDDING, explain_pooling
+from graphsurgery.encoder.head import EMBEDDING, explain_pooling, has_own_head
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
 from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError, require_promised, require_value
 from graphsurgery.interface import Interface
@@ -91,6 +91,7 @@ class AddPooling(GraphEdit[Pooled]):
         "N|input",
         takes=int | str | None,
     )
+    replace: bool = parameter("Put this head in place of the one that another program exported.", False)
     weights_from: str | None = parameter(
         "For weightedmean, where the positions count from that weigh the tokens: each row's first token (first, as "
         "sentence-transformers 6 does), or the first position (absolute, as older versions do). The two differ with padding in "
@@ -117,22 +118,19 @@ class AddPooling(GraphEdit[Pooled]):
         RequestError for an unknown mode.
         """
         require_opset(model, self.verb)
-        reason = explain_pooling(model)
-        if reason is not None:
-            raise AlreadyAppliedError(
-                f"the model already pools: {reason}",
-                "remove its head with strip-head first, or pool the encoder file; to normalise only, use add-normalize",
-            )
+        self._check_head(model)
         prompt = read_prompt(model, self.skip_prompt)
         modes, doubts = read_modes(self.modes, model.path, prompt)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
         mask = find_mask(model, self.mask, self.ids)
-        check_free(model, self.output_name)
+        if not self.replace:
+            check_free(model, self.output_name)
         if self.output_name in self.keep_output:
             raise RequestError(
                 f"{self.output_name!r} is both the new output and an output to keep", "choose another --output-name"
             )
-        kept, dropped = split_outputs(model, self.keep_output)
+        beside = [EMBEDDING] if model.interface.output(EMBEDDING) is not None and not self.replace else []
+        kept, dropped = split_outputs(model, [*self.keep_output, *beside])
         weights = find_token_weights(model, self.token_weights, modes)
         edit = replace(
             self, mode=",".join(modes), hidden_state=hidden.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept,
@@ -142,11 +140,34 @@ class AddPooling(GraphEdit[Pooled]):
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
         notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
         notes += [f"means divide by the sum of {weights.name}"] if weights is not None else []
-        notes += [*describe_dropped(dropped), *doubts, *mask.warnings]
+        notes += [f"takes the place of the file's own {self.output_name}"] if self.replace else []
+        notes += [
+            *describe_dropped([name for name in dropped if not self.replace or name != self.output_name]),
+            *doubts,
+            *mask.warnings,
+        ]
         return Resolved(edit, Pooled(hidden, mask, weights, modes), tuple(notes))
+
+    def _check_head(self, model: Model) -> None:
+        """Check that the model has no head yet, or one of another program that is to be replaced or to stay beside ours."""
+        reason = explain_pooling(model)
+        if self.replace and model.interface.output(self.output_name) is None:
+            outputs = ", ".join(map(str, model.interface.outputs))
+            raise RequestError(
+                f"there is no output {self.output_name!r} to replace; the outputs are {outputs}",
+                "leave --replace out, or name the output with --output-name",
+            )
+        if reason is None or (not has_own_head(model) and (self.replace or self.output_name != EMBEDDING)):
+            return
+        advice = "remove its head with strip-head first, or pool the encoder file"
+        if not has_own_head(model):
+            advice = "put our head in its place with --replace, or add one beside it with --output-name NAME"
+        raise AlreadyAppliedError(f"the model already pools: {reason}", f"{advice}; to normalise only, use add-normalize")
 
     def change(self, draft: Draft, found: Pooled) -> None:
         ops = Operators(draft, "graphsurgery/pooling")
+        if self.replace:
+            draft.rename(self.output_name, draft.namer.new(f"{self.output_name}_before_add_pooling"))
         x = draft.tensor(found.hidden.name)
         if found.hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")

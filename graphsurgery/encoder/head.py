@@ -17,6 +17,11 @@ def read_head_steps(model: Model) -> list[Step]:
     return [step for step in model.recorded if step.edit not in HOUSEKEEPING]
 
 
+def has_own_head(model: Model) -> bool:
+    """Return whether the file records pooling by graphsurgery."""
+    return any(step.edit in (POOLING, SPLADE) for step in read_head_steps(model))
+
+
 def explain_pooling(model: Model) -> str | None:
     """Return how it is known that the file already pools, or None if it does not."""
     for step in read_head_steps(model):
