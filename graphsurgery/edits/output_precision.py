@@ -16,8 +16,8 @@ from graphsurgery.edits.outputs import (
     VECTORS,
     OutputEdit,
     build_output,
+    find_output_width,
     find_target,
-    require_width,
     target_parameter,
 )
 from graphsurgery.errors import RequestError, WeightsDifferError
@@ -116,7 +116,7 @@ class OutputPrecision(OutputEdit[Bytes]):
             what = f"the precision {self.to!r} is not known" if self.to else "output-precision needs a precision"
             raise RequestError(what, f"choose from {', '.join((*SCALED, *PACKED))} with --to", ("--to",))
         target = find_target(model, self.target, "converted", VECTORS)
-        width = require_width(target)
+        width = find_output_width(model, target)
         if self.to in PACKED:
             unused = ("warning: --ranges is not used: bits need no ranges",) if self.ranges is not None else ()
             edit = replace(self, target=target.name, ranges=None, digests=())

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import FoundT, GraphEdit, make_repeated_error, parameter
+from graphsurgery.encoder.flow import infer_last_dim
 from graphsurgery.encoder.head import EMBEDDING, read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState, SearchTarget, find_hidden_state
 from graphsurgery.errors import (
@@ -22,11 +23,12 @@ from graphsurgery.errors import (
     require_promised,
     require_value,
 )
+from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.measure import measure_width
+from graphsurgery.runtime.measure import measure_width, run_short_text
 
 VECTORS: tuple[int | None, ...] = (2,)
 VECTORS_OR_TOKENS: tuple[int | None, ...] = (2, 3, None)
@@ -99,11 +101,16 @@ def find_target(model: Model, name: str | None, purpose: str, ranks: tuple[int |
     return target
 
 
-def require_width(target: Value) -> int:
-    """Return the last dim of an output. Raises RequestError if it is not declared."""
-    if not isinstance(target.last_dim, int):
-        raise RequestError(f"{target} does not declare its width", "pool with add-pooling first, which derives the width")
-    return target.last_dim
+def find_output_width(model: Model, target: Value) -> int:
+    """Return the last dim of an output: as declared, or by the weights, or else by a run.
+
+    Raises UnsupportedModelError if the model cannot be run.
+    """
+    if isinstance(target.last_dim, int):
+        return target.last_dim
+    graph = Graph.of(model)
+    width = infer_last_dim(graph, graph.value(target.name))
+    return width if width is not None else int(run_short_text(model, target.name, "width").shape[-1])
 
 
 def _is_computed(model: Model, name: str) -> bool:

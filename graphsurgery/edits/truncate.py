@@ -15,8 +15,8 @@ from graphsurgery.edits.outputs import (
     OutputEdit,
     build_output,
     check_free,
+    find_output_width,
     find_target,
-    require_width,
     target_parameter,
 )
 from graphsurgery.errors import RequestError, require_value
@@ -91,7 +91,7 @@ class Truncate(OutputEdit[Cuts]):
         require_opset(model, self.verb)
         dims = parse_dims(self.dim)
         target = find_target(model, self.target, "truncated")
-        width = require_width(target)
+        width = find_output_width(model, target)
         if max(dims) >= width:
             raise RequestError(f"{target} cannot be truncated to {max(dims)} dims", f"choose fewer than {width}")
         edit = replace(self, dim=",".join(map(str, dims)), target=target.name)

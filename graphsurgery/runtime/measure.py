@@ -20,16 +20,7 @@ FEWEST = 100
 
 def measure_width(model: Model, hidden: HiddenState) -> int:
     """Run the model on one short text and return the last dim of ``hidden``. UnsupportedModelError if that fails."""
-    try:
-        generator = FeedGenerator.for_model(model, find_roles(model.interface))
-        session = open_session(model, extra_outputs=[hidden.name])
-        value = session.run(generator.generate(make_short_mask(generator), seed=0), [hidden.name])[hidden.name]
-    except GraphSurgeryError as error:
-        raise UnsupportedModelError(
-            f"the weights do not tell the hidden size of {hidden.name}, and running the model failed: {error}",
-            error.advice,
-            error.options,
-        ) from error
+    value = run_short_text(model, hidden.name, "hidden size")
     if value.ndim != 3 or not np.issubdtype(value.dtype, np.floating):
         raise UnsupportedModelError(
             f"in a run {hidden.name} is {value.dtype} of shape {list(value.shape)}; pooling needs floats [batch, seq, hidden]",
@@ -37,6 +28,23 @@ def measure_width(model: Model, hidden: HiddenState) -> int:
             ("--hidden-state",),
         )
     return int(value.shape[-1])
+
+
+def run_short_text(model: Model, name: str, sought: str) -> np.ndarray:
+    """Run the model on one short text and return the value ``name``, whose ``sought`` the weights do not tell.
+
+    Raises UnsupportedModelError if that fails.
+    """
+    try:
+        generator = FeedGenerator.for_model(model, find_roles(model.interface))
+        session = open_session(model, extra_outputs=[name])
+        return session.run(generator.generate(make_short_mask(generator), seed=0), [name])[name]
+    except GraphSurgeryError as error:
+        raise UnsupportedModelError(
+            f"the weights do not tell the {sought} of {name}, and running the model failed: {error}",
+            error.advice,
+            error.options,
+        ) from error
 
 
 def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
