@@ -24,6 +24,7 @@ from graphsurgery.errors import (
     require_value,
 )
 from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import POOLER_STEPS, TAKING_TOKENS, get_operator
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
@@ -89,6 +90,12 @@ def find_target(model: Model, name: str | None, purpose: str, ranks: tuple[int |
         if target is None:
             what = f"several outputs could be {purpose}" if rank_two else "no output is [batch, dim]"
             raise RequestError(f"{what}; the outputs are {listed}", "name one with --target, or pool first with add-pooling")
+        if target.name != EMBEDDING and _is_pooler_output(model, target.name):
+            raise RequestError(
+                f"{target.name} is the tanh of a dense layer on one token, which models trained for sentence embeddings rarely "
+                f"mean; the outputs are {listed}",
+                f"pool the token embeddings first with add-pooling, or say --target {target.name} if that vector is meant",
+            )
     else:
         target = model.interface.output(name)
         if target is None:
@@ -111,6 +118,18 @@ def find_output_width(model: Model, target: Value) -> int:
     graph = Graph.of(model)
     width = infer_last_dim(graph, graph.value(target.name))
     return width if width is not None else int(run_short_text(model, target.name, "width").shape[-1])
+
+
+def _is_pooler_output(model: Model, name: str) -> bool:
+    """Return whether an output is a BERT pooler's: tanh(dense(one token)), and no edit recorded in the file made it."""
+    graph = Graph.of(model)
+    value = graph.value(name)
+    recorded = any(step.parameters.get("output_name") == name for step in read_head_steps(model))
+    node = None if value is None or recorded else graph.origin(value).producer()
+    if node is None or get_operator(node) != "Tanh":
+        return False
+    behind = map(get_operator, graph.upstream_nodes(node.outputs[0], through=POOLER_STEPS))
+    return not TAKING_TOKENS.isdisjoint(behind)
 
 
 def _is_computed(model: Model, name: str) -> bool:

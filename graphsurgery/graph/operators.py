@@ -192,6 +192,10 @@ FUSED_STANDARD = frozenset({"Gelu", "LayerNormalization", "RMSNormalization", "S
 """Operators of the standard's domain that the transformer optimizer makes."""
 LAST_STEPS = frozenset({"Add", "Mul"})
 """The last operator of a norm, a GELU or a rotation in pieces."""
+POOLER_STEPS = COPYING | {"Add", "Gemm", "MatMul", "Tanh"}
+"""Operators of a BERT pooler behind the one that takes a token: tanh(dense(token))."""
+TAKING_TOKENS = frozenset({"Gather", "Slice", "Squeeze"})
+"""Operators that take one position of a sequence."""
 TURNED = frozenset({"Slice", "Transpose"})
 """Operators that make the value whose halves are swapped for rotary positions."""
 HALVING = frozenset({"Concat", "Neg"})
