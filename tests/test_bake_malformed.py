@@ -413,7 +413,7 @@ def a_cut_of_more_than_there_is(place: Path) -> list[object]:
     return ["--truncate-dim", "100"]
 
 
-@case("'x' is no number", "--truncate-dim 256")
+@case("'x' is not a number", "--truncate-dim 256")
 def a_cut_to_no_number(place: Path) -> list[object]:
     usual(place)
     return ["--truncate-dim", "x"]

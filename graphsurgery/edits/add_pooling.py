@@ -159,10 +159,13 @@ class AddPooling(GraphEdit[Pooled]):
             )
         if reason is None or (not has_own_head(model) and (self.replace or self.output_name != EMBEDDING)):
             return
-        advice = "remove its head with strip-head first, or pool the encoder file"
+        advice, options = "remove its head with strip-head first, or pool the encoder file", ()
         if not has_own_head(model):
             advice = "put our head in its place with --replace, or add one beside it with --output-name NAME"
-        raise AlreadyAppliedError(f"the model already pools: {reason}", f"{advice}; to normalise only, use add-normalize")
+            options = ("--replace", "--output-name")
+        raise AlreadyAppliedError(
+            f"the model already pools: {reason}", f"{advice}; to normalise only, use add-normalize", options
+        )
 
     def change(self, draft: Draft, found: Pooled) -> None:
         ops = Operators(draft, "graphsurgery/pooling")
