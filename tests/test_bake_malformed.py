@@ -353,7 +353,7 @@ def an_onnx_file_elsewhere(place: Path) -> list[object]:
     return ["--onnx", "../other.onnx"]
 
 
-@case("onnx/model.onnx", "already pools", "strip-head")
+@case("onnx/model.onnx", "already pools", "--replace", "options of graphsurgery add-pooling")
 def an_onnx_file_that_pools(place: Path) -> None:
     usual(place, encoder=tiny_encoder(names={HIDDEN_STATE: "sentence_embedding"}))
 

@@ -13,7 +13,7 @@ ADVICE = {
     "--to": "choose from int8, uint8, binary, ubinary with --output-precision",
 }
 """The advice of a bake if an edit's own names one of these options, which have other names in bake."""
-POOLING_OPTIONS = frozenset({"--mask", "--hidden-state", "--ids", "--mode"})
+POOLING_OPTIONS = frozenset({"--mask", "--hidden-state", "--ids", "--mode", "--replace"})
 """Options of add-pooling that bake does not have."""
 
 

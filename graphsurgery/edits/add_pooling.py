@@ -159,13 +159,11 @@ class AddPooling(GraphEdit[Pooled]):
             )
         if reason is None or (not has_own_head(model) and (self.replace or self.output_name != EMBEDDING)):
             return
-        advice, options = "remove its head with strip-head first, or pool the encoder file", ()
-        if not has_own_head(model):
-            advice = "put our head in its place with --replace, or add one beside it with --output-name NAME"
-            options = ("--replace", "--output-name")
-        raise AlreadyAppliedError(
-            f"the model already pools: {reason}", f"{advice}; to normalise only, use add-normalize", options
-        )
+        what, then = f"the model already pools: {reason}", "to normalise only, use add-normalize"
+        if has_own_head(model):
+            raise AlreadyAppliedError(what, f"remove its head with strip-head first, or pool the encoder file; {then}")
+        advice = "put our head in its place with --replace, or add one beside it with --output-name NAME"
+        raise AlreadyAppliedError(what, f"{advice}; {then}", ("--replace",))
 
     def change(self, draft: Draft, found: Pooled) -> None:
         ops = Operators(draft, "graphsurgery/pooling")
