@@ -76,7 +76,7 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
     if file.size > LARGEST:
         raise RecipeError(f"{path} has {file.size} bytes, too many for a recipe", "give a recipe file")
     try:
-        content = tomllib.loads(file.read(0, file.size).decode("utf-8"))
+        content = tomllib.loads(file.read(0, file.size).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not TOML: {error}", "see recipes/ for examples") from error
     return parse_recipe(content, path.name, model)

@@ -22,7 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from graphsurgery.errors import ExternalDataError, GraphSurgeryError, SourceChangedError, SurroundingsError, UnsafeLocationError
+from graphsurgery.errors import (
+    ExternalDataError,
+    GraphSurgeryError,
+    MalformedModelError,
+    SourceChangedError,
+    SurroundingsError,
+    UnsafeLocationError,
+)
 from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
@@ -38,6 +45,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     folder = tmp_path_factory.mktemp("hostile")
     yield hostile.build_all(folder)
     shutil.rmtree(folder)
+
+
+def test_files_of_onnx_runtimes_own_format_are_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.ort"
+    path.write_bytes(b"\x14\0\0\0ORTM" + bytes(24))
+    with pytest.raises(MalformedModelError, match=r"own format \(.ort\)") as refused:
+        load(path)
+    assert ".onnx file" in refused.value.advice
 
 
 # --- the error --------------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_the_hugging_face_cache(tmp_path: Path) -> None:
         (b"{", "not JSON"),
         (b"\xff\xfe{\0}\0", "not JSON"),
         (b'{"a": "\xff"}', "not JSON"),
-        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "BOM"),
         (b"[" * 100_000, "deep"),
         (b'{"a":' * 100_000, "deep"),
         (b"9" * 100_000, "not JSON"),

@@ -25,6 +25,11 @@ DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 """The pooling modes that divide by the sum of the token weights, if there are any, as in sentence-transformers."""
 AUTO, INPUT = "auto", "input"
 WEIGHTED = "weightedmean"
+OTHER_NAMES = {
+    "average": "mean", "avg": "mean", "last": "lasttoken", "last_token": "lasttoken", "last-token": "lasttoken",
+    "mean_pooling": "mean", "weighted_mean": "weightedmean",
+}  # fmt: skip
+"""What other programs call pooling modes, and what these are in sentence-transformers."""
 FIRST, ABSOLUTE = "first", "absolute"
 """Where the positions that weigh tokens count from: a row's first token, or the first position."""
 PROMPT_LENGTH = "prompt_length"
@@ -54,7 +59,12 @@ def read_prompt(model: Model, asked: str | None) -> str | None:
 
 
 def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """Return the requested modes, or for ``auto`` the config's, and warnings if the request differs from the config."""
+    """Return the requested modes, or for ``auto`` the config's, and warnings if the request differs from the config.
+
+    Modes may be in capitals, and have the names of `OTHER_NAMES`. Raise RequestError for an unknown mode, and for ``auto``
+    without a config.
+    """
+    asked = tuple(OTHER_NAMES.get(mode.lower(), mode.lower()) for mode in asked)
     if asked == (AUTO,):
         config = find_pooling_config(model) if model is not None else None
         if config is None:

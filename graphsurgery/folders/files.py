@@ -78,7 +78,7 @@ def read_json(path: Path, kind: type = dict, largest: int = LARGEST_CONFIG) -> A
             "replace it with the model's own",
         )
     try:
-        found = json.loads(file.read(0, file.size).decode("utf-8"))
+        found = json.loads(file.read(0, file.size).decode("utf-8-sig"))  # with or without a byte order mark
     except RecursionError as error:
         raise FolderError(f"{path} nests too deeply to be read", "replace it with the model's own") from error
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits

@@ -32,6 +32,8 @@ MOST_DATA_FILES = 1 << 13
 """Upper limit on one model's data files, since each is looked at. Exports with one file per tensor have hundreds."""
 
 Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
+ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
+"""How a file in ONNX Runtime's own format begins, behind an offset of four bytes."""
 
 
 def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> Model:
@@ -61,6 +63,9 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
 
 
 def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
+    if source.size > ORT_MARK_OFFSET + len(ORT_MARK) and source.read(ORT_MARK_OFFSET, len(ORT_MARK)) == ORT_MARK:
+        what = "the file is in ONNX Runtime's own format (.ort), which holds a graph prepared for one machine"
+        raise MalformedModelError(what, "give the .onnx file that it was made from")
     document = scan(source)
     files = _check_tensors(document, path, folder)
     check_names(document.proto.graph)

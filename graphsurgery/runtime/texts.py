@@ -77,7 +77,7 @@ def find_tokenizer(model: Path | None) -> Path | None:
 def read_texts(path: str | Path) -> list[str]:
     """Return the non-empty lines of a UTF-8 file. RequestError if it has none, SurroundingsError if it cannot be read."""
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
         raise SurroundingsError(f"cannot read {path}: {error.strerror}", ADVICE) from error
     except UnicodeDecodeError as error:
@@ -142,7 +142,7 @@ def _read_padding(path: Path, loaded: Any) -> tuple[str, int, str]:
 def _read_config(path: Path) -> dict[str, Any]:
     """Return the settings in a tokenizer_config.json, none if it cannot be read."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (ValueError, OSError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
