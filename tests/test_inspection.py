@@ -21,6 +21,7 @@ from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import NothingToPoolError, RequestError
 from graphsurgery.folders.pooling_config import BOOLEANS, find_pooling_config
 from graphsurgery.graph.graph import Graph
+from graphsurgery.interface import Interface, Value
 from graphsurgery.proof.inference import infer_types
 
 
@@ -81,16 +82,37 @@ def reads(model: graphsurgery.Model) -> set[str]:
     return {reading.consumer for reading in check_consumers(model.interface) if reading.reads}
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"input_ids": ("ids", 7, ("batch", "seq"))}, "feeds no ids"),
+        ({"input_ids": ("input_ids", 6, ("batch", "seq"))}, "int64"),
+        ({"task_id": ("task_id", 7, ())}, "[batch, seq] only"),
+        ({"past": ("past", 1, ("batch", 2, "past", 16))}, "[batch, seq] only"),
+        ({"input_ids": ("input_ids", 7, (1, 128))}, "dynamic-dim"),
+    ],
+)  # fmt: skip
+def test_inputs_that_nobody_feeds(change: dict[str, tuple[str, int, tuple]], word: str) -> None:
+    """A file is read by those that feed its inputs: their names, types, ranks and sizes decide as well."""
+    usual = {name: (name, 7, ("batch", "seq")) for name in ("input_ids", "attention_mask")}
+    outputs = (Value("last_hidden_state", 1, ("batch", "seq", 32)),)
+    readings = check_consumers(Interface(tuple(Value(*one) for one in (usual | change).values()), outputs))
+    unfed = [one for one in readings if word in one.detail]
+    assert len(unfed) >= len(readings) - 1 and not any(one.reads for one in unfed)
+    assert all(one.reads for one in check_consumers(Interface(tuple(Value(*one) for one in usual.values()), outputs)))
+
+
 def test_who_reads_what() -> None:
     """As the table of consumers has it: token embeddings for those that pool, vectors for those that do not have to."""
     encoder = graphsurgery.load(FIXTURES / "bert" / "model.onnx")
     pooled = graphsurgery.add_pooling(encoder, mode="mean")
     both = graphsurgery.add_pooling(encoder, mode="mean", keep_output=["last_hidden_state"])
     pools_itself = {"sentence-transformers (ONNX backend)", "transformers.js", "langchain4j", "Spring AI", "infinity"}
-    takes_vectors = {"text-embeddings-inference", "Vespa", "OpenSearch ml-commons", "fastembed"}
+    takes_vectors = {"text-embeddings-inference", "Vespa", "OpenSearch ml-commons", "fastembed", "txtai"}
     assert reads(encoder) == pools_itself | takes_vectors
     assert reads(pooled) == takes_vectors
-    assert reads(both) == (pools_itself | takes_vectors) - {"langchain4j"}  # the first output alone is what langchain4j takes
+    # langchain4j takes the first output alone; OpenSearch takes the second of several where it does not pool
+    assert reads(both) == (pools_itself | takes_vectors) - {"langchain4j", "OpenSearch ml-commons"}
     half = graphsurgery.load(FIXTURES / "bert-fp16" / "model.onnx")
     assert reads(half) == set()
 

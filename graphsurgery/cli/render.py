@@ -67,8 +67,11 @@ def render_consumers(readings: Sequence[Compatibility]) -> RenderableType:
     for reading in readings:
         if reading.reads:
             table.add_row(Text(reading.consumer, overflow="fold"), Text(reading.detail, style="dim", overflow="fold"))
-    others = ", ".join(reading.consumer for reading in readings if not reading.reads)
-    return Group(table, *([Text(f"cannot read it: {others}", style="dim")] if others else []))
+    others = [reading for reading in readings if not reading.reads]
+    reasons = {reading.detail for reading in others} if len(others) == len(readings) else set()
+    lines = [f"cannot read it: {', '.join(reading.consumer for reading in others)}"] if others else []
+    lines += [f"because each of them {reason}" for reason in reasons if len(reasons) == 1]
+    return Group(table, *(Text(line, style="dim") for line in lines))
 
 
 def render_proof(report: Report | None) -> RenderableType:

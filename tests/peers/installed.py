@@ -18,6 +18,11 @@ def weights_from(mode: str) -> str | None:
     return "first" if MAJOR >= COUNTS_FROM_FIRST else "absolute"
 
 
+def means_the_same(mode: str | tuple[str, ...]) -> bool:
+    """Return whether ``mode`` means in the installed version what it means in the newest, with padding in front, too."""
+    return MAJOR >= COUNTS_FROM_FIRST or "weightedmean" not in mode
+
+
 def count_positions(mask: np.ndarray) -> np.ndarray:
     """Return the weights of the tokens in weightedmean, ``[batch, seq]``, by ``mask [batch, seq]``."""
     first = mask.argmax(axis=1)[:, None] if MAJOR >= COUNTS_FROM_FIRST else 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from installed import means_the_same
 from saved_folders import TEXTS, Encoder, age, feed_of, make_encoder, run_onnx, save, through_modules
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize, Pooling
@@ -121,7 +122,7 @@ def test_folders(mode, tail: str, name: str, small, tmp_path: Path, capsys, wors
     assert code == 0 and told["report"]["verdict"] == "PASSED", told
     unit = tail.endswith("Normalize")
     baked = tmp_path / "baked" / "onnx" / "model.onnx"
-    for side in SIDES:
+    for side in SIDES if means_the_same(mode) else SIDES[:1]:
         first.tokenizer.padding_side = side
         where = f"{mode}, {tail}, {name}, {side}"
         check(model, baked, encoder.onnx, worst, "unit vectors" if unit else "vectors", where, unit)
