@@ -178,6 +178,86 @@ def test_texts_that_mix_are_warned_of() -> None:
     assert report and said.startswith("warning: ")
 
 
+def edited_text(name: str, *changes: tuple[str, str]) -> Model:
+    """The model of a case, its text changed."""
+    text = (CASES / "add_pooling" / f"{name}.txt").read_text(encoding="utf-8")
+    text = text[text.index("--- before\n") + len("--- before\n") : text.index("--- error") if "--- error" in text else None]
+    text = text.partition("--- after")[0]
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return graphsurgery.load(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize("penalty", ["-10", "-30", "-100"])
+def test_a_mask_that_hides_weakly_is_not_taken_for_another(penalty: str) -> None:
+    """(1 - m) times a small number: zeros everywhere make all scores as low, and an additive mask leaves those of tokens alone."""
+    floats = ("int64[batch, seq] attention_mask", "float[batch, seq] attention_mask")
+    model = edited_text("mask_nonzero_for_not", ("-10000", penalty), floats)
+    assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH)
+
+
+def test_a_float_mask_that_is_only_compared_with_zero() -> None:
+    floats, cast = ("bool[batch, seq] padding", "float[batch, seq] padding"), ("Where (mask_3d", "Where (mask_bool")
+    unsqueeze = (
+        "mask_3d = Unsqueeze (padding, axes)",
+        "mask_3d = Unsqueeze (padding, axes)\n   mask_bool = Cast <to = 9> (mask_3d)",
+    )
+    model = edited_text("mask_not_for_nonzero", floats, cast, unsqueeze)
+    assert establish_mask(model, "padding") == MaskMeaning(NOT, GRAPH)
+    with pytest.raises(MaskError, match="0 at tokens"):
+        AddPooling("mean", mask="padding").apply(model)
+
+
+@pytest.mark.parametrize("sizes", [("8", "batch"), ("seq", "2"), ("5", "n"), ("6", "2")])
+def test_a_fixed_size_does_not_hide_the_layout(sizes: tuple[str, str]) -> None:
+    model = edited_text("sequence_first", ("d0", sizes[0]), ("d1", sizes[1]))
+    with pytest.raises(LayoutError):
+        AddPooling("mean", mask="ones").apply(model)
+
+
+def test_the_value_that_is_pooled_decides() -> None:
+    """Another output, or a value inside, may have its dims the other way round."""
+    proto = case_model("mask_nonzero_for_not").to_proto()
+    proto.graph.node.append(onnx.helper.make_node("Transpose", ["last_hidden_state"], ["turned"], perm=[1, 0, 2]))
+    inside = graphsurgery.load(proto)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("turned", 1, ["seq", "batch", 4]))
+    beside = graphsurgery.load(proto)
+    for model in (inside, beside):
+        assert graphsurgery.verify(AddPooling("mean").apply(model), against=model)
+        with pytest.raises(LayoutError):
+            AddPooling("mean", hidden_state="turned").apply(model)
+
+
+def test_every_mask_of_a_chain_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is right, and the second is not."""
+    monkeypatch.setattr(token_mask, "establish_mask", lambda *_: MaskMeaning(None))
+    model = case_model("mask_nonzero_for_not")
+    middle = graphsurgery.MaskTokens(target="last_hidden_state").apply(model)
+    report = graphsurgery.verify(AddPooling("mean", mask="not:attention_mask").apply(middle), against=model)
+    assert report.verdict is graphsurgery.Verdict.FAILED
+    assert any("add-pooling reads the mask" in check.detail for check in report.checks)
+
+
+def test_what_no_run_shows_is_listed() -> None:
+    """A causal encoder that ignores its mask: its last token is seen by nobody, in whatever form it is hidden."""
+    scores = ("scores = MatMul (x, keys)", "all = MatMul (x, keys)\n   scores = Trilu <upper = 0> (all)")
+    causal = edited_text("mask_nonzero_for_not", scores, ("masked = Add (scores, mask_3d)", "masked = Identity (scores)"))
+    proto = causal.to_proto()
+    del proto.graph.node[:]
+    nodes = onnx.parser.parse_graph(
+        """e (int64[b, s] input_ids) => (float[b, s, 4] last_hidden_state) {
+            x = Gather (table, input_ids)
+            axis = Constant <value = int64 {1}> ()
+            last_hidden_state = CumSum (x, axis)
+        }"""
+    )
+    proto.graph.node.extend(nodes.node)
+    model = graphsurgery.load(proto)
+    report = graphsurgery.verify(AddPooling("mean", mask="not:attention_mask").apply(model), against=model)
+    assert any("no run of the source shows" in line for line in report.not_checked)
+
+
 @pytest.mark.parametrize("form", [NONZERO, NOT, ADDITIVE, LENGTHS])
 def test_masks_are_read_as_they_are_written(form: str) -> None:
     value = graphsurgery.interface.Value("m", onnx.TensorProto.FLOAT if form == ADDITIVE else onnx.TensorProto.INT64, None)

@@ -416,3 +416,19 @@ def test_the_command_line_says_what_failed(tmp_path: Path, monkeypatch, capsys) 
     assert run(["run", str(tmp_path / "wrong.toml"), str(bert()), "-o", str(tmp_path / "made.onnx")]) == VERDICT
     said = " ".join(capsys.readouterr().err.split())
     assert tree(tmp_path) == before and "made.onnx did not pass its proof (FAILED:" in said and "--keep-failed" in said
+
+
+def test_a_head_that_the_source_does_not_have_is_not_proven_by_the_encoder(tmp_path: Path) -> None:
+    """An optimized pooled file against the encoder: equal hidden states say nothing of the head, right or wrong."""
+    source = FIXTURES / "bert" / "model.onnx"
+    pooled = graphsurgery.save(graphsurgery.add_pooling(source, mode="mean"), tmp_path / "pooled.onnx").path
+    done = graphsurgery.run([Fuse()], pooled, output=tmp_path / "fused.onnx")
+    wrong = onnx.load(done.output)
+    next(node for node in wrong.graph.node if node.output[0] == "sentence_embedding").op_type = "Mul"
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    for path in (done.output, tmp_path / "wrong.onnx"):
+        report = graphsurgery.verify(path, against=source)
+        assert report.verdict is graphsurgery.Verdict.NOT_CHECKED
+        assert "sentence_embedding" in report.checks[0].detail
+    assert graphsurgery.verify(done.output, against=pooled)
+    assert graphsurgery.verify(tmp_path / "wrong.onnx", against=pooled).verdict is graphsurgery.Verdict.FAILED

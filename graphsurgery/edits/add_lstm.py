@@ -168,7 +168,7 @@ class AddLstm(OutputEdit[Recurrence]):
         """
         require_opset(model, self.verb)
         target = find_tokens(model, self.target, self.ids)
-        mask = find_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids, target.name)
         weights = ModuleWeights(model, self.weights, self.verb)
         layers = self._take_layers(weights, target.width)
         check_not_repeated(model, self.verb, weights.digests)

@@ -17,6 +17,7 @@ from graphsurgery.edits.outputs import (
     describe_dropped,
     ensure_first_output,
     find_width,
+    is_computed_output,
     set_first_output,
     split_outputs,
 )
@@ -122,9 +123,11 @@ class AddPooling(GraphEdit[Pooled]):
         prompt = read_prompt(model, self.skip_prompt)
         modes, doubts = read_modes(self.modes, model.path, prompt)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
-        mask = find_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids, hidden.name)
         if not self.replace:
             check_free(model, self.output_name)
+        if self.replace and hidden.name == self.output_name:
+            raise RequestError(f"{hidden.name!r} is what is pooled and cannot be replaced", "name another --output-name")
         if self.output_name in self.keep_output:
             raise RequestError(
                 f"{self.output_name!r} is both the new output and an output to keep", "choose another --output-name"
@@ -151,10 +154,10 @@ class AddPooling(GraphEdit[Pooled]):
     def _check_head(self, model: Model) -> None:
         """Check that the model has no head yet, or one of another program that is to be replaced or to stay beside ours."""
         reason = explain_pooling(model)
-        if self.replace and model.interface.output(self.output_name) is None:
+        if self.replace and not is_computed_output(model, self.output_name):
             outputs = ", ".join(map(str, model.interface.outputs))
             raise RequestError(
-                f"there is no output {self.output_name!r} to replace; the outputs are {outputs}",
+                f"no node computes an output {self.output_name!r} to replace; the outputs are {outputs}",
                 "leave --replace out, or name the output with --output-name",
             )
         if reason is None or (not has_own_head(model) and (self.replace or self.output_name != EMBEDDING)):
@@ -167,8 +170,9 @@ class AddPooling(GraphEdit[Pooled]):
 
     def change(self, draft: Draft, found: Pooled) -> None:
         ops = Operators(draft, "graphsurgery/pooling")
+        replaced = None
         if self.replace:
-            draft.rename(self.output_name, draft.namer.new(f"{self.output_name}_before_add_pooling"))
+            replaced = draft.rename(self.output_name, draft.namer.new(f"{self.output_name}_before_add_pooling"))
         x = draft.tensor(found.hidden.name)
         if found.hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
@@ -179,7 +183,8 @@ class AddPooling(GraphEdit[Pooled]):
         pooled = pool(ops, x, m, self.width, found.modes, m_all if self.weights_from == FIRST else None, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
-        set_first_output(draft, pooled, self.output_name, found.hidden.batch, self.width * len(found.modes), self.keep_output)
+        width = self.width * len(found.modes)
+        set_first_output(draft, pooled, self.output_name, found.hidden.batch, width, self.keep_output, replaced)
 
     def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:
         """Return N, int64 ``[1]``: a new input, or a constant."""
@@ -190,7 +195,7 @@ class AddPooling(GraphEdit[Pooled]):
     def ensure(self, before: Interface, after: Interface) -> None:
         added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
         require_promised(self.verb, "the inputs", (*before.inputs, *added), after.inputs)
-        ensure_first_output(self.verb, before, after, self.output_name, self.keep_output)
+        ensure_first_output(self.verb, before, after, self.output_name, self.keep_output, self.replace)
 
 
 def _find_hidden_size(model: Model, hidden: HiddenState) -> int:

@@ -100,7 +100,7 @@ class AddSpladePooling(GraphEdit[Scores]):
         if reason is not None:
             raise AlreadyAppliedError(f"the model already pools: {reason}", "remove its head with strip-head first")
         scores = find_logits(model, self.target, self.ids)
-        mask = find_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids, scores.name)
         check_free(model, self.output_name)
         kept, dropped = split_outputs(model, self.keep_output)
         width = find_width(model, scores)

@@ -98,7 +98,7 @@ class AddWordWeights(OutputEdit[Weighing]):
         """
         require_opset(model, self.verb)
         target = find_tokens(model, self.target, self.ids)
-        mask = find_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids, target.name)
         ids = _require_ids(model, mask)
         check_free(model, self.token_weights, "choose another with --token-weights")
         if self.token_weights == self.output_name:

@@ -66,7 +66,7 @@ class MaskTokens(OutputEdit[Masked]):
             listed = ", ".join(map(str, model.interface.outputs)) or "none"
             raise RequestError(f"mask-tokens needs an output to mask; the outputs are {listed}", "name one with --target")
         target = find_target(model, self.target, "masked", TOKENS)
-        mask = find_mask(model, self.mask, self.ids)
+        mask = find_mask(model, self.mask, self.ids, target.name)
         first = " and at the first token" if self.skip_first else ""
         edit = replace(self, target=target.name, mask=str(mask.spec), ids=mask.ids)
         note = f"{target.name} is zero at padding{first}, mask {mask.spec}"

@@ -117,7 +117,12 @@ def find_output_width(model: Model, target: Value) -> int:
         return target.last_dim
     graph = Graph.of(model)
     width = infer_last_dim(graph, graph.value(target.name))
-    return width if width is not None else int(run_short_text(model, target.name, "width").shape[-1])
+    if width is not None:
+        return width
+    value = run_short_text(model, target.name, "width")
+    if value.ndim == 0:
+        raise UnsupportedModelError(f"in a run {target.name} is one number; vectors are needed", "name another with --target")
+    return int(value.shape[-1])
 
 
 def _is_pooler_output(model: Model, name: str) -> bool:
@@ -130,6 +135,11 @@ def _is_pooler_output(model: Model, name: str) -> bool:
         return False
     behind = map(get_operator, graph.upstream_nodes(node.outputs[0], through=POOLER_STEPS))
     return not TAKING_TOKENS.isdisjoint(behind)
+
+
+def is_computed_output(model: Model, name: str) -> bool:
+    """Return whether ``name`` is an output that a node computes."""
+    return model.interface.output(name) is not None and _is_computed(model, name)
 
 
 def _is_computed(model: Model, name: str) -> bool:
@@ -244,15 +254,28 @@ def describe_dropped(dropped: Sequence[str]) -> list[str]:
     return [f"output {name} is dropped (keep it with --keep-output {name})" for name in dropped]
 
 
-def set_first_output(draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str]) -> None:
-    """Make ``made`` the first output, ``name [batch, width]`` float32. The ``kept`` outputs follow."""
+def set_first_output(
+    draft: Draft, made: gs.Variable, name: str, batch: Dim, width: int, kept: Sequence[str], replaced: gs.Tensor | None = None
+) -> None:
+    """Make ``made`` the first output, ``name [batch, width]`` float32, or the one at the place of ``replaced``.
+
+    The ``kept`` outputs stay in their order.
+    """
     made.name, made.dtype = name, np.float32
     made.shape = [batch if batch is not None else "batch", width]
-    draft.graph.outputs = [made, *(tensor for tensor in draft.graph.outputs if tensor.name in kept)]
+    outputs = [made if tensor is replaced else tensor for tensor in draft.graph.outputs]
+    if replaced is None:
+        outputs.insert(0, made)
+    draft.graph.outputs = [tensor for tensor in outputs if tensor is made or tensor.name in kept]
 
 
-def ensure_first_output(verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str]) -> None:
+def ensure_first_output(
+    verb: str, before: Interface, after: Interface, name: str, kept: Sequence[str], replaces: bool = False
+) -> None:
     """Raise PostconditionError unless the outputs are those that `set_first_output` leaves."""
-    first = [replace(value, dims=None) for value in after.outputs[:1]]
-    require_promised(verb, "the first output, apart from its dims", [Value(name, onnx.TensorProto.FLOAT, None)], first)
-    require_promised(verb, "the outputs after it", [one for one in before.outputs if one.name in kept], after.outputs[1:])
+    names = [value.name for value in before.outputs if value.name in kept or (replaces and value.name == name)]
+    place = names.index(name) if replaces else 0
+    made = [replace(value, dims=None) for value in after.outputs[place : place + 1]]
+    require_promised(verb, "the new output, apart from its dims", [Value(name, onnx.TensorProto.FLOAT, None)], made)
+    others = [value for value in after.outputs if value.name != name]
+    require_promised(verb, "the other outputs", [one for one in before.outputs if one.name in kept], others)

@@ -70,6 +70,8 @@ class MaskSpec:
 
         Raise MaskError if ID is no token id.
         """
+        if not isinstance(text, str):
+            raise MaskError(f"a mask is named by a text, and {text!r} is not one", "write an input's name, ones or pad:ID")
         if text == ONES:
             return cls(ONES, text)
         kind, _, number = text.partition(":")
@@ -96,14 +98,16 @@ class Mask:
     """What to know of the encoder's own use of the mask."""
 
 
-def find_mask(model: Model, asked: str | None, ids: str | None) -> Mask:
+def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str) -> Mask:
     """Find the mask that is ``asked`` for, else the attention mask input; ``ids`` names the input of token ids.
+
+    ``pooled`` is the value of tokens that the mask is for.
 
     Raise MaskError, which lists the choices, if there is none, if it has not the form that is asked for, or if the encoder
     takes it for something else than it is asked for as; LayoutError if the sequence stands before the batch.
     """
     roles = find_roles(model.interface, ids)
-    require_batch_first(model, roles)
+    require_batch_first(model, roles, pooled)
     if ids is not None and model.interface.input(ids) is None:
         raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_list_input_names(model)}")
     spec = MaskSpec.parse(asked if asked is not None else _find_default_name(model, roles))
@@ -172,11 +176,16 @@ def _find_default_name(model: Model, roles: Roles) -> str:
 
 def _suggest_masks(model: Model, roles: Roles) -> str:
     """Say how to name the inputs that the graph takes as a mask."""
+    specs = _list_masks(model, roles)
+    return f"it could be --mask {' or --mask '.join(specs)}" if specs else "name it with --mask NAME"
+
+
+def _list_masks(model: Model, roles: Roles) -> list[str]:
+    """Return the specs of the inputs that the graph takes as a mask."""
     known = (roles.ids, roles.types, roles.positions)
     others = [one.name for one in model.interface.inputs if one not in known]
     meant = [(name, establish_mask(model, name, may_run=False).form) for name in others]
-    specs = [_format_spec(form, name) for name, form in meant if form is not None]
-    return f"it could be --mask {' or --mask '.join(specs)}" if specs else "name it with --mask NAME"
+    return [_format_spec(form, name) for name, form in meant if form is not None]
 
 
 def _format_spec(form: str, name: str) -> str:
@@ -195,7 +204,8 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
         )
     forms = list_possible_forms(value)
     if spec.kind not in forms:
-        choices = [f"--mask {_format_spec(form, name)}" for form in forms] + ["--mask ones", "--mask pad:ID"]
+        others = _list_masks(model, find_roles(model.interface, ids)) if not forms else []
+        choices = [f"--mask {spec}" for spec in (*[_format_spec(form, name) for form in forms], *others, "ones", "pad:ID")]
         raise MaskError(
             f"the mask input is {value}; --mask {spec} needs {NEEDED.get(spec.kind, 'numbers or booleans of [batch, seq]')}",
             f"choose {' or '.join(choices)}", OPTION,
@@ -207,7 +217,10 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
             f"--mask {spec} reads {name} as {MEANING[spec.kind]}, and {shown} that it is {MEANING[meaning.form]}",
             f"write --mask {_format_spec(meaning.form, name)}", OPTION,
         )  # fmt: skip
-    return (f"warning: {COUNTED}",) if meaning.behind_alone else ()
+    if not meaning.behind_alone:
+        return ()
+    seen = "in a run of the encoder no padding but that behind all tokens made no difference: pad behind the tokens"
+    return (f"warning: {COUNTED if meaning.shown_by == GRAPH else seen}",)
 
 
 def _find_ids_for_padding(roles: Roles, spec: MaskSpec) -> str:

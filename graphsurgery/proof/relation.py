@@ -21,6 +21,9 @@ from graphsurgery.references.nested import list_all_nodes
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
+RECORDED = "recorded edits"
+"""The name of the check on what a file records."""
+
 
 @dataclass(frozen=True)
 class Relation:

@@ -15,9 +15,10 @@ import onnx
 from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
 from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tolerance import LEAST_COSINE, Limits, compute_stretch_limit
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
-from graphsurgery.proof.relation import Relation, explain_other_inputs
+from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.whole_proof import make_whole_cases
 from graphsurgery.report import Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
@@ -52,7 +53,18 @@ class SameOutputs:
             what = other or "the two models have no output in common"
             return Report((Check(NAME, what, stated=Verdict.NOT_CHECKED),), (), (*not_checked, *relation.not_checked))
         checks, _, left_out = self.make_checks(output, relation, limits)
+        made = self._explain_made_outputs(output)
+        if made is not None and all(check.verdict is not Verdict.FAILED for check in checks):
+            checks = [Check(RECORDED, made, stated=Verdict.NOT_CHECKED)]
         return Report(tuple(checks), self.list_observations(checks), (*not_checked, *relation.not_checked, *left_out))
+
+    def _explain_made_outputs(self, output: Model) -> str | None:
+        """Say that recorded edits make outputs that the source does not have, or return None if they make none."""
+        made = [value.name for value in output.interface.outputs if self.source.interface.output(value.name) is None]
+        if not made or read_head_steps(output) == read_head_steps(self.source):
+            return None
+        what = f"the model records edits that make {', '.join(made)}, and the source has no output of that name"
+        return f"{what}: compare the model with the file that its rewrites were applied to"
 
     def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
         """Say where the source itself is not finite, and up to which length texts were compared."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -18,7 +18,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
-from graphsurgery.runtime.mask_forms import NONZERO
+from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
@@ -83,29 +83,44 @@ class TriedInputs:
 
 
 def try_inputs(run: Run, source: Model, chain: Chain) -> TriedInputs:
-    """Run the source to see whether its mask is what the edits of ``chain`` read it as, and whether the batch comes first."""
-    read = [(link.edit, mask) for link in chain if (mask := _find_mask(link)) is not None]
-    if not read:
-        return TriedInputs()
-    edit, mask = read[0]
-    generator = FeedGenerator.for_model(source, _find_source_roles(source, chain), _find_form([mask]))
-    try:
-        return _try_inputs(run, generator, edit, mask)
-    except UnsupportedModelError as error:
-        return TriedInputs(unknown=(f"what the source takes its mask for: {error}",))
+    """Run the source to see whether its masks are what the edits of ``chain`` read them as, and the batch comes first."""
+    unknown: list[str] = []
+    for link, origin in chain.walk_from_source():
+        mask = _find_mask(link)
+        if mask is None:
+            continue
+        name = None if mask.input is None else origin(mask.input)
+        roles = (
+            _find_source_roles(source, chain) if name is None else find_roles(source.interface, _find_ids(source, chain), name)
+        )
+        generator = FeedGenerator.for_model(source, roles, _find_form([mask]))
+        try:
+            tried = _try_inputs(run, generator, link.edit, name is not None, chain.starts)
+        except UnsupportedModelError as error:
+            tried = TriedInputs(unknown=(f"what the source takes its inputs for: {error}",))
+        if tried.wrong:
+            return tried
+        unknown += tried.unknown
+    return TriedInputs(unknown=tuple(dict.fromkeys(unknown)))
 
 
-def _try_inputs(run: Run, generator: FeedGenerator, edit: str, mask: RecordedMask) -> TriedInputs:
-    if find_layout_by_run(run, generator) == SEQUENCE_FIRST:
+def _find_ids(source: Model, chain: Chain) -> str | None:
+    return _find_names(source, chain, Chain(read_head_steps(source)))[0]
+
+
+def _try_inputs(run: Run, generator: FeedGenerator, edit: str, has_mask: bool, starts: Collection[str]) -> TriedInputs:
+    if find_layout_by_run(run, generator, starts) == SEQUENCE_FIRST:
         return TriedInputs(f"{edit} is for [batch, seq], and in the source the sequence comes before the batch")
     value = generator.roles.mask
-    if mask.input is None or value is None or any(is_form_of_run(run, generator, at_end) for at_end in (False, True)):
+    if not has_mask or value is None or is_form_of_run(run, generator):
         return TriedInputs()
     meaning = find_meaning_by_run(run, generator)
-    if meaning.form is not None:
+    if meaning.form is not None and not mean_the_same(meaning.form, generator.form):
         return TriedInputs(f"{edit} reads the mask {value.name} as {generator.form}, and to the source it is {meaning.form}")
+    if meaning.form is not None or not meaning.mixes:
+        return TriedInputs()
     what = f"the mask {value.name}: no run of the source shows at which of its values a position is a token"
-    return TriedInputs(unknown=(f"{what}; it was fed as {edit} reads it",) if meaning.mixes else ())
+    return TriedInputs(unknown=(f"{what}; it was fed as {edit} reads it",))
 
 
 def _find_form(masks: Sequence[RecordedMask | None]) -> str:

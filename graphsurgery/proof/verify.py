@@ -16,6 +16,7 @@ from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import extract_head, find_added_values, find_unread_inputs, prove_head
 from graphsurgery.proof.inference import find_start_widths
 from graphsurgery.proof.interface_check import find_broken_promises, find_record_misfits, name_unexplained_nodes
+from graphsurgery.proof.relation import RECORDED
 from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.source_feeds import find_texts, make_feed_generator, try_inputs
 from graphsurgery.proof.untouched import check_untouched
@@ -31,7 +32,6 @@ from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Up to this many bytes of weights, the whole proof runs without being asked for."""
-RECORDED = "recorded edits"
 Progress = Callable[[str], None]
 """Called with a few words about the next piece of work."""
 

@@ -191,7 +191,10 @@ def declare_pooled_output(parameters: Parameters, before: Sequence[Value], batch
     kept = [value for value in before if value.name in parameters["keep_output"]]
     absent = [name for name in parameters["keep_output"] if find_value(before, name) is None]
     lost = [Value(name, onnx.TensorProto.UNDEFINED, None) for name in absent]
-    return [Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL)), *kept, *lost]
+    made = Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, LITERAL))
+    names = [value.name for value in before if value in kept or value.name == made.name]
+    kept.insert(names.index(made.name) if made.name in names else 0, made)  # in the place of the output that it replaces
+    return [*kept, *lost]
 
 
 def resize(value: Value | None, name: str, dtype: int, last: Dim = LITERAL) -> Value:

@@ -20,7 +20,7 @@ from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Document
 from graphsurgery.runtime.feeds import FeedGenerator
-from graphsurgery.runtime.mask_forms import list_possible_forms
+from graphsurgery.runtime.mask_forms import NONZERO, list_possible_forms
 from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
 from graphsurgery.runtime.probing import BATCH_FIRST, SEQUENCE_FIRST, MaskMeaning, find_layout_by_run, find_meaning_by_run
 from graphsurgery.runtime.session import open_session
@@ -60,7 +60,7 @@ def _establish(model: Model, roles: Roles, may_run: bool) -> MaskMeaning:
     for find in (find_meaning_in_graph, _run_for_meaning) if may_run else (find_meaning_in_graph,):
         try:
             meaning = find(model, FeedGenerator.for_model(model, roles))
-        except GraphSurgeryError as error:
+        except (GraphSurgeryError, MemoryError) as error:
             LOG.debug("what %s means cannot be established: %s", roles.mask.name, error)
         else:
             if meaning.shown_by:
@@ -72,38 +72,40 @@ def _run_for_meaning(model: Model, generator: FeedGenerator) -> MaskMeaning:
     return find_meaning_by_run(open_session(model).run, generator)
 
 
-def require_batch_first(model: Model, roles: Roles) -> None:
-    """Raise LayoutError if ``model`` takes ``[seq, batch]`` or gives ``[seq, batch, hidden]``.
+def require_batch_first(model: Model, roles: Roles, pooled: str) -> None:
+    """Raise LayoutError if ``model`` takes ``[seq, batch]``, or if its value ``pooled`` is ``[seq, batch, hidden]``.
 
     The layout is kept with the model.
     """
-    key = tuple(value.name for value in (roles.ids, roles.mask) if value is not None)
+    key = (pooled, *(value.name for value in (roles.ids, roles.mask) if value is not None))
     with _SHARING:
         known = _LAYOUTS.setdefault(model.document, {})
         layout = known.get(key)
     if layout is None:
-        layout = _find_layout(model, roles)
+        layout = _find_layout(model, roles, pooled)
         with _SHARING:
             known[key] = layout
     if layout.name == SEQUENCE_FIRST:
         raise LayoutError(f"{layout.why}; what is pooled is [batch, seq, hidden]", ADVICE)
 
 
-def _find_layout(model: Model, roles: Roles) -> Layout:
+def _find_layout(model: Model, roles: Roles, pooled: str) -> Layout:
     """Return the layout by the graph or a run, and by names of dims only if neither shows anything."""
     fed = [value for value in (roles.ids, roles.mask, *roles.others) if value is not None and value.rank in (2, 3)]
-    turned = next((one for one in model.interface.outputs if fed and _is_turned(one, fed[0])), None)
-    if turned is not None:
-        return Layout(SEQUENCE_FIRST, f"{turned} has the dims of {fed[0]} the other way round")
+    output = model.interface.output(pooled)
+    if output is not None and fed and _is_turned(output, fed[0]):
+        return Layout(SEQUENCE_FIRST, f"{output} has the dims of {fed[0]} the other way round")
     meaning = MaskMeaning(None)
     if roles.mask is not None:
         meaning = establish_mask(model, roles.mask.name, roles.ids.name if roles.ids is not None else None)
     if meaning.sequence_first:
         return Layout(SEQUENCE_FIRST, f"the attention of this encoder runs along the first dim of {roles.mask}")
-    if meaning.form is not None:
+    if meaning.form is not None and output is not None:
         return Layout(BATCH_FIRST)
     try:
-        tried = find_layout_by_run(open_session(model).run, FeedGenerator.for_model(model, roles))
+        session = open_session(model, extra_outputs=[pooled])
+        generator = FeedGenerator.for_model(model, roles, meaning.form or NONZERO)
+        tried = find_layout_by_run(session.run, generator, [pooled])
     except GraphSurgeryError as error:
         LOG.debug("the layout of the model cannot be tried: %s", error)
         tried = None

@@ -131,11 +131,12 @@ class FeedGenerator:
         values = {value.name: value for value in (*roles, *self.roles.others) if value is not None}
         batch, sequence = self._leading_dims()
         for name, value in values.items():
-            if name == self.prompt or value.dims is None:
+            dims = value.dims or ()
+            if name == self.prompt or part[name].ndim == 0:
                 continue
-            if name in by_role or (value.dims[:1] == (batch,) and isinstance(batch, str)):
+            if name in by_role or (dims[:1] == (batch,) and isinstance(batch, str)):
                 part[name] = part[name][row : row + 1]
-            if part[name].ndim > 1 and (name in by_role or (value.dims[1] == sequence and isinstance(sequence, str))):
+            if part[name].ndim > 1 and (name in by_role or (dims[1:2] == (sequence,) and isinstance(sequence, str))):
                 part[name] = part[name][:, positions]
         return part
 

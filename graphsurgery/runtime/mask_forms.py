@@ -23,9 +23,19 @@ def list_possible_forms(value: Value) -> tuple[str, ...]:
     """Return the forms that an input of this type and rank can have, the usual one first."""
     if value.rank == 1:
         return (LENGTHS,) if value.dtype in INTEGERS else ()
-    if value.rank not in (2, None) or value.dtype not in MASK_TYPES:
+    if value.rank not in (2, None) or value.dtype not in MASK_TYPES or _is_square(value):
         return ()
     return (NONZERO, ADDITIVE, NOT) if value.dtype in FLOATS else (NONZERO, NOT)
+
+
+def mean_the_same(one: str, other: str) -> bool:
+    """Return whether two forms have their tokens at the same numbers: `NOT` and `ADDITIVE` both have them at 0."""
+    return one == other or {one, other} == {NOT, ADDITIVE}
+
+
+def _is_square(value: Value) -> bool:
+    """Return whether both dims of a value have one name: a mask ``[seq, seq]`` says which tokens look at which others."""
+    return value.dims is not None and len(set(value.dims)) == 1 and isinstance(value.dims[0], str)
 
 
 def encode_mask(mask: np.ndarray, form: str, value: Value) -> np.ndarray:

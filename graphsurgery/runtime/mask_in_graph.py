@@ -24,8 +24,12 @@ from graphsurgery.runtime.mask_forms import LENGTHS, decode_mask
 from graphsurgery.runtime.probing import GRAPH, MaskMeaning, make_trial_masks, settle_form
 from graphsurgery.runtime.session import Session
 
-HIDING = 50.0
-"""A score that falls by this much more than another one hides its position: exp(-50) is 2e-22."""
+HIDING = 8.0
+"""A score that falls by this much more than another one hides its position: exp(-8) is 3e-4."""
+OPEN = 4.0
+"""Without padding the largest of a row's terms is not below the negative of this: nothing is hidden."""
+MOST_TOKENS = 2048
+"""A mask of texts of a fixed length beyond this is not computed: it may be ``[seq, seq]`` on the way."""
 MOST_BYTES = 1 << 26
 """The number of bytes of weights to read at most for that computation."""
 
@@ -35,6 +39,10 @@ def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning
 
     Raises as `Graph` does, and UnsupportedModelError where ONNX Runtime cannot compute that.
     """
+    if (generator.fixed_sequence or 0) > MOST_TOKENS:
+        raise UnsupportedModelError(
+            f"texts of {generator.fixed_sequence} tokens are too long to compute the mask of their scores"
+        )
     flow, mask = Flow.of(model), generator.roles.mask
     value = None if mask is None else flow.graph.value(mask.name)
     if mask is None or value is None:
@@ -62,7 +70,7 @@ def _hides(flow: Flow, attention: Attention, value: ir.Value, generator: FeedGen
     before, after = (one for one in scores if one is not None)
     with np.errstate(invalid="ignore"):
         falls = np.nan_to_num((after[:, hole] - after[:, 0]) - (before[:, hole] - before[:, 0]), nan=0, posinf=1e9, neginf=-1e9)
-    open_ends = bool(np.all(np.max(before, axis=-1) > -HIDING))
+    open_ends = bool(np.all(np.max(before, axis=-1) > -OPEN))
     return open_ends and float(falls.min()) <= -HIDING and float(falls.max()) < HIDING
 
 
@@ -121,7 +129,7 @@ def _compute(flow: Flow, value: ir.Value, generator: FeedGenerator, mask: np.nda
     read = list(dict.fromkeys(one for node in nodes for one in graph.all_inputs(node)))
     weights = {one.name or "": tensor for one in read if (tensor := graph.tensor(one)) is not None}
     if sum(compute_payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
-        raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights", "")
+        raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights")
     fed = generator.generate(mask, seed=0)
     fed |= {one.name or "": np.zeros((*mask.shape, infer_last_dim(graph, one) or 1), np.float32) for one in read if one in rows}
     names = {one.name for one in read} | {value.name}

@@ -6,15 +6,16 @@ numbers of its own text. An encoder without attention between tokens shows neith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.runtime.feeds import FeedGenerator
-from graphsurgery.runtime.mask_forms import LENGTHS, list_possible_forms
+from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, NOT, list_possible_forms
 
 GRAPH, RUN = "graph", "run"
 ROWS, TOKENS, HOLE, SEEN = 2, 5, 1, 2
@@ -52,11 +53,23 @@ def find_meaning_by_run(run: Run, generator: FeedGenerator) -> MaskMeaning:
 
 
 def settle_form(shown_by: str, mask: Value, fits: Callable[[str, bool], bool]) -> MaskMeaning:
-    """Return the meaning of the only form that ``fits``: with a hole between tokens, or else with one at the end alone."""
+    """Return the meaning of the only form that ``fits``: with a hole between tokens, or else with one at the end alone.
+
+    A form in which the model cannot be run does not fit. Where a float mask is only asked whether it is 0, `NOT` and `ADDITIVE`
+    both fit, and say the same; it is `NOT` then.
+    """
+
+    def fits_if_run(form: str, at_end: bool) -> bool:
+        try:
+            return fits(form, at_end)
+        except UnsupportedModelError:
+            return False
+
     for at_end in (False, True):
-        forms = [form for form in list_possible_forms(mask) if fits(form, at_end)]
-        if len(forms) == 1:
-            return MaskMeaning(forms[0], shown_by, behind_alone=at_end and forms[0] != LENGTHS)
+        forms = [form for form in list_possible_forms(mask) if fits_if_run(form, at_end)]
+        if len(forms) == 1 or set(forms) == {NOT, ADDITIVE}:
+            form = forms[0] if len(forms) == 1 else NOT
+            return MaskMeaning(form, shown_by, behind_alone=at_end and form != LENGTHS)
     return MaskMeaning(None)
 
 
@@ -73,10 +86,10 @@ def is_form_of_run(run: Run, generator: FeedGenerator, at_end: bool = False) -> 
 
 
 def _mixes(run: Run, generator: FeedGenerator) -> bool:
-    """Return whether another token changes what a run gives for the tokens behind it."""
+    """Return whether another token changes what a run gives for the tokens behind it; true for texts too short to tell."""
     whole = make_trial_masks(generator, False)[0]
     if whole.shape[1] <= SEEN + 1:
-        return False
+        return True
     plain, other = (_run_outputs(run, generator, whole, place) for place in (None, SEEN))
     others = np.arange(whole.shape[1]) > SEEN
     return any(_measure_difference(plain[name], other.get(name), others) > OTHER for name in plain)
@@ -140,19 +153,35 @@ def _measure_difference(one: np.ndarray, other: np.ndarray | None, positions: np
     return float(np.max(np.abs(one - other), initial=0.0) / max(float(np.max(np.abs(one), initial=0.0)), 1e-30))
 
 
-def find_layout_by_run(run: Run, generator: FeedGenerator) -> str | None:
-    """Return the layout that a run shows by the numbers that another token changes; None where these are of its place alone."""
-    if generator.fixed_batch is not None or generator.fixed_sequence is not None:
+def _choose_layout_shape(generator: FeedGenerator) -> tuple[int, int]:
+    """Return how many rows and positions to try: two different numbers, if the model's fixed sizes allow it."""
+    rows, columns = generator.fixed_batch or LAYOUT_SHAPE[0], generator.fixed_sequence or LAYOUT_SHAPE[1]
+    if rows == columns and generator.fixed_batch is None:
+        rows += 1
+    elif rows == columns and generator.fixed_sequence is None:
+        columns += 1
+    return rows, columns
+
+
+def find_layout_by_run(run: Run, generator: FeedGenerator, names: Collection[str] = ()) -> str | None:
+    """Return the layout that a run shows by the numbers that another token changes; None where these are of its place alone.
+
+    ``names`` are the values of the run to look at, all of them if it is empty.
+    """
+    shape = _choose_layout_shape(generator)
+    if min(shape) < 2:
         return None
-    feed = generator.generate(np.ones(LAYOUT_SHAPE, dtype=np.bool_), seed=0)
+    feed = generator.generate(np.ones(shape, dtype=np.bool_), seed=0)
     other = feed | replace_token(generator, feed, PLACE)
     before, after = run(feed), run(other)
     for name, array in before.items():
         one, two = np.asarray(array), np.asarray(after[name])
-        if one.ndim != 3 or one.dtype.kind != "f" or one.shape != two.shape or set(one.shape[:2]) != set(LAYOUT_SHAPE):
+        if names and name not in names:
+            continue
+        if one.ndim != 3 or one.dtype.kind != "f" or one.shape != two.shape or set(one.shape[:2]) != set(shape):
             continue
         changed = np.abs(one.astype(np.float64) - two).max(axis=2) / max(float(np.abs(one).max()), 1e-30)
-        if one.shape[0] != LAYOUT_SHAPE[0]:  # given the other way round
+        if one.shape[0] != shape[0]:  # given the other way round
             return SEQUENCE_FIRST
         row, column = PLACE
         beside, below = np.delete(changed, row, axis=0), np.delete(changed[row], column)
