@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
-from graphsurgery.model.dtypes import to_numpy_dtype
+from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer
 
 TEXT = "How are you?"
@@ -22,10 +23,13 @@ def make_snippet(path: Path, interface: Interface, beside: Path | None = None) -
     tokenizer = find_tokenizer(path) or find_tokenizer(beside)
     roles = find_roles(interface)
     if tokenizer is None or roles.ids is None:
-        imports, encode, sources = "import numpy as np, onnxruntime", "n = 3  # tokens", _list_made_up_sources(roles)
+        imports, sources = "import numpy as np, onnxruntime", _list_made_up_sources(roles)
+        encode = f"n = {_find_fixed_length(roles) or 3}  # tokens"
     else:
         imports = "import numpy as np, onnxruntime, tokenizers"
         encode = f"e = tokenizers.Tokenizer.from_file({shorten_path(tokenizer)!r}).encode({TEXT!r})"
+        length = _find_fixed_length(roles)
+        encode += f"; e.truncate({length}); e.pad({length})" if length is not None else ""
         sources = _list_encoded_sources(roles)
     feeds = ", ".join(f"{value.name!r}: {_format_array(value, sources.get(value.name))}" for value in interface.inputs)
     outputs = [value.name for value in interface.outputs[:1]]
@@ -55,10 +59,18 @@ def _list_made_up_sources(roles: Roles) -> dict[str, str]:
     return {role.name: source for role, source in found if role is not None}
 
 
+def _find_fixed_length(roles: Roles) -> int | None:
+    """Return the sequence size that the ids are fixed to, if there is one."""
+    dims = roles.ids.dims if roles.ids is not None else None
+    return dims[1] if dims is not None and len(dims) == 2 and isinstance(dims[1], int) else None
+
+
 def _format_array(value: Value, source: str | None) -> str:
     """Return the code of a numpy array for one input. numpy makes int64 of a list of int."""
-    dtype = "" if value.dtype == onnx.TensorProto.INT64 else f", np.{to_numpy_dtype(value.dtype or 1).name}"
+    kind = to_numpy_dtype(value.dtype or 1)
+    name = "bool" if kind == np.bool_ else f"np.{kind.name}"
     if source is not None:
-        return f"np.array([{source}]{dtype})"
+        rows = f" * {value.dims[0]}" if value.dims and isinstance(value.dims[0], int) and value.dims[0] > 1 else ""
+        return f"np.array([{source}]{rows}{'' if value.dtype == onnx.TensorProto.INT64 else f', {name}'})"
     shape = tuple(dim if isinstance(dim, int) else 1 for dim in value.dims or ())
-    return f"np.ones({shape}{dtype})"
+    return f"np.{'ones' if value.dtype in FLOATS else 'zeros'}({shape}, {name})"

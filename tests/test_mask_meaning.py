@@ -191,7 +191,7 @@ def edited_text(name: str, *changes: tuple[str, str]) -> Model:
 
 @pytest.mark.parametrize("penalty", ["-10", "-30", "-100"])
 def test_a_mask_that_hides_weakly_is_not_taken_for_another(penalty: str) -> None:
-    """(1 - m) times a small number: zeros everywhere make all scores as low, and an additive mask leaves those of tokens alone."""
+    """(1 - m) times a small number. Zeros lower the scores of all positions, and an additive mask leaves those of tokens."""
     floats = ("int64[batch, seq] attention_mask", "float[batch, seq] attention_mask")
     model = edited_text("mask_nonzero_for_not", ("-10000", penalty), floats)
     assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH)

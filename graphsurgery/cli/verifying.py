@@ -47,7 +47,9 @@ def make_verify_command(verb: str) -> click.Command:
         """Prove that MODEL is correct. With --against: the edits that MODEL records, applied to SOURCE, give MODEL's outputs.
         If it records no edits, both files give the same outputs. With --self: MODEL still gives the vectors that it recorded
         when it was made. The exit code is 0 if the verdict is PASSED, and 1 if it is FAILED or nothing could be checked."""
-        if itself == (against is not None):
+        if itself and against is not None:
+            raise RequestError("--against and --self cannot be given together", "give one of them")
+        if not itself and against is None:
             raise RequestError("verify needs something to compare the file with", "give either --against SOURCE or --self")
         if itself:
             _refuse_with_self({"--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--full": full or None})

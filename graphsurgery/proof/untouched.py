@@ -45,7 +45,8 @@ def check_untouched(
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         return Check(NAME, "; ".join(wrong[:5]) + more, stated=Verdict.FAILED), unchecked
     how = "all bytes" if every_byte else "first and last bytes"
-    renamed = f", {len(changed.renamed)} value(s) renamed" if changed.renamed else ""
+    count = len(changed.renamed)
+    renamed = f", {count} {'value' if count == 1 else 'values'} renamed" if count else ""
     kept = f"all {len(source.proto.graph.node)} nodes and every other field kept{renamed}"
     return Check(NAME, f"{kept}; {compared} large tensors compared ({how})", stated=Verdict.PASSED), unchecked
 
