@@ -60,7 +60,7 @@ def open_file(path: Path) -> FileBytes:
     try:
         return FileBytes(path)
     except GraphSurgeryError as error:
-        raise FolderError(str(error), DOWNLOAD) from error
+        raise FolderError(str(error), f"check the path; if the file belongs to a model folder, {DOWNLOAD}") from error
 
 
 def hash_file(path: Path) -> str:

@@ -63,7 +63,7 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
 
 
 def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
-    if source.size > ORT_MARK_OFFSET + len(ORT_MARK) and source.read(ORT_MARK_OFFSET, len(ORT_MARK)) == ORT_MARK:
+    if source.size > ORT_MARK_OFFSET + len(ORT_MARK) and source.read(0, ORT_MARK_OFFSET + len(ORT_MARK)).endswith(ORT_MARK):
         what = "the file is in ONNX Runtime's own format (.ort), which holds a graph prepared for one machine"
         raise MalformedModelError(what, "give the .onnx file that it was made from")
     document = scan(source)

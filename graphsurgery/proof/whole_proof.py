@@ -70,7 +70,7 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     Many encoders have such a dependence themselves, so it is reported together with the source's own and never judged.
     A dependence on neighbours or on padding behind that is far above rounding is a warning.
     """
-    unmeasured = "batch-neighbour and padding dependence: not measured,"
+    unmeasured = "not measured how much other texts in the batch and padding change a vector:"
     if generator.fixed_batch is not None or generator.fixed_sequence is not None:
         return [f"{unmeasured} the model's batch or sequence size is fixed"]
     masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in (RIGHT, LEFT)}
@@ -79,7 +79,7 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     except UnsupportedModelError as error:
         return [f"{unmeasured} {error}"]
     if any(change is None for change in changes):
-        return [f"{unmeasured} no output is one vector per text, as wide for every length"]
+        return [f"{unmeasured} no output has one vector per text that is as wide for every length"]
     dependence = {
         BESIDE: np.max([change[0] for change in changes if change is not None], axis=0),
         **{_PADDING[kind]: change[1] for kind, change in zip(masks, changes, strict=True) if change is not None},

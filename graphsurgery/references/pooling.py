@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.errors import NothingToPoolError, UnsupportedModelError
+from graphsurgery.interface import Interface
 from graphsurgery.references.fields import Fields
 from graphsurgery.references.normalize import expect_unit_vectors
 from graphsurgery.references.reference import (
@@ -91,7 +92,7 @@ def pool(x: Array, m: Array, modes: list[str], w: Array | None = None, first: Se
 
 
 def find_first_tokens(m: Array) -> list[int]:
-    """The position of each row's first token; 0 for a row without any. Source: Pooling._forward_padded, pad_lengths."""
+    """Return the position of each row's first token, 0 for a row without any. Source: Pooling._forward_padded, pad_lengths."""
     return [next((position for position in range(len(row)) if row[position]), 0) for row in m]
 
 
@@ -266,6 +267,14 @@ def _name_token_weights(parameters: Parameters) -> list[str]:
     return [parameters["token_weights"]] if isinstance(parameters.get("token_weights"), str) else []
 
 
+def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
+    """Return what the source lacks for these parameters, or None."""
+    name = parameters["output_name"]
+    if not parameters.get("replace") or before.output(name) is not None:
+        return None
+    return f"it replaces the output {name}, which the source does not have"
+
+
 REFERENCE = Reference(
     reads=lambda p: [p["hidden_state"], *p["mask"].reads, *_name_token_weights(p), *filter(None, [name_prompt_input(p)])],
     makes=lambda p: [p["output_name"]],
@@ -275,5 +284,6 @@ REFERENCE = Reference(
     multiplies=False,
     per_token=_name_token_weights,
     read=_read,
+    misfit=_explain_misfit,
     fields=Fields(inputs=declare_prompt_input),
 )
