@@ -181,6 +181,7 @@ def test_main_exits_with_the_code() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("path", corpus_params())
+@pytest.mark.usefixtures("short_texts")
 def test_no_traceback_on_the_corpus(path: Path, verb: str, tmp_path: Path, capsys) -> None:
     """Whatever verb is tried on whatever third-party file: a result or a typed error, and nothing left behind by an error."""
     output = tmp_path / "out.onnx"

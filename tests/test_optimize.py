@@ -92,6 +92,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], graphsurge
 # --- what it makes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", EXACT)
 def test_a_head_changes_nothing_about_the_fusions(name: str, tmp_path: Path, bare) -> None:
     """As many as in the encoder alone; proven on every kind of padding; taken off, it leaves the optimized encoder."""
