@@ -197,6 +197,16 @@ def test_a_mask_that_hides_weakly_is_not_taken_for_another(penalty: str) -> None
     assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH)
 
 
+def test_a_mask_of_positions_by_positions_is_no_padding_mask() -> None:
+    """The two masks of torch.nn.TransformerEncoder: `mask [seq, seq]` has a well-known name, and is refused."""
+    inputs = ("bool[batch, seq] padding)", "bool[batch, seq] padding, float[seq, seq] mask)")
+    model = edited_text("mask_not_for_nonzero", inputs, ("keys = ", "scale = Identity (mask)\n   keys = "))
+    with pytest.raises(MaskError, match=r"needs numbers or booleans of \[batch, seq\]") as refused:
+        AddPooling("mean").apply(model)
+    assert "--mask not:padding" in refused.value.advice
+    assert AddPooling("mean", mask="not:padding").apply(model)
+
+
 def test_a_float_mask_that_is_only_compared_with_zero() -> None:
     floats, cast = ("bool[batch, seq] padding", "float[batch, seq] padding"), ("Where (mask_3d", "Where (mask_bool")
     unsqueeze = (
