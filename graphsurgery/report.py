@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+WARNING = "warning: "
+"""How a remark begins that is a warning."""
+
 
 class Verdict(Enum):
     """The result of a check."""

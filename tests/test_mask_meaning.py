@@ -18,6 +18,10 @@ from graphsurgery.encoder.attention import COUNTED
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import LayoutError, MaskError
 from graphsurgery.model.model import Model
+from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource
+from graphsurgery.proof.whole_proof import Whole, measure_dependence
+from graphsurgery.references.chain import Chain
+from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.runtime.establish import establish_mask
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import (
@@ -266,6 +270,15 @@ def test_what_no_run_shows_is_listed() -> None:
     model = graphsurgery.load(proto)
     report = graphsurgery.verify(AddPooling("mean", mask="not:attention_mask").apply(model), against=model)
     assert any("no run of the source shows" in line for line in report.not_checked)
+
+
+def test_texts_of_one_token_have_no_padding_to_depend_on() -> None:
+    """Where no text may be longer than one token, nothing is measured and nothing is said."""
+    model = case_model("mask_nonzero_for_not")
+    generator = replace(generator_for(model, "attention_mask"), max_length=1)
+    session = open_session(model)
+    whole = Whole(ExpectedOutputs(OpenedSource(session, (), {}, ()), Chain(), RecordedWeights([])), session, ())
+    assert measure_dependence(whole, generator) == []
 
 
 @pytest.mark.parametrize("form", [NONZERO, NOT, ADDITIVE, LENGTHS])

@@ -13,11 +13,10 @@ from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
 from graphsurgery.interface import Interface
-from graphsurgery.report import Check, Comparison, Report, Verdict
+from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 CONSUMERS = "Programs that read this file as it is"
-WARNING = "warning: "
 SMALLEST_SHARE = 0.001
 NOTEWORTHY = 1.5
 """A tolerance that was widened by more than this factor is mentioned."""

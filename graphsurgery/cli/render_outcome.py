@@ -12,7 +12,6 @@ from rich.text import Text
 from graphsurgery.cli.console import err, out
 from graphsurgery.cli.render import (
     CONSUMERS,
-    WARNING,
     render_consumers,
     render_details,
     render_facts,
@@ -25,6 +24,7 @@ from graphsurgery.cli.render import (
 from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.outcome import Outcome
+from graphsurgery.report import WARNING
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.snippet import shorten_path
 

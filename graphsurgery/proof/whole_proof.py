@@ -13,7 +13,7 @@ from graphsurgery.interface import Value
 from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
-from graphsurgery.report import Check
+from graphsurgery.report import WARNING, Check
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import LEFT, RIGHT, Mask
 from graphsurgery.runtime.session import Session
@@ -26,7 +26,6 @@ FAR = 1e-3
 """A dependence above this size is far more than rounding."""
 BESIDE, BEHIND, IN_FRONT = "other texts in the batch", "padding behind it", "padding in front of it"
 _PADDING = {RIGHT: BEHIND, LEFT: IN_FRONT}
-WARNING = "warning: "
 Values = dict[str, np.ndarray]
 
 
@@ -73,17 +72,19 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     unmeasured = "not measured how much other texts in the batch and padding change a vector:"
     if generator.fixed_batch is not None or generator.fixed_sequence is not None:
         return [f"{unmeasured} the model's batch or sequence size is fixed"]
-    masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in (RIGHT, LEFT)}
-    try:
-        changes = [_measure_dependence_of(whole, generator, mask) for mask in masks.values()]
-    except UnsupportedModelError as error:
-        return [f"{unmeasured} {error}"]
-    if any(change is None for change in changes):
-        return [f"{unmeasured} no output has one vector per text that is as wide for every length"]
-    dependence = {
-        BESIDE: np.max([change[0] for change in changes if change is not None], axis=0),
-        **{_PADDING[kind]: change[1] for kind, change in zip(masks, changes, strict=True) if change is not None},
-    }
+    dependence = {BESIDE: np.zeros(2)}
+    masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in _PADDING}
+    if not masks:
+        return []
+    for kind, mask in masks.items():
+        try:
+            measured = _measure_dependence_of(whole, generator, mask)
+        except UnsupportedModelError as error:
+            return [f"{unmeasured} {error}"]
+        if measured is None:
+            return [f"{unmeasured} no output has one vector per text that is as wide for every length"]
+        beside, dependence[_PADDING[kind]] = measured
+        dependence[BESIDE] = np.maximum(dependence[BESIDE], beside)
     small = {what: float(np.max(most)) for what, most in dependence.items() if np.max(most) <= NEGLIGIBLE}
     said = [f"a text's vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
     return said + [
