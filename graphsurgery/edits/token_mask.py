@@ -135,9 +135,10 @@ def build_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
         pad = ops.constant(mask.spec.pad_id, np.int64 if ids.dtype == np.int64 else np.int32, "pad_id")
         return ops.node("Not", ops.node("Equal", ids, pad, name="is_padding"), name="mask")
     given = ops.draft.tensor(require_value(mask.spec.name, "the mask's name"))
-    if mask.spec.kind == NONZERO:
-        return given if given.dtype == np.bool_ else ops.cast(given, BOOL, "mask")
-    return ops.node("Not", given if given.dtype == np.bool_ else ops.cast(given, BOOL, "is_padding"), name="mask")
+    is_nonzero = mask.spec.kind == NONZERO
+    if given.dtype != np.bool_:
+        given = ops.cast(given, BOOL, "mask" if is_nonzero else "is_padding")
+    return given if is_nonzero else ops.node("Not", given, name="mask")
 
 
 def _fill(ops: Operators, x: gs.Tensor, number: np.generic) -> gs.Variable:
@@ -155,9 +156,7 @@ def exclude_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variab
     p = 0, 1, ..., seq - 1; first ``[batch, 1]`` is the first p with m = 1; ``length`` N is int64 ``[1]``.
     """
     first = ops.node("ArgMax", ops.cast(m, INT32, "mask_int"), name="first", axis=1, keepdims=1)
-    one = gs.Constant("one", np.ones(1, dtype=np.int64))
-    ones = ops.node("ConstantOfShape", ops.node("Shape", m, name="shape"), name="ones", value=one)
-    positions = ops.node("CumSum", ones, ops.constant(1, np.int64, "axis"), name="positions", exclusive=1)
+    positions = ops.positions(m, np.int64, from_zero=True)
     in_prompt = ops.node("Less", ops.node("Sub", positions, first, name="from_first"), length, name="in_prompt")
     return ops.node("And", m, ops.node("Not", in_prompt, name="behind_prompt"), name="mask")
 

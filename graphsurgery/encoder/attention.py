@@ -9,6 +9,7 @@ with a third token value.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -147,13 +148,18 @@ class Attention:
 
 def find_attentions(flow: Flow) -> tuple[Attention, ...]:
     """Return every attention of the main graph, in the order in which they run."""
-    found = []
+    return tuple(walk_attentions(flow))
+
+
+def walk_attentions(flow: Flow) -> Iterator[Attention]:
+    """Yield the attentions of `find_attentions` one by one, for those that need not see all of them."""
     for node in flow.graph.nodes:
         if get_operator(node) == "Softmax":
-            found.append(_match_decomposed(flow, node))
+            attention = _match_decomposed(flow, node)
+            if attention is not None:
+                yield attention
         elif get_operator(node) in ATTENTIONS and flow.token_inputs(node):
-            found.append(_match_fused(flow, node))
-    return tuple(one for one in found if one is not None)
+            yield _match_fused(flow, node)
 
 
 def counts_tokens(flow: Flow, attention: Attention) -> bool:

@@ -60,13 +60,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     return generator(inputs, generator(inputs | optional) if optional else None)
 
 
-def _find_source_roles(source: Model, chain: Chain) -> Roles:
-    """Return the roles of the inputs of ``source``, as ``chain`` and the edits that the source records tell."""
-    ids, mask, _ = _find_names(source, chain, Chain(read_head_steps(source)))
-    return find_roles(source.interface, ids=ids, mask=mask)
-
-
 def _find_names(source: Model, chain: Chain, own: Chain) -> tuple[str | None, str | None, str | None]:
+    """Return the ids, mask and prompt length of ``source``, as ``chain`` and the edits that the source records name them."""
     known = list(_find_recorded_roles(source, chain, own))
     ids, mask, prompt = (next((one[place] for one in known if one[place] is not None), None) for place in range(3))
     return ids, mask, prompt
@@ -85,14 +80,13 @@ class TriedInputs:
 def try_inputs(run: Run, source: Model, chain: Chain) -> TriedInputs:
     """Run the source to see whether its masks are what the edits of ``chain`` read them as, and the batch comes first."""
     unknown: list[str] = []
+    ids, usual_mask, _ = _find_names(source, chain, Chain(read_head_steps(source)))
     for link, origin in chain.walk_from_source():
         mask = _find_mask(link)
         if mask is None:
             continue
         name = None if mask.input is None else origin(mask.input)
-        roles = (
-            _find_source_roles(source, chain) if name is None else find_roles(source.interface, _find_ids(source, chain), name)
-        )
+        roles = find_roles(source.interface, ids, usual_mask if name is None else name)
         generator = FeedGenerator.for_model(source, roles, _find_form([mask]))
         try:
             tried = _try_inputs(run, generator, link.edit, name is not None, chain.starts)
@@ -102,10 +96,6 @@ def try_inputs(run: Run, source: Model, chain: Chain) -> TriedInputs:
             return tried
         unknown += tried.unknown
     return TriedInputs(unknown=tuple(dict.fromkeys(unknown)))
-
-
-def _find_ids(source: Model, chain: Chain) -> str | None:
-    return _find_names(source, chain, Chain(read_head_steps(source)))[0]
 
 
 def _try_inputs(run: Run, generator: FeedGenerator, edit: str, has_mask: bool, starts: Collection[str]) -> TriedInputs:

@@ -193,9 +193,9 @@ def exclude_prompt(parameters: Parameters, known: Known, m: Array) -> Array:
     name = name_prompt_input(parameters)
     length = int(parameters["skip_prompt"] if name is None else known[name][0])
     left = np.array(m)
-    for row in left:
+    for row, first in zip(left, find_first_tokens(m), strict=True):
         if row.any():
-            row[: max(int(np.flatnonzero(row)[0]) + length, 0)] = False
+            row[: max(first + length, 0)] = False
     return left
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from graphsurgery.encoder.roles import Roles, find_roles
@@ -25,6 +27,9 @@ from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
 from graphsurgery.runtime.probing import BATCH_FIRST, SEQUENCE_FIRST, MaskMeaning, find_layout_by_run, find_meaning_by_run
 from graphsurgery.runtime.session import open_session
 
+Found = TypeVar("Found")
+Key = tuple[str | bool | None, ...]
+Store: TypeAlias = "WeakKeyDictionary[Document, dict[Key, Found]]"
 LOG = logging.getLogger(__name__)
 SEQUENCE_WORDS = re.compile(r"seq|length|len\b|time|tokens?\b|(?<![a-z])[st]$", re.IGNORECASE)
 BATCH_WORDS = re.compile(r"batch|\bbs\b|(?<![a-z])[bn]$", re.IGNORECASE)
@@ -44,14 +49,8 @@ def establish_mask(model: Model, name: str, ids: str | None = None, *, may_run: 
 
     ``may_run``: whether the model may be run if its graph does not show it.
     """
-    key = (name, ids, may_run)
-    with _SHARING:
-        known = _SHARED.setdefault(model.document, {})
-        if key in known:
-            return known[key]
-    found = _establish(model, find_roles(model.interface, ids, name), may_run)
-    with _SHARING:
-        return known.setdefault(key, found)
+    roles = find_roles(model.interface, ids, name)
+    return _find_once(_MEANINGS, model, (name, ids, may_run), lambda: _establish(model, roles, may_run))
 
 
 def _establish(model: Model, roles: Roles, may_run: bool) -> MaskMeaning:
@@ -78,13 +77,7 @@ def require_batch_first(model: Model, roles: Roles, pooled: str) -> None:
     The layout is kept with the model.
     """
     key = (pooled, *(value.name for value in (roles.ids, roles.mask) if value is not None))
-    with _SHARING:
-        known = _LAYOUTS.setdefault(model.document, {})
-        layout = known.get(key)
-    if layout is None:
-        layout = _find_layout(model, roles, pooled)
-        with _SHARING:
-            known[key] = layout
+    layout = _find_once(_LAYOUTS, model, key, lambda: _find_layout(model, roles, pooled))
     if layout.name == SEQUENCE_FIRST:
         raise LayoutError(f"{layout.why}; what is pooled is [batch, seq, hidden]", ADVICE)
 
@@ -132,6 +125,17 @@ def _is_turned(output: Value, fed: Value) -> bool:
     return isinstance(batch, str) and isinstance(sequence, str) and batch != sequence and output.dims[:2] == (sequence, batch)
 
 
-_SHARED: WeakKeyDictionary[Document, dict[tuple[str, str | None, bool], MaskMeaning]] = WeakKeyDictionary()
-_LAYOUTS: WeakKeyDictionary[Document, dict[tuple[str, ...], Layout]] = WeakKeyDictionary()
+def _find_once(store: Store[Found], model: Model, key: Key, find: Callable[[], Found]) -> Found:
+    """Return what ``find`` found for ``key`` of ``model``. It runs once, unless two threads ask at the same time."""
+    with _SHARING:
+        known = store.setdefault(model.document, {})
+        if key in known:
+            return known[key]
+    found = find()
+    with _SHARING:
+        return known.setdefault(key, found)
+
+
+_MEANINGS: Store[MaskMeaning] = WeakKeyDictionary()
+_LAYOUTS: Store[Layout] = WeakKeyDictionary()
 _SHARING = threading.Lock()

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.encoder.attention import Attention, find_attentions
+from graphsurgery.encoder.attention import Attention, walk_attentions
 from graphsurgery.encoder.flow import Flow, infer_last_dim, is_lookup
 from graphsurgery.encoder.scores import PADDING
 from graphsurgery.errors import UnsupportedModelError
@@ -48,23 +48,24 @@ def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning
     if mask is None or value is None:
         return MaskMeaning(None)
     behind = flow.graph.descendants([value])
-    masked = ((one, term) for one in find_attentions(flow) for term in one.terms)
+    masked = ((one, term) for one in walk_attentions(flow) for term in one.terms)
     first = next(((one, term.value) for one, term in masked if term.value in behind and PADDING in term.kinds), None)
     if first is None:
         return MaskMeaning(None)
     whole = make_trial_masks(generator, False)[0]
-    scores = _compute_score_terms(flow, *first, generator, whole)
+    part = MaskPart(flow, *first)
+    scores = part.compute_terms(generator, whole)
     if scores is not None and scores.shape[-1] == len(whole) != whole.shape[1]:
         return MaskMeaning(None, GRAPH, sequence_first=True)
-    return settle_form(GRAPH, mask, lambda form, at_end: _hides(flow, *first, replace(generator, form=form), at_end))
+    return settle_form(GRAPH, mask, lambda form, at_end: _hides(part, replace(generator, form=form), at_end))
 
 
-def _hides(flow: Flow, attention: Attention, value: ir.Value, generator: FeedGenerator, at_end: bool) -> bool:
+def _hides(part: MaskPart, generator: FeedGenerator, at_end: bool) -> bool:
     """Return whether a mask in the generator's form hides the hole that it has, and nothing where it has none."""
     whole, holed, hole = make_trial_masks(generator, at_end)
     if holed is None:
         return False
-    scores = [_compute_score_terms(flow, attention, value, generator, mask) for mask in (whole, holed)]
+    scores = [part.compute_terms(generator, mask) for mask in (whole, holed)]
     if any(one is None or one.shape[-1] != whole.shape[1] for one in scores):
         return False
     before, after = (one for one in scores if one is not None)
@@ -74,15 +75,50 @@ def _hides(flow: Flow, attention: Attention, value: ir.Value, generator: FeedGen
     return open_ends and float(falls.min()) <= -HIDING and float(falls.max()) < HIDING
 
 
-def _compute_score_terms(
-    flow: Flow, attention: Attention, value: ir.Value, generator: FeedGenerator, mask: np.ndarray
-) -> np.ndarray | None:
-    """Return what ``value`` adds to the scores of the first head in the first row of the batch, ``[queries, keys]``."""
-    computed = _compute(flow, value, generator, mask)
-    added = _convert_to_terms(flow, attention, value, computed, mask.shape[1])
-    if added is None or added.ndim < 2 or not added.size:
-        return None
-    return added.reshape(-1, *added.shape[-2:])[0].astype(np.float64)
+class MaskPart:
+    """The part of a graph that makes what a mask adds to the scores of an attention, opened once for all trials."""
+
+    def __init__(self, flow: Flow, attention: Attention, value: ir.Value) -> None:
+        """Open the nodes by which ``value`` is made, an operand of ``attention`` or of the nodes that make its scores.
+
+        Rows that are looked up for ids are inputs of this part. Raises UnsupportedModelError if ONNX Runtime cannot load it, or
+        if too many weights would be read.
+        """
+        graph, model = flow.graph, flow.model
+        self.flow, self.attention, self.value = flow, attention, value
+        rows = {node.outputs[0] for node in graph.nodes if is_lookup(graph, node) and node.outputs[0] in flow.tokens}
+        made = graph.ancestors([value], until=rows)
+        nodes = [node for node in graph.nodes if any(one in made and graph.tensor(one) is None for one in node.outputs)]
+        read = list(dict.fromkeys([*(one for node in nodes for one in graph.all_inputs(node)), value]))
+        weights = {one.name or "": tensor for one in read if (tensor := graph.tensor(one)) is not None}
+        if sum(compute_payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
+            raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights")
+        self.widths = {one.name or "": infer_last_dim(graph, one) or 1 for one in read if one in rows}
+        self.inputs = {one.name: one.dtype for one in model.interface.inputs if graph.value(one.name) in read}
+        types = self.inputs | dict.fromkeys(self.widths, onnx.TensorProto.FLOAT)
+        part = onnx.ModelProto(
+            ir_version=max(model.proto.ir_version, 4), opset_import=model.proto.opset_import, functions=model.proto.functions
+        )
+        part.graph.name = "mask"
+        part.graph.node.extend(map(ir.serde.serialize_node, nodes))
+        part.graph.input.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in types.items())
+        part.graph.output.append(onnx.ValueInfoProto(name=value.name))
+        part.graph.initializer.extend(onnx.numpy_helper.from_array(model.values(one), name) for name, one in weights.items())
+        self.session = Session(part.SerializeToString(), threads=1, plain=True)
+
+    def compute_terms(self, generator: FeedGenerator, mask: np.ndarray) -> np.ndarray | None:
+        """Return what the value adds to the scores of the first head in the first row of the batch, ``[queries, keys]``.
+
+        Looked-up rows are zeros. None if it is not known how the value reaches the scores. Raises UnsupportedModelError if ONNX
+        Runtime fails.
+        """
+        feed = {name: array for name, array in generator.generate(mask, seed=0).items() if name in self.inputs}
+        feed |= {name: np.zeros((*mask.shape, width), np.float32) for name, width in self.widths.items()}
+        (computed,) = self.session.run(feed).values()
+        added = _convert_to_terms(self.flow, self.attention, self.value, computed, mask.shape[1])
+        if added is None or added.ndim < 2 or not added.size:
+            return None
+        return added.reshape(-1, *added.shape[-2:])[0].astype(np.float64)
 
 
 def _convert_to_terms(flow: Flow, attention: Attention, value: ir.Value, array: np.ndarray, length: int) -> np.ndarray | None:
@@ -115,35 +151,3 @@ def _convert_operand(node: ir.Node, place: int, array: np.ndarray, length: int) 
 def _convert_choice(seen: np.ndarray) -> np.ndarray:
     """Return 0 where a key is seen, and a large negative number where it is not."""
     return np.where(seen.astype(np.bool_), 0.0, -1e9)
-
-
-def _compute(flow: Flow, value: ir.Value, generator: FeedGenerator, mask: np.ndarray) -> np.ndarray:
-    """Run the nodes that ``value`` is made by, on a feed for ``mask``; rows that are looked up for ids are zeros there.
-
-    Raises UnsupportedModelError where ONNX Runtime cannot, or where too many weights would be read.
-    """
-    graph, model = flow.graph, flow.model
-    rows = {node.outputs[0] for node in graph.nodes if is_lookup(graph, node) and node.outputs[0] in flow.tokens}
-    made = graph.ancestors([value], until=rows)
-    nodes = [node for node in graph.nodes if any(one in made and graph.tensor(one) is None for one in node.outputs)]
-    read = list(dict.fromkeys(one for node in nodes for one in graph.all_inputs(node)))
-    weights = {one.name or "": tensor for one in read if (tensor := graph.tensor(one)) is not None}
-    if sum(compute_payload_size(one.data_type, one.dims) or 0 for one in weights.values()) > MOST_BYTES:
-        raise UnsupportedModelError(f"{value.name} is made of more than {MOST_BYTES >> 20} MiB of weights")
-    fed = generator.generate(mask, seed=0)
-    fed |= {one.name or "": np.zeros((*mask.shape, infer_last_dim(graph, one) or 1), np.float32) for one in read if one in rows}
-    names = {one.name for one in read} | {value.name}
-    fed = {name: array for name, array in fed.items() if name in names}
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in fed.items()
-    ]
-    part = onnx.ModelProto(
-        ir_version=max(model.proto.ir_version, 4), opset_import=model.proto.opset_import, functions=model.proto.functions
-    )
-    part.graph.name = "mask"
-    part.graph.node.extend(map(ir.serde.serialize_node, nodes))
-    part.graph.input.extend(inputs)
-    part.graph.output.append(onnx.ValueInfoProto(name=value.name))
-    part.graph.initializer.extend(onnx.numpy_helper.from_array(model.values(one), name) for name, one in weights.items())
-    return Session(part.SerializeToString(), threads=1, plain=True).run(fed, [value.name or ""])[value.name or ""]
