@@ -10,6 +10,11 @@ from typing import Any
 
 WARNING = "warning: "
 """How a remark begins that is a warning."""
+SMALLEST_SHARE = 0.001
+MANY = 10
+"""A difference of this many limits or more is shown as a multiple of its limit. Smaller ones are shown in percent."""
+NOTEWORTHY = 1.5
+"""A tolerance that was widened by more than this factor is mentioned."""
 
 
 class Verdict(Enum):
@@ -178,6 +183,39 @@ def join_reports(one: Report, other: Report) -> Report:
         tuple(dict.fromkeys((*one.observations, *other.observations))),
         tuple(dict.fromkeys((*one.not_checked, *other.not_checked))),
     )
+
+
+def summarize_figures(check: Check) -> str:
+    """Return the number of cases, the difference that comes nearest to its limit, and the kinds of feeds that failed.
+
+    Empty for a check without comparisons.
+    """
+    if not check.comparisons:
+        return ""
+    cases = sum(one.cases for one in check.comparisons)
+    nearest = max(check.comparisons, key=lambda one: one.margin)
+    parts = [f"{cases} cases", f"largest difference {nearest.worst:.1e} ({describe_share(nearest.margin)}, {nearest.kind})"]
+    limited = [one for one in check.comparisons if one.least_cosine is not None and one.cosine is not None]
+    if limited:
+        least = min(limited, key=lambda one: one.cosine or 0)
+        parts[1] = f"smallest cosine {least.cosine:.6f} (limit {least.least_cosine}), largest difference {nearest.worst:.1e}"
+    widest = max(check.comparisons, key=lambda one: one.beyond)
+    if widest.beyond > NOTEWORTHY:
+        parts.append(f"tolerance widened up to {widest.beyond:.0f} times ({widest.kind}), because float32 rounds that much")
+    failed = [f"{one.kind} ({one.wrong})" for one in check.comparisons if one.wrong is not None]
+    return "; ".join(parts) + (f"; failed: {', '.join(failed)}" if failed else "")
+
+
+def format_share(margin: float) -> str:
+    """Return a difference in units of its limit as text, in percent, or as a multiple where it is large."""
+    if 0 < margin < SMALLEST_SHARE:
+        return f"<{SMALLEST_SHARE:.1%}"
+    return f"{margin:.1%}" if margin < MANY else f"{margin:,.0f} times"
+
+
+def describe_share(margin: float) -> str:
+    """Return `format_share` with what it is a share of."""
+    return f"{format_share(margin)} {'of its' if margin < MANY else 'its'} limit"
 
 
 def _to_json_number(value: float) -> float | str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -383,6 +384,15 @@ def test_what_the_readme_says(tmp_path: Path) -> None:
     assert '- `odd`: ```` "a | `b`\\nc ```d" ````' in body and body.count("```") == 2 + 3
 
 
+def test_the_readme_has_the_figures_of_the_terminal(tmp_path: Path, capsys) -> None:
+    assert run(["bake", str(write_folder(tmp_path / "model"))]) == OK
+    shown = " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "model-baked" / "README.md").read_text(encoding="utf-8")
+    figures = re.findall(r"- (?:head proof|whole proof|golden vectors): PASSED\. (\d+ cases; .*?)\. [A-Z]", text)
+    assert len(figures) == 3 and "limit" in figures[0]
+    assert all(" ".join(one.split()) in shown for one in figures), (figures, shown)
+
+
 def test_without_a_proof_the_readme_claims_none(tmp_path: Path) -> None:
     bake(write_folder(tmp_path / "model"), verify=False)
     text = (tmp_path / "model-baked" / "README.md").read_text(encoding="utf-8")
@@ -455,6 +465,50 @@ def test_force_replaces_nothing_but_what_we_made(how: str, tmp_path: Path, capsy
     code, told = command("bake", folder, "--force", capsys=capsys)
     assert (code, told["error"]["type"]) == (WRONG, "OutputExistsError"), told
     assert tree(tmp_path) == before
+
+
+def edited_since(baked: Path) -> None:
+    """What a user makes of a baked file: other names, and the encoder alone again, byte for byte the source."""
+    for verb, *more in (["rename", "--name", "sentence_embedding=vector"], ["strip-head"]):
+        assert run([verb, str(baked / "onnx" / "model.onnx"), *more, "-q"]) == OK
+
+
+def test_force_replaces_what_we_made_in_the_folder_since(tmp_path: Path, capsys) -> None:
+    """The files are named; one that another program changed, although it has our records, is somebody's own."""
+    folder, baked = write_folder(tmp_path / "model"), tmp_path / "model-baked"
+    assert not any("old model-baked" in note for note in bake(folder, verify=False).outcome.notes)
+    edited_since(baked)
+    code, told = command("bake", folder, capsys=capsys)
+    assert code == WRONG and "--force" in told["error"]["advice"]
+    renamed = baked / "onnx" / "model.renamed.onnx"
+    ours = renamed.read_bytes()
+    foreign = onnx.load(renamed)
+    foreign.graph.node[0].doc_string = "tuned by hand"
+    onnx.save(foreign, renamed)
+    code, told = command("bake", folder, "--force", capsys=capsys)
+    assert code == WRONG and "did not make: onnx/model.renamed.onnx" in told["error"]["message"], told
+    renamed.write_bytes(ours)
+    code, told = command("bake", folder, "--force", capsys=capsys)
+    assert code == OK, told
+    note = next(note for note in told["notes"] if "old model-baked" in note)
+    assert note.endswith("since: onnx/model.encoder.onnx, onnx/model.renamed.onnx")
+    assert [path.name for path in (baked / "onnx").iterdir()] == ["model.onnx"]
+    assert all("old model-baked" not in note for note in certificate(baked)["notes"])
+
+
+def test_data_of_files_made_since_go_with_them(tmp_path: Path, capsys) -> None:
+    folder, baked = write_folder(tmp_path / "model"), tmp_path / "model-baked"
+    external(folder)
+    bake(folder, verify=False)
+    assert (
+        run(["rename", str(baked / "onnx/model.onnx"), "--name", "sentence_embedding=v", "-o", str(baked / "v.onnx"), "-q"])
+        == OK
+    )
+    there = sorted(path.name for path in baked.iterdir() if path.name.startswith("v.onnx"))
+    assert len(there) == 2, "the file has its own copy of the data"
+    code, told = command("bake", folder, "--force", "--no-verify", capsys=capsys)
+    assert code == OK and told["notes"][0].endswith(", ".join(there))
+    assert not any(path.name.startswith("v.onnx") for path in baked.iterdir())
 
 
 @pytest.mark.parametrize("where", ["model", ".", "model/baked", "model/onnx", "model/../model", "link", "link/baked"])

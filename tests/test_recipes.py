@@ -104,6 +104,18 @@ def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.
     assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown
 
 
+@pytest.mark.parametrize("width", [7, 8])
+def test_a_width_that_the_model_does_not_have(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`recipe show` writes the width; a model of another width is told, not pooled all the same."""
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny_encoder().SerializeToString())
+    (tmp_path / "r.toml").write_text(f'[[steps]]\nedit = "add-pooling"\nmode = "mean"\nwidth = {width}\n', encoding="utf-8")
+    code = run(["run", str(tmp_path / "r.toml"), str(model), "--no-verify", "-q"])
+    assert (code == 0) == (width == 8) == (tmp_path / "model.pooled.onnx").exists()
+    told = capsys.readouterr().err
+    assert width == 8 or ("width = 7, but this model has 8" in told and "leave width out of the recipe" in told)
+
+
 def test_checks_are_kept_to(tmp_path: Path) -> None:
     path = tmp_path / "strict.toml"
     path.write_text('[checks]\natol = 0.0\n[[steps]]\nedit = "add-pooling"\nmode = "mean"\n', encoding="utf-8")

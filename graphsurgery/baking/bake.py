@@ -97,7 +97,8 @@ def bake(
         keep_output: ``token_embeddings`` keeps the hidden state as an output.
         skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None for an
             input of the graph that says it.
-        verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made.
+        verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made,
+            with the files that graphsurgery made in it since.
 
     Raises:
         FolderError and WeightsError for faults in the folder; VerificationFailed; what `run` raises. Nothing is left behind.
@@ -107,7 +108,7 @@ def bake(
         what = f"{folder} is not a folder" if source.exists() else f"the folder {folder} does not exist"
         raise FolderError(what, "give the folder of a model, the one with modules.json")
     target = Path(output).absolute() if output is not None else choose_default_folder(source)
-    check_folder(source, target, force=force)
+    derived = check_folder(source, target, force=force)
     progress("reading the folder")
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
     ranges_path = None if ranges is None else str(Path(ranges).absolute())
@@ -115,9 +116,13 @@ def bake(
     with ExitStack() as stack:
         exported = _export(source, stack, progress) if export else None
         plan = plan_bake(source, Request(onnx, route, dims, precision, ranges_path, kept, skip_prompt, exported))
-        return _bake(
+        baked = _bake(
             plan, target, verify=verify, full=full, force=force, dry_run=dry_run, keep_failed=keep_failed, progress=progress
         )
+    if not derived:
+        return baked
+    gone = f"with the old {target.name} go the files that graphsurgery made in it since: {', '.join(derived)}"
+    return replace(baked, outcome=replace(baked.outcome, notes=(gone, *baked.outcome.notes)))
 
 
 def _bake(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graphsurgery.errors import FolderError, OutputExistsError, RequestError, SurroundingsError
-from graphsurgery.folders.files import read_json
+from graphsurgery.edits.strip_head import undo_steps
+from graphsurgery.errors import FolderError, GraphSurgeryError, OutputExistsError, RequestError, SurroundingsError
+from graphsurgery.folders.files import hash_file, read_json
 from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange
+from graphsurgery.model.loading import load
 from graphsurgery.model.sources import FileBytes
 
 CERTIFICATE = "graphsurgery.json"
 """A file in every folder that graphsurgery made. It lists the other files."""
-FILES = "files"
+FILES, SOURCES = "files", "sources"
+"""Keys of the certificate: the sha256 of the folder's other files, and that of the files that they were made from."""
 STEP = "baked"
 CACHE, SNAPSHOTS = "models--", "snapshots"
 """The start of a model folder's name in the Hugging Face cache, and the folder of its revisions."""
@@ -43,8 +46,12 @@ def choose_default_folder(source: Path) -> Path:
     return named.with_name(f"{named.name}-{STEP}")
 
 
-def check_folder(source: Path, output: Path, *, force: bool) -> None:
-    """Raise OutputExistsError or SurroundingsError if a folder cannot be made at ``output``, apart from ``source``."""
+def check_folder(source: Path, output: Path, *, force: bool) -> tuple[str, ...]:
+    """Check that a folder can be made at ``output``, apart from ``source``. With ``force`` it may replace one of ours.
+
+    Return the files that go with the folder to be replaced although its bake did not make them: see `_find_derived_files`.
+    Raises OutputExistsError or SurroundingsError.
+    """
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(output))
     if there == here or there in here.parents or here in there.parents:
         raise OutputExistsError(
@@ -53,35 +60,67 @@ def check_folder(source: Path, output: Path, *, force: bool) -> None:
     if not output.parent.is_dir():
         raise SurroundingsError(f"there is no folder {output.parent}", "make it, or choose another folder with -o")
     if not os.path.lexists(output):
-        return
-    why = _find_reason_to_keep(output)
-    if why is not None:
-        raise OutputExistsError(
-            f"{output} exists and cannot be replaced: {why}", "choose another folder with -o, or remove it yourself"
-        )
+        return ()
+    derived = _list_derived_files(output)
     if not force:
         raise OutputExistsError(f"{output} exists already", "choose another folder with -o, or replace it with --force")
+    return derived
 
 
-def _find_reason_to_keep(output: Path) -> str | None:
-    """Return why ``output`` must stay even with force, or None if it holds nothing except files that graphsurgery made."""
+def _list_derived_files(output: Path) -> tuple[str, ...]:
+    """Return the files that graphsurgery made in a baked folder after the bake: ``model.optimized.onnx``, for example.
+
+    Raises OutputExistsError if graphsurgery did not make the folder, or not everything in it: then it stays, even with force.
+    """
+
+    def refuse(why: str) -> OutputExistsError:
+        what = f"{output} exists and cannot be replaced: {why}"
+        return OutputExistsError(what, "choose another folder with -o, or remove it yourself")
+
     if output.is_symlink() or not output.is_dir():
-        return "it is not a folder" if not output.is_symlink() else "it is a symlink"
+        raise refuse("it is not a folder" if not output.is_symlink() else "it is a symlink")
     if not (output / CERTIFICATE).is_file():
-        return f"graphsurgery did not make it (it has no {CERTIFICATE})"
+        raise refuse(f"graphsurgery did not make it (it has no {CERTIFICATE})")
     try:
-        listed = read_json(output / CERTIFICATE).get(FILES)
+        certificate = read_json(output / CERTIFICATE)
     except FolderError as error:
-        return f"graphsurgery did not make it ({error})"
+        raise refuse(f"graphsurgery did not make it ({error})") from error
+    listed, sources = certificate.get(FILES), certificate.get(SOURCES)
     if not isinstance(listed, dict):
-        return f"graphsurgery did not make it (its {CERTIFICATE} lists no files)"
+        raise refuse(f"graphsurgery did not make it (its {CERTIFICATE} lists no files)")
     paths = (Path(place, name).relative_to(output).as_posix() for place, folders, names in os.walk(output)
              for name in (*names, *(one for one in folders if Path(place, one).is_symlink())))  # fmt: skip
-    others = sorted(name for name in paths if name not in {CERTIFICATE, *listed})
-    if not others:
-        return None
-    more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-    return f"it holds files that graphsurgery did not make: {', '.join(others[:MOST_SHOWN])}{more}"
+    others = {name for name in paths if name not in {CERTIFICATE, *listed}}
+    derived = _find_derived_files(output, others, sources.values() if isinstance(sources, dict) else ())
+    strangers = sorted(others - derived)
+    if strangers:
+        more = f" and {len(strangers) - MOST_SHOWN} more" if len(strangers) > MOST_SHOWN else ""
+        raise refuse(f"it holds files that graphsurgery did not make: {', '.join(strangers[:MOST_SHOWN])}{more}")
+    return tuple(sorted(derived))
+
+
+def _find_derived_files(output: Path, names: set[str], sources: Collection[str]) -> set[str]:
+    """Return those of ``names`` in ``output`` that are ONNX files made by graphsurgery and unchanged since, and their data.
+
+    A file counts if undoing its newest recorded edit gives the file that it records as its source, or if it is the source of
+    the bake itself, as strip-head restores it: one of ``sources``, sha256 in hex.
+    """
+    found = set()
+    for name in names:
+        path = output / name
+        if path.suffix != ".onnx" or path.is_symlink():
+            continue
+        try:
+            model = load(path)
+            if hash_file(path) in sources or next(undo_steps(model), None) is not None:
+                found |= {name, *(place for file in model.files.values() if (place := _locate(file.path, output)) in names)}
+        except GraphSurgeryError:
+            continue
+    return found
+
+
+def _locate(path: Path, folder: Path) -> str | None:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
 
 
 @contextmanager
@@ -105,8 +144,10 @@ def commit_folder(stage: Path, output: Path, *, force: bool) -> None:
     with _type_system_errors(output):
         for place, _, _ in os.walk(stage):
             atomic.sync_folder(Path(place))
-        if os.path.lexists(output) and (not force or _find_reason_to_keep(output) is not None):
-            raise OutputExistsError(f"{output} was made while this ran", "choose another folder with -o")
+        if os.path.lexists(output):
+            if not force:
+                raise OutputExistsError(f"{output} was made while this ran", "choose another folder with -o")
+            _list_derived_files(output)
         try:
             if os.path.lexists(output):
                 output.rename(old)

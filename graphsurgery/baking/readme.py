@@ -20,7 +20,7 @@ from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.interface import Value
 from graphsurgery.outcome import Outcome
-from graphsurgery.report import Check
+from graphsurgery.report import Check, summarize_figures
 from graphsurgery.version import __version__
 
 MEANINGS = {
@@ -178,13 +178,9 @@ def _describe_prompts(plan: BakePlan) -> list[str]:
 
 def _describe_check(check: Check) -> str:
     """Return a check with its verdict, its figures and its subject."""
-    compared = [one for one in check.comparisons if one.cases]
-    figures = ""
-    if compared:
-        nearest = max(compared, key=lambda one: one.margin)
-        cases = sum(one.cases for one in compared)
-        figures = f" {cases} cases; largest difference {nearest.worst:.1e}, {nearest.margin:.2g} of its limit."
-    return f"- {check.name}: {check.verdict.value}.{figures} {check.detail[:1].upper()}{check.detail[1:]}."
+    figures = summarize_figures(check)
+    parts = [check.verdict.value, *([figures] if figures else []), f"{check.detail[:1].upper()}{check.detail[1:]}"]
+    return f"- {check.name}: {'. '.join(parts)}."
 
 
 def _describe_proof(outcome: Outcome) -> list[str]:

@@ -13,17 +13,12 @@ from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
 from graphsurgery.interface import Interface
-from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
+from graphsurgery.report import WARNING, Comparison, Report, Verdict, describe_share, format_share, summarize_figures
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 CONSUMERS = "Programs that read this file as it is"
-SMALLEST_SHARE = 0.001
-NOTEWORTHY = 1.5
-"""A tolerance that was widened by more than this factor is mentioned."""
 WIDEST = 1000
 """A terminal width, in columns, that holds every table."""
-MANY = 10
-"""A difference of this many limits or more is shown as a multiple of its limit. Smaller ones are shown in percent."""
 
 
 def render_section(title: str, body: RenderableType) -> RenderableType:
@@ -79,7 +74,8 @@ def render_proof(report: Report | None) -> RenderableType:
         return render_section("Proof", Text("skipped (--no-verify)", style="yellow"))
     table = _make_grid()
     for check in report.checks:
-        table.add_row(_render_verdict(check.verdict), Text(check.name), Text(_summarize(check), style="dim", overflow="fold"))
+        summary = Text(summarize_figures(check) or check.detail, style="dim", overflow="fold")
+        table.add_row(_render_verdict(check.verdict), Text(check.name), summary)
     return render_section("Proof", Group(table, *_render_remarks(report)))
 
 
@@ -106,24 +102,6 @@ def _render_remarks(report: Report) -> list[Text]:
     return [*notes, *(Text(f"not checked: {line}", style="yellow") for line in report.not_checked)]
 
 
-def _summarize(check: Check) -> str:
-    """Return the number of cases, the difference that comes nearest to its limit, and the kinds of feeds that failed."""
-    if not check.comparisons:
-        return check.detail
-    cases = sum(one.cases for one in check.comparisons)
-    nearest = max(check.comparisons, key=lambda one: one.margin)
-    parts = [f"{cases} cases", f"largest difference {nearest.worst:.1e} ({_describe_share(nearest.margin)}, {nearest.kind})"]
-    limited = [one for one in check.comparisons if one.least_cosine is not None and one.cosine is not None]
-    if limited:
-        least = min(limited, key=lambda one: one.cosine or 0)
-        parts[1] = f"smallest cosine {least.cosine:.6f} (limit {least.least_cosine}), largest difference {nearest.worst:.1e}"
-    widest = max(check.comparisons, key=lambda one: one.beyond)
-    if widest.beyond > NOTEWORTHY:
-        parts.append(f"tolerance widened up to {widest.beyond:.0f} times ({widest.kind}), because float32 rounds that much")
-    failed = [f"{one.kind} ({one.wrong})" for one in check.comparisons if one.wrong is not None]
-    return "; ".join(parts) + (f"; failed: {', '.join(failed)}" if failed else "")
-
-
 @dataclass(frozen=True)
 class _Comparisons:
     """The comparisons of a check as a table, or as one paragraph each if the terminal is too narrow for the table."""
@@ -136,7 +114,7 @@ class _Comparisons:
             yield table
             return
         for one in self.comparisons:
-            figures = f"{one.kind}: {one.cases} cases, largest difference {one.worst:.1e} ({_describe_share(one.margin)})"
+            figures = f"{one.kind}: {one.cases} cases, largest difference {one.worst:.1e} ({describe_share(one.margin)})"
             cosine = "" if one.cosine is None else f", smallest cosine {one.cosine:.7f}"
             yield Text.assemble(_render_outcome(one), "  ", f"{figures}{cosine}", overflow="fold")
 
@@ -149,19 +127,9 @@ def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for one in comparisons:
         cosine = "-" if one.cosine is None else f"{one.cosine:.7f}"
-        table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", _format_share(one.margin), cosine, _render_outcome(one))
+        table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", format_share(one.margin), cosine, _render_outcome(one))
     return table
 
 
 def _render_outcome(one: Comparison) -> Text:
     return _render_verdict(one.verdict) + Text(f" {one.not_finite} NaN/Inf" if one.not_finite else "")
-
-
-def _format_share(margin: float) -> str:
-    if 0 < margin < SMALLEST_SHARE:
-        return f"<{SMALLEST_SHARE:.1%}"
-    return f"{margin:.1%}" if margin < MANY else f"{margin:,.0f} times"
-
-
-def _describe_share(margin: float) -> str:
-    return f"{_format_share(margin)} {'of its' if margin < MANY else 'its'} limit"

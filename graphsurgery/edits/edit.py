@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from graphsurgery.edit_list import EDIT_LIST, ENTRY_BY_CLASS, ByVerb, EditEntry
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, UnsupportedModelError, require_promised
+from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestError, UnsupportedModelError, require_promised
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.model.parsing import shorten
 from graphsurgery.model.provenance import record_edit
 from graphsurgery.model.records import Document
 
@@ -110,6 +111,7 @@ class Edit(ABC):
     def _apply(self, model: Model, hash_weights: bool) -> Model:
         result = self.resolve(model)
         edit = result.edit
+        self._refuse_other_findings(edit)
         edit._refuse_repetition(model)
         weights = model.weights_fingerprint() if hash_weights else None
         document = edit.document(model, result.found, weights)
@@ -129,6 +131,14 @@ class Edit(ABC):
         """Raise PostconditionError unless the interface changed as declared, and in no other way. Such an error is our bug."""
         if not self.restores:
             require_promised(self.verb, "the inputs", before.inputs, after.inputs)
+
+    def _refuse_other_findings(self, resolved: Edit) -> None:
+        """Raise RequestError if a recipe gives a resolved parameter, such as a width, and the model has another value."""
+        for one in self.known():
+            given, found = getattr(self, one.name), getattr(resolved, one.name)
+            if one.metadata.get("resolved") and given not in (one.default, found):
+                what = f"{self.verb} is given {one.name} = {_show(given)}, but this model has {_show(found)}"
+                raise RequestError(what, f"leave {one.name} out of the recipe, or take the model that the recipe is for")
 
     def _refuse_repetition(self, model: Model) -> None:
         """Raise AlreadyAppliedError if the newest recorded edit is this one with the same parameters."""
@@ -167,6 +177,10 @@ class GraphEdit(Edit, Generic[FoundT]):
         draft = Draft(model)
         self.change(draft, found)
         return record_edit(model.document, draft.finish(), self.verb, self.parameters(), weights)
+
+
+def _show(value: Any) -> str:
+    return shorten(str(list(value) if isinstance(value, tuple) else value))
 
 
 def make_repeated_error(verb: str) -> AlreadyAppliedError:
