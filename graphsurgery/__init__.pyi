@@ -7,6 +7,7 @@ from graphsurgery.baking.bake import Baked, bake
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
+from graphsurgery.edits.add_input import AddInput
 from graphsurgery.edits.add_layer_norm import AddLayerNorm
 from graphsurgery.edits.add_lstm import AddLstm
 from graphsurgery.edits.add_normalize import AddNormalize
@@ -18,6 +19,7 @@ from graphsurgery.edits.drop_input import DropInput
 from graphsurgery.edits.dynamic_dim import DynamicDim
 from graphsurgery.edits.fix_dim import FixDim
 from graphsurgery.edits.input_type import InputType
+from graphsurgery.edits.keep_outputs import KeepOutputs
 from graphsurgery.edits.mask_tokens import MaskTokens
 from graphsurgery.edits.optional_input import OptionalInput
 from graphsurgery.edits.output_precision import OutputPrecision
@@ -50,6 +52,7 @@ __all__ = [
     "AddActivation",
     "AddCnn",
     "AddDense",
+    "AddInput",
     "AddLayerNorm",
     "AddLstm",
     "AddNormalize",
@@ -68,6 +71,7 @@ __all__ = [
     "InputType",
     "Inspection",
     "Interface",
+    "KeepOutputs",
     "MaskTokens",
     "Model",
     "Optimized",
@@ -89,6 +93,7 @@ __all__ = [
     "add_activation",
     "add_cnn",
     "add_dense",
+    "add_input",
     "add_layer_norm",
     "add_lstm",
     "add_normalize",
@@ -103,6 +108,7 @@ __all__ = [
     "fix_dim",
     "input_type",
     "inspect",
+    "keep_outputs",
     "load",
     "mask_tokens",
     "optimize",
@@ -211,6 +217,30 @@ def add_dense(
 
     Raises:
         RequestError, FolderError, WeightsError, NameNotFoundError, UnsupportedModelError, WeightsDifferError.
+    """
+
+def add_input(
+    model: Loadable,
+    input: str,
+    *,
+    like: str | None = None,
+    to: str | None = None,
+) -> Model:
+    """Take an input and ignore it, for programs that always feed it: ``token_type_ids`` for a model that has none.
+
+    The input stands behind all others. No node reads it.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        input: The name of the new input.
+        like: The input whose dims and type it gets. Default: the token ids.
+        to: Its element type. Default: the type of that input.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, NameNotFoundError, UnsupportedModelError.
     """
 
 def add_layer_norm(
@@ -547,6 +577,25 @@ def input_type(
         RequestError, NameNotFoundError, UnsupportedModelError.
     """
 
+def keep_outputs(
+    model: Loadable,
+    names: Sequence[str],
+) -> Model:
+    """Keep the named outputs, in the order in which they are named, and drop all others.
+
+    No node changes. ONNX Runtime leaves out the nodes that no output needs any more.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        names: An output to keep, or a pattern that several match, such as 'present.*'.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, NameNotFoundError, AlreadyAppliedError.
+    """
+
 def mask_tokens(
     model: Loadable,
     target: str,
@@ -636,6 +685,8 @@ def rename(
     dims: Mapping[str, str] | None = None,
 ) -> Model:
     """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same.
+
+    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

@@ -123,12 +123,20 @@ EDIT_LIST = {
             "let callers leave an input out: token types, or a mask that only broadcasts", FILLED,
         ),
         EditEntry(
+            "add-input", INTERFACE, "fed", "take an input that the model ignores, for programs that always feed it",
+            {"input": str, "like": str, "to": str, "dims": list[str]},
+        ),
+        EditEntry(
             "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",
             {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
         ),
         EditEntry(
             "rename", INTERFACE, "renamed", "give inputs, outputs and symbolic dims other names",
             {"name": list[str], "dim": list[str]},
+        ),
+        EditEntry(
+            "keep-outputs", INTERFACE, "outputs", "keep some outputs, in a given order, and drop the others",
+            {"name": list[str]},
         ),
         EditEntry(
             "dynamic-dim", INTERFACE, "dynamic", "let a batch or sequence size vary again that the export fixed",

@@ -15,7 +15,18 @@ from faults import table
 from onnx import TensorProto, helper, numpy_helper
 from planting import Plant
 
-from graphsurgery import AddPooling, DropInput, DynamicDim, FixDim, InputType, OptionalInput, Rename, load
+from graphsurgery import (
+    AddInput,
+    AddPooling,
+    DropInput,
+    DynamicDim,
+    FixDim,
+    InputType,
+    KeepOutputs,
+    OptionalInput,
+    Rename,
+    load,
+)
 from graphsurgery.edits.edit import Edit
 
 EMBEDDING = "sentence_embedding"
@@ -117,6 +128,11 @@ INT32 = Edited([InputType("int32")], TYPED)
 INT32_POOLED = Edited([AddPooling("mean"), InputType("int32")])
 NAMED = Edited([Rename((f"{IDS}=ids", f"{MASK}=valid", f"{HIDDEN}=states"), ("batch=N",))], TYPED)
 NAMED_POOLED = Edited([AddPooling("mean"), Rename((f"{MASK}=valid", f"{EMBEDDING}=vector"))])
+SWAPPED = Edited([Rename((f"{IDS}={MASK}", f"{MASK}={IDS}"), ("batch=sequence", "sequence=batch"))])
+FED = Edited([AddInput(TYPE_IDS)])
+FED_POOLED = Edited([AddPooling("mean"), AddInput(TYPE_IDS, to="int32")])
+ORDERED = Edited([AddPooling("mean", keep_output=(HIDDEN,)), KeepOutputs((HIDDEN, EMBEDDING))])
+ALONE = Edited([AddPooling("mean", keep_output=(HIDDEN,)), KeepOutputs((EMBEDDING,))])
 FIXED = Edited([FixDim(("batch=3", "sequence=5"))], TYPED)
 FIXED_POOLED = Edited([FixDim(("sequence=5",)), AddPooling("mean")])
 FREED = Baked([DynamicDim(("batch", "sequence"))])
@@ -234,6 +250,50 @@ INTERFACE_FAULTS = [
         ("pooling takes the ids", lambda p: p.wire("pooling/mask", 0, IDS)),
         ("the embedding's name for the sum", lambda p: (p.rename("vector", "unused"), p.rename(p.out("mean/sum"), "vector"))),
         ("claimed of the hidden state", lambda p: p.claim(name=[f"{MASK}=valid", f"{HIDDEN}=vector"])),
+    ),
+    *table("rename of two by each other's name", SWAPPED,
+        ("not exchanged in the graph", lambda p: two_exchanged(p, IDS, MASK)),
+        ("dims exchanged in one input alone", lambda p: (dim(p, IDS, 0, "batch"), dim(p, IDS, 1, "sequence"))),
+        ("claimed of names that are not exchanged", lambda p: p.claim(name=[])),
+        ("claimed one way alone", lambda p: p.claim(name=[f"{IDS}={MASK}"])),
+    ),
+    *table("add-input", FED,
+        ("read by a node", lambda p: p.before("words", 1, "Add", TYPE_IDS)),
+        ("read by a node that changes little", lambda p: p.before("words", 1, "Add", p.append("Div", TYPE_IDS, p.ints(99),
+         behind="placed"))),
+        ("in front of the others", lambda p: p.graph.input.insert(0, p.graph.input.pop())),
+        ("of another type", lambda p: setattr(declared(p, TYPE_IDS).type.tensor_type, "elem_type", TensorProto.INT32)),
+        ("of other dims", lambda p: dim(p, TYPE_IDS, 1, 7)),
+        ("not there", lambda p: p.graph.input.remove(declared(p, TYPE_IDS))),
+        ("one more", lambda p: input_back(p, "more")),
+        ("with a default", lambda p: p.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.int64), TYPE_IDS))),
+        ("claimed of another name", lambda p: p.claim(input="types")),
+        ("claimed of another type", lambda p: p.claim(to="int32")),
+        ("claimed of other dims", lambda p: p.claim(dims=["batch", "7"])),
+        ("claimed like no input", lambda p: p.claim(like="words")),
+        ("forgotten", lambda p: p.forget()),
+    ),
+    *table("add-pooling, add-input", FED_POOLED,
+        ("read by the head", lambda p: p.wire("pooling/mask", 0, TYPE_IDS)),
+        ("the sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+    ),
+    *table("keep-outputs", ORDERED,
+        ("in the order before", lambda p: p.graph.output.insert(0, p.graph.output.pop())),
+        ("one less", lambda p: p.graph.output.pop()),
+        ("one more", lambda p: p.graph.output.append(helper.make_tensor_value_info("words", TensorProto.FLOAT, None))),
+        ("another value under an output's name", lambda p: (p.rename(HIDDEN, "hidden"), p.rename("token", HIDDEN))),
+        ("other dims of an output", lambda p: dim(p, HIDDEN, 2, "hidden")),
+        ("a node left out", lambda p: p.without("placed")),
+        ("claimed in the other order", lambda p: p.claim(name=[EMBEDDING, HIDDEN])),
+        ("claimed of one more", lambda p: p.claim(name=[HIDDEN, EMBEDDING, "words"])),
+        ("claimed of none", lambda p: p.claim(name=[])),
+        ("forgotten", lambda p: p.forget()),
+    ),
+    *table("add-pooling, keep-outputs", ALONE,
+        ("the hidden state kept, too", lambda p: p.graph.output.append(
+            helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["batch", "sequence", 8]))),
+        ("the sum of all positions", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+        ("the hidden state in its place", lambda p: setattr(p.output(EMBEDDING), "name", HIDDEN)),
     ),
     *table("fix-dim", FIXED,
         ("another size in one input", lambda p: dim(p, IDS, 0, 4)),

@@ -10,7 +10,10 @@ import graphsurgery
 from graphsurgery.report import Verdict
 
 CASES = list(dict.fromkeys(fault.case for fault in INTERFACE_FAULTS))
-UNREADABLE = {"drop-input: forgotten", "rename: forgotten", "fix-dim: forgotten", "dynamic-dim: claimed of the batch alone"}
+UNREADABLE = {
+    "drop-input: forgotten", "rename: forgotten", "fix-dim: forgotten", "dynamic-dim: claimed of the batch alone",
+    "add-input: forgotten",
+}  # fmt: skip
 """What leaves nothing to hold the file against: the two do not take the same feeds, or the record says nothing."""
 
 
@@ -34,5 +37,5 @@ def test_there_are_enough() -> None:
     """Six at least of every edit, under different names."""
     names = [str(fault) for fault in INTERFACE_FAULTS]
     assert len(set(names)) == len(names) >= 100
-    for verb in ("drop-input", "optional-input", "input-type", "rename", "fix-dim", "dynamic-dim"):
+    for verb in ("drop-input", "optional-input", "input-type", "rename", "fix-dim", "dynamic-dim", "add-input", "keep-outputs"):
         assert sum(name.startswith(verb) for name in names) >= 6, verb

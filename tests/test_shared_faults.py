@@ -21,8 +21,18 @@ from interface_faults import Baked
 from onnx import TensorProto, helper
 
 import graphsurgery
-from graphsurgery import AddPooling, AddSpladePooling, AddWordWeights, DropInput, DynamicDim, OptionalInput, Rename, run
-from graphsurgery.edits import token_mask
+from graphsurgery import (
+    AddPooling,
+    AddSpladePooling,
+    AddWordWeights,
+    DropInput,
+    DynamicDim,
+    KeepOutputs,
+    OptionalInput,
+    Rename,
+    run,
+)
+from graphsurgery.edits import inputs, token_mask
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder import flow, hidden_state, limits, roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError, VerificationFailed
@@ -188,6 +198,11 @@ def test_another_fill(broken, tmp_path: Path) -> None:
     """A mask that nobody gives is zeros, as token types would be."""
     broken(RIGHT_ROLES, types_for_mask)
     failed([AddPooling("mean", mask=MASK), DropInput(MASK)], told(), tmp_path, "as asked")
+
+
+def test_other_outputs_than_asked_for(broken, tmp_path: Path) -> None:
+    broken(inputs.match_names, lambda names, asked: [*names][-1:])
+    failed([AddPooling("mean", keep_output=(HIDDEN,)), KeepOutputs(("sentence_*",))], tiny_encoder(), tmp_path, "as asked")
 
 
 @pytest.mark.parametrize("roles_of", [exchanged, types_for_mask, without_mask])

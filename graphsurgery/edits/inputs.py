@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import onnx
 
@@ -25,6 +26,11 @@ def find_input(model: Model, name: str, option: str = "--input") -> Value:
     if any(info.name == name for info in model.proto.graph.output):
         raise UnsupportedModelError(f"{name!r} is both an input and an output", "this is not supported")
     return value
+
+
+def match_names(names: Sequence[str], asked: str) -> list[str]:
+    """Return ``asked`` if it is one of ``names``, else all that match it as a pattern (``past_key_values.*``), in order."""
+    return [asked] if asked in names else [name for name in names if fnmatchcase(name, asked)]
 
 
 def find_fill(roles: Roles, value: Value, asked: str | None) -> str:

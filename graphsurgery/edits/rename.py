@@ -30,7 +30,10 @@ def rename_dim(dim: Dim, dims: Mapping[str, str]) -> Dim:
 
 @dataclass(frozen=True)
 class Rename(GraphEdit[None]):
-    """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same."""
+    """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same.
+
+    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``.
+    """
 
     repeatable: ClassVar[bool] = True
 
@@ -55,7 +58,7 @@ class Rename(GraphEdit[None]):
         if not names and not dims:
             raise RequestError("no name is given", "give --name OLD=NEW or --dim OLD=NEW")
         for old, new in names.items():
-            _check_name(model, old, new)
+            _check_name(model, old, new, names)
         for some in (names, dims):
             if len(set(some.values())) < len(some):
                 raise RequestError(f"{', '.join(some)} cannot have the same name", "give each its own")
@@ -64,8 +67,9 @@ class Rename(GraphEdit[None]):
         for old, new in dims.items():
             if old not in symbols:
                 raise NameNotFoundError(f"the model has no symbolic dim {old!r}", f"its dims are {', '.join(known) or 'none'}")
-            if new in symbols or not SYMBOL.fullmatch(new):
-                what = "is the name of another dim" if new in symbols else "cannot be the name of a dim"
+            is_taken = new in symbols and (new == old or new not in dims)
+            if is_taken or not SYMBOL.fullmatch(new):
+                what = "is the name of another dim" if is_taken else "cannot be the name of a dim"
                 raise RequestError(f"{new!r} {what}", "choose a new name of letters, digits and _")
         return Resolved(self, None, tuple(f"{old} is now called {new}" for old, new in (*names.items(), *dims.items())))
 
@@ -97,7 +101,8 @@ def undo_rename(step: Step, name: str) -> str:
     return next((old for old, _, new in pairs if new == name), name)
 
 
-def _check_name(model: Model, old: str, new: str) -> None:
+def _check_name(model: Model, old: str, new: str, pairs: Mapping[str, str]) -> None:
+    """Check the new name of one of ``pairs``. A name is free if its value gets another one at the same time."""
     interface = model.interface
     is_input, is_output = interface.input(old) is not None, interface.output(old) is not None
     if not is_input and not is_output:
@@ -107,5 +112,6 @@ def _check_name(model: Model, old: str, new: str) -> None:
         raise UnsupportedModelError(f"{old!r} is both an input and an output", "this is not supported")
     if any(annotation.tensor_name == old for annotation in model.proto.graph.quantization_annotation):
         raise UnsupportedModelError(f"{old!r} has a quantization annotation", "this is not supported")
-    if Namer.of(model.proto).has(new) or new.startswith(SCOPE):
+    is_taken = Namer.of(model.proto).has(new) and (new == old or new not in pairs)
+    if is_taken or new.startswith(SCOPE):
         raise RequestError(f"the name {new!r} is taken in this graph", "choose another")

@@ -75,7 +75,7 @@ class Draft:
         """Append a Constant node. Unlike an initializer, it belongs to the head at every IR version."""
         return self.add("Constant", [], name, {"value": gs.Constant(name, values)})
 
-    def add_input(self, name: str, dtype: int, dims: Sequence[int | str]) -> gs.Variable:
+    def add_input(self, name: str, dtype: int, dims: Sequence[int | str | None]) -> gs.Variable:
         """Append a new input behind all others."""
         self.changes.inputs.append(onnx.helper.make_tensor_value_info(name, dtype, dims))
         return gs.Variable(name)

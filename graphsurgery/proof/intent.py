@@ -7,6 +7,7 @@ The inputs and outputs that an edit had to find by itself must fit plain rules a
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from graphsurgery.report import Check, Report, Verdict
 NAME = "as asked"
 GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "like", "input", "output_name")
 """The parameters that are recorded in the form in which they were asked for."""
+KEPT = "keep-outputs"
 MASK, IDS = "attention_mask", "input_ids"
 TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
@@ -65,6 +67,20 @@ def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[st
                     yield f"{step.edit} records {name} = {recorded!r}, but {wanted[name]!r} was asked for"
             elif name in step.parameters and not _fits(step, name, start):
                 yield f"{step.edit} chose {recorded!r} as its {name}, which the names of the inputs and outputs do not suggest"
+        yield from _find_wrong_outputs(step, outputs, wanted)
+
+
+def _find_wrong_outputs(step: Step, outputs: Sequence[Value], wanted: Mapping[str, Any]) -> Iterator[str]:
+    if step.edit == KEPT:
+        names = [value.name for value in outputs]
+        asked = list(dict.fromkeys(name for one in wanted["name"] for name in _find_named(names, one)))
+        if step.parameters["name"] != asked:
+            yield f"{step.edit} keeps {', '.join(step.parameters['name'])}, but {', '.join(asked)} were asked for"
+
+
+def _find_named(names: Sequence[str], asked: str) -> list[str]:
+    """Return the names that ``asked`` stands for: itself, else those that match it as a pattern."""
+    return [asked] if asked in names else [name for name in names if fnmatch.fnmatchcase(name, asked)]
 
 
 def _fits(step: Step, name: str, start: Start) -> bool:

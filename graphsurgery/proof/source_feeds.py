@@ -22,7 +22,7 @@ from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
-OPTIONAL = "optional-input"
+OPTIONAL, ADDED = "optional-input", "add-input"
 ROLES = ("ids", "mask", "types", "positions")
 
 
@@ -51,9 +51,10 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         taken = {value.name for value in still.values() if value is not None}
         others = tuple(value for value in inputs.values() if value.name not in taken)
         called = _find_prompt(chain) or prompt
+        unread = {behind(name) for link, behind in chain.walk_inputs_from_output() if link.edit == ADDED for name in link.added}
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
-            called if called in inputs else None, fed, most, form,
+            called if called in inputs else None, fed, most, form, frozenset(unread),
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}

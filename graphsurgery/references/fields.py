@@ -7,7 +7,7 @@ field by field. Any other difference was not declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -36,6 +36,8 @@ class Fields:
     """Returns a function that changes an ``input``, ``output`` or ``value_info``, and returns None if it is dropped."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
     """Returns new inputs, which stand behind all others."""
+    outputs: Callable[[Mapping[str, Any]], list[str]] | None = None
+    """Returns the names of the outputs that stay, in their new order. None: all stay as they are."""
     initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
     """Returns new initializers, which stand behind all others."""
     node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
@@ -64,9 +66,17 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
             records += [] if changed is None else [_update_record(record, source, changed)]
         else:
             records.append(record)
+    if fields.outputs is not None:
+        records = _choose_outputs(records, fields.outputs(parameters))
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
     records += [Record.literal(INITIALIZER, one.SerializeToString()) for one in fields.initializers(parameters, graph)]
     return replace(model, document=Document(model.document.model, tuple(records), payloads))
+
+
+def _choose_outputs(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """Return the records with the outputs of those ``names`` alone, in that order."""
+    outputs = {Info.FromString(record.content).name: record for record in records if record.field == OUTPUT}
+    return [record for record in records if record.field != OUTPUT] + [outputs[name] for name in names if name in outputs]
 
 
 def _update_record(record: Record, before: Any, after: Any) -> Record:

@@ -63,7 +63,8 @@ def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Di
 
 def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
     """Look at inputs only: outputs that an edit makes are compared with the reference."""
-    taken = [new for new in parameters["name"].values() if before.input(new) is not None]
+    names = parameters["name"]
+    taken = [new for new in names.values() if before.input(new) is not None and new not in names]
     return f"there is already an input {taken[0]!r}" if taken else None
 
 

@@ -28,6 +28,8 @@ DEFAULT_VOCABULARY = 20
 LONGEST_TEXT = 128
 """The longest real text of the usual feeds, in tokens."""
 
+MOST_UNREAD = 100
+"""Integers of an input that no node may read are below this."""
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
 """Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
 
@@ -48,6 +50,8 @@ class FeedGenerator:
     """An upper limit on sequence lengths besides the tables'."""
     form: str = NONZERO
     """How the mask input says which positions are tokens: one of `mask_forms`."""
+    unread: frozenset[str] = frozenset()
+    """The inputs that no node may read. They get numbers of all kinds."""
     reach: tuple[int, int] | None = None
     """Tokens of the longest text of a whole proof, and positions of its longest text with padding in front. None if it has no
     text longer than `longest`."""
@@ -143,7 +147,8 @@ class FeedGenerator:
     @property
     def left_out(self) -> list[str]:
         """A sentence for each input that gets nothing but zeros. The proof does not see a fault in what they do."""
-        integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name != self.prompt]
+        known = {self.prompt, *self.unread}
+        integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
         return [f"input {value.name}: its use is not known, so only zeros were fed" for value in (*integers, *types)]
 
@@ -173,6 +178,8 @@ class FeedGenerator:
             shape[: min(2, len(shape))] = mask.shape[: min(2, len(shape))]
         if value.dtype in FLOATS:
             return rng.standard_normal(shape).astype(_numpy(value))
+        if value.name in self.unread:
+            return rng.integers(0, MOST_UNREAD, size=shape).astype(_numpy(value))
         return np.zeros(shape, dtype=_numpy(value))
 
     def _leading_dims(self) -> tuple[Dim, Dim]:
