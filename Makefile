@@ -21,7 +21,7 @@ test: $(VENV)/.test ## the torch-free test suite
 	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
 test-peers: $(PEERS)/.peers ## reference tests against PyTorch, Optimum and sentence-transformers
-	$(PEERS)/bin/python -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/peers
+	$(PEERS)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 lint: $(VENV)/.test ## ruff
 	$(VENV)/bin/ruff check .

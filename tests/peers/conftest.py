@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +31,14 @@ class Worst:
         assert found.shape == expected.shape and found.size and np.isfinite(expected).all() and np.isfinite(found).all(), where
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
         share = float((difference / allowed).max())
+        self.add(what, float(difference.max()), share, len(found), where)
+        assert share <= 1, f"{what} {where}: {difference.max():.1e} apart, {share:.2f} of what is allowed"
+
+    def add(self, what: str, difference: float, share: float, vectors: int, where: str) -> None:
+        """Note a comparison of this many vectors in the row of its kind."""
         worst, worst_share, count, at = self.rows.get(what, (0.0, -1.0, 0, ""))
         at, worst_share = (where, share) if share > worst_share else (at, worst_share)
-        self.rows[what] = (max(worst, float(difference.max())), worst_share, count + len(found), at)
-        assert share <= 1, f"{what} {where}: {difference.max():.1e} apart, {share:.2f} of what is allowed"
+        self.rows[what] = (max(worst, difference), worst_share, count + vectors, at)
 
 
 WORST = pytest.StashKey[Worst]()
@@ -45,6 +50,24 @@ FIGURES = pytest.StashKey[list[tuple[str, float, float]]]()
 def worst(pytestconfig: pytest.Config) -> Worst:
     """Compares, and keeps the worst differences for the table at the end."""
     return pytestconfig.stash.setdefault(WORST, Worst())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what this process saw to the process that prints the tables, where tests run in several processes."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["worst"] = config.stash.get(WORST, Worst()).rows
+        config.workeroutput["figures"] = config.stash.get(FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what a process of tests saw."""
+    seen = getattr(node, "workeroutput", {})  # a process that crashed hands nothing over; the run fails then
+    worst = node.config.stash.setdefault(WORST, Worst())
+    for what, row in seen.get("worst", {}).items():
+        worst.add(what, *row)
+    node.config.stash.setdefault(FIGURES, []).extend(seen.get("figures", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
