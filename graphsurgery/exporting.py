@@ -26,6 +26,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.folders.modules import Module, read_modules
 from graphsurgery.folders.transformer_config import read_encoder_config, read_transformer_settings
+from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import load
 from graphsurgery.model.saving import save
 from graphsurgery.runtime.session import Session
@@ -77,6 +78,7 @@ def export(
     if not source.is_dir():
         raise FolderError(f"the folder {folder} does not exist", "give the folder of a model")
     target = Path(output).absolute() if output is not None else source / "onnx" / "model.onnx"
+    check_outside_cache(target)
     if target.exists() and not force:
         raise OutputExistsError(f"{target} already exists", "choose another output with -o, or replace it with --force")
     module = _find_transformer(source)

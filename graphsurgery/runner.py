@@ -17,6 +17,7 @@ from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import RequestError, require_value
 from graphsurgery.model.certificate import add_certificate, read_certificate
+from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, list_steps_since_edit, list_undoable_steps, undo_step
@@ -82,7 +83,7 @@ def run(
     """
     before = load(source)
     _check_request(steps, goldens)
-    place = Path(output) if output is not None else choose_output(before, steps[-1])
+    place = choose_output(before, steps[-1], output)
     writing, groups = Writing(place, force, dry_run, keep_failed), list(_group_steps(steps))
     options = _Options(
         verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, goldens, progress
@@ -105,8 +106,18 @@ def run(
     return _finish(outcome, parts[-1], writing, options, (sources or {}) if goldens else sources)
 
 
-def choose_output(model: Model, last: Step) -> Path:
-    """Return the path beside ``model`` with the last step in its name: ``model.onnx`` -> ``model.pooled.onnx``."""
+def choose_output(model: Model, last: Step, wanted: str | os.PathLike[str] | None) -> Path:
+    """Return the ``wanted`` path, or if it is None one beside ``model`` with the last step in its name: ``model.onnx`` ->
+    ``model.pooled.onnx``.
+
+    RequestError if a model from memory needs one, or if it lies in the Hugging Face cache.
+    """
+    place = Path(wanted) if wanted is not None else _choose_beside(model, last)
+    check_outside_cache(place)
+    return place
+
+
+def _choose_beside(model: Model, last: Step) -> Path:
     if model.path is None:
         raise RequestError("a model from memory has no folder for the output", "give the output's path with output=...")
     stem = model.path.name.removesuffix(".onnx")

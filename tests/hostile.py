@@ -290,6 +290,94 @@ def hub_cache_with_a_symlinked_blob(folder: Path) -> Path:
     return hub_cache(folder, outside(), {"weights.bin": folder / "blob"})
 
 
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_cache_whose_own_blob_is_a_symlink_out(folder: Path) -> Path:
+    (folder / "secret.bin").write_bytes(SECRET)
+    path = hub_cache(folder, outside(), {"weights.bin": folder / "models--me" / "blobs" / "c3d4"})
+    (folder / "models--me" / "blobs" / "c3d4").symlink_to(folder / "secret.bin")
+    return path
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_cache_with_a_model_that_is_no_link(folder: Path) -> Path:
+    """ONNX Runtime refuses it, too: no other program would read the data of this file."""
+    path = hub_cache(folder, outside(), {"weights.bin": folder / "models--me" / "blobs" / "c3d4"})
+    (folder / "models--me" / "blobs" / "c3d4").write_bytes(bytes(16))
+    return unlinked(path)
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_cache_with_a_model_from_elsewhere(folder: Path) -> Path:
+    path = hub_cache(folder, outside(), {"weights.bin": folder / "models--me" / "blobs" / "c3d4"})
+    (folder / "models--me" / "blobs" / "c3d4").write_bytes(bytes(16))
+    (folder / "models--me" / "blobs" / "a1b2").rename(folder / "elsewhere")
+    path.unlink()
+    path.symlink_to(folder / "elsewhere")
+    return path
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_model_that_is_no_link(folder: Path) -> Path:
+    return unlinked(hub_store(folder, STORED))
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_of_another_cache(folder: Path) -> Path:
+    return hub_store(folder, f"../other/blobs/{STORED}")
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_file_of_another_name(folder: Path) -> Path:
+    return hub_store(folder, "ab/secret.bin")
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_deeper_file(folder: Path) -> Path:
+    return hub_store(folder, f"ab/cd/{STORED[3:]}")
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_list_of_links(folder: Path) -> Path:
+    """The hub's library keeps one beside each file."""
+    return hub_store(folder, f"{STORED}.refs")
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_of_a_folder_that_is_no_repository(folder: Path) -> Path:
+    return hub_store(folder, STORED, repository="me")
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_symlinked_file(folder: Path) -> Path:
+    path = hub_store(folder, STORED)
+    (folder / "blobs" / STORED).rename(folder / "secret.bin")
+    (folder / "blobs" / STORED).symlink_to(folder / "secret.bin")
+    return path
+
+
+@refused(UnsafeLocationError, "'w'", "symlink")
+def hub_store_with_a_symlinked_folder(folder: Path) -> Path:
+    path = hub_store(folder, STORED)
+    (folder / "blobs" / "ab").rename(folder / "secrets")
+    (folder / "blobs" / "ab").symlink_to(folder / "secrets")
+    return path
+
+
+@refused(UnsafeLocationError, "'w'", "hard link")
+def hub_store_with_a_hard_link(folder: Path) -> Path:
+    path = hub_store(folder, STORED)
+    os.link(folder / "blobs" / STORED, folder / "secret.bin")
+    return path
+
+
+@refused(UnsafeLocationError, "'w'", "not a plain file")
+def hub_store_with_a_folder(folder: Path) -> Path:
+    path = hub_store(folder, STORED)
+    (folder / "blobs" / STORED).unlink()
+    (folder / "blobs" / STORED).mkdir()
+    return path
+
+
 # --- locations that name no data file ---------------------------------------------------------------------------------
 
 
@@ -1154,6 +1242,39 @@ def hub_cache(folder: Path, tensor: TensorProto, links: dict[str, Path]) -> Path
     for name, target in {"model.onnx": blobs / "a1b2", **links}.items():
         (snapshot / name).symlink_to(os.path.relpath(target, snapshot))
     return snapshot / "model.onnx"
+
+
+STORED = f"ab/ab{'0' * 62}"
+"""A file in the store that all repositories of a cache share."""
+
+
+def hub_store(folder: Path, target: str, repository: str = "models--me") -> Path:
+    """A model in the cache whose data file links to ``target`` in the store that all repositories share."""
+    (folder / "blobs" / target).parent.mkdir(parents=True)
+    (folder / "blobs" / target).write_bytes(bytes(16))
+    path = hub_cache(folder, outside(), {"weights.bin": folder / "blobs" / target})
+    (folder / "models--me").rename(folder / repository)
+    return folder / repository / path.relative_to(folder / "models--me")
+
+
+def unlinked(path: Path) -> Path:
+    """The file itself in the place of the link to it."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    return path
+
+
+@loads()
+def hugging_face_store(folder: Path) -> Path:
+    return hub_store(folder, STORED)
+
+
+@loads("'weights.bin'", "are missing")
+def hugging_face_store_without_the_file(folder: Path) -> Path:
+    path = hub_store(folder, STORED)
+    (folder / "blobs" / STORED).unlink()
+    return path
 
 
 @loads()

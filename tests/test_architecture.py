@@ -61,6 +61,7 @@ SHARED_MODULES = {
     "model.parsing": "protobuf's own parser, with limits",
     "model.schema": "which messages can hold a tensor, from onnx's descriptors",
     "model.external": "where external data lie, and which places of them are safe to open",
+    "model.hub_cache": "which links of the hub's cache lead to a data file of the model",
     "model.dtypes": "numbers and sizes of element types, from onnx's own table",
     "model.checksums": "sha256 of a weight: finds it in the file again",
     "runtime.session": "ONNX Runtime itself",

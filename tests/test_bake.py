@@ -39,6 +39,7 @@ from baked_folders import (
 )  # fmt: skip
 from conftest import FIXTURES, ROOT
 from encoders import BFLOAT16, FLOAT16, tiny_encoder
+from hub import lay_out
 from tokenizers import Tokenizer
 
 import graphsurgery
@@ -536,14 +537,7 @@ def test_names_of_folders(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_cache_of_a_hub_is_no_place_to_write(tmp_path: Path, monkeypatch) -> None:
-    snapshot = tmp_path / "models--someone--small-model" / "snapshots" / "0123"
-    snapshot.parent.mkdir(parents=True)
-    write_folder(snapshot)
-    blobs = tmp_path / "models--someone--small-model" / "blobs"
-    blobs.mkdir()
-    for path in [path for path in snapshot.rglob("*") if path.is_file()]:  # as the hub's library lays it out
-        path.rename(blobs / path.name if path.name != "config.json" else blobs / "pooling")
-        path.symlink_to(os.path.relpath(blobs / ("pooling" if path.name == "config.json" else path.name), path.parent))
+    snapshot = lay_out(write_folder(tmp_path / "plain"), tmp_path / "hub")
     with pytest.raises(RequestError, match="cache"):
         bake(snapshot)
     bake(snapshot, tmp_path / "out")

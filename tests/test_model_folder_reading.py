@@ -101,6 +101,10 @@ def test_the_hugging_face_cache(tmp_path: Path) -> None:
     (snapshot / "1_Pooling").mkdir(parents=True)
     (snapshot / "1_Pooling" / "config.json").symlink_to("../../../blobs/0123")
     (snapshot / "other.json").symlink_to("../../../models--c--d/blobs/4567")
+    stored = tmp_path / "blobs" / "ab" / f"ab{'0' * 62}"  # where huggingface_hub keeps what repositories share
+    put(stored, {"x": 3})
+    (snapshot / "shared.json").symlink_to(stored)
+    assert read_json(resolve_inside(snapshot, "shared.json", "")) == {"x": 3}
     assert read_json(resolve_inside(snapshot, "1_Pooling/config.json", "")) == {"x": 1}
     assert read_json(resolve_inside(snapshot / "1_Pooling", "config.json", "")) == {"x": 1}
     refused(lambda: resolve_inside(snapshot, "other.json", ""), "symlink")

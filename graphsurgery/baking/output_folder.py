@@ -13,6 +13,7 @@ from graphsurgery.errors import FolderError, GraphSurgeryError, OutputExistsErro
 from graphsurgery.folders.files import hash_file, read_json
 from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange
+from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import load
 from graphsurgery.model.sources import FileBytes
 
@@ -21,25 +22,11 @@ CERTIFICATE = "graphsurgery.json"
 FILES, SOURCES = "files", "sources"
 """Keys of the certificate: the sha256 of the folder's other files, and that of the files that they were made from."""
 STEP = "baked"
-CACHE, SNAPSHOTS = "models--", "snapshots"
-"""The start of a model folder's name in the Hugging Face cache, and the folder of its revisions."""
 MOST_SHOWN = 3
-
-
-def find_repository(folder: Path) -> str | None:
-    """Return the repository of a ``folder`` in the Hugging Face cache, or None if it lies elsewhere."""
-    place = folder.parent.parent.name
-    if folder.parent.name != SNAPSHOTS or not place.startswith(CACHE):
-        return None
-    return place.removeprefix(CACHE).replace("--", "/")
 
 
 def choose_default_folder(source: Path) -> Path:
     """Return ``<source>-baked`` beside ``source``. RequestError if no folder can be made there."""
-    if find_repository(source) is not None:
-        raise RequestError(
-            f"{source} lies in the cache of a model hub, which must hold no other folders", "choose an output folder with -o"
-        )
     named = Path(os.path.normpath(source))  # a folder given as .. has a name as well
     if not named.name:
         raise RequestError(f"{source} has no name", "choose an output folder with -o")
@@ -50,13 +37,14 @@ def check_folder(source: Path, output: Path, *, force: bool) -> tuple[str, ...]:
     """Check that a folder can be made at ``output``, apart from ``source``. With ``force`` it may replace one of ours.
 
     Return the files that go with the folder to be replaced although its bake did not make them: see `_find_derived_files`.
-    Raises OutputExistsError or SurroundingsError.
+    Raises OutputExistsError or SurroundingsError, and RequestError for a place in the Hugging Face cache.
     """
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(output))
     if there == here or there in here.parents or here in there.parents:
         raise OutputExistsError(
             f"{output} is the model folder itself, contains it or lies in it", "choose another folder with -o"
         )
+    check_outside_cache(output)
     if not output.parent.is_dir():
         raise SurroundingsError(f"there is no folder {output.parent}", "make it, or choose another folder with -o")
     if not os.path.lexists(output):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphsurgery.baking.encoder import find_first_features, open_encoder
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
-from graphsurgery.baking.output_folder import CERTIFICATE, find_repository
+from graphsurgery.baking.output_folder import CERTIFICATE
 from graphsurgery.baking.steps import LAYERS, Planned, plan_ending, plan_m3_outputs, plan_module, plan_truncation
 from graphsurgery.baking.tokenization import Tokenization, read_tokenization
 from graphsurgery.edits.add_activation import AddActivation
@@ -20,6 +20,7 @@ from graphsurgery.folders.modules import MODULES, Module, read_modules
 from graphsurgery.folders.router import read_default_route, read_routes
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, read_folder_config
 from graphsurgery.interface import Interface
+from graphsurgery.model.hub_cache import name_repository
 from graphsurgery.model.model import Model
 
 
@@ -62,7 +63,7 @@ class BakePlan:
     @property
     def repository(self) -> str | None:
         """The repository of a model hub that the folder is a copy of, if it lies in a hub's cache."""
-        return find_repository(self.folder)
+        return name_repository(self.folder)
 
     @property
     def name(self) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import FolderError, GraphSurgeryError
-from graphsurgery.model.external import explain_bad_location, is_inside
+from graphsurgery.model.external import explain_bad_location
+from graphsurgery.model.hub_cache import leads_to_blob, lies_in
 from graphsurgery.model.parsing import shorten
 from graphsurgery.model.records import Span, hash_payloads
 from graphsurgery.model.sources import FileBytes
@@ -37,12 +38,16 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
     if why is None:
         path = folder / name
         try:
-            if is_inside(path, folder):
+            if _is_inside(path, folder):
                 return path
             why = "leads out of the folder through a symlink"
         except (OSError, ValueError) as error:  # ValueError: what no file system can spell
             why = f"cannot be examined: {getattr(error, 'strerror', None) or error}"
     raise FolderError(f"{what}: the path {shorten(name)!r} {why}", f"it must lie in {folder}")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return lies_in(path, folder) or leads_to_blob(path, folder)
 
 
 def is_there(path: Path) -> bool:
@@ -136,5 +141,5 @@ def list_onnx_files(folder: Path) -> tuple[str, ...]:
     if not is_folder(folder):
         raise FolderError(f"{folder} is not a folder", "give the folder of a model")
     found = (path for place in FOLDERS for path in sorted((folder / place).glob("*.onnx")))
-    there = (path for path in found if is_inside(path, folder) and path.is_file())
+    there = (path for path in found if _is_inside(path, folder) and path.is_file())
     return tuple(path.relative_to(folder).as_posix() for path in islice(there, MOST_VARIANTS))

@@ -1,8 +1,8 @@
 """External data: where a tensor's bytes lie beside the .onnx file, and whether they may be read there.
 
 Nothing is opened here: paths are resolved, and files are looked at with ``lstat`` and ``stat`` only. The rules follow the
-refusals of current onnx (path traversal, symlinks, hard links, unknown keys) and the layout of the Hugging Face cache, which
-must be allowed.
+refusals of current onnx (path traversal, symlinks, hard links, unknown keys), except that the links of the Hugging Face cache
+are followed (see `hub_cache`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import onnx
 from graphsurgery.errors import ExternalDataError, UnsafeLocationError
 from graphsurgery.interface import type_name
 from graphsurgery.model.dtypes import compute_payload_size
+from graphsurgery.model.hub_cache import leads_to_blob, lies_in
 from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import Identity
 
@@ -43,23 +44,6 @@ def explain_bad_location(location: str) -> str | None:
         if ".." in flavour.parts:
             return "climbs out of its folder with '..'"
     return None
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Return whether ``path``, with all symlinks followed, lies in ``folder`` or in the blobs of its Hugging Face cache
-    repository."""
-    target = Path(os.path.realpath(path))
-    return target.is_relative_to(os.path.realpath(folder)) or _is_in_hub_cache(folder, target)
-
-
-def _is_in_hub_cache(folder: Path, target: Path) -> bool:
-    """Return whether ``folder`` lies in ``<repository>/snapshots/<revision>/`` and ``target`` in the same repository's
-    ``blobs/``."""
-    real = Path(os.path.realpath(folder))
-    for parent in (real, *real.parents):
-        if parent.parent.name == "snapshots":
-            return target.parent == parent.parent.parent / "blobs"
-    return False
 
 
 KNOWN_KEYS = ("location", "offset", "length", "checksum", "basepath")
@@ -134,14 +118,14 @@ def locate_file(location: str, model: Path | None, folder: Path, name: str) -> E
     """Return the data file that ``location`` means for a model in ``folder``.
 
     Raises UnsafeLocationError if the location is empty, absolute, contains ``..`` or is a memory address; if the file is the
-    model itself, no plain file or a hard link; or if a symlink leads outside the folder (the Hugging Face cache's own links are
-    allowed).
+    model itself, no plain file or a hard link; or if a symlink leads outside the folder. The Hugging Face cache's own links may
+    do so, if ``model`` is behind one of them as well.
     """
     why = explain_bad_location(location)
     if why is not None:
         raise _make_location_error(name, location, why)
     path = folder / location
-    found = _read_status(path, folder, location, name)
+    found = _read_status(path, model, folder, location, name)
     if found is None:
         return ExternalFile(location, path, None)
     if not stat.S_ISREG(found.st_mode):
@@ -153,15 +137,15 @@ def locate_file(location: str, model: Path | None, folder: Path, name: str) -> E
     return ExternalFile(location, path, Identity.of(found))
 
 
-def _read_status(path: Path, folder: Path, location: str, name: str) -> os.stat_result | None:
-    """Return the status of ``path``, or of the symlink's target inside the folder. Return None if nothing is there."""
+def _read_status(path: Path, model: Path | None, folder: Path, location: str, name: str) -> os.stat_result | None:
+    """Return the status of ``path``, or of the file that the symlink leads to. Return None if nothing is there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _make_location_error(name, location, f"cannot be examined: {getattr(error, 'strerror', error)}") from error
-    if not is_inside(path, folder):
+    if not lies_in(path, folder) and not (leads_to_blob(path, folder) and (model is None or leads_to_blob(model, folder))):
         raise _make_location_error(name, location, "leads out of the model's folder through a symlink")
     if not stat.S_ISLNK(found.st_mode):
         return found
@@ -213,5 +197,5 @@ def _parse_non_negative(text: str, what: str, name: str) -> int:
 def _make_location_error(name: str, location: str, why: str) -> UnsafeLocationError:
     return UnsafeLocationError(
         f"tensor {name!r}: its external data location {location[:200]!r} {why}",
-        "external data must be plain files in the model's own folder",
+        "external data must be plain files in the model's own folder, or links of the Hugging Face cache like the model itself",
     )

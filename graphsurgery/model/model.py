@@ -16,6 +16,7 @@ from graphsurgery.interface import Interface, read_interface
 from graphsurgery.model import external
 from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.external import ExternalFile, ExternalTensor
+from graphsurgery.model.hub_cache import lies_in
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.provenance import Step, read_steps
 from graphsurgery.model.records import Document, Span, hash_payloads
@@ -108,6 +109,11 @@ class Model:
     def weight_bytes(self) -> int:
         """The size in bytes of all tensor payloads inside the file and in its data files."""
         return self.document.payload_bytes + sum(one.length for one in self.externals)
+
+    @cached_property
+    def linked_data(self) -> tuple[str, ...]:
+        """The locations of data files that lie outside the model's folder, behind links of the Hugging Face cache."""
+        return tuple(location for location, file in self.files.items() if not lies_in(file.path, self.folder or Path()))
 
     @property
     def missing_data(self) -> tuple[str, ...]:

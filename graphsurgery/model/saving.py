@@ -31,12 +31,13 @@ ALIGNMENT = 4096
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = ignore_progress) -> Saved:
     """Write ``model`` to ``path``, whole or not at all.
 
-    External data in the output's folder stay where they are; from another folder they are copied once, into ``<path>.data``.
-    Above 2 GiB the weights inside the file move there too.
+    External data in the output's folder stay where they are. From another folder, or from behind links of the Hugging Face
+    cache, they are copied once, into ``<path>.data``. Above 2 GiB the weights inside the file move there too.
 
     Raises:
         OutputExistsError: ``path`` exists and ``force`` is not set, or it is one of the model's own files.
         MissingDataError: external data would have to be copied and are not there.
+        RequestError: ``path`` lies in the Hugging Face cache.
         SurroundingsError: no space, no permission, no such folder. Nothing is left behind.
     """
     plan = plan_output(model, Path(path), force=force)
@@ -53,7 +54,7 @@ def plan_output(model: Model, output: Path, *, force: bool = False, largest: int
         old = list_leftover_data(model, output) if output.exists() else []
         if old:
             plan.notes.append(f"data files of the replaced output are kept, in case another model needs them: {', '.join(old)}")
-        if locations and not is_same_folder(model.folder, output.parent):
+        if locations and (model.linked_data or not is_same_folder(model.folder, output.parent)):
             _copy_data(plan, model, locations)
         elif locations:
             _keep_data(plan, model, locations)
@@ -69,7 +70,7 @@ def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
             open_data(model.files[location])
         if model.files[location].path.is_symlink():
             plan.notes.append(
-                f"warning: {location} is a symlink, and onnx and ONNX Runtime refuse external data behind one: "
+                f"warning: {location} is a symlink, and onnx.load refuses external data behind one: "
                 "write to another folder (-o), where it is copied"
             )
     plan.notes.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")

@@ -13,18 +13,20 @@ from pathlib import Path
 from graphsurgery.errors import OutputExistsError, SurroundingsError
 from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange, Piece, Progress, ignore_progress
+from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.sources import ByteSource
 
 
 def check_output(model: Model, output: Path, *, force: bool) -> None:
-    """Check that ``output`` may be written. Raise OutputExistsError or SurroundingsError otherwise."""
+    """Check that ``output`` may be written. Raise RequestError, OutputExistsError or SurroundingsError otherwise."""
     own = [model.path] if model.path is not None else []
     own += [file.path for file in model.files.values()]
     for path in own:
         if _is_same_file(path, output):
             raise OutputExistsError(f"{output} is the input, which is never overwritten", "choose another output with -o")
+    check_outside_cache(output)
     if output.exists() and not output.is_file():
         what = "a folder" if output.is_dir() else "not a regular file"
         raise OutputExistsError(f"{output} is {what}", "give the path of a file with -o")

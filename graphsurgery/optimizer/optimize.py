@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from graphsurgery.compare.tolerance import Limits
@@ -83,7 +82,7 @@ def optimize(
     rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
     before = load(source)
     before.require_data("optimizing")
-    place = Path(output) if output is not None else choose_output(before, rewrites[-1])
+    place = choose_output(before, rewrites[-1], output)
     progress("reading the graph")
     proof = RewriteProof.of(before, texts)
     writing = Writing(place, force, dry_run, keep_failed)

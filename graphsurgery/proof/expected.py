@@ -14,7 +14,7 @@ from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import RELATIVE, Expected, Values, expect_exactly
-from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.session import Session, open_proto, open_session
 
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -93,7 +93,7 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
-    return OpenedSource(Session(proto.SerializeToString(), folder=source.folder, plain=plain_run), plain, negated, kept)
+    return OpenedSource(open_proto(proto, source, plain=plain_run), plain, negated, kept)
 
 
 def has_half_weights(source: Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from onnx import numpy_helper
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.external import is_external
-from graphsurgery.model.model import Model
+from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.saving import LARGEST_PROTOBUF
+from graphsurgery.model.schema import walk_tensors
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
@@ -115,11 +117,28 @@ def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int =
     model.require_data("running the model")
     declared = {value.name for value in model.interface.outputs}
     inside = [name for name in extra_outputs if name not in declared]
-    if model.path is not None and not inside and model.is_as_loaded:
+    if model.path is not None and not inside and model.is_as_loaded and not model.linked_data:
         return Session(model.path, threads=threads, plain=plain)
     proto = model.to_proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
-    return Session(proto.SerializeToString(), folder=model.folder, threads=threads, plain=plain)
+    return open_proto(proto, model, threads, plain)
+
+
+def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bool = False) -> Session:
+    """Open a session on ``proto``, the complete graph of ``model`` or one made of it, with the model's external data.
+
+    ONNX Runtime follows no symlink that leads out of the folder of a model in memory, and some versions follow none for files
+    either. So data behind links of the Hugging Face cache are named by the paths that the links lead to.
+    """
+    folder = model.folder
+    if model.linked_data:
+        real = {location: Path(os.path.realpath(open_data(file).path)) for location, file in model.files.items()}
+        folder = Path(os.path.commonpath([path.parent for path in real.values()]))
+        for _, tensor in walk_tensors(proto):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = real[entry.value].relative_to(folder).as_posix()
+    return Session(proto.SerializeToString(), folder=folder, threads=threads, plain=plain)
 
 
 def open_in_memory(model: onnx.ModelProto) -> Session:
