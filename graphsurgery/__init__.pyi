@@ -521,9 +521,10 @@ def dynamic_dim(
     """Let a batch or sequence size that an export baked in be any size again.
 
     The declared dims change, and so do the constants that hold the size: shapes for Reshape and Expand, positions 0, 1, ...,
-    ends of slices, and tables and masks of that length. Tables are cut, so the baked length remains the longest. The edit is
-    refused unless a trial shows that the model gives the same numbers at other sizes as at its own, where it runs row by row
-    and shorter texts are padded with the mask.
+    ends of slices, coordinates for GatherND, and tables and masks of that length. Shapes are computed from the input's, as
+    exporters do. Tables are cut, so the baked length remains the longest. The edit is refused unless a trial shows that the
+    model gives the same numbers at other sizes as at its own, where it runs row by row and shorter texts are padded with the
+    mask.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

@@ -1,84 +1,80 @@
 """Find the places where a batch or sequence size is baked into a graph, and plan the values that replace it.
 
 An export without dynamic axes holds these sizes in constants: shapes for Reshape and Expand, ends of slices, positions
-0, 1, ..., and tables of relative positions or masks. A plan guesses from the place of such a number. Only a run shows whether
-it is right.
+0, 1, ..., coordinates for GatherND, and tables of relative positions or masks. A plan follows the dims of all values through
+the graph, with the freed sizes as symbols. So it knows which dim a constant has to fit. Where that is unknown, it guesses from
+the number. Only a run shows whether a plan is right.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from graphsurgery.edits.folded_constants import Constants, find_first_position
+from graphsurgery.edits.free_sizes import BATCH, SEQUENCE, Entries, FreeSizes
 from graphsurgery.encoder.hidden_state import infer_values
+from graphsurgery.encoder.roles import Roles
 from graphsurgery.graph.attributes import get_int
+from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
-from graphsurgery.model.dtypes import FLOATS
+from graphsurgery.graph.operators import BROADCASTING, get_operator
+from graphsurgery.graph.symbolic import Fact, Size, Sizes
 from graphsurgery.model.model import Model
 
-LOG = logging.getLogger(__name__)
-BATCH, SEQUENCE = "batch", "sequence"
 AXES = {BATCH: 0, SEQUENCE: 1}
-SHAPE, POSITIONS, CUT, END = "shape", "positions", "cut", "end"
-MOST_FLOATS, MOST_INTEGERS = 1 << 16, 1 << 20
-"""The most elements that a constant may have to be an input of constant folding. Larger ones are weights and are not read."""
-ELEMENTWISE = frozenset({
-    "Abs", "Add", "And", "Cast", "Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul",
-    "Neg", "Not", "Or", "Sub", "Unsqueeze", "Where",
+SHAPE, POSITIONS, CUT, TILED, END, GRID = "shape", "positions", "cut", "tiled", "end", "grid"
+PARAMETRIC = frozenset({
+    "Pad", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
 })  # fmt: skip
-Entry = int | str
-Dims = tuple[Entry | None, ...]
+"""Operators whose inputs after the first say what to do, and are no positions of tokens."""
+REPEATING = frozenset({"GatherElements"})
+"""Operators that do not broadcast: a constant that is the same for all texts is repeated for each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a constant becomes, and what is known of it then: its dims, or the integers in it.
+
+    By ``kind``. ``shape``: the vector of ``entries``. ``positions``: entries[0], entries[0] + 1, ..., with rank entries[1], as
+    many as entries[2] says; they go along the first axis for the batch and along the last for the sequence.
+    ``cut``: the old value up to the end of the sequence along the axes ``entries``; the entry ``batch`` keeps the first row.
+    ``tiled``: the first entries[0] rows of the old value, once for each text, cut along the axes that the other entries name.
+    ``end``: the size of the sequence. ``grid``: int64 with the dims ``entries`` and one dim more, for the coordinates: each of
+    them counts 0, 1, ... along one of the ``axes``.
+    """
+
+    kind: str
+    entries: Entries
+    dims: Sizes
+    numbers: Sizes | None = None
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A new value for one input of a node. The node is identified by its first output.
-
-    The value depends on ``kind``. ``shape``: the vector of ``entries``. ``positions``: entries[0], entries[0] + 1, ..., with
-    rank entries[1]. ``cut``: the old value up to the end of the sequence along the axes ``entries``; the entry ``batch`` keeps
-    the first row. ``end``: the size of the sequence.
-    """
+    """A new value for one input of a node. The node is identified by its first output."""
 
     output: str
     place: int
-    kind: str
-    entries: tuple[Entry, ...]
+    plan: Plan
     name: str
     """The old input."""
     dtype: int
     """The element type of the old input."""
     table: np.ndarray | None
-    """The old input of a ``cut``, if nodes compute it. None for an initializer."""
+    """The old input if it is cut or tiled and nodes compute it. None for an initializer."""
 
 
-def plan_replacements(model: Model, sizes: Mapping[str, int]) -> list[Replacement]:
+def plan_replacements(model: Model, roles: Roles, sizes: Mapping[str, int]) -> list[Replacement]:
     """Plan how to free ``sizes`` of the batch, the sequence or both. A constant is replaced where a computed value meets it."""
-    graph = Graph.of(model)
-    constants = Constants(model, graph, sizes.get(SEQUENCE))
-    declared = (*model.interface.inputs, *model.interface.outputs)
-    shapes = {value.name: value.dims for value in (*infer_values(model).outputs, *declared)}
-    planned = []
-    for node in graph.nodes:
-        if not node.outputs or node.outputs[0] in constants:
-            continue
-        first = node.inputs[0] if node.inputs else None
-        for place, value in enumerate(node.inputs):
-            if value is None or value not in constants:
-                continue
-            plan = _plan_replacement(node, place, constants, shapes.get(first.name or "") if first is not None else None, sizes)
-            if plan is not None:
-                kind, entries = plan
-                table = constants[value] if kind == CUT and value.name not in model.initializers else None
-                output, dtype = node.outputs[0].name or "", constants.dtype(value)
-                planned.append(Replacement(output, place, kind, entries, value.name or "", dtype, table))
-    return planned
+    return _Planner(model, roles, sizes).replacements
 
 
 def describe_places(model: Model, replacements: list[Replacement]) -> Iterator[str]:
@@ -91,153 +87,207 @@ def describe_places(model: Model, replacements: list[Replacement]) -> Iterator[s
             yield f"{node.op_type} {node.name or repr(one.output)}"
 
 
-def _plan_replacement(
-    node: ir.Node, place: int, constants: Constants, shape: Dims | None, sizes: Mapping[str, int]
-) -> tuple[str, tuple[Entry, ...]] | None:
-    """Return kind and entries for a constant input of ``node``, or None if it does not depend on ``sizes``.
+class _Planner(Facts):
+    """Infers the dims of all values with the freed sizes as symbols, and on the way plans what each constant becomes."""
 
-    ``shape`` holds the dims of the node's first input.
-    """
-    value = node.inputs[place]
-    if value is None:
-        return None
-    if (node.op_type, place) in (("Reshape", 1), ("Expand", 1)):
-        if shape is None or get_int(node, "allowzero", 0):
+    def __init__(self, model: Model, roles: Roles, sizes: Mapping[str, int]) -> None:
+        self.replacements: list[Replacement] = []
+        graph = Graph.of(model)
+        self._model, self._roles, self._sizes = model, roles, sizes
+        self._constants = Constants(model, graph, sizes.get(SEQUENCE))
+        declared = (*infer_values(model).outputs, *model.interface.inputs, *model.interface.outputs)
+        self._declared = {value.name: value.dims for value in declared}
+        super().__init__(graph)
+
+    def _read_inputs(self) -> None:
+        super()._read_inputs()
+        self._free = FreeSizes(self._symbols, self._sizes)
+        for value in (self._roles.ids, self._roles.mask, self._roles.types, self._roles.positions):
+            dims = self._facts[value.name].dims if value is not None else None
+            if value is not None and dims is not None:
+                freed = {AXES[which]: symbol for which, symbol in self._free.freed.items()}
+                self._facts[value.name] = Fact(value.dtype, tuple(freed.get(axis, dim) for axis, dim in enumerate(dims)))
+
+    def _infer_node(self, node: ir.Node) -> None:
+        """Infer the outputs of ``node`` from its inputs as they are after the constants among them are replaced."""
+        plans = self._plan_inputs(node) if node.outputs[0] not in self._constants else {}
+        numbers = enumerate(super()._list_numbers(node))
+        self._inputs_numbers = tuple(plans[place].numbers if place in plans else one for place, one in numbers)
+        kept: list[tuple[str, Fact, Sizes | None]] = []
+        for place, plan in plans.items():
+            value = node.inputs[place]
+            if value is not None:
+                self._note(node, place, value, plan)
+                kept.insert(0, (value.name or "", self[value], self.numbers(value)))
+                self._know(value.name or "", Fact(self._constants.dtype(value), plan.dims), None)
+        super()._infer_node(node)
+        for name, fact, known in kept:  # other nodes that read the constant may need something else in its place
+            self._know(name, fact, known)
+
+    def _list_numbers(self, node: ir.Node) -> tuple[Sizes | None, ...]:
+        return self._inputs_numbers
+
+    def _know(self, name: str, fact: Fact, numbers: Sizes | None) -> None:
+        self._facts[name] = fact
+        self._numbers.pop(name, None)
+        if numbers is not None:
+            self._numbers[name] = numbers
+
+    def _plan_inputs(self, node: ir.Node) -> dict[int, Plan]:
+        constant = {place: one for place, one in enumerate(node.inputs) if one is not None and one in self._constants}
+        plans = {place: self._plan(node, place, value) for place, value in constant.items()}
+        return {place: plan for place, plan in plans.items() if plan is not None}
+
+    def _note(self, node: ir.Node, place: int, value: ir.Value, plan: Plan) -> None:
+        is_computed = plan.kind in (CUT, TILED) and value.name not in self._model.initializers
+        table, name, dtype = self._constants[value] if is_computed else None, value.name or "", self._constants.dtype(value)
+        self.replacements.append(Replacement(node.outputs[0].name or "", place, plan, name, dtype, table))
+
+    def _dims(self, value: ir.Value | None) -> Sizes | None:
+        """Return the dims of a computed value: as inferred, or else guessed from what the export declares."""
+        dims = self[value].dims
+        declared = None if value is None else self._declared.get(value.name or "")
+        if dims is not None or declared is None:
+            return dims
+        return self._free.guess([size if isinstance(size, int) else None for size in declared])
+
+    def _plan(self, node: ir.Node, place: int, value: ir.Value) -> Plan | None:
+        """Plan what a constant input of ``node`` becomes. None if it does not depend on the freed sizes."""
+        operator, constants = get_operator(node), self._constants
+        if (operator, place) in (("Reshape", 1), ("Expand", 1)):
+            return self._plan_shape(node, value)
+        if operator == "Concat":
+            return self._plan_part_of_shape(node, place, value)
+        if (operator, place) == ("Slice", 2):
+            return self._plan_end(node, value)
+        dims = constants.dims(value)
+        if constants.is_positions(value) and (place == 0 or operator not in PARAMETRIC):
+            first = find_first_position(constants[value]) or 0
+            return Plan(POSITIONS, (first, len(dims), SEQUENCE), (*dims[:-1], self._free.freed[SEQUENCE]))
+        if (operator, place) == ("GatherND", 1):
+            return self._plan_grid(node, value)
+        targets = self._align(node, place, dims)
+        return None if targets is None else self._plan_table(value, targets, operator in REPEATING)
+
+    def _plan_shape(self, node: ir.Node, value: ir.Value) -> Plan | None:
+        dims, wanted = self._dims(node.inputs[0]), [int(one) for one in self._constants[value].ravel()]
+        if dims is None:
             return None
-        wanted = [int(one) for one in constants[value].ravel()]
-        entries = (_plan_reshape if node.op_type == "Reshape" else _plan_expand)(wanted, shape, sizes)
-        return None if entries == wanted else (SHAPE, tuple(entries))
-    length, dims = sizes.get(SEQUENCE), constants.dims(value)
-    if (node.op_type, place) == ("Slice", 2):
-        return (END, ()) if math.prod(dims) == 1 and int(constants[value].ravel()[0]) == length else None
-    if constants.is_positions(value):
-        return POSITIONS, (_find_first_position(constants[value]) or 0, len(dims))
-    if node.op_type not in ELEMENTWISE and (node.op_type, place) not in (("Gather", 1), ("Expand", 0)):
-        return None
-    return _plan_cut(value, constants, sizes)
+        chosen = (
+            self._free.choose_expand(dims, wanted) if get_operator(node) == "Expand"
+            else self._free.choose_reshape(dims, wanted, copies_zero=not get_int(node, "allowzero", 0))
+        )  # fmt: skip
+        if chosen is None or list(chosen[0]) == wanted:
+            return None
+        entries, found = chosen
+        return Plan(SHAPE, entries, (len(entries),), found)
+
+    def _plan_part_of_shape(self, node: ir.Node, place: int, value: ir.Value) -> Plan | None:
+        """Plan entries of a shape that is computed in part: the batch can only be its first entry."""
+        dims, free = self._constants.dims(value), self._free
+        if len(dims) != 1 or self._constants.dtype(value) != onnx.TensorProto.INT64:
+            return None
+        numbers = [int(one) for one in self._constants[value]]
+        found: list[Size] = [free.freed[SEQUENCE] if one == free.sizes.get(SEQUENCE) else one for one in numbers]
+        if place == 0 and numbers[:1] == [free.sizes.get(BATCH)]:
+            found[0] = free.freed[BATCH]
+        entries = tuple(free.name(size) or 0 for size in found)
+        return Plan(SHAPE, entries, dims, tuple(found)) if found != numbers else None
+
+    def _plan_end(self, node: ir.Node, value: ir.Value) -> Plan | None:
+        """Plan the end of a slice: the size of the sequence, unless the slice goes to the end of a dim that stays."""
+        if self._constants.dims(value) not in ((), (1,)):
+            return None
+        end, dims, axes = int(self._constants[value].ravel()[0]), self._dims(node.inputs[0]), self.literals(_get_input(node, 3))
+        stays = dims is not None and axes is not None and len(axes) == 1 and dims[axes[0]] == end
+        return None if stays or end != self._sizes.get(SEQUENCE) else Plan(END, (), (1,), (self._free.freed[SEQUENCE],))
+
+    def _plan_grid(self, node: ir.Node, value: ir.Value) -> Plan | None:
+        """Plan coordinates ``[..., n]``: each counts 0, 1, ... along one axis, as far as the dim of the data is long."""
+        data, dims = self._dims(node.inputs[0]), self._constants.dims(value)
+        if data is None or get_int(node, "batch_dims", 0) or not dims or dims[-1] > len(data):
+            return None
+        values, sizes, axes = self._constants[value], list[Size](dims[:-1]), []
+        for coordinate in range(dims[-1]):
+            axis = _find_counting_axis(values[..., coordinate], self._free.bake(data[coordinate]))
+            if axis is None:
+                return None
+            sizes[axis] = data[coordinate]
+            axes.append(axis)
+        names = tuple(self._free.name(size) for size in sizes)
+        entries = tuple(name for name in names if name is not None)
+        if len(entries) < len(names) or not any(isinstance(entry, str) for entry in entries):
+            return None
+        return Plan(GRID, entries, (*sizes, dims[-1]), axes=tuple(axes))
+
+    def _align(self, node: ir.Node, place: int, dims: Sequence[int]) -> list[Size | None] | None:
+        """Return for each axis of a constant the dim that it has to fit, or None where nothing says so.
+
+        None for the whole where the operator has no constant of such a kind.
+        """
+        operator = get_operator(node)
+        unknown: list[Size | None] = [None] * len(dims)
+        if operator in BROADCASTING:
+            others = [self._dims(one) for one in node.inputs if one is not None and one not in self._constants]
+            return [_find_size(others, axis) for axis in range(-len(dims), 0)]
+        other = self._dims(node.inputs[1 - place]) if place < 2 <= len(node.inputs) else None
+        if operator == "MatMul" and len(dims) > 2:
+            batch = [_find_size([other], axis) for axis in range(-len(dims), -2)]
+            return [*batch, *dims[-2:]]
+        if operator == "GatherElements" and other is not None and len(other) == len(dims):
+            targets: list[Size | None] = list(other)
+            targets[get_int(node, "axis", 0)] = dims[get_int(node, "axis", 0)] if place == 0 else None
+            return targets
+        return unknown if (operator, place) in (("Gather", 1), ("Expand", 0)) else None
+
+    def _plan_table(self, value: ir.Value, targets: Sequence[Size | None], repeats: bool) -> Plan | None:
+        """Plan how to cut a table along its axes of the sequence, and to keep its first rows if all texts have the same ones.
+
+        ``targets`` are the dims that its axes have to fit. ``repeats`` says that the node does not broadcast, so that each text
+        needs rows of its own. A value that may be a weight is not cut where nothing shows that it has to be.
+        """
+        dims, free, constants = self._constants.dims(value), self._free, self._constants
+        sequence, batch = free.freed.get(SEQUENCE, 0), free.sizes.get(BATCH, 0)
+        long = [
+            axis for axis, size in enumerate(dims) if size == free.sizes.get(SEQUENCE) and targets[axis] in (None, sequence)
+        ]
+        guessed = [axis for axis in long if targets[axis] is None]
+        is_weight = constants.is_float(value) and len(long) < 2 and (len(dims) < 3 or guessed == [len(dims) - 1])
+        axes = [axis for axis in long if targets[axis] is not None or not is_weight]
+        found = [sequence if axis in axes else size for axis, size in enumerate(dims)]
+        rows = None
+        if dims and targets[0] is not None:
+            rows = free.count_rows(targets[0]) if free.bake(targets[0]) == dims[0] else None
+        elif len(dims) > 1 and dims[0] == batch > 1 and not is_weight:
+            if math.prod(dims) == batch and find_first_position(constants[value]) == 0:
+                return Plan(POSITIONS, (0, len(dims), BATCH), (free.freed[BATCH], *dims[1:]))
+            rows = 1
+        if rows is not None and 0 not in axes and (repeats or dims[0] > 1) and _has_equal_rows(constants[value], rows):
+            if rows == 1 and not repeats:
+                return Plan(CUT, (BATCH, *axes), (1, *found[1:]))
+            return Plan(TILED, (rows, *axes), (targets[0] or dims[0], *found[1:]))
+        return Plan(CUT, tuple(axes), tuple(found)) if axes else None
 
 
-def _plan_cut(value: ir.Value, constants: Constants, sizes: Mapping[str, int]) -> tuple[str, tuple[Entry, ...]] | None:
-    """Return how to cut a table: along its axes of the sequence's length, and to its first row if all rows are equal.
-
-    A value that may be a weight is not cut.
-    """
-    dims = constants.dims(value)
-    axes = tuple(axis for axis, size in enumerate(dims) if size == sizes.get(SEQUENCE))
-    is_weight = constants.is_float(value) and len(axes) < 2 and (len(dims) < 3 or axes == (len(dims) - 1,))
-    if is_weight:
-        return None
-    entries: tuple[Entry, ...] = axes
-    rows = sizes.get(BATCH, 1)
-    if rows > 1 and len(dims) > 1 and dims[0] == rows and _has_equal_rows(constants[value]):
-        entries = (BATCH, *(axis for axis in entries if axis != 0))
-    return (CUT, entries) if entries else None
+def _get_input(node: ir.Node, place: int) -> ir.Value | None:
+    return node.inputs[place] if place < len(node.inputs) else None
 
 
-def _has_equal_rows(values: np.ndarray) -> bool:
-    return bool((values == values[:1]).all())
+def _find_size(others: Sequence[Sizes | None], axis: int) -> Size | None:
+    """Return the first dim other than 1 that ``others`` have at ``axis``, counted from the end."""
+    return next((dims[axis] for dims in others if dims is not None and len(dims) >= -axis and dims[axis] != 1), None)
 
 
-def _plan_reshape(wanted: list[int], shape: Dims, sizes: Mapping[str, int]) -> list[Entry]:
-    """Return a shape for Reshape: 0 where the input's dim stays, and at most one -1, for a size that no input dim gives."""
-    entries: list[Entry] = list(wanted)
-    for place, size in enumerate(wanted):
-        baked = sizes.get(BATCH) if place == 0 else sizes.get(SEQUENCE)
-        if size != baked:
-            continue
-        if place < len(shape) and shape[place] == size:
-            entries[place] = 0
-        elif place == 0 or -1 not in wanted:  # if the export has a -1, that one varies, and this may be another size
-            entries[place] = (BATCH if place == 0 else SEQUENCE) if -1 in entries else -1
-    is_merged = any(wanted[0] % size == 0 for size in sizes.values()) if wanted else False
-    if is_merged and entries[0] == wanted[0] and -1 not in entries and shape[:1] != (wanted[0],):
-        entries[0] = -1  # batch, sequence and another size in one dim
-    return entries
+def _has_equal_rows(values: np.ndarray, rows: int) -> bool:
+    """Return whether ``values`` repeats its first ``rows``."""
+    parts = values.reshape(-1, rows, *values.shape[1:])
+    return bool((parts == parts[:1]).all())
 
 
-def _plan_expand(wanted: list[int], shape: Dims, sizes: Mapping[str, int]) -> list[Entry]:
-    """Return a shape for Expand: 1 where the input already has that dim, which then stays at any size."""
-    own = [1] * (len(wanted) - len(shape)) + list(shape)
-    entries: list[Entry] = list(wanted)
-    for place, size in enumerate(wanted):
-        if size == (sizes.get(BATCH) if place == 0 else sizes.get(SEQUENCE)) and size > 1:
-            entries[place] = 1 if own[place] == size else BATCH if place == 0 else SEQUENCE
-    return entries
-
-
-def _find_first_position(values: np.ndarray) -> int | None:
-    """Return n if a constant is n, n + 1, ...; else None."""
-    flat = values.ravel()
-    if len(flat) < 2 or values.dtype.kind not in "if" or not float(flat[0]).is_integer():
-        return None
-    return int(flat[0]) if (flat == flat[0] + np.arange(len(flat))).all() else None
-
-
-class Constants:
-    """The values of the main graph that only constants make: stored tensors of any size, and small values that are folded here.
-
-    A value that is computed from positions of ``length`` is left out: it follows the positions, which are replaced.
-    """
-
-    def __init__(self, model: Model, graph: Graph, length: int | None) -> None:
-        self._model, self._graph, self._length = model, graph, length
-        self._folded: dict[ir.Value, np.ndarray] = {}
-        for node in graph.nodes:
-            if len(node.outputs) == 1 and node.inputs and all(map(self._is_foldable, node.inputs)):
-                self._fold(node)
-
-    def __contains__(self, value: ir.Value) -> bool:
-        return value in self._folded or self._graph.tensor(value) is not None
-
-    def __getitem__(self, value: ir.Value) -> np.ndarray:
-        return self._folded[value] if value in self._folded else self._model.values(self._tensor(value))
-
-    def dims(self, value: ir.Value) -> tuple[int, ...]:
-        """Return the dims of a constant, without reading its elements."""
-        return self._folded[value].shape if value in self._folded else tuple(int(dim) for dim in self._tensor(value).dims)
-
-    def dtype(self, value: ir.Value) -> int:
-        """Return the element type of a constant."""
-        if value in self._folded:
-            return int(onnx.helper.np_dtype_to_tensor_dtype(self._folded[value].dtype))
-        return int(self._tensor(value).data_type)
-
-    def is_float(self, value: ir.Value) -> bool:
-        return self._folded[value].dtype.kind == "f" if value in self._folded else self.dtype(value) in FLOATS
-
-    def is_positions(self, value: ir.Value) -> bool:
-        """Return whether a constant is n, n + 1, ..., has the length in question, and has no other dims than 1."""
-        dims = self.dims(value)
-        return bool(dims) and dims[-1] == self._length == math.prod(dims) and _find_first_position(self[value]) is not None
-
-    def _tensor(self, value: ir.Value) -> onnx.TensorProto:
-        tensor = self._graph.tensor(value)
-        if tensor is None:
-            raise KeyError(value.name)
-        return tensor
-
-    def _is_foldable(self, value: ir.Value | None) -> bool:
-        if value is None:
-            return True
-        return value in self and self._is_small(value) and not self.is_positions(value)
-
-    def _is_small(self, value: ir.Value) -> bool:
-        return math.prod(self.dims(value)) <= (MOST_FLOATS if self.is_float(value) else MOST_INTEGERS)
-
-    def _fold(self, node: ir.Node) -> None:
-        """Compute the output of ``node`` with onnx's own evaluator and keep it, if that succeeds and the output is small."""
-        inputs = [value for value in dict.fromkeys(node.inputs) if value is not None]
-        tensors = [onnx.numpy_helper.from_array(np.asarray(self[value]), value.name) for value in inputs]
-        output = node.outputs[0]
-        declared = [onnx.ValueInfoProto(name=output.name or "")]
-        graph = onnx.helper.make_graph([ir.serde.serialize_node(node)], "constant", [], declared, tensors)
-        model = onnx.helper.make_model(graph, opset_imports=self._model.proto.opset_import)
-        try:
-            with np.errstate(all="ignore"):
-                folded = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {}))))
-        except Exception as error:  # the evaluator does not know the operator: the output does not count as a constant
-            LOG.debug("onnx's evaluator cannot run %s %s on constants: %s", node.op_type, node.name, error)
-            return
-        self._folded[output] = folded
-        if not self._is_small(output):
-            del self._folded[output]
+def _find_counting_axis(values: np.ndarray, size: int) -> int | None:
+    """Return the first axis of length ``size`` along which ``values`` is 0, 1, ..., if it changes along no other."""
+    for axis in range(values.ndim):
+        counted = np.arange(size).reshape([-1 if one == axis else 1 for one in range(values.ndim)])
+        if values.shape[axis] == size and (values == counted).all():
+            return axis
+    return None

@@ -14,18 +14,19 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.baked_dims import (
     AXES,
-    BATCH,
     CUT,
     END,
+    GRID,
     POSITIONS,
-    SEQUENCE,
-    Entry,
+    TILED,
+    Plan,
     Replacement,
     describe_places,
     plan_replacements,
 )
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
+from graphsurgery.edits.free_sizes import BATCH, SEQUENCE, Entry
 from graphsurgery.edits.inputs import list_symbolic_dims
 from graphsurgery.edits.trials import try_sizes
 from graphsurgery.encoder.roles import Roles, find_roles
@@ -62,49 +63,80 @@ class ReplacementBuilder:
 
     def build(self, new: Replacement, name: str) -> None:
         """Build the replacement ``new`` as the value ``name``."""
-        if new.kind == POSITIONS:
+        plan = new.plan
+        if plan.kind == POSITIONS:
             self._build_positions(new, name)
-        elif new.kind == CUT:
-            self._build_cut(new, name)
-        elif new.kind == END:
+        elif plan.kind == CUT:
+            axes = [0 if axis == BATCH else int(axis) for axis in plan.entries]
+            one = self.ops.constant([1], np.int64, "row") if BATCH in plan.entries else None
+            ends = [one if axis == BATCH and one is not None else self._sequence for axis in plan.entries]
+            self._build_cut(self._build_table(new), axes, ends, name)
+        elif plan.kind == TILED:
+            self._build_tiled(new, name)
+        elif plan.kind == GRID:
+            self._build_grid(plan, name)
+        elif plan.kind == END:
             self.ops.node("Identity", self._sequence, name="end", output=name)
         else:
-            self._build_shape(new.entries, name)
+            self._build_shape(plan.entries, name)
 
-    def _build_shape(self, entries: Sequence[Entry], name: str) -> None:
+    def _build_entry(self, entry: Entry) -> gs.Variable:
+        """Build ``[1]`` int64: a number, or the size of the batch or the sequence."""
+        if isinstance(entry, int):
+            return self.ops.constant([entry], np.int64, "entry")
+        return self._batch if entry == BATCH else self._sequence
+
+    def _build_shape(self, entries: Sequence[Entry], name: str | None) -> gs.Variable:
         if not any(isinstance(entry, str) for entry in entries):
             values = gs.Constant("entries", np.array(entries, dtype=np.int64))
-            self.ops.node("Constant", name="entries", output=name, value=values)
-            return
-        parts = [
-            self.ops.constant([entry], np.int64, "entry") if isinstance(entry, int)
-            else self._batch if entry == BATCH else self._sequence
-            for entry in entries
-        ]  # fmt: skip
-        self.ops.node("Concat", *parts, name="entries", output=name, axis=0)
+            return self.ops.node("Constant", name="entries", output=name, value=values)
+        return self.ops.node("Concat", *map(self._build_entry, entries), name="entries", output=name, axis=0)
+
+    def _build_count(self, size: gs.Variable) -> gs.Variable:
+        """Build 0, 1, ..., ``size`` - 1."""
+        one = gs.Constant("one", np.ones(1, dtype=np.int64))
+        ones = self.ops.node("ConstantOfShape", size, name="ones", value=one)
+        return self.ops.node("CumSum", ones, self.ops.constant(0, np.int64, "axis"), name="counted", exclusive=1)
 
     def _build_positions(self, new: Replacement, name: str) -> None:
-        """Build n, n + 1, ... with the element type and rank of the constant."""
-        first, rank = new.entries
-        one = gs.Constant("one", np.ones(1, dtype=np.int64))
-        ones = self.ops.node("ConstantOfShape", self._sequence, name="ones", value=one)
-        counted = self.ops.node("CumSum", ones, self.ops.constant(0, np.int64, "axis"), name="counted", exclusive=1)
+        """Build n, n + 1, ... for each text or token, with the element type and rank of the constant."""
+        first, rank, which = new.plan.entries
+        counted = self._build_count(self._build_entry(which))
         positions = self.ops.node("Add", counted, self.ops.constant(first, np.int64, "first"), name="positions")
-        shape = self.ops.constant([1] * (int(rank) - 1) + [-1], np.int64, "rank")
+        ones = [1] * (int(rank) - 1)
+        shape = self.ops.constant([-1, *ones] if which == BATCH else [*ones, -1], np.int64, "rank")
         row = self.ops.node("Reshape", positions, shape, name="row")
         self.ops.node("Cast", row, name="typed", output=name, to=new.dtype)
 
-    def _build_cut(self, new: Replacement, name: str) -> None:
-        """Build the table, cut along its axes. A table that nodes compute is built here too: it has to precede its use."""
-        axes = [0 if axis == BATCH else axis for axis in new.entries]
-        one = self.ops.constant([1], np.int64, "row") if BATCH in new.entries else None
-        ends = [one if axis == BATCH and one is not None else self._sequence for axis in new.entries]
+    def _build_table(self, new: Replacement) -> gs.Variable:
+        """Return the old value. One that nodes compute is built here too: it has to precede its use."""
+        return gs.Variable(new.name) if new.table is None else self.ops.draft.constant(new.table, f"{self.ops.scope}/table")
+
+    def _build_cut(self, table: gs.Variable, axes: list[int], ends: list[gs.Variable], name: str | None) -> gs.Variable:
+        """Build the table, cut along its axes."""
         starts = self.ops.constant([0] * len(axes), np.int64, "starts")
         end = ends[0] if len(ends) == 1 else self.ops.node("Concat", *ends, name="ends", axis=0)
-        table = gs.Variable(new.name)
-        if new.table is not None:
-            table = self.ops.draft.constant(new.table, f"{self.ops.scope}/table")
-        self.ops.node("Slice", table, starts, end, self.ops.constant(axes, np.int64, "axes"), name="cut", output=name)
+        return self.ops.node("Slice", table, starts, end, self.ops.constant(axes, np.int64, "axes"), name="cut", output=name)
+
+    def _build_tiled(self, new: Replacement, name: str) -> None:
+        """Build the first rows of a table once for each text."""
+        rows, *axes = (int(entry) for entry in new.plan.entries)
+        ends = [self._build_entry(rows), *[self._sequence] * len(axes)]
+        rows_of_text = self._build_cut(self._build_table(new), [0, *axes], ends, None)
+        times = self._build_shape([BATCH, *[1] * (len(new.plan.dims) - 1)], None)
+        self.ops.node("Tile", rows_of_text, times, name="tiled", output=name)
+
+    def _build_grid(self, plan: Plan, name: str) -> None:
+        """Build coordinates: each of them counts along one axis and is the same along the others."""
+        rank, shape = len(plan.entries), self._build_shape(plan.entries, None)
+        coordinates = []
+        for axis in plan.axes:
+            counted = self._build_count(self._build_entry(plan.entries[axis]))
+            aligned = self.ops.constant([-1 if one == axis else 1 for one in range(rank)], np.int64, "rank")
+            row = self.ops.node("Reshape", counted, aligned, name="row")
+            whole = self.ops.node("Expand", row, shape, name="whole")
+            coordinates.append(self.ops.unsqueeze(whole, -1, "coordinate"))
+        self.ops.node("Concat", *coordinates, name="grid", output=name, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +153,7 @@ class Freed:
     @property
     def recorded_replacements(self) -> tuple[str, ...]:
         """The replacements as files record them: the node's first output, the input's place, the new value, and the kind."""
-        return tuple(json.dumps([one.output, one.place, name, one.kind]) for name, one in self.replacements.items())
+        return tuple(json.dumps([one.output, one.place, name, one.plan.kind]) for name, one in self.replacements.items())
 
     @property
     def recorded_follows(self) -> tuple[str, ...]:
@@ -133,9 +165,10 @@ class DynamicDim(GraphEdit[Freed]):
     """Let a batch or sequence size that an export baked in be any size again.
 
     The declared dims change, and so do the constants that hold the size: shapes for Reshape and Expand, positions 0, 1, ...,
-    ends of slices, and tables and masks of that length. Tables are cut, so the baked length remains the longest. The edit is
-    refused unless a trial shows that the model gives the same numbers at other sizes as at its own, where it runs row by row
-    and shorter texts are padded with the mask.
+    ends of slices, coordinates for GatherND, and tables and masks of that length. Shapes are computed from the input's, as
+    exporters do. Tables are cut, so the baked length remains the longest. The edit is refused unless a trial shows that the
+    model gives the same numbers at other sizes as at its own, where it runs row by row and shorter texts are padded with the
+    mask.
     """
 
     dim: tuple[str, ...] = parameter(
@@ -180,7 +213,7 @@ class DynamicDim(GraphEdit[Freed]):
             sizes=tuple(f"{which}={size}" for which, size in sizes.items()), inputs=inputs,
             mask=roles.mask.name if roles.mask is not None else None, follows=None, rewired=(),
         )  # fmt: skip
-        namer, replacements = Namer.of(model.proto), plan_replacements(model, sizes)
+        namer, replacements = Namer.of(model.proto), plan_replacements(model, roles, sizes)
         attempts = [Freed(inputs, ids.name, {})]
         if replacements:
             attempts.append(Freed(inputs, ids.name, {namer.new("graphsurgery/dims/value"): one for one in replacements}))
@@ -204,7 +237,7 @@ class DynamicDim(GraphEdit[Freed]):
         listed = ", ".join(f"{which} {size} can now be any size ({self.names[which]})" for which, size in sizes.items())
         notes = [f"{listed}; {len(freed.replacements)} constants replaced" if freed.replacements else listed]
         if SEQUENCE in sizes:
-            is_cut = any(one.kind == CUT for one in freed.replacements.values())
+            is_cut = any(one.plan.kind in (CUT, TILED) for one in freed.replacements.values())
             why = "the graph has tables of that length" if is_cut else "longer texts cannot be compared with the source"
             notes.append(f"the longest text has {sizes[SEQUENCE]} tokens: {why}")
         return tuple(notes)
@@ -215,8 +248,11 @@ class DynamicDim(GraphEdit[Freed]):
         if not names:
             raise RequestError("no dim is given", "name it with --dim batch or --dim sequence")
         if roles.ids is None or roles.ids.rank != 2 or roles.ids.dims is None:
+            listed = ", ".join(map(str, model.interface.inputs)) or "there are none"
             raise UnsupportedModelError(
-                "there is no input of token ids [batch, seq]", "export the model again with dynamic axes"
+                f"there is no input of token ids [batch, seq] (inputs: {listed}): dynamic-dim frees the sizes of texts alone, "
+                "which it can pad and compare; of a picture or a waveform it cannot tell whether another size is right",
+                "export the model again with dynamic axes",
             )
         if SEQUENCE in names and roles.mask is None:
             raise UnsupportedModelError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.edits.baked_dims import BATCH, SEQUENCE
+from graphsurgery.edits.free_sizes import BATCH, SEQUENCE
 from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Value

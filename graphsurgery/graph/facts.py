@@ -99,7 +99,7 @@ class Facts:
         if types is None:
             return
         facts = tuple(self[value] for value in node.inputs)
-        context = InferenceContext(node, facts, tuple(map(self.numbers, node.inputs)), self._symbols)
+        context = InferenceContext(node, facts, self._list_numbers(node), self._symbols)
         for index, name in enumerate(value.name for value in node.outputs):
             if not name or name not in types or not types[name].HasField("tensor_type"):
                 continue
@@ -110,6 +110,10 @@ class Facts:
             sizes = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
             self._facts[name] = Fact(types[name].tensor_type.elem_type, sizes)
         self._compute_numbers(context)
+
+    def _list_numbers(self, node: ir.Node) -> tuple[Sizes | None, ...]:
+        """Return the integers in each input of ``node``."""
+        return tuple(map(self.numbers, node.inputs))
 
     def _compute_numbers(self, context: InferenceContext) -> None:
         """Compute the integers of a node's first output if there is a rule for them."""

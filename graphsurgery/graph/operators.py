@@ -83,6 +83,10 @@ INDEX_STEPS = RESHAPING | {"Add", "Clip", "Max", "Min", "Mul", "Where"}
 """Operators between ids and the table that they index. A CumSum, Equal or Shape would turn the ids into positions."""
 ELEMENTWISE = frozenset({"Add", "Div", "Mul", "PRelu", "Pow", "Sub", "Where"})
 """Operators of several inputs that broadcast to one output."""
+BROADCASTING = ELEMENTWISE | COMPARING | {
+    "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Mean", "Min", "Mod", "Or", "Sum", "Xor",
+}  # fmt: skip
+"""Standard operators of several inputs whose dims broadcast."""
 UNARY = frozenset({
     "Abs", "Cast", "CastLike", "Clip", "DequantizeLinear", "Dropout", "Elu", "Erf", "Gelu", "HardSigmoid", "Identity",
     "LeakyRelu", "Mish", "Neg", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sqrt", "Swish", "Tanh",

@@ -47,26 +47,26 @@ class Symbols:
 
     def is_nonnegative(self, *sizes: Size) -> bool:
         """Return whether all ``sizes`` are certainly 0 or more."""
-        parts = map(self._split, sizes)
+        parts = map(self.split, sizes)
         return all(number >= 0 and not self._signed.intersection(symbols) for number, symbols in parts)
 
     def multiply(self, sizes: Iterable[Size]) -> Size:
         """Return the product of ``sizes``."""
-        parts = [self._split(size) for size in sizes]
+        parts = [self.split(size) for size in sizes]
         return self._join(math.prod(number for number, _ in parts), (one for _, symbols in parts for one in symbols))
 
     def divide(self, size: Size, divisor: Size) -> Size | None:
         """Return ``size / divisor`` if that is a product again. None if it is not, or if either may be negative."""
         if not self.is_nonnegative(size, divisor):
             return None
-        (number, symbols), (least, divisors) = self._split(size), self._split(divisor)
+        (number, symbols), (least, divisors) = self.split(size), self.split(divisor)
         left = Counter(symbols)
         left.subtract(divisors)
         if least == 0 or number % least or min(left.values(), default=0) < 0:
             return None
         return self._join(number // least, left.elements())
 
-    def _split(self, size: Size) -> tuple[int, tuple[str, ...]]:
+    def split(self, size: Size) -> tuple[int, tuple[str, ...]]:
         """Return (number, symbols), whose product is ``size``."""
         return (size, ()) if isinstance(size, int) else self._factors.get(size, (1, (size,)))
 

@@ -55,9 +55,15 @@ class Hidden(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-@pytest.mark.parametrize("export", EXPORTS)
-@pytest.mark.parametrize("name", ENCODERS)
-def test_sizes_of_an_export_are_free_again(name: str, export: str, tmp_path: Path, worst) -> None:
+BY_TORCHSCRIPT = [(name, export, False) for name in ENCODERS for export in EXPORTS]
+BY_DYNAMO = [(name, export, True) for name in ENCODERS for export in ("1 x 12", "3 x 12") if name != "t5"]
+"""torch 2.13's newer exporter does not export the T5 encoder at a fixed size: it fails on a view of a transposed tensor."""
+
+
+@pytest.mark.parametrize(("name", "export", "dynamo"), [*BY_TORCHSCRIPT, *BY_DYNAMO])
+def test_sizes_of_an_export_are_free_again(name: str, export: str, dynamo: bool, tmp_path: Path, worst) -> None:
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs onnxscript")
     torch.manual_seed(0)
     model = Hidden(ENCODERS[name]()).eval()
     shape, dynamic = EXPORTS[export]
@@ -65,7 +71,8 @@ def test_sizes_of_an_export_are_free_again(name: str, export: str, tmp_path: Pat
     mask[-1, -3:] = 0
     path, names = tmp_path / "model.onnx", ["input_ids", "attention_mask"]
     torch.onnx.export(
-        model, (ids, mask), path, input_names=names, output_names=["last_hidden_state"], dynamo=False, opset_version=17,
+        model, (ids, mask), path, input_names=names, output_names=["last_hidden_state"], dynamo=dynamo,
+        opset_version=20 if dynamo else 17,
         dynamic_axes=dict.fromkeys([*names, "last_hidden_state"], dynamic) if dynamic else None,
     )  # fmt: skip
     which = [one for axis, one in enumerate(("batch", "sequence")) if axis not in dynamic]
@@ -86,5 +93,5 @@ def test_sizes_of_an_export_are_free_again(name: str, export: str, tmp_path: Pat
             found[tokens],
             wanted[tokens],
             2e-5 * largest,
-            f"{export} {rows} x {columns}",
+            f"{export}{' by dynamo' if dynamo else ''} {rows} x {columns}",
         )
