@@ -19,7 +19,7 @@ from graphsurgery.version import __version__ as __version__
 HOMES = {
     "baking.bake": ("Baked", "bake"),
     "errors": ("GraphSurgeryError", "VerificationFailed"),
-    "exporting": ("Exported", "export"),
+    "exporting.export_folder": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),
     "interface": ("Interface", "Value"),
     "model.loading": ("load",),

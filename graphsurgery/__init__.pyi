@@ -27,7 +27,7 @@ from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
-from graphsurgery.exporting import Exported, export
+from graphsurgery.exporting.export_folder import Exported, export
 from graphsurgery.inspection import Inspection, inspect
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.loading import Loadable, load

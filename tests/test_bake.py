@@ -43,7 +43,6 @@ from hub import lay_out
 from tokenizers import Tokenizer
 
 import graphsurgery
-from graphsurgery import exporting
 from graphsurgery.baking import bake as baking
 from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
@@ -51,6 +50,7 @@ from graphsurgery.edits import pooling_graph
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import FolderError, OutputExistsError, RequestError, SurroundingsError, VerificationFailed
+from graphsurgery.exporting import export_folder
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.model.certificate import PACKAGES, read_certificate
 from graphsurgery.version import __version__
@@ -594,8 +594,8 @@ def test_external_data(tmp_path: Path, capsys) -> None:
 def test_an_export_with_external_data(tmp_path: Path, capsys, monkeypatch) -> None:
     """An encoder exported elsewhere keeps its data there, and what the file records of paths starts at the model's folder."""
     folder = write_folder(tmp_path / "model", (transformer(), pooling(), dense()))
-    exported = exporting.Exported(external(write_folder(tmp_path / "elsewhere"), FLOAT16), "feature-extraction", 0.0)
-    monkeypatch.setattr(exporting, "export", lambda *_given, **_options: exported)
+    exported = export_folder.Exported(external(write_folder(tmp_path / "elsewhere"), FLOAT16), "feature-extraction", 0.0)
+    monkeypatch.setattr(export_folder, "export", lambda *_given, **_options: exported)
     before = tree(folder)
     code, told = command("bake", folder, "--export", capsys=capsys)
     assert code == OK and told["report"]["verdict"] == "PASSED" and tree(folder) == before

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graphsurgery import exporting
 from graphsurgery.baking.certificate import hash_sources, make_certificate
 from graphsurgery.baking.companion_files import collect_companion_files, place_model, to_json
 from graphsurgery.baking.error_places import name_place
@@ -33,6 +32,8 @@ from graphsurgery.errors import (
     NothingToPoolError,
     VerificationFailed,
 )
+from graphsurgery.exporting import export_folder
+from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.outcome import Outcome, Output, describe_failure
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runner import run
@@ -90,7 +91,7 @@ def bake(
         folder: the model folder: ``modules.json`` (a cross-encoder: ``config.json``) and the transformer-only ONNX file.
         output: the folder to make; None for ``<folder>-baked`` beside it.
         onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx.
-        export: make that file with Optimum first (extra ``export``); the folder itself stays as it is.
+        export: make that file from the folder's weights first, as `export` does (extra ``export``); the folder stays as it is.
         route: the route of a Router module; a file holds one route.
         truncate_dim: keep the first dims of the embedding, normalised again; several numbers give several outputs.
         precision, ranges: as in `output_precision`.
@@ -185,10 +186,10 @@ def _explain_failure(
     return VerificationFailed(describe_failure(outcome, target), error.advice, outcome)
 
 
-def _export(source: Path, stack: ExitStack, progress: Progress) -> Path:
+def _export(source: Path, stack: ExitStack, progress: Progress) -> Exported:
     """Export the folder's transformer to a temporary file, which is removed when ``stack`` closes."""
     place = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphsurgery-"))
-    return exporting.export(source, Path(place) / "model.onnx", progress=progress).path
+    return export_folder.export(source, Path(place) / "model.onnx", progress=progress)
 
 
 def _join_dims(dims: int | Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from graphsurgery.baking.error_places import name_place_in_errors
 from graphsurgery.baking.features import TOKENS
 from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
+from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, open_file
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.transformer_config import read_transformer_settings
@@ -31,10 +32,10 @@ LOGITS = "logits"
 POINTER = b"version https://git-lfs"
 
 
-def open_encoder(folder: Path, module: Module, name: str | None, exported: Path | None) -> tuple[Model, str]:
+def open_encoder(folder: Path, module: Module, name: str | None, exported: Exported | None) -> tuple[Model, str]:
     """Return the encoder that the first module is, and a note on where it comes from."""
     if exported is not None:
-        return replace(load(exported), home=folder / "onnx"), "the encoder was exported with Optimum"
+        return replace(load(exported.path), home=folder / "onnx"), f"the encoder was exported by {exported.program}"
     if module.kind in TABLES:
         if name is not None:
             raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")
@@ -111,6 +112,6 @@ def find_first_features(module: Module, encoder: Model) -> tuple[dict[str, str],
         listed = ", ".join(map(str, encoder.interface.outputs))
         raise NothingToPoolError(
             f"{encoder.path}: a Transformer for the task {settings.task} needs the output {LOGITS}; this file has {listed}",
-            f"export it with its head: optimum's task {settings.task}",
+            "export it with its head, as graphsurgery export does for the folder",
         )
     return {settings.output_name: LOGITS}, None

@@ -15,6 +15,7 @@ from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.errors import FolderError, RequestError
+from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.folders.files import DOWNLOAD, is_there, list_onnx_files
 from graphsurgery.folders.modules import MODULES, Module, read_modules
 from graphsurgery.folders.router import read_default_route, read_routes
@@ -38,7 +39,7 @@ class Request:
     keep_output: tuple[str, ...] = ()
     """Outputs to keep besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors."""
     skip_prompt: str | None = None
-    exported: Path | None = None
+    exported: Exported | None = None
     """The encoder's file if it was exported elsewhere. It counts as lying at onnx/model.onnx."""
 
 

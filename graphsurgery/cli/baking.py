@@ -13,7 +13,7 @@ from graphsurgery.cli.options import PROVING, SHOWN, with_options
 FOLDER = click.argument("folder", type=click.Path())
 OPTIONS = (
     click.option("--onnx", metavar="NAME", help="The encoder's file. [default: onnx/model.onnx, else model.onnx]"),
-    click.option("--export", is_flag=True, help="Make the encoder's file with Optimum first (extra `export`)."),
+    click.option("--export", is_flag=True, help="Make the encoder's file from the folder's weights first (extra `export`)."),
     click.option("--route", metavar="NAME", help="The route of a Router module. A file holds one route."),
     click.option(
         "--truncate-dim",

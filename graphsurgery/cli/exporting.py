@@ -1,4 +1,4 @@
-"""export: the transformer-only file of a model folder, through Optimum."""
+"""export: the transformer-only file of a model folder."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import click
 
 from graphsurgery.cli.console import out, run_verb
 from graphsurgery.cli.options import SHOWN, with_options
-from graphsurgery.exporting import Exported, export
+from graphsurgery.exporting.export_folder import Exported, export
 
 FOLDER = click.argument("model", type=click.Path())
 OPTIONS = (
     click.option("-o", "--output", type=click.Path(), help="The file to make. [default: onnx/model.onnx in the folder]"),
+    click.option("--tower", metavar="text|image", help="The tower to export, of a model of several (CLIP, SigLIP)."),
+    click.option("--hidden-states", is_flag=True, help="Make every layer's hidden state an output, too."),
     click.option("--force", is_flag=True, help="Replace an existing output."),
 )
 
 
 def make_export_command(verb: str) -> click.Command:
-    def callback(model: str, output: str | None, force: bool, as_json: bool, quiet: bool) -> int:
-        """Export the transformer of MODEL, a model folder, to ONNX, and compare the file with PyTorch. Needs the extra
-        `export`."""
+    def callback(
+        model: str, output: str | None, tower: str | None, hidden_states: bool, force: bool, as_json: bool, quiet: bool
+    ) -> int:
+        """Export the transformer of MODEL, a model folder, to ONNX, and compare the file with PyTorch. The encoder may take
+        texts, pictures or waveforms. Needs the extra `export`."""
         return run_verb(
-            lambda progress: export(model, output, force=force, progress=progress), _show, as_json=as_json, quiet=quiet
+            lambda progress: export(model, output, tower=tower, hidden_states=hidden_states, force=force, progress=progress),
+            _show,
+            as_json=as_json,
+            quiet=quiet,
         )
 
     return click.command(verb)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
 
 
 def _show(exported: Exported) -> None:
-    out.print(f"{exported.path.name}: {exported.task}, differs from PyTorch by at most {exported.worst:.1e}")
+    out.print(
+        f"{exported.path.name}: {exported.task}, exported by {exported.program}; "
+        f"differs from PyTorch by at most {exported.worst:.1e}"
+    )

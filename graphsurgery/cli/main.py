@@ -43,7 +43,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "optimize": Verb(
             "optimizing:make_optimize_command", "fuse for ONNX Runtime, say what did not fuse and why, and prove it"
         ),
-        "export": Verb("exporting:make_export_command", "export the transformer of a model folder to ONNX, with Optimum"),
+        "export": Verb("exporting:make_export_command", "export the transformer of a model folder to ONNX, with PyTorch"),
     },
     "Look and prove": {
         "inspect": Verb("inspecting:make_inspect_command", "show a file's interface, encoder and head, and who can read it"),
