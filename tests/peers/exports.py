@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from graphsurgery.exporting.exporters import write_onnx
+from graphsurgery.exporting.subject import load_subject
+
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 COMMITTED = tuple(sorted(path.parent.name for path in FIXTURES.glob("*/model.onnx")))
 ON_REQUEST = ("albert", "camembert", "deberta-v2", "distilbert", "electra", "mistral", "mpnet", "roberta")
@@ -20,6 +23,16 @@ def make_on_request(folder: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert tuple(sorted(path.name for path in folder.iterdir())) == ON_REQUEST
     return folder
+
+
+def export_folder(source: Path, path: Path, task: str = "feature-extraction") -> Path:
+    """The transformer of a model folder, exported to ``path`` by the environment's own exporter: Optimum, or transformers'.
+
+    ``task`` is sentence-transformers': fill-mask and sequence-classification export the model with its head.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_onnx(load_subject(source, task), path)
+    return path
 
 
 def export_bert(folder: Path, opset: int):

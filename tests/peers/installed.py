@@ -1,10 +1,24 @@
-"""What differs between the versions of sentence-transformers that the tests run beside."""
+"""What differs between the two environments that the tests run in: sentence-transformers 5.7 with Optimum, and the newest of
+everything, where there is no Optimum."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
+import pytest
+
+HAS_OPTIMUM = find_spec("optimum") is not None
+needs_optimum = pytest.mark.skipif(not HAS_OPTIMUM, reason="about what Optimum makes or loads; it excludes transformers 5")
+LEFT_OUT = {
+    "test_baked_dims.py": "TorchScript exports, which the other environment makes",
+    "test_fusions_report.py": "the optimizer's fusions in Optimum's exports",
+    "test_optimize.py": "the optimizer on Optimum's exports",
+    "test_optimizer.py": "the optimizer's fusions in Optimum's exports",
+    "test_portable.py": "Optimum's exports in other runtimes",
+}
+"""Files whose tests are not run where there is no Optimum, and what they are about."""
 
 MAJOR = int(version("sentence-transformers").partition(".")[0])
 COUNTS_FROM_FIRST = 6

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from exports import FIXTURES
+from exports import FIXTURES, export_folder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
@@ -31,6 +33,7 @@ GEMMA = Architecture(
     special_ids={"bos_token_id": 0, "eos_token_id": 0},
 )
 ARCHITECTURES = {one.name: one for one in (*COMMITTED, *ON_REQUEST, GEMMA)}
+PLACE = tempfile.TemporaryDirectory(prefix="encoders-")
 TEXTS = (
     "The kettle has been boiling for ten minutes, and nobody turned off the stove.",
     "hi",
@@ -64,14 +67,25 @@ class Encoder:
 
 
 def make_encoder(name: str, parent: Path) -> Encoder:
-    """One of the fixtures' architectures with everything that sentence-transformers loads."""
+    """One of the fixtures' architectures with everything that sentence-transformers loads, in ``<parent>/<name>``."""
+    return Encoder(Path(shutil.copytree(export_once(name), parent / name)))
+
+
+@functools.cache
+def export_once(name: str) -> Path:
+    """Make an architecture's folder with its ONNX file once in this process."""
+    encoder = write_folder(name, Path(PLACE.name))
+    export_folder(encoder.folder, encoder.onnx)
+    return encoder.folder
+
+
+def write_folder(name: str, parent: Path) -> Encoder:
+    """As `make_encoder`, without the ONNX file."""
     folder = parent / name
     folder.mkdir()
     architecture = ARCHITECTURES[name]
     tokenizer = make_tokenizer(architecture.tokens)
-    model = encoders.make_encoder(architecture, tokenizer.get_vocab_size())
-    encoders.export(model, architecture, folder)
-    model.save_pretrained(folder)
+    encoders.make_encoder(architecture, tokenizer.get_vocab_size()).save_pretrained(folder)
     write_tokenizer(architecture, tokenizer, folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["model_input_names"] = [one for one in architecture.inputs if one != "position_ids"]

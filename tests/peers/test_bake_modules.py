@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from optimum.exporters.onnx import main_export
+from exports import export_folder
+from installed import needs_optimum
 from saved_folders import TEXTS, feed_of, make_encoder, run_onnx, save
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import (
@@ -138,10 +139,10 @@ def test_static_embedding(unit: bool, bert, tmp_path: Path, capsys, worst) -> No
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
 def test_splade(strategy: str, activation: str, bert, tmp_path: Path, capsys, worst) -> None:
     source = head_model(AutoModelForMaskedLM, bert.folder, tmp_path / "mlm")
-    main_export(str(source), tmp_path / "export", task="fill-mask", library_name="transformers", do_validation=False)
+    onnx = export_folder(source, tmp_path / "export" / "model.onnx", "fill-mask")
     first = Transformer(str(source), transformer_task="fill-mask")
     model = SparseEncoder(modules=[first, SpladePooling(strategy, activation)], device="cpu")
-    folder = save(model, tmp_path / "model", tmp_path / "export" / "model.onnx")
+    folder = save(model, tmp_path / "model", onnx)
     baked(folder, capsys)
     feed = feed_of(model)
     wanted = run_torch(model, feed)
@@ -182,14 +183,14 @@ def test_router(route: str, bert, tmp_path: Path, capsys, worst) -> None:
 )
 def test_cross_encoder(labels: int, activation, bert, tmp_path: Path, capsys, worst) -> None:
     source = head_model(AutoModelForSequenceClassification, bert.folder, tmp_path / "classifier", num_labels=labels)
-    main_export(str(source), tmp_path / "export", task="text-classification", library_name="transformers", do_validation=False)
+    onnx = export_folder(source, tmp_path / "export" / "model.onnx", "sequence-classification")
     model = CrossEncoder(str(source), activation_fn=activation, device="cpu")
     pairs = [(one, other) for one, other in zip(TEXTS, reversed(TEXTS), strict=True)]
     wanted = model.predict(pairs).reshape(len(pairs), -1)
     folder = tmp_path / "model"
     model.save_pretrained(str(folder))
     (folder / "onnx").mkdir()
-    shutil.copyfile(tmp_path / "export" / "model.onnx", folder / "onnx" / "model.onnx")
+    shutil.copyfile(onnx, folder / "onnx" / "model.onnx")
     baked(folder, capsys)
     encoded = model.tokenizer(*map(list, zip(*pairs, strict=True)), padding=True, truncation=True, return_tensors="pt")
     found = run_onnx(model_of(folder), dict(encoded))["scores"]
@@ -266,6 +267,7 @@ def test_three_outputs_of_one_run(bert, tmp_path: Path, capsys, worst) -> None:
     assert not found["colbert_vectors"][:, 0].any()
 
 
+@needs_optimum
 def test_sentence_transformers_loads_it(bert, tmp_path: Path, capsys, worst) -> None:
     """A folder that keeps its hidden state is one for sentence-transformers' own ONNX backend as well."""
     torch.manual_seed(3)

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 from conftest import FIGURES
+from installed import needs_optimum
 from test_minilm import UNIT, embed, encoded, reference, sentences, tokenizer  # noqa: F401 -- fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,7 @@ def test_one_command(folder, minilm_export, encoded, tokenizer, sentences, worst
     assert json.loads(told)["report"]["verdict"] == "PASSED"
 
 
+@needs_optimum
 def test_beside_optimum(folder, tokenizer, sentences, encoded, worst, measured, tmp_path) -> None:  # noqa: F811
     """Optimum's own export of the folder with its pooling inside: what it costs, and that both give the same."""
     code = (

@@ -16,8 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from exports import COMMITTED, FIXTURES, ON_REQUEST, OPSETS
-from installed import weights_from
-from optimum.exporters.onnx import main_export
+from installed import HAS_OPTIMUM, needs_optimum, weights_from
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 import graphsurgery
@@ -61,7 +60,7 @@ def read_feeds(folder: Path) -> tuple[dict[str, Arrays], dict[str, np.ndarray]]:
         return feeds, {kind: goldens[f"{kind}/last_hidden_state"] for kind in KINDS}
 
 
-@pytest.fixture(scope="session", params=[*COMMITTED, *ON_REQUEST])
+@pytest.fixture(scope="session", params=[*COMMITTED, *(ON_REQUEST if HAS_OPTIMUM else ())])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     parent = FIXTURES if request.param in COMMITTED else request.getfixturevalue("on_request")
     folder = parent / request.param
@@ -125,6 +124,7 @@ def test_every_architecture_and_mode(encoder, tmp_path, mode, normalize, worst):
     compare(encoder, tmp_path, mode, normalize, worst, f"{mode}{', normalised' * normalize}")
 
 
+@needs_optimum
 @pytest.mark.parametrize("normalize", [False, True], ids=["plain", "unit"])
 @pytest.mark.parametrize("mode", MODES)
 def test_older_opsets(bert_at_opset, tmp_path, mode, normalize, worst):
@@ -164,8 +164,11 @@ def test_rows_without_tokens_are_the_declared_difference(tmp_path, mode):
     assert bool(theirs.any()) == (mode in ("cls", "max"))
 
 
+@needs_optimum
 def test_optimums_own_pooled_export_is_refused(minilm, tmp_path, command_line):
     """Optimum's sentence-transformers export pools already: pooling its `token_embeddings` again is refused."""
+    from optimum.exporters.onnx import main_export
+
     main_export(str(minilm), tmp_path, task="sentence-similarity", library_name="sentence_transformers", do_validation=False)
     source = tmp_path / "model.onnx"
     assert [value.name for value in graphsurgery.load(source).interface.outputs] == ["token_embeddings", "sentence_embedding"]

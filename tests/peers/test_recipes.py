@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from optimum.exporters.onnx import main_export
+from exports import export_folder
 from saved_folders import feed_of, make_encoder, run_onnx
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
@@ -50,15 +50,14 @@ def source_of(recipe: Recipe, folder: Path) -> tuple[Path, dict[str, torch.Tenso
     feed = feed_of(SentenceTransformer(modules=[encoder.module(recipe.padding_side)], device="cpu"))
     kinds = {
         "add-splade-pooling": (AutoModelForMaskedLM, "fill-mask"),
-        "add-activation": (AutoModelForSequenceClassification, "text-classification"),
+        "add-activation": (AutoModelForSequenceClassification, "sequence-classification"),
     }
     if recipe.steps[0].verb not in kinds:
         return encoder.onnx, feed
     kind, task = kinds[recipe.steps[0].verb]
-    settings = {"num_labels": 1} if task == "text-classification" else {}
+    settings = {"num_labels": 1} if task == "sequence-classification" else {}
     source = head_model(kind, encoder.folder, folder / "head", **settings)
-    main_export(str(source), folder / "export", task=task, library_name="transformers", do_validation=False)
-    return folder / "export" / "model.onnx", feed
+    return export_folder(source, folder / "export" / "model.onnx", task), feed
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "bge-m3"], ids=lambda path: path.stem)

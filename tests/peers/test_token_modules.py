@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from exports import COMMITTED, FIXTURES, ON_REQUEST
+from exports import COMMITTED, FIXTURES, ON_REQUEST, export_folder
 from installed import count_positions, weights_from
 from onnx import ModelProto, TensorProto, helper
-from saved_folders import ARCHITECTURES, encoders, make_tokenizer
+from saved_folders import ARCHITECTURES, encoders, make_tokenizer, write_tokenizer
 from sentence_transformers.sentence_transformer.modules import CNN, LSTM, Pooling, WeightedLayerPooling, WordWeights
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import BertConfig, BertForMaskedLM
@@ -299,16 +299,17 @@ def test_splade(strategy, activation, opset, worst):
 
 @pytest.fixture(scope="module")
 def masked_language_model(tmp_path_factory) -> tuple[Path, BertForMaskedLM]:
-    """A small BERT with its masked-language-model head, exported by Optimum as fill-mask."""
-    from optimum.exporters.onnx import onnx_export_from_model
-
+    """A small BERT with its masked-language-model head, exported with it."""
     torch.manual_seed(4)
+    architecture = ARCHITECTURES["bert"]
+    tokenizer = make_tokenizer(architecture.tokens)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    model = BertForMaskedLM(BertConfig(vocab_size=400, max_position_embeddings=64, **sizes)).eval()
+    model = BertForMaskedLM(BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=64, **sizes)).eval()
     encoders.randomise(model, 4)
     folder = tmp_path_factory.mktemp("mlm")
-    onnx_export_from_model(model, folder, task="fill-mask", do_validation=False)
-    return folder / "model.onnx", model
+    model.save_pretrained(folder)
+    write_tokenizer(architecture, tokenizer, folder)
+    return export_folder(folder, folder / "model.onnx", "fill-mask"), model
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -318,7 +319,7 @@ def test_splade_of_an_export(masked_language_model, strategy, activation, tmp_pa
     path, model = masked_language_model
     steps = [graphsurgery.AddSpladePooling(strategy, activation)]
     outcome = graphsurgery.run(steps, path, output=tmp_path / "splade.onnx")
-    assert outcome.report and outcome.interface.outputs[0].dims[-1] == 400
+    assert outcome.report and outcome.interface.outputs[0].dims[-1] == model.config.vocab_size
     for feed in feeds(1, RIGHT)[:4]:
         given = {"input_ids": feed["input_ids"], "attention_mask": feed["attention_mask"]}
         given["token_type_ids"] = np.zeros_like(given["input_ids"])
