@@ -17,7 +17,7 @@ import graphsurgery
 from graphsurgery import exporting
 from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, WRONG, run
-from graphsurgery.errors import OutputExistsError, RequestError, SourceChangedError
+from graphsurgery.errors import MissingDataError, OutputExistsError, RequestError, SourceChangedError
 from graphsurgery.recipe_run import run_recipe
 from graphsurgery.runtime.session import open_session
 
@@ -102,6 +102,18 @@ def test_a_link_that_was_changed_is_not_followed(tmp_path: Path) -> None:
     data.symlink_to(tmp_path / "secret")
     with pytest.raises(SourceChangedError):
         open_session(model)
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_where_missing_data_have_to_be(resolved: bool, tmp_path: Path) -> None:
+    """They are beside the link to a model. The file that the link leads to has none, and nothing is to be put beside it."""
+    model = cached(tmp_path)
+    given = model.resolve() if resolved else model
+    if not resolved:
+        model.with_name("model.onnx_data").unlink()
+    with pytest.raises(MissingDataError) as caught:
+        graphsurgery.run([graphsurgery.AddPooling("mean")], given, output=tmp_path / "out.onnx")
+    assert "snapshot" in caught.value.advice and str(tmp_path) not in caught.value.advice
 
 
 # --- nothing is written into it -------------------------------------------------------------------------------------------

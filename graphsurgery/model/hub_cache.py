@@ -51,16 +51,23 @@ def name_repository(folder: Path) -> str | None:
     return found and found[1].replace("--", "/")
 
 
+def is_in_cache(path: Path) -> bool:
+    """Return whether ``path``, a file or folder that need not exist, lies in a repository of the cache or in its store."""
+    real = Path(os.path.realpath(path.parent)) / path.name
+    return any(
+        (REPOSITORY.fullmatch(folder.name) is not None and os.path.isdir(folder / SNAPSHOTS))  # noqa: PTH112
+        or os.path.isfile(folder / STORE_MARK)  # noqa: PTH113 -- the methods of Path raise for what may not be read
+        for folder in real.parents
+    )
+
+
 def check_outside_cache(output: Path) -> None:
     """Raise RequestError if ``output``, a file or folder to be made, would lie in the cache of the hub.
 
     The hub's own tools manage that folder: they delete a revision with everything in it, and share its files between programs.
     """
-    real = Path(os.path.realpath(output.parent)) / output.name
-    for folder in real.parents:
-        is_repository = REPOSITORY.fullmatch(folder.name) is not None and os.path.isdir(folder / SNAPSHOTS)  # noqa: PTH112
-        if is_repository or os.path.isfile(folder / STORE_MARK):  # noqa: PTH113 -- both Path methods raise for what may not be read
-            raise RequestError(
-                f"{output} would lie in the cache of a model hub, which must hold no other files",
-                "choose an output outside the cache with -o",
-            )
+    if is_in_cache(output):
+        raise RequestError(
+            f"{output} would lie in the cache of a model hub, which must hold no other files",
+            "choose an output outside the cache with -o",
+        )

@@ -16,7 +16,7 @@ from graphsurgery.interface import Interface, read_interface
 from graphsurgery.model import external
 from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.external import ExternalFile, ExternalTensor
-from graphsurgery.model.hub_cache import lies_in
+from graphsurgery.model.hub_cache import is_in_cache, lies_in
 from graphsurgery.model.parsing import parse
 from graphsurgery.model.provenance import Step, read_steps
 from graphsurgery.model.records import Document, Span, hash_payloads
@@ -122,14 +122,16 @@ class Model:
 
     def require_data(self, purpose: str) -> None:
         """Raise MissingDataError if external data that ``purpose`` needs are absent."""
-        if self.missing_data:
-            names = ", ".join(map(repr, self.missing_data))
-            raise MissingDataError(
-                f"{purpose} needs the weights, but the external data {names} are missing",
-                f"put them into {self.folder}, or skip the steps that need the weights"
-                if self.folder is not None
-                else "say where they are: graphsurgery.load(proto, folder=...)",
-            )
+        if not self.missing_data:
+            return
+        if self.folder is None:
+            advice = "say where they are: graphsurgery.load(proto, folder=...)"
+        elif is_in_cache(self.folder):
+            advice = "download them into the cache as well, and give the path of the model in its snapshot"
+        else:
+            advice = f"put them into {self.folder}, or skip the steps that need the weights"
+        names = ", ".join(map(repr, self.missing_data))
+        raise MissingDataError(f"{purpose} needs the weights, but the external data {names} are missing", advice)
 
     def values(self, tensor: onnx.TensorProto) -> np.ndarray:
         """Return the values of one of this model's tensors, read from its file."""
