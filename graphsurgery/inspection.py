@@ -12,9 +12,10 @@ import onnx
 from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.attention import COUNTED, counts_tokens
 from graphsurgery.encoder.blocks import find_blocks
-from graphsurgery.encoder.head import explain_pooling, read_head_steps
+from graphsurgery.encoder.head import explain_pooling, has_own_head, read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
 from graphsurgery.encoder.limits import Tables, find_tables
+from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
@@ -56,6 +57,8 @@ class Inspection:
     optimized: dict[str, Any] | None
     """The recorded parameters of all rewrites of the file."""
     pools: str | None
+    pooled: tuple[PooledOutput, ...]
+    """The outputs that another program pooled, as far as their graph is recognised."""
     precision: dict[str, int]
     """Bytes of initializers by element type."""
     pooling_config: str | None
@@ -73,6 +76,7 @@ class Inspection:
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
+            "pooled_outputs": [one.to_json() for one in self.pooled],
             "precision": self.precision,
             "optimized": self.optimized, "certificate": None if self.certificate is None else self.certificate.to_json(),
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
@@ -86,6 +90,8 @@ def inspect(source: Loadable) -> Inspection:
     proto = model.proto
     hidden, why_not = _find_hidden(model)
     pooling, complaint = _read_pooling_config(model)
+    pooled = () if has_own_head(model) else _if_valid(lambda: find_pooled_outputs(model), ())
+    doubts = [one.warning for one in pooled if one.warning is not None]
     layers, counted = _if_valid(lambda: _count_layers(model), NO_LAYERS)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
@@ -107,9 +113,10 @@ def inspect(source: Loadable) -> Inspection:
         optimized=_merge_rewrites(proto),
         goldens=any(step.edit == GOLDEN for step in list_steps_since_edit(proto)),
         pools=explain_pooling(model),
+        pooled=pooled,
         precision=_count_bytes_by_type(model),
         pooling_config=pooling,
-        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden), *counted),
+        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden), *counted, *doubts),
         consumers=check_consumers(model.interface),
         fingerprint=model.fingerprint,
     )

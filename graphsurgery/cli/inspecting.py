@@ -41,7 +41,8 @@ def _show(inspection: Inspection) -> None:
 
 def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     tables = inspection.tables
-    facts = [("head", inspection.pools or "none: the file does not pool")]
+    foreign = "none by graphsurgery" if inspection.pooled else "none: the file does not pool"
+    facts = [("head", inspection.pools or foreign), *(("pooled output", str(one)) for one in inspection.pooled)]
     if inspection.head:
         facts.append(("steps", ", ".join(step["edit"] for step in inspection.head)))
     if inspection.optimized is not None:

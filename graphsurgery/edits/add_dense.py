@@ -20,6 +20,7 @@ from graphsurgery.edits.outputs import (
     keep_target_parameter,
     output_name_parameter,
     target_parameter,
+    warn_of_pooling,
 )
 from graphsurgery.errors import WeightsError, require_value
 from graphsurgery.folders.module_configs import IDENTITY, read_dense_config
@@ -125,7 +126,7 @@ class AddDense(OutputEdit[Layer]):
         )  # fmt: skip
         plus = ", plus its input" if edit.residual else ""
         note = f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}"
-        return Resolved(edit, Layer(target, weights, activation), (*warnings, note))
+        return Resolved(edit, Layer(target, weights, activation), (*warnings, note, *warn_of_pooling(model, target.name)))
 
     def _apply_config(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
         """Return this edit with the requested activation and residual, or else the config's, and warnings."""

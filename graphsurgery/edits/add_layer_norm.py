@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import ModuleWeights
-from graphsurgery.edits.outputs import OutputEdit, build_output, find_target, target_parameter
+from graphsurgery.edits.outputs import OutputEdit, build_output, find_target, target_parameter, warn_of_pooling
 from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -77,7 +77,7 @@ class AddLayerNorm(OutputEdit[Norm]):
         weights.check(self.digests)
         weights.check_width(target, SCALE)
         edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
-        return Resolved(edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}",))
+        return Resolved(edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name)))
 
     def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")

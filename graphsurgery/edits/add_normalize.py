@@ -5,19 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import onnx
 
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, require_opset
-from graphsurgery.edits.outputs import build_output, find_target, target_parameter
+from graphsurgery.edits.outputs import build_output, find_pooling, find_target, target_parameter, warn_of_pooling
 from graphsurgery.edits.rename import Rename, undo_rename
 from graphsurgery.edits.truncate import Truncate, name_cuts, parse_dims
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.errors import AlreadyAppliedError, require_promised
+from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, require_promised
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
+from graphsurgery.runtime.measure import run_short_text
+
+NEAR_ONE = 1e-3
+"""Lengths this near to one are one: half precision rounds by as much."""
 
 
 def find_normalizing_edit(model: Model, name: str) -> str | None:
@@ -42,6 +47,19 @@ def _is_normalizing(step: Step) -> bool:
     if step.edit == Truncate.verb:
         return not step.parameters["keep_length"]
     return step.edit == AddNormalize.verb or bool(step.parameters.get("normalize"))
+
+
+def _has_length_one(model: Model, target: Value) -> bool:
+    """Return whether another program normalised ``target [batch, dim]``, by the graph or, if that is not recognised, by a run."""
+    pooled = find_pooling(model, target.name)
+    if pooled is not None or target.rank != 2 or read_head_steps(model):
+        return pooled is not None and pooled.normalized
+    try:
+        vectors = run_short_text(model, target.name, "length")
+    except GraphSurgeryError:
+        return False
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
+    return bool(lengths.size and np.all(np.abs(lengths - 1) < NEAR_ONE))
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,10 @@ class AddNormalize(GraphEdit[Value]):
                 f"{target.name} is already normalised: the file records {edit}",
                 "nothing is left to do; see `graphsurgery inspect`",
             )
-        return Resolved(replace(self, target=target.name), target, (f"normalises {target}",))
+        notes = [f"normalises {target}", *warn_of_pooling(model, target.name)]
+        if _has_length_one(model, target):
+            notes.append(f"warning: the vectors of {target.name} have length one already, so this changes nothing but rounding")
+        return Resolved(replace(self, target=target.name), target, tuple(notes))
 
     def change(self, draft: Draft, found: Value) -> None:
         ops = Operators(draft, "graphsurgery/normalize")

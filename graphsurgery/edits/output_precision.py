@@ -19,6 +19,7 @@ from graphsurgery.edits.outputs import (
     find_output_width,
     find_target,
     target_parameter,
+    warn_of_pooling,
 )
 from graphsurgery.errors import RequestError, WeightsDifferError
 from graphsurgery.folders.ranges import read_ranges
@@ -121,12 +122,12 @@ class OutputPrecision(OutputEdit[Bytes]):
             unused = ("warning: --ranges is not used: bits need no ranges",) if self.ranges is not None else ()
             edit = replace(self, target=target.name, ranges=None, digests=())
             note = f"packs the signs of {target.name} into {-(-width // BITS)} bytes"
-            return Resolved(edit, Bytes(target, width, None), (*unused, note))
+            return Resolved(edit, Bytes(target, width, None), (*unused, note, *warn_of_pooling(model, target.name)))
         values = self._read_ranges(model, target.name, width)
         place = to_recorded_path(model, to_absolute_path(model, self.ranges or ""))
         edit = replace(self, target=target.name, ranges=place, digests=(f"ranges={hash_tensor(values)}",))
         note = f"gives {target.name} as {self.to}: {width} bytes, scaled by the ranges of {Path(place).name}"
-        return Resolved(edit, Bytes(target, width, values), (note,))
+        return Resolved(edit, Bytes(target, width, values), (note, *warn_of_pooling(model, target.name)))
 
     def _read_ranges(self, model: Model, target: str, width: int) -> np.ndarray:
         """Read ``[2, dim]`` from the file of ranges, or measure them on the embeddings of the file's texts."""

@@ -15,6 +15,7 @@ from graphsurgery.edits.edit import FoundT, GraphEdit, make_repeated_error, para
 from graphsurgery.encoder.flow import infer_last_dim
 from graphsurgery.encoder.head import EMBEDDING, read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState, SearchTarget, find_hidden_state
+from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.errors import (
     NameNotFoundError,
     NothingToPoolError,
@@ -106,6 +107,19 @@ def find_target(model: Model, name: str | None, purpose: str, ranks: tuple[int |
     if not _is_computed(model, target.name):
         raise UnsupportedModelError(f"no node computes the output {target.name}", "name another with --target")
     return target
+
+
+def find_pooling(model: Model, name: str) -> PooledOutput | None:
+    """Return how the output ``name`` is pooled by another program's nodes, or None if that is not recognised."""
+    if read_head_steps(model):
+        return None
+    return next((one for one in find_pooled_outputs(model) if one.name == name), None)
+
+
+def warn_of_pooling(model: Model, name: str) -> tuple[str, ...]:
+    """Return a warning if the output ``name`` is pooled without a mask by another program's nodes."""
+    pooled = find_pooling(model, name)
+    return () if pooled is None or pooled.warning is None else (f"warning: {pooled.warning}",)
 
 
 def find_output_width(model: Model, target: Value) -> int:

@@ -18,6 +18,7 @@ from graphsurgery.edits.outputs import (
     find_output_width,
     find_target,
     target_parameter,
+    warn_of_pooling,
 )
 from graphsurgery.errors import RequestError, require_value
 from graphsurgery.interface import Value
@@ -101,7 +102,7 @@ class Truncate(OutputEdit[Cuts]):
                 check_free(model, name, "truncate to other numbers of dims, or rename the value of that name")
         how = "not normalised again" if self.keep_length else "normalised again"
         note = f"keeps the first {edit.dim} of {width} dims of {target.name}, {how}"
-        return Resolved(edit, Cuts(target, dict(zip(names, dims, strict=True))), (note,))
+        return Resolved(edit, Cuts(target, dict(zip(names, dims, strict=True))), (note, *warn_of_pooling(model, target.name)))
 
     def change(self, draft: Draft, found: Cuts) -> None:
         for name, dim in found.dims.items():

@@ -13,6 +13,7 @@ from graphsurgery.encoder.flow import Flow, infer_last_dim
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.limits import find_tables
 from graphsurgery.encoder.norms import find_norms
+from graphsurgery.encoder.pooled_output import find_pooled_outputs
 from graphsurgery.encoder.roles import IDS_NAMES, find_roles, is_ids_like, strip_index
 from graphsurgery.errors import NameNotFoundError, NothingToPoolError
 from graphsurgery.graph.graph import Graph
@@ -24,6 +25,8 @@ from graphsurgery.model.model import Model
 LOG = logging.getLogger(__name__)
 NARROW = (1, 2, 3)
 """Widths of outputs that are scores or weights of tokens, and no hidden states unless somebody says so."""
+FEW, SHARE = 64, 4
+"""Unnamed outputs narrower than ``FEW``, and than the encoder's norms by this factor or more, are scores of labels as well."""
 KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")
 LOGITS = "logits"
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
@@ -145,14 +148,29 @@ def _list_output_candidates(model: Model, graph: Graph, ids: str | None) -> list
         and value.rank == 3
         and not _is_prediction(value.name)
         and _find_width(graph, value) not in (vocabulary or 0, *NARROW)
+        and not _holds_labels(model, graph, value)
     ]
     named = [one.name for one in wide if sequence is None or one.dims is None or one.dims[1] in (sequence, None)]
     values = (*model.interface.inputs, *model.interface.outputs)
     if named or not wide or sum(sequence in (value.dims or ()) for value in values) > 1:
         return named
-    last = _list_inner_candidates(model, graph)[:1]
-    width = infer_last_dim(graph, graph.value(last[0])) if last else None
+    width = _find_norm_width(model, graph)
     return [one.name for one in wide if width is not None and _find_width(graph, one) == width]
+
+
+def _holds_labels(model: Model, graph: Graph, value: Value) -> bool:
+    """Return whether an output is much narrower than what the encoder's last norm gives."""
+    width = _find_width(graph, value)
+    if width is None or width >= FEW:
+        return False
+    norm = _find_norm_width(model, graph)
+    return norm is not None and width * SHARE <= norm
+
+
+def _find_norm_width(model: Model, graph: Graph) -> int | None:
+    """Return how wide the encoder's last norm is, or None if there is none or the weights do not tell."""
+    last = _list_inner_candidates(model, graph)[:1]
+    return infer_last_dim(graph, graph.value(last[0])) if last else None
 
 
 def _find_width(graph: Graph, value: Value) -> int | None:
@@ -207,7 +225,8 @@ def _advise(model: Model, graph: Graph, ids: str | None, target: SearchTarget) -
     if target.advice:
         return target.advice, (target.option,)
     candidates = _list_output_candidates(model, graph, ids) or _list_inner_candidates(model, graph)
-    advice = f"name the hidden state with {target.option}"
+    pooled = "".join(f"{one}; to pool otherwise, " for one in find_pooled_outputs(model))
+    advice = f"{pooled}name the hidden state with {target.option}"
     if candidates:
         return f"{advice}; it could be {', '.join(candidates)}", (target.option,)
     return f"{advice} (inspect shows the graph's outputs), or export the encoder without its head", (target.option,)

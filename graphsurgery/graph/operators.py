@@ -200,6 +200,22 @@ POOLER_STEPS = COPYING | {"Add", "Gemm", "MatMul", "Tanh"}
 """Operators of a BERT pooler behind the one that takes a token: tanh(dense(token))."""
 TAKING_TOKENS = frozenset({"Gather", "Slice", "Squeeze"})
 """Operators that take one position of a sequence."""
+REDUCING = {
+    "ReduceMean": "mean", "GlobalAveragePool": "mean", "ReduceMax": "max", "GlobalMaxPool": "max", "ReduceSum": "sum",
+}  # fmt: skip
+"""Operators that leave one vector of a sequence, and how they pool it."""
+PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
+"""Operators that take vectors by their places."""
+PICKING_BY_AXIS = frozenset({"Gather", "Slice"})
+"""Those of them that take places along one axis."""
+TURNING = COPYING | {"Transpose"}
+"""Operators that give every element of their first input once, in the same or another order of axes."""
+BEHIND_POOLING = PRODUCTS | UNARY | NORMS | {"Add", "Mul", "Sub"}
+"""Operators of dense layers, activations and norms behind pooling."""
+SQUARE_SUMS = frozenset({"ReduceL2", "ReduceSum", "ReduceSumSquare"})
+"""Operators by which the length of a vector is computed."""
+MASKING_TOKENS = COPYING | BLENDING | {"Mul", "Transpose"}
+"""Operators between a hidden state and its pooling, by which a mask takes effect."""
 TURNED = frozenset({"Slice", "Transpose"})
 """Operators that make the value whose halves are swapped for rotary positions."""
 HALVING = frozenset({"Concat", "Neg"})
