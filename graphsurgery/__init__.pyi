@@ -657,7 +657,7 @@ def output_precision(
     ranges: str | os.PathLike[str] | None = None,
     target: str | None = None,
 ) -> Model:
-    """Give the embedding as int8, uint8 (one byte a dim, by each dim's range) or binary, ubinary (one bit a dim, eight a byte).
+    """Give the embedding in fewer bits: int8 or uint8 (one byte per dim), binary or ubinary (one bit per dim, eight to a byte).
 
     As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
     min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the highest bit. int8 and binary are
@@ -704,9 +704,9 @@ def rename(
 def strip_head(
     model: Loadable,
 ) -> Model:
-    """Take off every recorded edit, newest first. The result is the source file, byte for byte.
+    """Undo every edit that graphsurgery recorded in the file, newest first. The result is the file before them, byte for byte.
 
-    If external data were copied to another folder, they stay there: then everything except their location is restored.
+    If the weights were copied to a data file in another folder, they stay there. Then all but their location is restored.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

@@ -19,7 +19,7 @@ from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
-from graphsurgery.interface import Interface, type_name
+from graphsurgery.interface import Interface, Value, read_optional_inputs, type_name
 from graphsurgery.model.certificate import Certificate, read_certificate
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.loading import Loadable, load
@@ -28,7 +28,13 @@ from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graph
 from graphsurgery.model.provenance import GOLDEN, list_rewrites, list_steps_since_edit, read_steps
 
 T = TypeVar("T")
+HALVES = ("float16", "bfloat16")
+SMALL_INTEGERS = ("int8", "uint8", "int4", "uint4")
+"""The types of quantised weights."""
+QUANTISED_SHARE = 100
+"""A file is called quantised if one byte in this many, or more, is of such a type."""
 NO_LAYERS: tuple[int, tuple[str, ...]] = (0, ())
+NOT_POOLED: tuple[PooledOutput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Inspection:
 
     path: str | None
     interface: Interface
+    optional_inputs: tuple[Value, ...]
+    """Inputs with a default, which callers may leave out."""
     file_bytes: int
     weight_bytes: int
     data_files: tuple[str, ...]
@@ -66,18 +74,34 @@ class Inspection:
     consumers: tuple[Compatibility, ...]
     fingerprint: str
 
+    @property
+    def weights_are(self) -> str | None:
+        """What most of the weights are, if that is not float32: half precision or integers; None otherwise."""
+        total = sum(self.precision.values())
+        halves = [name for name in HALVES if self.precision.get(name, 0) * 2 > total]
+        integers = [name for name in SMALL_INTEGERS if self.precision.get(name, 0) * QUANTISED_SHARE > total]
+        if integers:
+            return f"quantised: {self.precision[integers[0]] / total:.0%} of the weights' bytes are {integers[0]}"
+        return f"half precision: most weights are {halves[0]}" if halves else None
+
+    def __repr__(self) -> str:
+        """Return one line: the file, its interface, and how it pools. `to_json` gives everything."""
+        pools = self.pools or "; ".join(map(str, self.pooled)) or "does not pool"
+        return f"<{type(self).__name__} {self.path or 'in memory'}: {self.interface}; {pools}>"
+
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as JSON-ready data."""
         hidden = self.hidden and {"name": self.hidden.name, "dtype": type_name(self.hidden.dtype), "width": self.hidden.width}
         tables = {"vocabulary": self.tables.vocabulary, "types": self.tables.types, "positions": self.tables.positions}
         return {
-            "path": self.path, "interface": self.interface.to_json(), "file_bytes": self.file_bytes,
+            "path": self.path, "interface": self.interface.to_json(),
+            "optional_inputs": [str(value) for value in self.optional_inputs], "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
             "pooled_outputs": [one.to_json() for one in self.pooled],
-            "precision": self.precision,
+            "precision": self.precision, "weights_are": self.weights_are,
             "optimized": self.optimized, "certificate": None if self.certificate is None else self.certificate.to_json(),
             "pooling_config": self.pooling_config, "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
@@ -90,12 +114,13 @@ def inspect(source: Loadable) -> Inspection:
     proto = model.proto
     hidden, why_not = _find_hidden(model)
     pooling, complaint = _read_pooling_config(model)
-    pooled = () if has_own_head(model) else _if_valid(lambda: find_pooled_outputs(model), ())
+    pooled = NOT_POOLED if has_own_head(model) else _if_valid(lambda: find_pooled_outputs(model), NOT_POOLED)
     doubts = [one.warning for one in pooled if one.warning is not None]
     layers, counted = _if_valid(lambda: _count_layers(model), NO_LAYERS)
     return Inspection(
         path=str(model.path) if model.path is not None else None,
         interface=model.interface,
+        optional_inputs=read_optional_inputs(proto.graph),
         file_bytes=model.document.size,
         weight_bytes=model.weight_bytes,
         data_files=tuple(model.files),

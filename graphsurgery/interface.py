@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
+OPTIONAL_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
+"""The types of ids and masks."""
 Dim = int | str | None
 """A literal size, a symbolic name, or unknown."""
 
@@ -47,6 +49,9 @@ class Interface:
     def output(self, name: str) -> Value | None:
         return _find(self.outputs, name)
 
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
+
     def to_json(self) -> dict[str, object]:
         """Return ``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
         return {"inputs": [_to_json(value) for value in self.inputs], "outputs": [_to_json(value) for value in self.outputs]}
@@ -72,6 +77,16 @@ def type_name(dtype: int) -> str:
     """Return numpy's name of an ONNX element type: ``float32``, ``int64``, ``bfloat16``; ``undeclared`` for 0."""
     name = onnx.TensorProto.DataType.Name(dtype) if dtype in onnx.TensorProto.DataType.values() else f"type{dtype}"
     return {"UNDEFINED": "undeclared", "FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
+
+
+def read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
+    """Return the inputs that callers may leave out: integers or booleans with a default of one number.
+
+    Older files list every weight as an input with a default, which is not what this is about.
+    """
+    single = {one.name for one in graph.initializer if all(dim == 1 for dim in one.dims)}
+    values = [read_value(info) for info in graph.input if info.name in single]
+    return tuple(value for value in values if value.rank == 2 and value.dtype in OPTIONAL_TYPES)
 
 
 def _find(values: Iterable[Value], name: str) -> Value | None:

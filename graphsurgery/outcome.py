@@ -18,10 +18,10 @@ from graphsurgery.model.provenance import list_rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
-from graphsurgery.snippet import make_snippet
+from graphsurgery.snippet import make_snippet, shorten_path
 
 MOST_ATTEMPTS = 4
-"""The most attempts that an error lists."""
+"""The most attempts with one reason, and the most reasons, that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Outcome:
     """None if nothing was timed."""
     loss: dict[str, Any] | None = None
     """For half precision: how far the vectors differ from those in float32, and which nodes stay float32."""
+
+    def __repr__(self) -> str:
+        """Return one line: the output, its verdict, and its interface."""
+        verdict = "not proven" if self.report is None else self.report.verdict.value
+        return f"<{type(self).__name__} {shorten_path(self.output)}: {verdict}; {self.interface}>"
 
     @property
     def model(self) -> Model:
@@ -156,10 +161,24 @@ def explain_failure(report: Report) -> str:
             wrong = [one for one in check.comparisons if one.verdict is Verdict.FAILED]
             worst = max(wrong, key=lambda one: one.margin, default=None)
             return check.detail if worst is None else f"{worst.wrong} in {worst.kind!r}"
-    return next(iter(report.not_checked), "nothing was compared")
+    unchecked = [f"{check.name}: {check.detail}" for check in report.checks if check.verdict is Verdict.NOT_CHECKED]
+    return next(iter((*unchecked, *report.not_checked)), "nothing was compared")
 
 
 def list_attempts(attempts: Sequence[str]) -> str:
-    """List the first attempts and count the others."""
-    more = len(attempts) - MOST_ATTEMPTS
-    return "; ".join([*attempts[:MOST_ATTEMPTS], *([f"and {more} more"] if more > 0 else [])])
+    """List the first reasons for which attempts were rejected, and count the others."""
+    return "; ".join(_list_some(group_attempts(attempts)))
+
+
+def group_attempts(attempts: Sequence[str]) -> list[str]:
+    """Return each reason once, behind the first attempts that were rejected for it."""
+    groups: dict[str, list[str]] = {}
+    for attempt in attempts:
+        label, _, why = attempt.partition(": ")
+        groups.setdefault(why, []).append(label)
+    return [f"{'; '.join(_list_some(labels))}: {why}" for why, labels in groups.items()]
+
+
+def _list_some(entries: Sequence[str]) -> list[str]:
+    more = len(entries) - MOST_ATTEMPTS
+    return [*entries[:MOST_ATTEMPTS], *([f"and {more} more"] if more > 0 else [])]

@@ -150,6 +150,10 @@ class Report:
     def __bool__(self) -> bool:
         return self.verdict is Verdict.PASSED
 
+    def __str__(self) -> str:
+        checks = [f"{check.verdict.value} {check.name}" for check in self.checks]
+        return "; ".join([f"{self.verdict.value}, {self.cases} cases compared", *checks])
+
     @property
     def cases(self) -> int:
         """The number of rows compared."""

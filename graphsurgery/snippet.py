@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from graphsurgery.encoder.head import EMBEDDING
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
@@ -32,7 +33,8 @@ def make_snippet(path: Path, interface: Interface, beside: Path | None = None) -
         encode += f"; e.truncate({length}); e.pad({length})" if length is not None else ""
         sources = _list_encoded_sources(roles)
     feeds = ", ".join(f"{value.name!r}: {_format_array(value, sources.get(value.name))}" for value in interface.inputs)
-    outputs = [value.name for value in interface.outputs[:1]]
+    embedding = interface.output(EMBEDDING)
+    outputs = [value.name for value in ((embedding,) if embedding is not None else interface.outputs[:1])]
     return (
         f"{imports}\n{encode}\nembedding = onnxruntime.InferenceSession({shorten_path(path)!r}).run({outputs}, {{{feeds}}})[0]"
     )

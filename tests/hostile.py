@@ -1010,13 +1010,13 @@ def zeros(folder: Path) -> Path:
     return write(folder, bytes(4096))
 
 
-@refused(MalformedModelError, "broken")
+@refused(MalformedModelError, "Git LFS pointer")
 def git_lfs_pointer(folder: Path) -> Path:
     """What a clone without git-lfs holds."""
     return write(folder, b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 90405214\n")
 
 
-@refused(MalformedModelError, "broken")
+@refused(MalformedModelError, "is a text (<!DOCTYPE")
 def web_page(folder: Path) -> Path:
     return write(folder, b"<!DOCTYPE html><html><head><title>404</title></head></html>")
 

@@ -19,12 +19,12 @@ NOISY = Timing(8, 32, ((1.0, 2.0), (1.0, 0.9), (1.0, 0.5), (1.0, 0.9), (1.0, 1.8
     ("shapes", "helped", "said"),
     [
         ([FASTER], True, "faster here (2.00x at 1 x 16 tokens)"),
-        ([SLOWER], False, "SLOWER here: keep the file it was made from (0.71x at 32 x 64 tokens)"),
+        ([SLOWER], False, "SLOWER here (0.71x at 32 x 64 tokens): keep the file it was made from"),
         ([SAME], None, "no faster here (1.00x at 8 x 32 tokens)"),
         ([NOISY], None, "no faster here (1.11x at 8 x 32 tokens)"),
-        ([FASTER, SAME], True, "faster here (2.00x at 1 x 16 tokens, 1.00x at 8 x 32 tokens)"),
-        ([SAME, SLOWER], False, "SLOWER here: keep the file it was made from (1.00x at 8 x 32 tokens, 0.71x at 32 x 64"),
-        ([FASTER, SLOWER], None, "faster here (2.00x at 1 x 16 tokens), and SLOWER (0.71x at 32 x 64 tokens): time it on"),
+        ([FASTER, SAME], True, "faster here (2.00x at 1 x 16 tokens), no faster (1.00x at 8 x 32 tokens)"),
+        ([SAME, SLOWER], False, "no faster here (1.00x at 8 x 32 tokens), SLOWER (0.71x at 32 x 64 tokens): keep the file it"),
+        ([FASTER, SLOWER], None, "faster here (2.00x at 1 x 16 tokens), SLOWER (0.71x at 32 x 64 tokens): time it on"),
     ],
 )  # fmt: skip
 def test_what_is_told(shapes: list[Timing], helped: bool | None, said: str) -> None:

@@ -55,6 +55,10 @@ class Baked:
     files: tuple[str, ...]
     """The files in the folder, none after a dry run."""
 
+    def __repr__(self) -> str:
+        """Return one line: the folder, and the outcome of its ONNX file."""
+        return f"<{type(self).__name__} {self.folder}: {self.outcome!r}>"
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
         outcome = self.outcome.to_json()

@@ -18,7 +18,7 @@ from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, ope
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.transformer_config import read_transformer_settings
 from graphsurgery.folders.weights import find_weights_file, read_weights, require_tensor
-from graphsurgery.model.loading import load
+from graphsurgery.model.loading import POINTER, load
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.session import Session
 
@@ -29,7 +29,6 @@ TABLE = "embedding.weight"
 MOST_ROWS = 1 << 12
 """The number of rows to look up at most to prove a table."""
 LOGITS = "logits"
-POINTER = b"version https://git-lfs"
 
 
 def open_encoder(folder: Path, module: Module, name: str | None, exported: Exported | None) -> tuple[Model, str]:

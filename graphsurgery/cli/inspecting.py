@@ -31,7 +31,7 @@ def _show(inspection: Inspection) -> None:
     from graphsurgery.cli import render
 
     out.print(Text(inspection.path or "model", style="bold"))
-    out.print(render.render_section("Interface", render.render_interface(inspection.interface)))
+    out.print(render.render_section("Interface", render.render_interface(inspection.interface, inspection.optional_inputs)))
     out.print(render.render_section("Encoder", render.render_facts(_describe_encoder(inspection))))
     out.print(render.render_section("File", render.render_facts(_describe_file(inspection))))
     if inspection.warnings:
@@ -58,6 +58,7 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     elif inspection.pools is None:
         facts.append(("hidden state", str(inspection.why_not)))
         facts.append(("could be pooled", ", ".join(inspection.candidates) or "no value"))
+    facts.append(("precision", inspection.weights_are or next(iter(inspection.precision), "no weights")))
     facts.append(("attention layers", str(inspection.layers)))
     facts.append(("vocabulary", _describe_table(tables.vocabulary)))
     facts.append(("positions", _describe_table(tables.positions)))

@@ -34,7 +34,7 @@ def make_proof_options(dry_run: str, full: str) -> Options:
 
 
 PROVING = make_proof_options(
-    "Do everything except writing. Only the head is proven.",
+    "Do everything except writing. Only what needs no written file is proven.",
     "Run the whole proof and compare every byte of the weights, whatever the size.",
 )
 WRITING: Options = (

@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
-from graphsurgery.interface import Interface
+from graphsurgery.interface import Interface, Value
 from graphsurgery.report import WARNING, Comparison, Report, Verdict, describe_share, format_share, summarize_figures
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
+SHOWN_NAMES = {"second opinion": "in onnx's evaluator"}
+"""What the terminal calls checks whose names in reports say too little."""
 CONSUMERS = "Programs that read this file as it is"
 WIDEST = 1000
 """A terminal width, in columns, that holds every table."""
@@ -45,10 +47,10 @@ def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def render_interface(interface: Interface) -> Table:
-    """Return a table of inputs and outputs with their types."""
+def render_interface(interface: Interface, optional: Sequence[Value] = ()) -> Table:
+    """Return a table of inputs and outputs with their types. Callers may leave out the ``optional`` inputs."""
     table = _make_grid()
-    for label, values in (("in", interface.inputs), ("out", interface.outputs)):
+    for label, values in (("in", interface.inputs), ("in, optional", optional), ("out", interface.outputs)):
         for value in values:
             name, _, kind = str(value).partition(": ")
             table.add_row(Text(label, style="dim"), Text(name, style="cyan", overflow="fold"), Text(kind, overflow="fold"))
@@ -75,7 +77,7 @@ def render_proof(report: Report | None) -> RenderableType:
     table = _make_grid()
     for check in report.checks:
         summary = Text(summarize_figures(check) or check.detail, style="dim", overflow="fold")
-        table.add_row(_render_verdict(check.verdict), Text(check.name), summary)
+        table.add_row(_render_verdict(check.verdict), Text(_show_name(check.name)), summary)
     return render_section("Proof", Group(table, *_render_remarks(report)))
 
 
@@ -83,7 +85,9 @@ def render_details(report: Report) -> RenderableType:
     """Return every check with every kind of feed, then notes and what was not checked."""
     parts: list[RenderableType] = []
     for check in report.checks:
-        parts.append(Text.assemble(_render_verdict(check.verdict), "  ", (check.name, "bold"), "  ", (check.detail, "dim")))
+        parts.append(
+            Text.assemble(_render_verdict(check.verdict), "  ", (_show_name(check.name), "bold"), "  ", (check.detail, "dim"))
+        )
         if check.comparisons:
             parts.append(Padding(_Comparisons(check.comparisons), (0, 0, 1, 2), expand=False))
     return Group(*parts, *_render_remarks(report))
@@ -93,13 +97,21 @@ def _make_grid() -> Table:
     return Table.grid(padding=(0, 2, 0, 0))
 
 
+def _show_name(line: str) -> str:
+    """Return the name of a check, or a line that begins with it, as the terminal shows it."""
+    name, colon, rest = line.partition(":")
+    return f"{SHOWN_NAMES.get(name, name)}{colon}{rest}"
+
+
 def _render_verdict(verdict: Verdict) -> Text:
     return Text(verdict.value, style=STYLES[verdict])
 
 
 def _render_remarks(report: Report) -> list[Text]:
     notes = [Text(line, "yellow") if line.startswith(WARNING) else Text(f"note: {line}") for line in report.observations]
-    return [*notes, *(Text(f"not checked: {line}", style="yellow") for line in report.not_checked)]
+    said = {line for check in report.checks for line in (check.detail, f"{check.name}: {check.detail}")}
+    left_out = [_show_name(line) for line in report.not_checked if line not in said]
+    return [*notes, *(Text(f"not checked: {line}", style="yellow") for line in left_out)]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from graphsurgery.cli.render import (
 )
 from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
-from graphsurgery.outcome import Outcome
+from graphsurgery.interface import read_optional_inputs
+from graphsurgery.outcome import Outcome, group_attempts
 from graphsurgery.report import WARNING
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.snippet import shorten_path
@@ -32,7 +33,8 @@ from graphsurgery.snippet import shorten_path
 def print_outcome(outcome: Outcome) -> None:
     """Print the steps, the new interface, the proof, how to run the file, and which programs can read it."""
     _print_notes(outcome)
-    out.print(render_section("Interface", render_interface(outcome.interface)))
+    optional = read_optional_inputs(outcome.model.proto.graph)
+    out.print(render_section("Interface", render_interface(outcome.interface, optional)))
     _print_proof(outcome)
     if outcome.saved:
         out.print(render_heading("Run it"))
@@ -64,7 +66,7 @@ def _print_notes(outcome: Outcome) -> None:
     is_written = "" if outcome.saved is not None else "  (not written)"
     out.print(Text.assemble((source, "bold"), " -> ", (shorten_path(outcome.output), "bold"), is_written))
     architecture = [str(outcome.architecture)] if outcome.architecture is not None else []
-    attempts = [f"{WARNING}not used: {attempt}" for attempt in outcome.attempts]
+    attempts = [f"{WARNING}not used: {attempt}" for attempt in group_attempts(outcome.attempts)]
     out.print(render_paragraphs([*architecture, *outcome.notes, *attempts]))
     if outcome.fusions is not None:
         out.print(render_section("Fused", _render_fusions(outcome.fusions)))

@@ -147,7 +147,10 @@ def compare_models(source: SourceOutputs, open_model: OpenModel, limits: Limits,
 
 
 def _run_model(source: SourceOutputs, open_model: OpenModel) -> tuple[list[Values], str | None]:
-    """Return the model's outputs on the feeds before the first on which it fails, and how it fails."""
+    """Return the model's outputs on the feeds before the first on which it fails, and how it fails.
+
+    There are none if an output has another last dim than the source's.
+    """
     outputs: list[Values] = []
     try:
         session = open_model(False)
@@ -158,7 +161,16 @@ def _run_model(source: SourceOutputs, open_model: OpenModel) -> tuple[list[Value
             outputs.append(feed.run(session, source.names))
         except UnsupportedModelError as error:
             return outputs, f"{feed.kind}: {error}"
-    return outputs, None
+    other = _explain_other_width(source, outputs)
+    return ([], other) if other is not None else (outputs, None)
+
+
+def _explain_other_width(source: SourceOutputs, outputs: Sequence[Values]) -> str | None:
+    """Say which outputs have other last dims than the source's, or return None if there are none."""
+    values = [(name, one, outputs[0].get(name, ABSENT)) for name, one in source.values[0].items()] if outputs else []
+    wide = [(name, one.shape[-1], other.shape[-1]) for name, one, other in values if other.ndim == one.ndim > 1]
+    said = [f"{name} is {other} wide, and the source's is {one} wide" for name, one, other in wide if one != other]
+    return "; ".join(said) or None
 
 
 def _is_within_promise(source: SourceOutputs, outputs: Sequence[Values]) -> bool:

@@ -82,15 +82,15 @@ class Timings:
         return answers.pop() if len(answers) == 1 else None
 
     def __str__(self) -> str:
-        faster, slower = (", ".join(str(one) for one in self.shapes if one.helped is helped) for helped in (True, False))
-        if faster and slower and not self.elsewhere:
-            return f"faster here ({faster}), and SLOWER ({slower}): time it on texts of your own"
-        every = ", ".join(map(str, self.shapes))
-        if self.elsewhere:
-            said = "faster" if faster else "slower" if slower else "no faster"
-            return f"{said} on this CPU, which it is not meant for ({every})"
-        said = "faster here" if faster else "SLOWER here: keep the file it was made from" if slower else "no faster here"
-        return f"{said} ({every})"
+        words = {True: "faster", None: "no faster", False: "slower" if self.elsewhere else "SLOWER"}
+        shapes = {word: [str(one) for one in self.shapes if one.helped is helped] for helped, word in words.items()}
+        found = {word: ", ".join(those) for word, those in shapes.items() if those}
+        where = " on this CPU, which it is not meant for" if self.elsewhere else " here"
+        first, *others = found
+        said = ", ".join([f"{first}{where} ({found[first]})", *(f"{word} ({found[word]})" for word in others)])
+        if words[False] not in found or self.elsewhere:
+            return said
+        return f"{said}: {'time it on texts of your own' if words[True] in found else 'keep the file it was made from'}"
 
     def to_json(self) -> dict[str, Any]:
         return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}

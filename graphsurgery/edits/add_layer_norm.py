@@ -77,7 +77,9 @@ class AddLayerNorm(OutputEdit[Norm]):
         weights.check(self.digests)
         weights.check_width(target, SCALE)
         edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
-        return Resolved(edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name)))
+        return Resolved(
+            edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name))
+        )
 
     def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")

@@ -50,7 +50,7 @@ def _is_normalizing(step: Step) -> bool:
 
 
 def _has_length_one(model: Model, target: Value) -> bool:
-    """Return whether another program normalised ``target [batch, dim]``, by the graph or, if that is not recognised, by a run."""
+    """Return whether another program normalised ``target [batch, dim]``, by the graph or else a run."""
     pooled = find_pooling(model, target.name)
     if pooled is not None or target.rank != 2 or read_head_steps(model):
         return pooled is not None and pooled.normalized

@@ -56,12 +56,20 @@ class InputType(GraphEdit[dict[str, Cast]]):
         values = [find_input(model, name) for name in asked]
         for value in values:
             if value.dtype not in TYPES.values():
-                raise RequestError(f"{value} is neither int32 nor int64", "name other inputs with --input")
+                raise RequestError(
+                    f"{value} is neither int32 nor int64",
+                    "leave it out: input-type changes only between these two types (ids, token types, masks of integers)",
+                )
             if value.dtype == TYPES[self.to]:
-                raise RequestError(f"{value} is already {self.to}", "leave it out")
+                raise RequestError(f"{value} is already {self.to}", f"leave out --input {value.name}")
         if not values:
             listed = ", ".join(map(str, model.interface.inputs)) or "none"
-            raise RequestError(f"no input needs a change to {self.to}; the inputs are {listed}", "name one with --input")
+            other = next(kind for kind in TYPES if kind != self.to)
+            raise RequestError(
+                f"no input [batch, seq] is {other}; the inputs are {listed}",
+                f"nothing is left to do if {self.to} is wanted; --to {other} goes the other way, and --input NAME changes an "
+                f"input of other dims",
+            )
         names = Namer.of(model.proto)
         found = {value.name: Cast(names.new(f"graphsurgery/inputs/{value.name}"), value.dtype) for value in values}
         edit = replace(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from graphsurgery.edits.edit import Edit, Resolved
-from graphsurgery.encoder.head import read_head_steps
+from graphsurgery.encoder.head import explain_pooling, read_head_steps
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
@@ -17,9 +17,9 @@ from graphsurgery.model.relocate import list_locations, move_tensors
 
 @dataclass(frozen=True)
 class StripHead(Edit):
-    """Take off every recorded edit, newest first. The result is the source file, byte for byte.
+    """Undo every edit that graphsurgery recorded in the file, newest first. The result is the file before them, byte for byte.
 
-    If external data were copied to another folder, they stay there: then everything except their location is restored.
+    If the weights were copied to a data file in another folder, they stay there. Then all but their location is restored.
     """
 
     restores: ClassVar[bool] = True
@@ -28,9 +28,13 @@ class StripHead(Edit):
         """List the recorded edits. Raises NoHeadError if there is none."""
         found = read_head_steps(model)
         if not found:
+            pools = explain_pooling(model) is not None or any(one.rank == 2 for one in model.interface.outputs)
             raise NoHeadError(
                 "the file records no edit of graphsurgery, so there is no head to take off",
-                "graphsurgery takes off only its own heads; export the encoder again instead",
+                "another program's head stays in the file; add-pooling --hidden-state NAME pools what lies before it, and "
+                "--replace puts the new head in its place"
+                if pools
+                else "this file is the encoder already",
             )
         return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}",))
 

@@ -1,4 +1,4 @@
-"""Read off the graph how an output ``[batch, dim]`` is made: what pools the tokens, with or without the mask, and normalised or not.
+"""Read off the graph how an output ``[batch, dim]`` is made: what pools it, with or without a mask, and normalised or not.
 
 This is what a head of another program can be recognised by. The nodes are followed back from the output: normalisation, dense
 layers, and then the operator that leaves one vector of a sequence. What is made in another way is said to be not recognised.
@@ -64,14 +64,18 @@ class PooledOutput:
             return f"{self.name} is one vector per text, made in a way that is not recognised"
         mask = {True: " with the mask", False: " WITHOUT a mask", None: ""}[self.masked]
         dense = ", then a dense layer, an activation or a norm" if self.dense else ""
-        return f"{self.name} is pooled by {self.pooled_by}{mask}{dense}, {'normalised' if self.normalized else 'not normalised'}"
+        return (
+            f"{self.name} is pooled by {self.pooled_by}{mask}{dense}, {'normalised' if self.normalized else 'not normalised'}"
+        )
 
     @property
     def warning(self) -> str | None:
         """What to do about an output into which padding is pooled; None for all others."""
         if not self.ignores_mask:
             return None
-        mend = f"pool its tokens with add-pooling --hidden-state {self.hidden_state}" if self.hidden_state else "export it again"
+        mend = (
+            f"pool its tokens with add-pooling --hidden-state {self.hidden_state}" if self.hidden_state else "export it again"
+        )
         return (
             f"{self.name} is pooled by {self.pooled_by} without a mask, so padding changes a text's vector. Embed texts one by "
             f"one without padding, or {mend}"
@@ -92,6 +96,15 @@ def find_pooled_outputs(model: Model) -> tuple[PooledOutput, ...]:
     return tuple(one for one in found if one.pooled_by is not None)
 
 
+@dataclass
+class _Behind:
+    """What was found behind the pooling so far, from the output backwards."""
+
+    normalized: bool = False
+    dense: bool = False
+    divided: bool = False
+
+
 class _Finder:
     """Follows outputs of one graph back to what was pooled."""
 
@@ -99,33 +112,38 @@ class _Finder:
         self.flow, self.graph = flow, flow.graph
         mask = find_roles(flow.model.interface).mask
         value = None if mask is None else self.graph.value(mask.name)
-        self.masks = frozenset() if value is None else frozenset((value, *self.graph.descendants([value])))
+        self.masks: frozenset[ir.Value] = frozenset() if value is None else frozenset((value, *self.graph.descendants([value])))
         self.norms = frozenset(norm.output for norm in find_norms(flow))
 
     def find(self, name: str) -> PooledOutput:
-        value = self.graph.value(name)
-        normalized = dense = divided = False
+        value, behind = self.graph.value(name), _Behind()
         for _ in range(MOST_STEPS):
             node = None if value is None else value.producer()
-            if value is None or node is None:
+            if node is None:
                 break
-            operator, token = get_operator(node), next(iter(self.flow.token_inputs(node)), None)
-            vector = self._find_normalized(node)
-            if vector is not None:
-                value, normalized = vector, normalized or not dense
-            elif operator in REDUCING or self._sums_by_product(node):
-                return self._describe_reduction(name, node, divided, normalized, dense)
-            elif operator in PICKING and not self._is_view(node):
-                return self._describe_token(name, node, normalized, dense)
-            elif operator == "Div" and token is node.inputs[0] and len(self.flow.token_inputs(node)) == 1:
-                value, divided = token, True
-            elif operator in RESHAPING | TURNING or self._is_view(node):
-                value = get_input(node, 0)
-            elif token is not None and (operator in BEHIND_POOLING):
-                value, dense = token, True
-            else:
-                break
-        return PooledOutput(name, None, normalized=normalized and not dense)
+            if get_operator(node) in REDUCING or self._sums_by_product(node):
+                return self._describe_reduction(name, node, behind)
+            if get_operator(node) in PICKING and not self._is_view(node):
+                return self._describe_token(name, node, behind)
+            value = self._go_back(node, behind)
+        return PooledOutput(name, None)
+
+    def _go_back(self, node: ir.Node, behind: _Behind) -> ir.Value | None:
+        """Return the vectors that ``node`` works on and note in ``behind`` what it does; None if it is not known."""
+        operator, tokens = get_operator(node), self.flow.token_inputs(node)
+        vector = self._find_normalized(node)
+        if vector is not None:
+            behind.normalized = behind.normalized or not behind.dense
+            return vector
+        if operator in RESHAPING | TURNING or self._is_view(node):
+            return get_input(node, 0)
+        if operator == "Div" and len(tokens) == 1 and tokens[0] is node.inputs[0]:
+            behind.divided = True
+            return tokens[0]
+        if operator in BEHIND_POOLING and tokens:
+            behind.dense = True
+            return tokens[0]
+        return None
 
     def _find_normalized(self, node: ir.Node) -> ir.Value | None:
         """Return x if a node gives x over its length, sqrt(sum x^2), in one operator or several; else None."""
@@ -147,25 +165,26 @@ class _Finder:
         first = get_input(node, 0)
         return get_operator(node) == "MatMul" and first in self.masks and first not in self.flow.tokens
 
-    def _describe_reduction(self, name: str, node: ir.Node, divided: bool, normalized: bool, dense: bool) -> PooledOutput:
+    def _describe_reduction(self, name: str, node: ir.Node, behind: _Behind) -> PooledOutput:
         axes = self._read_axes(node)
         by_product = get_operator(node) not in REDUCING
         if not by_product and not get_operator(node).startswith("Global") and not (axes and set(axes) <= set(SEQUENCE_AXES)):
-            return PooledOutput(name, None, normalized=normalized)
+            return PooledOutput(name, None)
         pooled_by = REDUCING.get(get_operator(node), "sum")
-        pooled_by = "mean" if pooled_by == "sum" and divided else pooled_by
+        pooled_by = "mean" if pooled_by == "sum" and behind.divided else pooled_by
         masked, hidden = (True, get_input(node, 1)) if by_product else self._find_mask(get_input(node, 0))
-        return PooledOutput(name, pooled_by, masked, normalized, dense, hidden.name if hidden is not None else None)
+        source = hidden.name if hidden is not None else None
+        return PooledOutput(name, pooled_by, masked, behind.normalized, behind.dense, source)
 
-    def _describe_token(self, name: str, node: ir.Node, normalized: bool, dense: bool) -> PooledOutput:
+    def _describe_token(self, name: str, node: ir.Node, behind: _Behind) -> PooledOutput:
         places = self._read_places(node)
         hidden = self.graph.origin(node.inputs[0]) if node.inputs[0] is not None else None
         source = hidden.name if hidden is not None else None
         if places is not None:
             which = PLACES.get(places, f"position {places}")
-            return PooledOutput(name, which, None, normalized, dense, source)
+            return PooledOutput(name, which, None, behind.normalized, behind.dense, source)
         masked = any(value in self.masks for value in node.inputs[1:] if value is not None)
-        return PooledOutput(name, "one token", masked or None, normalized, dense, source)
+        return PooledOutput(name, "one token", masked or None, behind.normalized, behind.dense, source)
 
     def _find_mask(self, value: ir.Value | None) -> tuple[bool, ir.Value | None]:
         """Return whether the mask changes what is pooled on its way from the hidden state, and that hidden state."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.errors import ExternalDataError, MalformedModelError, RequestError, SurroundingsError
+from graphsurgery.errors import ExternalDataError, MalformedModelError, ModelError, RequestError, SurroundingsError
 from graphsurgery.model import external
 from graphsurgery.model.checks import (
     MOST_COUNTED,
@@ -32,6 +32,8 @@ MOST_DATA_FILES = 1 << 13
 """Upper limit on one model's data files, since each is looked at. Exports with one file per tensor have hundreds."""
 
 Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
+POINTER, MOST_TEXT = b"version https://git-lfs", 100
+"""How a file begins that Git LFS put in place of a large one, and the bytes to look at to see whether a file is a text."""
 ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
 """How a file in ONNX Runtime's own format begins, behind an offset of four bytes."""
 
@@ -59,13 +61,27 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
     path = Path(source).absolute()
     if path.is_dir():
         raise SurroundingsError(f"{path} is a folder", "give the path of the .onnx file in it")
-    return _load_source(FileBytes(path), path, path.parent)
+    try:
+        return _load_source(FileBytes(path), path, path.parent)
+    except ModelError as error:
+        if str(path) not in error.message:
+            error.message = f"{path}: {error.message}"
+        raise
 
 
 def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> Model:
     if source.size > ORT_MARK_OFFSET + len(ORT_MARK) and source.read(0, ORT_MARK_OFFSET + len(ORT_MARK)).endswith(ORT_MARK):
         what = "the file is in ONNX Runtime's own format (.ort), which holds a graph prepared for one machine"
         raise MalformedModelError(what, "give the .onnx file that it was made from")
+    start = source.read(0, min(source.size, MOST_TEXT))
+    if start.startswith(POINTER):
+        raise MalformedModelError("the file is a Git LFS pointer, not the model itself", "git lfs pull, or download it again")
+    words = start.decode().split() if start.isascii() else []
+    if words and len(start) >= len(POINTER) and all(map(str.isprintable, words)):
+        raise MalformedModelError(
+            f"the file is a text ({words[0]} ...), not an ONNX model",
+            "download it again: it may be a web page or a link that was stored as a text",
+        )
     document = scan(source)
     files = _check_tensors(document, path, folder)
     check_names(document.proto.graph)

@@ -46,6 +46,10 @@ class Model:
     home: Path | None = None
     """The folder that the model belongs to, if it was made in another one. Paths that edits take are relative to it."""
 
+    def __repr__(self) -> str:
+        """Return one line: the file, and the interface."""
+        return f"<Model {self.path or 'in memory'}{'' if self.is_as_loaded else ', edited'}: {self.interface}>"
+
     @property
     def is_as_loaded(self) -> bool:
         """Whether no edit has been applied since the model was loaded."""

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from graphsurgery.compare.tolerance import Limits
-from graphsurgery.errors import RequestError
+from graphsurgery.errors import GraphSurgeryError, RequestError
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import QUANTISED, get_operator, get_short_name
 from graphsurgery.model.loading import Loadable, load
+from graphsurgery.model.model import Model
 from graphsurgery.optimizer.search import Search
 from graphsurgery.outcome import Optimized
 from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
+from graphsurgery.report import WARNING
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
 from graphsurgery.runner import Writing, choose_output
+
+MOST_LISTED = 3
+"""The most operators that a warning lists."""
 
 
 def optimize(
@@ -86,7 +94,22 @@ def optimize(
     progress("reading the graph")
     proof = RewriteProof.of(before, texts)
     writing = Writing(place, force, dry_run, keep_failed)
-    return Search(before, proof, writing, Limits(atol, min_cosine), verify, time, strict, progress).run(rewrites)
+    quantised = _describe_quantised(before)
+    search = Search(before, proof, writing, Limits(atol, min_cosine), verify, time, strict, progress, doubts=quantised)
+    try:
+        return search.run(rewrites)
+    except GraphSurgeryError as error:
+        error.advice = "; ".join((*(line.removeprefix(WARNING) for line in quantised), error.advice))
+        raise
+
+
+def _describe_quantised(model: Model) -> tuple[str, ...]:
+    """Return a warning if the graph is quantised: it then has few of the products that can fuse or be half precision."""
+    counts = Counter(get_short_name(node) for node in Graph.of(model).nodes if get_operator(node) in QUANTISED)
+    if not counts:
+        return ()
+    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(MOST_LISTED))
+    return (f"{WARNING}the file is quantised ({listed}): optimize the float32 file, and quantise the result",)
 
 
 def _require_consistent(both: bool, io_alone: bool, portable: bool, of_fusions: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ class Search:
     strict: bool
     """Whether everything that should fuse has to fuse."""
     progress: Progress
+    doubts: tuple[str, ...] = ()
+    """Warnings about the source, for every outcome."""
     attempts: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
@@ -153,7 +155,7 @@ class Search:
         return Outcome(
             self.source,
             (Output(chain[-1].after, self.writing.place),),
-            notes=tuple(dict.fromkeys(note for one in chain for note in one.notes)),
+            notes=(*self.doubts, *dict.fromkeys(note for one in chain for note in one.notes)),
             architecture=next((one.architecture for one in results if one.architecture is not None), None),
             fusions=next((one.fusions for one in results if one.fusions is not None), None),
             loss=next((one.loss for one in results if one.loss is not None), None),

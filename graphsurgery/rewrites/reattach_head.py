@@ -32,7 +32,7 @@ from graphsurgery.runtime.session import open_session
 
 POOLED = ("token_embeddings", "last_hidden_state")
 NEAR, MOST_MODES = 1e-5, 3
-INSTEAD = "leave out --rehead, or export the transformer alone"
+INSTEAD = "leave out --rehead (in a recipe: the rewrite reattach-head); add-pooling puts a head on an encoder without one"
 COMPARED = ("right padding", "left padding", "holes")
 Array = np.ndarray
 
@@ -71,7 +71,10 @@ class ReattachHead(Rewrite):
             what = f"a head can be replaced if the file has the outputs {EMBEDDING} and {' or '.join(POOLED)}; it has {outputs}"
             raise RequestError(what, INSTEAD)
         if any(step.edit == POOLING for step in read_head_steps(model)):
-            raise RequestError("its head was made by graphsurgery already", "leave out --rehead")
+            raise RequestError(
+                "its head was made by graphsurgery already, and fuses as it is",
+                "leave out --rehead (in a recipe: the rewrite reattach-head)",
+            )
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         """The other outputs stay, behind the embedding.
