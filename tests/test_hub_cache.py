@@ -14,10 +14,10 @@ from encoders import FLOAT, FLOAT16, tiny_encoder
 from hub import LAYOUTS, REPOSITORY, lay_out
 
 import graphsurgery
-from graphsurgery import exporting
 from graphsurgery.baking.bake import bake
 from graphsurgery.cli.main import OK, WRONG, run
 from graphsurgery.errors import MissingDataError, OutputExistsError, RequestError, SourceChangedError
+from graphsurgery.exporting.export_folder import export
 from graphsurgery.recipe_run import run_recipe
 from graphsurgery.runtime.session import open_session
 
@@ -156,7 +156,7 @@ def test_recipes_bakes_and_exports_need_one_too(tmp_path: Path) -> None:
     for made in (
         lambda: run_recipe(tmp_path / "recipe.toml", folder),
         lambda: bake(folder), lambda: bake(folder, folder.with_name("baked")),
-        lambda: exporting.export(folder, force=True), lambda: exporting.export(folder, folder / "new.onnx"),
+        lambda: export(folder, force=True), lambda: export(folder, folder / "new.onnx"),
     ):  # fmt: skip
         with pytest.raises(RequestError, match="cache of a model hub"):
             made()
