@@ -9,6 +9,7 @@ from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
 from graphsurgery.edits.add_input import AddInput
 from graphsurgery.edits.add_layer_norm import AddLayerNorm
+from graphsurgery.edits.add_logit_score import AddLogitScore
 from graphsurgery.edits.add_lstm import AddLstm
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.add_pooling import AddPooling
@@ -54,6 +55,7 @@ __all__ = [
     "AddDense",
     "AddInput",
     "AddLayerNorm",
+    "AddLogitScore",
     "AddLstm",
     "AddNormalize",
     "AddPooling",
@@ -95,6 +97,7 @@ __all__ = [
     "add_dense",
     "add_input",
     "add_layer_norm",
+    "add_logit_score",
     "add_lstm",
     "add_normalize",
     "add_pooling",
@@ -193,12 +196,14 @@ def add_dense(
     target: str | None = None,
     output_name: str | None = None,
     keep_target: bool = False,
+    layer: str | None = None,
 ) -> Model:
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or
-    ``+ x Rt`` if the file has R ``[out, in]``, ``residual.weight``.
+    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. As sentence-transformers' Dense
+    module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if the file has R ``[out, in]``,
+    ``residual.weight``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -211,6 +216,8 @@ def add_dense(
         target: The output to work on. Default: sentence_embedding, else the only float output [batch, dim].
         output_name: The name of the result. Default: the target's name.
         keep_target: Keep the target as an output as well.
+        layer: The layer's name in a weights file of a whole model, such as classifier.out_proj. Default: the file holds
+            this layer alone.
 
     Returns:
         the edited model, as a new object.
@@ -248,23 +255,64 @@ def add_layer_norm(
     weights: str | os.PathLike[str],
     *,
     target: str | None = None,
+    layer: str | None = None,
 ) -> Model:
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
-    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
-    sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
+    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they
+    are its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. As sentence-transformers'
+    LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each. A relative
             path starts at the current folder.
         target: The output to work on. Default: sentence_embedding, else the only float output [batch, dim].
+        layer: The layer's name in a weights file of a whole model, such as classifier.out_proj. Default: the file holds
+            this layer alone.
 
     Returns:
         the edited model, as a new object.
 
     Raises:
         RequestError, WeightsError, NameNotFoundError, UnsupportedModelError.
+    """
+
+def add_logit_score(
+    model: Loadable,
+    true_token: int | str,
+    *,
+    false_token: int | str | None = None,
+    target: str | None = None,
+    mask: str | None = None,
+    ids: str | None = None,
+    output_name: str = "scores",
+    keep_output: Sequence[str] = (),
+) -> Model:
+    """Append the score of a reranker that answers yes or no: ``x [batch, seq, vocabulary]`` -> ``scores [batch, 1]`` float32.
+
+    The score is ``x[last, true] - x[last, false]``, the log-odds of the two tokens behind the text; without a false token it is
+    ``x[last, true]``. As sentence-transformers' LogitScore module (version 6), which reads the last position of texts that are
+    padded on the left; here it is the last token, whichever side is padded. A row without any token gives 0.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        true_token: The id of the token that means yes.
+        false_token: The id of the token that means no.
+        target: The logits. Default: logits, else the only output as wide as the vocabulary.
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
+            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+            ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
+            input.
+        ids: The input with the token ids. Default: input_ids.
+        output_name: The name of the score.
+        keep_output: An output of the encoder to keep. The others are dropped.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
     """
 
 def add_lstm(

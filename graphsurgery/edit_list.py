@@ -68,11 +68,11 @@ EDIT_LIST = {
         EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
         EditEntry(
             "add-dense", HEADS, "dense", "append a linear layer with an activation, with weights from a model folder",
-            {**MADE, **WEIGHTS, "activation": str, "residual": bool},
+            {**MADE, **WEIGHTS, "activation": str, "residual": bool, "layer": TEXT},
         ),
         EditEntry(
             "add-layer-norm", HEADS, "layernormed", "append layer normalisation, with weights from a model folder",
-            {**TARGET, **WEIGHTS},
+            {**TARGET, **WEIGHTS, "layer": TEXT},
         ),
         EditEntry(
             "add-activation", HEADS, "activated", "append an activation: scores from a cross-encoder's logits",
@@ -82,6 +82,11 @@ EDIT_LIST = {
             "add-splade-pooling", HEADS, "splade",
             "append SPLADE pooling: from masked-language scores to one sparse vector per text",
             {**POOLED, **TARGET, "strategy": str, "activation": str},
+        ),
+        EditEntry(
+            "add-logit-score", HEADS, "scored",
+            "append the score of a yes-or-no reranker: from a causal language model's logits to one number per pair",
+            {**POOLED, **TARGET, "true_token": str, "false_token": TEXT},
         ),
         EditEntry(
             "truncate", HEADS, "truncated", "keep the first dims of an embedding (Matryoshka) and normalise again",

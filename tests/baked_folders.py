@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from encoders import FLOAT, tiny_encoder
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -124,3 +125,9 @@ def tree(folder: Path) -> Tree:
             data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
             found[path.relative_to(folder).as_posix()] = (data, path.lstat().st_mtime_ns)
     return found
+
+
+def run_model(folder: Path, output: str, **feed: np.ndarray) -> np.ndarray:
+    """An output of the ONNX file in a model folder, for the inputs that the file takes of ``feed``."""
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    return session.run([output], {value.name: feed[value.name] for value in session.get_inputs()})[0]

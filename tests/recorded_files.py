@@ -17,7 +17,7 @@ from faults import Case as Planted
 from golden import CASES, Case
 from interface_faults import EMBEDDING, FREED_POOLED, Edited
 from module_folders import dense, layer_norm, ranges
-from token_faults import CNN_POOLED, MIXED_POOLED, PAD, SPLADE_PAD, WEIGHED_PAD
+from token_faults import CNN_POOLED, MIXED_POOLED, PAD, SPLADE_PAD, WEIGHED_PAD, YES_NO_PAD
 
 import graphsurgery
 from graphsurgery import (
@@ -159,6 +159,7 @@ def recorded_files() -> dict[str, Recorded]:
         _of(WEIGHED_PAD, "add-word-weights"),
         _of(MIXED_POOLED, "add-weighted-layer-pooling"),
         _of(SPLADE_PAD, "add-splade-pooling"),
+        _of(YES_NO_PAD, "add-logit-score"),
         _baked(GOLDEN),
         _baked(CERTIFICATE),
     ]

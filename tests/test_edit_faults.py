@@ -8,7 +8,7 @@ import pytest
 import token_faults
 import vector_faults
 from faults import Fault
-from token_faults import CONVOLVED, MASKED, MIXTURES, RECURRENT, SPARSE, TOKEN_FAULTS, WEIGHTS
+from token_faults import CONVOLVED, MASKED, MIXTURES, RECURRENT, SPARSE, TOKEN_FAULTS, WEIGHTS, YES_OR_NO
 from vector_faults import BENT, BYTES, DENSE, NORMS, TRUNCATED, UNREADABLE, VECTOR_FAULTS
 
 import graphsurgery
@@ -47,7 +47,7 @@ def test_what_nobody_can_read_is_not_checked(fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("faults", "least"),
     [
-        (CONVOLVED, 20), (RECURRENT, 30), (WEIGHTS, 20), (MIXTURES, 15), (SPARSE, 20), (MASKED, 20),
+        (CONVOLVED, 20), (RECURRENT, 30), (WEIGHTS, 20), (MIXTURES, 15), (SPARSE, 20), (MASKED, 20), (YES_OR_NO, 15),
         (DENSE, 15), (NORMS, 10), (BENT, 6), (TRUNCATED, 10), (BYTES, 15),
     ],
 )  # fmt: skip

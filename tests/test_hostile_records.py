@@ -42,7 +42,7 @@ VERBS = {
     "run": "run {r} {m} -o {o}",
 }  # fmt: skip
 EXCUSED = {
-    ("weights",), ("ranges",), ("before_norm",),  # where an edit took something from: no file tells whether that is so
+    ("weights",), ("layer",), ("ranges",), ("before_norm",),  # where an edit took something from: no file tells that
     ("add-pooling", "replace"),  # null stands for false, as in files of older versions
     ("add-cnn", "keep_target"), ("add-weighted-layer-pooling", "keep_target"),  # the pooling behind them drops it either way
     ("add-dense", "width"), ("add-layer-norm", "width"),  # that of what another edit made: nothing is drawn for it

@@ -9,7 +9,16 @@ from module_folders import drawn, saved
 from onnx import TensorProto, numpy_helper
 from planting import Plant
 
-from graphsurgery import AddCnn, AddLstm, AddPooling, AddSpladePooling, AddWeightedLayerPooling, AddWordWeights, MaskTokens
+from graphsurgery import (
+    AddCnn,
+    AddLogitScore,
+    AddLstm,
+    AddPooling,
+    AddSpladePooling,
+    AddWeightedLayerPooling,
+    AddWordWeights,
+    MaskTokens,
+)
 from graphsurgery.edits.edit import Edit
 
 LAST = 1 << 40
@@ -391,6 +400,45 @@ SPARSE = [
 ]  # fmt: skip
 
 
+YES_NO, YES = scores(AddLogitScore("4", "7")), scores(AddLogitScore("4"))
+YES_NO_PAD = scores(AddLogitScore("4", "7", mask="pad:7"))
+YES_NO_HALF = scores(AddLogitScore("4", "7"), dtype=FLOAT16)
+
+YES_OR_NO = [
+    *table("add-logit-score", YES_NO,
+        ("yes and no exchanged", lambda p: p.set("logit_score/tokens", [7, 4])),
+        ("another word for yes", lambda p: p.set("logit_score/tokens", [5, 7])),
+        ("another word for no", lambda p: p.set("logit_score/tokens", [4, 8])),
+        ("no less yes", lambda p: p.after("log_odds", "Neg")),
+        ("the sum", lambda p: p.become("log_odds", "Add")),
+        ("yes alone", lambda p: p.become("log_odds", "Identity", p.out("logit"))),
+        ("the probability of yes", lambda p: p.after("log_odds", "Sigmoid")),
+        ("the mask ignored", lambda p: p.after("logit_score/mask", "Or", p.constant([[True]], np.bool_))),
+        ("the mask inverted", lambda p: p.after("logit_score/mask", "Not")),
+        ("the first position", lambda p: p.after("lasttoken/last", "Mul", p.ints(0))),
+        ("the first token", lambda p: p.become("lasttoken/last", "ArgMax", p.out("mask_int"), axis=1, keepdims=1)),
+        ("the token before the last", lambda p: before_last(p)),
+        ("rows without tokens as they are", lambda p: p.become("or_zero", "Identity", p.out("lasttoken/token"))),
+        ("in float16", lambda p: p.through("log_odds", FLOAT16)),
+        ("the logits in bfloat16", lambda p: p.through("columns", BFLOAT16)),
+    ),
+    *table("add-logit-score of one token", YES,
+        ("another word", lambda p: p.set("logit_score/tokens", [5])),
+        ("its negative", lambda p: p.after("or_zero", "Neg")),
+    ),
+    *table("add-logit-score of pad:7", YES_NO_PAD, ("another id", lambda p: p.set("pad_id", 8))),
+    *table("add-logit-score of float16", YES_NO_HALF,
+        ("the cast to float32 missing", lambda p: p.become("logit_score/float32", "Identity")),
+    ),
+]  # fmt: skip
+
+
+def before_last(p: Plant) -> None:
+    """The position before the last token's, or 0."""
+    p.after("lasttoken/last", "Sub", p.ints(1))
+    p.after("lasttoken/last", "Max", p.ints(0))
+
+
 def by_product(p: Plant, scope: str) -> None:
     """Where(mask, x, 0) as x * mask: NaN * 0 is NaN."""
     factor = p.append("Cast", p.out(f"{scope}/mask_3d"), behind=f"{scope}/mask_3d", to=FLOAT)
@@ -465,4 +513,4 @@ EQUIVALENT = [
     ),
 ]  # fmt: skip
 
-TOKEN_FAULTS = [*CONVOLVED, *RECURRENT, *WEIGHTS, *MIXTURES, *SPARSE, *MASKED]
+TOKEN_FAULTS = [*CONVOLVED, *RECURRENT, *WEIGHTS, *MIXTURES, *SPARSE, *YES_OR_NO, *MASKED]

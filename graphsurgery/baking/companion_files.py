@@ -66,7 +66,7 @@ def _find_module_files(plan: BakePlan) -> dict[str, FileBytes]:
     """
     kinds = tuple(module.kind for module in plan.modules[:2])
     is_kept = any(isinstance(step, AddPooling) and step.hidden_state in step.keep_output for step in plan.steps)
-    if kinds != ("Transformer", "Pooling") or not is_kept:
+    if kinds != ("Transformer", "Pooling") or plan.modules[0].own_class or not is_kept:
         return {}
     paths = [plan.folder / MODULES]
     for module in plan.modules[1:]:

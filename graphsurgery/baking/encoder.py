@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import onnx
 from onnx import helper
 
 from graphsurgery.baking.error_places import name_place_in_errors
-from graphsurgery.baking.features import TOKENS
+from graphsurgery.baking.features import SENTENCE, TOKENS
 from graphsurgery.encoder.hidden_state import find_hidden_state
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
 from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.folders.classifier_head import has_head_weights
 from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, open_file
 from graphsurgery.folders.modules import Module
-from graphsurgery.folders.transformer_config import read_transformer_settings
+from graphsurgery.folders.transformer_config import TransformerSettings, read_encoder_config, read_transformer_settings
 from graphsurgery.folders.weights import find_weights_file, read_weights, require_tensor
+from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.loading import POINTER, load
 from graphsurgery.model.model import Model
+from graphsurgery.model.parsing import shorten
 from graphsurgery.runtime.session import Session
 
 TABLES = {"StaticEmbedding": ("embedding.weight", "embeddings"), "WordEmbeddings": ("emb_layer.weight",)}
@@ -28,7 +33,9 @@ OPSET, IR_VERSION = 17, 8
 TABLE = "embedding.weight"
 MOST_ROWS = 1 << 12
 """The number of rows to look up at most to prove a table."""
-LOGITS = "logits"
+LOGITS, CLASSIFICATION, CAUSAL_TASK = "logits", "sequence-classification", "text-generation"
+CHOOSING = frozenset({"lora", "adapter", "adapters", "adaptation", "adaptations", "task", "tasks"})
+"""Words in the names of settings that choose between several things that a model computes."""
 
 
 def open_encoder(folder: Path, module: Module, name: str | None, exported: Exported | None) -> tuple[Model, str]:
@@ -47,6 +54,39 @@ def open_encoder(folder: Path, module: Module, name: str | None, exported: Expor
     path, others = find_onnx(own, name)
     note = f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
     return _load(path), note
+
+
+def describe_own_class(module: Module, encoder: Model) -> list[str]:
+    """Return notes on a first module of a class of the folder's own, whose code nobody reads: its ONNX file is what it is.
+
+    They name what its configs show that changes its values, and the file's inputs beside the usual ones.
+    """
+    if module.own_class is None:
+        return []
+    notes = [f"the first module is a {module.own_class}, a class of the model's own: the ONNX file is taken as that module"]
+    config = read_encoder_config(module.path)
+    settings = {**(config.raw if config is not None else {}), **module.config}
+    choosing = [_show_choices(key, value) for key, value in settings.items() if CHOOSING & set(key.lower().split("_"))]
+    choosing = [f"the argument {name}" for name in module.arguments] + [one for one in choosing if one]
+    if choosing:
+        notes.append(f"warning: {', '.join(choosing)} can change its values; a file has one choice, or an input for it")
+    others = [str(value) for value in find_roles(encoder.interface).others]
+    if others:
+        notes.append(f"the file takes {', '.join(others)} as well, and the baked file does, too")
+    return notes
+
+
+def _show_choices(key: str, value: object) -> str:
+    """Return a setting with the names that it offers, or nothing for a number, a flag or an empty one."""
+    if isinstance(value, str) and value:
+        return f"{key} {shorten(value)}"
+    return f"{key} ({shorten(', '.join(map(str, value)))})" if isinstance(value, (list, dict)) and value else ""
+
+
+def _find_embedding(encoder: Model) -> str | None:
+    """Return the output that holds one vector per text: the only one [batch, dim], or the one that is named so."""
+    vectors = [value.name for value in encoder.interface.outputs if value.rank == 2 and value.dtype in FLOATS]
+    return SENTENCE if SENTENCE in vectors else vectors[0] if len(vectors) == 1 else None
 
 
 def _load(path: Path) -> Model:
@@ -96,21 +136,38 @@ def _prove_table(proto: onnx.ModelProto, table: np.ndarray, module: Module) -> N
         )
 
 
-def find_first_features(module: Module, encoder: Model) -> tuple[dict[str, str], int | None]:
+def find_first_features(modules: Sequence[Module], encoder: Model) -> tuple[dict[str, str], int | None]:
     """Return the first module's features with the encoder's outputs that hold them, and the width of its token embeddings."""
+    module = modules[0]
     if module.kind in TABLES:
         return {TOKENS: TOKENS}, find_hidden_state(encoder, TOKENS).width
-    settings = read_transformer_settings(module)
+    embedding = _find_embedding(encoder) if module.own_class and all(one.kind != "Pooling" for one in modules) else None
+    if embedding is not None:
+        return {SENTENCE: embedding}, None
+    settings = TransformerSettings() if module.own_class else read_transformer_settings(module)
     if settings.output_name == TOKENS and settings.task == "feature-extraction":
         with name_place_in_errors(encoder.path, encoder.path):
             hidden = find_hidden_state(encoder)
         return {TOKENS: hidden.name}, hidden.width
-    if settings.task not in ("fill-mask", "sequence-classification"):
-        raise FolderError(f"{module.path}: a Transformer for the task {settings.task} cannot be baked", "use another export")
+    if settings.task == "feature-extraction":
+        raise FolderError(
+            f"{module.path}: a Transformer that gives {settings.output_name} cannot be baked", "use another export"
+        )
+    if encoder.interface.output(LOGITS) is None and settings.task == CLASSIFICATION and has_head_weights(module.path):
+        with name_place_in_errors(encoder.path, encoder.path):
+            hidden = find_hidden_state(encoder)
+        return {TOKENS: hidden.name}, hidden.width
     if encoder.interface.output(LOGITS) is None:
         listed = ", ".join(map(str, encoder.interface.outputs))
         raise NothingToPoolError(
             f"{encoder.path}: a Transformer for the task {settings.task} needs the output {LOGITS}; this file has {listed}",
-            "export it with its head, as graphsurgery export does for the folder",
+            _advise_head(settings.task),
         )
     return {settings.output_name: LOGITS}, None
+
+
+def _advise_head(task: str) -> str:
+    """Return what to do about a file that lacks its head."""
+    beside = ", or put the model's model.safetensors beside its config.json" if task == CLASSIFICATION else ""
+    done = "" if task == CAUSAL_TASK else ", as graphsurgery export does for the folder"
+    return f"export it with its head (task {task}){done}{beside}"

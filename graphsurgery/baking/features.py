@@ -13,7 +13,7 @@ from graphsurgery.folders.files import DOWNLOAD
 from graphsurgery.folders.modules import Module
 from graphsurgery.model.parsing import shorten
 
-TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
+TOKENS, SENTENCE, SCORES, CAUSAL = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Features:
     """The width of the token embeddings, if the encoder's weights tell it and no module changed them."""
     embedding: int | None = None
     """The width of the sentence embedding, if the modules' configs tell it."""
+    score_count: int | None = None
+    """The number of a reranker's scores, if a module's config tells it; None: the number that the encoder's config states."""
     encoder_outputs: tuple[str, ...] = ()
     """The outputs of the encoder's file: an export that pools already gives an embedding beside its token embeddings."""
     notes: list[str] = field(default_factory=list)

@@ -6,14 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphsurgery.baking.encoder import find_first_features, open_encoder
+from graphsurgery.baking.encoder import describe_own_class, find_first_features, open_encoder
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.baking.output_folder import CERTIFICATE
-from graphsurgery.baking.steps import LAYERS, Planned, plan_ending, plan_m3_outputs, plan_module, plan_truncation
+from graphsurgery.baking.steps import (
+    LAYERS,
+    Planned,
+    plan_classifier_head,
+    plan_ending,
+    plan_m3_outputs,
+    plan_module,
+    plan_truncation,
+)
 from graphsurgery.baking.tokenization import Tokenization, read_tokenization
 from graphsurgery.edits.add_activation import AddActivation
+from graphsurgery.edits.add_logit_score import AddLogitScore
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
+from graphsurgery.edits.rename import Rename
 from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.folders.files import DOWNLOAD, is_there, list_onnx_files
@@ -73,7 +83,7 @@ class BakePlan:
     @property
     def is_cross_encoder(self) -> bool:
         """Whether the model scores pairs of texts."""
-        return any(isinstance(step, AddActivation) for step in self.steps)
+        return any(isinstance(step, (AddActivation, AddLogitScore)) for step in self.steps)
 
 
 def plan_bake(folder: Path, request: Request) -> BakePlan:
@@ -84,13 +94,16 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     config = read_folder_config(folder)
     modules, notes = _choose_route(_read_modules(folder), request.route)
     encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
-    outputs, width = find_first_features(modules[0], encoder)
+    outputs, width = find_first_features(modules, encoder)
     kept = _choose_kept(request, outputs)
     features = Features(
-        outputs, kept, request.skip_prompt, width=width, notes=[*notes, note],
+        outputs, kept, request.skip_prompt, width=width, notes=[*notes, note, *describe_own_class(modules[0], encoder)],
         encoder_outputs=tuple(value.name for value in encoder.interface.outputs),
     )  # fmt: skip
-    planned: list[Planned] = [(step, folder) for step in plan_m3_outputs(folder, kept, features.outputs.get(TOKENS, ""))]
+    planned: list[Planned] = _name_embedding(features, encoder.path)
+    if modules[0].kind == "Transformer" and modules[0].own_class is None:
+        planned += [(step, modules[0].path) for step in plan_classifier_head(modules[0], features)]
+    planned += [(step, folder) for step in plan_m3_outputs(folder, kept, features.outputs.get(TOKENS, ""))]
     mean = Module("Pooling", "the mean of StaticEmbedding", modules[0].path, {"pooling_mode": "mean"}, "")
     for module in (*([mean] if modules[0].kind == "StaticEmbedding" else []), *modules[1:]):
         planned += [(step, module.path) for step in plan_module(module, features)]
@@ -108,6 +121,15 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     tokenization = read_tokenization(folder, modules[0])
     uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
     return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut)
+
+
+def _name_embedding(features: Features, encoder: Path | None) -> list[Planned]:
+    """Return the edit that gives the embedding of an encoder that pools by itself its usual name, if it has another."""
+    name = features.outputs.get(SENTENCE, SENTENCE)
+    if name == SENTENCE:
+        return []
+    features.outputs[SENTENCE] = SENTENCE
+    return [(Rename((f"{name}={SENTENCE}",)), encoder)]
 
 
 def check_uncut(plan: BakePlan, interface: Interface) -> None:

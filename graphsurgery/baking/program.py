@@ -19,7 +19,8 @@ PROMPT_TOKENS = "np.array([prompt_tokens])"
 def write_program(plan: BakePlan, interface: Interface, folder: str = "") -> str:
     """Return a program that starts in the baked folder. ``folder``, with a slash at its end, is put before its paths."""
     roles, output = find_roles(interface), interface.outputs[0].name
-    has_tokenizer, prompt = plan.tokenization.has_tokenizer and roles.ids is not None, interface.input(PROMPT_LENGTH)
+    has_tokenizer = plan.tokenization.has_tokenizer and not plan.tokenization.takes_messages and roles.ids is not None
+    prompt = interface.input(PROMPT_LENGTH)
     sources = {
         role.name: source
         for role, source in (
@@ -29,7 +30,7 @@ def write_program(plan: BakePlan, interface: Interface, folder: str = "") -> str
         if role is not None
     }  # fmt: skip
     used = {name for value in interface.inputs for name in ARRAYS if name in sources.get(value.name, "")} | {"ids"}
-    encode = _write_encoding(plan, folder, used, counts_prompt=prompt is not None) if has_tokenizer else _make_up_ids()
+    encode = _write_encoding(plan, folder, used, counts_prompt=prompt is not None) if has_tokenizer else _make_up_ids(plan)
     feeds = [f'    "{value.name}": {_write_array(value, sources.get(value.name), roles)},' for value in interface.inputs]
     return "\n".join([
         "import numpy as np, onnxruntime",
@@ -83,9 +84,12 @@ def _write_truncation(plan: BakePlan) -> list[str]:
     return ["tokenizer.no_truncation()"] if longest is None else [f"tokenizer.enable_truncation({longest})"]
 
 
-def _make_up_ids() -> list[str]:
+def _make_up_ids(plan: BakePlan) -> list[str]:
+    why = "this folder has no tokenizer.json, so tokenise with the model's own tokenizer"
+    if plan.tokenization.takes_messages:
+        why = "make texts with the model's chat template, and tokenise with transformers"
     return [
-        "", "# made-up tokens: this folder has no tokenizer.json, so tokenise with the model's own tokenizer",
+        "", f"# made-up tokens: {why}",
         f"ids = np.arange({MADE_UP})[None, :]", "mask, types = np.ones_like(ids), np.zeros_like(ids)",
     ]  # fmt: skip
 

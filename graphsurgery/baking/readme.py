@@ -13,6 +13,7 @@ from pathlib import Path
 from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.program import find_default_prompt, write_program
+from graphsurgery.baking.tokenization import Tokenization
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.folders.files import is_there, open_file
@@ -20,7 +21,7 @@ from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.interface import Value
 from graphsurgery.outcome import Outcome
-from graphsurgery.report import Check, summarize_figures
+from graphsurgery.report import WARNING, Check, summarize_figures
 from graphsurgery.version import __version__
 
 MEANINGS = {
@@ -57,6 +58,7 @@ def write_readme(plan: BakePlan, outcome: Outcome) -> str:
     parts = [
         f"# {plan.name}, as one ONNX file",
         f"`onnx/model.onnx` holds the whole model: {_list_modules(plan)}.{_describe_data_file(outcome)}",
+        *_describe_own_class(plan),
         _write_interface(plan, outcome),
         "## Run it",
         f"```python\n{write_program(plan, outcome.interface)}\n```",
@@ -104,8 +106,18 @@ def _list_modules(plan: BakePlan) -> str:
 
 def _describe_module(module: Module) -> str:
     if module.kind != "Pooling":
-        return module.kind
+        return module.own_class or module.kind
     return f"Pooling ({' and '.join(parse_pooling(module.config, module.path).modes)})"
+
+
+def _describe_own_class(plan: BakePlan) -> list[str]:
+    """Return what is not known of a first module whose class is the folder's own."""
+    own = plan.modules[0].own_class
+    if own is None:
+        return []
+    taken = f"{own} is a class of the model's own. The ONNX file of the model's folder was taken as that module, unseen."
+    warnings = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
+    return [" ".join([taken, *(f"{one[:1].upper()}{one[1:]}." for one in warnings)])]
 
 
 def _describe_data_file(outcome: Outcome) -> str:
@@ -145,12 +157,7 @@ def _describe_value(outcome: Outcome, value: Value) -> str:
 def _describe_tokenization(plan: BakePlan) -> Iterable[str]:
     """Yield a sentence for each fact that is needed to tokenise as the model was trained."""
     tokens = plan.tokenization
-    if tokens.longest is not None:
-        yield f"Texts are cut after {tokens.longest} tokens, special ones included."
-    elif tokens.has_own_limit:
-        yield "Texts are cut at the length that tokenizer.json sets, if it sets one."
-    else:
-        yield "The model's configs set no limit on the length of texts."
+    yield _describe_limit(tokens)
     yield f"Padding is on the {tokens.side}, has the id {tokens.pad_id} and 0 in the mask, and is never pooled."
     if tokens.lower_case:
         yield "Texts are lowercased before they are tokenised."
@@ -158,10 +165,20 @@ def _describe_tokenization(plan: BakePlan) -> Iterable[str]:
         yield "No special tokens are put around a text."
     if not tokens.has_tokenizer:
         yield "There is no tokenizer.json. The tokenizer files of the model's folder are here."
+    if tokens.takes_messages:
+        yield "The tokenizer's chat template makes one text of each input, before it is tokenised."
     if plan.is_cross_encoder:
         yield "An input is a pair of texts."
     elif plan.config.similarity is not None:
         yield f"Embeddings are compared by {plan.config.similarity} similarity."
+
+
+def _describe_limit(tokens: Tokenization) -> str:
+    if tokens.longest is not None:
+        return f"Texts are cut after {tokens.longest} tokens, special ones included."
+    if tokens.has_own_limit:
+        return "Texts are cut at the length that tokenizer.json sets, if it sets one."
+    return "The model's configs set no limit on the length of texts."
 
 
 def _describe_prompts(plan: BakePlan) -> list[str]:

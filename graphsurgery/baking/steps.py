@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from graphsurgery.baking.features import SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.baking.encoder import CLASSIFICATION, LOGITS
+from graphsurgery.baking.features import CAUSAL, SCORES, SENTENCE, TOKENS, Features
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
 from graphsurgery.edits.add_layer_norm import AddLayerNorm
+from graphsurgery.edits.add_logit_score import AddLogitScore
 from graphsurgery.edits.add_lstm import AddLstm
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.add_pooling import AddPooling
@@ -21,10 +23,18 @@ from graphsurgery.edits.mask_tokens import MaskTokens
 from graphsurgery.edits.pooling_request import INPUT
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import is_there, read_setting, resolve_inside
+from graphsurgery.folders.classifier_head import read_classifier_head
+from graphsurgery.folders.files import DOWNLOAD, is_there, read_setting, resolve_inside
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
-from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, choose_score_activation, read_encoder_config
+from graphsurgery.folders.transformer_config import (
+    FOLDER_CONFIG,
+    EncoderConfig,
+    FolderConfig,
+    choose_score_activation,
+    read_encoder_config,
+    read_transformer_settings,
+)
 
 Steps = list[Edit]
 Planned = tuple[Edit, Path | None]
@@ -68,13 +78,46 @@ def plan_m3_outputs(folder: Path, wanted: tuple[str, ...], tokens: str) -> Steps
     return steps
 
 
+def plan_classifier_head(module: Module, features: Features) -> Steps:
+    """Return the edits that make scores of the token embeddings, if the first module is a classifier whose file has no head.
+
+    The head's weights are beside config.json, which says what kind of head they are of.
+    """
+    if read_transformer_settings(module).task != CLASSIFICATION or SCORES in features.outputs:
+        return []
+    config = read_encoder_config(module.path)
+    if config is None:
+        raise FolderError(f"{module.path} has no config.json, which says what head the classifier has", DOWNLOAD)
+    head, hidden = read_classifier_head(module.path, config), features.outputs[TOKENS]
+    steps: Steps = [
+        AddPooling(
+            head.pooling,
+            hidden_state=hidden,
+            mask=head.mask,
+            output_name=LOGITS,
+            keep_output=tuple(hidden for _ in features.kept),
+        )
+    ]
+    for layer in head.layers:
+        if layer.is_norm:
+            steps.append(AddLayerNorm(str(head.weights), LOGITS, layer=layer.name))
+        else:
+            steps.append(AddDense(str(head.weights), layer.activation, target=LOGITS, layer=layer.name))
+    features.outputs[SCORES] = LOGITS
+    names = ", ".join(layer.name for layer in head.layers)
+    features.notes.append(f"the file has no head: {head.pooling} pooling, and {names} of {head.weights.name}, make the scores")
+    return steps
+
+
 def plan_ending(folder: Path, config: FolderConfig, modules: Sequence[Module], features: Features) -> list[Planned]:
     """Return the edit after the modules: scores of a cross-encoder, or unit vectors of a late-interaction model."""
     if SCORES in features.outputs:
         encoder = read_encoder_config(modules[0].path)
-        if encoder is None:
+        if encoder is None and features.score_count is None:
             return []
-        activation = choose_score_activation(config, encoder, encoder.num_labels)
+        encoder = encoder or EncoderConfig()
+        scores = features.score_count if features.score_count is not None else encoder.num_labels
+        activation = choose_score_activation(config, encoder, scores)
         place = folder / FOLDER_CONFIG if config.activation else modules[0].path / "config.json"
         return [(AddActivation(activation, features.outputs[SCORES], SCORES), place)]
     if SENTENCE in features.outputs:
@@ -135,6 +178,8 @@ def _plan_dense(module: Module, features: Features) -> Steps:
     name = features.make(module, writes, reads)
     if writes == SENTENCE:
         features.embedding = _dense_width(module, path)
+    if writes == SCORES:
+        features.score_count = _dense_width(module, path)
     residual = read_setting(module.config, "use_residual", bool, path, False)
     keep = writes != reads or reads in features.kept
     return [AddDense(str(module.path), residual=residual, target=value, output_name=name, keep_target=keep and value != name)]
@@ -191,6 +236,17 @@ def _plan_splade(module: Module, features: Features) -> Steps:
     return [AddSpladePooling(strategy, activation, target=target, output_name=name)]
 
 
+def _plan_logit_score(module: Module, features: Features) -> Steps:
+    path = module.path / "config.json"
+    reads = read_setting(module.config, "module_input_name", str, path, CAUSAL)
+    true, false = (read_setting(module.config, f"{one}_token_id", int, path) for one in ("true", "false"))
+    if true is None:
+        raise FolderError(f"{path} has no true_token_id", DOWNLOAD)
+    target = features.require(module, reads)
+    name, features.score_count = features.make(module, SCORES, reads), 1
+    return [AddLogitScore(str(true), None if false is None else str(false), target=target, output_name=name)]
+
+
 HANDLERS: dict[str, Callable[[Module, Features], Steps]] = {
     "Pooling": _plan_pooling,
     "Dense": _plan_dense,
@@ -202,4 +258,5 @@ HANDLERS: dict[str, Callable[[Module, Features], Steps]] = {
     "WordWeights": _plan_word_weights,
     "WeightedLayerPooling": _plan_over_tokens(AddWeightedLayerPooling),
     "SpladePooling": _plan_splade,
+    "LogitScore": _plan_logit_score,
 }

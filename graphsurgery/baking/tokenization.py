@@ -41,6 +41,8 @@ class Tokenization:
     """Whether a text ends with a token that transformers knows to be special. It does not count as one of a prompt's tokens."""
     has_own_limit: bool = False
     """Whether tokenizer.json itself sets the limit."""
+    takes_messages: bool = False
+    """Whether a chat template makes one text of each input. Only transformers' tokenizers know it."""
 
 
 def read_tokenization(folder: Path, first: Module) -> Tokenization:
@@ -59,8 +61,11 @@ def read_tokenization(folder: Path, first: Module) -> Tokenization:
         raise FolderError(error.message, error.advice) from error
     if first.kind == "StaticEmbedding":  # its module takes the tokenizer as it is, padding and special tokens left out
         return Tokenization(place, True, side, pad, token, adds_special=False, has_own_limit=True)
-    longest = _find_longest(first, place)
-    return Tokenization(place, True, side, pad, token, longest, _is_lower_case(first), ends_special=ends_special)
+    takes_messages = first.kind == "Transformer" and read_transformer_settings(first).takes_messages
+    return Tokenization(
+        place, True, side, pad, token, _find_longest(first, place), _is_lower_case(first), ends_special=ends_special,
+        takes_messages=takes_messages,
+    )  # fmt: skip
 
 
 def _is_special(place: Path, token: str | None) -> bool:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.edits.activation_graph import ACTIVATIONS, check_rank, glu, parse_activation
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
-from graphsurgery.edits.module_weights import ModuleWeights
+from graphsurgery.edits.module_weights import ModuleWeights, layer_parameter
 from graphsurgery.edits.outputs import (
     OutputEdit,
     build_output,
@@ -23,7 +23,7 @@ from graphsurgery.edits.outputs import (
     warn_of_pooling,
 )
 from graphsurgery.errors import WeightsError, require_value
-from graphsurgery.folders.module_configs import IDENTITY, read_dense_config
+from graphsurgery.folders.module_configs import IDENTITY, DenseConfig, read_dense_config
 from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -77,8 +77,9 @@ class AddDense(OutputEdit[Layer]):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch. As sentence-transformers' Dense module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or
-    ``+ x Rt`` if the file has R ``[out, in]``, ``residual.weight``.
+    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. As sentence-transformers' Dense
+    module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if the file has R ``[out, in]``,
+    ``residual.weight``.
     """
 
     weights: str = parameter(
@@ -102,6 +103,7 @@ class AddDense(OutputEdit[Layer]):
     target: str | None = target_parameter()
     output_name: str | None = output_name_parameter()
     keep_target: bool = keep_target_parameter()
+    layer: str | None = layer_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
@@ -113,7 +115,7 @@ class AddDense(OutputEdit[Layer]):
         """
         require_opset(model, self.verb)
         target = find_target(model, self.target, "the input of a dense layer")
-        weights = ModuleWeights(model, self.weights, self.verb)
+        weights = ModuleWeights(model, self.weights, self.verb, self.layer)
         edit, warnings = self._apply_config(weights)
         activation = require_value(edit.activation, "activation")
         check_rank(activation, target)
@@ -130,7 +132,7 @@ class AddDense(OutputEdit[Layer]):
 
     def _apply_config(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
         """Return this edit with the requested activation and residual, or else the config's, and warnings."""
-        config = read_dense_config(weights.path)
+        config = read_dense_config(weights.path) if self.layer is None else DenseConfig()
         activation = parse_activation(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
         warnings = []

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
-from graphsurgery.edits.module_weights import ModuleWeights
+from graphsurgery.edits.module_weights import ModuleWeights, layer_parameter
 from graphsurgery.edits.outputs import OutputEdit, build_output, find_target, target_parameter, warn_of_pooling
 from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
@@ -56,14 +56,16 @@ class Norm:
 class AddLayerNorm(OutputEdit[Norm]):
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
-    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. As
-    sentence-transformers' LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
+    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they
+    are its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. As sentence-transformers'
+    LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
     """
 
     weights: str = parameter(
         "The LayerNorm module's folder, or its weights file: norm.weight and norm.bias, [dim] each.", "", PATH, required=True
     )
     target: str | None = target_parameter()
+    layer: str | None = layer_parameter()
     width: int = resolved_parameter(0)
     digests: tuple[str, ...] = resolved_parameter(())
 
@@ -71,14 +73,16 @@ class AddLayerNorm(OutputEdit[Norm]):
         """Find target and weights. Raises RequestError, WeightsError, NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         target = find_target(model, self.target, "normalised")
-        weights = ModuleWeights(model, self.weights, self.verb)
+        weights = ModuleWeights(model, self.weights, self.verb, self.layer)
         scale = weights.take(SCALE, (None,))
-        shift = weights.take(SHIFT, scale.shape)
+        is_alone = self.layer is None  # sentence-transformers' module always has a shift
+        shift = weights.take(SHIFT, scale.shape) if is_alone else weights.take_optional(SHIFT, scale.shape)
         weights.check(self.digests)
         weights.check_width(target, SCALE)
         edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
+        norm = Norm(target, scale, np.zeros_like(scale) if shift is None else shift)
         return Resolved(
-            edit, Norm(target, scale, shift), (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name))
+            edit, norm, (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name))
         )
 
     def change(self, draft: Draft, found: Norm) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from graphsurgery.edits.edit import parameter
 from graphsurgery.errors import RequestError, WeightsDifferError, WeightsError
 from graphsurgery.folders.weights import read_weights, require_tensor
 from graphsurgery.interface import Value
@@ -20,14 +22,18 @@ Shape = Sequence[int | None]
 class ModuleWeights:
     """The tensors that an edit takes from a module folder or a weights file."""
 
-    def __init__(self, model: Model, place: str, verb: str) -> None:
-        """Read the file or folder ``place``, a parameter of ``verb``. Raises FolderError or WeightsError if that fails."""
+    def __init__(self, model: Model, place: str, verb: str, layer: str | None = None) -> None:
+        """Read the file or folder ``place``, a parameter of ``verb``. Raises FolderError or WeightsError if that fails.
+
+        ``layer`` is the layer's name in a file of a whole model: its tensors are ``<layer>.weight`` and so on.
+        """
         if not place:
             raise RequestError(f"{verb} needs the module's weights", "give its folder or weights file with --weights PATH")
         self.path = to_absolute_path(model, place)
         self.place = to_recorded_path(model, self.path)
         self.tensors: dict[str, np.ndarray] = {}
         self._weights = read_weights(self.path)
+        self._layer = layer
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
         """Return the tensor ``name`` as float32. Raises WeightsError unless it is finite and has ``shape`` (None: any size)."""
@@ -49,6 +55,8 @@ class ModuleWeights:
 
     def _find_stored_name(self, name: str) -> str:
         """Return the tensor's name in the file. A layer that was saved alone has ``weight`` for ``linear.weight``."""
+        if self._layer is not None:
+            return f"{self._layer}.{name.rpartition('.')[2]}"
         alone = name.removeprefix("linear.")
         return alone if name not in self._weights and alone in self._weights else name
 
@@ -70,6 +78,14 @@ class ModuleWeights:
         if isinstance(declared, int) and declared != width:
             what = f"{self.path}: {name} takes {width} dims, and {target} has {declared}"
             raise WeightsError(what, "give the weights that belong to this model")
+
+
+def layer_parameter() -> Any:
+    """Declare the parameter that names the layer in a weights file."""
+    return parameter(
+        "The layer's name in a weights file of a whole model, such as classifier.out_proj.", None, "NAME",
+        otherwise="the file holds this layer alone",
+    )  # fmt: skip
 
 
 def to_absolute_path(model: Model, place: str) -> Path:

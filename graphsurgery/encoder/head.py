@@ -8,8 +8,13 @@ from graphsurgery.model.provenance import HOUSEKEEPING, Step
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
 SPLADE = "add-splade-pooling"
+LOGIT_SCORE = "add-logit-score"
 WORD_WEIGHTS = "add-word-weights"
 """Verbs of edits that other edits ask about."""
+
+
+POOLINGS = {POOLING: "mode", SPLADE: "strategy", LOGIT_SCORE: ""}
+"""Edits that make one vector, or one score, of the tokens, and the parameter that says how."""
 
 
 def read_head_steps(model: Model) -> list[Step]:
@@ -19,15 +24,16 @@ def read_head_steps(model: Model) -> list[Step]:
 
 def has_own_head(model: Model) -> bool:
     """Return whether the file records pooling by graphsurgery."""
-    return any(step.edit in (POOLING, SPLADE) for step in read_head_steps(model))
+    return any(step.edit in POOLINGS for step in read_head_steps(model))
 
 
 def explain_pooling(model: Model) -> str | None:
     """Return how it is known that the file already pools, or None if it does not."""
     for step in read_head_steps(model):
-        if step.edit in (POOLING, SPLADE):
-            mode = step.given.get("mode" if step.edit == POOLING else "strategy", "unreadable")
-            return f"its metadata record {step.edit} with {mode} pooling"
+        if step.edit in POOLINGS:
+            parameter = POOLINGS[step.edit]
+            how = f" with {step.given.get(parameter, 'unreadable')} pooling" if parameter else ""
+            return f"its metadata record {step.edit}{how}"
     if model.interface.output(EMBEDDING) is not None:
         return f"it has an output named {EMBEDDING!r}"
     return None

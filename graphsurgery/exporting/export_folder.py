@@ -122,6 +122,11 @@ def _find_transformer(folder: Path) -> Module:
     if not (folder / "modules.json").is_file():
         return Module("Transformer", "", folder, {"transformer_task": _read_plain_task(folder)}, "")
     first = read_modules(folder)[0]
+    if first.own_class is not None:
+        raise FolderError(
+            f"{first.path}: the first module is a {first.own_class}, whose code is the model's own; export does not run it",
+            "take the ONNX file that was published with the model, at onnx/model.onnx or with bake --onnx",
+        )
     if first.kind not in TRANSFORMERS:
         raise FolderError(
             f"{first.path}: the first module is a {first.kind}", "only a Transformer can be exported; bake the folder as it is"

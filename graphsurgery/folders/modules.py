@@ -104,6 +104,12 @@ def find_class(type_name: str) -> str | None:
     return name if name in KINDS or name in ALIASES else None
 
 
+def is_own_class(type_name: str) -> bool:
+    """Return whether a ``type`` in modules.json is a class that the folder or another package brings."""
+    package, dot, _ = type_name.partition(".")
+    return bool(dot) and package != "sentence_transformers" and find_class(type_name) is None
+
+
 def find_kind(class_name: str) -> str:
     """Return the kind of a class that `find_class` returned."""
     return ALIASES.get(class_name, class_name)
@@ -124,6 +130,13 @@ class Module:
     config: dict[str, Any]
     type: str
     """The class path as the folder states it."""
+    arguments: tuple[str, ...] = ()
+    """The arguments of a call, besides the text, that the folder says the module reads (``task``)."""
+
+    @property
+    def own_class(self) -> str | None:
+        """The class path of a first module that is the folder's own (``custom_st.Transformer``), or None for a known class."""
+        return self.type if is_own_class(self.type) else None
 
 
 def read_modules(folder: Path) -> tuple[Module, ...]:
@@ -145,9 +158,14 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
     return found
 
 
-def read_module(folder: Path, place: str, type_name: str, name: str, source: Path) -> Module:
-    """Return the module of class ``type_name`` in ``folder / place``, both as ``source`` states them."""
-    class_name = find_class(type_name)
+def read_module(
+    folder: Path, place: str, type_name: str, name: str, source: Path, *, first: bool = False, arguments: tuple[str, ...] = ()
+) -> Module:
+    """Return the module of class ``type_name`` in ``folder / place``, both as ``source`` states them.
+
+    The ``first`` one may be of a class of the folder's own: it is a Transformer then, which no code but its own describes.
+    """
+    class_name = "Transformer" if first and is_own_class(type_name) else find_class(type_name)
     if class_name is None:
         known = ", ".join(sorted(KINDS))
         raise FolderError(
@@ -159,7 +177,7 @@ def read_module(folder: Path, place: str, type_name: str, name: str, source: Pat
     if kind.needs_folder and not is_folder(path):
         raise FolderError(f"{source}: the module {shorten(name)!r} is missing: {path} is not a folder", DOWNLOAD)
     config = {**DEFAULT_SETTINGS.get(class_name, {}), **_read_config(path, kind), **FIXED_SETTINGS.get(class_name, {})}
-    return Module(find_kind(class_name), name, path, config, type_name)
+    return Module(find_kind(class_name), name, path, config, type_name, arguments)
 
 
 def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Module:
@@ -170,7 +188,9 @@ def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Modul
     if place is None or not type_name:
         raise FolderError(f"{what} has no {'type' if place is not None else 'path'}", DOWNLOAD)
     read_setting(entry, "idx", int, path)
-    return read_module(folder, place, type_name, str(read_setting(entry, "name", (str, int), path, position)), path)
+    name = str(read_setting(entry, "name", (str, int), path, position))
+    arguments = tuple(map(str, read_setting(entry, "kwargs", list, path, [])))
+    return read_module(folder, place, type_name, name, path, first=position == 0, arguments=arguments)
 
 
 def _check_distinct(folder: Path, path: Path, modules: tuple[Module, ...], numbers: list[object]) -> None:

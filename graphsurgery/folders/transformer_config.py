@@ -40,6 +40,8 @@ class TransformerSettings:
     """The kind of output that the next module receives: token_embeddings, scores, causal_logits or sentence_embedding."""
     method: str | None = "forward"
     """The model's method that computes the output from text (``get_text_features`` for CLIP), or None if it takes no text."""
+    takes_messages: bool = False
+    """Whether texts become messages, which the tokenizer's chat template joins (a pair of a reranker, for example)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def read_transformer_settings(module: Module) -> TransformerSettings:
         task,
         read_setting(config, "module_output_name", str, path, TASKS[task]),
         read_setting(text, "method", str, path),
+        "message" in read_setting(config, "modality_config", dict, path, {}),
     )
 
 
