@@ -81,9 +81,7 @@ class AddLayerNorm(OutputEdit[Norm]):
         weights.check_width(target, SCALE)
         edit = replace(self, weights=weights.place, target=target.name, width=len(scale), digests=weights.digests)
         norm = Norm(target, scale, np.zeros_like(scale) if shift is None else shift)
-        return Resolved(
-            edit, norm, (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name))
-        )
+        return Resolved(edit, norm, (f"layer normalisation of {target.name}", *warn_of_pooling(model, target.name)))
 
     def change(self, draft: Draft, found: Norm) -> None:
         ops = Operators(draft, "graphsurgery/layer_norm")
