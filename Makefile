@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+NEWEST := .venv-peers6
 PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers lint types format fixtures bench fault-table optimize-table optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench fault-table optimize-table optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +21,11 @@ demo-minilm: $(PEERS)/.peers ## the same from the real all-MiniLM-L6-v2, Optimum
 test: $(VENV)/.test ## the torch-free test suite
 	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
-test-peers: $(PEERS)/.peers ## reference tests against PyTorch, Optimum and sentence-transformers
+test-peers: $(PEERS)/.peers ## reference tests against PyTorch, sentence-transformers 5.7 and Optimum
 	$(PEERS)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
+
+test-peers-newest: $(NEWEST)/.peers ## those that say something new beside sentence-transformers 6 and transformers 5
+	$(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 lint: $(VENV)/.test ## ruff
 	$(VENV)/bin/ruff check .
@@ -53,7 +57,7 @@ optimize-cost: $(VENV)/.test ## the table of docs/optimize.md: seconds and memor
 	$(VENV)/bin/python benchmarks/optimize_cost.py --write
 
 clean: ## remove environments, caches and demo output
-	rm -rf $(VENV) $(PEERS) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(NEWEST) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -71,4 +75,10 @@ $(PEERS)/.peers: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP) torch==2.13.0
 	$(PEERS)/bin/python $(PIP) -e '.[peers]'
+	@touch $@
+
+$(NEWEST)/.peers: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP) torch==2.13.0
+	$(NEWEST)/bin/python $(PIP) -e '.[peers-newest]'
 	@touch $@

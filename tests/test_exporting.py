@@ -14,11 +14,12 @@ import pytest
 
 import graphsurgery
 from graphsurgery.errors import MissingPackageError, RequestError, UnsupportedModelError, VerificationFailed
+from graphsurgery.exporting import exporters
 from graphsurgery.exporting.export_folder import ALLOWED, make_feed, measure_distance
-from graphsurgery.exporting.exporters import name_dims
+from graphsurgery.exporting.exporters import name_dims, write_onnx
 from graphsurgery.exporting.packages import has_exporter, silence
 from graphsurgery.exporting.samples import Sample, make_pictures, make_sounds
-from graphsurgery.exporting.subject import check_tower, list_towers
+from graphsurgery.exporting.subject import Subject, check_tower, list_towers
 
 MASK = np.array([[1, 1, 1], [0, 1, 1]])
 ENCODED = {"input_ids": np.array([[5, 6, 7], [0, 5, 7]]), "attention_mask": MASK}
@@ -153,6 +154,53 @@ def test_packages_are_kept_from_printing(capsys: pytest.CaptureFixture[str]) -> 
         print("out")
         print("err", file=sys.stderr)
     assert capsys.readouterr() == ("", "")
+
+
+def write_with(version: str, monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
+    """Export a text encoder beside a version of transformers."""
+    fakes = SimpleNamespace(), SimpleNamespace(__version__=version)
+    monkeypatch.setattr(exporters, "import_torch", lambda: fakes)
+    model = SimpleNamespace(config=SimpleNamespace(model_type="bert"))
+    return write_onnx(Subject(path, "feature-extraction", model, print, ("last_hidden_state",), (TEXTS,)), path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("version", "missing", "advice"),
+    [
+        ("4.57.6", "export needs optimum", "pip install optimum-onnx; or take"),
+        ("5.24.0", "export needs transformers", "pip install -U transformers onnxscript"),
+    ],
+)
+def test_the_exporter_that_is_missing_is_named(
+    version: str, missing: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("optimum.exporters.onnx", "transformers.exporters"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackageError, match=missing) as raised:
+        write_with(version, monkeypatch, tmp_path)
+    assert raised.value.advice.startswith(advice)
+
+
+def test_what_the_exporter_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ImportError("please install onnxscript==0.7.0")
+
+    monkeypatch.setitem(sys.modules, "transformers.exporters", SimpleNamespace(OnnxExporter=refuse))
+    with pytest.raises(MissingPackageError, match=r"cannot export: please install onnxscript==0\.7\.0"):
+        write_with("5.24.0", monkeypatch, tmp_path)
+
+
+def test_an_exporter_that_fails_or_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: object, **_options: object) -> None:
+        raise KeyError("bert")
+
+    monkeypatch.setattr(exporters, "version", lambda _: "0.1.0")
+    monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", SimpleNamespace(main_export=fail))
+    with pytest.raises(UnsupportedModelError, match=r"Optimum 0\.1\.0 cannot export .*: 'bert'"):
+        write_with("4.57.6", monkeypatch, tmp_path)
+    monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", SimpleNamespace(main_export=lambda *_given, **_options: None))
+    with pytest.raises(UnsupportedModelError, match=r"Optimum 0\.1\.0 wrote no file"):
+        write_with("4.57.6", monkeypatch, tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")

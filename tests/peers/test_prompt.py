@@ -34,8 +34,9 @@ def by_sentence_transformers(hidden: np.ndarray, mask: np.ndarray, mode: str, le
     features = {
         "token_embeddings": torch.from_numpy(hidden), "attention_mask": torch.from_numpy(mask), "prompt_length": length,
     }  # fmt: skip
-    pooled = Pooling(hidden.shape[-1], tuple(mode.split(",")), include_prompt=False)(features)
-    return pooled["sentence_embedding"].numpy(), features["attention_mask"].numpy().any(axis=1)
+    module = Pooling(hidden.shape[-1], tuple(mode.split(",")), include_prompt=False)
+    behind = module._exclude_prompt_from_mask(torch.from_numpy(mask).clone(), length)
+    return module(features)["sentence_embedding"].numpy(), behind.numpy().any(axis=1)
 
 
 @pytest.mark.parametrize("name", [name for name in COMMITTED if "fp16" not in name and "external" not in name])
