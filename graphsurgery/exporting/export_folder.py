@@ -166,7 +166,12 @@ def _compare_with_pytorch(subject: Subject, made: Path, program: str) -> float:
     worst = 0.0
     for sample in subject.samples:
         feed = make_feed(names, sample.arrays)
-        found = session.run(feed, subject.outputs)
+        try:
+            found = session.run(feed, subject.outputs)
+        except UnsupportedModelError as error:
+            raise VerificationFailed(
+                f"the export by {program} does not run on {sample.name}: {error}", f"nothing was written; {BY_HAND}"
+            ) from error
         with torch.no_grad():
             wanted = subject.run(**{name: torch.from_numpy(array) for name, array in feed.items()})
         for output in subject.outputs:

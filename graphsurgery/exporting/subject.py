@@ -58,7 +58,7 @@ def load_subject(folder: Path, task: str, tower: str | None = None, *, hidden_st
         samples = _make_samples(folder, model, TOWERS[tower] if tower is not None else model.main_input_name, compute)
         output = f"{tower}_embeds" if tower is not None else "logits" if task in LOADERS else "last_hidden_state"
         model.config.output_hidden_states = hidden_states
-        states = _try(compute, samples[0], folder) if hidden_states else ()
+        states = _list_hidden_states(compute, samples[0], folder) if hidden_states else ()
     return Subject(folder, task, model, compute, (output, *(f"hidden_states.{one}" for one in range(len(states)))), samples)
 
 
@@ -106,11 +106,14 @@ def _make_samples(folder: Path, model: Any, main: str, compute: Callable[..., An
     )  # fmt: skip
 
 
-def _try(compute: Callable[..., Any], sample: Sample, folder: Path) -> Sequence[Any]:
+def _list_hidden_states(compute: Callable[..., Any], sample: Sample, folder: Path) -> Sequence[Any]:
     """Return the hidden states that the model gives for ``sample``."""
     torch, _ = import_torch()
-    with torch.no_grad():
-        states: Sequence[Any] | None = getattr(compute(**sample.to_tensors(torch)), "hidden_states", None)
+    try:
+        with torch.no_grad():
+            states: Sequence[Any] | None = getattr(compute(**sample.to_tensors(torch)), "hidden_states", None)
+    except Exception as error:  # whatever the model raises
+        raise UnsupportedModelError(f"PyTorch cannot run {folder.name} on {sample.name}: {error}", BY_HAND) from error
     if not states:
         raise UnsupportedModelError(f"{folder.name} gives no hidden states", "leave out --hidden-states")
     return states
