@@ -26,6 +26,7 @@ from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graphs
 from graphsurgery.model.provenance import GOLDEN, list_rewrites, list_steps_since_edit, read_steps
+from graphsurgery.runtime.baked_sizes import declare_baked_sizes
 
 T = TypeVar("T")
 HALVES = ("float16", "bfloat16")
@@ -109,9 +110,13 @@ class Inspection:
 
 
 def inspect(source: Loadable) -> Inspection:
-    """Look at a model without running it or reading its weights. Raises what `load` raises."""
+    """Look at a model without reading its weights. Raises what `load` raises.
+
+    The model is run only if its graph suggests that it takes one batch or sequence size alone, although it declares both free.
+    """
     model = load(source)
     proto = model.proto
+    runs_at, baked = declare_baked_sizes(model)
     hidden, why_not = _find_hidden(model)
     pooling, complaint = _read_pooling_config(model)
     pooled = NOT_POOLED if has_own_head(model) else _if_valid(lambda: find_pooled_outputs(model), NOT_POOLED)
@@ -141,8 +146,10 @@ def inspect(source: Loadable) -> Inspection:
         pooled=pooled,
         precision=_count_bytes_by_type(model),
         pooling_config=pooling,
-        warnings=(*model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden), *counted, *doubts),
-        consumers=check_consumers(model.interface),
+        warnings=(
+            *model.notes, *complaint, *_list_unreadable_steps(proto), *_list_warnings(model, hidden), *counted, *doubts, *baked,
+        ),
+        consumers=check_consumers(runs_at),
         fingerprint=model.fingerprint,
     )
 

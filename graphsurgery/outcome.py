@@ -18,6 +18,7 @@ from graphsurgery.model.provenance import list_rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
+from graphsurgery.runtime.baked_sizes import declare_baked_sizes
 from graphsurgery.snippet import make_snippet, shorten_path
 
 MOST_ATTEMPTS = 4
@@ -89,12 +90,12 @@ class Outcome:
     @property
     def snippet(self) -> str:
         """A program that runs the output."""
-        return self.program or make_snippet(self.output, self.interface, self.source.path)
+        return self.program or make_snippet(self.output, declare_baked_sizes(self.model)[0], self.source.path)
 
     @property
     def consumers(self) -> tuple[Compatibility, ...]:
         """For every known program whether it can read the output."""
-        return check_consumers(self.interface)
+        return check_consumers(declare_baked_sizes(self.model)[0])
 
     @property
     def is_right(self) -> bool:

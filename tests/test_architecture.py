@@ -70,11 +70,19 @@ SHARED_MODULES = {
     "runtime.mask_forms": "the forms in which masks are fed; the references read them by code of their own",
     "runtime.probing": "what a run shows of inputs; edits read the graph first, and a test holds both against each other",
     "runtime.feeds": "decides what is fed, and not what is expected",
+    "runtime.baked_sizes": "decides what is fed: the only sizes at which a run gives rows and tokens as they were fed",
+    "runtime.once": "keeps an answer with its model",
     "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
     "graph.attributes": "behind graph.graph",
     "graph.importing": "behind graph.graph",
     "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
+    "encoder.suspected_sizes": "decides whether a run tries sizes, and which; see runtime.baked_sizes",
+    "graph.facts": "behind encoder.suspected_sizes, like the next four",
+    "graph.schemas": "behind graph.facts",
+    "graph.shape_rules": "behind graph.facts",
+    "graph.symbolic": "behind graph.facts",
+    "graph.value_rules": "behind graph.facts",
     "encoder.limits": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
@@ -92,10 +100,12 @@ SHARED_NAMES = {
 GRAPH_DOORS = frozenset({
     ("graphsurgery.encoder.limits", "find_tables"),
     ("graphsurgery.encoder.limits", "find_largest_window"),
+    ("graphsurgery.encoder.suspected_sizes", "list_suspected_sizes"),
     ("graphsurgery.compare.reference_ops", "_make_readable"),
 })  # fmt: skip
-"""By these alone the proof gets at graph.graph. The first two decide what is fed: how many ids there are, how long texts are.
-The third takes from a model what onnx's evaluator cannot run. A fault there makes the second opinion differ."""
+"""By these alone the proof gets at graph.graph. The first three decide what is fed: how many ids there are, how long texts are,
+and at which sizes a run is tried. The last takes from a model what onnx's evaluator cannot run. A fault there makes the second
+opinion differ."""
 DOORS = frozenset({("graphsurgery.model.provenance", "record_edit"), ("graphsurgery.model.provenance", "undo_step")})
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 

@@ -18,6 +18,7 @@ import graphsurgery
 from graphsurgery.encoder.limits import find_largest_window
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.report import Verdict
 from graphsurgery.runtime import reach as reach_module
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import KINDS, LONG_LEFT, LONGEST, Mask, Sizes, generate_longest_masks, generate_masks
@@ -274,6 +275,22 @@ def test_the_longest_feed_is_run_once() -> None:
     short, long, other = ({IDS: np.full((1, size), value)} for size, value in ((3, 1), (5, 1), (5, 2)))
     assert [run(dict(feed)) for feed in (short, long, short, long, other, long)] == [1, 2, 3, 2, 4, 2]
     assert ran == [3, 5, 3, 5]
+
+
+def test_a_model_without_inputs() -> None:
+    """It gives the same in every run. Nothing can be compared on texts, and no text was of any length."""
+    same = onnx.helper.make_node("Constant", [], ["flat"], "same", value_floats=[0.5, 1.5])
+    shape = onnx.numpy_helper.from_array(np.array([1, 1, 2]), "shape")
+    whole = onnx.helper.make_node("Reshape", ["flat", "shape"], ["last_hidden_state"], "whole")
+    output = onnx.helper.make_tensor_value_info("last_hidden_state", onnx.TensorProto.FLOAT, [1, 1, 2])
+    graph = onnx.helper.make_graph([same, whole], "constant", [], [output], [shape])
+    source = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    report = graphsurgery.verify(graphsurgery.add_pooling(source, mode="mean", mask="ones"), against=source)
+    assert report.verdict is Verdict.NOT_CHECKED
+    assert "head proof: the model has no inputs, so there are no texts to compare on" in report.not_checked
+    plain = graphsurgery.verify(source, against=source)
+    assert plain and "the model has no inputs, so every run of it is the same" in plain.observations
+    assert not any("texts" in line and "longer" in line for line in plain.not_checked)
 
 
 @pytest.mark.parametrize("edited", [False, True])

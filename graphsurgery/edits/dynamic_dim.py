@@ -31,10 +31,11 @@ from graphsurgery.edits.inputs import list_symbolic_dims
 from graphsurgery.edits.trials import try_sizes
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.errors import RequestError, UnsupportedModelError, require_promised, require_value
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 
 
 class ReplacementBuilder:
@@ -264,12 +265,21 @@ class DynamicDim(GraphEdit[Freed]):
         for which, name in names.items():
             size = roles.ids.dims[AXES[which]]
             if not isinstance(size, int):
-                raise RequestError(f"{roles.ids} has no baked-in {which} size", f"leave out --dim {which}")
+                raise self._explain_free_dim(model, roles, which, size)
             if name in taken or not name.isidentifier():
                 why = "the model has such a dim" if name in taken else "it is not a name"
                 raise RequestError(f"a dim cannot be called {name!r}: {why}", f"choose another with --dim {which}=NAME")
             sizes[which] = size
         return sizes
+
+    def _explain_free_dim(self, model: Model, roles: Roles, which: str, dim: Dim) -> RequestError:
+        """Return the error for a dim of the ids that is declared free. Its export may have baked a size in all the same."""
+        generator = make_feed_generator_for(model, roles)
+        if generator.baked[AXES[which]] is None or dim is None:
+            return RequestError(f"{roles.ids} has no baked-in {which} size", f"leave out --dim {which}")
+        dims = zip(roles.ids.dims or () if roles.ids is not None else (), generator.baked, strict=True)
+        declared = " ".join(f"--dim {dim}={size}" for dim, size in dims if size is not None)
+        return RequestError(" ".join(generator.baked_in), f"declare that first (fix-dim {declared}), and then free it")
 
     def change(self, draft: Draft, found: Freed) -> None:
         names = self.names

@@ -13,6 +13,7 @@ from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session, open_session
 
@@ -132,7 +133,7 @@ def explain_default_misfit(model: Model, after: Model, roles: Roles, value: Valu
 
     Return None if it does not differ.
     """
-    generator = FeedGenerator.for_model(model, roles)
+    generator = make_feed_generator_for(model, roles)
     try:
         source = open_session(model)
     except GraphSurgeryError as error:

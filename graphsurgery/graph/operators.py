@@ -73,6 +73,8 @@ SCALING = frozenset({"Div", "Mul"})
 """Operators that can scale a value."""
 ROOTS = frozenset({"Div", "Reciprocal", "Sqrt"})
 """Operators at the end of computing the length of a vector, or one over it."""
+SHAPED = frozenset({"Expand", "Reshape"})
+"""Operators whose second input is the shape of the output."""
 SHAPE_STEPS = frozenset({"Concat", "Reshape", "Slice", "Unsqueeze"})
 """Operators that compose the target of a Reshape."""
 SHIFTING = frozenset({"Abs", "Add", "Neg", "Sub"})

@@ -20,7 +20,7 @@ from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.whole_proof import make_whole_cases
-from graphsurgery.report import Check, Comparison, Report, Verdict
+from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
 from graphsurgery.runtime.session import Session, open_session
@@ -67,9 +67,10 @@ class SameOutputs:
         return f"{what}: compare the model with the file that its rewrites were applied to"
 
     def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
-        """Say where the source itself is not finite, and up to which length texts were compared."""
+        """Say where the source itself is not finite, at which sizes it runs, and up to which length texts were compared."""
         reach = [] if self.reach is None else [str(self.reach)]
-        return (*(line for check in checks for line in check.not_finite), *reach)
+        baked = [f"{WARNING}{line}" for line in self.generator.baked_in] if reach else []
+        return (*(line for check in checks for line in check.not_finite), *baked, *reach)
 
     def make_checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
         """Return the checks of ``output``, the losses of half precision that two engines measure, and what was left out."""

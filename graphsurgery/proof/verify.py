@@ -24,7 +24,7 @@ from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.report import Check, Report, Verdict
+from graphsurgery.report import WARNING, Check, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.reach import CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
@@ -150,7 +150,13 @@ class _EditProof:
             proofs[WHOLE] = self._prove_whole
         return proofs
 
+    def _require_inputs(self) -> None:
+        """Raise UnsupportedModelError for a source without inputs: every run of it gives the same, whatever a proof draws."""
+        if not self.source.interface.inputs:
+            raise UnsupportedModelError("the model has no inputs, so there are no texts to compare on")
+
     def _prove_head(self) -> Check:
+        self._require_inputs()
         chain, changed = self.chain, self.changed
         lost = [name for name in chain.stand_ins if name not in changed.made and name in self.added]
         if lost:
@@ -170,6 +176,7 @@ class _EditProof:
         return prove_head(head, chain, self.generator, widths, changed.renamed, self.weights, self.limits)
 
     def _prove_whole(self) -> Check:
+        self._require_inputs()
         plain = has_half_weights(self.source) and any(link.reference.resizes for link in self.chain)
         if plain:
             self.observations.append(
@@ -188,7 +195,7 @@ class _EditProof:
         reach = find_reach(self.source, self.generator, reference, self.full)
         cases = make_whole_cases(extend_to_reach(self.generator, reach), self.texts)
         check = prove_whole(whole, reference, cases, self.limits)
-        self.observations.append(str(reach))
+        self.observations += [*(f"{WARNING}{line}" for line in self.generator.baked_in), str(reach)]
         self.not_checked += [*reach.not_checked, *self.generator.left_out, *tried.unknown]
         if check.verdict is Verdict.PASSED:
             self.observations += measure_dependence(whole, self.generator)

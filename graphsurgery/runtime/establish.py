@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, LayoutError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.records import Document
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO, list_possible_forms
 from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
+from graphsurgery.runtime.once import Store, find_once
 from graphsurgery.runtime.probing import BATCH_FIRST, SEQUENCE_FIRST, MaskMeaning, find_layout_by_run, find_meaning_by_run
 from graphsurgery.runtime.session import open_session
 
-Found = TypeVar("Found")
-Key = tuple[str | bool | None, ...]
-Store: TypeAlias = "WeakKeyDictionary[Document, dict[Key, Found]]"
 LOG = logging.getLogger(__name__)
 SEQUENCE_WORDS = re.compile(r"seq|length|len\b|time|tokens?\b|(?<![a-z])[st]$", re.IGNORECASE)
 BATCH_WORDS = re.compile(r"batch|\bbs\b|(?<![a-z])[bn]$", re.IGNORECASE)
@@ -50,7 +45,7 @@ def establish_mask(model: Model, name: str, ids: str | None = None, *, may_run: 
     ``may_run``: whether the model may be run if its graph does not show it.
     """
     roles = find_roles(model.interface, ids, name)
-    return _find_once(_MEANINGS, model, (name, ids, may_run), lambda: _establish(model, roles, may_run))
+    return find_once(_MEANINGS, model, (name, ids, may_run), lambda: _establish(model, roles, may_run))
 
 
 def _establish(model: Model, roles: Roles, may_run: bool) -> MaskMeaning:
@@ -58,7 +53,7 @@ def _establish(model: Model, roles: Roles, may_run: bool) -> MaskMeaning:
         return MaskMeaning(None)
     for find in (find_meaning_in_graph, _run_for_meaning) if may_run else (find_meaning_in_graph,):
         try:
-            meaning = find(model, FeedGenerator.for_model(model, roles))
+            meaning = find(model, make_feed_generator_for(model, roles))
         except (GraphSurgeryError, MemoryError) as error:
             LOG.debug("what %s means cannot be established: %s", roles.mask.name, error)
         else:
@@ -77,7 +72,7 @@ def require_batch_first(model: Model, roles: Roles, pooled: str) -> None:
     The layout is kept with the model.
     """
     key = (pooled, *(value.name for value in (roles.ids, roles.mask) if value is not None))
-    layout = _find_once(_LAYOUTS, model, key, lambda: _find_layout(model, roles, pooled))
+    layout = find_once(_LAYOUTS, model, key, lambda: _find_layout(model, roles, pooled))
     if layout.name == SEQUENCE_FIRST:
         raise LayoutError(f"{layout.why}; what is pooled is [batch, seq, hidden]", ADVICE)
 
@@ -97,7 +92,7 @@ def _find_layout(model: Model, roles: Roles, pooled: str) -> Layout:
         return Layout(BATCH_FIRST)
     try:
         session = open_session(model, extra_outputs=[pooled])
-        generator = FeedGenerator.for_model(model, roles, meaning.form or NONZERO)
+        generator = make_feed_generator_for(model, roles, meaning.form or NONZERO)
         tried = find_layout_by_run(session.run, generator, [pooled])
     except GraphSurgeryError as error:
         LOG.debug("the layout of the model cannot be tried: %s", error)
@@ -125,17 +120,5 @@ def _is_turned(output: Value, fed: Value) -> bool:
     return isinstance(batch, str) and isinstance(sequence, str) and batch != sequence and output.dims[:2] == (sequence, batch)
 
 
-def _find_once(store: Store[Found], model: Model, key: Key, find: Callable[[], Found]) -> Found:
-    """Return what ``find`` found for ``key`` of ``model``. It runs once, unless two threads ask at the same time."""
-    with _SHARING:
-        known = store.setdefault(model.document, {})
-        if key in known:
-            return known[key]
-    found = find()
-    with _SHARING:
-        return known.setdefault(key, found)
-
-
 _MEANINGS: Store[MaskMeaning] = WeakKeyDictionary()
 _LAYOUTS: Store[Layout] = WeakKeyDictionary()
-_SHARING = threading.Lock()

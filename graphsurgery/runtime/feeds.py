@@ -55,6 +55,8 @@ class FeedGenerator:
     reach: tuple[int, int] | None = None
     """Tokens of the longest text of a whole proof, and positions of its longest text with padding in front. None if it has no
     text longer than `longest`."""
+    baked: tuple[int | None, int | None] = (None, None)
+    """The only batch size and the only sequence size at which the model runs although it declares them free; None for any."""
 
     @classmethod
     def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
@@ -145,6 +147,11 @@ class FeedGenerator:
         return part
 
     @property
+    def baked_in(self) -> list[str]:
+        """A sentence about the only sizes at which the model runs, if it declares others."""
+        return [] if self.baked == (None, None) else [describe_baked_sizes(*self.baked)]
+
+    @property
     def left_out(self) -> list[str]:
         """A sentence for each input that gets nothing but zeros. The proof does not see a fault in what they do."""
         known = {self.prompt, *self.unread}
@@ -190,7 +197,15 @@ class FeedGenerator:
 
     def _fixed(self, axis: int) -> int | None:
         dim = self._leading_dims()[axis]
-        return dim if isinstance(dim, int) else None
+        return dim if isinstance(dim, int) else self.baked[axis]
+
+
+def describe_baked_sizes(batch: int | None, sequence: int | None) -> str:
+    """Describe the only sizes at which a model runs although it declares them free."""
+    length = [f"of {sequence} token{'s' * (sequence != 1)}"] if sequence is not None else []
+    rows = "on texts" if batch is None else f"in batches of {batch} text{'s' * (batch != 1)}"
+    where = " ".join((rows, *length))
+    return f"the model runs only {where}, although the file declares that any size will do"
 
 
 def require_drawable(inputs: Sequence[Value]) -> None:

@@ -10,7 +10,8 @@ from graphsurgery.encoder.hidden_state import HiddenState
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
-from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds, make_short_mask
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
+from graphsurgery.runtime.feeds import generate_text_feeds, make_short_mask
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import BATCH, find_tokenizer, read_texts, tokenize
 
@@ -36,7 +37,7 @@ def run_short_text(model: Model, name: str, sought: str) -> np.ndarray:
     Raises UnsupportedModelError if that fails.
     """
     try:
-        generator = FeedGenerator.for_model(model, find_roles(model.interface))
+        generator = make_feed_generator_for(model, find_roles(model.interface))
         session = open_session(model, extra_outputs=[name])
         return session.run(generator.generate(make_short_mask(generator), seed=0), [name])[name]
     except GraphSurgeryError as error:
@@ -64,7 +65,7 @@ def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
     lines = read_texts(texts)
     if len(lines) < FEWEST:
         raise RequestError(f"{texts} has {len(lines)} texts", f"give {FEWEST} or more of the kind that will be embedded")
-    generator = FeedGenerator.for_model(model, find_roles(model.interface))
+    generator = make_feed_generator_for(model, find_roles(model.interface))
     session = open_session(model)
     low, high = [], []
     for start in range(0, len(lines), BATCH):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,19 @@ class Reach:
     """Whether a longer feed would take too much time or memory."""
     failed: int | None = None
     """The shortest length on which ONNX Runtime could not run the source."""
+    has_inputs: bool = True
+    """Whether the model has any inputs. Without them it gives the same in every run."""
 
     def __str__(self) -> str:
+        if not self.has_inputs:
+            return "the model has no inputs, so every run of it is the same"
         end = ", the longest that the model takes" if self.tokens == self.limit else ""
         return f"compared on texts of up to {self.tokens} token{'s' * (self.tokens != 1)}{end}"
 
     @property
     def not_checked(self) -> list[str]:
         """A sentence about longer texts, if the model may take them."""
-        if self.tokens == self.limit:
+        if self.tokens == self.limit or not self.has_inputs:
             return []
         longer = f"texts longer than {self.tokens} token{'s' * (self.tokens != 1)}"
         if self.failed is not None:
@@ -72,6 +76,8 @@ def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], 
 
     ``full`` sets no limit on time and memory. Raises what ``run`` raises if it cannot run even one token.
     """
+    if not generator.generate(make_mask([1]), seed=0):
+        return Reach(generator.longest, has_inputs=False)
     if generator.fixed_sequence is not None:
         return Reach(generator.fixed_sequence, generator.fixed_sequence)
     trial = _Trial(generator, run)
@@ -147,14 +153,15 @@ class CachedRun:
     """Runs feeds and keeps the result of the longest one: `find_reach` needs it, and the proof needs it again."""
 
     run: Callable[[Values], Any]
-    feed: Values = field(default_factory=dict)
+    feed: Values | None = None
     result: Any = None
 
     def __call__(self, feed: Values) -> Any:
-        if self.feed.keys() == feed.keys() and all(np.array_equal(feed[name], self.feed[name]) for name in feed):
+        kept = self.feed
+        if kept is not None and kept.keys() == feed.keys() and all(np.array_equal(feed[name], kept[name]) for name in feed):
             return self.result
         result = self.run(feed)
-        if _largest_size(feed) > _largest_size(self.feed):
+        if kept is None or _largest_size(feed) > _largest_size(kept):
             self.feed, self.result = feed, result
         return result
 
