@@ -213,7 +213,8 @@ def add_dense(
             weights, else none.
         residual: Add the input to the result, multiplied by residual.weight if the file has one. Default: as the
             config.json says.
-        target: The output to work on. Default: sentence_embedding, else the only float output [batch, dim].
+        target: The output to work on. With --keep-target it may be a value inside the graph, [batch, seq, dim].
+            Default: sentence_embedding, else the only float output [batch, dim].
         output_name: The name of the result. Default: the target's name.
         keep_target: Keep the target as an output as well.
         layer: The layer's name in a weights file of a whole model, such as classifier.out_proj. Default: the file holds

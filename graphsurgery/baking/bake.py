@@ -99,7 +99,8 @@ def bake(
         route: the route of a Router module; a file holds one route.
         truncate_dim: keep the first dims of the embedding, normalised again; several numbers give several outputs.
         precision, ranges: as in `output_precision`.
-        keep_output: ``token_embeddings`` keeps the hidden state as an output.
+        keep_output: ``token_embeddings`` keeps the hidden state as an output; ``sparse_weights`` and ``colbert_vectors`` make
+            those of bge-m3; the name of another output of the encoder's file keeps that.
         skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None for an
             input of the graph that says it.
         verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made,

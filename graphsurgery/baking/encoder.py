@@ -12,6 +12,7 @@ from onnx import helper
 
 from graphsurgery.baking.error_places import name_place_in_errors
 from graphsurgery.baking.features import SENTENCE, TOKENS
+from graphsurgery.baking.inner_tokens import TokenEmbeddings, find_token_embeddings
 from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
@@ -136,27 +137,25 @@ def _prove_table(proto: onnx.ModelProto, table: np.ndarray, module: Module) -> N
         )
 
 
-def find_first_features(modules: Sequence[Module], encoder: Model) -> tuple[dict[str, str], int | None]:
-    """Return the first module's features with the encoder's outputs that hold them, and the width of its token embeddings."""
+def find_first_features(
+    folder: Path, modules: Sequence[Module], encoder: Model
+) -> tuple[dict[str, str], TokenEmbeddings | None]:
+    """Return the first module's features with the values of the encoder that hold them, and its token embeddings, if any."""
     module = modules[0]
     if module.kind in TABLES:
-        return {TOKENS: TOKENS}, find_hidden_state(encoder, TOKENS).width
+        return {TOKENS: TOKENS}, TokenEmbeddings(TOKENS, find_hidden_state(encoder, TOKENS).width)
     embedding = _find_embedding(encoder) if module.own_class and all(one.kind != "Pooling" for one in modules) else None
     if embedding is not None:
         return {SENTENCE: embedding}, None
     settings = TransformerSettings() if module.own_class else read_transformer_settings(module)
     if settings.output_name == TOKENS and settings.task == "feature-extraction":
-        with name_place_in_errors(encoder.path, encoder.path):
-            hidden = find_hidden_state(encoder)
-        return {TOKENS: hidden.name}, hidden.width
+        return _find_tokens(folder, encoder)
     if settings.task == "feature-extraction":
         raise FolderError(
             f"{module.path}: a Transformer that gives {settings.output_name} cannot be baked", "use another export"
         )
     if encoder.interface.output(LOGITS) is None and settings.task == CLASSIFICATION and has_head_weights(module.path):
-        with name_place_in_errors(encoder.path, encoder.path):
-            hidden = find_hidden_state(encoder)
-        return {TOKENS: hidden.name}, hidden.width
+        return _find_tokens(folder, encoder)
     if encoder.interface.output(LOGITS) is None:
         listed = ", ".join(map(str, encoder.interface.outputs))
         raise NothingToPoolError(
@@ -164,6 +163,12 @@ def find_first_features(modules: Sequence[Module], encoder: Model) -> tuple[dict
             _advise_head(settings.task),
         )
     return {settings.output_name: LOGITS}, None
+
+
+def _find_tokens(folder: Path, encoder: Model) -> tuple[dict[str, str], TokenEmbeddings]:
+    with name_place_in_errors(encoder.path, encoder.path):
+        tokens = find_token_embeddings(encoder, folder)
+    return {TOKENS: tokens.name}, tokens
 
 
 def _advise_head(task: str) -> str:

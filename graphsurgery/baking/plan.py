@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graphsurgery.baking.encoder import describe_own_class, find_first_features, open_encoder
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
+from graphsurgery.baking.inner_tokens import LAYERS, TokenEmbeddings
 from graphsurgery.baking.output_folder import CERTIFICATE
 from graphsurgery.baking.steps import (
-    LAYERS,
     Planned,
     plan_classifier_head,
     plan_ending,
@@ -47,7 +47,7 @@ class Request:
     precision: str | None = None
     ranges: str | None = None
     keep_output: tuple[str, ...] = ()
-    """Outputs to keep besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors."""
+    """Outputs besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors; others of the file."""
     skip_prompt: str | None = None
     exported: Exported | None = None
     """The encoder's file if it was exported elsewhere. It counts as lying at onnx/model.onnx."""
@@ -94,10 +94,12 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     config = read_folder_config(folder)
     modules, notes = _choose_route(_read_modules(folder), request.route)
     encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
-    outputs, width = find_first_features(modules, encoder)
-    kept = _choose_kept(request, outputs)
+    outputs, tokens = find_first_features(folder, modules, encoder)
+    kept = _choose_kept(request, outputs, encoder, tokens)
+    width = tokens.width if tokens is not None else None
     features = Features(
-        outputs, kept, request.skip_prompt, width=width, notes=[*notes, note, *describe_own_class(modules[0], encoder)],
+        outputs, kept, request.skip_prompt, width=width,
+        notes=[*notes, note, *describe_own_class(modules[0], encoder), *_describe_tokens(folder, kept, tokens)],
         encoder_outputs=tuple(value.name for value in encoder.interface.outputs),
     )  # fmt: skip
     planned: list[Planned] = _name_embedding(features, encoder.path)
@@ -187,11 +189,26 @@ def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:
         raise RequestError("no module of the folder leaves the prompt out of pooling", "leave out --skip-prompt")
 
 
-def _choose_kept(request: Request, outputs: dict[str, str]) -> tuple[str, ...]:
-    """Return the features to keep. RequestError for unknown ones. The encoder's own name for the hidden state is accepted."""
+def _choose_kept(request: Request, outputs: dict[str, str], encoder: Model, tokens: TokenEmbeddings | None) -> tuple[str, ...]:
+    """Return the features to keep: those that are asked for, and the heads of bge-m3 that the file makes itself.
+
+    The encoder's own name for the hidden state is accepted, and so are its other outputs, which stay as they are. RequestError
+    for anything else.
+    """
     kept = tuple(TOKENS if name == outputs.get(TOKENS) else name for name in request.keep_output)
-    choices = (TOKENS, *LAYERS)
+    choices = (TOKENS, *LAYERS, *(value.name for value in encoder.interface.outputs if value.name != outputs.get(TOKENS)))
     unknown = [name for name in kept if name not in choices]
     if unknown:
         raise RequestError(f"there is no output {unknown[0]!r} to keep", f"choose from {', '.join(choices)}")
-    return tuple(dict.fromkeys(kept))
+    return tuple(dict.fromkeys((*kept, *(tokens.heads if tokens is not None else ()))))
+
+
+def _describe_tokens(folder: Path, kept: tuple[str, ...], tokens: TokenEmbeddings | None) -> Iterator[str]:
+    """Yield notes on token embeddings that the file does not give, and on layers of bge-m3 that are not asked for."""
+    if tokens is None:
+        return
+    if tokens.is_inside:
+        yield f"the file gives no token embeddings: its outputs are made of {tokens.name}, as a run shows, and so are these"
+    left = [name for name, file in LAYERS.items() if name not in kept and is_there(folder / file)]
+    if left:
+        yield f"the folder has {', '.join(map(LAYERS.__getitem__, left))}: {' '.join(f'--keep-output {one}' for one in left)}"

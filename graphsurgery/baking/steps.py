@@ -7,6 +7,7 @@ from pathlib import Path
 
 from graphsurgery.baking.encoder import CLASSIFICATION, LOGITS
 from graphsurgery.baking.features import CAUSAL, SCORES, SENTENCE, TOKENS, Features
+from graphsurgery.baking.inner_tokens import COLBERT, LAYERS, SPARSE
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
@@ -39,9 +40,6 @@ from graphsurgery.folders.transformer_config import (
 Steps = list[Edit]
 Planned = tuple[Edit, Path | None]
 """An edit and its origin: a module's folder or a config. None if the user asked for it."""
-SPARSE, COLBERT = "sparse_weights", "colbert_vectors"
-LAYERS = {SPARSE: "sparse_linear.pt", COLBERT: "colbert_linear.pt"}
-"""Additional outputs of bge-m3, and the files of their layers."""
 
 
 def plan_module(module: Module, features: Features) -> Steps:

@@ -24,7 +24,12 @@ OPTIONS = (
         "--output-precision", "precision", metavar="int8|uint8|binary|ubinary", help="Give the embedding as bytes or bits."
     ),
     click.option("--ranges", type=click.Path(), help="For int8 and uint8: the ranges, as in output-precision."),
-    click.option("--keep-output", multiple=True, metavar="NAME", help="token_embeddings keeps the hidden state as an output."),
+    click.option(
+        "--keep-output",
+        multiple=True,
+        metavar="NAME",
+        help="Keep an output: token_embeddings, sparse_weights or colbert_vectors (bge-m3), or another one of the file.",
+    ),
     click.option(
         "--skip-prompt",
         metavar="N|input",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.edits.activation_graph import ACTIVATIONS, check_rank, glu, parse_activation
@@ -22,6 +23,8 @@ from graphsurgery.edits.outputs import (
     target_parameter,
     warn_of_pooling,
 )
+from graphsurgery.encoder.hidden_state import SearchTarget, find_hidden_state
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import WeightsError, require_value
 from graphsurgery.folders.module_configs import IDENTITY, DenseConfig, read_dense_config
 from graphsurgery.interface import Value
@@ -100,7 +103,9 @@ class AddDense(OutputEdit[Layer]):
         False,
         otherwise="as the config.json says",
     )
-    target: str | None = target_parameter()
+    target: str | None = target_parameter(
+        "The output to work on. With --keep-target it may be a value inside the graph, [batch, seq, dim]."
+    )
     output_name: str | None = output_name_parameter()
     keep_target: bool = keep_target_parameter()
     layer: str | None = layer_parameter()
@@ -114,7 +119,7 @@ class AddDense(OutputEdit[Layer]):
         NameNotFoundError, UnsupportedModelError, WeightsDifferError.
         """
         require_opset(model, self.verb)
-        target = find_target(model, self.target, "the input of a dense layer")
+        target = self._find_target(model)
         weights = ModuleWeights(model, self.weights, self.verb, self.layer)
         edit, warnings = self._apply_config(weights)
         activation = require_value(edit.activation, "activation")
@@ -129,6 +134,15 @@ class AddDense(OutputEdit[Layer]):
         plus = ", plus its input" if edit.residual else ""
         note = f"{activation} of a linear layer {columns} -> {rows} on {target.name}{plus}"
         return Resolved(edit, Layer(target, weights, activation), (*warnings, note, *warn_of_pooling(model, target.name)))
+
+    def _find_target(self, model: Model) -> Value:
+        """Return the target: an output, or with ``keep_target`` a named value inside the graph, ``[batch, seq, dim]``."""
+        if self.target is None or not self.keep_target or model.interface.output(self.target) is not None:
+            return find_target(model, self.target, "the input of a dense layer")
+        hidden = find_hidden_state(model, self.target, target=SearchTarget(option="--target", dims="[batch, seq, dim]"))
+        ids = find_roles(model.interface).ids
+        sequence = ids.dims[1] if ids is not None and ids.dims else None  # names of dims inside are invented
+        return Value(hidden.name, hidden.dtype or onnx.TensorProto.FLOAT, (hidden.batch, sequence, hidden.width))
 
     def _apply_config(self, weights: ModuleWeights) -> tuple[Self, list[str]]:
         """Return this edit with the requested activation and residual, or else the config's, and warnings."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import onnx
 
 from graphsurgery.errors import WeightsDifferError
+from graphsurgery.interface import Dim, Value
 from graphsurgery.references.activation import ACTIVATIONS, expect_activated, propagate_errors
 from graphsurgery.references.reference import (
+    LITERAL,
     Array,
     Expected,
     Known,
@@ -14,6 +19,7 @@ from graphsurgery.references.reference import (
     Reference,
     compute_tolerance,
     declare_new_output,
+    find_value,
     require_known,
 )
 from graphsurgery.references.rounding import EPSILON, magnitude, propagate_through_linear
@@ -79,10 +85,17 @@ def _has_fitting_shapes(tensors: dict[str, Array], width: int, activation: str, 
     )
 
 
+def _declare_outputs(parameters: Parameters, before: Sequence[Value], batch: Dim) -> list[Value]:
+    """Return the outputs: those before, and the new one, in the place of its target if that is neither kept nor inside."""
+    if find_value(before, parameters["target"]) is None and parameters["keep_target"]:
+        return [*before, Value(parameters["output_name"], onnx.TensorProto.FLOAT, (batch, None, LITERAL))]
+    return declare_new_output(parameters, before, batch)
+
+
 REFERENCE = Reference(
     reads=lambda p: [p["target"]],
     makes=lambda p: [p["output_name"]],
     value=_compute,
-    outputs=declare_new_output,
+    outputs=_declare_outputs,
     read=_read,
 )
