@@ -109,3 +109,38 @@ def test_an_edit_by_itself_is_held_to_its_tolerance() -> None:
     hidden[:, 1::2] = -hidden[:, ::2] + 1e-3
     one = expected(hidden, graphsurgery.AddPooling("mean", normalize=True))
     assert np.all(one.tolerance == UNIT)
+
+
+SHIFTED = """
+<ir_version: 8, opset_import: ["" : 17]>
+shifted (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (float[batch, seq, 8] last_hidden_state) {
+    x = Gather <axis = 0> (table, input_ids)
+    mean = ReduceMean <axes = [1], keepdims = 1> (x)
+    last_hidden_state = Add (x, mean)
+}
+"""
+
+
+def test_the_sum_of_a_long_text_is_rounded_before_it_is_normalised() -> None:
+    """x + mean(x): 2,048 tokens that have much in common. One edit is held to what two edits one after the other are held to,
+    and a text of a few tokens to the promise; a fault above rounding is found at any length."""
+    source = onnx.parser.parse_model(SHIFTED)
+    table = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    made = graphsurgery.add_pooling(source, mode="mean", normalize=True)
+    report = graphsurgery.verify(made, against=source)
+    assert report, report.to_json()
+    whole = {one.kind: one for check in report.checks for one in check.comparisons if check.name == "whole proof"}
+    assert whole["longest"].worst > UNIT and 1 < whole["longest"].beyond < 50
+    assert all(one.beyond == 1 for kind, one in whole.items() if "long" not in kind)
+    rng = np.random.default_rng(1)
+    hidden = (rng.standard_normal((2, 2048, WIDTH)) + rng.standard_normal((2, 1, WIDTH))).astype(np.float32)
+    at_once, after = expected(hidden, graphsurgery.AddPooling("mean", normalize=True)), expected(hidden, mean(), UNITS)
+    assert np.all(at_once.tolerance <= after.tolerance) and np.max(at_once.tolerance) < 20 * UNIT
+    proto = made.to_proto()
+    divisor = next(node for node in proto.graph.node if node.op_type == "Max" and "smallest" in "".join(node.input))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.0001).reshape(()), "planted"))
+    divisor.input.append("planted_product")
+    place = list(proto.graph.node).index(divisor)
+    proto.graph.node.insert(place, onnx.helper.make_node("Mul", [divisor.input[0], "planted"], ["planted_product"], "planted"))
+    assert not graphsurgery.verify(proto, against=source)

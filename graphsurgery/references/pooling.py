@@ -226,12 +226,14 @@ def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     if w is not None:  # the divisor is a sum itself, and may be small if weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
+    sums = np.zeros(y.shape)
     if x.shape[1] > INDEPENDENT:
-        sums = np.stack([_estimate_sum_error(x, m, mode, w, first) for mode in modes], axis=1)
-        own = np.maximum(own, np.repeat(sums, x.shape[2], axis=1))
+        of_modes = np.stack([_estimate_sum_error(x, m, mode, w, first) for mode in modes], axis=1)
+        sums = np.repeat(of_modes, x.shape[2], axis=1)
+        own = np.maximum(own, sums)
     grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w, first)
-    if parameters["normalize"]:
-        return [expect_unit_vectors(y, np.where(grown > 0, own + grown, 0))]
+    if parameters["normalize"]:  # a sum over many tokens is an earlier step of a chain
+        return [expect_unit_vectors(y, np.where(grown > 0, own + grown, sums))]
     return [expect_rounded(y, promised, own, grown)]
 
 
