@@ -52,29 +52,56 @@ def load_subject(folder: Path, task: str, tower: str | None = None, *, hidden_st
         or run the model, or if the model takes anything but text, pictures and waveforms.
     """
     with silence():
-        model = _load_model(folder, task)
+        model, missing = _load_model(folder, task)
         check_tower(folder, tower, list_towers(model))
         compute = getattr(model, f"get_{tower}_features") if tower is not None else model.forward
         samples = _make_samples(folder, model, TOWERS[tower] if tower is not None else model.main_input_name, compute)
         output = f"{tower}_embeds" if tower is not None else "logits" if task in LOADERS else "last_hidden_state"
         model.config.output_hidden_states = hidden_states
-        states = _list_hidden_states(compute, samples[0], folder) if hidden_states else ()
+        found = _run_once(compute, samples[0], folder)
+        states = getattr(found, "hidden_states", None) or () if hidden_states else ()
+        if hidden_states and not states:
+            raise UnsupportedModelError(f"{folder.name} gives no hidden states", "leave out --hidden-states")
+        _check_weights(_pick(found, output), missing, folder)
     return Subject(folder, task, model, compute, (output, *(f"hidden_states.{one}" for one in range(len(states)))), samples)
 
 
-def _load_model(folder: Path, task: str) -> Any:
+def _load_model(folder: Path, task: str) -> tuple[Any, dict[str, Any]]:
+    """Return the model, and those of its parameters that the folder's weights lack. Only these follow gradients."""
     _, transformers = import_torch()
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = LOADERS.get(task) or ENCODERS.get(config.model_type, "AutoModel")
-        model = getattr(transformers, name).from_pretrained(folder, config=config, trust_remote_code=False)
+        loader = getattr(transformers, name)
+        model, loading = loader.from_pretrained(folder, config=config, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # whatever transformers and the files raise
         raise UnsupportedModelError(
             f"transformers {transformers.__version__} cannot load {folder.name}: {error}",
             f"use the version of transformers that its config.json names, or {BY_HAND}",
         ) from error
     model.config.use_cache = False
-    return model.float().eval()
+    model = model.float().eval()
+    lacking = set(loading["missing_keys"])
+    parameters = dict(model.named_parameters())  # a parameter that shares another's values is listed once, by one of its names
+    missing = {name: one for name, one in parameters.items() if name in lacking}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in missing)
+    return model, missing
+
+
+def _check_weights(output: Any, missing: Mapping[str, Any], folder: Path) -> None:
+    """Raise UnsupportedModelError if ``output`` depends on a parameter that the folder lacks; transformers makes it up.
+
+    It does depend on it if a gradient gets there. A pooler that the output does not use may be missing.
+    """
+    if output.requires_grad:
+        output.sum().backward()
+    used = [name for name, parameter in missing.items() if parameter.grad is not None]
+    if used:
+        raise UnsupportedModelError(
+            f"the weights of {folder.name} lack {', '.join(used[:3])}{' and more' * (len(used) > 3)}, which its output needs",
+            "download the model folder again, whole; or its config names a class that the weights are not for",
+        )
 
 
 def list_towers(model: Any) -> list[str]:
@@ -106,17 +133,12 @@ def _make_samples(folder: Path, model: Any, main: str, compute: Callable[..., An
     )  # fmt: skip
 
 
-def _list_hidden_states(compute: Callable[..., Any], sample: Sample, folder: Path) -> Sequence[Any]:
-    """Return the hidden states that the model gives for ``sample``."""
+def _run_once(compute: Callable[..., Any], sample: Sample, folder: Path) -> Any:
     torch, _ = import_torch()
     try:
-        with torch.no_grad():
-            states: Sequence[Any] | None = getattr(compute(**sample.to_tensors(torch)), "hidden_states", None)
+        return compute(**sample.to_tensors(torch))
     except Exception as error:  # whatever the model raises
         raise UnsupportedModelError(f"PyTorch cannot run {folder.name} on {sample.name}: {error}", BY_HAND) from error
-    if not states:
-        raise UnsupportedModelError(f"{folder.name} gives no hidden states", "leave out --hidden-states")
-    return states
 
 
 def _pick(found: Any, output: str) -> Any:

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from installed import HAS_OPTIMUM
+from safetensors.torch import load_file, save_file
 from saved_folders import ARCHITECTURES, encoders, feed_of, make_tokenizer, run_onnx, save, sizes, write_folder, write_tokenizer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
@@ -144,6 +145,24 @@ def test_speech(kind: tuple, tmp_path: Path, capsys, worst) -> None:
     for name, state in zip(outputs, (wanted.last_hidden_state, *wanted.hidden_states), strict=True):
         allowed = 4 * RELATIVE * np.abs(state.numpy()).max()
         worst.within("speech", found[name], state.numpy(), allowed, f"{kind[0].__name__} {name}")
+
+
+def test_weights_that_are_missing(tmp_path: Path, capsys) -> None:
+    """A head that the weights lack would be made up; a pooler that the output does not use may be missing."""
+    folder = write_folder("bert", tmp_path).folder
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    changed = config | {"architectures": ["BertForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    code, told = command("export", folder, capsys=capsys)
+    assert (code, told["error"]["type"]) == (2, "UnsupportedModelError")
+    assert "lack classifier.weight, classifier.bias, which its output needs" in told["error"]["message"]
+    assert not (folder / "onnx").exists()
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    exported(folder, capsys)
 
 
 def test_a_folder_that_is_none(tmp_path: Path, capsys) -> None:
