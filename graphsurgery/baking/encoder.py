@@ -16,7 +16,7 @@ from graphsurgery.baking.inner_tokens import TokenEmbeddings, find_token_embeddi
 from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
-from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.exporting.export_folder import TRANSFORMERS, Exported
 from graphsurgery.folders.classifier_head import has_head_weights
 from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, open_file
 from graphsurgery.folders.modules import Module
@@ -48,8 +48,8 @@ def open_encoder(folder: Path, module: Module, name: str | None, exported: Expor
             raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")
         note = f"the encoder is built from the table of {module.name or module.kind}"
         return load(build_table_encoder(module), folder=module.path), note
-    if module.kind != "Transformer":
-        known = ", ".join(("Transformer", *TABLES))
+    if module.kind not in TRANSFORMERS:
+        known = ", ".join((*TRANSFORMERS, *TABLES))
         raise FolderError(f"{module.path}: the first module is a {module.kind}", f"the first module must be one of {known}")
     own = module.path if name is None and list_onnx_files(module.path) else folder
     path, others = find_onnx(own, name)
@@ -150,6 +150,8 @@ def find_first_features(
     settings = TransformerSettings() if module.own_class else read_transformer_settings(module)
     if settings.output_name == TOKENS and settings.task == "feature-extraction":
         return _find_tokens(folder, encoder)
+    if settings.output_name == SENTENCE and settings.task == "feature-extraction":
+        return {SENTENCE: _require_embedding(encoder)}, None
     if settings.task == "feature-extraction":
         raise FolderError(
             f"{module.path}: a Transformer that gives {settings.output_name} cannot be baked", "use another export"
@@ -169,6 +171,18 @@ def _find_tokens(folder: Path, encoder: Model) -> tuple[dict[str, str], TokenEmb
     with name_place_in_errors(encoder.path, encoder.path):
         tokens = find_token_embeddings(encoder, folder)
     return {TOKENS: tokens.name}, tokens
+
+
+def _require_embedding(encoder: Model) -> str:
+    """Return the output that holds a tower's embedding. Raises NothingToPoolError if the file is not that of a text tower."""
+    embedding = _find_embedding(encoder)
+    if embedding is None or find_roles(encoder.interface).ids is None:
+        values = (*encoder.interface.inputs, *encoder.interface.outputs)
+        raise NothingToPoolError(
+            f"{encoder.path} is not the file of a text tower; it has {', '.join(map(str, values))}",
+            "export the text tower alone: graphsurgery export FOLDER --tower text",
+        )
+    return embedding
 
 
 def _advise_head(task: str) -> str:

@@ -124,6 +124,19 @@ def test_towers(kind: tuple, tmp_path: Path, capsys, worst) -> None:
         found = session.run([name], {one: tensor.numpy() for one, tensor in given.items()})[0]
         unit = found / np.linalg.norm(found, axis=1, keepdims=True)
         worst.within("towers, normalised", unit, wanted[name].numpy(), 4 * UNIT, f"{kind[0].__name__} {tower}")
+    if kind[0] is not CLIPModel:
+        return
+    types = ("base.modules.transformer.Transformer", "sentence_transformer.modules.normalize.Normalize")
+    modules = [{"idx": 0, "path": "", "name": "0"}, {"idx": 1, "path": "1_Normalize", "name": "1"}]
+    listed = [one | {"type": f"sentence_transformers.{kind}"} for one, kind in zip(modules, types, strict=True)]
+    (tmp_path / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    methods = {"text": {"method": "get_text_features", "method_output_name": "pooler_output"}}
+    settings = {"modality_config": methods, "module_output_name": "sentence_embedding"}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    code, told = command("bake", tmp_path, "--export", "-o", tmp_path.with_name("baked"), capsys=capsys)
+    assert code == 0 and told["report"]["verdict"] == "PASSED", told
+    found = run_onnx(tmp_path.with_name("baked") / "onnx" / "model.onnx", feed)["sentence_embedding"]
+    worst.within("bake --export of a tower", found, wanted["text_embeds"].numpy(), 4 * UNIT)
 
 
 @pytest.mark.parametrize("kind", [(HubertModel, HubertConfig, "layer"), (Wav2Vec2Model, Wav2Vec2Config, "group")], ids=str)
