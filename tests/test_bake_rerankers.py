@@ -55,6 +55,14 @@ def test_scores(activation: str | None, no: int | None, tmp_path: Path, capsys) 
     assert found.shape == (2, 1) and np.allclose(found[:, 0], wanted, atol=1e-5)
 
 
+def test_the_logits_stay_if_they_are_asked_for(tmp_path: Path, capsys) -> None:
+    folder = reranker(tmp_path / "model")
+    code, told = command("bake", folder, "--keep-output", "logits", capsys=capsys)
+    assert code == OK and [value["name"] for value in told["interface"]["after"]["outputs"]] == ["scores", "logits"]
+    code, told = command("bake", folder, "--keep-output", "token_embeddings", "--force", capsys=capsys)
+    assert code == WRONG and told["error"]["advice"] == "choose from logits"
+
+
 def test_the_readme(tmp_path: Path, capsys) -> None:
     """Pairs; where a chat template joins them, the program does not pretend to tokenise."""
     text = {"method": "forward", "method_output_name": "logits"}
@@ -71,6 +79,8 @@ def test_the_readme(tmp_path: Path, capsys) -> None:
     ("config", "message"),
     [
         ({"true_token_id": None}, "has no true_token_id"),
+        ({"true_token_id": -1}, "has no true_token_id of 0 or more"),
+        ({"false_token_id": -1}, "or a false_token_id of less"),
         ({"true_token_id": "yes"}, "'true_token_id' is 'yes'"),
         ({"true_token_id": VOCABULARY}, f"logits has {VOCABULARY} words, and none of them is {VOCABULARY}"),
         ({"false_token_id": YES}, f"both tokens are {YES}"),

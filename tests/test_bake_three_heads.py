@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from baked_folders import HIDDEN, drawn, normalize, pooling, run_model, transformer, write_folder
-from encoders import tiny_encoder
+from encoders import FLOAT16, tiny_encoder
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from test_bake import certificate, command
@@ -93,6 +93,22 @@ def test_three_outputs(heads: tuple[str, ...], tmp_path: Path, capsys) -> None:
     colbert[:, 0] = 0
     assert np.allclose(baked_output(folder, "colbert_vectors"), colbert, atol=1e-6)
     assert {*LAYERS} <= set(certificate(tmp_path / "model-baked")["sources"])
+
+
+def test_half_precision(tmp_path: Path, capsys) -> None:
+    """Outputs in float16 are rounded; the heads are made in float32."""
+    folder = m3_folder(tmp_path / "model", ("dense",), ())
+    model = tiny_encoder(dtype=FLOAT16)
+    hidden = model.graph.output[0].name
+    del model.graph.output[:]
+    model.graph.node.append(helper.make_node("Gather", [hidden, "first"], ["vector"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    model.graph.output.append(helper.make_tensor_value_info("vector", FLOAT16, ["batch", HIDDEN]))
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    code, told = command("bake", folder, capsys=capsys)
+    assert code == OK and told["report"]["verdict"] == "PASSED", told
+    vector = run_model(folder, "vector", input_ids=IDS, attention_mask=MASK).astype(np.float64)
+    assert np.allclose(baked_output(folder, "sentence_embedding"), unit(vector), atol=2e-3)
 
 
 def test_without_the_layers(tmp_path: Path, capsys) -> None:

@@ -38,6 +38,11 @@ class Features:
     """The outputs of the encoder's file: an export that pools already gives an embedding beside its token embeddings."""
     notes: list[str] = field(default_factory=list)
 
+    def list_kept(self, tokens: str | None = None) -> tuple[str, ...]:
+        """Return the outputs of the graph that stay, by their names there. ``tokens`` is the name of the token embeddings."""
+        names = (tokens if name == TOKENS else name for name in self.kept)
+        return tuple(name for name in names if name is not None)
+
     def require(self, module: Module, name: str) -> str:
         """Return the output that holds the feature ``name``, which ``module`` reads. FolderError if no module made it."""
         if name not in self.outputs:

@@ -6,6 +6,7 @@ pooled vector. The token embeddings are inside: one of the encoder's last normal
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from graphsurgery.baking.features import SENTENCE
 from graphsurgery.encoder.hidden_state import find_hidden_state, list_hidden_candidates
 from graphsurgery.encoder.pooled_output import find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import NothingToPoolError
+from graphsurgery.errors import GraphSurgeryError, NothingToPoolError
 from graphsurgery.folders.files import is_there, resolve_inside
 from graphsurgery.folders.weights import read_weights, require_tensor
 from graphsurgery.model.model import Model
@@ -24,10 +25,12 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
+LOG = logging.getLogger(__name__)
 LENGTHS = [7, 4, 1]
 """Tokens of the rows that are fed, padded on the right."""
-AGREEMENT = 1e-4
-"""How far an output may be from a head's formula, as a share of the largest number: float32 orders its sums in other ways."""
+AGREEMENT, ROUNDING = 1e-4, 8
+"""How far an output may be from a head's formula, as a share of the largest number (float32 orders its sums in other ways), or
+in units of the output type's precision if that is more (float16)."""
 SPARSE, COLBERT = "sparse_weights", "colbert_vectors"
 LAYERS = {SPARSE: "sparse_linear.pt", COLBERT: "colbert_linear.pt"}
 """Additional outputs of bge-m3, and the files of their layers."""
@@ -71,9 +74,13 @@ def _match_outputs(encoder: Model, folder: Path) -> tuple[str, tuple[str, ...]] 
         return None
     generator = FeedGenerator.for_model(encoder, find_roles(encoder.interface))
     mask = generator.sizes.split_into_batches(make_mask(LENGTHS, generator.sizes.fit_width(max(LENGTHS))))[0]
-    made = open_session(encoder, extra_outputs=candidates).run(generator.generate(mask, seed=0), [*outputs, *candidates])
+    try:
+        made = open_session(encoder, extra_outputs=candidates).run(generator.generate(mask, seed=0), [*outputs, *candidates])
+    except GraphSurgeryError as error:  # the caller says what it looked for
+        LOG.debug("the encoder cannot be run: %s", error)
+        return None
     layers = list(_read_layers(folder))
-    for name in candidates:
+    for name in (one for one in candidates if made[one].ndim == 3 and made[one].shape[:2] == mask.shape):
         heads = list(compute_heads(made[name].astype(np.float64), mask, layers))
         found = [head for head, values in heads if any(_agrees(made[output], values, mask) for output in outputs)]
         if found:
@@ -120,4 +127,5 @@ def _agrees(output: np.ndarray, head: np.ndarray, mask: np.ndarray) -> bool:
     if output.ndim == 3:
         at = mask[:, mask.shape[1] - output.shape[1] :]
         output, head = output[at], head[at]
-    return bool(output.size) and bool(np.max(np.abs(output - head)) <= AGREEMENT * max(1e-3, float(np.max(np.abs(head)))))
+    allowed = max(AGREEMENT, ROUNDING * float(np.finfo(output.dtype).eps)) * float(np.max(np.abs(head), initial=0))
+    return allowed > 0 and bool(np.max(np.abs(output - head), initial=0) <= allowed)

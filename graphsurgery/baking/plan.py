@@ -196,7 +196,8 @@ def _choose_kept(request: Request, outputs: dict[str, str], encoder: Model, toke
     for anything else.
     """
     kept = tuple(TOKENS if name == outputs.get(TOKENS) else name for name in request.keep_output)
-    choices = (TOKENS, *LAYERS, *(value.name for value in encoder.interface.outputs if value.name != outputs.get(TOKENS)))
+    known = (TOKENS, *LAYERS) if TOKENS in outputs else ()
+    choices = (*known, *(value.name for value in encoder.interface.outputs if value.name != outputs.get(TOKENS)))
     unknown = [name for name in kept if name not in choices]
     if unknown:
         raise RequestError(f"there is no output {unknown[0]!r} to keep", f"choose from {', '.join(choices)}")

@@ -93,7 +93,7 @@ def plan_classifier_head(module: Module, features: Features) -> Steps:
             hidden_state=hidden,
             mask=head.mask,
             output_name=LOGITS,
-            keep_output=tuple(hidden for _ in features.kept),
+            keep_output=features.list_kept(hidden),
         )
     ]
     for layer in head.layers:
@@ -158,7 +158,7 @@ def _plan_pooling(module: Module, features: Features) -> Steps:
     width = config.dimension or features.width
     features.embedding = None if width is None else width * len(config.modes)
     name = features.make(module, SENTENCE, TOKENS)
-    kept = tuple(hidden if name == TOKENS else name for name in features.kept)
+    kept = features.list_kept(hidden)
     return [
         AddPooling(
             ",".join(config.modes), hidden_state=hidden, output_name=name, keep_output=kept,
@@ -231,18 +231,20 @@ def _plan_splade(module: Module, features: Features) -> Steps:
     features.embedding = read_setting(module.config, "word_embedding_dimension", int, path)
     strategy = read_setting(module.config, "pooling_strategy", str, path, "max")
     activation = read_setting(module.config, "activation_function", str, path, "relu")
-    return [AddSpladePooling(strategy, activation, target=target, output_name=name)]
+    kept = features.list_kept(target)
+    return [AddSpladePooling(strategy, activation, target=target, output_name=name, keep_output=kept)]
 
 
 def _plan_logit_score(module: Module, features: Features) -> Steps:
     path = module.path / "config.json"
     reads = read_setting(module.config, "module_input_name", str, path, CAUSAL)
     true, false = (read_setting(module.config, f"{one}_token_id", int, path) for one in ("true", "false"))
-    if true is None:
-        raise FolderError(f"{path} has no true_token_id", DOWNLOAD)
+    if true is None or true < 0 or (false is not None and false < 0):
+        raise FolderError(f"{path} has no true_token_id of 0 or more, or a false_token_id of less", DOWNLOAD)
     target = features.require(module, reads)
     name, features.score_count = features.make(module, SCORES, reads), 1
-    return [AddLogitScore(str(true), None if false is None else str(false), target=target, output_name=name)]
+    no = None if false is None else str(false)
+    return [AddLogitScore(str(true), no, target=target, output_name=name, keep_output=features.list_kept())]
 
 
 HANDLERS: dict[str, Callable[[Module, Features], Steps]] = {

@@ -6,6 +6,7 @@ Exports are made with PyTorch's own exporter, so that the tests run beside every
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +17,12 @@ import onnxruntime
 import pytest
 import torch
 from exports import FIXTURES
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder.modules import LogitScore
-from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import (
     AlbertConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -180,3 +182,57 @@ def test_rerankers_that_answer_yes_or_no(no: bool, activation, tmp_path: Path, c
     bake(folder, capsys)
     found = scores_of(folder, feed)
     worst.within("rerankers that answer yes or no", found, wanted, ALLOWED * max(1, np.abs(wanted).max()), f"{no} {activation}")
+
+
+class ThreeHeads(torch.nn.Module):
+    """bge-m3 as FlagEmbedding computes it: a vector, a weight per token, and a vector per token but the first."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.sparse, self.colbert = encoder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        normalize = torch.nn.functional.normalize
+        return normalize(hidden[:, 0], dim=-1), torch.relu(self.sparse(hidden)), normalize(self.colbert(hidden[:, 1:]), dim=-1)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean"])
+def test_exports_with_three_outputs(mode: str, tmp_path: Path, capsys, worst) -> None:
+    """The heads are made anew from the folder's layers, whatever its own Pooling says."""
+    folder = tmp_path / "model"
+    encoder = save(AutoModel, XLMRobertaConfig, SMALL, tiny.XLMR, folder)
+    model = ThreeHeads(encoder).eval()
+    names, outputs = ["input_ids", "attention_mask"], ["vectors", "weights", "others"]
+    axes = {name: {0: "batch", 1: "sequence"} for name in (*names, "weights")} | {
+        "vectors": {0: "batch"},
+        "others": {0: "batch", 1: "rest"},
+    }
+    (folder / "onnx").mkdir()
+    torch.onnx.export(
+        model, (torch.randint(5, 60, (2, 7)), torch.ones(2, 7, dtype=torch.int64)), folder / "onnx" / "model.onnx",
+        input_names=names, output_names=outputs, dynamic_axes=axes, opset_version=17, dynamo=False,
+    )  # fmt: skip
+    for name in ("sparse", "colbert"):
+        torch.save(getattr(model, name).state_dict(), folder / f"{name}_linear.pt")
+    modules = SentenceTransformer(modules=[Transformer(str(folder)), Pooling(32, mode), Normalize()], device="cpu")
+    whole = tmp_path / "whole"
+    modules.save(str(whole), create_model_card=False)
+    for path in (whole / "modules.json", whole / "1_Pooling" / "config.json"):
+        (folder / path.relative_to(whole)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / path.relative_to(whole))
+    assert any("as a run shows" in note for note in bake(folder, capsys))
+    texts = [text for pair in PAIRS for text in pair]
+    feed = {name: value for name, value in modules.preprocess(texts).items() if name in names}
+    session = onnxruntime.InferenceSession(tmp_path / "model-baked" / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(
+        ["sentence_embedding", "sparse_weights", "colbert_vectors"], {name: feed[name].numpy() for name in names}
+    )
+    with torch.no_grad():
+        _, weights, others = model(**feed)
+        wanted = modules(dict(feed))["sentence_embedding"]
+    mask = feed["attention_mask"][:, :, None].float()
+    worst.within("bge-m3 exports: dense", found[0], wanted.numpy(), ALLOWED, mode)
+    worst.within("bge-m3 exports: sparse", found[1], (weights * mask).numpy(), ALLOWED * 4, mode)
+    worst.within("bge-m3 exports: late interaction", found[2][:, 1:], (others * mask[:, 1:]).numpy(), ALLOWED, mode)
+    assert not found[2][:, 0].any()
