@@ -736,7 +736,9 @@ def rename(
 ) -> Model:
     """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same.
 
-    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``.
+    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``. Two dims may get the same name
+    if no input or output has both. That declares them equal: PyTorch gives the batch of each input a name of its own
+    (``--dim s18=batch --dim s43=batch``).
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

@@ -299,6 +299,20 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     assert len(attentions) == 3 and all(node.input[2] for node in attentions)
 
 
+@pytest.mark.usefixtures("short_texts")
+def test_layer_norms_without_a_bias(tmp_path: Path) -> None:
+    """PyTorch writes ModernBERT's norms with two inputs. The bare optimizer fails on them."""
+    source = onnx.load(fixture("bert"))
+    norms = [node for node in source.graph.node if node.op_type == "LayerNormalization"]
+    for node in norms:
+        del node.input[2:]
+    with pytest.raises(graphsurgery.GraphSurgeryError, match="IndexError"):
+        run_optimizer(source, Fusing())
+    done = optimized(source, tmp_path / "made.onnx")
+    assert done.report and not done.attempts
+    assert done.fusions is not None and done.fusions.complete and done.fusions.counts["skip norm"] == (6, 6) and len(norms) == 7
+
+
 def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
     """As `fuse_graph`, but attentions see no mask."""
     made = fuse_graph(given, fusing, target)

@@ -55,7 +55,10 @@ def find_fill(roles: Roles, value: Value, asked: str | None) -> str:
 
 
 def find_like(model: Model, roles: Roles, value: Value, asked: str | None) -> Value:
-    """Find the input that gives ``value`` its shape: ``asked``, else the token ids if they have the same dims."""
+    """Find the input that gives ``value`` its shape: ``asked``, else the token ids if they have the same dims.
+
+    The batch may have another name there: PyTorch names the batch of each input anew.
+    """
     if asked is not None:
         like = find_input(model, asked, "--like")
         if like.rank != 2 or like.name == value.name:
@@ -63,7 +66,10 @@ def find_like(model: Model, roles: Roles, value: Value, asked: str | None) -> Va
         return like
     if roles.ids is None or roles.ids.name == value.name:
         raise RequestError(f"there is no input of token ids that could give {value.name} its shape", "name one with --like")
-    if roles.ids.dims != value.dims and None not in (*(roles.ids.dims or ()), *(value.dims or ())):
+    dims, own = roles.ids.dims or (), value.dims or ()
+    batches = {*dims[:1], *own[:1]}
+    same = dims[1:] == own[1:] and (len(batches) < 2 or not any(isinstance(size, int) for size in batches))
+    if not same and None not in (*dims, *own):
         raise RequestError(f"{value} does not have the dims of {roles.ids}", "name an input of the same shape with --like")
     return roles.ids
 

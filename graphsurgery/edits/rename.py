@@ -32,7 +32,9 @@ def rename_dim(dim: Dim, dims: Mapping[str, str]) -> Dim:
 class Rename(GraphEdit[None]):
     """Give inputs, outputs and symbolic dims other names, wherever they are used. The model computes the same.
 
-    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``.
+    All names change at once, so two values may get each other's name: ``--name a=b --name b=a``. Two dims may get the same name
+    if no input or output has both. That declares them equal: PyTorch gives the batch of each input a name of its own
+    (``--dim s18=batch --dim s43=batch``).
     """
 
     repeatable: ClassVar[bool] = True
@@ -59,18 +61,19 @@ class Rename(GraphEdit[None]):
             raise RequestError("no name is given", "give --name OLD=NEW or --dim OLD=NEW")
         for old, new in names.items():
             _check_name(model, old, new, names)
-        for some in (names, dims):
-            if len(set(some.values())) < len(some):
-                raise RequestError(f"{', '.join(some)} cannot have the same name", "give each its own")
-        known = list_symbolic_dims((*model.interface.inputs, *model.interface.outputs))
+        if len(set(names.values())) < len(names):
+            raise RequestError(f"{', '.join(names)} cannot have the same name", "give each its own")
+        values = (*model.interface.inputs, *model.interface.outputs)
+        known = list_symbolic_dims(values)
         symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
         for old, new in dims.items():
             if old not in symbols:
                 raise NameNotFoundError(f"the model has no symbolic dim {old!r}", f"its dims are {', '.join(known) or 'none'}")
-            is_taken = new in symbols and (new == old or new not in dims)
-            if is_taken or not SYMBOL.fullmatch(new):
-                what = "is the name of another dim" if is_taken else "cannot be the name of a dim"
+            if new == old or not SYMBOL.fullmatch(new):
+                what = "is the name that it has" if new == old else "cannot be the name of a dim"
                 raise RequestError(f"{new!r} {what}", "choose a new name of letters, digits and _")
+        for value in values:
+            _check_dims(value, dims)
         return Resolved(self, None, tuple(f"{old} is now called {new}" for old, new in (*names.items(), *dims.items())))
 
     def change(self, draft: Draft, found: None) -> None:
@@ -93,6 +96,15 @@ class Rename(GraphEdit[None]):
     def _rename_value(self, value: Value) -> Value:
         dims = None if value.dims is None else tuple(rename_dim(dim, self.dims) for dim in value.dims)
         return replace(value, name=self.names.get(value.name, value.name), dims=dims)
+
+
+def _check_dims(value: Value, dims: Mapping[str, str]) -> None:
+    """Raise RequestError if two dims of ``value`` would get the same name, which would declare that they are equal."""
+    old_names: dict[Dim, str] = {}
+    for dim in list_symbolic_dims((value,)):
+        other = old_names.setdefault(rename_dim(dim, dims), dim)
+        if other != dim:
+            raise RequestError(f"{value} has the dims {other} and {dim}: they cannot have the same name", "give each its own")
 
 
 def undo_rename(step: Step, name: str) -> str:

@@ -44,6 +44,8 @@ class Rotation:
     """The operator that makes x."""
     halves: str
     """The operators that make the halves of x."""
+    fixed: bool = False
+    """Whether the places where they are cut are constants."""
 
     @property
     def value(self) -> ir.Value:
@@ -202,8 +204,11 @@ def _match_rotation(flow: Flow, node: ir.Node) -> Rotation | None:
     swapped = _find_swapped_halves(flow, node)
     if swapped is None:
         return None
-    source, halves = _find_rotated(flow, node), {_name_producer(flow, _skip_neg(flow, value)) for value in swapped.inputs}
-    return Rotation(node, source, _name_producer(flow, source), ", ".join(sorted(halves)))
+    source = _find_rotated(flow, node)
+    halves = [flow.find_producer(_skip_neg(flow, value)) for value in swapped.inputs]
+    fixed = all(half is not None and all(flow.integers(bound) is not None for bound in half.inputs[1:3]) for half in halves)
+    made_by = sorted({_name(half) for half in halves})
+    return Rotation(node, source, _name_producer(flow, source), ", ".join(made_by), fixed)
 
 
 def _find_swapped_halves(flow: Flow, node: ir.Node) -> ir.Node | None:
@@ -246,7 +251,10 @@ def _skip_neg(flow: Flow, value: ir.Value | None) -> ir.Value | None:
 
 
 def _name_producer(flow: Flow, value: ir.Value | None) -> str:
-    node = flow.find_producer(value)
+    return _name(flow.find_producer(value))
+
+
+def _name(node: ir.Node | None) -> str:
     return get_operator(node) if node is not None else "input"
 
 

@@ -21,6 +21,8 @@ from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, lo
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
+    BIASED_ATTENTION,
+    BIASED_NORM,
     POSITION_BIAS,
     TARGETS,
     add_missing_biases,
@@ -174,13 +176,13 @@ def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGrap
 
     Raises UnsupportedModelError if the optimizer fails, or if no switch of it avoids such an operator.
     """
-    made = run_optimizer(swap_sum_operands(given), fusing)
+    made = run_optimizer(add_missing_biases(swap_sum_operands(given), BIASED_NORM), fusing)
     notes = [f"the optimizer warns: {said}" for said in made.warnings]
     graph = made.model
     if count_without_kernel(graph, target)[POSITION_BIAS]:
         graph = restore_position_bias(graph, given)
         notes.append(f"{POSITION_BIAS} was undone, because the CPU has no kernel for it; the bias is computed as before")
-    graph = replace_negative_positions(add_missing_biases(graph), given)
+    graph = replace_negative_positions(add_missing_biases(graph, BIASED_ATTENTION), given)
     lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
         return _fuse_without(lacking, given, fusing, target)

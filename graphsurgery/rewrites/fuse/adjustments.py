@@ -28,6 +28,8 @@ from graphsurgery.graph.operators import (
 TARGETS = ("cpu", "cuda")
 POSITION_BIAS = "RelativePositionBias"
 BIAS_OPERATOR, ATTENTION, ROTATION = f"{VENDOR}.{POSITION_BIAS}", f"{VENDOR}.Attention", f"{VENDOR}.RotaryEmbedding"
+BIASED_ATTENTION, BIASED_NORM = frozenset({ATTENTION}), frozenset({"LayerNormalization"})
+"""Operators whose inputs begin with a value, its weight and a bias that may be left out."""
 BIAS_STEPS: Path = ("Gather", "Transpose", "Unsqueeze")
 """The nodes between T5's table and its position bias."""
 FURTHEST = 8
@@ -66,28 +68,29 @@ def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onn
     return editor.finish()
 
 
-def add_missing_biases(made: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``made`` with a bias of zeros in every Attention that has none, as in T5.
+def add_missing_biases(model: onnx.ModelProto, operators: frozenset[str]) -> onnx.ModelProto:
+    """Return ``model`` with a bias of zeros in every node of ``operators`` (`BIASED_ATTENTION`, `BIASED_NORM`) that has none.
 
-    Without a bias the CPU kernel of ONNX Runtime before 1.32 reads through a null pointer and crashes.
+    Without a bias, the CPU kernel of Attention (as in T5) reads through a null pointer and crashes before ONNX Runtime 1.32. The
+    optimizer fails on a LayerNormalization without one (as PyTorch writes ModernBERT's).
     """
-    if not any(get_operator(node) == ATTENTION for node in made.graph.node):
-        return made
-    editor = Editor(made)
-    lacking = [node for node in editor.nodes if _lacks_bias(node)]
+    if not any(get_operator(node) in operators for node in model.graph.node):
+        return model
+    editor = Editor(model)
+    lacking = [node for node in editor.nodes if get_operator(node) in operators and _lacks_bias(node)]
     for node in lacking:
         weight = editor.tensor(node.inputs[1])
         if weight is None:
             continue
         name = f"{weight.name}/no_bias"
-        zeros = np.zeros(weight.dims[1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
+        zeros = np.zeros(weight.dims[-1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
         bias = editor.value(name) or editor.add_tensor(numpy_helper.from_array(zeros, name), None)
         editor.set_inputs(node, [*node.inputs[:2], bias, *node.inputs[3:]])
-    return editor.finish() if lacking else made
+    return editor.finish() if lacking else model
 
 
 def _lacks_bias(node: ir.Node) -> bool:
-    return get_operator(node) == ATTENTION and not (len(node.inputs) > 2 and node.inputs[2] is not None)
+    return not (len(node.inputs) > 2 and node.inputs[2] is not None)
 
 
 def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:

@@ -104,6 +104,8 @@ def find_rotary_obstacles(rotation: Rotation) -> tuple[str, ...]:
         reasons.append(f"the rotated value is made by {rotation.made_by}: the pattern looks for Transpose or Slice")
     if rotation.halves not in ROTATIONS | {"Slice"}:
         reasons.append(f"its halves are made by {rotation.halves}: the pattern looks for Slice")
+    elif rotation.fixed:
+        reasons.append("its halves are cut at constant places: the pattern computes them from the shape")
     return tuple(reasons)
 
 
