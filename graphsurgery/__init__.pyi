@@ -683,8 +683,9 @@ def optional_input(
 ) -> Model:
     """Let callers leave an input out. Its default ``[1, 1]``, 0 (token types) or 1 (a mask), broadcasts to the input's shape.
 
-    A trial has to show that the graph accepts a default of that shape. A graph that counts the input's elements or reads its
-    shape does not, for example one that pools with the mask. Use `drop-input` there.
+    A trial shows whether the graph accepts a default of that shape. A graph that counts the input's elements or reads its shape
+    does not, for example one that pools with the mask, or a dynamo export. There, Expand gives the input the shape of the token
+    ids first.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

@@ -125,7 +125,7 @@ EDIT_LIST = {
         ),
         EditEntry(
             "optional-input", INTERFACE, "optional",
-            "let callers leave an input out: token types, or a mask that only broadcasts", FILLED,
+            "let callers leave an input out: token types or a mask", {**FILLED, "inside": TEXT},
         ),
         EditEntry(
             "add-input", INTERFACE, "fed", "take an input that the model ignores, for programs that always feed it",

@@ -31,6 +31,7 @@ ATTENTIONS = {
     "t5": [(4, 10, 4, (PADDING, BIAS))] * 3,
     "xlmr": [(4, 10, 4, (PADDING,))] * 2,
 }
+ATTENTIONS |= {f"{name}-dynamo": ATTENTIONS[name] for name in ("modernbert", "qwen3")} | {"bert-dynamo": ATTENTIONS["bert"][:2]}
 """Each layer's heads, their size, heads of keys, and what is added to the scores."""
 NORMS = {
     "bert": [None, 0, 0, 1, 1, 2, 2],
@@ -41,6 +42,7 @@ NORMS = {
     "t5": [0, 0, 0, 1, 1, 2, 2],
     "xlmr": [None, 0, 0, 1, 1],
 }
+NORMS |= {f"{name}-dynamo": NORMS[name] for name in ("modernbert", "qwen3")} | {"bert-dynamo": NORMS["bert"][:5]}
 """The layer of each norm; Qwen3 has two more in each, of queries and of keys."""
 ACTIVATIONS = {"modernbert": ("gelu", True), "qwen3": ("silu", True), "t5": ("tanh gelu", True)}
 """Kind, and whether it is gated; the others have a GELU that is not."""
@@ -52,6 +54,9 @@ ARCHITECTURES = {
     "qwen3": ("bert", "qwen3", 4, 48, 2, 16),
     "t5": ("t5", "t5", 4, 36, 3, 10),
     "xlmr": ("bert", "xlm-roberta", 4, 40, 2, 10),
+    "bert-dynamo": ("bert", "bert", 4, 32, 2, 8),
+    "modernbert-dynamo": ("bert", "modernbert", 4, 32, 3, 8),
+    "qwen3-dynamo": ("bert", "qwen3", 4, 48, 2, 16),
 }
 """The optimizer's model type, the name, heads, width, layers, size of a head."""
 LIKE = {"modernbert": "ModernBERT", "qwen3": "Qwen3", "t5": "T5", "xlmr": "RoBERTa"}
@@ -94,24 +99,24 @@ def proto(name: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("name", fixture_names())
 def test_attentions(name):
-    made = blocks(name)
+    made, family = blocks(name), name.removesuffix("-dynamo")
     assert found(made) == ATTENTIONS[name]
     for one in made.attentions:
         assert one.operator == "Softmax" and one.sum is not None and len(one.sources) == 1
-        assert one.packed == (name == "modernbert") and one.grouped == (name == "qwen3")
-        assert len(one.rotations) == (2 if name in ("modernbert", "qwen3") else 0)
+        assert one.packed == (family == "modernbert") and one.grouped == (family == "qwen3")
+        assert len(one.rotations) == (2 if family in ("modernbert", "qwen3") else 0)
         assert one.queries.biased == name.startswith(("bert", "xlmr")) and one.queries.source_width == ARCHITECTURES[name][3]
 
 
 @pytest.mark.parametrize("name", fixture_names())
 def test_norms_and_activations(name):
-    made = blocks(name)
+    made, family = blocks(name), name.removesuffix("-dynamo")
     assert [layer for layer, _ in made.norms] == NORMS[name]
-    assert {norm.kind for _, norm in made.norms} == {"rms norm" if name in ("qwen3", "t5") else "layer norm"}
+    assert {norm.kind for _, norm in made.norms} == {"rms norm" if family in ("qwen3", "t5") else "layer norm"}
     sums = [norm for layer, norm in made.norms if norm.summands and not norm.lookups]
     assert len(sums) == 2 * len(made.attentions)
     assert [(layer, one.kind, one.gated) for layer, one in made.activations] == [
-        (layer, *ACTIVATIONS.get(name, ("gelu", False))) for layer in range(len(made.attentions))
+        (layer, *ACTIVATIONS.get(family, ("gelu", False))) for layer in range(len(made.attentions))
     ]
 
 
@@ -131,7 +136,7 @@ def test_the_find_architecture_a_folder(name):
     assert (one.model_type, one.name, one.heads, one.hidden, one.layers, one.head_size) == ARCHITECTURES[name]
     assert one.source == "the graph and config.json" and not one.notes
     alone = find_architecture(model)
-    assert alone.name == f"like {LIKE.get(name, 'BERT')}" and alone.source == "the graph"
+    assert alone.name == f"like {LIKE.get(name.removesuffix('-dynamo'), 'BERT')}" and alone.source == "the graph"
     assert (alone.model_type, alone.heads, alone.hidden, alone.layers) == (one.model_type, one.heads, one.hidden, one.layers)
 
 

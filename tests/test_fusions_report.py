@@ -27,6 +27,7 @@ from fusion_plants import (
 from fusions import require_optimizer
 
 import graphsurgery
+from graphsurgery.rewrites.fuse.adjustments import BIASED_NORM, add_missing_biases
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.report import COLUMNS, FusionReport
 from graphsurgery.rewrites.fuse.runner import Fusing, run_optimizer
@@ -43,6 +44,7 @@ OPERATORS = {
 NO_PATTERN = "the optimizer has no pattern for that"
 NO_BIAS = "no bias in queries, keys, values, output projection: the pattern looks for one"
 ROTARY = "rotary positions between projection and scores"
+FIXED = "its halves are cut at constant places: the pattern computes them from the shape"
 RMS = "an RMS norm follows: the optimizer starts its search at layer norms"
 PACKED = "one product makes queries, keys and values: the pattern looks for three"
 WINDOW = f"attention is limited to a local window: {NO_PATTERN}"
@@ -75,6 +77,32 @@ REPORTS: dict[tuple[str, str], tuple[str, list[tuple[str, str, str]]]] = {
                 f"{ROTARY}; keys are repeated for groups of heads: 2 for 4; queries and keys are normalised; Where between the "
                 f"softmax and the product with values; {RMS}; {NO_BIAS}",
             )
+        ],
+    ),
+    ("bert-dynamo", "bert"): (
+        "attention 0/2 · skip norm 4/4 · gelu 2/2 · embedding norm 0/1",
+        [
+            ("embeddings", "embedding norm", NOT_FIRST),
+            ("0-1", "attention", "Where between the softmax and the product with values"),
+        ],
+    ),
+    ("modernbert-dynamo", "bert"): (
+        "attention 0/3 · skip norm 6/6 · gelu 3/3 · rotary 0/6",
+        [
+            ("0-2", "rotary", FIXED),
+            ("0, 2", "attention", f"{ROTARY}; {PACKED}; {NO_BIAS}"),
+            ("1", "attention", f"{WINDOW}; {ROTARY}; {PACKED}; {NO_BIAS}"),
+        ],
+    ),
+    ("qwen3-dynamo", "bert"): (
+        "attention 0/2 · skip norm 4/4 · rotary 0/4 · norm 5/5",
+        [
+            ("0-1", "rotary", FIXED),
+            (
+                "0-1",
+                "attention",
+                f"{ROTARY}; keys are repeated for groups of heads: 2 for 4; queries and keys are normalised; {RMS}; {NO_BIAS}",
+            ),
         ],
     ),
     ("t5", "bert"): (
@@ -110,7 +138,8 @@ def report_of(model: onnx.ModelProto, model_type: str = "bert") -> FusionReport:
 
 
 def proto(name: str) -> onnx.ModelProto:
-    return onnx.load(FIXTURES / name / "model.onnx")
+    """A fixture's model, with the bias of its layer norms that `optimize` adds for the optimizer."""
+    return add_missing_biases(onnx.load(FIXTURES / name / "model.onnx"), BIASED_NORM)
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +61,18 @@ def fixture(name: str) -> Path:
 def edited(source: Path | onnx.ModelProto | Model, edits: Sequence[Edit]) -> Model:
     model = graphsurgery.load(source)
     for edit in edits:
-        model = edit.apply(model)
+        model = in_own_dims(edit, model).apply(model)
     return model
+
+
+def in_own_dims(edit: Edit, model: Model) -> Edit:
+    """An edit of dims, with the names that PyTorch gives them in dynamo exports: the batch has another one in each input."""
+    inputs = [value for value in model.interface.inputs if value.rank == 2]
+    own = {dim: {str(value.dims[axis]) for value in inputs} for axis, dim in enumerate(("batch_size", "sequence_length"))}
+    if not isinstance(edit, FixDim | Rename) or not any(re.fullmatch(r"s\d+", name) for name in own["batch_size"]):
+        return edit
+    pairs = [text.partition("=") for text in edit.dim]
+    return replace(edit, dim=tuple(f"{name}={new}" for old, _, new in pairs for name in sorted(own.get(old, {old}))))
 
 
 def prove(source: Path | onnx.ModelProto | Model, edits: Sequence[Edit]) -> Model:
@@ -92,16 +104,14 @@ def test_positions_and_what_they_are_given_as() -> None:
     assert POSITIONS not in [value.name for value in model.interface.inputs]
 
 
-@pytest.mark.parametrize("name", ["bert", "xlmr", "t5", "modernbert", "qwen3"])
-def test_a_mask_may_be_left_out_where_it_only_broadcasts(name: str) -> None:
-    """Where the graph reads its shape, as local attention and decoders do, or where pooling counts it: refused."""
-    if name in ("modernbert", "qwen3"):
-        with pytest.raises(UnsupportedModelError, match="cannot be left out"):
-            edited(fixture(name), [OptionalInput(MASK)])
-    else:
-        prove(fixture(name), [OptionalInput(MASK)])
-    with pytest.raises(UnsupportedModelError, match="cannot be left out"):
-        edited(fixture(name), [AddPooling("mean"), OptionalInput(MASK)])
+@pytest.mark.parametrize("name", ["bert", "xlmr", "t5", "modernbert", "qwen3", "modernbert-dynamo", "qwen3-dynamo"])
+def test_a_mask_may_be_left_out(name: str) -> None:
+    """Where the graph reads its shape, as local attention and decoders do, or where pooling counts it, it is expanded."""
+    expands = name not in ("bert", "xlmr", "t5")
+    for edits, wanted in (([OptionalInput(MASK)], expands), ([AddPooling("mean"), OptionalInput(MASK)], True)):
+        model = prove(fixture(name), edits)
+        assert [value.name for value in model.interface.inputs if value.name == MASK] == []
+        assert any(node.op_type == "Expand" and node.input[0] == MASK for node in model.proto.graph.node) == wanted
 
 
 def test_what_a_file_gives_when_an_input_is_left_out(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def test_attentions(run: tuple[Blocks, Get, float]) -> None:
         weights = softmax(scores + sum(get(term.value) for term in one.terms))
         assert get(one.mask).min() < -1e3 and close(get(one.node.outputs[0]), weights, apart)
         joined = (get(one.node.outputs[0]) @ get(one.weighting.values)).swapaxes(1, 2)
-        assert close(get(one.output).ravel(), joined.ravel(), apart)
+        sees = sum(get(term.value) for term in one.terms).max(axis=(1, 3))[:, :, None, None] > -1e3  # else some exports give 0
+        assert close((get(one.output).reshape(joined.shape) * sees).ravel(), (joined * sees).ravel(), apart)
 
 
 def test_sums(run: tuple[Blocks, Get, float]) -> None:

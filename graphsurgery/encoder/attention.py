@@ -183,7 +183,7 @@ def _match_decomposed(flow: Flow, softmax: ir.Node) -> Attention | None:
         return None
     queries, keys = (find_projection(flow, value) for value in flow.token_inputs(scores.product))
     values = find_projection(flow, weighting.values)
-    parts = 3 if queries is not None and values is not None and queries.output is values.output else 1
+    parts = _count_parts(queries, values)
     heads, size = (queries.heads(parts) if queries is not None else None) or (None, None)
     output, terms = _join_heads(flow, weighting.product.outputs[0]), find_terms(flow, scores.added)
     return Attention(
@@ -208,10 +208,12 @@ def _match_fused(flow: Flow, node: ir.Node) -> Attention:
     projects = get_operator(node) in PROJECTING
     queries, keys, values = (None, None, None) if projects else _find_input_projections(flow, node)
     heads = _get_heads(node, "num_heads", "q_num_heads")
+    parts = _count_parts(queries, values)
     width = _find_own_width(flow, node) if projects else (queries.width if queries is not None else None)
-    size = width // heads if width is not None and heads else None
+    size = width // parts // heads if width is not None and heads else None
     if queries is not None and heads is None:
-        heads, size = queries.heads() or (None, None)
+        heads, size = queries.heads(parts) or (None, None)
+    key_heads = _get_heads(node, "kv_num_heads") or _count_key_heads(keys, heads, size, parts) or heads
     masks = (get_input(node, index) for index in MASK_INPUTS.get(get_operator(node), range(3, len(node.inputs))))
     terms = find_terms(flow, [value for value in masks if value is not None and flow.weights(value) is None])
     output = _join_heads(flow, node.outputs[0])
@@ -220,7 +222,7 @@ def _match_fused(flow: Flow, node: ir.Node) -> Attention:
         output=output,
         heads=heads,
         head_size=size,
-        key_heads=_get_heads(node, "kv_num_heads") or heads,
+        key_heads=key_heads,
         queries=queries,
         keys=keys,
         values=values,
@@ -262,6 +264,11 @@ def _find_added_kinds(node: ir.Node, terms: tuple[Term, ...]) -> tuple[str, ...]
     return sort_kinds(kinds)
 
 
+def _count_parts(queries: Projection | None, values: Projection | None) -> int:
+    """Return how many of queries, keys and values one product makes: 3 or 1."""
+    return 3 if queries is not None and values is not None and queries.output is values.output else 1
+
+
 def _count_key_heads(keys: Projection | None, heads: int | None, size: int | None, parts: int) -> int | None:
     if keys is None or size is None:
         return None
@@ -289,13 +296,24 @@ def _find_weighting(flow: Flow, weights: ir.Value) -> Weighting | None:
 
 
 def _join_heads(flow: Flow, value: ir.Value) -> ir.Value:
-    """Return the last value that holds the attended values ``value`` in another shape."""
+    """Return the last value that holds the attended values ``value`` in another shape.
+
+    The exporter of transformers 5 also sets the rows to zero that see no key at all.
+    """
     for _ in range(FURTHEST):
-        following = next((node for node in flow.graph.consumers(value) if get_operator(node) in JOINING), None)
+        readers = flow.graph.consumers(value)
+        following = next((node for node in readers if get_operator(node) in JOINING or _zeroes_rows(flow, node, value)), None)
         if following is None:
             break
         value = following.outputs[0]
     return value
+
+
+def _zeroes_rows(flow: Flow, node: ir.Node, value: ir.Value) -> bool:
+    """Return whether a node puts zero in place of some elements of ``value``."""
+    if get_operator(node) != "Where" or node.inputs[0] is value:
+        return False
+    return all(one is value or flow.scalar(one) == 0 for one in node.inputs[1:])
 
 
 def _find_sum(flow: Flow, value: ir.Value) -> Sum | None:

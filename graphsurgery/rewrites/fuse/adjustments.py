@@ -71,8 +71,8 @@ def restore_position_bias(made: onnx.ModelProto, source: onnx.ModelProto) -> onn
 def add_missing_biases(model: onnx.ModelProto, operators: frozenset[str]) -> onnx.ModelProto:
     """Return ``model`` with a bias of zeros in every node of ``operators`` (`BIASED_ATTENTION`, `BIASED_NORM`) that has none.
 
-    Without a bias, the CPU kernel of Attention (as in T5) reads through a null pointer and crashes before ONNX Runtime 1.32. The
-    optimizer fails on a LayerNormalization without one (as PyTorch writes ModernBERT's).
+    Without a bias, the CPU kernel of Attention (as in T5) crashes before ONNX Runtime 1.32, because it reads through a null
+    pointer. The optimizer fails on a LayerNormalization without one (as PyTorch writes ModernBERT's).
     """
     if not any(get_operator(node) in operators for node in model.graph.node):
         return model
