@@ -63,7 +63,10 @@ def test_the_file_is_the_module(tmp_path: Path, capsys) -> None:
     assert np.array_equal(embed(tmp_path / "own-baked"), embed(tmp_path / "known-baked"))
     assert any(OWN in note and "the ONNX file is taken as that module" in note for note in told["notes"])
     readme = (tmp_path / "own-baked" / "README.md").read_text(encoding="utf-8")
-    assert f"the whole model: {OWN}, Pooling (mean), Normalize." in readme and "taken as that module, unseen." in readme
+    assert (
+        f"the whole model: {OWN}, Pooling (mean), Normalize." in readme
+        and "taken as that module; nothing compared the two." in readme
+    )
 
 
 def test_settings_that_change_its_values_are_named(tmp_path: Path, capsys) -> None:

@@ -115,7 +115,7 @@ def _describe_own_class(plan: BakePlan) -> list[str]:
     own = plan.modules[0].own_class
     if own is None:
         return []
-    taken = f"{own} is a class of the model's own. The ONNX file of the model's folder was taken as that module, unseen."
+    taken = f"{own} is a class of the model's own. The folder's ONNX file was taken as that module; nothing compared the two."
     warnings = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
     return [" ".join([taken, *(f"{one[:1].upper()}{one[1:]}." for one in warnings)])]
 

@@ -87,15 +87,8 @@ def plan_classifier_head(module: Module, features: Features) -> Steps:
     if config is None:
         raise FolderError(f"{module.path} has no config.json, which says what head the classifier has", DOWNLOAD)
     head, hidden = read_classifier_head(module.path, config), features.outputs[TOKENS]
-    steps: Steps = [
-        AddPooling(
-            head.pooling,
-            hidden_state=hidden,
-            mask=head.mask,
-            output_name=LOGITS,
-            keep_output=features.list_kept(hidden),
-        )
-    ]
+    kept = features.list_kept(hidden)
+    steps: Steps = [AddPooling(head.pooling, hidden_state=hidden, mask=head.mask, output_name=LOGITS, keep_output=kept)]
     for layer in head.layers:
         if layer.is_norm:
             steps.append(AddLayerNorm(str(head.weights), LOGITS, layer=layer.name))

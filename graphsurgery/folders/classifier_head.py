@@ -55,7 +55,7 @@ POOLER, SCORE = _dense("pooler.dense", "classifier", "tanh"), (HeadLayer("score"
 ROBERTA = _dense("classifier.dense", "classifier.out_proj", "tanh")
 DEBERTA = _dense("pooler.dense", "classifier", setting="pooler_hidden_act")
 HEADS: dict[str, tuple[HeadLayer, ...]] = {
-    **dict.fromkeys(("bert", "ernie", "new"), POOLER),
+    **dict.fromkeys(("bert", "ernie"), POOLER),
     "albert": _dense("pooler", "classifier", "tanh"),
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet"), ROBERTA),
     "electra": _dense("classifier.dense", "classifier.out_proj", "gelu"),
@@ -89,10 +89,8 @@ def read_classifier_head(folder: Path, config: EncoderConfig) -> ClassifierHead:
     path = folder / "config.json"
     layers = HEADS.get(config.model_type or "")
     if layers is None:
-        raise FolderError(
-            f"{path}: the head of a {config.model_type} classifier is not known; known are {', '.join(HEADS)}",
-            EXPORT,
-        )
+        what = f"{path}: the head of a {config.model_type} classifier is not known; known are {', '.join(HEADS)}"
+        raise FolderError(what, EXPORT)
     weights = read_weights(folder)
     read = tuple(_read_layer(layer, weights, config.raw, path) for layer in layers)
     _check_explained(weights, read)
@@ -138,7 +136,9 @@ def _check_explained(weights: Weights, layers: Iterable[HeadLayer]) -> None:
 
 
 def _find_pooling(layers: tuple[HeadLayer, ...], config: dict[str, Any], path: Path) -> str:
-    said = config.get(POOLED_AS_SAID, CLS) if POOLED_AS_SAID in config else LAST if layers is SCORE else CLS
-    if said not in (CLS, MEAN, LAST):
+    if layers is SCORE:
+        return LAST
+    said = config.get(POOLED_AS_SAID, CLS)
+    if said not in (CLS, MEAN):
         raise FolderError(f"{path}: {POOLED_AS_SAID} is {shorten(repr(said))}, not {CLS} or {MEAN}", DOWNLOAD)
     return str(said)

@@ -26,11 +26,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    CamembertConfig,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ErnieConfig,
+    Gemma2Config,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
     ModernBertConfig,
     MPNetConfig,
+    Qwen2Config,
     Qwen3Config,
     RobertaConfig,
     XLMRobertaConfig,
@@ -67,7 +75,15 @@ CLASSIFIERS: dict[str, tuple[type, dict[str, Any]]] = {
     "deberta-v2": (DebertaV2Config, SMALL | {"pooler_hidden_size": 32}),
     "modernbert, cls": (ModernBertConfig, SMALL | {"classifier_pooling": "cls"}),
     "modernbert, mean": (ModernBertConfig, SMALL | {"classifier_pooling": "mean"}),
+    "ernie": (ErnieConfig, SMALL),
+    "camembert": (CamembertConfig, SMALL),
+    "deberta": (DebertaConfig, SMALL | {"pooler_hidden_size": 32}),
     "qwen3": (Qwen3Config, DECODER),
+    "qwen2": (Qwen2Config, SMALL | {"num_key_value_heads": 2}),
+    "llama": (LlamaConfig, DECODER),
+    "mistral": (MistralConfig, DECODER),
+    "gemma": (GemmaConfig, DECODER),
+    "gemma2": (Gemma2Config, DECODER),
 }
 
 
@@ -103,7 +119,7 @@ class Output(torch.nn.Module):
 def export(model: torch.nn.Module, inputs: list[str], output: str, path: Path) -> None:
     """``inputs`` int64 ``[batch, seq]`` -> ``output [batch, seq, dim]``."""
     path.parent.mkdir(parents=True)
-    if model.config.model_type == "qwen3" and MAJOR < PLAIN_MASKS:
+    if hasattr(model.config, "num_key_value_heads") and MAJOR < PLAIN_MASKS:
         export_with_optimum(model, output, path)
         return
     arrays = {"input_ids": torch.randint(5, 60, (2, 7)), "attention_mask": torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1]])}
@@ -146,16 +162,19 @@ def save(kind: Any, config: type, settings: dict[str, Any], plan: Any, folder: P
     return model
 
 
-PLANS = {"bert": tiny.BERT, "distilbert": tiny.BERT, "electra": tiny.BERT, "albert": tiny.ALBERT, "deberta-v2": tiny.DEBERTA,
-         "mpnet": tiny.MPNET, "roberta": tiny.ROBERTA, "xlm-roberta": tiny.XLMR, "qwen3": tiny.QWEN3}  # fmt: skip
+PLANS = {
+    **dict.fromkeys(("bert", "distilbert", "electra", "ernie"), tiny.BERT),
+    **dict.fromkeys(("xlm-roberta", "camembert"), tiny.XLMR),
+    **dict.fromkeys(("roberta", "deberta"), tiny.ROBERTA),
+    "albert": tiny.ALBERT, "deberta-v2": tiny.DEBERTA, "mpnet": tiny.MPNET,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("labels", [1, 3])
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(("name", "labels"), [*((name, 1) for name in CLASSIFIERS), ("bert", 3), ("qwen3", 3)])
 def test_classifiers_without_their_head(name: str, labels: int, tmp_path: Path, capsys, worst) -> None:
     """The encoder's hidden state is exported, and the head comes from the weights that transformers saved."""
     config, settings = CLASSIFIERS[name]
-    plan, folder = PLANS.get(name, tiny.MODERNBERT), tmp_path / "model"
+    plan, folder = PLANS.get(name, tiny.QWEN3 if settings.get("num_key_value_heads") else tiny.MODERNBERT), tmp_path / "model"
     whole = save(AutoModelForSequenceClassification, config, settings, plan, folder, num_labels=labels)
     model = CrossEncoder(str(folder), device="cpu")
     feed = feed_of(model)
