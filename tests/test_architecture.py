@@ -78,6 +78,7 @@ SHARED_MODULES = {
     "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.suspected_sizes": "decides whether a run tries sizes, and which; see runtime.baked_sizes",
+    "encoder.pictures": "decides what is fed: the size of pictures",
     "graph.facts": "behind encoder.suspected_sizes, like the next four",
     "graph.schemas": "behind graph.facts",
     "graph.shape_rules": "behind graph.facts",
@@ -101,9 +102,10 @@ GRAPH_DOORS = frozenset({
     ("graphsurgery.encoder.limits", "find_tables"),
     ("graphsurgery.encoder.limits", "find_largest_window"),
     ("graphsurgery.encoder.suspected_sizes", "list_suspected_sizes"),
+    ("graphsurgery.encoder.pictures", "find_patches"),
     ("graphsurgery.compare.reference_ops", "_make_readable"),
 })  # fmt: skip
-"""By these alone the proof gets at graph.graph. The first three decide what is fed: how many ids there are, how long texts are,
+"""By these alone the proof gets at graph.graph. The first four decide what is fed: how many ids there are, how long texts are,
 and at which sizes a run is tried. The last takes from a model what onnx's evaluator cannot run. A fault there makes the second
 opinion differ."""
 DOORS = frozenset({("graphsurgery.model.provenance", "record_edit"), ("graphsurgery.model.provenance", "undo_step")})

@@ -126,6 +126,47 @@ def test_a_suspicion_alone_says_nothing() -> None:
     assert not any(SAYS in line for line in graphsurgery.inspect(source).warnings)
 
 
+PICTURES = """
+<ir_version: 8, opset_import: ["" : 17]>
+pictures (float[batch, channels, height, width] pixel_values) => (float[batch, patches, 8] last_hidden_state) {
+    cut = Conv <kernel_shape = [4, 4], strides = [4, 4]> (pixel_values, kernel)
+    shape = Constant <value = int64[3] {0, 8, -1}> ()
+    flat = Reshape (cut, shape)
+    turned = Transpose <perm = [0, 2, 1]> (flat)
+    last_hidden_state = Add (turned, positions)
+}
+"""
+
+
+def picture_encoder(rows: int) -> onnx.ModelProto:
+    """An encoder of pictures in patches of 4 x 4 pixels, with a table of ``rows`` positions."""
+    model = onnx.parser.parse_model(PICTURES)
+    rng = np.random.default_rng(0)
+    for name, shape in (("kernel", (8, 3, 4, 4)), ("positions", (1, rows, 8))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return model
+
+
+def test_pictures_of_one_size(tmp_path: Path) -> None:
+    """As many patches as the table has rows: 3 x 3 patches of 4 x 4 pixels."""
+    says = f"the model runs only on pictures of 3 x 12 x 12, {SAYS}"
+    assert says in graphsurgery.inspect(picture_encoder(9)).warnings
+    done = graphsurgery.run([AddPooling("mean", mask="ones")], picture_encoder(9), output=tmp_path / "out.onnx")
+    assert done.report is not None and [check.verdict for check in done.report.checks] == [Verdict.PASSED] * 3
+    assert f"warning: {says}" in done.report.observations
+    assert "np.ones((1, 3, 12, 12), np.float32)" in done.snippet
+
+
+def test_pictures_of_any_size(tmp_path: Path) -> None:
+    """One row for all patches: it runs on pictures of more than one size, which says nothing against the file."""
+    source = graphsurgery.load(picture_encoder(1))
+    generator = make_feed_generator_for(source, find_roles(source.interface))
+    assert generator.any_picture and dict(generator.picture) == {"channels": 3, "height": 8, "width": 8}
+    assert not any(SAYS in line for line in graphsurgery.inspect(source).warnings)
+    done = graphsurgery.run([AddPooling("mean", mask="ones")], source, output=tmp_path / "out.onnx")
+    assert done.report and not any(SAYS in line for line in done.report.observations)
+
+
 def test_dynamic_dim_says_what_to_do_first(short_texts) -> None:
     """A size that is baked in although it is declared free: fix-dim declares it, and dynamic-dim then frees it."""
     source = graphsurgery.load(baked_encoder(2, 7))

@@ -29,6 +29,7 @@ from graphsurgery.model.model import Model
 
 AXES = {BATCH: 0, SEQUENCE: 1}
 SHAPE, POSITIONS, CUT, TILED, END, GRID = "shape", "positions", "cut", "tiled", "end", "grid"
+PLACES = "places"
 PARAMETRIC = frozenset({
     "Pad", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
@@ -47,7 +48,8 @@ class Plan:
     ``cut``: the old value up to the end of the sequence along the axes ``entries``; the entry ``batch`` keeps the first row.
     ``tiled``: the first entries[0] rows of the old value, once for each text, cut along the axes that the other entries name.
     ``end``: the size of the sequence. ``grid``: int64 with the dims ``entries`` and one dim more, for the coordinates: each of
-    them counts 0, 1, ... along one of the ``axes``.
+    them counts 0, 1, ... along one of the ``axes``. ``places``: the places of tokens in all texts one behind the other, int64;
+    its two ``axes`` are the batch's and the sequence's, whose sizes are the ``entries``.
     """
 
     kind: str
@@ -160,6 +162,8 @@ class _Planner(Facts):
             return self._plan_part_of_shape(node, place, value)
         if (operator, place) == ("Slice", 2):
             return self._plan_end(node, value)
+        if (operator, place) == ("Gather", 1) and (places := self._plan_places(node, value)) is not None:
+            return places
         dims = constants.dims(value)
         if constants.is_positions(value) and (place == 0 or operator not in PARAMETRIC):
             first = find_first_position(constants[value]) or 0
@@ -219,6 +223,22 @@ class _Planner(Facts):
         if len(entries) < len(names) or not any(isinstance(entry, str) for entry in entries):
             return None
         return Plan(GRID, entries, (*sizes, dims[-1]), axes=tuple(axes))
+
+    def _plan_places(self, node: ir.Node, value: ir.Value) -> Plan | None:
+        """Plan indices into the tokens of all texts one behind the other: row * length + position."""
+        ids = self._roles.ids
+        sizes = self._facts[ids.name].dims if ids is not None else None
+        data, dims, free = self._dims(node.inputs[0]), self._constants.dims(value), self._free
+        if data is None or sizes is None or len(sizes) != 2 or self._constants.dtype(value) != onnx.TensorProto.INT64:
+            return None
+        if len(dims) < 2 or len(data) != 1 or data[0] != self._symbols.multiply(sizes):
+            return None
+        rows, columns = map(free.bake, sizes)
+        counted = np.arange(rows * columns).reshape(rows, *[1] * (len(dims) - 2), columns)
+        entries = tuple(entry for entry in map(free.name, sizes) if entry is not None)
+        if dims != counted.shape or len(entries) < 2 or not (self._constants[value] == counted).all():
+            return None
+        return Plan(PLACES, entries, (sizes[0], *dims[1:-1], sizes[1]), axes=(0, len(dims) - 1))
 
     def _align(self, node: ir.Node, place: int, dims: Sequence[int]) -> list[Size | None] | None:
         """Return for each axis of a constant the dim that it has to fit, or None where nothing says so.

@@ -17,6 +17,7 @@ from graphsurgery.edits.baked_dims import (
     CUT,
     END,
     GRID,
+    PLACES,
     POSITIONS,
     TILED,
     Plan,
@@ -76,6 +77,11 @@ class ReplacementBuilder:
             self._build_tiled(new, name)
         elif plan.kind == GRID:
             self._build_grid(plan, name)
+        elif plan.kind == PLACES:
+            rows, columns = (self._build_count_along(axis, len(plan.dims), entry)
+                             for axis, entry in zip(plan.axes, plan.entries, strict=True))  # fmt: skip
+            starts = self.ops.node("Mul", rows, self._build_entry(plan.entries[1]), name="starts")
+            self.ops.node("Add", starts, columns, name="places", output=name)
         elif plan.kind == END:
             self.ops.node("Identity", self._sequence, name="end", output=name)
         else:
@@ -127,14 +133,18 @@ class ReplacementBuilder:
         times = self._build_shape([BATCH, *[1] * (len(new.plan.dims) - 1)], None)
         self.ops.node("Tile", rows_of_text, times, name="tiled", output=name)
 
+    def _build_count_along(self, axis: int, rank: int, size: Entry) -> gs.Variable:
+        """Build 0, 1, ..., ``size`` - 1 along one axis."""
+        counted = self._build_count(self._build_entry(size))
+        aligned = self.ops.constant([-1 if one == axis else 1 for one in range(rank)], np.int64, "rank")
+        return self.ops.node("Reshape", counted, aligned, name="row")
+
     def _build_grid(self, plan: Plan, name: str) -> None:
         """Build coordinates: each of them counts along one axis and is the same along the others."""
         rank, shape = len(plan.entries), self._build_shape(plan.entries, None)
         coordinates = []
         for axis in plan.axes:
-            counted = self._build_count(self._build_entry(plan.entries[axis]))
-            aligned = self.ops.constant([-1 if one == axis else 1 for one in range(rank)], np.int64, "rank")
-            row = self.ops.node("Reshape", counted, aligned, name="row")
+            row = self._build_count_along(axis, rank, plan.entries[axis])
             whole = self.ops.node("Expand", row, shape, name="whole")
             coordinates.append(self.ops.unsqueeze(whole, -1, "coordinate"))
         self.ops.node("Concat", *coordinates, name="grid", output=name, axis=-1)

@@ -17,7 +17,7 @@ from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
-from graphsurgery.runtime.baked_sizes import find_baked_sizes, make_feed_generator_for
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for, restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
@@ -44,7 +44,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
     form = _find_form(masks)
     tables = find_tables(source, roles)
-    baked = find_baked_sizes(source, FeedGenerator(roles, tables, form=form))
+    sized = restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form))
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
@@ -56,7 +56,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         unread = {behind(name) for link, behind in chain.walk_inputs_from_output() if link.edit == ADDED for name in link.added}
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
-            called if called in inputs else None, fed, most, form, frozenset(unread), baked=baked,
+            called if called in inputs else None, fed, most, form, frozenset(unread),
+            baked=sized.baked, picture=sized.picture, any_picture=sized.any_picture,
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from graphsurgery.encoder.limits import find_tables
+from graphsurgery.encoder.pictures import find_patches, find_picture_input, has_position_table
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.encoder.suspected_sizes import list_suspected_sizes
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
@@ -35,6 +36,10 @@ BakedSizes = tuple[int | None, int | None]
 FREE: BakedSizes = (None, None)
 LOG = logging.getLogger(__name__)
 _FOUND: Store[BakedSizes] = WeakKeyDictionary()
+Picture = tuple[tuple[tuple[str, int], ...], bool]
+_PICTURES: Store[Picture] = WeakKeyDictionary()
+MOST_PATCHES = 64
+"""The most patches in a row of a picture that is tried."""
 
 
 def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
@@ -44,6 +49,10 @@ def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> 
 
 def restrict_to_baked_sizes(model: Model, generator: FeedGenerator) -> FeedGenerator:
     """Return ``generator``, which draws feeds for ``model``, at the only sizes at which that runs."""
+    value = find_picture_input(generator.roles.others)
+    if value is not None:
+        picture, is_any = find_once(_PICTURES, model, (value.name,), lambda: _find_picture(model, value, generator))
+        generator = replace(generator, picture=picture, any_picture=is_any)
     return replace(generator, baked=find_baked_sizes(model, generator))
 
 
@@ -62,6 +71,7 @@ def declare_baked_sizes(model: Model) -> tuple[Interface, list[str]]:
     generator = restrict_to_baked_sizes(model, FeedGenerator(roles, find_tables(model, roles)))
     named = zip(roles.ids.dims or () if roles.ids is not None else (), generator.baked, strict=False)
     sizes: dict[Dim, int] = {dim: size for dim, size in named if size is not None and isinstance(dim, str)}
+    sizes |= {} if generator.any_picture else dict(generator.picture)
 
     def declare(value: Value) -> Value:
         return value if value.dims is None else replace(value, dims=tuple(sizes.get(dim, dim) for dim in value.dims))
@@ -80,6 +90,39 @@ def _find(model: Model, generator: FeedGenerator) -> BakedSizes:
     except (GraphSurgeryError, MemoryError) as error:
         LOG.debug("it cannot be tried at which sizes the model runs: %s", error)
         return FREE
+
+
+def _find_picture(model: Model, value: Value, generator: FeedGenerator) -> Picture:
+    """Return the sizes of the smallest pictures of whole patches on which ``model`` runs, and whether it runs on larger ones.
+
+    They are by the names of dims, and empty if pictures have a fixed size or none is found. Pictures of a single patch are not
+    tried, because that is broadcast to any number of positions.
+    """
+    names, patches = (value.dims or ())[1:], find_patches(model, value.name)
+    if patches is None or all(isinstance(name, int) for name in names) or model.weight_bytes > MOST_WEIGHTS:
+        return (), False
+    if not list_suspected_sizes(model) and not has_position_table(model):
+        return (), False
+    try:
+        session = open_session(model)
+    except (GraphSurgeryError, MemoryError) as error:
+        LOG.debug("it cannot be tried on which pictures the model runs: %s", error)
+        return (), False
+
+    def size_picture(count: int) -> tuple[tuple[str, int], ...]:
+        sizes = (patches.channels, *[count * patches.step] * 2)
+        return tuple((name, size) for name, size in zip(names, sizes, strict=True) if isinstance(name, str))
+
+    def runs(count: int) -> bool:
+        sized = replace(generator, picture=size_picture(count))
+        try:
+            session.run(sized.generate(np.ones((2, patches.channels), dtype=np.bool_), seed=0))
+        except UnsupportedModelError:
+            return False
+        return True
+
+    found = next((count for count in range(2, MOST_PATCHES + 1) if runs(count)), None)
+    return ((), False) if found is None else (size_picture(found), runs(found + 1))
 
 
 class _Trial:

@@ -57,6 +57,10 @@ class FeedGenerator:
     text longer than `longest`."""
     baked: tuple[int | None, int | None] = (None, None)
     """The only batch size and the only sequence size at which the model runs although it declares them free; None for any."""
+    picture: tuple[tuple[str, int], ...] = ()
+    """The sizes of pictures at which the model was seen to run, by the names of dims: channels, height and width."""
+    any_picture: bool = False
+    """Whether it was seen to run at another size as well."""
 
     @classmethod
     def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
@@ -149,7 +153,10 @@ class FeedGenerator:
     @property
     def baked_in(self) -> list[str]:
         """A sentence about the only sizes at which the model runs, if it declares others."""
-        return [] if self.baked == (None, None) else [describe_baked_sizes(*self.baked)]
+        where = [] if self.baked == (None, None) else [describe_texts(*self.baked)]
+        if self.picture and not self.any_picture:
+            where.append(f"on pictures of {' x '.join(str(size) for _, size in self.picture)}")
+        return [f"the model runs only {one}, although the file declares that any size will do" for one in where]
 
     @property
     def left_out(self) -> list[str]:
@@ -179,6 +186,7 @@ class FeedGenerator:
         if value.dims is None or value.dtype in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
         sizes = {dim: size for dim, size in zip(self._leading_dims(), mask.shape, strict=True) if isinstance(dim, str)}
+        sizes |= dict(self.picture)
         past = "past" in value.name
         shape = [dim if isinstance(dim, int) else sizes.get(dim, 0 if past else 1) if dim else 1 for dim in value.dims]
         if value.dims and not isinstance(value.dims[0], int) and not past and value.dims[0] not in sizes:
@@ -197,15 +205,14 @@ class FeedGenerator:
 
     def _fixed(self, axis: int) -> int | None:
         dim = self._leading_dims()[axis]
-        return dim if isinstance(dim, int) else self.baked[axis]
+        return dim if isinstance(dim, int) else dict(self.picture).get(dim or "", self.baked[axis])
 
 
-def describe_baked_sizes(batch: int | None, sequence: int | None) -> str:
-    """Describe the only sizes at which a model runs although it declares them free."""
+def describe_texts(batch: int | None, sequence: int | None) -> str:
+    """Describe texts in batches of ``batch``, if that is given, of ``sequence`` tokens, if that is given."""
     length = [f"of {sequence} token{'s' * (sequence != 1)}"] if sequence is not None else []
     rows = "on texts" if batch is None else f"in batches of {batch} text{'s' * (batch != 1)}"
-    where = " ".join((rows, *length))
-    return f"the model runs only {where}, although the file declares that any size will do"
+    return " ".join((rows, *length))
 
 
 def require_drawable(inputs: Sequence[Value]) -> None:
