@@ -30,6 +30,8 @@ class Consumer:
     """The setting that its user needs, by the output's rank. It accepts no other ranks."""
     names_inputs: bool = False
     """Whether its user says which input is which, so that they may have other names."""
+    by_name: str = ""
+    """The setting that names an output that is not the first, if it takes the first one otherwise."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,22 @@ CONSUMERS = (
     Consumer(
         "text-embeddings-inference", ("sentence_embedding", *TOKENS), {2: "as it is", 3: "--pooling cls, mean or last-token"}
     ),
-    Consumer("sentence-transformers (ONNX backend)", TOKENS, {3: "its own Pooling module pools, up to version 5"}),
+    Consumer(
+        "sentence-transformers (ONNX backend)",
+        TOKENS,
+        {3: "its own Pooling module pools, up to version 5; 6 has no ONNX backend that can be installed"},
+    ),
     Consumer("transformers.js", ("last_hidden_state", "logits", "token_embeddings"), {3: "pooling option of the pipeline"}),
     Consumer(
         "Vespa", ANY, {2: "transformer-output and pooling-strategy: none", 3: "transformer-output and pooling-strategy"}, True
     ),
     Consumer("OpenSearch ml-commons", SECOND, {2: "pooling_mode: none", 3: "pooling_mode"}),
-    Consumer("fastembed", ANY, {2: "add_custom_model with PoolingType.DISABLED", 3: "add_custom_model with its pooling"}),
+    Consumer(
+        "fastembed",
+        ANY,
+        {2: "add_custom_model with PoolingType.DISABLED", 3: "add_custom_model with its pooling"},
+        by_name="output_name",
+    ),
     Consumer("langchain4j", FIRST, {3: "PoolingMode; it always normalises"}),
     Consumer("Spring AI", ANY, {3: "modelOutputName; it pools by mean"}),
     Consumer("txtai", FIRST, {2: "as it is", 3: "it pools by mean"}),
@@ -70,6 +81,8 @@ def check_consumers(interface: Interface) -> tuple[Compatibility, ...]:
 
 def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
     unfed = next((why for value in interface.inputs if (why := _explain_unfed(consumer, value)) is not None), None)
+    if unfed is None and len(interface.inputs) > len(FED):
+        unfed = f"feeds {len(FED)} inputs at most, and there are {len(interface.inputs)} (drop-input makes one constant)"
     if unfed is not None:
         return Compatibility(consumer.name, False, unfed)
     candidates = _find_candidates(consumer, interface)
@@ -79,7 +92,8 @@ def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
         return Compatibility(consumer.name, False, places if consumer.looks_for == SECOND else names)
     for value in candidates:
         if value.rank in consumer.settings and value.dtype == onnx.TensorProto.FLOAT:
-            return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}")
+            named = f" and {consumer.by_name}" if consumer.by_name and value is not interface.outputs[0] else ""
+            return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}{named}")
     ranks = " or ".join(map(str, consumer.settings))
     return Compatibility(consumer.name, False, f"accepts float32 of rank {ranks}; it would read {candidates[0]}")
 
