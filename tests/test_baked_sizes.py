@@ -121,9 +121,36 @@ def test_a_suspicion_alone_says_nothing() -> None:
         helper.make_node("Reshape", ["row", "own_shape"], ["last_hidden_state"], "whole"),
     ])  # fmt: skip
     source = graphsurgery.load(model)
-    assert list_suspected_sizes(source) == [8]
+    assert list_suspected_sizes(source) == [1, 8]
     assert make_feed_generator_for(source, find_roles(source.interface)).baked == (None, None)
     assert not any(SAYS in line for line in graphsurgery.inspect(source).warnings)
+
+
+ROTATED = """
+<ir_version: 11, opset_import: ["" : 23]>
+rotated (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (float[batch, seq, 4] last_hidden_state) {
+    words = Gather (table, input_ids)
+    sizes = Shape (input_ids)
+    second = Constant <value = int64[1] {1}> ()
+    length = Gather (sizes, second)
+    zero = Constant <value = int64[1] {0}> ()
+    some = Slice (angles, zero, length, second)
+    last_hidden_state = RotaryEmbedding <num_heads = 2> (words, some, some)
+}
+"""
+
+
+def test_rotary_tables_of_one_text(tmp_path: Path, short_texts) -> None:
+    """ai.onnx RotaryEmbedding does not broadcast its tables ``[1, seq, dim]``: transformers' exporter makes such files."""
+    model = onnx.parser.parse_model(ROTATED)
+    rng = np.random.default_rng(0)
+    for name, shape in (("table", (20, 4)), ("angles", (1, 300, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    says = f"the model runs only in batches of 1 text, {SAYS}"
+    assert says in graphsurgery.inspect(model).warnings
+    done = graphsurgery.run([AddPooling("mean")], model, output=tmp_path / "out.onnx")
+    assert done.report is not None and [check.verdict for check in done.report.checks] == [Verdict.PASSED] * 3
+    assert f"warning: {says}" in done.report.observations
 
 
 PICTURES = """

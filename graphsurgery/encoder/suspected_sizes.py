@@ -20,7 +20,7 @@ from graphsurgery.model.model import Model
 
 
 def list_suspected_sizes(model: Model) -> list[int]:
-    """Return the numbers above 1 in shapes and tables that fit one size alone, and then those in other shapes.
+    """Return the numbers in shapes and tables that fit one size alone, and then those in other shapes.
 
     The list is empty if there is no such shape or table.
     """
@@ -35,7 +35,7 @@ def list_suspected_sizes(model: Model) -> list[int]:
         return []
     shapes = [_read_shape(facts, node) for node in graph.nodes]
     suspected |= dict.fromkeys(size for shape in shapes for size in _list_literals(shape))
-    return [size for size in suspected if size > 1]
+    return list(suspected)
 
 
 def _list_misfits(facts: Facts, node: ir.Node, widths: set[int]) -> Iterator[int]:
@@ -47,6 +47,10 @@ def _list_misfits(facts: Facts, node: ir.Node, widths: set[int]) -> Iterator[int
         product = math.prod(literals)
         if begins_with_number or not any(width % product == 0 for width in {1, *widths}):
             yield from (1, *literals)
+    elif get_operator(node) == "RotaryEmbedding" and len(node.inputs) == 3:  # its tables are not broadcast to the batch
+        rows = (facts[node.inputs[1]].dims or (1,))[0]
+        if isinstance(rows, int):
+            yield rows
     elif get_operator(node) in BROADCASTING:
         known = [dims for value in node.inputs if (dims := facts[value].dims) is not None]
         for axis in range(1, max(map(len, known), default=0) + 1):

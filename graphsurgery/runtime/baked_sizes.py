@@ -135,8 +135,8 @@ class _Trial:
 
     def find(self, suspected: list[int]) -> BakedSizes:
         """Return the first of the ``suspected`` sizes at which the model runs. `FREE` if it runs at usual ones, or never."""
-        rows = (1, *suspected) if len(self._rows) > 1 else ()
-        columns = suspected if len(self._columns) > 1 else []
+        rows = list(dict.fromkeys([1, *suspected])) if len(self._rows) > 1 else []
+        columns = [size for size in suspected if size > 1] if len(self._columns) > 1 else []
         usual: BakedSizes = (None, None)
         sizes = ((None, size) for size in columns), ((size, None) for size in rows), product(rows, columns)
         return next((found for found in chain([usual], *sizes) if self._runs(*found)), FREE)
