@@ -544,17 +544,20 @@ def drop_input(
     *,
     fill: str | None = None,
     like: str | None = None,
+    value: int | float | bool | str | None = None,
 ) -> Model:
-    """Remove an input that is always the same. The graph computes it in the shape of another input ``[batch, seq]``.
+    """Remove inputs that are always the same. The graph computes them, in the shape of another input ``[batch, seq]``.
 
     ``token_type_ids`` become zeros, a mask becomes ones (every position is a token), and ``position_ids`` become 0, 1, ...,
-    seq - 1 in every row.
+    seq - 1 in every row. A decoder's caches become empty, ``[batch, heads, 0, dim]``; what it gives as new caches stays. A flag
+    or a task becomes the number of ``--value``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
-        input: The input to remove.
+        input: The input to remove, or a pattern that several match, such as 'past_key_values.*'.
         fill: The values that the graph puts in its place. Default: as the input's name says.
-        like: The input whose shape the values get. Default: the token ids.
+        like: The input whose shape or batch size the values get. Default: the token ids.
+        value: A number that the graph puts in its place, or true or false.
 
     Returns:
         the edited model, as a new object.

@@ -21,7 +21,7 @@ MADE: Types = {**TARGET, "output_name": str, "keep_target": bool}
 WEIGHTS: Types = {"weights": str, "width": int, "digests": list[str]}
 MASK: Types = {"mask": str, "ids": TEXT}
 POOLED: Types = {**MASK, "output_name": str, "keep_output": list[str], "width": int}
-FILLED: Types = {"input": str, "fill": str, "like": str, "dtype": str}
+FILLED: Types = {"input": str, "fill": str, "dtype": str}
 
 HEADS, TOKENS, INTERFACE = "Heads", "Tokens, before pooling", "Interface"
 """The groups of the command line's help that hold edits."""
@@ -121,11 +121,12 @@ EDIT_LIST = {
         ),
         EditEntry(
             "drop-input", INTERFACE, "dropped",
-            "remove an input that the graph can compute by itself: token types, a mask, positions", FILLED,
+            "remove inputs that the graph can compute by itself: token types, a mask, positions, caches, flags",
+            {**FILLED, "like": TEXT, "value": TEXT, **dict.fromkeys(("inputs", "dims", "empty"), list[str] | None)},
         ),
         EditEntry(
             "optional-input", INTERFACE, "optional",
-            "let callers leave an input out: token types or a mask", {**FILLED, "inside": TEXT},
+            "let callers leave an input out: token types or a mask", {**FILLED, "like": str, "inside": TEXT},
         ),
         EditEntry(
             "add-input", INTERFACE, "fed", "take an input that the model ignores, for programs that always feed it",

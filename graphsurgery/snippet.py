@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.encoder.head import EMBEDDING
-from graphsurgery.encoder.roles import Roles, find_roles
+from graphsurgery.encoder.roles import Roles, find_roles, is_cache
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
 from graphsurgery.runtime.texts import find_tokenizer
@@ -74,5 +74,7 @@ def _format_array(value: Value, source: str | None) -> str:
     if source is not None:
         rows = f" * {value.dims[0]}" if value.dims and isinstance(value.dims[0], int) and value.dims[0] > 1 else ""
         return f"np.array([{source}]{rows}{'' if value.dtype == onnx.TensorProto.INT64 else f', {name}'})"
-    shape = tuple(dim if isinstance(dim, int) else 1 for dim in value.dims or ())
-    return f"np.{'ones' if value.dtype in FLOATS else 'zeros'}({shape}, {name})"
+    shape = [dim if isinstance(dim, int) else 1 for dim in value.dims or ()]
+    if is_cache(value):
+        shape[1:] = [dim if isinstance(dim, int) else 0 for dim in (value.dims or ())[1:]]
+    return f"np.{'ones' if value.dtype in FLOATS else 'zeros'}({tuple(shape)}, {name})"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from decoders import CACHES, FLAG, PRESENT, TASK, tiny_decoder
 from encoders import FLOAT16, HIDDEN, IDS, MASK, POSITION_IDS, TYPE_IDS, tiny_encoder
 from faults import table
 from onnx import TensorProto, helper, numpy_helper
@@ -77,6 +78,15 @@ class Baked(Edited):
         return model
 
 
+@dataclass(frozen=True, eq=False)
+class Cached(Edited):
+    """Of a decoder with caches, a task and a flag."""
+
+    @cached_property
+    def source(self) -> onnx.ModelProto:
+        return tiny_decoder()
+
+
 def declared(p: Plant, name: str) -> onnx.ValueInfoProto:
     return next(info for info in (*p.graph.input, *p.graph.output, *p.graph.value_info) if info.name == name)
 
@@ -90,6 +100,16 @@ def dim(p: Plant, name: str, place: int, size: int | str) -> None:
 
 def fill_value(p: Plant, value: Any, dtype: Any = np.int64) -> None:
     p.attribute("filled", value=numpy_helper.from_array(np.asarray([value], dtype=dtype), "value"))
+
+
+def fill_value_of(p: Plant, name: str, value: float) -> None:
+    p.attribute(f"{name}/filled", value=numpy_helper.from_array(np.asarray([value], dtype=np.float32), "value"))
+
+
+def exchange_branches(p: Plant, end: str) -> None:
+    """What an If did where its condition is true, it does where it is false."""
+    then, otherwise = p.node(end).attribute
+    then.name, otherwise.name = otherwise.name, then.name
 
 
 def input_back(p: Plant, name: str) -> None:
@@ -128,6 +148,9 @@ INT32 = Edited([InputType("int32")], TYPED)
 INT32_POOLED = Edited([AddPooling("mean"), InputType("int32")])
 NAMED = Edited([Rename((f"{IDS}=ids", f"{MASK}=valid", f"{HIDDEN}=states"), ("batch=N",))], TYPED)
 NAMED_POOLED = Edited([AddPooling("mean"), Rename((f"{MASK}=valid", f"{EMBEDDING}=vector"))])
+DROP_CACHES = Cached([DropInput("past_key_values.*")])
+DROP_TASK = Cached([DropInput(TASK, value="3")])
+DROP_FLAG = Cached([DropInput(FLAG, value="true")])
 SWAPPED = Edited([Rename((f"{IDS}={MASK}", f"{MASK}={IDS}"), ("batch=sequence", "sequence=batch"))])
 FED = Edited([AddInput(TYPE_IDS)])
 FED_POOLED = Edited([AddPooling("mean"), AddInput(TYPE_IDS, to="int32")])
@@ -191,6 +214,50 @@ INTERFACE_FAULTS = [
         ("every other one", lambda p: p.before("inputs/position_ids/filled", 0, "Mul", p.ints(2))),
         ("of int32", lambda p: p.attribute("inputs/position_ids/filled", to=TensorProto.INT32)),
         ("by way of int8", lambda p: through(p, "inputs/position_ids/filled", TensorProto.INT8)),
+    ),
+    *table("drop-input of caches", DROP_CACHES,
+        ("one position of zeros", lambda p: p.set("past_key_values.0.key/size2", [1])),
+        ("ones, were there any", lambda p: (p.set("past_key_values.0.key/size2", [1]), fill_value_of(p, CACHES[1], 1))),
+        ("the batch from the sequence", lambda p: p.set("past_key_values.0.key/batch/axis", [1])),
+        ("a batch that is baked in", lambda p: p.wire("past_key_values.0.key/dims", 0, p.ints(2))),
+        ("another number of heads", lambda p: p.set("past_key_values.0.key/size1", [1])),
+        ("the last cache not made", lambda p: p.graph.node.remove(p.node("past_key_values.1.key/filled"))),
+        ("the last cache an input as well", lambda p: p.graph.input.append(
+            helper.make_tensor_value_info(CACHES[1], TensorProto.FLOAT, ["batch", 2, "past", 4]))),
+        ("a new cache gone", lambda p: p.graph.output.remove(p.output(PRESENT[1]))),
+        ("the dim left in an output", lambda p: dim(p, PRESENT[0], 2, "past + sequence")),
+        ("the dim left in the mask", lambda p: dim(p, MASK, 1, "past + sequence")),
+        ("an output that is declared empty", lambda p: dim(p, PRESENT[0], 2, 0)),
+        ("a node of the decoder left out", lambda p: p.without("flat0")),
+        ("claimed of one position", lambda p: p.claim(dims=["batch,2,1,4"] * 2)),
+        ("claimed of one position, and made so", lambda p: (p.set("past_key_values.0.key/size2", [1]),
+         p.claim(dims=["batch,2,1,4"] * 2))),
+        ("claimed of the first cache", lambda p: p.claim(inputs=[CACHES[0]], dims=["batch,2,0,4"])),
+        ("claimed in another order", lambda p: p.claim(inputs=list(CACHES[::-1]))),
+        ("claimed of a scalar", lambda p: p.claim(dims=["", ""])),
+        ("claimed of another batch", lambda p: p.claim(dims=["sequence,2,0,4"] * 2)),
+        ("claimed of no dim", lambda p: p.claim(empty=[])),
+        ("claimed of another dim", lambda p: p.claim(empty=["sequence"])),
+        ("claimed to be like the mask", lambda p: p.claim(like=CACHES[0])),
+        ("claimed by another pattern", lambda p: p.claim(input="past_key_values.1*")),
+        ("claimed to be zeros", lambda p: p.claim(fill="zeros")),
+        ("claimed to be ones", lambda p: p.claim(fill="ones")),
+    ),
+    *table("drop-input of a task", DROP_TASK,
+        ("another task", lambda p: p.set("task_id/filled", 2)),
+        ("a vector", lambda p: p.attribute("task_id/filled", value=numpy_helper.from_array(np.array([3]), "value"))),
+        ("of the ids", lambda p: p.become("task_id/filled", "ReduceMax", IDS, keepdims=0)),
+        ("claimed another", lambda p: p.claim(value="2")),
+        ("claimed none", lambda p: p.claim(value=None)),
+        ("claimed to be zeros", lambda p: p.claim(fill="zeros", value=None)),
+        ("claimed a vector", lambda p: p.claim(dims=["1"])),
+        ("claimed of the ids' shape", lambda p: p.claim(dims=None, like=IDS)),
+    ),
+    *table("drop-input of a flag", DROP_FLAG,
+        ("false", lambda p: fill_value(p, False, np.bool_)),
+        ("false, as claimed of a file that is right", lambda p: p.claim(value="false")),
+        ("claimed of a scalar", lambda p: p.claim(dims=[""])),
+        ("the branches exchanged", lambda p: exchange_branches(p, "decoder/branches")),
     ),
     *table("optional-input", LEFT_OUT,
         ("a default of one", lambda p: default(p, [[1]])),

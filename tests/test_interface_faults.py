@@ -12,7 +12,7 @@ from graphsurgery.report import Verdict
 CASES = list(dict.fromkeys(fault.case for fault in INTERFACE_FAULTS))
 UNREADABLE = {
     "drop-input: forgotten", "rename: forgotten", "fix-dim: forgotten", "dynamic-dim: claimed of the batch alone",
-    "add-input: forgotten",
+    "add-input: forgotten", "drop-input of caches: claimed of a scalar", "drop-input of a task: claimed none",
 }  # fmt: skip
 """What leaves nothing to hold the file against: the two do not take the same feeds, or the record says nothing."""
 

@@ -54,10 +54,14 @@ class Operators:
 
     def positions(self, like: gs.Tensor, dtype: type[np.generic], *, from_zero: bool = False) -> gs.Variable:
         """Build 1, 2, ..., seq, or 0, 1, ..., seq - 1, in every row of the shape of ``like [batch, seq]``."""
+        return self.count(self.node("Shape", like, name="shape"), dtype, 1, from_zero=from_zero)
+
+    def count(self, shape: gs.Tensor, dtype: type[np.generic], axis: int, *, from_zero: bool = False) -> gs.Variable:
+        """Build 1, 2, ..., or 0, 1, ..., along the ``axis`` of a value of that ``shape``, which is a vector."""
         one = gs.Constant("one", np.ones(1, dtype=dtype))
-        ones = self.node("ConstantOfShape", self.node("Shape", like, name="shape"), name="ones", value=one)
+        ones = self.node("ConstantOfShape", shape, name="ones", value=one)
         exclusive: dict[str, Any] = {"exclusive": 1} if from_zero else {}
-        return self.node("CumSum", ones, self.constant(1, np.int64, "axis"), name="positions", **exclusive)
+        return self.node("CumSum", ones, self.constant(axis, np.int64, "axis"), name="positions", **exclusive)
 
     def _over_axis(self, op: str, x: gs.Tensor, axis: int, name: str, since: int, **attrs: Any) -> gs.Variable:
         if self.draft.opset < since:

@@ -33,20 +33,37 @@ def match_names(names: Sequence[str], asked: str) -> list[str]:
     return [asked] if asked in names else [name for name in names if fnmatchcase(name, asked)]
 
 
-def find_fill(roles: Roles, value: Value, asked: str | None) -> str:
+def find_inputs(model: Model, asked: str) -> list[Value]:
+    """Find the input ``asked``, or every input that matches it as a pattern. Raises as `find_input` does."""
+    names = match_names([value.name for value in model.interface.inputs], asked)
+    return [find_input(model, name) for name in names or [asked]]
+
+
+def find_usual_fill(roles: Roles, value: Value, asked: str | None, others: str = "", more: Sequence[str] = ()) -> str:
     """Return the values that replace an input: ``asked``, else the usual ones of its role.
 
-    Raises RequestError if its role has none, UnsupportedModelError if the input cannot have such values.
+    ``more`` lists further values that may be asked for, and ``others`` says how else to give values. Raises RequestError if the
+    role has no usual values, or if there are no such values.
     """
     usual = {ZEROS: roles.types, ONES: roles.mask, POSITIONS: roles.positions}
+    words = (*usual, *more)
     fill = asked or next((fill for fill, role in usual.items() if role is not None and role.name == value.name), None)
     if fill is None:
         raise RequestError(
             f"{value.name} is not an input whose usual values are known (token types, mask, positions)",
-            f"give its values with --fill {ZEROS}, {ONES} or {POSITIONS}",
+            f"give its values with --fill {', '.join(words[:-1])} or {words[-1]}{others}",
         )
-    if fill not in usual:
-        raise RequestError(f"an input cannot be filled with {fill!r}", f"choose from {', '.join(usual)}")
+    if fill not in words:
+        raise RequestError(f"an input cannot be filled with {fill!r}", f"choose from {', '.join(words)}{others}")
+    return fill
+
+
+def find_fill(roles: Roles, value: Value, asked: str | None) -> str:
+    """Return the values that replace an input ``[batch, seq]``: ``asked``, else the usual ones of its role.
+
+    Raises RequestError if its role has none, UnsupportedModelError if the input cannot have such values.
+    """
+    fill = find_usual_fill(roles, value, asked)
     if value.rank != 2 or value.dtype not in MASK_TYPES or (fill == POSITIONS and value.dtype == onnx.TensorProto.BOOL):
         raise UnsupportedModelError(
             f"{value} cannot be filled with {fill}: it has to be numbers of [batch, seq]", "feed it in every run"

@@ -16,6 +16,7 @@ IDS_NAMES = ("input_ids", "input", "ids", "tokens")
 MASK_NAMES = ("attention_mask", "input_mask", "mask", "attn_mask", "attention_masks")
 TYPE_NAMES = ("token_type_ids", "segment_ids", "token_types", "type_ids")
 POSITION_NAMES = ("position_ids", "positions")
+CACHE_WORDS = ("past", "present", "cache")
 MASK_TYPES = FLOATS | {
     onnx.TensorProto.DataType.Value(name)
     for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -49,6 +50,16 @@ def find_roles(interface: Interface, ids: str | None = None, mask: str | None = 
 def is_ids_like(value: Value) -> bool:
     """Return whether a value can be token ids: integers of rank 2 or of unknown rank."""
     return value.dtype in INTEGERS and value.rank in (2, None)
+
+
+def is_cache(value: Value) -> bool:
+    """Return whether a value is a decoder's cache of keys or values: its name says so, and it grows along some dim.
+
+    A cache ``[batch, heads, past, dim]`` has no positions, past = 0, until a text has been read.
+    """
+    dims = value.dims or ()
+    is_growing = len(dims) > 2 and any(not isinstance(dim, int) for dim in dims[1:])
+    return is_growing and any(word in value.name.lower() for word in CACHE_WORDS)
 
 
 def strip_index(name: str) -> str:

@@ -23,14 +23,17 @@ from graphsurgery.references.reference import find_value
 from graphsurgery.report import Check, Report, Verdict
 
 NAME = "as asked"
-GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "like", "input", "output_name")
+GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "value", "like", "input", "output_name")
 """The parameters that are recorded in the form in which they were asked for."""
 KEPT = "keep-outputs"
 MASK, IDS = "attention_mask", "input_ids"
 TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
 """The edits that read the encoder's hidden state."""
-FILLS = {"mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions"}
+FILLS = {
+    "mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions", "past": "empty", "present": "empty",
+    "cache": "empty",
+}  # fmt: skip
 """The fill of an input that is not given, by a word in the input's name."""
 
 
@@ -91,7 +94,9 @@ def _fits(step: Step, name: str, start: Start) -> bool:
     if name == "ids":
         return _is_ids(recorded, start.inputs)
     if name == "fill":
-        return _is_fill(recorded, str(step.parameters.get("input")))
+        return _is_fill(recorded, step)
+    if name == "value":
+        return recorded is None
     return name not in ("hidden_state", "target") or step.edit not in OF_TOKENS or _is_tokens(recorded, start)
 
 
@@ -113,9 +118,12 @@ def _is_ids(recorded: Any, inputs: Sequence[Value]) -> bool:
     return find_value(inputs, recorded) is not None and not any(word in recorded.lower() for word in FILLS)
 
 
-def _is_fill(recorded: Any, name: str) -> bool:
-    """Return whether the fill is the one that belongs to the input's name."""
-    return bool(recorded == next((fill for word, fill in FILLS.items() if word in name.lower()), None))
+def _is_fill(recorded: Any, step: Step) -> bool:
+    """Return whether the fill is the number that is recorded, or the one that belongs to the names of the inputs."""
+    if step.parameters.get("value") is not None:
+        return bool(recorded == "value")
+    names = step.parameters.get("inputs") or [str(step.parameters.get("input"))]
+    return {recorded} == {next((fill for word, fill in FILLS.items() if word in name.lower()), None) for name in names}
 
 
 def _is_tokens(recorded: Any, start: Start) -> bool:

@@ -27,11 +27,11 @@ def keep_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) 
     return list(before)
 
 
-def make_fill(parameters: Parameters, like: Array) -> Array:
-    """Return the default of an input in the shape of ``like [batch, seq]``: 0 or 1 everywhere, or each position's number."""
-    rows, columns = like.shape
-    row = {"zeros": [0] * columns, "ones": [1] * columns, "positions": list(range(columns))}[parameters["fill"]]
-    return np.array([row] * rows).reshape(rows, columns).astype(parameters["dtype"])
+def make_fill(parameters: Parameters, shape: Sequence[int]) -> Array:
+    """Return the values of an input in a ``shape``: 0 or 1 everywhere, or each position's number along the last dim."""
+    if parameters["fill"] == "positions":
+        return np.broadcast_to(np.arange(shape[-1]), shape).astype(parameters["dtype"])
+    return np.full(shape, {"zeros": 0, "ones": 1}[parameters["fill"]], parameters["dtype"])
 
 
 def explain_type_misfit(interface: Interface, name: str, dtype: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 
 from graphsurgery.references.fields import ChangeInfo, Fields, Info
@@ -12,7 +11,7 @@ from graphsurgery.references.reference import Expected, Parameters, Reference, R
 
 
 def _make_default(parameters: Parameters, _graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    value = make_fill(parameters, np.zeros((1, 1)))
+    value = make_fill(parameters, (1, 1))
     return [onnx.numpy_helper.from_array(value, parameters["input"])]
 
 
@@ -35,10 +34,10 @@ def _change_infos(parameters: Parameters, graph: onnx.GraphProto) -> ChangeInfo:
 
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     name, inside = parameters["input"], parameters["inside"]
-    whole = feed if name in feed else feed | {name: make_fill(parameters, feed[parameters["like"]])}
+    whole = feed if name in feed else feed | {name: make_fill(parameters, feed[parameters["like"]].shape)}
     if inside is None:
         return before(whole)
-    given = feed.get(name, make_fill(parameters, np.zeros((1, 1))))
+    given = feed.get(name, make_fill(parameters, (1, 1)))
     return before(whole) | expect_exactly({name: given, inside: whole[name]})
 
 

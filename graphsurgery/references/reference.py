@@ -44,6 +44,8 @@ class Expected:
     """The source's own output, which may be rounded, if no edit made the value and the source gives it as an output."""
     promised: Array | float | None = None
     """The tolerance of the edit by itself, if rounding in a chain widens ``tolerance``; None: ``tolerance``."""
+    is_empty: bool = False
+    """Whether the value is meant to have no numbers. Then its shape is compared."""
 
 
 RunModel: TypeAlias = Callable[[Values], dict[str, Expected]]

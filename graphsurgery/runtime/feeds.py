@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.encoder.limits import Tables, find_tables
-from graphsurgery.encoder.roles import Roles
+from graphsurgery.encoder.roles import Roles, is_cache
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
@@ -187,7 +187,7 @@ class FeedGenerator:
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
         sizes = {dim: size for dim, size in zip(self._leading_dims(), mask.shape, strict=True) if isinstance(dim, str)}
         sizes |= dict(self.picture)
-        past = "past" in value.name
+        past = "past" in value.name or is_cache(value)
         shape = [dim if isinstance(dim, int) else sizes.get(dim, 0 if past else 1) if dim else 1 for dim in value.dims]
         if value.dims and not isinstance(value.dims[0], int) and not past and value.dims[0] not in sizes:
             shape[: min(2, len(shape))] = mask.shape[: min(2, len(shape))]
