@@ -30,6 +30,10 @@ def step(edit: str, **given: Any) -> Step:
     return Step(edit, given, "0", "", {})
 
 
+UNASKED = dict.fromkeys(("value", "inputs", "dims", "empty"))
+"""Parameters of drop-input that files record for caches and numbers alone."""
+
+
 def drawn_steps(rng: random.Random) -> list[Step]:
     """Edits of any names in any order, as no file has to have them."""
     made = []
@@ -50,7 +54,7 @@ def drawn_steps(rng: random.Random) -> list[Step]:
                 step("add-normalize", target=one),
                 step("truncate", target=one, dim="4,2", keep_length=True),
                 step("add-pooling", **pooling),
-                step("drop-input", input=one, fill="ones", like=other, dtype="int64"),
+                step("drop-input", input=one, fill="ones", like=other, dtype="int64", **UNASKED),
                 step("input-type", to="int64", input=[one], inside=[f"{one}_inside"], dtypes=["int32"]),
             ])
         )  # fmt: skip
