@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench fault-table optimize-table optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench fault-table exports-table optimize-table optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,14 +41,18 @@ types: $(VENV)/.test ## mypy, strict
 generated: $(VENV)/.test ## the library's stub and the tables of edits, from the edits' declarations
 	$(VENV)/bin/python scripts/generate.py
 
-fixtures: $(PEERS)/.peers ## make the committed fixtures again
+fixtures: $(PEERS)/.peers $(NEWEST)/.peers ## make the committed fixtures again, in both forms
 	$(PEERS)/bin/python fixtures/make_fixtures.py
+	$(NEWEST)/bin/python fixtures/make_fixtures.py
 
 bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and onnx-ir
 	$(PEERS)/bin/python benchmarks/surgery_cost.py
 
 fault-table: $(VENV)/.test ## the table of docs/verification.md: planted faults by kind of interface, and how many are caught
 	$(VENV)/bin/python benchmarks/planted_faults.py --write
+
+exports-table: $(NEWEST)/.peers ## the table of docs/verification.md: exports in dynamo form, by family
+	$(NEWEST)/bin/python benchmarks/exports_table.py --write
 
 optimize-table: $(PEERS)/.peers ## the table of docs/optimize.md: what fuses, how exact, how fast, by architecture
 	$(PEERS)/bin/python benchmarks/optimize_table.py --write
