@@ -18,7 +18,6 @@ from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestE
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
-from graphsurgery.model.parsing import shorten
 from graphsurgery.model.provenance import record_edit
 from graphsurgery.model.records import Document
 
@@ -111,7 +110,7 @@ class Edit(ABC):
     def _apply(self, model: Model, hash_weights: bool) -> Model:
         result = self.resolve(model)
         edit = result.edit
-        self._refuse_other_findings(edit)
+        self._refuse_other_sizes(edit)
         edit._refuse_repetition(model)
         weights = model.weights_fingerprint() if hash_weights else None
         document = edit.document(model, result.found, weights)
@@ -132,12 +131,15 @@ class Edit(ABC):
         if not self.restores:
             require_promised(self.verb, "the inputs", before.inputs, after.inputs)
 
-    def _refuse_other_findings(self, resolved: Edit) -> None:
-        """Raise RequestError if a recipe gives a resolved parameter, such as a width, and the model has another value."""
+    def _refuse_other_sizes(self, resolved: Edit) -> None:
+        """Raise RequestError if a recipe gives a size, such as a width, and the model has another one.
+
+        Other resolved parameters say where something is in a graph. They are found anew for each model.
+        """
         for one in self.known():
             given, found = getattr(self, one.name), getattr(resolved, one.name)
-            if one.metadata.get("resolved") and given not in (one.default, found):
-                what = f"{self.verb} is given {one.name} = {_show(given)}, but this model has {_show(found)}"
+            if one.metadata.get("resolved") and isinstance(given, int) and given not in (one.default, found):
+                what = f"{self.verb} is given {one.name} = {given}, but this model has {found}"
                 raise RequestError(what, f"leave {one.name} out of the recipe, or take the model that the recipe is for")
 
     def _refuse_repetition(self, model: Model) -> None:
@@ -177,10 +179,6 @@ class GraphEdit(Edit, Generic[FoundT]):
         draft = Draft(model)
         self.change(draft, found)
         return record_edit(model.document, draft.finish(), self.verb, self.parameters(), weights)
-
-
-def _show(value: Any) -> str:
-    return shorten(str(list(value) if isinstance(value, tuple) else value))
 
 
 def make_repeated_error(verb: str) -> AlreadyAppliedError:
