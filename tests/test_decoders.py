@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from decoders import CACHES, FLAG, HEADS, PRESENT, SIZE, TASK, compute_hidden, tiny_decoder
 from encoders import HIDDEN, IDS, MASK
+from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
 from graphsurgery import AddPooling, DropInput, KeepOutputs
+from graphsurgery.encoder.attention import COUNTED
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 from graphsurgery.snippet import make_snippet
@@ -83,3 +86,48 @@ def test_the_snippet_feeds_empty_caches(tmp_path: Path, monkeypatch: pytest.Monk
     scope: dict[str, np.ndarray] = {}
     exec(make_snippet(tmp_path / "model.onnx", model.interface), scope)
     np.testing.assert_allclose(scope["embedding"], compute_hidden(np.arange(3)[None], task=3), rtol=0, atol=1e-5)
+
+
+def grouped_attention() -> onnx.ModelProto:
+    """One GroupQueryAttention without caches, as other programs write it: lengths are the sum of the mask, less one."""
+    rng = np.random.default_rng(0)
+    weights = {"word": rng.standard_normal((20, 16)), **{name: rng.standard_normal((16, 16)) / 4 for name in "qkv"}}
+    nodes = [
+        helper.make_node("Gather", ["word", IDS], ["x"]),
+        *(helper.make_node("MatMul", ["x", name], [f"x{name}"]) for name in "qkv"),
+        helper.make_node("ReduceSum", [MASK, "axis"], ["count"], keepdims=0),
+        helper.make_node("Sub", ["count", "one"], ["less"]),
+        helper.make_node("Cast", ["less"], ["lengths"], to=TensorProto.INT32),
+        helper.make_node("Shape", [MASK], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["width"], axis=0),
+        helper.make_node("Cast", ["width"], ["total"], to=TensorProto.INT32),
+        helper.make_node(
+            "GroupQueryAttention", ["xq", "xk", "xv", "", "", "lengths", "total"], ["mixed", "present_k", "present_v"],
+            domain="com.microsoft", num_heads=2, kv_num_heads=2,
+        ),
+        helper.make_node("Add", ["x", "mixed"], [HIDDEN]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "grouped",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in (IDS, MASK)],
+        [helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["batch", "sequence", 16])],
+        [
+            *(numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()),
+            numpy_helper.from_array(np.array([1]), "axis"), numpy_helper.from_array(np.array(1), "one"),
+        ],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_grouped_attention_that_is_told_lengths_is_warned_of() -> None:
+    """A text padded in front gets another vector, so `inspect` says so. Attention that masks scores is not warned of."""
+    session = onnxruntime.InferenceSession(grouped_attention().SerializeToString())
+    alone = session.run(None, {IDS: np.array([[3, 4, 5]]), MASK: np.ones((1, 3), np.int64)})[0]
+    behind = session.run(None, {IDS: np.array([[3, 4, 5, 0]]), MASK: np.array([[1, 1, 1, 0]])})[0]
+    front = session.run(None, {IDS: np.array([[0, 3, 4, 5]]), MASK: np.array([[0, 1, 1, 1]])})[0]
+    np.testing.assert_allclose(behind[:, :3], alone, rtol=0, atol=1e-5)
+    assert np.abs(front[:, 1:] - alone).max() > 0.1
+    assert COUNTED in graphsurgery.inspect(grouped_attention()).warnings
+    assert COUNTED not in graphsurgery.inspect(tiny_decoder()).warnings

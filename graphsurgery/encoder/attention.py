@@ -24,6 +24,8 @@ from graphsurgery.graph.operators import (
     COPYING,
     EMBEDDING_NORM,
     JOINING,
+    LENGTH_STEPS,
+    LENGTHS,
     MASK_INDEXES,
     MASK_INPUTS,
     PRODUCT_BIASES,
@@ -163,14 +165,19 @@ def walk_attentions(flow: Flow) -> Iterator[Attention]:
 
 
 def counts_tokens(flow: Flow, attention: Attention) -> bool:
-    """Return whether a fused attention reads off a one-dimensional mask_index how many tokens each row has.
+    """Return whether a fused attention is told how many tokens each row has, by a one-dimensional mask_index or by lengths.
 
-    EmbedLayerNormalization gives such an index, or a sum of the mask does.
+    EmbedLayerNormalization gives such an index, or a sum of the mask does. GroupQueryAttention takes lengths.
     """
     for index in MASK_INDEXES.get(get_operator(attention.node), ()):
         value = get_input(attention.node, index)
         node = None if value is None else flow.graph.origin(value).producer()
         if node is not None and get_operator(node) in (EMBEDDING_NORM, "ReduceSum"):
+            return True
+    for index in LENGTHS.get(get_operator(attention.node), ()):
+        value = get_input(attention.node, index)
+        behind = [] if value is None else flow.graph.upstream_nodes(value, through=LENGTH_STEPS)
+        if any(get_operator(node) == "ReduceSum" for node in behind):
             return True
     return False
 

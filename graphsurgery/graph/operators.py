@@ -140,6 +140,10 @@ MASK_INDEXES = {
     f"{VENDOR}.DecoderMaskedMultiHeadAttention": (3,),
 }  # fmt: skip
 """The indices of those masks that are integers: nonzero at tokens, or the number of tokens in each row."""
+LENGTHS = {f"{VENDOR}.GroupQueryAttention": (5,)}
+"""The indices of an attention's inputs that tell how many tokens each row has."""
+LENGTH_STEPS = frozenset({"Add", "Cast", "Identity", "Reshape", "Squeeze", "Sub", "Unsqueeze"})
+"""Operators between the sum of a mask and such an input."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that compute queries, keys and values themselves, from one input and one matrix."""
 ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")
