@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for what, seconds, mebibytes in figures:
         terminalreporter.write_line(f"{what:<58} {seconds:>8.1f} {mebibytes:>6.0f}")
     if collect_ignore:
-        terminalreporter.section("left out, because there is no Optimum here")
+        terminalreporter.section("left out where there is no Optimum")
     for name in collect_ignore:
         terminalreporter.write_line(f"{name:<58} {LEFT_OUT[name]}")
     found = config.stash.get(WORST, Worst()).rows

@@ -14,11 +14,12 @@ needs_optimum = pytest.mark.skipif(not HAS_OPTIMUM, reason="about what Optimum m
 LEFT_OUT = {
     "test_baked_dims.py": "TorchScript exports, which the other environment makes",
     "test_fusions_report.py": "the optimizer's fusions in Optimum's exports",
+    "test_minilm.py": "the real model in batches of every size; test_minilm_bake.py holds it against encode here",
     "test_optimize.py": "the optimizer on Optimum's exports",
     "test_optimizer.py": "the optimizer's fusions in Optimum's exports",
     "test_portable.py": "Optimum's exports in other runtimes",
 }
-"""Files whose tests are not run where there is no Optimum, and what they are about."""
+"""Files whose tests are not run where there is no Optimum, and why."""
 
 MAJOR = int(version("sentence-transformers").partition(".")[0])
 COUNTS_FROM_FIRST = 6
