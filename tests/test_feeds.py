@@ -293,6 +293,37 @@ def test_a_model_without_inputs() -> None:
     assert not any("texts" in line and "longer" in line for line in plain.not_checked)
 
 
+def without_texts(text: str) -> graphsurgery.Model:
+    graph = onnx.parser.parse_graph(text)
+    opset = onnx.helper.make_opsetid("", 17)
+    return graphsurgery.load(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8))
+
+
+FLAT = """bags (int64[tokens] input_ids, int64[batch] offsets) => (float[batch, 2] embedding)
+    <float[9, 2] table = {0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9}> {
+    words = Gather (table, input_ids)
+    embedding = Gather (words, offsets)
+}"""
+PICTURES = """colours (float[batch, 3, h, w] pixel_values) => (float[batch, 3] embedding) <int64[2] axes = {2, 3}> {
+    sums = ReduceSum <keepdims = 0> (pixel_values, axes)
+    embedding = Identity (sums)
+}"""
+
+
+@pytest.mark.parametrize("text", [FLAT, PICTURES], ids=["flat ids", "pictures"])
+def test_inputs_that_hold_no_texts(text: str) -> None:
+    """Nothing is said of their length. A flat list of ids has offsets at which its texts begin, and no rows."""
+    source = without_texts(text)
+    report = graphsurgery.verify(graphsurgery.add_normalize(source), against=source)
+    assert report and any("no input holds texts in its rows" in line for line in report.observations)
+    assert not any("tokens" in line for line in report.not_checked)
+    is_flat = "offsets" in text
+    feed = make_feed_generator(source).generate(np.ones((3, 5), dtype=np.bool_), seed=1)
+    assert not is_flat or all(np.array_equal(feed[name], [0, 1, 2]) for name in ("input_ids", "offsets"))
+    assert any("only 0, 1, 2, ... were fed" in line for line in report.not_checked) == is_flat
+    assert any("no input has texts as rows" in line for line in report.observations) == is_flat
+
+
 @pytest.mark.parametrize("edited", [False, True])
 def test_reports_say_how_long_texts_were(edited: bool, tmp_path: Path) -> None:
     source = FIXTURES / "bert" / "model.onnx"

@@ -253,6 +253,17 @@ def test_every_mask_of_a_chain_is_tried(monkeypatch: pytest.MonkeyPatch) -> None
     assert any("add-pooling reads the mask" in check.detail for check in report.checks)
 
 
+@pytest.mark.parametrize(("name", "meant"), MEANT.items())
+def test_one_output_that_uses_the_mask_is_enough(name: str, meant: tuple[str, str]) -> None:
+    """Another output mixes all tokens, hidden or not."""
+    proto = case_model(name).to_proto()
+    proto.graph.node.append(onnx.helper.make_node("ReduceMean", ["last_hidden_state"], ["centre"], axes=[1]))
+    proto.graph.node.append(onnx.helper.make_node("Add", ["last_hidden_state", "centre"], ["mixed"]))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("mixed", 1, ["batch", "seq", 4]))
+    model, (mask, form) = graphsurgery.load(proto), meant
+    assert find_meaning_by_run(open_session(model).run, generator_for(model, mask)) == MaskMeaning(form, RUN)
+
+
 def test_what_no_run_shows_is_listed() -> None:
     """A causal encoder that ignores its mask: its last token is seen by nobody, in whatever form it is hidden."""
     scores = ("scores = MatMul (x, keys)", "all = MatMul (x, keys)\n   scores = Trilu <upper = 0> (all)")

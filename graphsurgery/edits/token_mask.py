@@ -106,11 +106,13 @@ def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str) -> 
     Raise MaskError, which lists the choices, if there is none, if it has not the form that is asked for, or if the encoder
     takes it for something else than it is asked for as; LayoutError if the sequence stands before the batch.
     """
-    roles = find_roles(model.interface, ids)
+    spec = None if asked is None else MaskSpec.parse(asked)
+    named = None if spec is None or spec.name is None or model.interface.input(spec.name) is None else spec.name
+    roles = find_roles(model.interface, ids, named)
     require_batch_first(model, roles, pooled)
     if ids is not None and model.interface.input(ids) is None:
         raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_list_input_names(model)}")
-    spec = MaskSpec.parse(asked if asked is not None else _find_default_name(model, roles))
+    spec = spec or MaskSpec.parse(_find_default_name(model, roles))
     if spec.kind == PAD:
         return Mask(spec, _find_ids_for_padding(roles, spec))
     warnings = () if spec.name is None else _check_mask_input(model, spec, ids)

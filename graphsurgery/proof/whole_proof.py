@@ -72,6 +72,8 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     unmeasured = "not measured how much other texts in the batch and padding change a vector:"
     if generator.fixed_batch is not None or generator.fixed_sequence is not None:
         return [f"{unmeasured} the model's batch or sequence size is fixed"]
+    if not generator.has_rows:
+        return [f"{unmeasured} no input has texts as rows, one below the other"]
     dependence = {BESIDE: np.zeros(2)}
     masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in _PADDING}
     if not masks:

@@ -17,7 +17,7 @@ from graphsurgery.encoder.limits import Tables, find_tables
 from graphsurgery.encoder.roles import Roles, is_cache
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
-from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
+from graphsurgery.model.dtypes import FLOATS, INTEGERS, to_numpy_dtype
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
@@ -133,6 +133,21 @@ class FeedGenerator:
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
         return arrays
 
+    @property
+    def has_rows(self) -> bool:
+        """Return whether some input has a text in each row, so that `cut_feed` can take one text."""
+        batch, _ = self._leading_dims()
+        return isinstance(batch, str) or any((self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions))
+
+    @property
+    def has_texts(self) -> bool:
+        """Return whether some input may have a text in each row, ``[batch, seq]`` or ``[batch, seq, dim]``.
+
+        Pictures have four dims, and a flat list of ids has one.
+        """
+        values = (self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions, *self.roles.others)
+        return any(value is not None and value.rank in (2, 3, None) for value in values)
+
     def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
         """Return a feed for one row of ``feed`` and some of its positions. Other inputs stay as they are."""
         part = dict(feed)
@@ -160,11 +175,12 @@ class FeedGenerator:
 
     @property
     def left_out(self) -> list[str]:
-        """A sentence for each input that gets nothing but zeros. The proof does not see a fault in what they do."""
+        """A sentence for each input that always gets the same numbers. The proof does not see a fault in what they do."""
         known = {self.prompt, *self.unread}
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
-        return [f"input {value.name}: its use is not known, so only zeros were fed" for value in (*integers, *types)]
+        fed = {value.name: "0, 1, 2, ..." if self._is_counted(value) else "zeros" for value in (*integers, *types)}
+        return [f"input {name}: its use is not known, so only {numbers} were fed" for name, numbers in fed.items()]
 
     def find_mask(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
         """Return where a feed has tokens, ``[batch, seq]`` bool, or None if the model takes no mask of that shape."""
@@ -195,7 +211,16 @@ class FeedGenerator:
             return rng.standard_normal(shape).astype(_numpy(value))
         if value.name in self.unread:
             return rng.integers(0, MOST_UNREAD, size=shape).astype(_numpy(value))
+        if self._is_counted(value):
+            return np.arange(shape[0]).astype(_numpy(value))
         return np.zeros(shape, dtype=_numpy(value))
+
+    def _is_counted(self, value: Value) -> bool:
+        """Return whether an input is fed 0, 1, 2, ...: integers ``[n]`` of a model without ids ``[batch, seq]``.
+
+        They are valid token ids, and valid offsets at which the texts of a flat list of ids begin: one token in each text.
+        """
+        return self.roles.ids is None and value.dtype in INTEGERS and value.rank == 1 and value.name != self.prompt
 
     def _leading_dims(self) -> tuple[Dim, Dim]:
         for value in (self.roles.ids, self.roles.mask, *self.roles.others):

@@ -74,15 +74,18 @@ def settle_form(shown_by: str, mask: Value, fits: Callable[[str, bool], bool]) -
 
 
 def is_form_of_run(run: Run, generator: FeedGenerator, at_end: bool = False) -> bool:
-    """Return whether, the mask in the generator's form, a hidden token changes no other position and a visible one does."""
+    """Return whether, the mask in the generator's form, a hidden token changes no other position and a visible one does.
+
+    One output that shows both is enough: others may come from before the mask is used, or use no mask at all.
+    """
     mask, hole = make_trial_masks(generator, at_end)[1:]
     if mask is None:
         return False
     plain, hidden, seen = (_run_outputs(run, generator, mask, place) for place in (None, hole, SEEN))
     others = mask[0] & (np.arange(mask.shape[1]) > SEEN)
-    leaks = [_measure_difference(plain[name], hidden.get(name), mask[0]) for name in plain]
-    reaches = [_measure_difference(plain[name], seen.get(name), others) for name in plain]
-    return max(leaks, default=np.inf) < SAME and OTHER < max(reaches, default=0.0) < np.inf
+    leaks = {name: _measure_difference(plain[name], hidden.get(name), mask[0]) for name in plain}
+    reaches = {name: _measure_difference(plain[name], seen.get(name), others) for name in plain}
+    return any(leaks[name] < SAME and OTHER < reaches[name] < np.inf for name in plain)
 
 
 def _mixes(run: Run, generator: FeedGenerator) -> bool:

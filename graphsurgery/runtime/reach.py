@@ -49,19 +49,19 @@ class Reach:
     """Whether a longer feed would take too much time or memory."""
     failed: int | None = None
     """The shortest length on which ONNX Runtime could not run the source."""
-    has_inputs: bool = True
-    """Whether the model has any inputs. Without them it gives the same in every run."""
+    no_texts: str = ""
+    """Why no length was tried, if no input holds texts."""
 
     def __str__(self) -> str:
-        if not self.has_inputs:
-            return "the model has no inputs, so every run of it is the same"
+        if self.no_texts:
+            return self.no_texts
         end = ", the longest that the model takes" if self.tokens == self.limit else ""
         return f"compared on texts of up to {self.tokens} token{'s' * (self.tokens != 1)}{end}"
 
     @property
     def not_checked(self) -> list[str]:
         """A sentence about longer texts, if the model may take them."""
-        if self.tokens == self.limit or not self.has_inputs:
+        if self.tokens == self.limit or self.no_texts:
             return []
         longer = f"texts longer than {self.tokens} token{'s' * (self.tokens != 1)}"
         if self.failed is not None:
@@ -77,7 +77,9 @@ def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], 
     ``full`` sets no limit on time and memory. Raises what ``run`` raises if it cannot run even one token.
     """
     if not generator.generate(make_mask([1]), seed=0):
-        return Reach(generator.longest, has_inputs=False)
+        return Reach(generator.longest, no_texts="the model has no inputs, so every run of it is the same")
+    if not generator.has_texts:
+        return Reach(generator.longest, no_texts="no input holds texts in its rows, so only the number of rows varied")
     if generator.fixed_sequence is not None:
         return Reach(generator.fixed_sequence, generator.fixed_sequence)
     trial = _Trial(generator, run)
