@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 from decoders import CACHES, FLAG, HEADS, PRESENT, SIZE, TASK, compute_hidden, tiny_decoder
-from encoders import HIDDEN, IDS, MASK
+from encoders import HIDDEN, IDS, MASK, tiny_encoder
 from onnx import TensorProto, helper, numpy_helper
 
 import graphsurgery
 from graphsurgery import AddPooling, DropInput, KeepOutputs
 from graphsurgery.encoder.attention import COUNTED
+from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 from graphsurgery.snippet import make_snippet
@@ -49,6 +50,53 @@ def test_a_flag_chooses_a_branch(tmp_path: Path, flag: str) -> None:
     (found,) = onnxruntime.InferenceSession(done.output).run(None, {IDS: ids, MASK: np.array([[1, 1, 0, 0]])})
     wanted = compute_hidden(ids, task=3, is_cached=flag == "true")[:, :2].mean(axis=1)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def merge(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The whole graph in both branches of an If, as Optimum merges a decoder with and one without caches."""
+    made = {name for node in model.graph.node for name in node.output}
+
+    def branch(prefix: str) -> onnx.GraphProto:
+        graph = onnx.GraphProto(name=prefix)
+        for node in model.graph.node:
+            copy = graph.node.add()
+            copy.CopyFrom(node)
+            copy.input[:] = [prefix + name if name in made else name for name in node.input]
+            copy.output[:] = [prefix + name for name in node.output]
+        graph.output.extend(
+            helper.make_tensor_value_info(prefix + one.name, one.type.tensor_type.elem_type, None) for one in model.graph.output
+        )
+        return graph
+
+    names = [one.name for one in model.graph.output]
+    closed = helper.make_node("If", [FLAG], names, "merged", then_branch=branch("then."), else_branch=branch("else."))
+    merged = onnx.ModelProto()
+    merged.CopyFrom(model)
+    merged.graph.ClearField("value_info")
+    merged.graph.ClearField("node")
+    merged.graph.node.append(closed)
+    merged.graph.input.append(helper.make_tensor_value_info(FLAG, TensorProto.BOOL, [1]))
+    return merged
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_merged_decoder_is_not_optimized_until_its_flag_is_fixed(tmp_path: Path, portable: bool, pooled: bool) -> None:
+    path, fixed, opened = (tmp_path / f"{name}.onnx" for name in ("merged", "fixed", "open"))
+    model = graphsurgery.load(merge(tiny_encoder()))
+    graphsurgery.save(graphsurgery.add_pooling(model, mode="mean") if pooled else model, path)
+    with pytest.raises(UnsupportedModelError, match=f"branches of the If node 'merged'.* the input {FLAG} chooses") as error:
+        graphsurgery.optimize(path, output=opened, portable=portable)
+    assert f"drop-input --input {FLAG} --value false" in error.value.advice
+    head = [AddPooling("mean")] if pooled else []
+    graphsurgery.run([DropInput(FLAG, value="false"), *head], model, output=fixed)
+    if not portable:
+        with pytest.raises(UnsupportedModelError, match=f"the value {FLAG} chooses"):
+            graphsurgery.optimize(fixed, output=opened)
+        return
+    done = graphsurgery.optimize(fixed, output=opened, portable=True)
+    assert done.report.verdict is Verdict.PASSED
+    assert not any(node.op_type == "If" for node in graphsurgery.load(opened).proto.graph.node)
 
 
 def test_new_caches_stay_and_lose_the_dim() -> None:

@@ -19,6 +19,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, get_operator
 from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
+from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
     BIASED_ATTENTION,
@@ -107,6 +108,7 @@ class Fuse(Rewrite):
     def resolve(self, encoder: Model) -> Self:
         if self.parts is not None:
             return self
+        require_open_encoder(encoder)
         found = detect_architecture(encoder)
         model_type = self.model_type or (found.model_type if found is not None else BERT)
         heads = self.heads or (found.heads if found is not None else 0)

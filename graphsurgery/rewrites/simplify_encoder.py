@@ -13,6 +13,7 @@ from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
 from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.graph.write_back import LARGEST_FOLDED, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
+from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.rewrites.simplify.simplify import simplify
@@ -40,6 +41,7 @@ class Simplify(Rewrite):
         done = simplify(given)
         nothing = None
         if _nodes(given) == _nodes(done.model):
+            require_open_encoder(encoder)
             nothing = NothingToOptimizeError(
                 "simplifying changes nothing in this graph", "use it as it is; see `graphsurgery inspect`"
             )

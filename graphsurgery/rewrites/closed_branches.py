@@ -1,0 +1,35 @@
+"""Encoders in the branches of an If, as in decoders merged from two. Rewrites change nodes outside of branches alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.operators import PRODUCTS, get_operator
+from graphsurgery.model.model import Model
+from graphsurgery.model.names import list_subgraphs, walk_graphs
+
+OPENED = "then `graphsurgery optimize --portable` puts the branch that is taken in the place of the If, and optimize its output"
+
+
+def require_open_encoder(model: Model) -> None:
+    """Raise UnsupportedModelError if all matrix products of ``model`` are in the branches of one If."""
+    nodes = model.proto.graph.node
+    if _has_products(nodes):
+        return
+    for node in nodes:
+        inner = (one for branch in list_subgraphs(node) for graph in walk_graphs(branch) for one in graph.node)
+        if get_operator(node) != "If" or not node.input or not _has_products(inner):
+            continue
+        name, condition = node.name or node.output[0], node.input[0]
+        is_input = model.interface.input(condition) is not None
+        chosen = f"the {'input' if is_input else 'value'} {condition} chooses one of them"
+        what = f"the whole encoder is in the branches of the If node {name!r}, and branches are not rewritten; {chosen}"
+        drop = f"fix it with `graphsurgery drop-input --input {condition} --value false` before pooling"
+        raise UnsupportedModelError(what, f"{drop if is_input else 'make it a constant'}; {OPENED}")
+
+
+def _has_products(nodes: Iterable[onnx.NodeProto]) -> bool:
+    return any(get_operator(node) in PRODUCTS for node in nodes)
