@@ -22,8 +22,14 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
-LAYERS = {"bert": 3, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "qwen3": 2, "t5": 3, "xlmr": 2}
-WIDTHS = {"bert": 32, "bert-external": 40, "bert-fp16": 48, "modernbert": 32, "qwen3": 48, "t5": 36, "xlmr": 40}
+LAYERS = {
+    "bert": 3, "bert-dynamo": 2, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "modernbert-dynamo": 3, "qwen3": 2,
+    "qwen3-dynamo": 2, "t5": 3, "xlmr": 2,
+}  # fmt: skip
+WIDTHS = {
+    "bert": 32, "bert-dynamo": 32, "bert-external": 40, "bert-fp16": 48, "modernbert": 32, "modernbert-dynamo": 32, "qwen3": 48,
+    "qwen3-dynamo": 48, "t5": 36, "xlmr": 40,
+}  # fmt: skip
 WORDS = {"vocab": ["a", "b"], "word_weights": {"a": 2.0}, "unknown_word_weight": 0.5}
 
 
