@@ -17,6 +17,7 @@ SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 """Whether these tests run beside those of another worker."""
 if SIDE_BY_SIDE:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 CORPUS = ROOT.parent / "shared" / "corpus"

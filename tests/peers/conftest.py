@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from exports import OPSETS, export_bert, export_folder, make_on_request
+from filelock import FileLock
 from installed import HAS_OPTIMUM, LEFT_OUT
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "demo"))
 collect_ignore = [] if HAS_OPTIMUM else [*LEFT_OUT]
@@ -105,17 +107,38 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm_export(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2 exported: the transformer alone. The model file; the tokenizer is beside it."""
-    folder = tmp_path_factory.mktemp("minilm")
-    shutil.copyfile(minilm / "tokenizer.json", folder / "tokenizer.json")
-    return export_folder(minilm, folder / "model.onnx")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder of some name. The first process of tests that asks for it fills it by a function, others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if SIDE_BY_SIDE else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, unfinished = shared / name, shared / f"{name}.unfinished"
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.is_dir():
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def on_request(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def minilm_export(minilm: Path, make_once) -> Path:
+    """all-MiniLM-L6-v2 exported: the transformer alone. The model file; the tokenizer is beside it."""
+
+    def fill(folder: Path) -> None:
+        shutil.copyfile(minilm / "tokenizer.json", folder / "tokenizer.json")
+        export_folder(minilm, folder / "model.onnx")
+
+    return make_once("minilm", fill) / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def on_request(make_once) -> Path:
     """The architectures that are not in the repository, exported now."""
-    return make_on_request(tmp_path_factory.mktemp("architectures"))
+    return make_once("architectures", make_on_request)
 
 
 @pytest.fixture(scope="session")

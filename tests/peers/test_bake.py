@@ -23,6 +23,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, L
 
 from graphsurgery.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 RELATIVE, UNIT = 1e-5, 1e-6
 ARCHITECTURES = ("bert", "xlmr", "modernbert", "qwen3", "t5")
 SIDES = ("right", "left")

@@ -49,6 +49,8 @@ from graphsurgery.cli.main import run
 sys.path.insert(0, str(FIXTURES))
 import tokenizers_tiny as tiny
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 PAIRS = [
     ("How are you?", "The kettle has been boiling for ten minutes, and nobody turned off the stove."),
     ("hi", "two words"),

@@ -19,6 +19,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from graphsurgery.edits.edit import Edit
 from graphsurgery.recipe import Recipe, read_recipe
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 TINY = {
     "bert": "bert", "mpnet": "mpnet", "xlm-roberta": "xlmr", "t5": "t5", "qwen3": "qwen3", "gemma3_text": "gemma3",
