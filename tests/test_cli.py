@@ -179,7 +179,7 @@ def test_main_exits_with_the_code() -> None:
     assert left.value.code == WRONG
 
 
-@pytest.mark.parametrize("verb", ["add-pooling", "add-normalize", "add-splade-pooling", "mask-tokens", "optimize", "verify"])
+@pytest.mark.parametrize("verb", ["add-pooling", "add-normalize", "optimize", "verify"])
 @pytest.mark.parametrize("path", corpus_params())
 @pytest.mark.usefixtures("short_texts")
 def test_proofs_on_the_corpus(path: Path, verb: str, tmp_path: Path, capsys) -> None:

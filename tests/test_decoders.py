@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphsurgery
 from graphsurgery import AddPooling, DropInput, KeepOutputs
 from graphsurgery.encoder.attention import COUNTED
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import RequestError, UnsupportedModelError
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 from graphsurgery.snippet import make_snippet
@@ -97,6 +97,13 @@ def test_a_merged_decoder_is_not_optimized_until_its_flag_is_fixed(tmp_path: Pat
     done = graphsurgery.optimize(fixed, output=opened, portable=True)
     assert done.report.verdict is Verdict.PASSED
     assert not any(node.op_type == "If" for node in graphsurgery.load(opened).proto.graph.node)
+
+
+@pytest.mark.parametrize("options", [{"fill": "zeros"}, {"value": "0"}])
+def test_a_cache_of_unknown_size_is_advised_to_be_empty(options: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=r"the sizes of .* are not known") as error:
+        DropInput("past_key_values.*", **options).apply(graphsurgery.load(tiny_decoder()))
+    assert "leave out --fill and --value: a cache is empty then" in error.value.advice
 
 
 def test_new_caches_stay_and_lose_the_dim() -> None:

@@ -182,9 +182,11 @@ def baked(tmp_path_factory: pytest.TempPathFactory):
     return make
 
 
-@pytest.mark.parametrize(("batch", "sequence"), [(1, 12), (2, 10)])
+@pytest.mark.parametrize(
+    ("batch", "sequence", "which"),
+    [(1, 12, ("batch",)), (2, 10, ("sequence",)), (1, 12, ("batch", "sequence")), (2, 10, ("batch", "sequence"))],
+)
 @pytest.mark.parametrize("name", ["bert", "modernbert", "t5"])
-@pytest.mark.parametrize("which", [("batch",), ("sequence",), ("batch", "sequence")], ids=",".join)
 def test_sizes_are_free_again(
     name: str, batch: int, sequence: int, which: tuple[str, ...], baked, request: pytest.FixtureRequest
 ) -> None:

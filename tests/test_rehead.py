@@ -82,8 +82,17 @@ def pooled(modes: Sequence[str], unit: bool, others: Sequence[str] = ()) -> onnx
     return model
 
 
-@pytest.mark.parametrize("unit", [False, True])
-@pytest.mark.parametrize("modes", [("mean",), ("cls",), ("max",), ("cls", "mean"), ("mean", "max", "cls")], ids=",".join)
+@pytest.mark.parametrize(
+    ("modes", "unit"),
+    [
+        (("mean",), True),
+        (("mean",), False),
+        (("cls",), True),
+        (("max",), False),
+        (("cls", "mean"), False),
+        (("mean", "max", "cls"), True),
+    ],
+)
 def test_a_head_that_is_known(modes: tuple[str, ...], unit: bool, tmp_path: Path) -> None:
     """Hidden before, everything fuses after; the vectors are the same, and all of the outputs are there."""
     source = pooled(modes, unit)

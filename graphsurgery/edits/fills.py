@@ -71,7 +71,10 @@ def choose_shape(
     if value.dims is None or len(known) < len(shape):
         if may_be_whole:
             return find_like(model, roles, value, asked), None
-        raise RequestError(f"the sizes of {value} are not known", "name an input [batch, seq] that has them with --like")
+        advice = "name an input [batch, seq] that has them with --like"
+        if is_cache(value):
+            advice = "leave out --fill and --value: a cache is empty then, as it is before the first text"
+        raise RequestError(f"the sizes of {value} are not known", advice)
     if (fill == EMPTY and "0" not in known) or (fill == POSITIONS and known[-1:] != (SEQUENCE,)):
         needed = "one of its sizes has to be free" if fill == EMPTY else "its last size has to be the sequence's"
         raise RequestError(f"{value} cannot be filled with {fill}: {needed}", "give one number for all of it with --value N")
