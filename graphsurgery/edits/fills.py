@@ -72,7 +72,7 @@ def choose_shape(
         if may_be_whole:
             return find_like(model, roles, value, asked), None
         advice = "name an input [batch, seq] that has them with --like"
-        if is_cache(value):
+        if is_cache(value) and fill != EMPTY:
             advice = "leave out --fill and --value: a cache is empty then, as it is before the first text"
         raise RequestError(f"the sizes of {value} are not known", advice)
     if (fill == EMPTY and "0" not in known) or (fill == POSITIONS and known[-1:] != (SEQUENCE,)):
