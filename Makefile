@@ -6,6 +6,8 @@ NEWEST := .venv-peers6
 PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
+PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench fault-table exports-table optimize-table optimize-cost clean
 
@@ -22,10 +24,10 @@ test: $(VENV)/.test ## the torch-free test suite
 	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
 test-peers: $(PEERS)/.peers ## reference tests against PyTorch, sentence-transformers 5.7 and Optimum
-	$(PEERS)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
+	$(PEERS)/bin/python $(PEER_TESTS)
 
 test-peers-newest: $(NEWEST)/.peers ## those that say something new beside sentence-transformers 6 and transformers 5
-	$(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
+	$(NEWEST)/bin/python $(PEER_TESTS)
 
 lint: $(VENV)/.test ## ruff
 	$(VENV)/bin/ruff check .

@@ -21,8 +21,6 @@ if SIDE_BY_SIDE:
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 CORPUS = ROOT.parent / "shared" / "corpus"
-SMALL_FILE = 1 << 20
-"""Bytes. A file up to this size is hashed quickly."""
 NO_CORPUS = "the third-party models (../shared/corpus) are not on this machine"
 
 
@@ -48,27 +46,6 @@ def one_thread_each() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if SIDE_BY_SIDE:
             patch.setattr("graphsurgery.runtime.session.THREADS", 1)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def remembered_suspicions() -> Iterator[None]:
-    """A small file is searched for sizes that are baked in once, however often the tests load it."""
-    from graphsurgery.model.model import Model
-    from graphsurgery.runtime import baked_sizes
-
-    search, known = baked_sizes.list_suspected_sizes, dict[bytes, list[int]]()
-
-    def search_once(model: Model) -> list[int]:
-        if model.path is None or not model.is_as_loaded or not model.path.is_file() or model.path.stat().st_size > SMALL_FILE:
-            return search(model)
-        key = hashlib.sha256(model.path.read_bytes()).digest()
-        if key not in known:
-            known[key] = search(model)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baked_sizes, "list_suspected_sizes", search_once)
         yield
 
 

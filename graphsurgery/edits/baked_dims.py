@@ -104,9 +104,9 @@ class _Planner(Facts):
     def _read_inputs(self) -> None:
         super()._read_inputs()
         self._free = FreeSizes(self._symbols, self._sizes)
-        for value in (self._roles.ids, self._roles.mask, self._roles.types, self._roles.positions):
-            dims = self._facts[value.name].dims if value is not None else None
-            if value is not None and dims is not None:
+        for value in self._roles.known:
+            dims = self._facts[value.name].dims
+            if dims is not None:
                 freed = {AXES[which]: symbol for which, symbol in self._free.freed.items()}
                 self._facts[value.name] = Fact(value.dtype, tuple(freed.get(axis, dim) for axis, dim in enumerate(dims)))
 

@@ -107,7 +107,7 @@ def _make_mask(rows: int, columns: int) -> np.ndarray:
 
 
 def _run_at_own_size(session: Session, feed: Arrays, roles: Roles, sizes: Mapping[str, int]) -> Arrays:
-    named = [value.name for value in (roles.ids, roles.mask, roles.types, roles.positions) if value is not None]
+    named = [value.name for value in roles.known]
     rows, columns = feed[named[0]].shape
     length, batch = sizes.get(SEQUENCE, columns), sizes.get(BATCH, rows)
     padded = {name: np.pad(feed[name], ((0, 0), (0, length - columns))) if name in named else feed[name] for name in feed}

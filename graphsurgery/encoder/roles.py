@@ -34,6 +34,11 @@ class Roles:
     positions: Value | None
     others: tuple[Value, ...]
 
+    @property
+    def known(self) -> tuple[Value, ...]:
+        """The inputs that have a role."""
+        return tuple(value for value in (self.ids, self.mask, self.types, self.positions) if value is not None)
+
 
 def find_roles(interface: Interface, ids: str | None = None, mask: str | None = None) -> Roles:
     """Find the role of each input by its name. ``ids`` and ``mask`` name inputs whose role is already known."""

@@ -7,7 +7,6 @@ The inputs and outputs that an edit had to find by itself must fit plain rules a
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
 from graphsurgery.proof.interface_check import walk_outputs
 from graphsurgery.references.chain import Chain, find_new_steps
+from graphsurgery.references.input_edits import find_named
 from graphsurgery.references.reference import find_value
 from graphsurgery.report import Check, Report, Verdict
 
@@ -76,14 +76,9 @@ def _find_wrong(source: Model, steps: Sequence[Step], asked: Sequence[Mapping[st
 def _find_wrong_outputs(step: Step, outputs: Sequence[Value], wanted: Mapping[str, Any]) -> Iterator[str]:
     if step.edit == KEPT:
         names = [value.name for value in outputs]
-        asked = list(dict.fromkeys(name for one in wanted["name"] for name in _find_named(names, one)))
+        asked = list(dict.fromkeys(name for one in wanted["name"] for name in find_named(names, one)))
         if step.parameters["name"] != asked:
             yield f"{step.edit} keeps {', '.join(step.parameters['name'])}, but {', '.join(asked)} were asked for"
-
-
-def _find_named(names: Sequence[str], asked: str) -> list[str]:
-    """Return the names that ``asked`` stands for: itself, else those that match it as a pattern."""
-    return [asked] if asked in names else [name for name in names if fnmatch.fnmatchcase(name, asked)]
 
 
 def _fits(step: Step, name: str, start: Start) -> bool:

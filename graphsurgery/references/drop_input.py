@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.references.fields import ChangeInfo, Fields, Info
-from graphsurgery.references.input_edits import FILLS, check_dtype, compute_nothing, explain_type_misfit, make_fill
+from graphsurgery.references.input_edits import FILLS, check_dtype, compute_nothing, explain_type_misfit, find_named, make_fill
 from graphsurgery.references.reference import (
     MOST_TOKENS,
     Array,
@@ -138,7 +137,7 @@ def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
 def _list_misfits(parameters: Parameters, before: Interface) -> Iterator[str]:
     asked, names, like = parameters["input"], parameters["inputs"], parameters["like"]
     listed = [value.name for value in before.inputs]
-    matching = [asked] if asked in listed else [name for name in listed if fnmatchcase(name, asked)]
+    matching = find_named(listed, asked)
     if names not in (matching, [asked]):
         yield f"{asked!r} stands for {', '.join(matching) or 'no input'}"
     if like is not None and (like not in listed or like in names):

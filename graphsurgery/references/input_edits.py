@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -20,6 +21,11 @@ DTYPES = (
 def compute_nothing(_parameters: Parameters, _known: Known) -> list[Expected]:
     """Return no value: the edit makes none of its own."""
     return []
+
+
+def find_named(names: Sequence[str], asked: str) -> list[str]:
+    """Return the names that ``asked`` stands for: itself, else those that match it as a pattern."""
+    return [asked] if asked in names else [name for name in names if fnmatchcase(name, asked)]
 
 
 def keep_outputs(_parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:

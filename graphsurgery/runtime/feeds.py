@@ -137,7 +137,7 @@ class FeedGenerator:
     def has_rows(self) -> bool:
         """Return whether some input has a text in each row, so that `cut_feed` can take one text."""
         batch, _ = self._leading_dims()
-        return isinstance(batch, str) or any((self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions))
+        return isinstance(batch, str) or bool(self.roles.known)
 
     @property
     def has_texts(self) -> bool:
@@ -145,15 +145,13 @@ class FeedGenerator:
 
         Pictures have four dims, and a flat list of ids has one.
         """
-        values = (self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions, *self.roles.others)
-        return any(value is not None and value.rank in (2, 3, None) for value in values)
+        return any(value.rank in (2, 3, None) for value in (*self.roles.known, *self.roles.others))
 
     def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
         """Return a feed for one row of ``feed`` and some of its positions. Other inputs stay as they are."""
         part = dict(feed)
-        roles = [self.roles.ids, self.roles.mask, self.roles.types, self.roles.positions]
-        by_role = {value.name for value in roles if value is not None}
-        values = {value.name: value for value in (*roles, *self.roles.others) if value is not None}
+        by_role = {value.name for value in self.roles.known}
+        values = {value.name: value for value in (*self.roles.known, *self.roles.others)}
         batch, sequence = self._leading_dims()
         for name, value in values.items():
             dims = value.dims or ()
