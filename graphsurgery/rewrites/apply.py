@@ -46,7 +46,7 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context, parts: Parts
     parts = parts or split_head(model)
     context.progress(rewrite.doing)
     resolved = rewrite.resolve(parts.encoder)
-    result = resolved.apply(parts.encoder, context)
+    result = resolved.apply(parts.encoder, replace(context, whole=model))
     notes = (*_warn_about_records(model, parts), *result.notes)
     if result.unchanged is not None:
         return Applied(resolved, model, model, parts, result, notes)

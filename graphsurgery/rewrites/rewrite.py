@@ -31,6 +31,8 @@ class Context:
     """Draws inputs to run an encoder on, for rewrites that measure."""
     progress: Callable[[str], None] = lambda _: None
     """Called with what is about to be done."""
+    whole: Model | None = None
+    """The model with its head, for rewrites that need to know what the head reads.."""
 
 
 @dataclass(frozen=True)
