@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -105,20 +106,27 @@ def measure_times(before: Session, after: Session, generator: FeedGenerator, els
 
 
 def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
-    for one in (before, after):
-        one.run(feed)  # the first run prepares memory
-    pairs: list[tuple[float, float]] = []
-    start = time.perf_counter()
-    while len(pairs) < LEAST or (len(pairs) < MOST and time.perf_counter() - start < SECONDS):
-        if len(pairs) % 2:  # so that neither file always finds the other's data in the caches
-            late = _time_run(after, feed)
-            pairs.append((_time_run(before, feed), late))
-        else:
-            pairs.append((_time_run(before, feed), _time_run(after, feed)))
-    return Timing(texts, tokens, tuple(pairs))
+    rounds = race([lambda: before.run(feed), lambda: after.run(feed)])
+    return Timing(texts, tokens, tuple((first, second) for first, second in rounds))
 
 
-def _time_run(session: Session, feed: dict[str, np.ndarray]) -> float:
+def race(runs: Sequence[Callable[[], object]], seconds: float = SECONDS) -> list[list[float]]:
+    """Call all ``runs`` in turn, round after round, and return the seconds that each took in each round.
+
+    There are `LEAST` rounds or more, until ``seconds`` are over or `MOST` rounds are done, after a first call of each that does
+    not count.
+    """
+    for run in runs:
+        run()  # the first call prepares memory
+    rounds: list[list[float]] = []
     start = time.perf_counter()
-    session.run(feed)
+    while len(rounds) < LEAST or (len(rounds) < MOST and time.perf_counter() - start < seconds):
+        turn = -1 if len(rounds) % 2 else 1  # so that nobody always finds another's data in the caches
+        rounds.append([_time_call(run) for run in runs[::turn]][::turn])
+    return rounds
+
+
+def _time_call(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
     return time.perf_counter() - start
