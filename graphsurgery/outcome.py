@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.compare.choice import Choice
 from graphsurgery.compare.timing import Timings
 from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.architecture import Architecture
@@ -58,6 +59,8 @@ class Outcome:
     """The attempts that `optimize` rejected before, each with the reason."""
     timings: Timings | None = None
     """None if nothing was timed."""
+    choice: Choice | None = None
+    """For ``speed``: every candidate with its times. None if nothing was chosen by time."""
     loss: dict[str, Any] | None = None
     """For half precision: how far the vectors differ from those in float32, and which nodes stay float32."""
 
@@ -123,6 +126,7 @@ class Outcome:
             "fusions": self.fusions.to_json() if self.fusions is not None else None,
             "attempts": list(self.attempts),
             "timings": self.timings.to_json() if self.timings is not None else None,
+            "choice": self.choice.to_json() if self.choice is not None else None,
             "loss": self.loss,
         }
 

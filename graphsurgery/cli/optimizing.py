@@ -31,6 +31,14 @@ OPTIONS = (
     ),
     click.option("--portable", is_flag=True, help="Simplify the graph with standard operators only, instead of fusing."),
     click.option(
+        "--speed", is_flag=True, help="Time many combinations of rewrites on this machine, and take the fastest that is right."
+    ),
+    click.option(
+        "--workload",
+        metavar="online|offline|FILE",
+        help="What --speed times: single texts, full batches, or a UTF-8 file with one text per line. [default: the first two]",
+    ),
+    click.option(
         "--rehead", is_flag=True, help="Replace a pooled export's own head by graphsurgery's, so that the encoder fuses."
     ),
     click.option("--strict", is_flag=True, help="Fail if anything that should fuse did not."),

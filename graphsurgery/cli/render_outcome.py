@@ -21,7 +21,8 @@ from graphsurgery.cli.render import (
     render_proof,
     render_section,
 )
-from graphsurgery.compare.timing import Timings
+from graphsurgery.compare.choice import Choice
+from graphsurgery.compare.timing import Timings, describe_batch
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import read_optional_inputs
 from graphsurgery.outcome import Outcome, group_attempts
@@ -46,6 +47,8 @@ def print_optimized(outcome: Outcome) -> None:
     """Print what fused and what did not, the proof, and whether the new file is faster."""
     _print_notes(outcome)
     _print_proof(outcome)
+    if outcome.choice is not None:
+        out.print(render_section("Candidates", _render_choice(outcome.choice)))
     if outcome.timings is not None:
         out.print(render_section("Time", _render_timings(outcome.timings)))
 
@@ -99,6 +102,20 @@ def _describe_loss(measured: Mapping[str, Any]) -> str:
         return f"not measured: {measured['why']}"
     cosines = f"smallest cosine {loss['min_cosine']:.7f}, average {loss['mean_cosine']:.7f}"
     return f"{loss['vectors']} vectors; {cosines}; largest difference {loss['max_abs_diff']:.1e}"
+
+
+def _render_choice(choice: Choice) -> RenderableType:
+    """Show how many times faster than the source each candidate is, on each batch, and why others were not timed."""
+    timed = [one for one in choice.candidates if one.timings]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for timing in timed[0].timings:
+        table.add_column(describe_batch(timing.texts, timing.tokens, timing.fill), justify="right")
+    for one in timed:
+        style = "green" if one.name == choice.chosen else ""
+        table.add_row(Text(one.name), *(f"{timing.ratio:.2f}x" for timing in one.timings), style=style)
+    left_out = [f"{one.name}: {one.why_not}" for one in choice.candidates if one.why_not]
+    return Group(table, render_paragraphs(left_out))
 
 
 def _render_timings(timings: Timings) -> RenderableType:

@@ -28,6 +28,8 @@ class Timing:
     texts: int
     tokens: int
     pairs: tuple[tuple[float, float], ...]
+    fill: float = 1.0
+    """The share of positions that hold tokens."""
 
     @property
     def before(self) -> float:
@@ -59,13 +61,17 @@ class Timing:
         return False if high < 1 and middle < 1 - CHANCE else None
 
     def __str__(self) -> str:
-        return f"{self.ratio:.2f}x at {self.texts} x {self.tokens} tokens"
+        return f"{self.ratio:.2f}x at {describe_batch(self.texts, self.tokens, self.fill)}"
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "texts": self.texts, "tokens": self.tokens, "before_ms": self.before, "after_ms": self.after,
+            "texts": self.texts, "tokens": self.tokens, "fill": self.fill, "before_ms": self.before, "after_ms": self.after,
             "ratio": self.ratio, "quartiles": list(self.quartiles), "helped": self.helped, "pairs": len(self.pairs),
         }  # fmt: skip
+
+
+def describe_batch(texts: int, tokens: int, fill: float) -> str:
+    return f"{texts} x {tokens} tokens" + (f", {fill:.0%} full" if fill < 1 else "")
 
 
 @dataclass(frozen=True)

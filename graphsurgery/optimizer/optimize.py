@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphsurgery.compare.tolerance import Limits
@@ -14,6 +14,8 @@ from graphsurgery.graph.operators import QUANTISED, get_operator, get_short_name
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.optimizer.search import Search
+from graphsurgery.optimizer.speed import SpeedSearch, list_candidates
+from graphsurgery.optimizer.workload import make_workload
 from graphsurgery.outcome import Optimized
 from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
@@ -41,6 +43,8 @@ def optimize(
     bf16: bool = False,
     half_io: bool = False,
     portable: bool = False,
+    speed: bool = False,
+    workload: str | os.PathLike[str] | None = None,
     rehead: bool = False,
     strict: bool = False,
     texts: str | os.PathLike[str] | None = None,
@@ -63,6 +67,9 @@ def optimize(
             The head, inputs and outputs stay float32.
         half_io: give the float inputs and outputs half precision, too. Only for an encoder without a head.
         portable: fuse nothing, and only simplify the graph with standard operators.
+        speed: time many combinations of rewrites on this machine, beside the source, and take the fastest that is right.
+        workload: what ``speed`` times: ``online`` (one text, or a few), ``offline`` (full batches), both if None, or a text
+            file.
         rehead: put our head in place of the one in a pooled export of another program.
         strict: fail if a part that should fuse did not.
         texts, atol, min_cosine: as in `verify`.
@@ -74,7 +81,8 @@ def optimize(
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
             did not fuse (``error.outcome`` is the `Optimized`). No file is left behind, except with ``keep_failed``.
-        NothingToOptimizeError: the optimizer changes nothing.
+        NothingToOptimizeError: the optimizer changes nothing, or with ``speed`` nothing is clearly faster.
+        SurroundingsError: with ``speed``, the machine is too busy to judge.
         RequestError: the options contradict each other or do not fit the model.
         UnsupportedModelError: no rewrite of the graph can be made.
         MissingPackageError: the optimizer or sympy is not installed.
@@ -84,6 +92,9 @@ def optimize(
         fp16 and bf16, half_io and not (fp16 or bf16), portable,
         {"--strict": strict, "--model-type": model_type, "--heads": heads, "--for cuda": target == "cuda"},
     )  # fmt: skip
+    others = {"--fp16": fp16, "--bf16": bf16, "--rehead": rehead, "--strict": strict, "--model-type": model_type,
+              "--heads": heads, "--for cuda": target == "cuda", "--no-timing": not time}  # fmt: skip
+    _require_speed_alone(speed, workload, [option for option, value in others.items() if value])
     fuse = Fuse(target, model_type, heads, hidden_size)
     rewrites: list[Rewrite] = [ReattachHead()] if rehead else []
     rewrites.append(Simplify() if portable else fuse)
@@ -97,6 +108,9 @@ def optimize(
     quantised = _describe_quantised(before)
     search = Search(before, proof, writing, Limits(atol, min_cosine), verify, time, strict, progress, doubts=quantised)
     try:
+        if speed:
+            batches = make_workload(before, proof.same.generator, workload)
+            return SpeedSearch(search, batches).run(list_candidates(target, portable=portable))
         return search.run(rewrites)
     except GraphSurgeryError as error:
         error.advice = "; ".join((*(line.removeprefix(WARNING) for line in quantised), error.advice))
@@ -110,6 +124,15 @@ def _describe_quantised(model: Model) -> tuple[str, ...]:
         return ()
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(MOST_LISTED))
     return (f"{WARNING}the file is quantised ({listed}): optimize the float32 file, and quantise the result",)
+
+
+def _require_speed_alone(speed: bool, workload: object, others: Sequence[str]) -> None:
+    """Raise RequestError for options that contradict a choice by time."""
+    if workload is not None and not speed:
+        raise RequestError("a workload was named, but nothing is chosen by time", "add --speed, or leave out --workload")
+    if speed and others:
+        what = f"--speed chooses exact rewrites by their time on this CPU, which {others[0]} does not fit"
+        raise RequestError(what, f"leave out {others[0]}, or --speed")
 
 
 def _require_consistent(both: bool, io_alone: bool, portable: bool, of_fusions: Mapping[str, Any]) -> None:

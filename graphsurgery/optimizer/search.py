@@ -81,13 +81,13 @@ class Search:
         place = next(
             (place for place, one in enumerate(rewrites) if any(True for _ in one.list_fallbacks())), len(rewrites) - 1
         )
-        base = self._apply((), rewrites[:place])
-        parts = split_head(self._get_model(base))
+        base = self.apply((), rewrites[:place])
+        parts = split_head(self.get_model(base))
         boldest = rewrites[place].resolve(parts.encoder)
         others = tuple(boldest.list_fallbacks())
         for one in (boldest, *others):
             try:
-                chain = self._apply(base, (one, *rewrites[place + 1 :]), parts)
+                chain = self.apply(base, (one, *rewrites[place + 1 :]), parts)
             except UnsupportedModelError as error:
                 if not others:
                     raise
@@ -101,14 +101,15 @@ class Search:
             if self._is_new(changed):
                 yield str(one), chain
 
-    def _apply(self, chain: Chain, rewrites: Sequence[Rewrite], parts: Parts | None = None) -> Chain:
+    def apply(self, chain: Chain, rewrites: Sequence[Rewrite], parts: Parts | None = None) -> Chain:
         """Apply ``rewrites`` after those of ``chain``. ``parts``: the encoder and the head of its model, if they are known."""
         context = Context(self.proof.feeds, self.progress)
         for rewrite in rewrites:
-            chain, parts = (*chain, apply_rewrite(rewrite, self._get_model(chain), context, parts)), None
+            chain, parts = (*chain, apply_rewrite(rewrite, self.get_model(chain), context, parts)), None
         return chain
 
-    def _get_model(self, chain: Chain) -> Model:
+    def get_model(self, chain: Chain) -> Model:
+        """Return the source after the rewrites of ``chain``."""
         return chain[-1].after if chain else self.source
 
     def _is_new(self, changed: Chain) -> bool:
@@ -126,7 +127,7 @@ class Search:
             outcome = self._write(chain, is_trial=True)
             if outcome.report is not None and outcome.report.verdict is Verdict.FAILED:
                 return outcome
-        return self._write(self._apply(chain, lossy))
+        return self._write(self.apply(chain, lossy))
 
     def _write(self, chain: Chain, *, is_trial: bool = False) -> Outcome:
         """Write the last model of ``chain`` under a temporary name, prove and time it, and give it its name if it is right.

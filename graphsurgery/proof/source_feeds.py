@@ -169,9 +169,11 @@ def _find_prompt(chain: Chain) -> str | None:
 
 
 def find_texts(
-    source: Model, output: Model, generator: FeedGenerator, path: str | os.PathLike[str] | None
+    source: Model, output: Model, generator: FeedGenerator, path: str | os.PathLike[str] | None, longest: int | None = None
 ) -> tuple[Encoded | None, str | None]:
     """Return tokenised texts: the user's, or sentences of our own. Without a usable tokenizer, return None and the reason.
+
+    Texts are cut at ``longest`` tokens, by default the generator's `longest_text`.
 
     Raise an error instead if the user asked for texts.
     """
@@ -186,7 +188,8 @@ def find_texts(
     if generator.roles.ids is None:
         return None, "real text: the model has no input of token ids"
     try:
-        encoded = tokenize(tokenizer, read_texts(os.fspath(path)) if path is not None else SENTENCES, generator.longest_text)
+        texts = read_texts(os.fspath(path)) if path is not None else SENTENCES
+        encoded = tokenize(tokenizer, texts, longest or generator.longest_text)
     except GraphSurgeryError as error:
         if path is not None:
             raise

@@ -89,12 +89,16 @@ class FeedGenerator:
     @property
     def longest(self) -> int:
         """The longest sequence of the usual feeds."""
-        return self.fixed_sequence or self._limited(LONG)
+        return self.limit_length(LONG)
 
     @property
     def longest_text(self) -> int:
         """The longest sequence of the usual feeds from real text."""
-        return self.fixed_sequence or self._limited(LONGEST_TEXT)
+        return self.limit_length(LONGEST_TEXT)
+
+    def limit_length(self, tokens: int) -> int:
+        """Return the sequence length to draw if ``tokens`` are wanted: the fixed one, or the longest that the model takes."""
+        return self.fixed_sequence or self._limited(tokens)
 
     def _limited(self, tokens: int) -> int:
         return min(tokens, self.tables.longest or tokens, self.max_length or tokens)

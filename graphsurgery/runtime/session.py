@@ -168,6 +168,7 @@ def _session_options(threads: int, plain: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or THREADS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow down other sessions
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options

@@ -1,0 +1,47 @@
+"""A choice by time: candidates that were timed beside the same source, and the one that was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Any
+
+from graphsurgery.compare.timing import Timing, Timings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that may be faster than the source."""
+
+    name: str
+    timings: tuple[Timing, ...] = ()
+    """Pairs (source, candidate), by batch. Empty if it was not timed."""
+    why_not: str = ""
+    """Why it was not timed, or not taken although it is faster."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster it is than the source: the geometric mean over the batches. None if it was not timed."""
+        return geometric_mean(timing.ratio for timing in self.timings) if self.timings else None
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it is clearly faster on some batch, and clearly slower on none."""
+        return Timings(self.timings).helped is True
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "ratio": self.ratio, "faster": self.is_faster, "why_not": self.why_not or None,
+            "batches": [timing.to_json() for timing in self.timings],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All candidates, the fastest first, and the name of the one that was chosen."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"chosen": self.chosen, "candidates": [one.to_json() for one in self.candidates]}

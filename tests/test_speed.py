@@ -1,0 +1,169 @@
+"""optimize --speed: what is measured, what is chosen, and when nothing is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from conftest import FIXTURES
+from fusions import require_optimizer
+from onnx import numpy_helper
+
+import graphsurgery
+from graphsurgery import Fuse, Simplify
+from graphsurgery.cli.main import OK, WRONG, run
+from graphsurgery.errors import NothingToOptimizeError, RequestError, SurroundingsError, VerificationFailed
+from graphsurgery.graph.write_back import load_for_rewrite, to_document
+from graphsurgery.model.model import Model
+from graphsurgery.optimizer import optimize as optimize_module
+from graphsurgery.optimizer import speed
+from graphsurgery.optimizer.workload import BATCHES, OFFLINE, ONLINE, make_workload
+from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.rewrites.rewrite import Context, Rewritten
+
+require_optimizer()
+
+SOURCE_SECONDS = 0.010
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    model = graphsurgery.add_pooling(FIXTURES / "bert" / "model.onnx", mode="mean", normalize=True)
+    graphsurgery.save(model, tmp_path / "pooled.onnx")
+    return tmp_path / "pooled.onnx"
+
+
+class Doubled(Simplify):
+    """A rewrite that is wrong: it doubles a weight."""
+
+    name: ClassVar[str] = "doubled"
+
+    def apply(self, encoder: Model, context: Context) -> Rewritten:
+        given, wrong = load_for_rewrite(encoder), load_for_rewrite(encoder)
+        weight = next(one for one in wrong.graph.initializer if len(one.dims) == 2)
+        weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+        return Rewritten(replace(encoder, document=to_document(encoder, given, wrong), loaded=None), {"portable": True})
+
+
+def set_times(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> None:
+    """Let the candidates be so many times faster than the source, on every batch."""
+    rounds = [[SOURCE_SECONDS, *(SOURCE_SECONDS / ratio for ratio in ratios)]] * 3
+    monkeypatch.setattr(speed, "race", lambda runs, seconds: [run() for run in runs] and rounds)
+
+
+def set_candidates(monkeypatch: pytest.MonkeyPatch, *candidates: Sequence[graphsurgery.Rewrite]) -> None:
+    monkeypatch.setattr(optimize_module, "list_candidates", lambda target, portable: [tuple(one) for one in candidates])
+
+
+def test_the_fastest_is_taken(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    set_candidates(monkeypatch, (Simplify(),), (Fuse(),))
+    set_times(monkeypatch, 1.2, 1.5)
+    assert run(["optimize", "--speed", str(source), "--json"]) == OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["choice"]["chosen"] == "fuse" and told["report"]["verdict"] == "PASSED"
+    assert [(one["name"], one["faster"]) for one in told["choice"]["candidates"]] == [("fuse", True), ("simplify", True)]
+    assert all(
+        one["ratio"] == pytest.approx(ratio) for one, ratio in zip(told["choice"]["candidates"], (1.5, 1.2), strict=True)
+    )
+    made = graphsurgery.load(told["output"])
+    assert [one["parameters"]["model_type"] for one in told["rewrites"]] == ["bert"] and made.path is not None
+
+
+def test_the_table_in_the_terminal(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    set_candidates(monkeypatch, (Simplify(),), (Fuse(),), (Simplify(), Simplify()))
+    set_times(monkeypatch, 1.2, 1.5)
+    assert run(["optimize", "--speed", str(source), "--workload", "offline"]) == OK
+    shown = capsys.readouterr().out
+    table = shown[shown.index("Candidates") :]
+    assert (
+        "1.50x" in table and "1.20x" in table and "simplify + simplify: simplifying changes nothing" in " ".join(table.split())
+    )
+
+
+def test_what_is_no_faster_is_not_taken(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_candidates(monkeypatch, (Simplify(),), (Fuse(),))
+    set_times(monkeypatch, 1.02, 0.8)
+    with pytest.raises(NothingToOptimizeError, match=r"no candidate is clearly faster.*simplify 1\.02x, fuse 0\.80x"):
+        graphsurgery.optimize(source, speed=True)
+    assert sorted(source.parent.iterdir()) == [source]
+
+
+def test_a_wrong_candidate_is_not_taken_however_fast(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_candidates(monkeypatch, (Doubled(),), (Simplify(),))
+    set_times(monkeypatch, 3.0, 1.2)
+    made = graphsurgery.optimize(source, speed=True)
+    assert made.choice is not None and made.choice.chosen == "simplify" and made.report
+    assert "did not pass its proof" in made.choice.candidates[0].why_not
+    set_candidates(monkeypatch, (Doubled(),))
+    with pytest.raises(VerificationFailed):
+        graphsurgery.optimize(source, speed=True, force=True)
+
+
+def test_nothing_is_judged_on_a_busy_machine(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_candidates(monkeypatch, (Simplify(),))
+    monkeypatch.setattr(speed, "race", lambda runs, seconds: [[0.01, 0.001], [0.02, 0.001], [0.04, 0.001]])
+    with pytest.raises(SurroundingsError, match=r"too busy to judge: the same file took 15\.0 to 30\.0 ms on 1 x 16 tokens"):
+        graphsurgery.optimize(source, speed=True)
+    assert sorted(source.parent.iterdir()) == [source]
+
+
+def test_files_are_timed_in_groups_that_fit_into_memory(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    monkeypatch.setattr(speed, "MOST_BYTES", 1)
+    monkeypatch.setattr(speed, "race", lambda runs, seconds: groups.append(len(runs)) or [[0.01, 0.005]] * 3)
+    made = graphsurgery.optimize(source, speed=True, workload="online")
+    assert (
+        set(groups) == {2} and made.choice is not None and all(one.is_faster for one in made.choice.candidates if one.timings)
+    )
+
+
+@pytest.mark.parametrize("workload", [ONLINE, OFFLINE, None])
+def test_drawn_batches(workload: str | None) -> None:
+    model = graphsurgery.load(FIXTURES / "bert" / "model.onnx")
+    generator = make_feed_generator(model)
+    batches = make_workload(model, generator, workload)
+    wanted = [one for name in BATCHES for one in BATCHES[name] if workload in (None, name)]
+    assert [one.texts for one in batches] == [texts for texts, _, _ in wanted]
+    for batch, (_, tokens, fill) in zip(batches, wanted, strict=True):
+        mask = batch.feed["attention_mask"]
+        assert mask.shape == (batch.texts, min(tokens, generator.limit_length(tokens))) and mask.any(axis=1).all()
+        assert abs(float(mask.mean()) - fill) < 0.02 and batch.fill == fill
+
+
+def test_the_texts_of_a_file_are_fed_in_their_order(fixture_copy: Callable[[str], Path], tmp_path: Path) -> None:
+    model = graphsurgery.load(fixture_copy("bert"))
+    lines = ["one", "one two three four five six", *["one two"] * 33]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(lines), encoding="utf-8")
+    first, second = make_workload(model, make_feed_generator(model), texts)
+    assert (first.texts, second.texts) == (32, 3)
+    lengths = first.feed["attention_mask"].sum(axis=1)
+    assert lengths[1] == first.tokens > lengths[0] and len(set(lengths[2:])) == 1
+    assert first.fill == pytest.approx(first.feed["attention_mask"].mean(), abs=0.01) and second.fill == 1
+
+
+def test_a_workload_that_cannot_be_used(source: Path, tmp_path: Path) -> None:
+    model = graphsurgery.load(source)
+    with pytest.raises(RequestError, match="there is no workload 'nightly', and no file of that name"):
+        make_workload(model, make_feed_generator(model), "nightly")
+    (tmp_path / "texts.txt").write_text("one", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"there is no tokenizer\.json"):
+        make_workload(model, make_feed_generator(model), tmp_path / "texts.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--speed", "--fp16"], "which --fp16 does not fit"),
+        (["--speed", "--for", "cuda"], "which --for cuda does not fit"),
+        (["--speed", "--no-timing"], "which --no-timing does not fit"),
+        (["--workload", "online"], "nothing is chosen by time"),
+    ],
+)
+def test_options_that_contradict_it(options: list[str], said: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["optimize", str(source), *options]) == WRONG
+    assert said in " ".join(capsys.readouterr().err.split())
