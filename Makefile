@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 NEWEST := .venv-peers6
+BENCH := .venv-bench
 PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench fault-table exports-table optimize-table optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench bench-peers fault-table exports-table optimize-table optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ fixtures: $(PEERS)/.peers $(NEWEST)/.peers ## make the committed fixtures again,
 bench: $(PEERS)/.peers ## what an edit costs, beside onnx, onnx-graphsurgeon and onnx-ir
 	$(PEERS)/bin/python benchmarks/surgery_cost.py
 
+bench-peers: $(BENCH)/.bench ## all-MiniLM-L6-v2 on PyTorch, ONNX Runtime, fastembed, OpenVINO and by our files (Linux, half an hour)
+	$(BENCH)/bin/python benchmarks/peers.py --write
+
 fault-table: $(VENV)/.test ## the table of docs/verification.md: planted faults by kind of interface, and how many are caught
 	$(VENV)/bin/python benchmarks/planted_faults.py --write
 
@@ -63,7 +67,7 @@ optimize-cost: $(VENV)/.test ## the table of docs/optimize.md: seconds and memor
 	$(VENV)/bin/python benchmarks/optimize_cost.py --write
 
 clean: ## remove environments, caches and demo output
-	rm -rf $(VENV) $(PEERS) $(NEWEST) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(NEWEST) $(BENCH) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -87,4 +91,10 @@ $(NEWEST)/.peers: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP) torch==2.13.0
 	$(NEWEST)/bin/python $(PIP) -e '.[peers-newest]'
+	@touch $@
+
+$(BENCH)/.bench: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP) torch==2.13.0
+	$(BENCH)/bin/python $(PIP) -e '.[bench-peers]'
 	@touch $@

@@ -1,0 +1,1 @@
+"""Embedding engines side by side on the same texts: what benchmarks/peers.py runs."""
