@@ -38,6 +38,7 @@ HOMES = {
     "rewrites.reattach_head": ("ReattachHead",),
     "rewrites.simplify_encoder": ("Simplify",),
     "runner": ("run",),
+    "runtime.batches": ("plan",),
 } | {f"edits.{listed.function}": (listed.class_name,) for listed in EDIT_LIST.values()}
 """The public names by the module that defines them, except for the edits' functions."""
 _HOME_OF = {name: module for module, names in HOMES.items() for name in names}

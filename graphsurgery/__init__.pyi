@@ -47,6 +47,7 @@ from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.simplify_encoder import Simplify
 from graphsurgery.runner import run
+from graphsurgery.runtime.batches import plan
 from graphsurgery.version import __version__
 
 __all__ = [
@@ -117,6 +118,7 @@ __all__ = [
     "optimize",
     "optional_input",
     "output_precision",
+    "plan",
     "rename",
     "run",
     "run_recipe",
