@@ -96,7 +96,7 @@ def make_row(folder: Path, family: str, exporter: str) -> list[str]:
 
 
 def export(place: Path, family: str, exporter: str) -> None:
-    """Write the export and `hidden.npz`: the inputs and PyTorch's hidden state of each kind of feed, unless they are there."""
+    """Write the export and `hidden.npz`: the inputs and PyTorch's hidden states of each kind of feed, unless they are there."""
     if (place / "hidden.npz").is_file():
         return
     import torch
@@ -115,7 +115,10 @@ def export(place: Path, family: str, exporter: str) -> None:
     export_dynamo(encoder, tensors["right"], exporter, place / "model.onnx")
     arrays = {f"{kind}/{name}": array for kind, feed in feeds.items() for name, array in feed.items()}
     with torch.no_grad():
-        arrays |= {f"{kind}/hidden": encoder(**feed).last_hidden_state.numpy() for kind, feed in tensors.items()}
+        for kind, feed in tensors.items():
+            given = encoder(**feed, output_hidden_states=True)
+            arrays[f"{kind}/hidden"] = given.last_hidden_state.numpy()
+            arrays[f"{kind}/states"] = torch.stack(given.hidden_states).numpy()
     np.savez(place / "hidden.npz", allow_pickle=False, **arrays)
 
 

@@ -192,6 +192,9 @@ def test_pictures_of_any_size(tmp_path: Path) -> None:
     assert not any(SAYS in line for line in graphsurgery.inspect(source).warnings)
     done = graphsurgery.run([AddPooling("mean", mask="ones")], source, output=tmp_path / "out.onnx")
     assert done.report and not any(SAYS in line for line in done.report.observations)
+    assert [line for line in done.report.observations if "batch" in line] == [
+        "a picture's vector changes by at most 0.0e+00 with other pictures in the batch"
+    ]
 
 
 def test_dynamic_dim_says_what_to_do_first(short_texts) -> None:

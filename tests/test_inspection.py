@@ -66,6 +66,20 @@ def test_width_comes_from_the_weights_and_not_from_the_declaration() -> None:
     assert graphsurgery.add_pooling(model, mode="mean").interface.outputs[0].dims == ("batch_size", 32)
 
 
+@pytest.mark.parametrize(("rows", "width", "found"), [(64, 6, 64), (64, 5, None), (3, 6, None)])
+def test_word_vectors_may_be_narrower_than_positions(rows: int, width: int, found: int | None) -> None:
+    """Positions are as wide as token types where the words' vectors are widened first, as in MobileBERT."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    e (int64[b, s] input_ids, int64[b, s] token_type_ids) => (float[b, s, 2] words, float t, float p)
+    <int64[1] place = {0}>
+    { words = Gather (table, input_ids) t = Gather (kinds, token_type_ids) p = Gather (places, place) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, dims in (("table", (20, 2)), ("kinds", (2, 6)), ("places", (rows, width))):
+        proto.graph.initializer.append(onnx.helper.make_tensor(name, 1, dims, [0.0] * (dims[0] * dims[1])))
+    model = graphsurgery.load(proto)
+    assert find_tables(model, find_roles(model.interface)).positions == found
+
+
 def test_tables_of_ids_that_are_added_up() -> None:
     """Where the sum of ids and types is looked up, there is room for the types in the table."""
     text = """<ir_version: 8, opset_import: ["" : 17]>

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import CORPUS, FIXTURES, NO_CORPUS
+from encoders import MASK
 from golden import Case
 
 import graphsurgery
@@ -18,7 +19,9 @@ from graphsurgery.encoder.attention import COUNTED
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import LayoutError, MaskError
 from graphsurgery.model.model import Model
+from graphsurgery.model.provenance import read_steps
 from graphsurgery.proof.expected import ExpectedOutputs, OpenedSource
+from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.proof.whole_proof import Whole, measure_dependence
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
@@ -85,6 +88,20 @@ def test_every_other_reading_is_refused(name: str) -> None:
             with pytest.raises(MaskError) as refused:
                 AddPooling("mean", mask=text).apply(model)
             assert (mask if form == NONZERO else f"{form}:{mask}") in refused.value.advice
+
+
+@pytest.mark.parametrize("spec", ["pad:0", "ones"])
+@pytest.mark.parametrize(("name", "meant"), MEANT.items())
+def test_a_mask_that_no_edit_reads_is_fed_as_the_graph_takes_it(name: str, meant: tuple[str, str], spec: str) -> None:
+    """The pooled tokens are those of the ids; the encoder's own mask still hides the padding, and not the tokens."""
+    model = case_model(name)
+    called = model if meant[0] == MASK else graphsurgery.rename(model, names={meant[0]: MASK})
+    pooled = AddPooling("mean", mask=spec).apply(called)
+    generator = make_feed_generator(called, Chain(read_steps(pooled.proto)))
+    mask = np.array([[True, True, False], [True, False, False]])
+    fed = generator.generate(mask, seed=0)[MASK]
+    assert generator.form == meant[1] and np.array_equal(decode_mask(fed, meant[1], 3), mask)
+    assert graphsurgery.verify(pooled, against=called)
 
 
 @pytest.mark.parametrize(("name", "asked"), [("mask_not", "padding"), ("mask_nonzero_for_not", "not:attention_mask")])

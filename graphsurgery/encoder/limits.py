@@ -42,8 +42,9 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     """Find the tables that ids, token types and positions are looked up in.
 
     A table is a weight of rank 2 that a Gather reads along axis 0, or a table of EmbedLayerNormalization. The position table is
-    the shortest one as wide as the vocabulary's whose index comes from neither ids nor token types. No table is found in a
-    malformed graph, which ONNX Runtime may still run.
+    the shortest one whose index comes from neither ids nor token types and that is as wide as the vocabulary's, or as the token
+    types': word vectors may be widened before they are added. No table is found in a malformed graph, which ONNX Runtime may
+    still run.
     """
     try:
         graph = Graph.of(model)
@@ -62,8 +63,9 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     vocabulary = rows.get(roles.ids.name) if roles.ids else None
     types = rows.get(roles.types.name) if roles.types else None
     positions = [rows[roles.positions.name]] if roles.positions and roles.positions.name in rows else []
-    width = vocabulary[1] if vocabulary else None
-    positions += [table for table in others if table[1] == width and table[0] >= SHORTEST_POSITION_TABLE]
+    short = [table for table in others if table[0] < SHORTEST_POSITION_TABLE]  # token types, looked up by a constant
+    widths = {table[1] for table in (vocabulary, types, *short) if table is not None}
+    positions += [table for table in others if table[1] in widths and table[0] >= SHORTEST_POSITION_TABLE]
     return Tables(
         vocabulary[0] if vocabulary else None,
         types[0] if types else None,

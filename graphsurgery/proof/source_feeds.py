@@ -17,10 +17,11 @@ from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
-from graphsurgery.runtime.baked_sizes import make_feed_generator_for, restrict_to_baked_sizes
+from graphsurgery.runtime.baked_sizes import MOST_WEIGHTS, make_feed_generator_for, restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
+from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
 OPTIONAL, ADDED = "optional-input", "add-input"
@@ -42,8 +43,11 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     require_drawable(after.interface.inputs)
     masks = [_find_mask(link) for link in (*chain, *own)]
     pad = next((one.pad_id for one in masks if one is not None and one.pad_id is not None), None)
-    form = _find_form(masks)
     tables = find_tables(source, roles)
+    form = _find_form(masks)
+    if form is None and any(one is not None for one in masks):  # the tokens are those of the ids, or all positions
+        form = _find_form_by_run(source, FeedGenerator(roles, tables))
+    form = form or NONZERO
     sized = restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form))
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
@@ -91,7 +95,7 @@ def try_inputs(run: Run, source: Model, chain: Chain) -> TriedInputs:
             continue
         name = None if mask.input is None else origin(mask.input)
         roles = find_roles(source.interface, ids, usual_mask if name is None else name)
-        generator = make_feed_generator_for(source, roles, _find_form([mask]))
+        generator = make_feed_generator_for(source, roles, _find_form([mask]) or NONZERO)
         try:
             tried = _try_inputs(run, generator, link.edit, name is not None, chain.starts)
         except UnsupportedModelError as error:
@@ -117,9 +121,21 @@ def _try_inputs(run: Run, generator: FeedGenerator, edit: str, has_mask: bool, s
     return TriedInputs(unknown=(f"{what}; it was fed as {edit} reads it",))
 
 
-def _find_form(masks: Sequence[RecordedMask | None]) -> str:
-    """Return the form of the mask input, as recorded edits read it."""
-    return next((one.kind.removesuffix(":") for one in masks if one is not None and one.input is not None), "") or NONZERO
+def _find_form(masks: Sequence[RecordedMask | None]) -> str | None:
+    """Return the form of the mask input, as recorded edits read it. None if none of them reads it."""
+    kinds = (one.kind.removesuffix(":") or NONZERO for one in masks if one is not None and one.input is not None)
+    return next(kinds, None)
+
+
+def _find_form_by_run(source: Model, generator: FeedGenerator) -> str:
+    """Return the form in which ``source`` takes a mask that no recorded edit reads. It is `NONZERO` if no run shows it."""
+    if generator.roles.mask is None or source.weight_bytes > MOST_WEIGHTS:
+        return NONZERO
+    try:
+        meaning = find_meaning_by_run(open_session(source).run, restrict_to_baked_sizes(source, generator))
+    except (GraphSurgeryError, MemoryError):  # the proof that runs the source says so
+        return NONZERO
+    return meaning.form or NONZERO
 
 
 def _list_inputs(model: Model) -> dict[str, Value]:

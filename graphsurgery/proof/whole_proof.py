@@ -24,7 +24,7 @@ NEGLIGIBLE = 1e-5
 """A dependence on neighbours or padding up to this size is only rounding."""
 FAR = 1e-3
 """A dependence above this size is far more than rounding."""
-BESIDE, BEHIND, IN_FRONT = "other texts in the batch", "padding behind it", "padding in front of it"
+BEHIND, IN_FRONT = "padding behind it", "padding in front of it"
 _PADDING = {RIGHT: BEHIND, LEFT: IN_FRONT}
 Values = dict[str, np.ndarray]
 
@@ -69,12 +69,14 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     Many encoders have such a dependence themselves, so it is reported together with the source's own and never judged.
     A dependence on neighbours or on padding behind that is far above rounding is a warning.
     """
-    unmeasured = "not measured how much other texts in the batch and padding change a vector:"
-    if generator.fixed_batch is not None or generator.fixed_sequence is not None:
-        return [f"{unmeasured} the model's batch or sequence size is fixed"]
+    are_pictures = generator.has_rows and not generator.has_texts  # they have no padding
+    one, beside = ("picture", "other pictures in the batch") if are_pictures else ("text", "other texts in the batch")
+    unmeasured = f"not measured how much {beside}{'' if are_pictures else ' and padding'} change a vector:"
+    if generator.fixed_batch is not None or (generator.fixed_sequence is not None and not are_pictures):
+        return [f"{unmeasured} the model's batch {'' if are_pictures else 'or sequence '}size is fixed"]
     if not generator.has_rows:
         return [f"{unmeasured} no input has texts as rows, one below the other"]
-    dependence = {BESIDE: np.zeros(2)}
+    dependence = {beside: np.zeros(2)}
     masks = {kind: masks[0] for kind, masks in generator.generate_masks() if kind in _PADDING}
     if not masks:
         return []
@@ -84,13 +86,16 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
         except UnsupportedModelError as error:
             return [f"{unmeasured} {error}"]
         if measured is None:
-            return [f"{unmeasured} no output has one vector per text that is as wide for every length"]
-        beside, dependence[_PADDING[kind]] = measured
-        dependence[BESIDE] = np.maximum(dependence[BESIDE], beside)
+            return [
+                f"{unmeasured} no output has one vector per {one}{'' if are_pictures else ' that is as wide for every length'}"
+            ]
+        neighbours, padding = measured
+        dependence[beside] = np.maximum(dependence[beside], neighbours)
+        dependence |= {} if are_pictures else {_PADDING[kind]: padding}
     small = {what: float(np.max(most)) for what, most in dependence.items() if np.max(most) <= NEGLIGIBLE}
-    said = [f"a text's vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
+    said = [f"a {one}'s vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
     return said + [
-        f"{WARNING if what != IN_FRONT and most[0] > FAR else ''}a text's vector changes by up to {most[0]:.1e} with {what} "
+        f"{WARNING if what != IN_FRONT and most[0] > FAR else ''}a {one}'s vector changes by up to {most[0]:.1e} with {what} "
         f"(the source's by {most[1]:.1e})"
         for what, most in dependence.items() if what not in small
     ]  # fmt: skip

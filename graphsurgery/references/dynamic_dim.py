@@ -80,10 +80,12 @@ def _list_inputs(parameters: Parameters) -> list[str]:
 
 
 def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
+    """Return why the recorded sizes are not those of the inputs, or None. Inputs other than the ids may be free already."""
     for name in _list_inputs(parameters):
         value = before.input(name)
         for which, size in parameters["sizes"].items():
-            if value is None or value.dims is None or value.dims[PLACES[which]] != size:
+            dim = None if value is None or value.dims is None else value.dims[PLACES[which]]
+            if dim != size and not (isinstance(dim, str) and name != parameters["ids"]):
                 return f"{value or name} does not have a {which} of {size}"
     return None
 

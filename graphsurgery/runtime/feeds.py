@@ -152,18 +152,19 @@ class FeedGenerator:
         return any(value.rank in (2, 3, None) for value in (*self.roles.known, *self.roles.others))
 
     def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
-        """Return a feed for one row of ``feed`` and some of its positions. Other inputs stay as they are."""
+        """Return a feed for one row of ``feed`` and, in texts, some of its positions. Other inputs stay as they are."""
         part = dict(feed)
         by_role = {value.name for value in self.roles.known}
         values = {value.name: value for value in (*self.roles.known, *self.roles.others)}
         batch, sequence = self._leading_dims()
+        has_positions = isinstance(sequence, str) and self.has_texts  # a picture's second dim is its channels
         for name, value in values.items():
             dims = value.dims or ()
             if name == self.prompt or part[name].ndim == 0:
                 continue
             if name in by_role or (dims[:1] == (batch,) and isinstance(batch, str)):
                 part[name] = part[name][row : row + 1]
-            if part[name].ndim > 1 and (name in by_role or (dims[1:2] == (sequence,) and isinstance(sequence, str))):
+            if part[name].ndim > 1 and (name in by_role or (has_positions and dims[1:2] == (sequence,))):
                 part[name] = part[name][:, positions]
         return part
 
