@@ -18,6 +18,8 @@ from graphsurgery.version import __version__ as __version__
 
 HOMES = {
     "baking.bake": ("Baked", "bake"),
+    "benchmarking.bench": ("bench",),
+    "benchmarking.results": ("Benchmark",),
     "errors": ("GraphSurgeryError", "VerificationFailed"),
     "exporting.export_folder": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),

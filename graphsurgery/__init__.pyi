@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from graphsurgery.baking.bake import Baked, bake
+from graphsurgery.benchmarking.bench import bench
+from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
@@ -64,6 +66,7 @@ __all__ = [
     "AddWeightedLayerPooling",
     "AddWordWeights",
     "Baked",
+    "Benchmark",
     "DropInput",
     "DynamicDim",
     "Exported",
@@ -106,6 +109,7 @@ __all__ = [
     "add_weighted_layer_pooling",
     "add_word_weights",
     "bake",
+    "bench",
     "drop_input",
     "dynamic_dim",
     "export",

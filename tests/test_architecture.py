@@ -39,7 +39,7 @@ LAYERS = (
     ("rewrites",),
     ("api", "outcome", "recipe"),
     ("runner",),
-    ("recipe_run", "optimizer"),
+    ("recipe_run", "optimizer", "benchmarking"),
     ("baking",),
     ("cli",),
 )

@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "Look and prove": {
         "inspect": Verb("inspecting:make_inspect_command", "show a file's interface, encoder and head, and who can read it"),
         "verify": Verb("verifying:make_verify_command", "prove a file against the one it was made from"),
+        "bench": Verb("benching:make_bench_command", "measure latency, throughput and memory of models, side by side"),
     },
 }
 """The verbs as ``--help`` groups them."""

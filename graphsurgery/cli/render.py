@@ -89,8 +89,22 @@ def render_details(report: Report) -> RenderableType:
             Text.assemble(_render_verdict(check.verdict), "  ", (_show_name(check.name), "bold"), "  ", (check.detail, "dim"))
         )
         if check.comparisons:
-            parts.append(Padding(_Comparisons(check.comparisons), (0, 0, 1, 2), expand=False))
+            lines = map(_describe_comparison, check.comparisons)
+            parts.append(
+                Padding(TableOrLines(_render_comparisons(check.comparisons), tuple(lines)), (0, 0, 1, 2), expand=False)
+            )
     return Group(*parts, *_render_remarks(report))
+
+
+def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table:
+    """Return an empty table with a column for each of ``names``, one for each of ``figures`` at its right, and a last one."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(last, no_wrap=True)
+    return table
 
 
 def _make_grid() -> Table:
@@ -115,28 +129,27 @@ def _render_remarks(report: Report) -> list[Text]:
 
 
 @dataclass(frozen=True)
-class _Comparisons:
-    """The comparisons of a check as a table, or as one paragraph each if the terminal is too narrow for the table."""
+class TableOrLines:
+    """A table, or one paragraph for each of its rows if the terminal is too narrow for it."""
 
-    comparisons: Sequence[Comparison]
+    table: Table
+    lines: Sequence[Text]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = _render_comparisons(self.comparisons)
-        if Measurement.get(console, options.update(max_width=WIDEST), table).maximum <= options.max_width:
-            yield table
-            return
-        for one in self.comparisons:
-            figures = f"{one.kind}: {one.cases} cases, largest difference {one.worst:.1e} ({describe_share(one.margin)})"
-            cosine = "" if one.cosine is None else f", smallest cosine {one.cosine:.7f}"
-            yield Text.assemble(_render_outcome(one), "  ", f"{figures}{cosine}", overflow="fold")
+        if Measurement.get(console, options.update(max_width=WIDEST), self.table).maximum <= options.max_width:
+            yield self.table
+        else:
+            yield from self.lines
+
+
+def _describe_comparison(one: Comparison) -> Text:
+    figures = f"{one.kind}: {one.cases} cases, largest difference {one.worst:.1e} ({describe_share(one.margin)})"
+    cosine = "" if one.cosine is None else f", smallest cosine {one.cosine:.7f}"
+    return Text.assemble(_render_outcome(one), "  ", f"{figures}{cosine}", overflow="fold")
 
 
 def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("feeds", no_wrap=True)
-    for name in ("cases", "max diff", "of limit", "min cosine"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table = make_table(("feeds",), ("cases", "max diff", "of limit", "min cosine"), "verdict")
     for one in comparisons:
         cosine = "-" if one.cosine is None else f"{one.cosine:.7f}"
         table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", format_share(one.margin), cosine, _render_outcome(one))

@@ -19,6 +19,8 @@ LEAST, MOST, SECONDS = 3, 101, 1.0
 """The pairs of runs for one shape: at least, at most, and until this time is over."""
 CHANCE = 0.05
 """A smaller difference, up or down, is noise on a machine that does other things, too."""
+BUSY = 1.25
+"""If the quartiles of the speed-up are further apart than this, the machine did other things between the runs."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Timing:
         if low > 1 and middle > 1 + CHANCE:
             return True
         return False if high < 1 and middle < 1 - CHANCE else None
+
+    @property
+    def scatters(self) -> bool:
+        """Whether the pairs are so far apart that no difference does not mean that there is none."""
+        low, _, high = self.quartiles
+        return high > BUSY * low
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f}x at {describe_batch(self.texts, self.tokens, self.fill)}"

@@ -102,7 +102,7 @@ def find_crash(model: Path, feeds: Sequence[Feed]) -> str | None:
     A kernel that brings its process down must not bring down ours.
     """
     with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
-        paths = [str(_store_feed(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
+        paths = [str(store_feed(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
         try:
             failure: str | None = call_in_own_process(
                 run_stored_feeds, str(model.absolute()), paths, folder=Path(folder), seconds=SECONDS
@@ -117,20 +117,21 @@ def run_stored_feeds(model: str, paths: Sequence[str]) -> str | None:
     try:
         session = Session(model)
         for path in paths:
-            session.run(_read_feed(path))
+            session.run(read_feed(path))
     except UnsupportedModelError as error:
         return str(error)
     return None
 
 
-def _store_feed(feed: Feed, path: Path) -> Path:
+def store_feed(feed: Feed, path: Path) -> Path:
     """Store a feed. Inputs may have any name, also those that `np.savez` gives to its own parameters."""
     arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
     np.savez(path, allow_pickle=False, names=np.array(list(feed)), **arrays)
     return path
 
 
-def _read_feed(path: str) -> dict[str, np.ndarray]:
+def read_feed(path: str) -> dict[str, np.ndarray]:
+    """Return a feed that `store_feed` stored."""
     with np.load(path) as stored:
         return {str(name): stored[f"array{place}"] for place, name in enumerate(stored["names"])}
 

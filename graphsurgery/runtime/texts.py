@@ -42,12 +42,15 @@ class Encoded:
     side: str = "right"
 
     def split_into_batches(self) -> Iterator[Encoded]:
-        """Yield the texts, `BATCH` at a time. The first and last column of each batch hold at least one token."""
+        """Yield the texts, `BATCH` at a time, each batch as `take` gives it."""
         for start in range(0, len(self.ids), BATCH):
-            rows = slice(start, start + BATCH)
-            some = np.flatnonzero(self.mask[rows].any(axis=0))
-            columns = slice(some[0], some[-1] + 1) if some.size else slice(None)
-            yield self.select((rows, columns))
+            yield self.take(slice(start, start + BATCH))
+
+    def take(self, rows: slice | Sequence[int]) -> Encoded:
+        """Return some of the texts as a batch: its first and last column hold at least one token."""
+        some = np.flatnonzero(self.mask[rows].any(axis=0))
+        batch = self.select(rows)
+        return batch.select((slice(None), slice(some[0], some[-1] + 1))) if some.size else batch
 
     def select(self, part: Any) -> Encoded:
         """Return the texts, or parts of texts, at this numpy index."""

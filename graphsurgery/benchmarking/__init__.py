@@ -1,0 +1,1 @@
+"""The bench verb: models side by side, by latency, throughput and memory."""

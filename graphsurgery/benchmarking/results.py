@@ -1,0 +1,114 @@
+"""The figures of a benchmark: latency, throughput and memory of each contender, and how it compares with the first one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.compare.timing import Timing
+from graphsurgery.runtime.memory import Memory
+
+FASTER, SLOWER, EQUAL = "faster", "slower", "no clear difference"
+BUSY = "not judged: the machine was busy"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model took for its work."""
+
+    model: str
+    strategy: str | None
+    """How the client put the texts of a file into batches; None for a batch of one size."""
+    timing: Timing
+    """Pairs (seconds of the first contender, seconds of this one) for the whole work."""
+    seconds: tuple[tuple[float, ...], ...]
+    """The seconds of each run, in each round."""
+    texts: tuple[int, ...]
+    """The number of texts in each run."""
+    tokens: int
+    """The tokens of all texts, without padding."""
+    memory: Memory | None
+    """None where the system does not tell."""
+
+    @cached_property
+    def latency(self) -> tuple[float, float]:
+        """Milliseconds of the run that a text was in: of half of the texts at most (p50), and of 95 % of them (p95)."""
+        each = np.concatenate([np.repeat(one, self.texts) for one in self.seconds])
+        p50, p95 = np.percentile(each, (50, 95)) * 1000
+        return float(p50), float(p95)
+
+    @property
+    def throughput(self) -> tuple[float, float]:
+        """Texts and tokens in a second, in the median round."""
+        seconds = median(sum(one) for one in self.seconds)
+        return sum(self.texts) / seconds, self.tokens / seconds
+
+    @property
+    def verdict(self) -> str:
+        """Whether this is faster than the first contender, as far as the rounds tell."""
+        if self.timing.helped is not None:
+            return FASTER if self.timing.helped else SLOWER
+        return BUSY if self.timing.scatters else EQUAL
+
+    def to_json(self) -> dict[str, Any]:
+        p50, p95 = self.latency
+        texts, tokens = self.throughput
+        low, middle, high = self.timing.quartiles
+        return {
+            "model": self.model, "strategy": self.strategy, "p50_ms": p50, "p95_ms": p95, "texts_per_second": texts,
+            "tokens_per_second": tokens, "runs": len(self.texts), "rounds": len(self.seconds),
+            "loaded_bytes": self.memory and self.memory.loaded, "peak_bytes": self.memory and self.memory.peak,
+            "ratio": middle, "ratio_quartiles": [low, middle, high], "verdict": self.verdict,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The contenders at one kind of work, run in turns. The first one is what the others are compared with."""
+
+    title: str
+    measurements: tuple[Measurement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"work": self.title, "measurements": [one.to_json() for one in self.measurements]}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The result of `bench`."""
+
+    contests: tuple[Contest, ...]
+    threads: int
+    """Of each session; 0 if ONNX Runtime chose."""
+    processors: int
+    onnxruntime: str
+    budget: int | None
+    """The budget of the sorted strategies, if there are any."""
+    measured_budget: bool
+    """Whether it was measured."""
+    plot: str | None
+    """The path of the plot, if one was drawn."""
+
+    def __repr__(self) -> str:
+        """Return one line: how many measurements there are, and of what. `to_json` gives everything."""
+        works = ", ".join(one.title for one in self.contests)
+        return f"<{type(self).__name__} of {sum(len(one.measurements) for one in self.contests)} measurements: {works}>"
+
+    def describe(self) -> str:
+        """Return how it was measured, in a sentence."""
+        threads = f"{self.threads} threads" if self.threads else "as many threads as ONNX Runtime chooses"
+        budget = ""
+        if self.budget is not None:
+            budget = f"; budget of {self.budget}, {'measured here' if self.measured_budget else 'as asked for'}"
+        return f"ONNX Runtime {self.onnxruntime} on {self.processors} processors, {threads}{budget}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the benchmark as JSON-ready data."""
+        return {
+            "onnxruntime": self.onnxruntime, "processors": self.processors, "threads": self.threads, "budget": self.budget,
+            "budget_measured": self.measured_budget, "plot": self.plot, "works": [one.to_json() for one in self.contests],
+        }  # fmt: skip

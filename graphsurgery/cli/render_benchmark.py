@@ -1,0 +1,63 @@
+"""The result of a benchmark in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from graphsurgery.benchmarking.results import BUSY, FASTER, SLOWER, Benchmark, Contest, Measurement
+from graphsurgery.cli.console import out
+from graphsurgery.cli.render import TableOrLines, make_table, render_section
+
+STYLES = {FASTER: "green", SLOWER: "bold yellow", BUSY: "yellow"}
+Row = tuple[Contest, Measurement]
+FIGURES = ("p50 ms", "p95 ms", "texts/s", "tokens/s", "peak MB (in runs)")
+
+
+def print_benchmark(result: Benchmark) -> None:
+    """Print a table with a row for each measurement, and how it was measured."""
+    rows = [(contest, one) for contest in result.contests for one in contest.measurements]
+    only = result.contests[0].title if len(result.contests) == 1 else "Batches of equal texts"
+    out.print(render_section(only, TableOrLines(_render_table(result, rows), [_describe_row(*row) for row in rows])))
+    if any(one.verdict == BUSY for _, one in rows):
+        out.print(Text(f"\n{BUSY}, so that rounds disagree by more than the difference", style=STYLES[BUSY]))
+    out.print(Text(f"\n{result.describe()}", style="dim"))
+    if result.plot is not None:
+        out.print(Text.assemble("plot: ", (result.plot, "bold")))
+
+
+def _render_table(result: Benchmark, rows: Sequence[Row]) -> Table:
+    has_strategies = rows[0][1].strategy is not None
+    names = ["model", "texts together"] if has_strategies else ["batch", "model"]
+    table = make_table(names, FIGURES, "speed" if len(rows) > len(result.contests) else "")
+    for contest, one in rows:
+        cells = (one.model, one.strategy or "") if has_strategies else (contest.title, one.model)
+        table.add_row(*map(Text, (*cells, *_list_figures(one))), _render_speed(contest, one))
+    return table
+
+
+def _describe_row(contest: Contest, one: Measurement) -> Text:
+    name = f"{one.model}, {one.strategy or contest.title}"
+    figures = ", ".join(f"{name} {figure}" for name, figure in zip(FIGURES, _list_figures(one), strict=True))
+    return Text.assemble((name, "bold"), f": {figures}  ", _render_speed(contest, one))
+
+
+def _list_figures(one: Measurement) -> tuple[str, ...]:
+    memory = "-"
+    if one.memory is not None:
+        memory = f"{one.memory.peak / 1e6:,.0f} ({max(one.memory.peak - one.memory.loaded, 0) / 1e6:,.0f})"
+    return (*map(_format_time, one.latency), *(f"{number:,.0f}" for number in one.throughput), memory)
+
+
+def _format_time(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:,.0f}"
+
+
+def _render_speed(contest: Contest, one: Measurement) -> Text:
+    """Show how many times faster this is than the first contender: the median round, and the middle half of the rounds."""
+    if one is contest.measurements[0]:
+        return Text("1" if len(contest.measurements) > 1 else "")
+    low, middle, high = one.timing.quartiles
+    return Text(f"{middle:.2f}x ({low:.2f} to {high:.2f}) {one.verdict.partition(':')[0]}", style=STYLES.get(one.verdict, ""))

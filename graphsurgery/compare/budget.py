@@ -1,0 +1,48 @@
+"""The budget of a plan, measured: how many positions one run of a model should have on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from graphsurgery.compare.timing import Timing, race
+from graphsurgery.runtime.batches import plan
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.masks import make_mask
+from graphsurgery.runtime.session import Session
+
+BUDGETS = (256, 512, 1024, 2048)
+"""The candidates."""
+SECONDS = 2.0
+"""How long they are timed, in turns; or three rounds if these take longer."""
+LENGTHS = tuple(int(length) for length in np.rint(np.geomspace(5, 250, 48)))
+"""The tokens of the texts that are run: many short ones and a few long ones, as sentences have. 3073 altogether."""
+
+Feeds = Sequence[dict[str, np.ndarray]]
+
+
+def measure_budget(session: Session, generator: FeedGenerator, seconds: float = SECONDS) -> int:
+    """Return the smallest of `BUDGETS` that no larger one clearly beats: it needs the least memory.
+
+    ``session`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate.
+    Raises UnsupportedModelError if it cannot.
+    """
+    lengths = [generator.limit_length(length) for length in LENGTHS]
+    runs = [_run_all(session, _draw_feeds(generator, lengths, budget)) for budget in BUDGETS]
+    rounds = race(runs, seconds)
+    best = 0
+    for place in range(1, len(BUDGETS)):
+        pairs = tuple((one[best], one[place]) for one in rounds)
+        if Timing(len(lengths), max(lengths), pairs).helped:
+            best = place
+    return BUDGETS[best]
+
+
+def _run_all(session: Session, feeds: Feeds) -> Callable[[], object]:
+    return lambda: [session.run(feed) for feed in feeds]
+
+
+def _draw_feeds(generator: FeedGenerator, lengths: Sequence[int], budget: int) -> Feeds:
+    masks = [make_mask([lengths[one] for one in rows]) for rows in plan(lengths, budget)]
+    return [generator.generate(part, seed=0) for mask in masks for part in generator.sizes.split_into_batches(mask)]
