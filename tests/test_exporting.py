@@ -14,7 +14,7 @@ import pytest
 
 import graphsurgery
 from graphsurgery.errors import MissingPackageError, RequestError, UnsupportedModelError, VerificationFailed
-from graphsurgery.exporting import exporters
+from graphsurgery.exporting import export_folder, exporters
 from graphsurgery.exporting.export_folder import ALLOWED, make_feed, measure_distance
 from graphsurgery.exporting.exporters import name_dims, write_onnx
 from graphsurgery.exporting.packages import has_exporter, silence
@@ -188,6 +188,18 @@ def test_what_the_exporter_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "transformers.exporters", SimpleNamespace(OnnxExporter=refuse))
     with pytest.raises(MissingPackageError, match=r"cannot export: please install onnxscript==0\.7\.0"):
         write_with("5.24.0", monkeypatch, tmp_path)
+
+
+def test_the_exporter_is_asked_for_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_given: object, **_options: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    monkeypatch.setattr(exporters, "import_torch", lambda: (SimpleNamespace(), SimpleNamespace(__version__="5.24.0")))
+    monkeypatch.setattr(export_folder, "load_subject", load)
+    monkeypatch.setitem(sys.modules, "transformers.exporters", None)
+    with pytest.raises(MissingPackageError, match="export needs transformers"):
+        graphsurgery.export(tmp_path, tmp_path / "out" / "model.onnx")
 
 
 def test_an_exporter_that_fails_or_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -379,6 +379,29 @@ def test_attributes_that_hold_types_and_tensors(kind):
     assert (z == 0).all()
 
 
+IN_A_SEQUENCE = """g (float[n, 4] x) => (float[n, 2] z) {
+    doubled = Add(x, x)
+    two = Constant<value_int = 2>()
+    parts = SplitToSequence<axis = 1>(doubled, two)
+    last = Constant<value_int = 1>()
+    part = SequenceAt(parts, last)
+    z = Mul(part, part)
+}"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_of_tensors_stay_float32(kind):
+    """As torch exports a split that is not optimised away: no Cast changes the type of a sequence."""
+    model = made(IN_A_SEQUENCE)
+    model.graph.value_info.append(helper.make_tensor_value_info("part", FLOAT, ["n", 2]))
+    half = checked(to_half(model, kind))
+    types = types_of(half)
+    assert types["doubled"] == kind and types["part"] == FLOAT
+    if kind == FLOAT16:
+        [found] = run(half, {"x": np.array([[1, 2, 3, 4]], np.float32)})
+        np.testing.assert_array_equal(found, [[36, 64]])
+
+
 FIXED = """g (float[1, 1, n, m] x, float start) => (float[1, 1, p, q] y, float[k] z) {
     roi = Constant<value_floats = [0.0]>()
     scales = Constant<value_floats = [1.0, 1.0, 2.0, 2.0]>()

@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from conftest import FIXTURES
+from encoders import BFLOAT16, tiny_encoder
 from onnx import helper, numpy_helper
 
+import graphsurgery
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.session import Session, open_session
 
 BERT = FIXTURES / "bert" / "model.onnx"
 PROGRAM = """
@@ -64,3 +66,10 @@ def test_what_the_options_silence(capfd: pytest.CaptureFixture[str]) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
     onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert "unused" in capfd.readouterr().err
+
+
+def test_a_bfloat16_encoder_says_that_the_cpu_has_no_kernels() -> None:
+    """ONNX Runtime names the first node that it has no kernel for, which is not the reason."""
+    model = graphsurgery.load(tiny_encoder(dtype=BFLOAT16))
+    with pytest.raises(UnsupportedModelError, match="has no kernels for bfloat16, so the model cannot be run here"):
+        open_session(model)

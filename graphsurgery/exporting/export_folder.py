@@ -19,7 +19,7 @@ from graphsurgery.errors import (
     UnsupportedModelError,
     VerificationFailed,
 )
-from graphsurgery.exporting.exporters import TASKS, write_onnx
+from graphsurgery.exporting.exporters import TASKS, require_exporter, write_onnx
 from graphsurgery.exporting.packages import import_torch
 from graphsurgery.exporting.samples import Sample
 from graphsurgery.exporting.subject import BY_HAND, TOWERS, Subject, load_subject
@@ -89,6 +89,7 @@ def export(
         raise OutputExistsError(f"{target} already exists", "choose another output with -o, or replace it with --force")
     module = _find_transformer(source)
     task = _read_task(module)
+    require_exporter()
     progress("loading with PyTorch")
     subject = load_subject(module.path, task, tower or _find_tower(module), hidden_states=hidden_states)
     with _make_folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as place:

@@ -25,6 +25,16 @@ NEWER = "pip install -U transformers onnxscript 'torch>=2.11'"
 OPTIMUM = f"pip install optimum-onnx; or take the exporter of newer versions: {NEWER}"
 
 
+def require_exporter() -> None:
+    """Raise MissingPackageError if transformers exports by itself and a package for that is missing.
+
+    It is asked before a model is loaded, which may take minutes. Whether an older version needs Optimum, the model decides.
+    """
+    _, transformers = import_torch()
+    if has_exporter(transformers):
+        _load_exporter()
+
+
 def write_onnx(subject: Subject, path: Path) -> str:
     """Write the subject to ``path``. Return the program that did it, with its version.
 
@@ -91,11 +101,7 @@ def _write_with_torch(subject: Subject, path: Path) -> None:
 def _write_with_transformers(subject: Subject, path: Path) -> None:
     """Export with transformers' own exporter, and name dims as Optimum does."""
     torch, _ = import_torch()
-    exporters, ir = import_optional("transformers.exporters", NEWER), import_optional("onnx_ir", NEWER)
-    try:
-        exporter = exporters.OnnxExporter()
-    except ImportError as error:
-        raise MissingPackageError(f"transformers cannot export: {error}", NEWER) from error
+    exporters, exporter, ir = _load_exporter()
     sample = subject.samples[0]
     free = {
         name: {axis: torch.export.Dim.AUTO for axis, dim in enumerate(dims) if isinstance(dim, str)}
@@ -109,6 +115,15 @@ def _write_with_transformers(subject: Subject, path: Path) -> None:
     program.producer_name = program.producer_name or "pytorch"
     size = sum(value.const_value.nbytes for value in program.graph.initializers.values())
     ir.save(program, str(path), external_data=f"{path.name}.data" if size >= LARGEST else None)
+
+
+def _load_exporter() -> tuple[Any, Any, Any]:
+    """Return `transformers.exporters`, its exporter to ONNX, and `onnx_ir`. Raises MissingPackageError."""
+    exporters, ir = import_optional("transformers.exporters", NEWER), import_optional("onnx_ir", NEWER)
+    try:
+        return exporters, exporters.OnnxExporter(), ir
+    except ImportError as error:
+        raise MissingPackageError(f"transformers cannot export: {error}", NEWER) from error
 
 
 @contextmanager

@@ -64,13 +64,18 @@ class ElementTypes:
         return [value for value in values if value is not None and self[value] == FLOAT]
 
     def convertible(self, node: ir.Node, dtype: int) -> frozenset[str]:
-        """Return the type variables of ``node`` that are float32 and could be ``dtype``; none if an input's type is unknown."""
+        """Return the type variables of ``node`` that are float32 and could be ``dtype``.
+
+        None if an input's type is unknown, and if the node makes or reads a sequence of tensors, whose type no Cast changes.
+        """
         signature = self.signature(node)
         if signature is None or signature.is_mixed or list_subgraphs(node):
             return frozenset()
         if any(value is not None and not self[value] for value in node.inputs) or "sparse_value" in node.attributes:
             return frozenset()
         both = (*signature.variables(node.inputs, signature.inputs), *signature.variables(node.outputs, signature.outputs))
+        if any(signature.is_container(variable) for _, variable in both):
+            return frozenset()
         found = {variable for value, variable in both if self[value] == FLOAT and signature.allows(variable, dtype)}
         return frozenset(found - _find_stashed_variables(node, signature))
 

@@ -48,6 +48,11 @@ class OpSignature:
         """Return whether ``variable`` may be a tensor of the element type ``dtype``."""
         return any(DTYPES.get(name) == dtype for name in self._allowed_names(variable))
 
+    def is_container(self, variable: str) -> bool:
+        """Return whether ``variable`` is no tensor: a sequence, an optional or a map."""
+        names = self._allowed_names(variable) if variable else ()
+        return bool(names) and not any(name.startswith(("tensor(", "sparse_tensor(")) for name in names)
+
     def _allowed_names(self, variable: str) -> frozenset[str]:
         return self.allowed.get(variable, frozenset({variable}))
 

@@ -23,11 +23,10 @@ from graphsurgery.proof.whole_proof import make_whole_cases
 from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
-from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.session import NO_KERNELS, Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
 SECOND = "second opinion"
-NO_KERNELS = "ONNX Runtime's CPU has no kernels for bfloat16"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
 """The number of batches of real text on which losses are measured."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from graphsurgery.model.schema import walk_tensors
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
+NO_KERNELS = "ONNX Runtime's CPU has no kernels for bfloat16"
 HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
 SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
 THREADS = 0
@@ -118,7 +120,8 @@ def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int =
     declared = {value.name for value in model.interface.outputs}
     inside = [name for name in extra_outputs if name not in declared]
     if model.path is not None and not inside and model.is_as_loaded and not model.linked_data:
-        return Session(model.path, threads=threads, plain=plain)
+        with _explain_bfloat16(model):
+            return Session(model.path, threads=threads, plain=plain)
     proto = model.to_proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
     return open_proto(proto, model, threads, plain)
@@ -138,7 +141,20 @@ def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bo
             for entry in tensor.external_data:
                 if entry.key == "location":
                     entry.value = real[entry.value].relative_to(folder).as_posix()
-    return Session(proto.SerializeToString(), folder=folder, threads=threads, plain=plain)
+    with _explain_bfloat16(model):
+        return Session(proto.SerializeToString(), folder=folder, threads=threads, plain=plain)
+
+
+@contextmanager
+def _explain_bfloat16(model: Model) -> Iterator[None]:
+    """Say why ONNX Runtime does not load a bfloat16 ``model``. It names the first node that it has no kernel for."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        is_bfloat16 = any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.initializers.values())
+        if not is_bfloat16 or "NOT_IMPLEMENTED" not in error.message:
+            raise
+        raise UnsupportedModelError(f"{NO_KERNELS}, so the model cannot be run here", error.advice) from error
 
 
 def open_in_memory(model: onnx.ModelProto) -> Session:
