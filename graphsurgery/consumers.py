@@ -32,6 +32,8 @@ class Consumer:
     """Whether its user says which input is which, so that they may have other names."""
     by_name: str = ""
     """The setting that names an output that is not the first, if it takes the first one otherwise."""
+    takes_one: bool = False
+    """Whether it joins all outputs into one array, so that it fails if there are several."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ CONSUMERS = (
     ),
     Consumer("langchain4j", FIRST, {3: "PoolingMode; it always normalises"}),
     Consumer("Spring AI", ANY, {3: "modelOutputName; it pools by mean"}),
-    Consumer("txtai", FIRST, {2: "as it is", 3: "it pools by mean"}),
+    Consumer("txtai", FIRST, {2: "as it is"}, takes_one=True),
     Consumer("infinity", ("last_hidden_state",), {3: "pools and normalises itself"}),
 )
 
@@ -85,6 +87,10 @@ def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
         unfed = f"feeds {len(FED)} inputs at most, and there are {len(interface.inputs)} (drop-input makes one constant)"
     if unfed is not None:
         return Compatibility(consumer.name, False, unfed)
+    if consumer.takes_one and len(interface.outputs) > 1:
+        return Compatibility(
+            consumer.name, False, f"takes one output, and there are {len(interface.outputs)} (keep-outputs leaves one)"
+        )
     candidates = _find_candidates(consumer, interface)
     if not candidates:
         names = f"looks for an output named {' or '.join(consumer.looks_for)}"

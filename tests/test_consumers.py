@@ -39,7 +39,7 @@ OUTPUTS = {
     "fastembed": {"tokens": True, "vector": True, "both": True, "half": False},
     "langchain4j": {"tokens": True, "vector": False, "both": False, "half": False},
     "Spring AI": {"tokens": True, "vector": False, "both": True, "half": False},
-    "txtai": {"tokens": True, "vector": True, "both": True, "half": False},
+    "txtai": {"tokens": False, "vector": True, "both": False, "half": False},
     "infinity": {"tokens": True, "vector": False, "both": True, "half": False},
 }
 KINDS = {
@@ -57,7 +57,7 @@ def check(consumer: str, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs(kind: str, consumer: str) -> None:
     inputs, readers, said = INPUTS[kind]
-    found = check(consumer, inputs, (TOKENS,))
+    found = check(consumer, inputs, (EMBEDDING if consumer == "txtai" else TOKENS,))  # which does not pool
     assert found.reads == (consumer in readers)
     if not found.reads and consumer != "Vespa":
         assert said in found.detail
@@ -77,6 +77,11 @@ def test_fastembed_is_told_the_name_of_an_output_that_is_not_the_first() -> None
     other = Value("half", FLOAT16, ("batch", 32))
     assert "output_name" in check("fastembed", (IDS, MASK), (other, EMBEDDING)).detail
     assert "output_name" not in check("fastembed", (IDS, MASK), (EMBEDDING, other)).detail
+
+
+def test_txtai_takes_one_output() -> None:
+    """It makes one array of all outputs, which have different shapes."""
+    assert check("txtai", (IDS, MASK), (EMBEDDING, TOKENS)).detail.startswith("takes one output, and there are 2 (keep-outputs")
 
 
 def test_opensearch_takes_the_second_of_several_outputs() -> None:
