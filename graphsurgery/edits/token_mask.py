@@ -200,12 +200,11 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
     value = model.interface.input(name)
     if value is None:
         whole = model.interface.input(spec.text)  # an input that is itself called lengths:0
-        meant = (
-            [] if whole is None else [_format_spec(form, spec.text) for form in list_possible_forms(whole) if form != NONZERO]
-        )
+        forms = () if whole is None else list_possible_forms(whole)
+        choices = [*[f"--mask {_format_spec(form, spec.text)}" for form in forms if form != NONZERO], "ones", "pad:ID"]
         raise NameNotFoundError(
             f"the model has no input {name!r} to take as the mask",
-            f"its inputs are {_list_input_names(model)}; {''.join(f'write --mask {one}, ' for one in meant)}or use ones or pad:ID",
+            f"its inputs are {_list_input_names(model)}; or use {' or '.join(choices)}",
         )
     forms = list_possible_forms(value)
     if spec.kind not in forms:

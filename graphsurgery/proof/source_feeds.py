@@ -21,6 +21,7 @@ from graphsurgery.runtime.baked_sizes import MOST_WEIGHTS, make_feed_generator_f
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
+from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
@@ -48,7 +49,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     if form is None and any(one is not None for one in masks):  # the tokens are those of the ids, or all positions
         form = _find_form_by_run(source, FeedGenerator(roles, tables))
     form = form or NONZERO
-    sized = restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form))
+    sized = feed_second_masks(source, restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form)))
+    ones = frozenset(chain.input_name_in_output(name) or name for name in sized.ones)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
@@ -61,7 +63,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
             called if called in inputs else None, fed, most, form, frozenset(unread),
-            baked=sized.baked, picture=sized.picture, any_picture=sized.any_picture,
+            ones=ones, baked=sized.baked, picture=sized.picture, any_picture=sized.any_picture,
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
@@ -132,7 +134,8 @@ def _find_form_by_run(source: Model, generator: FeedGenerator) -> str:
     if generator.roles.mask is None or source.weight_bytes > MOST_WEIGHTS:
         return NONZERO
     try:
-        meaning = find_meaning_by_run(open_session(source).run, restrict_to_baked_sizes(source, generator))
+        sized = feed_second_masks(source, restrict_to_baked_sizes(source, generator))
+        meaning = find_meaning_by_run(open_session(source).run, sized)
     except (GraphSurgeryError, MemoryError):  # the proof that runs the source says so
         return NONZERO
     return meaning.form or NONZERO

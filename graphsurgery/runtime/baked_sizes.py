@@ -24,6 +24,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO
 from graphsurgery.runtime.once import Store, find_once
+from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import Session, open_session
 
 ROWS, COLUMNS = (3, 2), (5, 6)
@@ -43,8 +44,8 @@ MOST_PATCHES = 64
 
 
 def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
-    """Return a generator of feeds at the sizes at which ``model`` runs. Raises as `FeedGenerator.for_model` does."""
-    return restrict_to_baked_sizes(model, FeedGenerator.for_model(model, roles, form))
+    """Return a generator of feeds with which ``model`` runs and sees its tokens. Raises as `FeedGenerator.for_model` does."""
+    return feed_second_masks(model, restrict_to_baked_sizes(model, FeedGenerator.for_model(model, roles, form)))
 
 
 def restrict_to_baked_sizes(model: Model, generator: FeedGenerator) -> FeedGenerator:

@@ -52,6 +52,8 @@ class FeedGenerator:
     """How the mask input says which positions are tokens: one of `mask_forms`."""
     unread: frozenset[str] = frozenset()
     """The inputs that no node may read. They get numbers of all kinds."""
+    ones: frozenset[str] = frozenset()
+    """Inputs of unknown use that get ones: while they are zeros, they hide every token."""
     reach: tuple[int, int] | None = None
     """Tokens of the longest text of a whole proof, and positions of its longest text with padding in front. None if it has no
     text longer than `longest`."""
@@ -182,8 +184,13 @@ class FeedGenerator:
         known = {self.prompt, *self.unread}
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
-        fed = {value.name: "0, 1, 2, ..." if self._is_counted(value) else "zeros" for value in (*integers, *types)}
+        fed = {value.name: self._describe_numbers(value) for value in (*integers, *types)}
         return [f"input {name}: its use is not known, so only {numbers} were fed" for name, numbers in fed.items()]
+
+    def _describe_numbers(self, value: Value) -> str:
+        if value.name in self.ones:
+            return "ones"
+        return "0, 1, 2, ..." if self._is_counted(value) else "zeros"
 
     def find_mask(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
         """Return where a feed has tokens, ``[batch, seq]`` bool, or None if the model takes no mask of that shape."""
@@ -216,7 +223,7 @@ class FeedGenerator:
             return rng.integers(0, MOST_UNREAD, size=shape).astype(_numpy(value))
         if self._is_counted(value):
             return np.arange(shape[0]).astype(_numpy(value))
-        return np.zeros(shape, dtype=_numpy(value))
+        return np.full(shape, value.name in self.ones, dtype=_numpy(value))
 
     def _is_counted(self, value: Value) -> bool:
         """Return whether an input is fed 0, 1, 2, ...: integers ``[n]`` of a model without ids ``[batch, seq]``.
