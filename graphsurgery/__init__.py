@@ -37,6 +37,7 @@ HOMES = {
     "report": ("Report", "Verdict"),
     "rewrites.convert_to_half": ("Half",),
     "rewrites.fuse_encoder": ("Fuse",),
+    "rewrites.pack_tokens": ("PaddingFree",),
     "rewrites.reattach_head": ("ReattachHead",),
     "rewrites.simplify_encoder": ("Simplify",),
     "runner": ("run",),

@@ -46,6 +46,7 @@ from graphsurgery.recipe_run import run_recipe
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.simplify_encoder import Simplify
 from graphsurgery.runner import run
@@ -84,6 +85,7 @@ __all__ = [
     "OptionalInput",
     "Outcome",
     "OutputPrecision",
+    "PaddingFree",
     "ReattachHead",
     "Recipe",
     "Rename",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import click
 
 from graphsurgery.cli.console import out, print_json
@@ -39,6 +42,16 @@ def _show(inspection: Inspection) -> None:
     out.print(render.render_section(render.CONSUMERS, render.render_consumers(inspection.consumers)))
 
 
+def _describe_rewrites(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the records of rewrites say of the encoder."""
+    form = recorded.get("padding_free")
+    for_, version = recorded.get("for"), recorded.get("onnxruntime") or "unknown"
+    if for_ is not None or form is None:
+        yield "optimized", f"for {for_ or 'any runtime'}, with ONNX Runtime {version}"
+    if form is not None:
+        yield "padding-free", f"computes on tokens alone; attention by {form!r}"
+
+
 def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     tables = inspection.tables
     foreign = "none by graphsurgery" if inspection.pooled else "none: the file does not pool"
@@ -46,8 +59,7 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     if inspection.head:
         facts.append(("steps", ", ".join(step["edit"] for step in inspection.head)))
     if inspection.optimized is not None:
-        for_ = inspection.optimized.get("for") or "any runtime"
-        facts.append(("optimized", f"for {for_}, with ONNX Runtime {inspection.optimized.get('onnxruntime', 'unknown')}"))
+        facts += _describe_rewrites(inspection.optimized)
     if inspection.goldens:
         facts.append(("golden vectors", "recorded; verify --self compares the file with them"))
     if inspection.certificate is not None:

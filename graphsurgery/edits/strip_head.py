@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from graphsurgery.edits.edit import Edit, Resolved
-from graphsurgery.encoder.head import explain_pooling, read_head_steps
+from graphsurgery.encoder.head import explain_pooling, read_head_steps, read_padding_free_form
 from graphsurgery.errors import NoHeadError
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import list_locations, move_tensors
+
+PADDING_FREE = (
+    "warning: the encoder is padding-free: at padded positions its hidden state holds vectors of other tokens, so whatever "
+    "reads it must leave padding out"
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class StripHead(Edit):
                 if pools
                 else "this file is the encoder already",
             )
-        return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}",))
+        notes = () if read_padding_free_form(model) is None else (PADDING_FREE,)
+        return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}", *notes))
 
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
         document = restore_source(model)

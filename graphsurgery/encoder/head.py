@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step
+from graphsurgery.model.provenance import HOUSEKEEPING, Step, list_rewrites
 
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
@@ -13,6 +13,8 @@ WORD_WEIGHTS = "add-word-weights"
 """Verbs of edits that other edits ask about."""
 
 
+PADDING_FREE = "padding_free"
+"""The parameter that a file records of the rewrite `padding-free`."""
 POOLINGS = {POOLING: "mode", SPLADE: "strategy", LOGIT_SCORE: ""}
 """Edits that make one vector, or one score, of the tokens, and the parameter that says how."""
 
@@ -25,6 +27,11 @@ def read_head_steps(model: Model) -> list[Step]:
 def has_own_head(model: Model) -> bool:
     """Return whether the file records pooling by graphsurgery."""
     return any(step.edit in POOLINGS for step in read_head_steps(model))
+
+
+def read_padding_free_form(model: Model) -> str | None:
+    """Return how attention runs in an encoder that the file records to compute on tokens alone, or None for any other."""
+    return next((form for step in list_rewrites(model.proto) if (form := step.given.get(PADDING_FREE))), None)
 
 
 def explain_pooling(model: Model) -> str | None:

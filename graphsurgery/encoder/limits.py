@@ -89,7 +89,7 @@ def _find_lookups(graph: Graph) -> Iterator[tuple[tuple[int, int], ir.Value | No
 
 
 def _find_index_inputs(graph: Graph, index: ir.Value | None) -> set[str]:
-    """Return the names of the inputs from which ``index`` is computed by `INDEX_STEPS` alone."""
+    """Return the names of the inputs from which ``index`` is taken, or computed by `INDEX_STEPS` alone."""
     names, seen, todo = set(), set(), [index]
     while todo:
         value = todo.pop()
@@ -99,6 +99,8 @@ def _find_index_inputs(graph: Graph, index: ir.Value | None) -> set[str]:
         node = value.producer()
         if graph.is_fed(value):
             names.add(value.name or "")
+        elif node is not None and get_operator(node) == "Gather":  # some of the ids, such as those that are no padding
+            todo += node.inputs[:1]
         elif node is not None and get_operator(node) in INDEX_STEPS:
             todo += node.inputs
     return names

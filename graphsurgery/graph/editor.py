@@ -203,6 +203,15 @@ class Editor(Graph):
         self._tensors[value] = tensor
         self._unchanged.discard(value)
 
+    def remove_unread(self) -> int:
+        """Remove nodes and initializers that nobody reads, starting at the end, and return their number."""
+        dead = 0
+        for node in reversed(list(self.nodes)):
+            if not any(self.is_read(value) for value in node.outputs if value.name):
+                self.remove(node)
+                dead += 1
+        return dead + self.remove_unused_initializers()
+
     def remove_unused_initializers(self) -> int:
         """Remove initializers that are neither read nor inputs, and return their number."""
         dead = [value for value in self.main.initializers.values() if not value.is_graph_input() and not self.is_read(value)]

@@ -285,3 +285,31 @@ float32, several nodes at a time, so a result that is rounded to float16 beforeh
 DIVIDING = frozenset({"Div", "Mod"})
 INSERTING_AXES = frozenset({"Squeeze", "Unsqueeze"})
 """Operators that take axes of length one out, or put them in."""
+
+# --- padding-free ----------------------------------------------------------------------------------------------------------
+
+EACH_ELEMENT = BROADCASTING | (UNARY - {"Softmax"}) | {
+    "Ceil", "Celu", "Cos", "Exp", "Floor", "HardSwish", "IsInf", "IsNaN", "Log", "Not", "Reciprocal", "Round", "Selu", "Sign",
+    "Sin", "Softplus", "Softsign",
+} | _vendor("BiasGelu")  # fmt: skip
+"""Operators that compute each element of the output from the elements at its place in the inputs, which broadcast."""
+NORMALISING = frozenset({"LayerNormalization", "LogSoftmax", "RMSNormalization", "SimplifiedLayerNormalization", "Softmax"})
+"""Operators that compute each vector along an axis, or along it and all axes behind it, from that vector alone."""
+REDUCTIONS = frozenset({
+    "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+})  # fmt: skip
+"""Operators that leave one number of each vector along their axes."""
+TOKEN_PRODUCTS = frozenset({"MatMul", "MatMulInteger"}) | _vendor("FusedMatMul", "MatMulNBits")
+"""Products that multiply each vector along the last axis of their first input with the same weights."""
+ONE_AXIS = frozenset({"Concat", "Gather", "GatherElements", "Split"})
+"""Operators that take pieces of one axis, or join them, by their attribute ``axis``."""
+AT_PLACES = ONE_AXIS | {"Slice"}
+"""Operators that take elements by their places along axes, or join them."""
+LISTED_AXES = frozenset({"Slice", "Squeeze", "Unsqueeze"}) | REDUCTIONS
+"""Operators that change the axes which an input lists, or an attribute in older opsets."""
+AXES_INPUTS = {"Slice": 3}
+"""The index of the input that lists the axes, where it is not 1."""
+INSIDE_ATTENTION = EACH_ELEMENT | NORMALISING | MOVING | PRODUCTS | REDUCTIONS | ROTATIONS | ATTENTIONS | {"GatherElements"}
+"""Operators in an attention that padded keys cannot get through once their scores are masked."""
+NOT_BY_ROW = (ATTENTIONS - {"Attention", f"{VENDOR}.MultiHeadAttention"}) | {"GatherND", "Pad", "ScatterND", "Tile"}
+"""Those of them that take whole rows, padding included."""

@@ -13,6 +13,7 @@ import onnxruntime
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.architecture import BERT, Architecture
+from graphsurgery.encoder.head import read_padding_free_form
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.graph import Graph
@@ -35,6 +36,7 @@ from graphsurgery.rewrites.fuse.adjustments import (
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
 from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, has_own_bytes, require_model_type, run_optimizer
+from graphsurgery.rewrites.padding_free.lower import ROW_BY_ROW
 from graphsurgery.rewrites.reattach_head import find_pooled_hidden
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
@@ -102,6 +104,9 @@ class Fuse(Rewrite):
         return Fusing(self.model_type or BERT, self.heads or 0, self.hidden_size or 0, frozenset(self.off))
 
     def check(self, model: Model) -> None:
+        if read_padding_free_form(model) == ROW_BY_ROW:
+            what = "the encoder is padding-free, and the optimizer fails on the loops over rows in it"
+            raise UnsupportedModelError(what, "fuse first, and make the fused file padding-free")
         if self.model_type is not None:
             require_model_type(self.model_type)
 

@@ -28,13 +28,8 @@ from graphsurgery.rewrites.simplify.shapes import simplify_shapes
 
 
 def drop_dead(graph: Editor, _: Facts) -> int:
-    """Remove nodes and initializers that nobody reads, starting at the end, and return how many."""
-    dead = 0
-    for node in reversed(list(graph.nodes)):
-        if not any(graph.is_read(value) for value in node.outputs if value.name):
-            graph.remove(node)
-            dead += 1
-    return dead + graph.remove_unused_initializers()
+    """Remove nodes and initializers that nobody reads, and return how many."""
+    return graph.remove_unread()
 
 
 SIMPLIFICATIONS = {

@@ -1,0 +1,121 @@
+"""Where the tokens of a value are: the axes of the batch and of the sequence, by the observed dims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphsurgery.graph.attributes import get_input, get_int, get_ints
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import (
+    AXES_INPUTS,
+    EACH_ELEMENT,
+    LISTED_AXES,
+    NORMALISING,
+    ONE_AXIS,
+    REDUCTIONS,
+    ROTATIONS,
+    SHAPED,
+    TOKEN_PRODUCTS,
+    get_operator,
+)
+from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Dims, Observed
+
+LEADING = 2
+"""A value of tokens has the batch and the sequence as its first axes."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The dims of the values of a graph."""
+
+    graph: Graph
+    observed: Mapping[str, Observed]
+
+    def dims(self, value: ir.Value) -> Dims | None:
+        """Return the dims of a value that depends on an input, or None for any other value."""
+        found = self.observed.get(value.name or "")
+        return None if found is None else found.dims
+
+    def rank(self, value: ir.Value | None) -> int:
+        """Return the number of dims of a value that depends on an input."""
+        return 0 if value is None else len(self.dims(value) or ())
+
+    def is_free(self, value: ir.Value | None) -> bool:
+        """Return whether the dims of ``value`` are the same for every batch."""
+        dims = None if value is None else self.dims(value)
+        return dims is None or all(size is not None and size.is_literal for size in dims)
+
+    def has_tokens(self, value: ir.Value | None) -> bool:
+        """Return whether ``value`` is ``[batch, seq, ...]``, and no other axis depends on the batch or the sequence."""
+        dims = None if value is None else self.dims(value)
+        if dims is None or dims[:LEADING] != (ROWS, POSITIONS):
+            return False
+        return all(size is not None and size.is_literal for size in dims[LEADING:])
+
+    def can_broadcast(self, value: ir.Value, rank: int) -> bool:
+        """Return whether ``value`` fits beside ``[batch, seq, ...]`` of ``rank`` dims so that its tokens can be gathered: each
+        axis is that axis of the other, of length one, or absent."""
+        dims = self.dims(value)
+        if dims is None:
+            return True
+        lead = rank - len(dims)
+        if lead < 0 or any(size is None for size in dims):
+            return False
+        wanted = {0: ROWS, 1: POSITIONS}
+        return all(
+            size is not None and (size.is_literal if axis + lead >= LEADING else size in (wanted[axis + lead], (1, 0, 0)))
+            for axis, size in enumerate(dims)
+        )
+
+    def is_token_wise(self, node: ir.Node) -> bool:
+        """Return whether ``node`` computes each token of its first output from the same token of its inputs."""
+        operator, source = get_operator(node), get_input(node, 0)
+        outputs = [value for value in node.outputs if value.name]
+        if not outputs or not all(map(self.has_tokens, outputs)):
+            return False
+        if operator in EACH_ELEMENT:
+            return all(value is None or self.can_broadcast(value, self.rank(outputs[0])) for value in node.inputs)
+        if operator == "Gather" and self.is_free(source):
+            return get_int(node, "axis", 0) == 0 and self.has_tokens(get_input(node, 1))
+        if operator in ROTATIONS:  # of [batch, seq, width]: it has the position of each token as an input
+            return self.has_tokens(source) and self.has_tokens(get_input(node, 1)) and all(map(self.is_free, node.inputs[2:]))
+        if operator == "Concat":
+            return self._axis(node) >= LEADING and all(map(self.has_tokens, node.inputs))
+        if not self.has_tokens(source) or not all(map(self.is_free, node.inputs[1:])):
+            return False
+        return self._keeps_tokens(node, source)
+
+    def _keeps_tokens(self, node: ir.Node, source: ir.Value | None) -> bool:
+        """Return whether an operator of one value ``[batch, seq, ...]`` and of weights leaves the first two axes alone."""
+        operator, rank = get_operator(node), self.rank(source)
+        if operator in TOKEN_PRODUCTS:
+            return rank > LEADING and not get_int(node, "transA", 0)
+        if operator in ONE_AXIS | LISTED_AXES | NORMALISING:
+            axes = self.list_axes(node)
+            return axes is not None and min(axes, default=LEADING) >= LEADING
+        if operator == "Transpose":
+            return (get_ints(node, "perm") or [])[:LEADING] == [0, 1]
+        return operator in SHAPED  # both dims lead in the output, and the others are literal: no token moves
+
+    def _axis(self, node: ir.Node) -> int:
+        """Return the attribute ``axis``, counted from the first axis of the output."""
+        last = get_operator(node) in NORMALISING and (get_operator(node) != "Softmax" or self.graph.opset >= 13)
+        axis, rank = get_int(node, "axis", -1 if last else 0), self.rank(node.outputs[0])
+        return axis + rank if axis < 0 else axis
+
+    def list_axes(self, node: ir.Node) -> list[int] | None:
+        """Return the axes along which a node works, or None if they are unknown."""
+        operator, rank = get_operator(node), self.rank(get_input(node, 0))
+        if operator in ONE_AXIS | NORMALISING:
+            return [self._axis(node)]
+        listed, axes = get_input(node, AXES_INPUTS.get(operator, 1)), get_ints(node, "axes")
+        if listed is not None:
+            array = self.graph.array(listed)
+            axes = None if array is None else [int(axis) for axis in array.ravel()]
+        if axes is None:
+            return [] if operator in REDUCTIONS and listed is None and get_int(node, "noop_with_empty_axes", 0) else None
+        rank = self.rank(node.outputs[0]) if operator == "Unsqueeze" else rank
+        return [axis + rank if axis < 0 else axis for axis in axes]

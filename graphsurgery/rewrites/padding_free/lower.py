@@ -1,0 +1,114 @@
+"""Compute an encoder on the tokens of a batch alone, without its padding."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import onnx_ir as ir
+
+from graphsurgery.encoder.flow import Flow
+from graphsurgery.errors import UnsupportedModelError, require_value
+from graphsurgery.graph.attributes import get_int
+from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.operators import SHAPED, get_operator
+from graphsurgery.model.model import Model
+from graphsurgery.rewrites.padding_free.layout import LEADING, Layout
+from graphsurgery.rewrites.padding_free.packing import Packing
+from graphsurgery.rewrites.padding_free.regions import ADVICE, Division, Region, divide
+from graphsurgery.rewrites.padding_free.rows import make_loop
+from graphsurgery.runtime.observed_dims import observe_dims
+
+GATHER, ROW_BY_ROW = "gather", "rows"
+
+
+def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, mask_form: str) -> int:
+    """Let ``editor``, the graph of ``model``, compute on tokens alone, and return how many attentions it has.
+
+    Args:
+        form: `GATHER` or `ROW_BY_ROW`.
+        ids: the input of token ids ``[batch, seq]``.
+        mask: the input that says which positions are tokens, in ``mask_form`` (see `mask_forms`).
+
+    Raises UnsupportedModelError if the graph mixes tokens outside of attention, or ``form`` does not do for its attention.
+    """
+    layout, flow = Layout(editor, observe_dims(model, ids, mask, mask_form)), Flow.of(model)
+    said, like = (require_value(editor.value(name), f"the input {name}") for name in (mask, ids))
+    packing = Packing(editor, layout, said, mask_form, like)
+    tokens = {value.name for value in flow.tokens}
+    for made in [value for node in editor.nodes for value in node.outputs if value.name in tokens]:
+        _measure_shapes(editor, made, layout, packing)
+    division = divide(flow, editor, layout, mask)
+    _require_token_outputs(editor, layout, tokens)
+    regions = {value: region for region in division.regions for value in region.made} if form == ROW_BY_ROW else {}
+    for node in division.token_wise:
+        _attend(node.inputs, regions, packing, layout)
+        _pack_node(node, packing, layout)
+    _attend(editor.main.outputs, regions, packing, layout)
+    _let_others_read(editor, division, packing, form)
+    editor.insert(None, packing.builder.nodes)
+    editor.main.extend(editor.sort_nodes(editor.main))
+    editor.update_pinned()
+    editor.remove_unread()
+    return sum(len(region.attentions) for region in division.regions)
+
+
+def _require_token_outputs(editor: Editor, layout: Layout, tokens: Collection[str | None]) -> None:
+    """Raise UnsupportedModelError if the head needs a value that is made of tokens and is not ``[batch, seq, ...]``."""
+    odd = next((value for value in editor.main.outputs if value.name in tokens and not layout.has_tokens(value)), None)
+    if odd is not None:
+        raise UnsupportedModelError(f"{odd.name!r} is needed, and is not [batch, seq, ...]", ADVICE)
+
+
+def _attend(values: Iterable[ir.Value | None], regions: Mapping[ir.Value, Region], packing: Packing, layout: Layout) -> None:
+    """Make the loops that give ``values``."""
+    for value in values:
+        if value is not None and value in regions and packing.get(value) is None:
+            make_loop(regions[value], packing, layout)
+
+
+def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
+    """Make a copy of a token-wise node that computes on packed tokens."""
+    build, operator, rank = packing.builder, get_operator(node), layout.rank(node.outputs[0])
+    if operator in SHAPED:
+        rest = [size.number for size in (layout.dims(node.outputs[0]) or ())[LEADING:] if size is not None]
+        lead = [1, -1] if operator == "Reshape" else [1, 1]
+        shape = build.integers([*lead, *rest])
+        source = require_value(node.inputs[0], "what is reshaped")
+        inputs: list[ir.Value | None] = [packing.take(source, layout.rank(source)), shape]
+    else:
+        inputs = [None if one is None else packing.take(one, _rank_beside(layout, one, rank)) for one in node.inputs]
+    made = build.copy(node, inputs)
+    for old, new in zip(node.outputs, made.outputs, strict=True):
+        packing.note(old, new)
+
+
+def _rank_beside(layout: Layout, value: ir.Value, rank: int) -> int:
+    """Return the rank of the value that ``value`` stands beside: its own if it is one of tokens."""
+    return layout.rank(value) if layout.has_tokens(value) else rank
+
+
+def _let_others_read(editor: Editor, division: Division, packing: Packing, form: str) -> None:
+    """Let attention, where it stays as it was, and the graph's outputs read what was restored from tokens."""
+    inside = {node for region in division.regions for node in region.nodes} if form == GATHER else set()
+    for value in [value for node in division.token_wise for value in node.outputs]:
+        for node, place in list(value.uses()):
+            if node in inside:
+                node.replace_input_with(place, packing.restore(value))
+    for value in list(editor.main.outputs):
+        if packing.get(value) is not None:
+            editor.swap_output(value, packing.restore(value))
+
+
+def _measure_shapes(editor: Editor, value: ir.Value, layout: Layout, packing: Packing) -> None:
+    """Let each Shape of ``value`` be computed from the sizes of the batch, if the dims are known.
+
+    Then nobody needs the value for its shape alone.
+    """
+    dims = layout.dims(value)
+    if dims is None or None in dims:
+        return
+    for node in editor.consumers(value):
+        if get_operator(node) == "Shape":
+            sizes = [size for size in dims if size is not None]
+            sizes = sizes[get_int(node, "start", 0) : get_int(node, "end", len(dims))]
+            editor.replace_uses(node.outputs[0], packing.builder.measure(sizes, packing.batch, packing.width, "shape"))

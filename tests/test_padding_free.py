@@ -1,0 +1,373 @@
+"""The rewrite `padding-free`: exact on every kind of feed, on tokens alone, refused in words, its planted faults caught."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from conftest import FIXTURES
+from fusions import require_optimizer
+from onnx import numpy_helper
+
+import graphsurgery
+from graphsurgery import AddNormalize, AddPooling, Fuse, Half, PaddingFree, Simplify
+from graphsurgery.edits.edit import Edit
+from graphsurgery.encoder.roles import find_roles
+from graphsurgery.errors import (
+    AlreadyAppliedError,
+    MaskError,
+    RequestError,
+    UnsupportedModelError,
+    VerificationFailed,
+)
+from graphsurgery.model.model import Model
+from graphsurgery.recipe import read_recorded_recipe, to_toml
+from graphsurgery.rewrites.padding_free import packing
+from graphsurgery.rewrites.padding_free.layout import Layout
+from graphsurgery.rewrites.rewrite import Rewrite
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
+from graphsurgery.runtime.masks import make_mask
+from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Size, observe_dims
+from graphsurgery.runtime.session import open_session
+
+FORMS = ("rows", "gather")
+ENCODERS = ("bert", "bert-dynamo", "xlmr", "modernbert", "modernbert-dynamo", "qwen3", "qwen3-dynamo", "t5", "bert-external")
+Step = Edit | Rewrite
+
+
+def encoder(name: str) -> Path:
+    return FIXTURES / name / "model.onnx"
+
+
+def made(source: Any, *steps: Step) -> Model:
+    """What the steps make of ``source``, without a proof."""
+    done = graphsurgery.run(steps, source, output="unused.onnx", dry_run=True, verify=False).model
+    assert isinstance(done, Model)
+    return done
+
+
+def feeds(model: Model) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    generator = make_feed_generator_for(model, find_roles(model.interface))
+    for kind, masks in generator.generate_masks():
+        yield from ((kind, generator.generate(mask, seed=1)) for mask in masks)
+
+
+def operators(model: Model) -> Counter[str]:
+    """All operators of a graph and of the graphs in it, by their number."""
+
+    def walk(graph: onnx.GraphProto) -> Iterator[str]:
+        for node in graph.node:
+            yield node.op_type
+            for attribute in node.attribute:
+                yield from walk(attribute.g) if attribute.HasField("g") else ()
+
+    return Counter(walk(model.proto.graph))
+
+
+# --- exact ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_vectors_stay_the_same(name: str, form: str) -> None:
+    """On right, left and mixed padding, holes, single tokens, and rows and batches without any token."""
+    source = made(encoder(name), AddPooling("mean", normalize=True))
+    after = made(source, PaddingFree(form))
+    assert after.interface == source.interface
+    before, now = open_session(source), open_session(after)
+    kinds = set()
+    for kind, feed in feeds(source):
+        kinds.add(kind)
+        (wanted,), (found,) = before.run(feed).values(), now.run(feed).values()
+        assert np.abs(wanted - found).max() <= 1e-6, kind
+    assert {"right padding", "left padding", "mixed padding", "holes", "empty row", "batch of one"} <= kinds
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_proven_and_recorded(form: str, tmp_path: Path) -> None:
+    """The recipe of the file makes the same bytes again, and the file stands a comparison with its source."""
+    pooled = graphsurgery.run([AddPooling("cls,max,lasttoken")], encoder("bert"), output=tmp_path / "pooled.onnx")
+    done = graphsurgery.run([PaddingFree(form)], pooled.output, output=tmp_path / "made.onnx")
+    assert done.report and done.saved
+    assert graphsurgery.verify(done.output, against=pooled.output)
+    (tmp_path / "shown.toml").write_text(to_toml(read_recorded_recipe(graphsurgery.load(done.output))), encoding="utf-8")
+    again = graphsurgery.run_recipe(tmp_path / "shown.toml", encoder("bert"), output=tmp_path / "again.onnx")
+    assert again.output.read_bytes() == done.output.read_bytes()
+    assert any("computes on tokens alone" in note for note in done.notes)
+
+
+def test_padding_costs_nothing() -> None:
+    """Every product with weights has one row for each token, however wide the batch is padded."""
+    after = made(encoder("bert"), AddPooling("mean"), PaddingFree())
+    products = [node.output[0] for node in after.proto.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 3 * 6
+    session = open_session(after, extra_outputs=products)
+    generator = make_feed_generator_for(after, find_roles(after.interface))
+    for width in (7, 40):
+        feed = generator.generate(make_mask([7, 2, 1], width), seed=0)
+        found = session.run(feed)
+        assert {found[name].shape[:2] for name in products} == {(1, 10)}
+
+
+def test_rows_attend_without_a_mask() -> None:
+    """Nothing of the mask is left but what the indexes are made of, and scores are never held for a whole batch."""
+    after = made(encoder("bert"), AddPooling("mean"), PaddingFree())
+    found = operators(after)
+    assert found["Loop"] == found["MultiHeadAttention"] == 3 and not found["Softmax"]
+    loops = [node for node in after.proto.graph.node if node.op_type == "Loop"]
+    attentions = [inner for node in loops for inner in node.attribute[0].g.node if inner.op_type == "MultiHeadAttention"]
+    assert all(len(node.input) == 3 for node in attentions)
+
+
+def test_gather_has_standard_operators_alone() -> None:
+    after = made(encoder("bert"), AddPooling("mean"), PaddingFree("gather"))
+    assert {one.domain for one in after.proto.opset_import} == {""} and operators(after)["Softmax"] == 3
+
+
+def test_no_weight_is_copied() -> None:
+    """Also where they are external data, and some initializers are new."""
+    source = graphsurgery.load(encoder("bert-external"))
+    after = made(source, AddPooling("mean"), PaddingFree())
+    large = [one for one in source.proto.graph.initializer if len(one.dims) == 2]
+    kept = {one.name: one for one in after.proto.graph.initializer}
+    assert large and all(kept[one.name] == one for one in large if one.name in kept)
+
+
+# --- with other rewrites ----------------------------------------------------------------------------------------------------
+
+CHAINS: dict[str, list[Step]] = {
+    "simplify before": [AddPooling("mean"), Simplify(), PaddingFree()],
+    "simplify behind": [AddPooling("mean"), PaddingFree("gather"), Simplify()],
+    "an edit behind": [AddPooling("mean"), PaddingFree(), AddNormalize()],
+    "half behind": [AddPooling("mean"), PaddingFree(), Half()],
+    "half before": [AddPooling("mean"), Half(), PaddingFree()],
+}
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-dynamo"])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_it_is_combined_with_other_rewrites(chain: str, name: str, tmp_path: Path) -> None:
+    done = graphsurgery.run(CHAINS[chain], encoder(name), output=tmp_path / "made.onnx")
+    assert done.report and done.saved
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_fused_encoder(name: str, form: str) -> None:
+    """Norms of sums, of looked-up rows, and attentions that project are taken apart before."""
+    require_optimizer()
+    fused = made(encoder(name), AddPooling("mean", normalize=True), Fuse())
+    after = made(fused, PaddingFree(form))
+    left = operators(after)
+    assert not {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization", "Attention"} & set(
+        left
+    )
+    assert left["MultiHeadAttention"] == 3 or name == "t5"
+    before, now = open_session(fused), open_session(after)
+    for kind, feed in feeds(fused):
+        (wanted,), (found,) = before.run(feed).values(), now.run(feed).values()
+        assert np.abs(wanted - found).max() <= 1e-6, kind
+
+
+def test_fusing_comes_first() -> None:
+    after = made(encoder("bert"), AddPooling("mean"), PaddingFree())
+    with pytest.raises(UnsupportedModelError, match="padding-free") as refused:
+        Fuse().check(after)
+    assert "fuse first" in refused.value.advice
+
+
+def test_the_encoder_alone_is_warned_of() -> None:
+    after = made(encoder("bert"), AddPooling("mean"), PaddingFree())
+    alone = graphsurgery.strip_head(after)
+    assert any("at padded positions" in note for note in alone.notes)
+    assert not any(
+        "at padded positions" in note for note in graphsurgery.strip_head(made(encoder("bert"), AddPooling("mean"))).notes
+    )
+
+
+# --- masks of every meaning ---------------------------------------------------------------------------------------------------
+
+MASKS = {
+    "nonzero": ("int64[batch, seq] said", "said", "is = Cast <to = 9> (said)"),
+    "not": ("bool[batch, seq] said", "not:said", "is = Not (said)"),
+    "additive": ("float[batch, seq] said", "additive:said", ""),
+    "lengths": (
+        "int64[batch] said", "lengths:said",
+        """one = Constant <value = int64 {1}> ()
+        zero = Constant <value = int64 {0}> ()
+        shape = Shape (input_ids)
+        width = Gather (shape, one)
+        places = Range (zero, width, one)
+        axis = Constant <value = int64[1] {1}> ()
+        column = Unsqueeze (said, axis)
+        is = Less (places, column)""",
+    ),
+}  # fmt: skip
+"""By form: the input, the mask that is asked for, and how the encoder finds the tokens."""
+
+
+def small_encoder(form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)") -> Model:
+    """One attention without heads over a table, its mask in ``form``; ``after``: what comes behind the attention, ``mixed``."""
+    declared, _, find = MASKS[form]
+    hide = f"""{find}
+        large = Constant <value = float {{-10000.0}}> ()
+        none = Constant <value = float {{0.0}}> ()
+        said_float = Where (is, none, large)"""
+    hide = "said_float = Identity (said)" if form == "additive" else hide
+    text = f"""encoder (int64[batch, seq] input_ids, {declared}) => (float[batch, seq, 4] last_hidden_state) {{
+        x = Gather (table, input_ids)
+        q = MatMul (x, wq)
+        k = MatMul (x, wk)
+        v = MatMul (x, wv)
+        kt = Transpose <perm = [0, 2, 1]> (k)
+        scores = MatMul (q, kt)
+        {hide}
+        middle = Constant <value = int64[1] {{1}}> ()
+        mask_3d = Unsqueeze (said_float, middle)
+        masked = Add (scores, mask_3d)
+        weights = Softmax <axis = -1> (masked)
+        mixed = MatMul (weights, v)
+        {after}
+    }}"""
+    graph = onnx.parser.parse_graph(text)
+    rng = np.random.default_rng(3)
+    shapes = {"table": (30, 4), "wq": (4, 4), "wk": (4, 4), "wv": (4, 4), "wc": (4, 4, 1)}
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return graphsurgery.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("said", MASKS)
+def test_masks_of_every_meaning(said: str, form: str, tmp_path: Path) -> None:
+    pooling = AddPooling("mean", mask=MASKS[said][1])
+    done = graphsurgery.run([pooling, PaddingFree(form)], small_encoder(said), output=tmp_path / "made.onnx")
+    assert done.report and done.saved
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_at_the_end(form: str, tmp_path: Path) -> None:
+    """The head reads what the attention gives."""
+    model = small_encoder(after="last_hidden_state = Identity (mixed)")
+    done = graphsurgery.run([AddPooling("mean", mask="said"), PaddingFree(form)], model, output=tmp_path / "made.onnx")
+    assert done.report and done.saved
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------------
+
+
+def refuse(error: type[Exception], words: str, source: Any, *steps: Step) -> str:
+    with pytest.raises(error, match=words) as refused:
+        made(source, *steps)
+    assert isinstance(refused.value, RequestError) and refused.value.advice
+    return refused.value.advice
+
+
+def test_what_is_refused() -> None:
+    bert = encoder("bert")
+    assert "add-pooling" in refuse(UnsupportedModelError, "padded positions", bert, PaddingFree())
+    refuse(
+        UnsupportedModelError, "last_hidden_state", bert, AddPooling("mean", keep_output=("last_hidden_state",)), PaddingFree()
+    )
+    refuse(AlreadyAppliedError, "already", bert, AddPooling("mean"), PaddingFree(), PaddingFree("gather"))
+    refuse(MaskError, "the mask ones", bert, AddPooling("mean", mask="ones"), PaddingFree())
+    refuse(MaskError, "the mask pad:0", bert, AddPooling("mean", mask="pad:0"), PaddingFree())
+    with pytest.raises(RequestError, match="no form 'columns'"):
+        PaddingFree("columns")
+
+
+MIXING = {
+    "Conv": """turned = Transpose <perm = [0, 2, 1]> (y)
+        summed = Conv (turned, wc)
+        last_hidden_state = Transpose <perm = [0, 2, 1]> (summed)""",
+    "ReduceMean": """mean = ReduceMean <axes = [1]> (y)
+        last_hidden_state = Add (y, mean)""",
+    "CumSum": """axis_1 = Constant <value = int64 {1}> ()
+        last_hidden_state = CumSum (y, axis_1)""",
+    "Softmax": "last_hidden_state = Softmax <axis = 1> (y)",
+}
+"""By operator: what mixes the tokens of y without an attention."""
+
+
+@pytest.mark.parametrize("attended", [False, True])
+@pytest.mark.parametrize("operator", MIXING)
+def test_other_ways_to_mix_tokens_are_refused(operator: str, attended: bool) -> None:
+    """Whether they stand by themselves or read what an attention gives. ONNX Runtime would run the result."""
+    start = "y = Identity (mixed)" if attended else "y = Add (x, mixed)"
+    model = small_encoder(after=f"{start}\n{MIXING[operator]}")
+    advice = refuse(UnsupportedModelError, f"operator {operator} ", model, AddPooling("mean", mask="said"), PaddingFree())
+    assert "run the encoder as it is" in advice
+
+
+def test_attention_without_a_mask_is_refused() -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(small_encoder().proto)
+    for node in proto.graph.node:
+        if node.output[0] == "weights":
+            node.input[0] = "scores"
+    refuse(UnsupportedModelError, "does not mask padding", proto, AddPooling("mean", mask="said"), PaddingFree())
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------------
+
+
+def shifted(name: str) -> Callable[[Any], ir.Value]:
+    """A property of `Packing` that is one too small, but not below 0."""
+    right = vars(packing.Packing)[name].func
+
+    def wrong(self: packing.Packing) -> ir.Value:
+        build = self.builder
+        moved = build.node("Add", [right(self), build.integers([-1])], "moved")
+        return build.node("Max", [moved, build.integers([0])], "within")
+
+    return wrong
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["pack", "rest", "positions"])
+def test_an_index_that_is_off_by_one_is_found(name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing.Packing, name, property(shifted(name)))
+    source = encoder("bert")  # its positions are looked up by place
+    with pytest.raises(VerificationFailed):
+        graphsurgery.run([AddPooling("mean"), PaddingFree(form)], source, output=tmp_path / "made.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["starts", "ends"])
+def test_a_bound_of_a_row_that_is_off_by_one_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows then begin with a token of the text before, or end too soon."""
+    monkeypatch.setattr(packing.Packing, name, property(shifted(name)))
+    with pytest.raises((VerificationFailed, UnsupportedModelError)):
+        graphsurgery.run([AddPooling("mean"), PaddingFree()], encoder("bert"), output=tmp_path / "made.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_is_wrongly_taken_for_token_wise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum of all tokens before: of those of other texts, too."""
+    right = Layout.is_token_wise
+    monkeypatch.setattr(Layout, "is_token_wise", lambda self, node: node.op_type == "CumSum" or right(self, node))
+    model = small_encoder(
+        after="""still = Add (x, mixed)
+        axis_1 = Constant <value = int64 {1}> ()
+        last_hidden_state = CumSum (still, axis_1)"""
+    )
+    with pytest.raises(VerificationFailed):
+        graphsurgery.run([AddPooling("mean", mask="said"), PaddingFree()], model, output=tmp_path / "made.onnx")
+
+
+# --- what it goes by --------------------------------------------------------------------------------------------------------
+
+
+def test_dims_are_observed() -> None:
+    model = graphsurgery.load(encoder("bert-dynamo"))
+    seen = observe_dims(model, "input_ids", "attention_mask", "nonzero")
+    assert seen["last_hidden_state"].dims == (ROWS, POSITIONS, Size(32))
+    assert seen["input_ids"].dims == (ROWS, POSITIONS) and seen["input_ids"].dtype == np.int64
+    scores = [one.dims for one in seen.values() if one.dims[-2:] == (POSITIONS, POSITIONS) and len(one.dims) == 4]
+    assert (ROWS, Size(4), POSITIONS, POSITIONS) in scores
