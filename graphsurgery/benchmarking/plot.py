@@ -32,13 +32,18 @@ def check_plot(path: Path, models: Sequence[Model], *, force: bool) -> None:
         raise OutputExistsError(f"{path} exists", "give --plot another name, or replace the file with --force")
     if not path.parent.is_dir():
         raise SurroundingsError(f"the folder {path.parent} does not exist", "create it first, or give --plot another name")
-    _import_figure()
+    import_figure()
 
 
 def draw_plot(result: Benchmark, path: Path, *, force: bool) -> None:
-    """Draw ``result`` at ``path``, whole or not at all. Raises SurroundingsError if it cannot be written."""
+    """Draw ``result`` at ``path``. Raises SurroundingsError if it cannot be written."""
+    save_figure(_make_figure(result), path, force=force)
+
+
+def save_figure(figure: Any, path: Path, *, force: bool) -> None:
+    """Write ``figure`` to ``path``, whole or not at all. Raises SurroundingsError if it cannot be written."""
     picture = BytesIO()
-    _make_figure(result).savefig(picture, format=path.suffix[1:].lower(), bbox_inches="tight")
+    figure.savefig(picture, format=path.suffix[1:].lower(), bbox_inches="tight")
     with translate_system_errors(path):
         temporary = make_temporary_name(path)
         write_new_file(temporary, [(0, picture.getvalue())], len(picture.getvalue()))
@@ -49,7 +54,8 @@ def draw_plot(result: Benchmark, path: Path, *, force: bool) -> None:
             raise
 
 
-def _import_figure() -> Any:
+def import_figure() -> Any:
+    """Return matplotlib's class for figures. Raises MissingPackageError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -62,7 +68,7 @@ def _import_figure() -> Any:
 def _make_figure(result: Benchmark) -> Any:
     """Return a figure with a row of two diagrams for each contest: throughput, and latency (p50, and a line to p95)."""
     bars = [len(one.measurements) for one in result.contests]
-    figure = _import_figure()(figsize=(11, 1 + sum(0.8 + 0.32 * count for count in bars)), layout="constrained")
+    figure = import_figure()(figsize=(11, 1 + sum(0.8 + 0.32 * count for count in bars)), layout="constrained")
     rows = figure.subplots(len(bars), 2, squeeze=False, gridspec_kw={"height_ratios": [count + 2 for count in bars]})
     models = list(dict.fromkeys(one.model for contest in result.contests for one in contest.measurements))
     for (throughput, latency), contest in zip(rows, result.contests, strict=True):

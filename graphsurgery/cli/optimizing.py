@@ -38,6 +38,7 @@ OPTIONS = (
         metavar="online|offline|FILE",
         help="What --speed times: single texts, full batches, or a UTF-8 file with one text per line. [default: the first two]",
     ),
+    click.option("--plot", type=click.Path(), metavar="FILE.png|svg", help="Draw the candidates of --speed, with matplotlib."),
     click.option(
         "--rehead", is_flag=True, help="Replace a pooled export's own head by graphsurgery's, so that the encoder fuses."
     ),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from graphsurgery.benchmarking.plot import check_plot
 from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import GraphSurgeryError, RequestError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import QUANTISED, get_operator, get_short_name
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
+from graphsurgery.optimizer.plot import draw_choice
 from graphsurgery.optimizer.search import Search
 from graphsurgery.optimizer.speed import SpeedSearch, list_candidates
 from graphsurgery.optimizer.workload import make_workload
@@ -45,6 +48,7 @@ def optimize(
     portable: bool = False,
     speed: bool = False,
     workload: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     rehead: bool = False,
     strict: bool = False,
     texts: str | os.PathLike[str] | None = None,
@@ -70,6 +74,7 @@ def optimize(
         speed: time many combinations of rewrites on this machine, beside the source, and take the fastest that is right.
         workload: what ``speed`` times: ``online`` (one text, or a few), ``offline`` (full batches), both if None, or a text
             file.
+        plot: a .png or .svg file to draw the candidates of ``speed`` in. Needs matplotlib (the extra ``plot``).
         rehead: put our head in place of the one in a pooled export of another program.
         strict: fail if a part that should fuse did not.
         texts, atol, min_cosine: as in `verify`.
@@ -94,13 +99,15 @@ def optimize(
     )  # fmt: skip
     others = {"--fp16": fp16, "--bf16": bf16, "--rehead": rehead, "--strict": strict, "--model-type": model_type,
               "--heads": heads, "--for cuda": target == "cuda", "--no-timing": not time}  # fmt: skip
-    _require_speed_alone(speed, workload, [option for option, value in others.items() if value])
+    _require_speed_alone(speed, {"--workload": workload, "--plot": plot}, [option for option, value in others.items() if value])
     fuse = Fuse(target, model_type, heads, hidden_size)
     rewrites: list[Rewrite] = [ReattachHead()] if rehead else []
     rewrites.append(Simplify() if portable else fuse)
     rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
     before = load(source)
     before.require_data("optimizing")
+    if plot is not None:
+        check_plot(Path(plot), [before], force=force)
     place = choose_output(before, rewrites[-1], output)
     progress("reading the graph")
     proof = RewriteProof.of(before, texts)
@@ -110,7 +117,10 @@ def optimize(
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
-            return SpeedSearch(search, batches).run(list_candidates(target, portable=portable))
+            outcome = SpeedSearch(search, batches).run(list_candidates(target, portable=portable))
+            if plot is not None and outcome.choice is not None:
+                draw_choice(outcome.choice, place.name, Path(plot), force=force)
+            return outcome
         return search.run(rewrites)
     except GraphSurgeryError as error:
         error.advice = "; ".join((*(line.removeprefix(WARNING) for line in quantised), error.advice))
@@ -126,10 +136,13 @@ def _describe_quantised(model: Model) -> tuple[str, ...]:
     return (f"{WARNING}the file is quantised ({listed}): optimize the float32 file, and quantise the result",)
 
 
-def _require_speed_alone(speed: bool, workload: object, others: Sequence[str]) -> None:
+def _require_speed_alone(speed: bool, its_own: Mapping[str, object], others: Sequence[str]) -> None:
     """Raise RequestError for options that contradict a choice by time."""
-    if workload is not None and not speed:
-        raise RequestError("a workload was named, but nothing is chosen by time", "add --speed, or leave out --workload")
+    given = [option for option, value in its_own.items() if value is not None]
+    if given and not speed:
+        raise RequestError(
+            f"{given[0]} is for a choice by time, which was not asked for", f"add --speed, or leave out {given[0]}"
+        )
     if speed and others:
         what = f"--speed chooses exact rewrites by their time on this CPU, which {others[0]} does not fit"
         raise RequestError(what, f"leave out {others[0]}, or --speed")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from statistics import quantiles
 
 from graphsurgery.compare.choice import Candidate, Choice
 from graphsurgery.compare.timing import Timing, race
@@ -18,14 +17,12 @@ from graphsurgery.outcome import Optimized
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
-from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.session import open_session
 
 MOST_BYTES = 2 << 30
 """The weights of the files that are loaded at once."""
-SECONDS, MOST_TRIES = 2.0, 3
-"""One batch is timed for so long, or three rounds if they take longer; and again if the machine was busy."""
-BUSY = 1.5
-"""If the quartiles of the source's own times on one batch are further apart than this, the machine does other things."""
+SECONDS = 2.0
+"""One batch is timed for so long, or three rounds if they take longer."""
 
 
 @dataclass
@@ -60,6 +57,7 @@ class SpeedSearch:
             return replace(outcome, choice=Choice(tuple(tried), one.name))
         if failure is not None:
             raise failure
+        _require_quiet(tried)
         raise NothingToOptimizeError(_describe(tried), "keep the file, or name a --workload that is like yours")
 
     def _apply_all(self, candidates: Mapping[str, tuple[Rewrite, ...]]) -> Iterator[tuple[Candidate, Model | None]]:
@@ -106,7 +104,7 @@ class SpeedSearch:
         timings: list[list[Timing]] = [[] for _ in made]
         for batch in self.batches:
             self.search.progress(f"timing {len(made)} candidates on {batch}")
-            rounds = _race(sessions, batch)
+            rounds = race([partial(one.run, batch.feed) for one in sessions], SECONDS)
             for place, those in enumerate(timings, 1):
                 pairs = tuple((one[0], one[place]) for one in rounds)
                 those.append(Timing(batch.texts, batch.tokens, pairs, batch.fill))
@@ -114,19 +112,13 @@ class SpeedSearch:
             yield replace(one, timings=tuple(those))
 
 
-def _race(sessions: Sequence[Session], batch: Batch) -> list[list[float]]:
-    """Return the seconds of every session, the source's first, in each round.
-
-    Raise SurroundingsError if the source's own times scatter too far to judge anything by them.
-    """
-    runs = [partial(session.run, batch.feed) for session in sessions]
-    for _ in range(MOST_TRIES):
-        rounds = race(runs, SECONDS)
-        low, _, high = quantiles((one[0] for one in rounds), method="inclusive")
-        if high <= BUSY * low:
-            return rounds
-    what = f"the machine is too busy to judge: the same file took {low * 1000:.1f} to {high * 1000:.1f} ms on {batch}"
-    raise SurroundingsError(what, "try again when nothing else runs, or choose the rewrites by a recipe")
+def _require_quiet(tried: Sequence[Candidate]) -> None:
+    """Raise SurroundingsError if the times scatter so far that a faster candidate may have been missed."""
+    timings = [timing for one in tried for timing in one.timings]
+    scattered = [timing for timing in timings if timing.scatters]
+    if scattered:
+        what = f"the machine is too busy to judge: {len(scattered)} of {len(timings)} speed-ups vary by more than a quarter"
+        raise SurroundingsError(what, "try again when nothing else runs, or choose the rewrites by a recipe")
 
 
 def list_candidates(target: str, *, portable: bool) -> list[tuple[Rewrite, ...]]:

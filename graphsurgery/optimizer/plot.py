@@ -1,0 +1,38 @@
+"""The choice of `optimize --speed` as a picture: how many times faster than the source each candidate is, by batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graphsurgery.benchmarking.plot import COLOURS, import_figure, save_figure
+from graphsurgery.compare.choice import Choice
+from graphsurgery.compare.timing import describe_batch
+
+WIDTH = 0.8
+"""Of the bars of one candidate together; the distance between two candidates is 1."""
+
+
+def draw_choice(choice: Choice, title: str, path: Path, *, force: bool) -> None:
+    """Draw the timed candidates at ``path``, the fastest on top: the median ratio, and a line over its quartiles.
+
+    Raises SurroundingsError if it cannot be written.
+    """
+    timed = [one for one in choice.candidates if one.timings]
+    batches = [describe_batch(one.texts, one.tokens, one.fill) for one in timed[0].timings]
+    height = WIDTH / len(batches)
+    figure = import_figure()(figsize=(9, 1.5 + 0.25 * len(timed) * (len(batches) + 1)), layout="constrained")
+    axes = figure.subplots()
+    for place, batch in enumerate(batches):
+        low, middle, high = zip(*(one.timings[place].quartiles for one in timed), strict=True)
+        below = [one - other for one, other in zip(middle, low, strict=True)]
+        above = [one - other for one, other in zip(high, middle, strict=True)]
+        rows = [row - WIDTH / 2 + (place + 0.5) * height for row in range(len(timed))]
+        axes.barh(rows, middle, height, xerr=(below, above), color=COLOURS[place % len(COLOURS)], label=batch)
+    names = [one.name + (" (chosen)" if one.name == choice.chosen else "") for one in timed]
+    axes.set_yticks(range(len(timed)), names)
+    axes.invert_yaxis()  # the fastest on top
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("times faster than the source: median, line over the quartiles")
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.legend(fontsize=8)
+    save_figure(figure, path, force=force)
