@@ -35,6 +35,7 @@ HOMES = {
     "recipe": ("Recipe",),
     "recipe_run": ("run_recipe",),
     "report": ("Report", "Verdict"),
+    "rewrites.compute_pooled_token": ("PooledToken",),
     "rewrites.convert_to_half": ("Half",),
     "rewrites.fuse_encoder": ("Fuse",),
     "rewrites.pack_tokens": ("PaddingFree",),

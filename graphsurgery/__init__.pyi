@@ -44,6 +44,7 @@ from graphsurgery.proof.verify import verify
 from graphsurgery.recipe import Recipe
 from graphsurgery.recipe_run import run_recipe
 from graphsurgery.report import Report, Verdict
+from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.pack_tokens import PaddingFree
@@ -86,6 +87,7 @@ __all__ = [
     "Outcome",
     "OutputPrecision",
     "PaddingFree",
+    "PooledToken",
     "ReattachHead",
     "Recipe",
     "Rename",
@@ -778,7 +780,7 @@ def strip_head(
         the edited model, as a new object.
 
     Raises:
-        NoHeadError.
+        NoHeadError, UnsupportedModelError.
     """
 
 def truncate(

@@ -80,11 +80,12 @@ SHARED_MODULES = {
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.suspected_sizes": "decides whether a run tries sizes, and which; see runtime.baked_sizes",
     "encoder.pictures": "decides what is fed: the size of pictures",
-    "graph.facts": "behind encoder.suspected_sizes, like the next four",
+    "graph.facts": "behind encoder.suspected_sizes, like the next five",
     "graph.schemas": "behind graph.facts",
     "graph.shape_rules": "behind graph.facts",
     "graph.symbolic": "behind graph.facts",
     "graph.value_rules": "behind graph.facts",
+    "graph.vendor_shapes": "behind graph.facts",
     "encoder.limits": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 
 from graphsurgery.edits.edit import Edit, Resolved
 from graphsurgery.encoder.head import explain_pooling, read_head_steps, read_padding_free_form
-from graphsurgery.errors import NoHeadError
+from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
+from graphsurgery.model.provenance import MOVE, Step, list_rewrites, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import list_locations, move_tensors
 
@@ -30,7 +30,10 @@ class StripHead(Edit):
     restores: ClassVar[bool] = True
 
     def resolve(self, model: Model) -> Resolved[Self, None]:
-        """List the recorded edits. Raises NoHeadError if there is none."""
+        """List the recorded edits.
+
+        Raises NoHeadError if there is none, and UnsupportedModelError if the encoder was narrowed to what its head reads.
+        """
         found = read_head_steps(model)
         if not found:
             pools = explain_pooling(model) is not None or any(one.rank == 2 for one in model.interface.outputs)
@@ -40,6 +43,11 @@ class StripHead(Edit):
                 "--replace puts the new head in its place"
                 if pools
                 else "this file is the encoder already",
+            )
+        if any(step.given.get("pooled_token") and step.given.get("edits") for step in list_rewrites(model.proto)):
+            raise UnsupportedModelError(
+                "the encoder of this file computes only the token that its head takes, and gives it at every position",
+                "strip the head of the file from which the rewrite pooled-token made this one",
             )
         notes = () if read_padding_free_form(model) is None else (PADDING_FREE,)
         return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}", *notes))

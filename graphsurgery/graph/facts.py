@@ -1,7 +1,7 @@
 """Shape inference: the element type and dims of every value of a graph, and the integers that its shape subgraphs compute.
 
-onnx infers types and dims node by node, starting from the inputs; `shape_rules` and `value_rules` add to that. Of what the file
-declares, only the graph's inputs are used: dims of the same name there have the same size.
+onnx infers types and dims node by node, starting from the inputs; `shape_rules`, `value_rules` and `vendor_shapes` add to that.
+Of what the file declares, only the graph's inputs are used: dims of the same name there have the same size.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -19,10 +20,12 @@ from onnx.shape_inference import infer_node_outputs
 
 from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import get_operator
 from graphsurgery.graph.schemas import find_schema
 from graphsurgery.graph.shape_rules import SHAPE_RULES, Dims
 from graphsurgery.graph.symbolic import UNKNOWN, Fact, InferenceContext, Size, Sizes, Symbols, read_literals
 from graphsurgery.graph.value_rules import LIMITS, MOST_ELEMENTS, VALUE_RULES
+from graphsurgery.graph.vendor_shapes import VENDOR_RULES
 
 LOG = logging.getLogger(__name__)
 DIM_NAME = re.compile(r"[A-Za-z_][\w.+ -]*")
@@ -36,8 +39,10 @@ LONGEST_SHAPE = 1 << 16
 class Facts:
     """What is known of the values of a graph. It stays true of a value for as long as that value exists."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, inputs: Mapping[str, Sizes] = MappingProxyType({})) -> None:
+        """Infer the facts about ``graph``. ``inputs`` are dims of graph inputs to take in place of those that it declares."""
         self._symbols = Symbols()
+        self._given = inputs
         self._graph = graph
         self._facts: dict[str, Fact] = {}
         self._numbers: dict[str, Sizes] = {}
@@ -46,7 +51,11 @@ class Facts:
         for value, tensor in graph.constants.items():
             self._read_constant(value, tensor)
         for node in graph.nodes:
-            if graph.is_standard(node) and not list_subgraphs(node) and node.outputs and node.op_type != "Constant":
+            if list_subgraphs(node) or not node.outputs or node.op_type == "Constant":
+                continue
+            if get_operator(node) in VENDOR_RULES and not graph.has_function(node):
+                self._infer_vendor_node(node)
+            elif graph.is_standard(node):
                 self._infer_node(node)
 
     def __getitem__(self, value: ir.Value | None) -> Fact:
@@ -63,7 +72,7 @@ class Facts:
         return None if literals is None else list(literals)
 
     def _read_inputs(self) -> None:
-        """Note what is declared of the graph's inputs, including those with a default."""
+        """Note what is given or declared of the graph's inputs, including those with a default."""
         inputs = self._graph.source.graph.input
         symbols: dict[str, str] = {}
         ambiguous = _find_ambiguous_names(inputs)
@@ -71,7 +80,9 @@ class Facts:
             if not info.type.HasField("tensor_type"):
                 continue
             tensor, dims = info.type.tensor_type, None
-            if tensor.HasField("shape"):
+            if info.name in self._given:
+                dims = self._given[info.name]
+            elif tensor.HasField("shape"):
                 dims = tuple(self._read_dim(dim, symbols, ambiguous) for dim in tensor.shape.dim)
             self._facts[info.name] = Fact(tensor.elem_type, dims)
 
@@ -110,6 +121,11 @@ class Facts:
             sizes = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
             self._facts[name] = Fact(types[name].tensor_type.elem_type, sizes)
         self._compute_numbers(context)
+
+    def _infer_vendor_node(self, node: ir.Node) -> None:
+        context = InferenceContext(node, tuple(self[value] for value in node.inputs), self._list_numbers(node), self._symbols)
+        found = VENDOR_RULES[get_operator(node)](context) if context.facts else ()
+        self._facts |= {value.name: fact for value, fact in zip(node.outputs, found, strict=False) if value.name}
 
     def _list_numbers(self, node: ir.Node) -> tuple[Sizes | None, ...]:
         """Return the integers in each input of ``node``."""

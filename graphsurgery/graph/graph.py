@@ -42,7 +42,7 @@ class Graph:
         self.source = source
         self.main = import_graph(source.graph)
         self.opset = max((one.version for one in source.opset_import if one.domain in STANDARD), default=0)
-        self._local_operators = {one.name for one in source.functions if one.domain in STANDARD}
+        self._functions = {(_normalize(one.domain), one.name) for one in source.functions}
         self._values = {value.name: value for value in self._list_values() if value.name}
         initializers = {one.name: one for one in source.graph.initializer}
         self._tensors = {self._values[name]: tensor for name, tensor in initializers.items() if name in self._values}
@@ -90,7 +90,11 @@ class Graph:
 
     def is_standard(self, node: ir.Node) -> bool:
         """Return whether a node's operator is standard. A function of the model with a standard operator's name is not."""
-        return node.domain in STANDARD and node.op_type not in self._local_operators
+        return node.domain in STANDARD and not self.has_function(node)
+
+    def has_function(self, node: ir.Node) -> bool:
+        """Return whether a function of the model defines the operator of ``node``."""
+        return (_normalize(node.domain), node.op_type) in self._functions
 
     def tensor(self, value: ir.Value | None) -> onnx.TensorProto | None:
         """Return the tensor that the file stores for ``value``. For an input, this is its default."""
@@ -248,6 +252,11 @@ class Graph:
         """Return ``node`` if it is in the main graph, else the node of the main graph that contains it."""
         graph = node.graph
         return node if graph is self.main or not isinstance(graph, ir.Graph) else self._holders.get(graph, node)
+
+
+def _normalize(domain: str) -> str:
+    """Return ``domain``, with one spelling for the standard's."""
+    return "" if domain in STANDARD else domain
 
 
 _SHARED: WeakKeyDictionary[Document, Graph] = WeakKeyDictionary()

@@ -236,6 +236,27 @@ NOT_ON_CPU = _vendor(
 )  # fmt: skip
 """Operators that the transformer optimizer can make and that have no CPU kernel in ONNX Runtime's list of kernels."""
 
+# --- computing one position of an axis -------------------------------------------------------------------------------------
+
+POINTWISE = frozenset({
+    "Abs", "Cast", "CastLike", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
+    "Sign", "Sin", "Softplus", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+}) | _vendor("Gelu", "QuickGelu")  # fmt: skip
+"""Operators that compute each number of the output from the same number of the first input."""
+ALIGNING = BROADCASTING | {"Expand", "MatMul"}
+"""Operators whose inputs broadcast with each other, or with the output. An input without a batch may get one."""
+BIASED_GELUS = _vendor("BiasGelu", "FastGelu")
+SOFTMAXES = frozenset({"LogSoftmax", "Softmax"})
+LARGEST_PLACES = frozenset({"ArgMax", "ArgMin"})
+REDUCTIONS = LARGEST_PLACES | {
+    "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare",
+}  # fmt: skip
+"""Operators that leave one number of an axis."""
+GIVEN_QUERIES = frozenset({"Attention"}) | _vendor("MultiHeadAttention")
+"""Attentions that are given queries, keys and values, and nothing that tells where a query stands."""
+
 # --- half precision --------------------------------------------------------------------------------------------------------
 
 CASTS = frozenset({"Cast", "CastLike"})

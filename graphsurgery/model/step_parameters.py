@@ -42,7 +42,8 @@ RECORDED: dict[str, Types] = {
     },
     "optimize": {
         **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "half_io": bool | None, "head": TEXT,
-        "padding_free": TEXT, "edits": int | None, "before": list[dict[str, str | int | bool | list[str] | None]] | None,
+        "padding_free": TEXT, "pooled_token": bool | None, "edits": int | None,
+        "before": list[dict[str, str | int | bool | list[str] | None]] | None,
     },
 }  # fmt: skip
 """Types by parameter name, by the step's name. A parameter that may be null may also be absent."""

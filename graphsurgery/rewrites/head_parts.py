@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import takewhile
 
 import onnx
 
@@ -129,6 +130,11 @@ class Parts:
     def join(self, encoder: Model) -> Model:
         """Put the head on another ``encoder`` with the same outputs, and record each edit."""
         return reduce(lambda model, one: one.put_on(model), self.head, encoder)
+
+    def join_first(self) -> Model:
+        """Put on the encoder its edits up to the first that changes its interface. All values keep their names."""
+        first = takewhile(lambda one: isinstance(one, AddedEdit), self.head)
+        return reduce(lambda model, one: one.put_on(model), first, self.encoder)
 
 
 def split_head(model: Model) -> Parts:
