@@ -72,7 +72,7 @@ SHARED_MODULES = {
     "runtime.feeds": "decides what is fed, and not what is expected",
     "runtime.baked_sizes": "decides what is fed: the only sizes at which a run gives rows and tokens as they were fed",
     "runtime.second_masks": "decides what is fed, by runs alone: zeros or ones for an input whose use is not known",
-    "runtime.once": "keeps an answer with its model",
+    "model.once": "keeps an answer with its model",
     "graph.graph": "what is fed is all that the proof asks of it: `test_the_proof_reads_graphs_by_code_of_its_own`",
     "graph.attributes": "behind graph.graph",
     "graph.importing": "behind graph.graph",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -26,7 +27,11 @@ from graphsurgery.graph.operators import (
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, count_elements
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 
+Traced = tuple[frozenset[ir.Value], frozenset[ir.Value]]
+"""(The values that depend on inputs, the values made of tokens)."""
+_TRACED: Store[Traced] = WeakKeyDictionary()
 MASK_INDEX = 1
 """The output of EmbedLayerNormalization that says how many tokens each row has."""
 MOST_TERMS = 64
@@ -54,7 +59,7 @@ class Flow:
     def of(cls, model: Model) -> Flow:
         """Return the flow of ``model``. Raises what `Graph` raises."""
         graph = Graph.of(model)
-        return cls(model, graph, *_trace_inputs(model, graph))
+        return cls(model, graph, *find_once(_TRACED, model, (), lambda: _trace_inputs(model, graph)))
 
     def find_producer(self, value: ir.Value | None, *operators: str) -> ir.Node | None:
         """Return the node that makes ``value``, looking through copies. None if it is not one of ``operators``, if given."""
@@ -183,7 +188,7 @@ def _broadcast_last_dim(sizes: list[int | None]) -> int | None:
     return 1 if sizes and all(size == 1 for size in sizes) else None
 
 
-def _trace_inputs(model: Model, graph: Graph) -> tuple[frozenset[ir.Value], frozenset[ir.Value]]:
+def _trace_inputs(model: Model, graph: Graph) -> Traced:
     """Return (the values that depend on inputs, the values made of tokens).
 
     Float inputs count as tokens only if the graph looks nothing up. Beside ids, they are caches.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import onnx
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from graphsurgery.graph.attributes import get_constant_tensor, get_input, get_in
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import COMPARING, EMBEDDING_NORM, INDEX_STEPS, POSITION_STEPS, STORED_STEPS, get_operator
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 
 POSITION_OFFSET = 2
 """RoBERTa-like encoders start counting positions after the padding id, two rows into the table."""
@@ -22,6 +24,9 @@ SHORTEST_POSITION_TABLE = 4
 WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
 WIDEST_WINDOW = 1 << 20
 """A larger number is no window. Masks are compared with such numbers, too."""
+Lookup = tuple[tuple[int, int], frozenset[str]]
+"""((rows, width) of a table, names of the inputs that its index is computed from)."""
+_LOOKUPS: Store[tuple[Lookup, ...]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,12 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     still run.
     """
     try:
-        graph = Graph.of(model)
+        lookups = find_once(_LOOKUPS, model, (), lambda: tuple(_find_lookups(Graph.of(model))))
     except (MalformedModelError, UnsupportedModelError):
         return Tables()
     rows: dict[str, tuple[int, int]] = {}
     others = []
-    for table, index in _find_lookups(graph):
-        inputs = _find_index_inputs(graph, index)
+    for table, inputs in lookups:
         if not inputs:
             others.append(table)
         elif len(inputs) == 1 or roles.ids is None or roles.ids.name not in inputs:
@@ -73,8 +77,8 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     )
 
 
-def _find_lookups(graph: Graph) -> Iterator[tuple[tuple[int, int], ir.Value | None]]:
-    """Yield ((rows, width) of the table, index) for every table lookup, including those in subgraphs."""
+def _find_lookups(graph: Graph) -> Iterator[Lookup]:
+    """Yield every table lookup, including those in subgraphs."""
     for node in graph.main.all_nodes():
         pairs: tuple[tuple[int, int | None], ...] = ()
         if get_operator(node) == "Gather" and get_int(node, "axis", 0) == 0:
@@ -85,10 +89,11 @@ def _find_lookups(graph: Graph) -> Iterator[tuple[tuple[int, int], ir.Value | No
             table = get_input(node, place)
             tensor = None if table is None else graph.tensor(graph.origin(table, STORED_STEPS))
             if tensor is not None and len(tensor.dims) == 2:
-                yield (int(tensor.dims[0]), int(tensor.dims[1])), None if index is None else get_input(node, index)
+                rows, width = map(int, tensor.dims)
+                yield (rows, width), _find_index_inputs(graph, None if index is None else get_input(node, index))
 
 
-def _find_index_inputs(graph: Graph, index: ir.Value | None) -> set[str]:
+def _find_index_inputs(graph: Graph, index: ir.Value | None) -> frozenset[str]:
     """Return the names of the inputs from which ``index`` is taken, or computed by `INDEX_STEPS` alone."""
     names, seen, todo = set(), set(), [index]
     while todo:
@@ -103,7 +108,7 @@ def _find_index_inputs(graph: Graph, index: ir.Value | None) -> set[str]:
             todo += node.inputs[:1]
         elif node is not None and get_operator(node) in INDEX_STEPS:
             todo += node.inputs
-    return names
+    return frozenset(names)
 
 
 def find_largest_window(model: Model) -> int | None:

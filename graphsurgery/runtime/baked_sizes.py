@@ -21,9 +21,9 @@ from graphsurgery.encoder.suspected_sizes import list_suspected_sizes
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO
-from graphsurgery.runtime.once import Store, find_once
 from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import Session, open_session
 

@@ -17,11 +17,11 @@ from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, LayoutError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO, list_possible_forms
 from graphsurgery.runtime.mask_in_graph import find_meaning_in_graph
-from graphsurgery.runtime.once import Store, find_once
 from graphsurgery.runtime.probing import BATCH_FIRST, SEQUENCE_FIRST, MaskMeaning, find_layout_by_run, find_meaning_by_run
 from graphsurgery.runtime.session import open_session
 

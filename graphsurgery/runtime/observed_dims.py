@@ -16,9 +16,9 @@ from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.graph import Graph
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.masks import make_mask
-from graphsurgery.runtime.once import Store, find_once
 from graphsurgery.runtime.session import open_session
 
 TRIALS = (((2, 9), (3, 14), (5, 11)), ((2, 3), (3, 5), (5, 4)))

@@ -13,9 +13,9 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO, list_possible_forms
-from graphsurgery.runtime.once import Store, find_once
 from graphsurgery.runtime.probing import find_meaning_by_run
 from graphsurgery.runtime.session import open_session
 
