@@ -11,10 +11,11 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 
-from graphsurgery.benchmarking.plot import check_plot, draw_plot
+from graphsurgery.benchmarking.plot import draw_plot
 from graphsurgery.benchmarking.racing import Racing, make_contender, name_apart
 from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.benchmarking.work import STRATEGIES, USUAL, list_shapes
+from graphsurgery.compare.figures import check_plot
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model

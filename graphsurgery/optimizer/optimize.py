@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.benchmarking.plot import check_plot
+from graphsurgery.compare.figures import check_plot
 from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import GraphSurgeryError, RequestError
 from graphsurgery.graph.graph import Graph

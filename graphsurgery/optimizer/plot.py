@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphsurgery.benchmarking.plot import COLOURS, import_figure, save_figure
 from graphsurgery.compare.choice import Choice
+from graphsurgery.compare.figures import COLOURS, import_figure, save_figure
 from graphsurgery.compare.timing import describe_batch
 
 WIDTH = 0.8
