@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Mapping
 import onnx_ir as ir
 
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.errors import UnsupportedModelError, require_value
+from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.operators import SHAPED, get_operator
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.padding_free.layout import LEADING, Layout
 from graphsurgery.rewrites.padding_free.packing import Packing
-from graphsurgery.rewrites.padding_free.regions import ADVICE, Division, Region, divide
-from graphsurgery.rewrites.padding_free.rows import make_loop
+from graphsurgery.rewrites.padding_free.regions import Division, Region, divide
+from graphsurgery.rewrites.padding_free.rows import list_outputs, make_loop
 from graphsurgery.runtime.observed_dims import observe_dims
 
 GATHER, ROW_BY_ROW = "gather", "rows"
@@ -25,7 +25,8 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     """Let ``editor``, the graph of ``model``, compute on tokens alone, and return how many attentions it has.
 
     Args:
-        form: `GATHER` or `ROW_BY_ROW`.
+        form: `GATHER` or `ROW_BY_ROW`. An attention whose result is not ``[batch, seq, ...]``, because one token of each row
+            asks, is left as it is in both.
         ids: the input of token ids ``[batch, seq]``.
         mask: the input that says which positions are tokens, in ``mask_form`` (see `mask_forms`).
 
@@ -38,13 +39,13 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     for made in [value for node in editor.nodes for value in node.outputs if value.name in tokens]:
         _measure_shapes(editor, made, layout, packing)
     division = divide(flow, editor, layout, mask)
-    _require_token_outputs(editor, layout, tokens)
-    regions = {value: region for region in division.regions for value in region.made} if form == ROW_BY_ROW else {}
+    looped = [one for one in division.regions if form == ROW_BY_ROW and all(map(layout.has_tokens, list_outputs(one)))]
+    loops = {value: region for region in looped for value in region.made}
     for node in division.token_wise:
-        _attend(node.inputs, regions, packing, layout)
+        _attend(node.inputs, loops, packing, layout)
         _pack_node(node, packing, layout)
-    _attend(editor.main.outputs, regions, packing, layout)
-    _let_others_read(editor, division, packing, form)
+    _attend(editor.main.outputs, loops, packing, layout)
+    _let_others_read(editor, division, packing, looped)
     editor.insert(None, packing.builder.nodes)
     editor.main.extend(editor.sort_nodes(editor.main))
     editor.update_pinned()
@@ -52,18 +53,11 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     return sum(len(region.attentions) for region in division.regions)
 
 
-def _require_token_outputs(editor: Editor, layout: Layout, tokens: Collection[str | None]) -> None:
-    """Raise UnsupportedModelError if the head needs a value that is made of tokens and is not ``[batch, seq, ...]``."""
-    odd = next((value for value in editor.main.outputs if value.name in tokens and not layout.has_tokens(value)), None)
-    if odd is not None:
-        raise UnsupportedModelError(f"{odd.name!r} is needed, and is not [batch, seq, ...]", ADVICE)
-
-
-def _attend(values: Iterable[ir.Value | None], regions: Mapping[ir.Value, Region], packing: Packing, layout: Layout) -> None:
-    """Make the loops that give ``values``."""
+def _attend(values: Iterable[ir.Value | None], loops: Mapping[ir.Value, Region], packing: Packing, layout: Layout) -> None:
+    """Make those loops of ``loops`` that give ``values``."""
     for value in values:
-        if value is not None and value in regions and packing.get(value) is None:
-            make_loop(regions[value], packing, layout)
+        if value is not None and value in loops and packing.get(value) is None:
+            make_loop(loops[value], packing, layout)
 
 
 def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
@@ -87,9 +81,9 @@ def _rank_beside(layout: Layout, value: ir.Value, rank: int) -> int:
     return layout.rank(value) if layout.has_tokens(value) else rank
 
 
-def _let_others_read(editor: Editor, division: Division, packing: Packing, form: str) -> None:
+def _let_others_read(editor: Editor, division: Division, packing: Packing, looped: Collection[Region]) -> None:
     """Let attention, where it stays as it was, and the graph's outputs read what was restored from tokens."""
-    inside = {node for region in division.regions for node in region.nodes} if form == GATHER else set()
+    inside = {node for region in division.regions if region not in looped for node in region.nodes}
     for value in [value for node in division.token_wise for value in node.outputs]:
         for node, place in list(value.uses()):
             if node in inside:

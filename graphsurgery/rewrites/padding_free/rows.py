@@ -45,7 +45,7 @@ def make_loop(region: Region, packing: Packing, layout: Layout) -> None:
 
     Raises UnsupportedModelError if a part of the attention cannot be computed from the tokens of one row.
     """
-    outputs = _list_outputs(region, layout)
+    outputs = list_outputs(region)
     row = _Row(region, packing, layout)
     cores = [core for one in region.attentions if (core := find_core(one, layout, region.masks)) is not None]
     replaced = {core.output: core for core in cores}
@@ -76,20 +76,16 @@ def make_loop(region: Region, packing: Packing, layout: Layout) -> None:
         packing.note(value, build.node("ConcatFromSequence", [made], "packed", {"axis": TOKEN_AXIS}))
 
 
-def _list_outputs(region: Region, layout: Layout) -> list[ir.Value]:
+def list_outputs(region: Region) -> list[ir.Value]:
     """Return the values of a region that others read."""
     inside = set(region.nodes)
-    read = [
+    return [
         value
         for node in region.nodes
         for value in node.outputs
         if value.is_graph_output()
         or any(one not in inside and get_operator(one) not in SHAPE_READING for one, _ in value.uses())
     ]
-    odd = next((value for value in read if not layout.has_tokens(value)), None)
-    if odd is not None:
-        raise UnsupportedModelError(f"{odd.name!r}, which an attention gives, is not [batch, seq, ...]", ADVICE)
-    return read
 
 
 class _Row:
