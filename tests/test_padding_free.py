@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from graphsurgery.errors import (
     VerificationFailed,
 )
 from graphsurgery.model.model import Model
-from graphsurgery.recipe import read_recorded_recipe, to_toml
+from graphsurgery.recipe import parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.padding_free import packing
 from graphsurgery.rewrites.padding_free.layout import Layout
 from graphsurgery.rewrites.rewrite import Rewrite
@@ -73,33 +74,38 @@ def operators(model: Model) -> Counter[str]:
 # --- exact ------------------------------------------------------------------------------------------------------------------
 
 
+def measure_difference(source: Model, after: Model) -> float:
+    """The largest difference of the vectors of two models on every kind of feed."""
+    before, now = open_session(source), open_session(after)
+    kinds, worst = set(), 0.0
+    for kind, feed in feeds(source):
+        (wanted,), (found,) = before.run(feed).values(), now.run(feed).values()
+        assert np.isfinite(found).all()
+        kinds.add(kind)
+        worst = max(worst, float(np.abs(wanted - found).max()))
+    assert {"right padding", "left padding", "mixed padding", "holes", "empty row", "batch of one"} <= kinds
+    return worst
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_vectors_stay_the_same(name: str, form: str) -> None:
     """On right, left and mixed padding, holes, single tokens, and rows and batches without any token."""
     source = made(encoder(name), AddPooling("mean", normalize=True))
     after = made(source, PaddingFree(form))
-    assert after.interface == source.interface
-    before, now = open_session(source), open_session(after)
-    kinds = set()
-    for kind, feed in feeds(source):
-        kinds.add(kind)
-        (wanted,), (found,) = before.run(feed).values(), now.run(feed).values()
-        assert np.abs(wanted - found).max() <= 1e-6, kind
-    assert {"right padding", "left padding", "mixed padding", "holes", "empty row", "batch of one"} <= kinds
+    assert after.interface == source.interface and measure_difference(source, after) <= 1e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_it_is_proven_and_recorded(form: str, tmp_path: Path) -> None:
+def test_it_is_proven_and_recorded(tmp_path: Path) -> None:
     """The recipe of the file makes the same bytes again, and the file stands a comparison with its source."""
-    pooled = graphsurgery.run([AddPooling("cls,max,lasttoken")], encoder("bert"), output=tmp_path / "pooled.onnx")
-    done = graphsurgery.run([PaddingFree(form)], pooled.output, output=tmp_path / "made.onnx")
+    pooled = made(encoder("bert"), AddPooling("cls,max,lasttoken"))
+    done = graphsurgery.run([PaddingFree("gather")], pooled, output=tmp_path / "made.onnx")
     assert done.report and done.saved
-    assert graphsurgery.verify(done.output, against=pooled.output)
-    (tmp_path / "shown.toml").write_text(to_toml(read_recorded_recipe(graphsurgery.load(done.output))), encoding="utf-8")
-    again = graphsurgery.run_recipe(tmp_path / "shown.toml", encoder("bert"), output=tmp_path / "again.onnx")
-    assert again.output.read_bytes() == done.output.read_bytes()
     assert any("computes on tokens alone" in note for note in done.notes)
+    recipe = parse_recipe(tomllib.loads(to_toml(read_recorded_recipe(graphsurgery.load(done.output)))), "shown")
+    assert recipe.steps[-1] == PaddingFree("gather")
+    again = graphsurgery.run(recipe.steps, encoder("bert"), output=tmp_path / "again.onnx", verify=False)
+    assert again.output.read_bytes() == done.output.read_bytes()
 
 
 def test_padding_costs_nothing() -> None:
@@ -142,19 +148,20 @@ def test_no_weight_is_copied() -> None:
 # --- with other rewrites ----------------------------------------------------------------------------------------------------
 
 CHAINS: dict[str, list[Step]] = {
-    "simplify before": [AddPooling("mean"), Simplify(), PaddingFree()],
-    "simplify behind": [AddPooling("mean"), PaddingFree("gather"), Simplify()],
-    "an edit behind": [AddPooling("mean"), PaddingFree(), AddNormalize()],
-    "half behind": [AddPooling("mean"), PaddingFree(), Half()],
-    "half before": [AddPooling("mean"), Half(), PaddingFree()],
+    "simplify before": [Simplify(), PaddingFree()],
+    "simplify behind": [PaddingFree("gather"), Simplify()],
+    "half before": [Half(), PaddingFree()],
+    "half behind": [PaddingFree(), Half()],
 }
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-dynamo"])
 @pytest.mark.parametrize("chain", CHAINS)
-def test_it_is_combined_with_other_rewrites(chain: str, name: str, tmp_path: Path) -> None:
-    done = graphsurgery.run(CHAINS[chain], encoder(name), output=tmp_path / "made.onnx")
-    assert done.report and done.saved
+def test_it_is_combined_with_other_rewrites(chain: str, name: str) -> None:
+    """With an edit behind, which takes the head off and puts it on again. Half precision loses what it always loses."""
+    source = made(encoder(name), AddPooling("mean"), AddNormalize())
+    after = made(encoder(name), AddPooling("mean"), *CHAINS[chain], AddNormalize())
+    assert measure_difference(source, after) <= (3e-3 if "half" in chain else 1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -165,14 +172,9 @@ def test_a_fused_encoder(name: str, form: str) -> None:
     fused = made(encoder(name), AddPooling("mean", normalize=True), Fuse())
     after = made(fused, PaddingFree(form))
     left = operators(after)
-    assert not {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "EmbedLayerNormalization", "Attention"} & set(
-        left
-    )
-    assert left["MultiHeadAttention"] == 3 or name == "t5"
-    before, now = open_session(fused), open_session(after)
-    for kind, feed in feeds(fused):
-        (wanted,), (found,) = before.run(feed).values(), now.run(feed).values()
-        assert np.abs(wanted - found).max() <= 1e-6, kind
+    assert not any("Skip" in operator or "Embed" in operator for operator in left) and not left["Attention"]
+    assert left["MultiHeadAttention"] == 3
+    assert measure_difference(fused, after) <= 1e-6
 
 
 def test_fusing_comes_first() -> None:
@@ -329,8 +331,7 @@ def shifted(name: str) -> Callable[[Any], ir.Value]:
     return wrong
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["pack", "rest", "positions"])
+@pytest.mark.parametrize(("name", "form"), [("pack", "rows"), ("rest", "gather"), ("rest", "rows"), ("positions", "gather")])
 def test_an_index_that_is_off_by_one_is_found(name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing.Packing, name, property(shifted(name)))
     source = encoder("bert")  # its positions are looked up by place
