@@ -239,10 +239,11 @@ def small_encoder(form: str = "nonzero", after: str = "last_hidden_state = Add (
     }}"""
     graph = onnx.parser.parse_graph(text)
     rng = np.random.default_rng(3)
-    shapes = {"table": (30, 4), "wq": (4, 4), "wk": (4, 4), "wv": (4, 4), "wc": (4, 4, 1)}
+    shapes = {"table": (30, 4), "wq": (4, 4), "wk": (4, 4), "wv": (4, 4), "wc": (4, 4, 1), "cos": (64, 2), "sin": (64, 2)}
     weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    return graphsurgery.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return graphsurgery.load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -259,6 +260,32 @@ def test_attention_at_the_end(form: str, tmp_path: Path) -> None:
     model = small_encoder(after="last_hidden_state = Identity (mixed)")
     done = graphsurgery.run([AddPooling("mean", mask="said"), PaddingFree(form)], model, output=tmp_path / "made.onnx")
     assert done.report and done.saved
+
+
+ROTATIONS = {
+    "counted from a start": "places = Constant <value = int64[1] {3}> ()",
+    "by given places": """zero_1 = Constant <value = int64 {0}> ()
+        axis_1 = Constant <value = int64 {1}> ()
+        ones = Abs (said)
+        counted = CumSum (ones, axis_1)
+        places = Max (counted, zero_1)""",
+}
+"""How a fused rotation is told the positions."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("told", ROTATIONS)
+def test_fused_rotations(told: str, form: str, tmp_path: Path) -> None:
+    """A rotation of [batch, seq, width] works token by token, at the positions of the tokens."""
+    model = small_encoder(
+        after=f"""y = Add (x, mixed)
+        {ROTATIONS[told]}
+        last_hidden_state = com.microsoft.RotaryEmbedding <num_heads = 1> (y, places, cos, sin)"""
+    )
+    done = graphsurgery.run([AddPooling("mean", mask="said"), PaddingFree(form)], model, output=tmp_path / "made.onnx")
+    assert done.report and done.saved
+    rotation = next(node for node in done.model.proto.graph.node if node.op_type == "RotaryEmbedding")
+    assert "/tokens" in rotation.input[0] or "padding_free" in rotation.input[0]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------------

@@ -332,5 +332,7 @@ AXES_INPUTS = {"Slice": 3}
 """The index of the input that lists the axes, where it is not 1."""
 INSIDE_ATTENTION = EACH_ELEMENT | NORMALISING | MOVING | PRODUCTS | REDUCTIONS | ROTATIONS | ATTENTIONS | {"GatherElements"}
 """Operators in an attention that padded keys cannot get through once their scores are masked."""
+POSITION_INPUTS = {"RotaryEmbedding": 3, f"{VENDOR}.RotaryEmbedding": 1}
+"""The index of the input that tells a rotation the positions of its tokens, or of the first of them."""
 NOT_BY_ROW = (ATTENTIONS - {"Attention", f"{VENDOR}.MultiHeadAttention"}) | {"GatherND", "Pad", "ScatterND", "Tile"}
 """Those of them that take whole rows, padding included."""

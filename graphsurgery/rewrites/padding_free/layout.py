@@ -12,9 +12,11 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import (
     AXES_INPUTS,
     EACH_ELEMENT,
+    FUSED_ROTATIONS,
     LISTED_AXES,
     NORMALISING,
     ONE_AXIS,
+    POSITION_INPUTS,
     REDUCTIONS,
     ROTATIONS,
     SHAPED,
@@ -80,13 +82,24 @@ class Layout:
             return all(value is None or self.can_broadcast(value, self.rank(outputs[0])) for value in node.inputs)
         if operator == "Gather" and self.is_free(source):
             return get_int(node, "axis", 0) == 0 and self.has_tokens(get_input(node, 1))
-        if operator in ROTATIONS:  # of [batch, seq, width]: it has the position of each token as an input
-            return self.has_tokens(source) and self.has_tokens(get_input(node, 1)) and all(map(self.is_free, node.inputs[2:]))
+        if operator in ROTATIONS:
+            return self.has_tokens(source) and self._rotates_tokens(node)
         if operator == "Concat":
             return self._axis(node) >= LEADING and all(map(self.has_tokens, node.inputs))
         if not self.has_tokens(source) or not all(map(self.is_free, node.inputs[1:])):
             return False
         return self._keeps_tokens(node, source)
+
+    def _rotates_tokens(self, node: ir.Node) -> bool:
+        """Return whether a rotation of ``[batch, seq, width]`` is told where its tokens are, or counts from a start."""
+        places = get_input(node, POSITION_INPUTS[get_operator(node)])
+        if places is None:
+            return all(map(self.has_tokens, node.inputs[1:]))  # the sines and cosines of each token
+        return self.has_tokens(places) or self.counts_on(node)
+
+    def counts_on(self, node: ir.Node) -> bool:
+        """Return whether a rotation has one position for the first token of every row, and counts on from there."""
+        return get_operator(node) in FUSED_ROTATIONS and self.is_free(get_input(node, 1))
 
     def _keeps_tokens(self, node: ir.Node, source: ir.Value | None) -> bool:
         """Return whether an operator of one value ``[batch, seq, ...]`` and of weights leaves the first two axes alone."""

@@ -10,7 +10,7 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.operators import SHAPED, get_operator
+from graphsurgery.graph.operators import ROTATIONS, SHAPED, get_operator
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.padding_free.layout import LEADING, Layout
 from graphsurgery.rewrites.padding_free.packing import Packing
@@ -69,6 +69,13 @@ def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
         shape = build.integers([*lead, *rest])
         source = require_value(node.inputs[0], "what is reshaped")
         inputs: list[ir.Value | None] = [packing.take(source, layout.rank(source)), shape]
+    elif operator in ROTATIONS:  # its tables have rows for all positions
+        inputs = [
+            packing.take(one, layout.rank(one)) if one is not None and layout.has_tokens(one) else one for one in node.inputs
+        ]
+        if layout.counts_on(node):
+            places = build.node("Add", [packing.positions, require_value(node.inputs[1], "the first position")], "places")
+            inputs[1] = build.node("Unsqueeze", [places, build.integers([0])], "places_row")
     else:
         inputs = [None if one is None else packing.take(one, _rank_beside(layout, one, rank)) for one in node.inputs]
     made = build.copy(node, inputs)
