@@ -15,6 +15,8 @@ from graphsurgery.optimizer.search import Chain, Search
 from graphsurgery.optimizer.workload import Batch
 from graphsurgery.outcome import Optimized
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.pack_tokens import PaddingFree
+from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
 from graphsurgery.runtime.session import open_session
@@ -128,7 +130,7 @@ def list_candidates(target: str, *, portable: bool) -> list[tuple[Rewrite, ...]]
     """
     bases: list[tuple[Rewrite, ...]] = [(), (Simplify(),)]
     bases += [] if portable else [(Fuse(target),)]
-    less: list[tuple[Rewrite, ...]] = [()]
+    less: list[tuple[Rewrite, ...]] = [(), (PaddingFree(GATHER if portable else ROW_BY_ROW),)]
     return [(*base, *rest) for base, rest in product(bases, less) if base or rest]
 
 
