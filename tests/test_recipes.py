@@ -164,6 +164,16 @@ def test_the_recipe_of_a_file_gives_the_same_bytes(steps: list, goldens: bool, t
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "made.onnx").read_bytes()
 
 
+def test_a_recipe_of_files_made_one_by_one_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The second edit starts from a file here, and from a model in memory when the recipe runs."""
+    source, first, second, again = (tmp_path / f"{name}.onnx" for name in ("source", "first", "second", "again"))
+    source.write_bytes(tiny_encoder().SerializeToString())
+    graphsurgery.run([graphsurgery.AddPooling("mean")], source, output=first)
+    graphsurgery.run([graphsurgery.AddNormalize()], first, output=second)
+    graphsurgery.run(read_recorded_recipe(graphsurgery.load(second)).steps, source, output=again)
+    assert again.read_bytes() == second.read_bytes()
+
+
 def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
     graphsurgery.bake(folder, tmp_path / "baked")

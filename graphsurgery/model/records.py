@@ -142,7 +142,7 @@ class Document:
         """Yield the file's bytes, in order."""
         for record in self.model:
             if record.field == GRAPH_FIELD:
-                yield _encode_graph_header(record, sum(child.size for child in self.graph))
+                yield encode_graph_header(record, sum(child.size for child in self.graph))
                 for child in self.graph:
                     yield from child.chunks
             else:
@@ -196,7 +196,7 @@ def hash_payloads(spans: Iterable[Span]) -> str:
     return digest.hexdigest()
 
 
-def _encode_graph_header(placeholder: Record, length: int) -> bytes:
+def encode_graph_header(placeholder: Record, length: int) -> bytes:
     """Return the graph field's tag and length: the original bytes if the length is unchanged, else the shortest form."""
     _, used = wire.decode_varint(placeholder.skeleton)
     claimed, _ = wire.decode_varint(placeholder.skeleton, used)

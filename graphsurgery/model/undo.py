@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphsurgery.model import wire
-from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record
+from graphsurgery.model.records import GRAPH_FIELD, Document, Payloads, Record, encode_graph_header
 
 Parts = list[str | int]
 """Bytes of a record: a string is base64 of literal bytes, a number is the index of a payload within the record."""
@@ -26,8 +26,9 @@ def compute_undo(before: Document, after: Document) -> dict[str, Any]:
     }
     place = next(record for record in before.model if record.field == GRAPH_FIELD)
     length = sum(record.size for record in before.graph)
-    if place.skeleton != wire.encode_header(GRAPH_FIELD, length):
-        undo["header"] = _encode(place.skeleton)
+    header = encode_graph_header(place, length)  # as it is written: an edit in memory leaves the old length in its record
+    if header != wire.encode_header(GRAPH_FIELD, length):
+        undo["header"] = _encode(header)
     return undo
 
 

@@ -64,6 +64,8 @@ def test_every_verb(
             export.call("strip-head", export.path(name), "-o", export.path(f"{name}, taken off"))
             assert export.path(f"{name}, taken off").read_bytes() == export.path(SOURCE).read_bytes()
     export.call("verify", export.path("dense"), "--against", export.path(SOURCE))
+    assert export.call("inspect", export.path("dense"))["warnings"] == []
+    export.run_its_recipe("token dense, pooled")
     export.bake(worst)
 
 
@@ -98,6 +100,14 @@ class Export:
         where = f"{self.name}: {' '.join(map(str, arguments))}: {report}"
         assert code == 0, where
         return report
+
+    def run_its_recipe(self, name: str) -> None:
+        """Run the recipe that a step's file records on the export. It gives the same bytes."""
+        recipe, made = self.folder / "recipe.toml", self.path("by its recipe")
+        assert run(["recipe", "show", str(self.path(name))]) == 0
+        recipe.write_text(self._capsys.readouterr().out, encoding="utf-8")
+        self.call("run", recipe, self.path(SOURCE), "-o", made)
+        assert made.read_bytes() == self.path(name).read_bytes()
 
     def compare(self, step: Step, batch: Batch, worst) -> None:
         """Compare a step's file with what is expected of it, at tokens."""
