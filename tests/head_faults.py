@@ -43,6 +43,12 @@ def shifted(p: Plant, by: int) -> None:
     p.after("pooling/mask", "Slice", p.ints(max(by, 0)), p.ints(1 << 40 if by > 0 else by), p.ints(1))
 
 
+def weights_shifted(p: Plant) -> None:
+    """The weights of the sum alone, moved to the right."""
+    p.before("mean/sum/row", 0, "Pad", p.constant([0, 1, 0, 0], np.int64))
+    p.before("mean/sum/row", 0, "Slice", p.ints(0), p.ints(-1), p.ints(1))
+
+
 def product(p: Plant, end: str, mask: str) -> None:
     """Where(mask, x, 0) as x * mask: NaN * 0 is NaN."""
     factor = p.append("Cast", p.out(mask), behind=mask, to=FLOAT)
@@ -121,7 +127,9 @@ MASKS = [
         ("sum of the mask's values instead of their count", lambda p: p.wire("mask_float", 0, MASK)),
         ("transposed", lambda p: p.before("pooling/mask", 0, "Transpose", perm=[1, 0])),
         ("the count alone unmasked", sequence_length),
-        ("the sum alone unmasked", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+        ("the sum alone unmasked", lambda p: p.sum_over("mean/sum", HIDDEN, 1)),
+        ("the sum masked by its weights alone: NaN at padding", lambda p: p.wire("mean/sum/products", 1, HIDDEN)),
+        ("the sum's weights at the next position", weights_shifted),
     ),
     *table("mask of float32", FLOATS,
         ("cast by way of int64: 0.5 is 0", lambda p: p.before("pooling/mask", 0, "Cast", to=INT64)),
@@ -155,17 +163,20 @@ SUMS = [
         ("the count instead of the sum", lambda p: p.become("mean/mean", "Div", p.out("count"), p.out("mean/divisor"))),
         ("multiplied by the count", lambda p: p.become("mean/mean", "Mul")),
         ("divided twice", lambda p: p.after("mean/mean", "Div", p.out("mean/divisor"))),
-        ("over the batch", lambda p: p.set("mean/sum/axes", [0])),
-        ("over dim", lambda p: p.set("mean/sum/axes", [2])),
-        ("over batch and sequence", lambda p: p.set("mean/sum/axes", [0, 1])),
-        ("the sequence kept as a dim", lambda p: p.attribute("mean/sum", keepdims=1)),
+        ("over the batch", lambda p: p.sum_over("mean/sum", p.out("masked"), 0)),
+        ("over dim", lambda p: p.sum_over("mean/sum", p.out("masked"), 2)),
+        ("over batch and sequence", lambda p: p.sum_over("mean/sum", p.out("masked"), 0, 1)),
+        ("the sequence kept as a dim", lambda p: p.sum_over("mean/sum", p.out("masked"), 1, keepdims=1)),
+        ("both rows of the products", lambda p: p.set("mean/sum/first", [0, 1])),
+        ("the rows along the sequence", lambda p: p.attribute("mean/sum/rows", axis=2)),
+        ("a row that is not there", lambda p: p.set("mean/sum/first", 2)),
         ("count over the batch", lambda p: p.set("count/axes", [0])),
         ("mean instead of sum", lambda p: p.become("mean/sum", "ReduceMean", p.out("masked"), axes=[1], keepdims=0)),
-        ("sum of absolute values", lambda p: p.before("mean/sum", 0, "Abs")),
+        ("sum of absolute values", lambda p: p.before("mean/sum/products", 1, "Abs")),
         ("the count less one", lambda p: p.after("count", "Sub", p.constant(1))),
         ("the count plus 1e-3", lambda p: p.after("count", "Add", p.constant(1e-3))),
-        ("padding as 1", lambda p: p.wire("masked", 2, p.constant(1))),
-        ("padding as 1e-3", lambda p: p.wire("masked", 2, p.constant(1e-3))),
+        ("padding as NaN", lambda p: p.wire("masked", 2, p.constant(np.nan))),
+        ("padding as infinity", lambda p: p.wire("masked", 2, p.constant(np.inf))),
         ("Where as a product", lambda p: product(p, "masked", "mask_3d")),
         ("Where's branches swapped", lambda p: p.become("masked", "Where", p.out("mask_3d"), p.out("pooling/zero"), HIDDEN)),
         ("Min instead of Max", lambda p: p.become("mean/divisor", "Min")),
@@ -195,8 +206,8 @@ SUMS = [
         ("the root of all positions", sequence_length),
         ("epsilon 0", lambda p: p.set("mean_sqrt_len_tokens/smallest", 0)),
         ("Min instead of Max", lambda p: p.become("mean_sqrt_len_tokens/divisor", "Min")),
-        ("not masked", lambda p: p.wire("mean_sqrt_len_tokens/sum", 0, HIDDEN)),
-        ("over the batch", lambda p: p.set("mean_sqrt_len_tokens/sum/axes", [0])),
+        ("not masked", lambda p: p.sum_over("mean_sqrt_len_tokens/sum", HIDDEN, 1)),
+        ("over the batch", lambda p: p.sum_over("mean_sqrt_len_tokens/sum", p.out("masked"), 0)),
     ),
     *table("weightedmean", WEIGHTED,
         ("weights from 0", lambda p: p.attribute("weightedmean/positions", exclusive=1)),
@@ -216,7 +227,8 @@ SUMS = [
         ("not divided", lambda p: p.become("weightedmean/weightedmean", "Identity", p.out("weightedmean/sum"))),
         ("epsilon 0", lambda p: p.set("weightedmean/smallest", 0)),
         ("Where as a product", lambda p: product(p, "masked", "mask_3d")),
-        ("over dim", lambda p: p.set("weightedmean/sum/axes", [2])),
+        ("over dim", lambda p: p.sum_over("weightedmean/sum", p.out("masked"), 2)),
+        ("the mask in place of the weights", lambda p: p.wire("weightedmean/sum/row", 0, p.floats("pooling/mask"))),
     ),
 ]  # fmt: skip
 
@@ -301,7 +313,7 @@ UNITS = [
     ),
     *table("add-pooling, add-normalize", CHAIN,
         ("missing", lambda p: p.become("normalize/unit", "Identity", p.taken("normalize/unit"))),
-        ("the sum instead of the mean, hidden by the norm but in mixed signs", lambda p: p.wire("mean/sum", 0, HIDDEN)),
+        ("the sum instead of the mean, hidden by the norm but in mixed signs", lambda p: p.sum_over("mean/sum", HIDDEN, 1)),
     ),
     *table("cls,mean,max", THREE,
         ("mean,cls,max", lambda p: p.swap("concatenated", 0, 1)),

@@ -167,3 +167,7 @@ class Plant:
     def count(self) -> str:
         """``[batch, 1]``: how many tokens a row has."""
         return self.append("ReduceSum", self.floats("pooling/mask"), self.ints(1), keepdims=1)
+
+    def sum_over(self, end: str, x: str, *axes: int, keepdims: int = 0) -> None:
+        """The plain sum of ``x`` over ``axes`` in the place of a node that sums over tokens."""
+        self.become(end, "ReduceSum", x, self.ints(*axes), keepdims=keepdims)

@@ -231,7 +231,7 @@ def test_texts_that_mix_are_warned_of() -> None:
     proto.graph.output[0].name = "mixed"
     model = graphsurgery.load(proto)
     report = graphsurgery.verify(AddPooling("mean", hidden_state="mixed").apply(model), against=model)
-    (said,) = (line for line in report.observations if "other texts in the batch" in line)
+    (said,) = (line for line in report.observations if "vector changes" in line and "other texts in the batch" in line)
     assert report and said.startswith("warning: ")
 
 

@@ -125,7 +125,8 @@ def test_bfloat16_has_the_head_proof_alone() -> None:
     report = graphsurgery.verify(pooled, against=source)
     assert {check.name: check.verdict for check in report.checks}["whole proof"] is NOT_CHECKED
     assert report
-    Plant(pooled).set("mean/sum/axes", [2])
+    plant = Plant(pooled)
+    plant.sum_over("mean/sum", plant.out("masked"), 2)
     assert graphsurgery.verify(pooled, against=source).verdict is FAILED
 
 

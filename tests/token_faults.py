@@ -258,12 +258,12 @@ WEIGHTS = [
     ),
     *table("add-word-weights, add-pooling", WEIGHED_MEANS,
         ("divided by the number of tokens", lambda p: by_number(p)),
-        ("divided by the sum of squares", lambda p: p.before("total_token_weight", 0, "Mul", "token_weights")),
-        ("the sum over the batch", lambda p: p.set("total_token_weight/axes", [0])),
-        ("weights unmasked in the sum", lambda p: p.wire("total_token_weight", 0, p.out("looked_up"))),
+        ("divided by the sum of squares", lambda p: squares_of_weights(p)),
+        ("the sum over the batch", lambda p: p.sum_over("total_token_weight", "token_weights", 0, keepdims=1)),
+        ("weights unmasked in the sum", lambda p: p.sum_over("total_token_weight", p.out("looked_up"), 1, keepdims=1)),
         ("the root missing", lambda p: p.become("mean_sqrt_len_tokens/root", "Identity")),
         ("weightedmean divided by weighted positions", lambda p: by_positions(p)),
-        ("weightedmean without positions", lambda p: p.wire("weightedmean/sum", 0, p.out("pooling/masked"))),
+        ("weightedmean without positions", lambda p: p.wire("weightedmean/sum/row", 0, p.out("mask_float"))),
         ("epsilon 1", lambda p: p.set("mean/smallest", 1)),
         ("Min instead of Max", lambda p: p.become("weightedmean/divisor", "Min")),
         ("the total in float16", lambda p: p.through("total_token_weight", FLOAT16)),
@@ -278,6 +278,10 @@ def mask_ignored(p: Plant) -> None:
 
 def by_number(p: Plant) -> None:
     p.become("total_token_weight", "ReduceSum", p.append("Cast", MASK, to=FLOAT), p.ints(1), keepdims=1)
+
+
+def squares_of_weights(p: Plant) -> None:
+    p.before("total_token_weight/products", 1, "Mul", p.out("token_weights_3d"))
 
 
 def by_positions(p: Plant) -> None:

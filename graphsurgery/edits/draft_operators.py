@@ -46,6 +46,18 @@ class Operators:
     def reduce_sum(self, x: gs.Tensor, axis: int, name: str, keepdims: bool = False) -> gs.Variable:
         return self._over_axis("ReduceSum", x, axis, name, since=13, keepdims=int(keepdims))
 
+    def sum_tokens(self, w: gs.Tensor, x: gs.Tensor, name: str) -> gs.Variable:
+        """Build ``w [batch, seq]``, ``x [batch, seq, dim]`` -> ``[batch, dim]``: the sum of w x over seq, both float32.
+
+        A text's sum has the same bits in any batch and with any padding behind it. ReduceSum would not do: ONNX Runtime adds in
+        another order for a batch of one. Neither would a matrix product of one row, which has code of its own. So w stands in
+        two rows, ``[batch, 2, seq]``, and the first row of the product with x is the sum.
+        """
+        row = self.unsqueeze(w, 1, f"{name}/row")
+        rows = self.node("Concat", row, row, name=f"{name}/rows", axis=1)
+        products = self.node("MatMul", rows, x, name=f"{name}/products")
+        return self.node("Gather", products, self.constant(0, np.int64, f"{name}/first"), name=name, axis=1)
+
     def unsqueeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
         return self._over_axis("Unsqueeze", x, axis, name, since=13)
 

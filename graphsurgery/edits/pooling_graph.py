@@ -2,6 +2,7 @@
 
 ``x [batch, seq, dim]`` float32 are the token embeddings, ``m [batch, seq]`` bool is true at tokens; every mode gives ``[batch,
 dim]``. Padded positions are excluded with Where, not by multiplying, because NaN * 0 is NaN. A row without tokens gives zeros.
+Sums over tokens are matrix products, so that a text's vector is the same bits in any batch (`Operators.sum_tokens`).
 The modes are those of sentence-transformers' ``Pooling`` module.
 """
 
@@ -53,16 +54,22 @@ class Tokens:
         return self.ops.node("Where", self.mask_3d, self.x, self.zero, name="masked")
 
     @cached_property
+    def mask_float(self) -> gs.Variable:
+        """``[batch, seq]`` float32"""
+        return self.ops.cast(self.m, FLOAT, "mask_float")
+
+    @cached_property
     def count(self) -> gs.Variable:
         """n = sum m, ``[batch, 1]`` float32"""
-        return self.ops.reduce_sum(self.ops.cast(self.m, FLOAT, "mask_float"), 1, "count", keepdims=True)
+        return self.ops.reduce_sum(self.mask_float, 1, "count", keepdims=True)
 
     @cached_property
     def divisor(self) -> gs.Variable:
         """The divisor of a mean: n, or the sum of the token weights; ``[batch, 1]`` float32"""
         if self.token_weights is None:
             return self.count
-        return self.ops.reduce_sum(self.token_weights, 1, "total_token_weight", keepdims=True)
+        weights = self.ops.unsqueeze(self.token_weights, 2, "token_weights_3d")
+        return self.ops.sum_tokens(self.mask_float, weights, "total_token_weight")
 
     @cached_property
     def has_token(self) -> gs.Variable:
@@ -85,13 +92,13 @@ def lasttoken(ops: Operators, t: Tokens) -> gs.Variable:
 
 def mean(ops: Operators, t: Tokens) -> gs.Variable:
     """sum(x m) / max(n, 1e-9); n is the number of tokens, or the sum of their weights."""
-    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), _limit_divisor(ops, t.divisor), name="mean")
+    return ops.node("Div", ops.sum_tokens(t.mask_float, t.masked, "sum"), _limit_divisor(ops, t.divisor), name="mean")
 
 
 def mean_sqrt_len_tokens(ops: Operators, t: Tokens) -> gs.Variable:
     """sum(x m) / sqrt(max(n, 1e-9)), with n as in mean."""
     root = ops.node("Sqrt", _limit_divisor(ops, t.divisor), name="root")
-    return ops.node("Div", ops.reduce_sum(t.masked, 1, "sum"), root, name="mean_sqrt")
+    return ops.node("Div", ops.sum_tokens(t.mask_float, t.masked, "sum"), root, name="mean_sqrt")
 
 
 def max(ops: Operators, t: Tokens) -> gs.Variable:
@@ -117,9 +124,8 @@ def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
         first = ops.node("ArgMax", ops.cast(t.m_all, INT32, "mask_int"), name="first", axis=1, keepdims=1)
         positions = ops.node("Sub", positions, ops.cast(first, FLOAT, "first_float"), name="from_first")
     weights = ops.node("Where", t.m, positions, t.zero, name="weights")
-    weighted = ops.node("Mul", t.masked, ops.unsqueeze(weights, 2, "weights_3d"), name="weighted")
     total = t.divisor if t.token_weights is not None else ops.reduce_sum(weights, 1, "total_weight", keepdims=True)
-    return ops.node("Div", ops.reduce_sum(weighted, 1, "sum"), _limit_divisor(ops, total), name="weightedmean")
+    return ops.node("Div", ops.sum_tokens(weights, t.masked, "sum"), _limit_divisor(ops, total), name="weightedmean")
 
 
 MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {

@@ -19,6 +19,7 @@ from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
+from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.whole_proof import make_whole_cases
 from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
@@ -55,7 +56,10 @@ class SameOutputs:
         made = self._explain_made_outputs(output)
         if made is not None and all(check.verdict is not Verdict.FAILED for check in checks):
             checks = [Check(RECORDED, made, stated=Verdict.NOT_CHECKED)]
-        return Report(tuple(checks), self.list_observations(checks), (*not_checked, *relation.not_checked, *left_out))
+        observed = self.list_observations(checks)
+        if all(check.verdict is Verdict.PASSED for check in checks):
+            observed += tuple(describe_bits(output, open_session(output), self.generator))
+        return Report(tuple(checks), observed, (*not_checked, *relation.not_checked, *left_out))
 
     def _explain_made_outputs(self, output: Model) -> str | None:
         """Say that recorded edits make outputs that the source does not have, or return None if they make none."""

@@ -18,6 +18,7 @@ from graphsurgery.proof.head_proof import extract_head, find_added_values, find_
 from graphsurgery.proof.inference import find_start_widths
 from graphsurgery.proof.interface_check import find_broken_promises, find_record_misfits, name_unexplained_nodes
 from graphsurgery.proof.relation import RECORDED
+from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.source_feeds import find_texts, make_feed_generator, try_inputs
 from graphsurgery.proof.untouched import check_untouched
@@ -217,4 +218,5 @@ class _EditProof:
         self.not_checked += [line for line in unchecked if line not in self.not_checked]
         if check.verdict is Verdict.PASSED:
             notes += measure_dependence(whole, self.generator)
+            notes += describe_bits(self.output, session, self.generator)
         return check, notes

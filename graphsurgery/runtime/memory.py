@@ -43,12 +43,21 @@ def measure_memory(model: Path, feeds: Sequence[Feed], threads: int) -> Memory |
                 run_and_measure, str(model.absolute()), paths, threads, folder=Path(folder), seconds=SECONDS
             )
         except OwnProcessError as error:
-            raise UnsupportedModelError(f"{model} cannot be run: the process that ran it {error}") from error
+            found = f"the process that ran it {error}"
+    if isinstance(found, str):
+        raise UnsupportedModelError(f"{model} cannot be measured: {found}")
     return Memory(*found) if found is not None else None
 
 
-def run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int] | None:
-    """Run ``model`` on each of the stored feeds. Return the bytes of this process before, and at the peak."""
+def run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int] | str | None:
+    """Run ``model`` on each of the stored feeds. Return the bytes of this process before, and at the peak, or an error."""
+    try:
+        return _run_and_measure(model, paths, threads)
+    except UnsupportedModelError as error:
+        return str(error)
+
+
+def _run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int] | None:
     session = open_session(load(model), threads=threads)
     with suppress(OSError):  # where that is not allowed, the peak may be that of loading
         CLEAR.write_text(RESTART_PEAK, encoding="ascii")
