@@ -238,6 +238,7 @@ def test_names_tell_models_apart(fixture_copy, monkeypatch) -> None:
         ({"texts": "texts.txt", "batches": [1]}, "--batches cannot be used, because a text file has lengths of its own"),
         ({"texts": "texts.txt", "strategies": ["best"]}, "there is no strategy 'best'"),
         ({"texts": "texts.txt", "budget": 0}, "--budget must be 1 or more, got 0"),
+        ({"texts": "texts.txt", "budget": 9, "strategies": ["single"]}, "--budget cannot be used by single"),
         ({"texts": "texts.txt", "longest": 0}, "--longest must be 1 or more, got 0"),
         ({"threads": -1}, "--threads must be 0 or more, got -1"), ({"seconds": float("nan")}, "--seconds must be 0 or more"),
         ({"plot": "plot.pdf"}, "no file that a plot can be drawn in"),

@@ -14,7 +14,7 @@ import onnxruntime
 from graphsurgery.benchmarking.plot import draw_plot
 from graphsurgery.benchmarking.racing import Racing, make_contender, name_apart
 from graphsurgery.benchmarking.results import Benchmark
-from graphsurgery.benchmarking.work import STRATEGIES, USUAL, list_shapes
+from graphsurgery.benchmarking.work import PLANNED, STRATEGIES, USUAL, list_shapes
 from graphsurgery.compare.figures import check_plot
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
@@ -86,7 +86,7 @@ def bench(
         name_apart(contenders)
         racing = Racing(contenders, threads, seconds, progress)
         if texts is not None:
-            contests = [racing.run_texts(texts, _list_strategies(strategies), budget, longest or LONGEST)]
+            contests = [racing.run_texts(texts, _list_strategies(strategies, budget), budget, longest or LONGEST)]
         else:
             batches, lengths = BATCHES if batches is None else batches, LENGTHS if lengths is None else lengths
             shapes = list_shapes([one.generator for one in contenders], batches, lengths)
@@ -116,9 +116,12 @@ def _check_numbers(numbers: Mapping[str, tuple[float | None, int]]) -> None:
             raise RequestError(f"{option} must be {least} or more, got {number}", "give another number")
 
 
-def _list_strategies(strategies: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the strategies that are asked for, each once. Raise RequestError for a name that is none."""
+def _list_strategies(strategies: Sequence[str] | None, budget: int | None) -> tuple[str, ...]:
+    """Return the strategies that are asked for, each once. Raise RequestError for a name that is none, or a useless budget."""
     unknown = [one for one in strategies or () if one not in STRATEGIES]
     if unknown:
         raise RequestError(f"there is no strategy {unknown[0]!r}", f"choose from {', '.join(STRATEGIES)}")
-    return tuple(dict.fromkeys(strategies or USUAL))
+    used = tuple(dict.fromkeys(strategies or USUAL))
+    if budget is not None and not set(used) & set(PLANNED):
+        raise RequestError(f"--budget cannot be used by {' and '.join(used)}", f"leave it out, or add {' or '.join(PLANNED)}")
+    return used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,16 +48,15 @@ def make_contender(model: Model, place: int, folder: Path) -> Contender:
 
 def name_apart(contenders: Sequence[Contender]) -> None:
     """Name contenders by their paths if the names of their files are not enough, and count them if paths are not."""
-    if _have_one_name(contenders):
-        for one in contenders:
-            one.name = shorten_path(one.path)
-    if _have_one_name(contenders):
-        for place, one in enumerate(contenders):
-            one.name = f"{one.name} ({place + 1})"
+    for one in _list_namesakes(contenders):
+        one.name = shorten_path(one.path)
+    for place, one in enumerate(_list_namesakes(contenders), 1):
+        one.name = f"{one.name} ({place})"
 
 
-def _have_one_name(contenders: Sequence[Contender]) -> bool:
-    return len({one.name for one in contenders}) < len(contenders)
+def _list_namesakes(contenders: Sequence[Contender]) -> list[Contender]:
+    counts = Counter(one.name for one in contenders)
+    return [one for one in contenders if counts[one.name] > 1]
 
 
 @dataclass
