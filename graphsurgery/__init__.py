@@ -37,6 +37,7 @@ HOMES = {
     "report": ("Report", "Verdict"),
     "rewrites.compute_pooled_token": ("PooledToken",),
     "rewrites.convert_to_half": ("Half",),
+    "rewrites.fuse_attention": ("FuseAttention",),
     "rewrites.fuse_encoder": ("Fuse",),
     "rewrites.pack_tokens": ("PaddingFree",),
     "rewrites.reattach_head": ("ReattachHead",),

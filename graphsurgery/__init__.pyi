@@ -46,6 +46,7 @@ from graphsurgery.recipe_run import run_recipe
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.reattach_head import ReattachHead
@@ -74,6 +75,7 @@ __all__ = [
     "Exported",
     "FixDim",
     "Fuse",
+    "FuseAttention",
     "GraphSurgeryError",
     "Half",
     "InputType",

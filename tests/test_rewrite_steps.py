@@ -24,6 +24,7 @@ from graphsurgery import (
     AddNormalize,
     AddPooling,
     Fuse,
+    FuseAttention,
     Half,
     OptionalInput,
     PaddingFree,
@@ -68,6 +69,7 @@ ORDERS: dict[str, list[Step]] = {
     "pool, rename, fuse, half": [
         AddPooling("mean"), Rename(("input_ids=ids", "attention_mask=mask", "sentence_embedding=vector")), Fuse(), Half(),
     ],
+    "attention, pool, fuse": [FuseAttention(), AddPooling("mean"), Fuse()],
     "some fusions": [Fuse(off=("attention", "gelu")), AddPooling("mean")],
     "an optional input, and the head lost": [AddPooling("mean"), Simplify(), OptionalInput("token_type_ids"), Fuse()],
 }  # fmt: skip

@@ -56,8 +56,10 @@ class Flow:
     """Values made of tokens: table rows that were looked up by ids, and everything computed from them."""
 
     @classmethod
-    def of(cls, model: Model) -> Flow:
-        """Return the flow of ``model``. Raises what `Graph` raises."""
+    def of(cls, model: Model, edited: Graph | None = None) -> Flow:
+        """Return the flow of ``model``, or of a graph that is being edited. Raises what `Graph` raises."""
+        if edited is not None:
+            return cls(model, edited, *_trace_inputs(model, edited))
         graph = Graph.of(model)
         return cls(model, graph, *find_once(_TRACED, model, (), lambda: _trace_inputs(model, graph)))
 

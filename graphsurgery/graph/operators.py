@@ -115,6 +115,10 @@ QUANTISED = frozenset({
 )  # fmt: skip
 """Operators that compute with integers instead of floats, or convert one into the other."""
 
+FUSED_ATTENTION = f"{VENDOR}.MultiHeadAttention"
+"""ONNX Runtime's attention that has queries, keys and values as inputs."""
+STANDARD_ATTENTION = "Attention"
+"""The attention of the standard, since opset 23."""
 ATTENTIONS = frozenset({"Attention"}) | _vendor(
     "Attention", "DecoderAttention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention", "GroupQueryAttention",
     "LongformerAttention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QAttention",
@@ -125,6 +129,12 @@ BLENDING = frozenset({"Add", "Max", "Min", "Sub", "Where"})
 """Operators that apply a mask or a bias to scores."""
 SCORE_STEPS = BLENDING | RESHAPING | {"Clip", "Div", "Mul", "Transpose"}
 """Operators between the product of queries and keys and the softmax."""
+COMMUTING = frozenset({"Add", "Mul"})
+"""Operators whose two inputs may be exchanged."""
+ARITHMETIC = COMMUTING | {"Div", "Sub"}
+"""Operators by which scores are scaled, and something is added to them."""
+FLOORING = frozenset({"Clip", "Max"})
+"""Operators that can put a number in place of all smaller ones."""
 WEIGHT_STEPS = COPYING | {"Mul", "Reshape", "Where"}
 """Operators between the softmax and the product with values."""
 POSITION_BIASES = _vendor("GatedRelativePositionBias", "RelativePositionBias")
@@ -227,6 +237,8 @@ TURNED = frozenset({"Slice", "Transpose"})
 HALVING = frozenset({"Concat", "Neg"})
 """Operators that read the halves of a value for rotary positions."""
 WAVES = frozenset({"Cos", "Sin"})
+NOT_A_NUMBER = "IsNaN"
+"""The operator that finds the weights of a query that sees no key."""
 NOT_ON_CUDA = _vendor("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QEmbedLayerNormalization")
 """Operators that have a CPU kernel and no CUDA kernel in ONNX Runtime's list of kernels."""
 NOT_ON_CPU = _vendor(

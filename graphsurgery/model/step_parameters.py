@@ -41,8 +41,8 @@ RECORDED: dict[str, Types] = {
         "sources": dict[str, str], "versions": dict[str, str], "verdict": str, "checks": dict[str, str], "seal": TEXT,
     },
     "optimize": {
-        **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "half_io": bool | None, "head": TEXT,
-        "padding_free": TEXT, "pooled_token": bool | None, "edits": int | None,
+        **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "attention": TEXT, "half_io": bool | None,
+        "head": TEXT, "padding_free": TEXT, "pooled_token": bool | None, "edits": int | None,
         "before": list[dict[str, str | int | bool | list[str] | None]] | None,
     },
 }  # fmt: skip

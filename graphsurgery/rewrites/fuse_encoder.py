@@ -34,6 +34,7 @@ from graphsurgery.rewrites.fuse.adjustments import (
     swap_sum_operands,
 )
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
+from graphsurgery.rewrites.fuse.position_sizes import spell_out_position_sizes
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
 from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, has_own_bytes, require_model_type, run_optimizer
 from graphsurgery.rewrites.padding_free.lower import ROW_BY_ROW
@@ -183,7 +184,8 @@ def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGrap
 
     Raises UnsupportedModelError if the optimizer fails, or if no switch of it avoids such an operator.
     """
-    made = run_optimizer(add_missing_biases(swap_sum_operands(given), BIASED_NORM), fusing)
+    turned = spell_out_position_sizes(swap_sum_operands(given))
+    made = run_optimizer(add_missing_biases(turned, BIASED_NORM), fusing)
     notes = [f"the optimizer warns: {said}" for said in made.warnings]
     graph = made.model
     if count_without_kernel(graph, target)[POSITION_BIAS]:

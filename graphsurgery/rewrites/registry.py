@@ -9,13 +9,14 @@ from graphsurgery.edits.parameters import make_from_parameters
 from graphsurgery.errors import RecipeError, RequestError
 from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
 
-ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, Fuse, PaddingFree, Half, PooledToken)
+ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, FuseAttention, Fuse, PaddingFree, Half, PooledToken)
 """All rewrites, in the order in which they were applied to old files, which record several of them in one entry."""
 REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
 

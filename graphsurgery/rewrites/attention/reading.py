@@ -1,0 +1,204 @@
+"""Read the nodes of a decomposed attention: those between the product of queries and keys and the product with values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import onnx_ir as ir
+
+from graphsurgery.encoder.attention import Attention
+from graphsurgery.encoder.flow import Flow
+from graphsurgery.encoder.scores import LONGEST
+from graphsurgery.graph.attributes import get_input, get_int
+from graphsurgery.graph.facts import Facts
+from graphsurgery.graph.operators import ARITHMETIC, COMMUTING, COPYING, FLOORING, NOT_A_NUMBER, SCALING, get_operator
+from graphsurgery.graph.symbolic import Sizes
+
+HIDING = -1e18
+"""A masked score of at most this number hides its key whatever the score was before: adding the score changes nothing."""
+SOFTMAX_OF_LAST_AXIS = 13
+"""From this opset on, a Softmax takes the last axis unless it says another."""
+
+
+class NotConvertibleError(Exception):
+    """An attention that must stay as it is. The message says why."""
+
+
+class Kind(StrEnum):
+    """What a step does to the scores."""
+
+    SCALE = "scale"
+    ADD = "add"
+    SUBTRACT = "subtract"
+    HIDE = "hide"
+    """Put a number in place of some scores."""
+    FLOOR = "floor"
+    """Put a number in place of smaller scores."""
+    RESHAPE = "reshape"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node on the way from the product of queries and keys to the softmax."""
+
+    kind: Kind
+    value: ir.Value | None = None
+    """What is added, the condition under which scores are hidden, or the target of a Reshape."""
+    number: float = 1.0
+    """The factor, or the number in place of scores."""
+    hides_if: bool = False
+    """The value of the condition that hides a score."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the nodes between the two products of an attention do."""
+
+    steps: tuple[Step, ...]
+    """From the product of queries and keys to the softmax, in the order in which they run."""
+    zeroes: bool
+    """Whether weights that are not a number become 0. The softmax gives such weights to a query that sees no key."""
+    dims: Sizes
+    """The dims of the scores: [batch, heads, queries, keys]."""
+    shapes: tuple[ir.Node, ...]
+    """The nodes outside of the attention that read the shape of its scores or weights, with these dims."""
+
+
+def read_attention(flow: Flow, facts: Facts, attention: Attention) -> Reading:
+    """Return what happens between the two products of ``attention``.
+
+    Raises NotConvertibleError if a step cannot be a factor or something added to the scores, or if something else reads the
+    scores or the weights, so that they are computed anyway.
+    """
+    dims = facts[attention.node.inputs[0]].dims
+    if dims is None or len(dims) != 4:
+        raise NotConvertibleError("its scores do not have the four dims [batch, heads, queries, keys]")
+    values, steps = _read_scores(flow, facts, attention)
+    weights, zeroes = _read_weights(flow, facts, attention)
+    shapes: list[ir.Node] = []
+    for value in (*values, *weights):
+        outside = [node for node in flow.graph.consumers(value) if get_operator(node) == "Shape" and not node.attributes]
+        shapes += outside if facts[value].dims == dims else ()
+        inside = [one for one in flow.graph.all_consumers(value) if get_operator(one) != NOT_A_NUMBER and one not in shapes]
+        if len(inside) > 1 or value.is_graph_output():
+            raise NotConvertibleError("something else reads its scores or its weights")
+    return Reading(steps, zeroes, dims, tuple(shapes))
+
+
+def _read_scores(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[ir.Value], tuple[Step, ...]]:
+    """Return (the values from the product of queries and keys to the softmax, the steps between them)."""
+    softmax, scores = attention.node, attention.scores
+    if scores is None or get_operator(scores.product) != "MatMul":
+        raise NotConvertibleError("queries and keys are not multiplied by a MatMul")
+    axis = get_int(softmax, "axis", -1 if flow.graph.opset >= SOFTMAX_OF_LAST_AXIS else 1)
+    if axis not in (-1, 3):
+        raise NotConvertibleError(f"its softmax is taken over axis {axis}, not over the keys")
+    path = _find_path(flow, softmax.inputs[0], scores.product, set())
+    if path is None:
+        raise NotConvertibleError("the way from its product to its softmax is not understood")
+    steps = (_read_step(flow, facts, node, operand) for node, operand in path)
+    values = [scores.product.outputs[0], *(node.outputs[0] for node, _ in path)]
+    return values, tuple(step for step in steps if step is not None)
+
+
+def _read_weights(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[ir.Value], bool]:
+    """Return (the values from the softmax to the product with values, whether those that are not a number become 0)."""
+    softmax, weighting = attention.node, attention.weighting
+    if weighting is None or get_operator(weighting.product) != "MatMul":
+        raise NotConvertibleError("weights and values are not multiplied by a MatMul")
+    value, values, zeroes = get_input(weighting.product, 0), [softmax.outputs[0]], False
+    while value is not None and value is not softmax.outputs[0]:
+        node = value.producer()
+        values.append(value)
+        if node is None:
+            break
+        before = _find_checked(flow, node) if get_operator(node) == "Where" else get_input(node, 0)
+        if before is None or not (get_operator(node) == "Where" or _keeps(facts, node)):
+            raise NotConvertibleError(f"a {get_operator(node)} changes its weights")
+        zeroes = zeroes or get_operator(node) == "Where"
+        value = before
+    if value is not softmax.outputs[0]:
+        raise NotConvertibleError("the weights are not the first operand of the product with values")
+    return values, zeroes
+
+
+def read_number(flow: Flow, value: ir.Value | None) -> float | None:
+    """Return the number of a constant with one element, or the square root of one. None if ``value`` is anything else."""
+    node = flow.find_producer(value, "Sqrt")
+    number = flow.scalar(value if node is None else get_input(node, 0))
+    return number if number is None or node is None else number**0.5
+
+
+def _find_path(
+    flow: Flow, value: ir.Value | None, product: ir.Node, seen: set[ir.Value]
+) -> list[tuple[ir.Node, ir.Value]] | None:
+    """Return the nodes from ``product`` to ``value``, each with the operand that is made of the product. None without any."""
+    node = value.producer() if value is not None else None
+    if node is product:
+        return []
+    if node is None or value in seen or len(seen) == LONGEST or value is None:
+        return None
+    seen.add(value)
+    for operand in flow.token_inputs(node):
+        path = _find_path(flow, operand, product, seen)
+        if path is not None:
+            return [*path, (node, operand)]
+    return None
+
+
+def _read_step(flow: Flow, facts: Facts, node: ir.Node, operand: ir.Value) -> Step | None:
+    """Return what ``node`` does to the scores ``operand``. None for a copy."""
+    operator, others = get_operator(node), [one for one in node.inputs if one is not None and one is not operand]
+    is_first = node.inputs[0] is operand
+    if operator in COPYING and is_first and facts[operand].dtype == facts[node.outputs[0]].dtype:
+        return None
+    if operator == "Reshape" and is_first:
+        return Step(Kind.RESHAPE, node.inputs[1])
+    if operator == "Where" and not is_first and len(others) == 2:
+        return _read_where(flow, node, operand)
+    if operator in FLOORING and len(node.inputs) == 2 and len(others) == 1 and (is_first or operator == "Max"):
+        return Step(Kind.FLOOR, number=_require_hiding(flow, others[0]))
+    if len(others) == 1 and operator in ARITHMETIC and (is_first or operator in COMMUTING):
+        return _read_arithmetic(flow, operator, others[0])
+    raise NotConvertibleError(f"a {operator} changes its scores")
+
+
+def _read_arithmetic(flow: Flow, operator: str, other: ir.Value) -> Step:
+    """Return what an Add, Sub, Mul or Div with ``other`` does."""
+    if operator not in SCALING:
+        return Step(Kind.ADD if operator == "Add" else Kind.SUBTRACT, other)
+    number = read_number(flow, other)
+    if number is None or number <= 0:
+        raise NotConvertibleError("its scores are multiplied by something else than one positive number")
+    return Step(Kind.SCALE, number=number if operator == "Mul" else 1 / number)
+
+
+def _read_where(flow: Flow, node: ir.Node, operand: ir.Value) -> Step:
+    """Return what a Where does that puts a constant in place of scores."""
+    kept = list(node.inputs).index(operand)
+    return Step(Kind.HIDE, node.inputs[0], _require_hiding(flow, node.inputs[3 - kept]), hides_if=kept == 2)
+
+
+def _require_hiding(flow: Flow, value: ir.Value | None) -> float:
+    number = flow.scalar(value)
+    if number is None or number > HIDING:
+        found = "computed numbers" if number is None else f"{number:g}"
+        raise NotConvertibleError(f"it puts {found} in place of masked scores, which an added mask cannot do")
+    return number
+
+
+def _find_checked(flow: Flow, node: ir.Node) -> ir.Value | None:
+    """Return x if ``node`` is Where(IsNaN(x), 0, x)."""
+    check = flow.find_producer(node.inputs[0], NOT_A_NUMBER)
+    is_zero = flow.scalar(node.inputs[1]) == 0
+    return node.inputs[2] if check is not None and is_zero and check.inputs[0] is node.inputs[2] else None
+
+
+def _keeps(facts: Facts, node: ir.Node) -> bool:
+    """Return whether a node keeps the numbers of its first input, and its last two dims."""
+    before, after = facts[node.inputs[0]], facts[node.outputs[0]]
+    if get_operator(node) in COPYING:
+        return before.dtype == after.dtype
+    known = before.dims is not None and after.dims is not None
+    return get_operator(node) == "Reshape" and known and (before.dims or ())[-2:] == (after.dims or ())[-2:]
