@@ -49,6 +49,22 @@ def one_thread_each() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def medium_texts() -> Iterator[None]:
+    """Proofs go to 512 tokens where the model sets no limit. Commands in processes of their own go to the full length."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Files need not survive a crash of the machine. tests/test_atomic_save.py looks at fsync in processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proofs go to 128 tokens where the model sets no limit and has no window, for tests that are not about long texts."""

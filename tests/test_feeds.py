@@ -144,6 +144,12 @@ def test_the_tokenizer_says_how_texts_are_padded() -> None:
 # --- how far they reach ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are as long as in a user's proof, unlike those of the other tests."""
+    monkeypatch.setattr(reach_module, "UNLIMITED", UNLIMITED)
+
+
 def reach_of(model: graphsurgery.Model, **options: bool) -> reach_module.Reach:
     return find_reach(model, make_feed_generator(model), open_session(model).run, **options)
 

@@ -7,7 +7,6 @@ fails outright.
 
 from __future__ import annotations
 
-import functools
 from functools import reduce
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import module_folders
 import onnx
 import pytest
 from conftest import FIXTURES, fixture_names
-from fusions import EVERY_MODE, HEADS, fused, inferred_dims, require_optimizer, with_head
+from fusions import EVERY_MODE, HEADS, fused, fused_without_head, inferred_dims, require_optimizer, with_head
 from onnx import TensorProto, helper, version_converter
 
 import graphsurgery
@@ -46,13 +45,6 @@ CHAINS: dict[str, list[Edit]] = {
     **{name: [AddActivation(name)] for name in sorted(ACTIVATIONS)},
 }  # fmt: skip
 """What follows mean pooling of the fixture `bert`."""
-
-
-@functools.cache
-def fused_without_head(path: Path, model_type: str = "bert") -> dict[str, int]:
-    found = fused(path, model_type)
-    assert found, "the optimizer fuses nothing in this encoder: the test would compare nothing"
-    return found
 
 
 NORMS_WITHOUT_BIAS = "modernbert-dynamo"

@@ -10,8 +10,10 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -35,6 +37,8 @@ POOLING = frozenset({"AveragePool", "LpPool", "MaxPool"})
 LONGEST_SHAPE = 1 << 16
 """onnx is asked about vectors of integers up to this length. Such a vector may be a shape with as many dims."""
 
+Elements: TypeAlias = tuple[Any, ...]
+
 
 class Facts:
     """What is known of the values of a graph. It stays true of a value for as long as that value exists."""
@@ -46,7 +50,6 @@ class Facts:
         self._graph = graph
         self._facts: dict[str, Fact] = {}
         self._numbers: dict[str, Sizes] = {}
-        self._opsets = [onnx.helper.make_opsetid("", graph.opset)]
         self._read_inputs()
         for value, tensor in graph.constants.items():
             self._read_constant(value, tensor)
@@ -105,21 +108,20 @@ class Facts:
                 self._note_numbers(name, tensor.data_type, [int(number) for number in array.ravel()])
 
     def _infer_node(self, node: ir.Node) -> None:
-        schema = find_schema(node.op_type, self._graph.opset)
-        types = None if schema is None else self._infer_types(schema, node)
+        types = self._infer_types(node)
         if types is None:
             return
         facts = tuple(self[value] for value in node.inputs)
         context = InferenceContext(node, facts, self._list_numbers(node), self._symbols)
-        for index, name in enumerate(value.name for value in node.outputs):
-            if not name or name not in types or not types[name].HasField("tensor_type"):
+        for index, (value, inferred) in enumerate(zip(node.outputs, types, strict=True)):
+            if not value.name or inferred is None or not inferred.HasField("tensor_type"):
                 continue
-            dims = _read_inferred_dims(types[name].tensor_type)
+            dims = _read_inferred_dims(inferred.tensor_type)
             dims = _refine_dims(context, dims) if index == 0 else dims
             if node.op_type in POOLING and "ceil_mode" in node.attributes and dims is not None:
                 dims = (*dims[:2], *(None for _ in dims[2:]))  # onnx counts a last window that starts in the padding
             sizes = None if dims is None else tuple(self._symbols.new() if dim is None else dim for dim in dims)
-            self._facts[name] = Fact(types[name].tensor_type.elem_type, sizes)
+            self._facts[value.name] = Fact(inferred.tensor_type.elem_type, sizes)
         self._compute_numbers(context)
 
     def _infer_vendor_node(self, node: ir.Node) -> None:
@@ -146,25 +148,19 @@ class Facts:
         if len(numbers) <= MOST_ELEMENTS and all(isinstance(one, str) or -limit <= one < limit for one in numbers):
             self._numbers[name] = tuple(numbers)
 
-    def _infer_types(self, schema: onnx.defs.OpSchema, node: ir.Node) -> dict[str, onnx.TypeProto] | None:
+    def _infer_types(self, node: ir.Node) -> tuple[onnx.TypeProto | None, ...] | None:
         """Return the types of a node's outputs as onnx infers them, or None if onnx refuses the node."""
         if not all(self._is_safe_to_infer(node, value) for value in node.inputs):
             return None
-        inputs = {value.name or "": value for value in node.inputs if value is not None}
-        types = {name: _make_type(self[value]) for name, value in inputs.items()}
-        data = {name: tensor for name, value in inputs.items() if (tensor := self._find_data(value)) is not None}
-        try:
-            return infer_node_outputs(
-                schema,
-                ir.serde.serialize_node(node),
-                types,
-                input_data=data,
-                opset_imports=self._opsets,
-                ir_version=self._graph.source.ir_version,
-            )
-        except Exception as error:  # onnx raises several types, a plain RuntimeError among them
-            LOG.debug("onnx cannot infer the outputs of %s %s: %s", node.op_type, node.name, error)
-            return None
+        question = _Question(
+            node.op_type,
+            self._graph.opset,
+            self._graph.source.ir_version,
+            tuple(ir.serde.serialize_attribute(one).SerializeToString() for one in node.attributes.values()),
+            tuple(None if value is None else (self[value], self._find_data(value)) for value in node.inputs),
+            tuple(bool(value.name) for value in node.outputs),
+        )
+        return _ask_onnx(question)
 
     def _is_safe_to_infer(self, node: ir.Node, value: ir.Value | None) -> bool:
         """Return whether onnx's inference survives this input.
@@ -178,14 +174,59 @@ class Facts:
             return False
         return fact.dtype not in LIMITS or len(fact.dims or ()) != 1 or max(sizes, default=0) <= LONGEST_SHAPE
 
-    def _find_data(self, value: ir.Value) -> onnx.TensorProto | None:
+    def _find_data(self, value: ir.Value) -> Elements | None:
         """Return the elements of a small value if all of them are known."""
-        literals, fact = self.literals(value), self[value]
+        literals = read_literals(self.numbers(value))
         if literals is not None:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
-            return onnx.numpy_helper.from_array(np.array(literals, dtype).reshape(fact.literal or ()), value.name)
+            return literals
         tensor = self._graph.constant(value)
-        return tensor if tensor is not None and not tensor.dims and self._graph.array(value) is not None else None
+        array = self._graph.array(value) if tensor is not None and not tensor.dims else None
+        return None if array is None else (array.item(),)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A node without its names, and what is known of its inputs. The same question comes back in every layer of an encoder."""
+
+    operator: str
+    opset: int
+    ir_version: int
+    attributes: tuple[bytes, ...]
+    inputs: tuple[tuple[Fact, Elements | None] | None, ...]
+    """The fact about each input and its elements if they are known; None for an input that is left out."""
+    outputs: tuple[bool, ...]
+    """Whether each output has a name."""
+
+
+@lru_cache(maxsize=4096)
+def _ask_onnx(question: _Question) -> tuple[onnx.TypeProto | None, ...] | None:
+    """Return the types of the outputs as onnx infers them, None for an unknown one, or None if onnx refuses the node."""
+    schema = find_schema(question.operator, question.opset)
+    if schema is None:
+        return None
+    known = {f"input {place}": one for place, one in enumerate(question.inputs) if one is not None}
+    outputs = [f"output {place}" if named else "" for place, named in enumerate(question.outputs)]
+    inputs = [f"input {place}" if one is not None else "" for place, one in enumerate(question.inputs)]
+    node = onnx.helper.make_node(question.operator, inputs, outputs)
+    node.attribute.extend(map(onnx.AttributeProto.FromString, question.attributes))
+    try:
+        types = infer_node_outputs(
+            schema,
+            node,
+            {name: _make_type(fact) for name, (fact, _) in known.items()},
+            input_data={name: _make_tensor(fact, data) for name, (fact, data) in known.items() if data is not None},
+            opset_imports=[onnx.helper.make_opsetid("", question.opset)],
+            ir_version=question.ir_version,
+        )
+    except Exception as error:  # onnx raises several types, a plain RuntimeError among them
+        LOG.debug("onnx cannot infer the outputs of %s: %s", question.operator, error)
+        return None
+    return tuple(types.get(name) for name in outputs)
+
+
+def _make_tensor(fact: Fact, elements: Elements) -> onnx.TensorProto:
+    array = np.array(elements, onnx.helper.tensor_dtype_to_np_dtype(fact.dtype))
+    return onnx.numpy_helper.from_array(array.reshape(fact.literal or ()))
 
 
 def _refine_dims(context: InferenceContext, inferred: Dims | None) -> Dims | None:
