@@ -6,6 +6,7 @@ NEWEST := .venv-peers6
 BENCH := .venv-bench
 PIP := -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
+unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the package and the tests anew
 
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 

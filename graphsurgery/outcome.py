@@ -93,12 +93,12 @@ class Outcome:
     @property
     def snippet(self) -> str:
         """A program that runs the output."""
-        return self.program or make_snippet(self.output, declare_baked_sizes(self.model)[0], self.source.path)
+        return self.program or make_snippet(self.output, declare_baked_sizes(self.model, self.source)[0], self.source.path)
 
     @property
     def consumers(self) -> tuple[Compatibility, ...]:
         """For every known program whether it can read the output."""
-        return check_consumers(declare_baked_sizes(self.model)[0])
+        return check_consumers(declare_baked_sizes(self.model, self.source)[0])
 
     @property
     def is_right(self) -> bool:

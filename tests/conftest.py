@@ -65,6 +65,32 @@ def no_wait_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def loaded_models() -> dict[Path, Any]:
+    """Models that `loaded_once` keeps, by path."""
+    return {}
+
+
+@pytest.fixture
+def loaded_once(loaded_models: dict[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of tests loads each committed and third-party model once, and what is found of a model is kept with it.
+
+    For tests that put nothing in the place of a function that finds something.
+    """
+    from graphsurgery.model import loading
+
+    load_source = loading._load_source
+
+    def load_once(source: Any, path: Path | None, folder: Path | None) -> Any:
+        if path is None or not (path.is_relative_to(FIXTURES) or path.is_relative_to(CORPUS)):
+            return load_source(source, path, folder)
+        if path not in loaded_models:
+            loaded_models[path] = load_source(source, path, folder)
+        return loaded_models[path]
+
+    monkeypatch.setattr(loading, "_load_source", load_once)
+
+
 @pytest.fixture
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proofs go to 128 tokens where the model sets no limit and has no window, for tests that are not about long texts."""

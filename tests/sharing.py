@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 Name = tuple[str, str]
@@ -25,7 +25,7 @@ class Source:
         for path in self.folder.rglob("*.py"):
             parts = path.relative_to(self.folder.parent).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+            found[name] = _parse(path.read_text(encoding="utf-8"))
         return found | {name: ast.parse(text) for name, text in self.planted.items()}
 
     @cached_property
@@ -84,10 +84,18 @@ def _defines(statement: ast.stmt) -> list[str]:
     return []
 
 
-def _uses(statement: ast.stmt) -> Iterator[tuple[str, str | None]]:
+@cache
+def _parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
+def _uses(statement: ast.stmt) -> tuple[tuple[str, str | None], ...]:
     """Names that a statement uses, and attributes that it takes of names."""
+    found: list[tuple[str, str | None]] = []
     for node in ast.walk(statement):
         if isinstance(node, ast.Name):
-            yield node.id, None
+            found.append((node.id, None))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            yield node.value.id, node.attr
+            found.append((node.value.id, node.attr))
+    return tuple(found)

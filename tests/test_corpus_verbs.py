@@ -44,7 +44,8 @@ def test_every_verb_is_tried() -> None:
 
 
 @pytest.mark.parametrize("path", corpus_params())
-def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_texts: None) -> None:
+@pytest.mark.usefixtures("short_texts", "loaded_once")
+def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text('[[steps]]\nedit = "add-pooling"\nmode = "mean"\n', encoding="utf-8")
     (tmp_path / "texts.txt").write_text("one text\nanother\n", encoding="utf-8")

@@ -23,6 +23,7 @@ from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Arrays, Session
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 TYPES, MASK, POSITIONS = "token_type_ids", "attention_mask", "position_ids"
 RENAMED = Rename(("input_ids=ids", f"{MASK}=valid", "last_hidden_state=states"), ("batch_size=N",))
 CHAINS: dict[str, Sequence[Edit]] = {

@@ -19,6 +19,7 @@ from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestEr
 from graphsurgery.model.certificate import read_certificate
 from graphsurgery.recipe import Recipe, parse_recipe, read_recipe, read_recorded_recipe, to_toml
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 POOLING = {"edit": "add-pooling", "mode": "mean"}
 

@@ -22,6 +22,7 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 LAYERS = {
     "bert": 3, "bert-dynamo": 2, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "modernbert-dynamo": 3, "qwen3": 2,
     "qwen3-dynamo": 2, "t5": 3, "xlmr": 2,

@@ -40,18 +40,18 @@ def list_suspected_sizes(model: Model) -> list[int]:
 
 def _list_misfits(facts: Facts, node: ir.Node, widths: set[int]) -> Iterator[int]:
     """Yield the numbers in a shape or table that only one size fits."""
-    shape = _read_shape(facts, node)
+    operator, shape = get_operator(node), _read_shape(facts, node)
     if shape and read_literals(facts[node.inputs[0]].dims) is None:
         literals = _list_literals(shape)
-        begins_with_number = len(shape) > 2 and isinstance(shape[0], int) and shape[0] > 0 and get_operator(node) == "Reshape"
+        begins_with_number = len(shape) > 2 and isinstance(shape[0], int) and shape[0] > 0 and operator == "Reshape"
         product = math.prod(literals)
         if begins_with_number or not any(width % product == 0 for width in {1, *widths}):
             yield from (1, *literals)
-    elif get_operator(node) == "RotaryEmbedding" and len(node.inputs) == 3:  # its tables are not broadcast to the batch
+    elif operator == "RotaryEmbedding" and len(node.inputs) == 3:  # its tables are not broadcast to the batch
         rows = (facts[node.inputs[1]].dims or (1,))[0]
         if isinstance(rows, int):
             yield rows
-    elif get_operator(node) in BROADCASTING:
+    elif operator in BROADCASTING:
         known = [dims for value in node.inputs if (dims := facts[value].dims) is not None]
         for axis in range(1, max(map(len, known), default=0) + 1):
             sizes = [dims[-axis] for dims in known if len(dims) >= axis]
@@ -61,7 +61,7 @@ def _list_misfits(facts: Facts, node: ir.Node, widths: set[int]) -> Iterator[int
 
 def _read_shape(facts: Facts, node: ir.Node) -> Sizes:
     """Return the shape that a node makes of its first input, as far as it is known."""
-    return facts.numbers(node.inputs[1]) or () if get_operator(node) in SHAPED and len(node.inputs) > 1 else ()
+    return facts.numbers(node.inputs[1]) or () if len(node.inputs) > 1 and get_operator(node) in SHAPED else ()
 
 
 def _list_literals(sizes: Sequence[Size]) -> list[int]:

@@ -152,15 +152,21 @@ class Facts:
         """Return the types of a node's outputs as onnx infers them, or None if onnx refuses the node."""
         if not all(self._is_safe_to_infer(node, value) for value in node.inputs):
             return None
-        question = _Question(
+        try:
+            return _ask_onnx(self._make_question(node))
+        except Exception as error:  # onnx raises several types, a plain RuntimeError among them
+            LOG.debug("onnx cannot infer the outputs of %s %s: %s", node.op_type, node.name, error)
+            return None
+
+    def _make_question(self, node: ir.Node) -> _Question:
+        return _Question(
             node.op_type,
             self._graph.opset,
             self._graph.source.ir_version,
-            tuple(ir.serde.serialize_attribute(one).SerializeToString() for one in node.attributes.values()),
+            tuple(map(_serialize_attribute, node.attributes.values())),
             tuple(None if value is None else (self[value], self._find_data(value)) for value in node.inputs),
             tuple(bool(value.name) for value in node.outputs),
         )
-        return _ask_onnx(question)
 
     def _is_safe_to_infer(self, node: ir.Node, value: ir.Value | None) -> bool:
         """Return whether onnx's inference survives this input.
@@ -200,28 +206,33 @@ class _Question:
 
 @lru_cache(maxsize=4096)
 def _ask_onnx(question: _Question) -> tuple[onnx.TypeProto | None, ...] | None:
-    """Return the types of the outputs as onnx infers them, None for an unknown one, or None if onnx refuses the node."""
+    """Return the types of the outputs as onnx infers them, each None if it is unknown. None if onnx does not know the operator.
+
+    Raises what onnx raises if it refuses the node.
+    """
     schema = find_schema(question.operator, question.opset)
     if schema is None:
         return None
     known = {f"input {place}": one for place, one in enumerate(question.inputs) if one is not None}
-    outputs = [f"output {place}" if named else "" for place, named in enumerate(question.outputs)]
     inputs = [f"input {place}" if one is not None else "" for place, one in enumerate(question.inputs)]
-    node = onnx.helper.make_node(question.operator, inputs, outputs)
+    outputs = [f"output {place}" if named else "" for place, named in enumerate(question.outputs)]
+    last = max((place for place, named in enumerate(question.outputs) if named), default=-1)
+    node = onnx.helper.make_node(question.operator, inputs, outputs[: last + 1])
     node.attribute.extend(map(onnx.AttributeProto.FromString, question.attributes))
-    try:
-        types = infer_node_outputs(
-            schema,
-            node,
-            {name: _make_type(fact) for name, (fact, _) in known.items()},
-            input_data={name: _make_tensor(fact, data) for name, (fact, data) in known.items() if data is not None},
-            opset_imports=[onnx.helper.make_opsetid("", question.opset)],
-            ir_version=question.ir_version,
-        )
-    except Exception as error:  # onnx raises several types, a plain RuntimeError among them
-        LOG.debug("onnx cannot infer the outputs of %s: %s", question.operator, error)
-        return None
+    types = infer_node_outputs(
+        schema,
+        node,
+        {name: _make_type(fact) for name, (fact, _) in known.items()},
+        input_data={name: _make_tensor(fact, data) for name, (fact, data) in known.items() if data is not None},
+        opset_imports=[onnx.helper.make_opsetid("", question.opset)],
+        ir_version=question.ir_version,
+    )
     return tuple(types.get(name) for name in outputs)
+
+
+def _serialize_attribute(one: ir.Attr) -> bytes:
+    serialize = ir.serde.serialize_reference_attribute if one.is_ref() else ir.serde.serialize_attribute
+    return serialize(one).SerializeToString()
 
 
 def _make_tensor(fact: Fact, elements: Elements) -> onnx.TensorProto:

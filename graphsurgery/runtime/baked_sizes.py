@@ -66,9 +66,15 @@ def find_baked_sizes(model: Model, generator: FeedGenerator) -> BakedSizes:
     return find_once(_FOUND, model, key, lambda: _find(model, generator))
 
 
-def declare_baked_sizes(model: Model) -> tuple[Interface, list[str]]:
-    """Return the interface of ``model`` with the only sizes at which it runs in place of dims, and a sentence about them."""
+def declare_baked_sizes(model: Model, source: Model | None = None) -> tuple[Interface, list[str]]:
+    """Return the interface of ``model`` with the only sizes at which it runs in place of dims, and a sentence about them.
+
+    ``source`` is the model that ``model`` was made from. Edits and rewrites bake in no sizes, so if the source runs at any,
+    ``model`` is not searched.
+    """
     roles, interface = find_roles(model.interface), model.interface
+    if source is not None and _runs_at_any_size(source):
+        return interface, []
     generator = restrict_to_baked_sizes(model, FeedGenerator(roles, find_tables(model, roles)))
     named = zip(roles.ids.dims or () if roles.ids is not None else (), generator.baked, strict=False)
     sizes: dict[Dim, int] = {dim: size for dim, size in named if size is not None and isinstance(dim, str)}
@@ -79,6 +85,16 @@ def declare_baked_sizes(model: Model) -> tuple[Interface, list[str]]:
 
     inputs, outputs = (tuple(map(declare, side)) for side in (interface.inputs, interface.outputs))
     return Interface(inputs, outputs), generator.baked_in
+
+
+def _runs_at_any_size(model: Model) -> bool:
+    """Return whether a model of texts declares its batch and sequence sizes free, and runs at any."""
+    roles = find_roles(model.interface)
+    generator = FeedGenerator(roles, find_tables(model, roles))
+    is_fixed = generator.fixed_batch is not None or generator.fixed_sequence is not None
+    if roles.ids is None or roles.ids.rank != 2 or is_fixed or find_picture_input(roles.others) is not None:
+        return False
+    return find_baked_sizes(model, generator) == FREE
 
 
 def _find(model: Model, generator: FeedGenerator) -> BakedSizes:
