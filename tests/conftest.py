@@ -51,7 +51,7 @@ def one_thread_each() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def medium_texts() -> Iterator[None]:
-    """Proofs go to 512 tokens where the model sets no limit. Commands in processes of their own go to the full length."""
+    """Proofs go to 512 tokens where the model sets no limit. tests/test_feeds.py and tests/peers go to the full length."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
         yield

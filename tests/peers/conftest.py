@@ -25,6 +25,11 @@ sys.path.insert(0, str(ROOT / "demo"))
 collect_ignore = [] if HAS_OPTIMUM else [*LEFT_OUT]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def medium_texts() -> None:
+    """Replace the fixture of the torch-free tests: the proofs of reference tests go to the full length."""
+
+
 @dataclass
 class Worst:
     """The worst difference of every kind of comparison: (absolute, in units of what is allowed, how many vectors, where)."""
