@@ -36,8 +36,8 @@ PLACEHOLDER_NAMES = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim"
 POOLING = frozenset({"AveragePool", "LpPool", "MaxPool"})
 LONGEST_SHAPE = 1 << 16
 """onnx is asked about vectors of integers up to this length. Such a vector may be a shape with as many dims."""
-
 Elements: TypeAlias = tuple[Any, ...]
+"""The numbers in a vector or a scalar."""
 
 
 class Facts:
