@@ -274,3 +274,23 @@ def test_branches_in_the_middle(value, local):
     made = find_blocks(graphsurgery.load(model))
     assert len(list(made.flow.graph.nodes)) == len(model.graph.node) == len(list(Editor(model).nodes))
     assert in_short(made) == in_short(blocks("bert"))
+
+
+def test_an_encoder_of_waveforms() -> None:
+    """Its only input has two dims, as masks have. What the convolution makes of it are the tokens."""
+    model = onnx.parser.parse_model("""
+    <ir_version: 9, opset_import: ["" : 18]>
+    waves (float[batch, samples] input_values) => (float[batch, frames, 8] last_hidden_state) {
+        cut = Unsqueeze(input_values, one) frames_last = Conv<strides = [4]>(cut, filters)
+        x = Transpose<perm = [0, 2, 1]>(frames_last) q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt) w = Softmax<axis = -1>(s) o = MatMul(w, v)
+        last_hidden_state = Add(x, o)
+    }
+    """)
+    arrays = {name: np.ones((8, 8), np.float32) for name in ("wq", "wk", "wv")} | {"filters": np.ones((8, 1, 4), np.float32)}
+    arrays |= {"one": np.array([1])}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    attentions = find_blocks(graphsurgery.load(model)).attentions
+    assert len(attentions) == 1 and attentions[0].terms == ()
+    queries, values = attentions[0].queries, attentions[0].values
+    assert queries is not None and values is not None and (queries.output.name, values.output.name) == ("q", "v")

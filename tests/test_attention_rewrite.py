@@ -42,6 +42,13 @@ JOINED = """
     three = Concat<axis = 0>(minus, seq, size) q3 = Reshape(q, three) k3 = Reshape(k, three) v3 = Reshape(v, three)
     kt = Transpose<perm = [0, 2, 1]>(k3) scaled = Div(kt, two) s = MatMul(q3, scaled)
 """
+MASK_JOINED = """
+    per_row = Concat<axis = 0>(batch, heads, one_int, seq) spread = Expand(masked, per_row)
+    rows = Concat<axis = 0>(minus, one_int, seq) masked3 = Reshape(spread, rows) is_hidden3 = Less(masked3, zero)
+"""
+END_JOINED = """
+    w = Softmax<axis = -1>(s3) c3 = MatMul(w, v3) last = Concat<axis = 0>(batch, heads, seq, size) context = Reshape(c3, last)
+"""
 SEE_NONE = "guard = IsNaN(w) w0 = Where(guard, zero, w)"
 
 
@@ -109,6 +116,21 @@ FORMS = {
         "a = Add(s4, masked) w = Softmax<axis = -1>(a) w3 = Reshape(w, joined) c3 = MatMul(w3, v3) "
         "last = Concat<axis = 0>(batch, heads, seq, size) context = Reshape(c3, last)", slopes=True,
     ),
+    "the softmax is taken while batch and heads are one dim": Form(
+        f"{JOINED} four = Concat<axis = 0>(batch, heads, seq, seq) s4 = Reshape(s, four) a = Add(s4, masked) "
+        f"joined = Concat<axis = 0>(minus, seq, seq) s3 = Reshape(a, joined) {END_JOINED}"
+    ),
+    "batch and heads are one dim throughout": Form(f"{JOINED} {MASK_JOINED} s3 = Add(s, masked3) {END_JOINED}"),
+    "masked scores are replaced while batch and heads are one dim": Form(
+        f"{JOINED} {MASK_JOINED} s3 = Where(is_hidden3, lowest, s) {END_JOINED}"
+    ),
+    "batch and heads are one dim, and nothing turns the keys": Form(
+        "pairs = Concat<axis = 0>(seq, minus, size) "
+        "q5 = Transpose<perm = [2, 0, 1, 3]>(q) q6 = Reshape(q5, pairs) q3 = Transpose<perm = [1, 0, 2]>(q6) "
+        "k5 = Transpose<perm = [2, 0, 1, 3]>(k) k6 = Reshape(k5, pairs) kt = Transpose<perm = [1, 2, 0]>(k6) "
+        "v5 = Transpose<perm = [2, 0, 1, 3]>(v) v6 = Reshape(v5, pairs) v3 = Transpose<perm = [1, 0, 2]>(v6) "
+        f"{MASK_JOINED} s = MatMul(q3, kt) d = Mul(s, half) s3 = Add(d, masked3) {END_JOINED}"
+    ),
 }  # fmt: skip
 
 
@@ -144,7 +166,7 @@ def attention_model(form: Form, opset: int = 18) -> onnx.ModelProto:
     numbers: dict[str, Any] = {
         "split": [0, 0, HEADS, SIZE], "split_values": [0, 0, HEADS, form.value_size], "join": [0, 0, HEADS * form.value_size],
         "middle": [1, 2], "last_axis": [3], "none": 0, "first": [0], "second": [1], "third": 1, "step": 1, "minus": [-1],
-        "heads": [HEADS], "size": [SIZE],
+        "one_int": [1], "heads": [HEADS], "size": [SIZE],
     }  # fmt: skip
     arrays = {name: np.array(value, np.int64) for name, value in numbers.items()}
     floats = {"one": 1.0, "lowest": LOWEST, "zero": 0.0, "below": -np.inf, "half": SCALE, "two": 1 / SCALE}
@@ -310,6 +332,11 @@ LEFT = {
         f"{TURN} s = MatMul(q, kt) a = Where(is_hidden, one, s) {END}", "it puts 1 in place of masked scores"
     ),
     "another function of the scores": (f"{TURN} s = MatMul(q, kt) t = Tanh(s) a = Add(t, masked) {END}", ""),
+    "something is added behind the dims that the operator takes": (
+        f"{JOINED} {MASK_JOINED} four = Concat<axis = 0>(batch, heads, seq, seq) s4 = Reshape(s, four) a = Add(s4, masked) "
+        f"joined = Concat<axis = 0>(minus, seq, seq) s5 = Reshape(a, joined) s3 = Add(s5, masked3) {END_JOINED}",
+        "something is added to its scores where batch and heads are one dim",
+    ),
     "weights are multiplied": (
         f"{TURN} s = MatMul(q, kt) a = Add(s, masked) w = Softmax<axis = -1>(a) w0 = Mul(w, half) context = MatMul(w0, v)",
         "a Mul changes its weights",

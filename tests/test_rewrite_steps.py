@@ -28,6 +28,7 @@ from graphsurgery import (
     Half,
     OptionalInput,
     PaddingFree,
+    PooledToken,
     ReattachHead,
     Rename,
     Simplify,
@@ -283,7 +284,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 WRONG_STEPS = {
-    "an unknown rewrite": ({"rewrite": "simplyfy"}, "recipe.toml: steps[0]: there is no rewrite 'simplyfy'", "simplify, fuse"),
+    "an unknown rewrite": ({"rewrite": "simplyfy"}, "recipe.toml: steps[0]: there is no rewrite 'simplyfy'", "attention, fuse"),
     "both": ({"rewrite": "fuse", "edit": "add-pooling"}, "steps[0] has both an edit and a rewrite", "a step for each"),
     "an unknown key": ({"rewrite": "fuse", "mode": "mean"}, "recipe.toml: steps[0]: there is no key 'mode'", "model_type"),
     "a key for a rewrite without": ({"rewrite": "simplify", "off": []}, "steps[0]: there is no key 'off'", "has no keys"),
@@ -309,7 +310,8 @@ def test_wrong_rewrites_in_a_recipe(step: dict, message: str, advice: str) -> No
 
 def test_a_recipe_of_every_rewrite_is_written_and_read() -> None:
     fuse, half = Fuse("cuda", "t5", 4, 32, ("attention", "bias gelu")), Half("bf16", io=True)
-    recipe = Recipe((ReattachHead(), Simplify(), fuse, PaddingFree("gather"), half, AddPooling("mean")))
+    rewrites = (ReattachHead(), Simplify(), FuseAttention("standard"), fuse, PaddingFree("gather"), half, PooledToken())
+    recipe = Recipe((*rewrites, AddPooling("mean")))
     text = to_toml(recipe)
     assert parse_recipe(tomllib.loads(text), "again") == recipe
     assert {type(step).name for step in recipe.steps if isinstance(step, Rewrite)} == set(REWRITES)

@@ -193,7 +193,8 @@ def _broadcast_last_dim(sizes: list[int | None]) -> int | None:
 def _trace_inputs(model: Model, graph: Graph) -> Traced:
     """Return (the values that depend on inputs, the values made of tokens).
 
-    Float inputs count as tokens only if the graph looks nothing up. Beside ids, they are caches.
+    Float inputs count as tokens only if the graph looks nothing up. Beside ids, they are caches. Of waveforms, tokens are what
+    the first convolutions make.
     """
     inputs = {node: graph.all_inputs(node) for node in graph.nodes if get_operator(node) not in SHAPE_READING}
     fed = {value for value in graph.main.inputs if graph.is_fed(value)}
@@ -207,6 +208,8 @@ def _trace_inputs(model: Model, graph: Graph) -> Traced:
         elif get_operator(node) == EMBEDDING_NORM:
             tokens.update(value for index, value in enumerate(node.outputs) if index != MASK_INDEX)
     tokens = tokens or {value for value in graph.main.inputs if _may_hold_embeddings(model.interface.input(value.name or ""))}
+    convolutions = [node for node in inputs if get_operator(node) == "Conv" and node.inputs[0] in fed]
+    tokens = tokens or {value for node in convolutions for value in node.outputs}
     for node, values in inputs.items():
         if not tokens.isdisjoint(values):
             tokens.update(node.outputs)

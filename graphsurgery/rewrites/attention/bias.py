@@ -21,6 +21,9 @@ from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.symbolic import Sizes
 from graphsurgery.rewrites.attention.reading import Kind, NotConvertibleError, Step
 
+FIRST_WITH_AXES = 13
+"""The first opset in which the axes of Squeeze and Unsqueeze are an input."""
+
 
 @dataclass
 class Draft:
@@ -50,6 +53,12 @@ class Draft:
         """Add a number of the scores' type."""
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.dtype)
         return self.work.add_constant(f"{self.name}/number", np.array(number, dtype))
+
+    def add_axis(self, operator: str, value: ir.Value | None, axis: int) -> ir.Value:
+        """Add a Squeeze or an Unsqueeze of one axis."""
+        if self.work.opset < FIRST_WITH_AXES:
+            return self.add(operator, [value], {"axes": [axis]})
+        return self.add(operator, [value, self.add_integers(axis)])
 
     def get_size(self, value: ir.Value, axis: int) -> ir.Value:
         """Return the size of one axis as a vector of one integer."""
@@ -87,15 +96,20 @@ def add_bias(draft: Draft, facts: Facts, steps: Sequence[Step], product: ir.Node
 def spread_bias(draft: Draft, bias: Bias, dims: Sizes, queries: ir.Value, keys: ir.Value, axis: int) -> ir.Value:
     """Return the bias with all of its last two dims, as the operators take it: [batch or 1, heads or 1, queries, keys].
 
+    A bias [batch x heads or 1, queries, keys] gets a single head.
+
     Args:
         dims: the dims of the scores.
         queries, keys: values whose dim ``axis`` is the number of queries and of keys.
     """
-    if bias.dims is not None and len(bias.dims) == 4 and bias.dims[2:] == dims[2:]:
-        return bias.value
-    sizes = [draft.get_size(value, axis) for value in (queries, keys)]
-    one = draft.add_integers(1, 1)
-    return draft.add("Expand", [bias.value, draft.add("Concat", [one, *sizes], {"axis": 0})])
+    value, rank = bias.value, len(dims if bias.dims is None else bias.dims)
+    if rank == len(dims) == 3:
+        value = draft.add_axis("Unsqueeze", value, 1)
+    if bias.dims is not None and rank == len(dims) and bias.dims[-2:] == dims[-2:]:
+        return value
+    sizes = [draft.get_size(one, axis) for one in (queries, keys)]
+    ones = draft.add_integers(1, 1)
+    return draft.add("Expand", [value, draft.add("Concat", [ones, *sizes], {"axis": 0})])
 
 
 def _add_step(draft: Draft, facts: Facts, step: Step, bias: Bias | None) -> Bias:

@@ -21,7 +21,7 @@ from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.operators import FUSED_ATTENTION, NOT_A_NUMBER, STANDARD_ATTENTION, VENDOR, get_operator
 from graphsurgery.graph.symbolic import Size, Sizes
 from graphsurgery.rewrites.attention.bias import Bias, Draft, add_bias, spread_bias
-from graphsurgery.rewrites.attention.heads import JOINABLE, SPLIT, Heads, find_heads, find_joined, splits
+from graphsurgery.rewrites.attention.heads import JOINABLE, MERGED, SPLIT, Heads, find_heads, find_joined, splits
 from graphsurgery.rewrites.attention.reading import NotConvertibleError, Reading, read_attention
 
 LOWEST = -1e30
@@ -77,17 +77,18 @@ def _read_parts(draft: Draft, flow: Flow, facts: Facts, attention: Attention) ->
         raise NotConvertibleError("its products are not known")
     operands = (*scores.product.inputs, weighting.product.inputs[1])
     query, key, value = (one for one in operands if one is not None)
-    queries = find_heads(flow, facts, query, False, dims[:2])
-    keys = find_heads(flow, facts, key, True, dims[:2])
-    values = find_heads(flow, facts, value, False, dims[:2], scaled=False)
-    heads = dims[1] if isinstance(dims[1], int) else attention.heads
+    outer = dims[:-2] if len(dims) == 4 else ()
+    queries = find_heads(flow, facts, query, False, outer)
+    keys = find_heads(flow, facts, key, True, outer)
+    values = find_heads(flow, facts, value, False, outer, scaled=False)
+    heads = _count_heads(attention, dims)
     if heads is None:
         raise NotConvertibleError("the number of its heads is not known")
-    for one in (queries, keys, values):
+    for one in (queries, keys, values) if outer else ():
         own = _get_dim(facts, one, 1)
         if isinstance(own, int) and own != heads:
             raise NotConvertibleError(f"{own} heads of keys or values serve {heads} heads of queries without being repeated")
-    size, value_size = _get_dim(facts, queries, 3), _get_dim(facts, values, 3)
+    size, value_size = (_get_dim(facts, one, len(dims) - 1) for one in (queries, values))
     if not isinstance(size, int) or not isinstance(value_size, int):
         raise NotConvertibleError("the size of its heads is not known")
     scale, bias = add_bias(draft, facts, reading.steps, scores.product)
@@ -95,16 +96,24 @@ def _read_parts(draft: Draft, flow: Flow, facts: Facts, attention: Attention) ->
     return Parts(queries, keys, values, heads, size, value_size, scale, bias, reading)
 
 
+def _count_heads(attention: Attention, dims: Sizes) -> int | None:
+    """Return the number of heads that the operator is told. It is one if batch and heads are one dim."""
+    if len(dims) == 3:
+        return 1
+    return dims[1] if isinstance(dims[1], int) else attention.heads
+
+
 def _get_dim(facts: Facts, heads: Heads, axis: int) -> Size | None:
-    """Return a dim of ``heads`` by its place in `SPLIT`."""
+    """Return a dim of ``heads`` by its place in `SPLIT` or in `MERGED`."""
     dims = facts[heads.value].dims
     return None if dims is None else dims[heads.order.index(axis)]
 
 
 def _replace_shape(draft: Draft, parts: Parts, node: ir.Node) -> None:
     """Let the readers of the shape of scores read the same numbers from queries and keys."""
-    sizes = [draft.get_size(parts.queries.value, parts.queries.order.index(axis)) for axis in (0, 1, 2)]
-    sizes.append(draft.get_size(parts.keys.value, parts.keys.order.index(2)))
+    outer, last = parts.queries, len(parts.reading.dims) - 2
+    sizes = [draft.get_size(outer.value, outer.order.index(axis)) for axis in range(last + 1)]
+    sizes.append(draft.get_size(parts.keys.value, parts.keys.order.index(last)))
     shape = draft.add("Concat", sizes, {"axis": 0})
     draft.work.insert(node, draft.nodes)
     draft.work.replace_node(node, [shape])
@@ -120,6 +129,8 @@ def _add_vendor(draft: Draft, flow: Flow, facts: Facts, attention: Attention, pa
     result = draft.add("MultiHeadAttention", inputs, {"num_heads": parts.heads, "scale": parts.scale}, domain=VENDOR)
     result = _zero_unseen(draft, result) if parts.reading.zeroes else result
     end, shape = _find_end(flow, facts, attention, parts)
+    if len(shape) == 3:
+        return end, result
     split_sizes: Sizes = (parts.heads, parts.value_size)
     joined = _find_joining(flow, facts, end, (shape[0], shape[2], *split_sizes), split_sizes)
     if joined is None:
@@ -127,7 +138,7 @@ def _add_vendor(draft: Draft, flow: Flow, facts: Facts, attention: Attention, pa
         return end, draft.add("Transpose", [split], {"perm": list(JOINABLE)})
     reshape, unseen = joined
     if unseen is not None:
-        condition = _squeeze_heads(draft, unseen.inputs[0])
+        condition = draft.add_axis("Squeeze", unseen.inputs[0], 1)  # [batch, 1, queries, 1]
         inputs = [condition, *(result if one is end.outputs[0] else one for one in unseen.inputs[1:])]
         result = draft.add("Where", inputs)
     return reshape, result
@@ -135,15 +146,16 @@ def _add_vendor(draft: Draft, flow: Flow, facts: Facts, attention: Attention, pa
 
 def _add_standard(draft: Draft, flow: Flow, facts: Facts, attention: Attention, parts: Parts) -> tuple[ir.Node, ir.Value]:
     """Add an Attention of the ONNX standard. Return (the last node that it replaces, the value in place of its output)."""
-    queries, keys, values = (_turn(draft, one, SPLIT) for one in (parts.queries, parts.keys, parts.values))
+    order, one_head = (SPLIT, {}) if len(parts.reading.dims) == 4 else (MERGED, {"q_num_heads": 1, "kv_num_heads": 1})
+    queries, keys, values = (_turn(draft, one, order) for one in (parts.queries, parts.keys, parts.values))
     inputs: list[ir.Value | None] = [queries, keys, values]
     if parts.bias is not None:
-        bias = spread_bias(draft, parts.bias, parts.reading.dims, queries, keys, axis=2)
+        bias = spread_bias(draft, parts.bias, parts.reading.dims, queries, keys, order.index(len(order) - 2))
         floored = draft.add("Max", [bias, draft.add_number(LOWEST)])
         if parts.reading.zeroes:  # a query that sees no key gets zeros from this operator, too
             floored = draft.add("Where", [draft.add("IsInf", [bias]), bias, floored])
         inputs.append(floored)
-    result = draft.add("Attention", inputs, {"scale": parts.scale})
+    result = draft.add("Attention", inputs, {"scale": parts.scale, **one_head})
     result = _zero_unseen(draft, result) if parts.reading.zeroes else result
     return _find_end(flow, facts, attention, parts)[0], result
 
@@ -160,7 +172,9 @@ def _turn(draft: Draft, heads: Heads, order: tuple[int, ...]) -> ir.Value:
 
 
 def _join(draft: Draft, facts: Facts, heads: Heads, count: int, size: int) -> ir.Value:
-    """Return the value ``[batch, positions, heads x size]``."""
+    """Return the value ``[batch, positions, heads x size]``, or ``[batch x heads, positions, size]`` for a single head."""
+    if len(heads.order) == 3:
+        return _turn(draft, heads, MERGED)
     joined = find_joined(facts, heads, (count, size))
     if joined is not None:
         return joined
@@ -168,10 +182,10 @@ def _join(draft: Draft, facts: Facts, heads: Heads, count: int, size: int) -> ir
 
 
 def _find_end(flow: Flow, facts: Facts, attention: Attention, parts: Parts) -> tuple[ir.Node, Sizes]:
-    """Return (the node that gives the attended values, their dims [batch, heads, queries, size])."""
+    """Return (the node that gives the attended values, their dims [batch, heads, queries, size], or without the heads)."""
     node = attention.weighting.product if attention.weighting is not None else attention.node
     dims = facts[node.outputs[0]].dims
-    if dims is not None and len(dims) == 4:
+    if dims is not None and len(dims) == len(parts.reading.dims):
         return node, dims
     wanted = (*parts.reading.dims[:3], parts.value_size)
     readers = flow.graph.consumers(node.outputs[0])
@@ -207,10 +221,3 @@ def _find_only_reader(flow: Flow, node: ir.Node) -> ir.Node | None:
     value = node.outputs[0]
     readers = flow.graph.consumers(value)
     return readers[0] if len(value.uses()) == 1 and len(readers) == 1 and not value.is_graph_output() else None
-
-
-def _squeeze_heads(draft: Draft, condition: ir.Value | None) -> ir.Value:
-    """Return a condition ``[batch, 1, queries, 1]`` as ``[batch, queries, 1]``."""
-    if draft.work.opset < 13:
-        return draft.add("Squeeze", [condition], {"axes": [1]})
-    return draft.add("Squeeze", [condition, draft.add_integers(1)])

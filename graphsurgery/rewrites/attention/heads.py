@@ -24,15 +24,20 @@ TURNED = (0, 1, 3, 2)
 """Batch, heads, size, positions: keys as the second operand of a product."""
 JOINABLE = (0, 2, 1, 3)
 """Batch, positions, heads, size: heads can be joined by a Reshape."""
+MERGED = (0, 1, 2)
+"""Batch x heads, positions, size: to an operator, a batch with a single head."""
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Queries, keys or values with four axes. What the attention multiplies is ``factor`` times the value, turned round."""
+    """Queries, keys or values with four axes, or with three where batch and heads are one.
+
+    What the attention multiplies is ``factor`` times the value, turned round.
+    """
 
     value: ir.Value
     order: tuple[int, ...]
-    """For each axis of the value its place in `SPLIT`."""
+    """For each axis of the value its place in `SPLIT` or in `MERGED`."""
     factor: float = 1.0
 
     def turn(self, order: tuple[int, ...]) -> list[int]:
@@ -45,7 +50,7 @@ def find_heads(flow: Flow, facts: Facts, value: ir.Value, turned: bool, outer: S
 
     Args:
         turned: whether its last axis are the positions, as in the second operand of queries times keys.
-        outer: the dims [batch, heads], for an operand of three dims.
+        outer: the dims [batch, heads], for an operand of three dims. Empty if it may keep the three.
         scaled: whether a constant factor may be taken out of it.
 
     Raises NotConvertibleError if it has neither four dims, nor three that are such dims joined.
@@ -55,7 +60,7 @@ def find_heads(flow: Flow, facts: Facts, value: ir.Value, turned: bool, outer: S
         raise NotConvertibleError(f"its products have {rank or 'unknown'} dims, not [batch, heads, queries, keys]")
     order = TURNED if turned else SPLIT
     state = Heads(value, order) if rank == 4 else Heads(value, tuple(axis - 1 for axis in order[1:]))
-    found = state if rank == 4 else None
+    found = state if rank == 4 or not outer else None
     for _ in range(LONGEST):
         before = _step_back(flow, facts, state, outer, scaled)
         if before is None:
@@ -63,7 +68,7 @@ def find_heads(flow: Flow, facts: Facts, value: ir.Value, turned: bool, outer: S
         if len(state.order) == 4:
             outer = _find_outer(facts, state) or outer
         state = before
-        found = state if len(state.order) == 4 else found
+        found = state if len(state.order) == 4 or not outer else found
     if found is None:
         raise NotConvertibleError(
             "batch and heads are one dim of its products, and the shapes do not tell how they were joined"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,6 +50,8 @@ class Step:
     """The factor, or the number in place of scores."""
     hides_if: bool = False
     """The value of the condition that hides a score."""
+    dims: Sizes | None = None
+    """The dims of the scores behind a Reshape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +63,7 @@ class Reading:
     zeroes: bool
     """Whether weights that are not a number become 0. The softmax gives such weights to a query that sees no key."""
     dims: Sizes
-    """The dims of the scores: [batch, heads, queries, keys]."""
+    """The dims of the scores: [batch, heads, queries, keys], or [batch x heads, queries, keys]."""
     shapes: tuple[ir.Node, ...]
     """The nodes outside of the attention that read the shape of its scores or weights, with these dims."""
 
@@ -71,10 +74,8 @@ def read_attention(flow: Flow, facts: Facts, attention: Attention) -> Reading:
     Raises NotConvertibleError if a step cannot be a factor or something added to the scores, or if something else reads the
     scores or the weights, so that they are computed anyway.
     """
-    dims = facts[attention.node.inputs[0]].dims
-    if dims is None or len(dims) != 4:
-        raise NotConvertibleError("its scores do not have the four dims [batch, heads, queries, keys]")
-    values, steps = _read_scores(flow, facts, attention)
+    values, taken = _read_scores(flow, facts, attention)
+    dims, steps = _choose_form(facts[values[0]].dims, taken, facts[values[-1]].dims)
     weights, zeroes = _read_weights(flow, facts, attention)
     shapes: list[ir.Node] = []
     for value in (*values, *weights):
@@ -86,13 +87,39 @@ def read_attention(flow: Flow, facts: Facts, attention: Attention) -> Reading:
     return Reading(steps, zeroes, dims, tuple(shapes))
 
 
+def _choose_form(dims: Sizes | None, steps: Sequence[Step], last: Sizes | None) -> tuple[Sizes, tuple[Step, ...]]:
+    """Return (the dims of the scores in the form that an operator takes, the steps to that form and those behind it).
+
+    That form is the last one with the dims [batch, heads, queries, keys], if the product, with ``dims``, or a Reshape gives
+    them. Behind it, a Reshape that joins batch and heads is left out. Otherwise the form is [batch x heads, queries, keys].
+    ``last`` are the dims of what the softmax is taken of.
+    """
+    forms = [(0, dims), *((place, step.dims) for place, step in enumerate(steps, 1) if step.kind is Kind.RESHAPE)]
+    place, chosen = max(forms, key=lambda form: (len(form[1] or ()) == 4, form[0]))
+    if chosen is None or len(chosen) not in (3, 4):
+        raise NotConvertibleError("its scores do not have the dims [batch, heads, queries, keys], nor three with batch x heads")
+    joined = False
+    for step in steps[place:]:
+        if step.kind is Kind.RESHAPE and (step.dims is None or step.dims[1:] != chosen[2:]):
+            raise NotConvertibleError("its scores are reshaped in a way that is not understood")
+        if joined and step.kind in (Kind.ADD, Kind.SUBTRACT, Kind.HIDE):
+            raise NotConvertibleError("something is added to its scores where batch and heads are one dim")
+        joined = joined or step.kind is Kind.RESHAPE
+    if not joined and (last is None or len(last) != len(chosen)):
+        raise NotConvertibleError("the dims of its scores change where something is added to them")
+    return chosen if joined or last is None else last, (
+        *steps[:place],
+        *(step for step in steps[place:] if step.kind is not Kind.RESHAPE),
+    )
+
+
 def _read_scores(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[ir.Value], tuple[Step, ...]]:
     """Return (the values from the product of queries and keys to the softmax, the steps between them)."""
     softmax, scores = attention.node, attention.scores
     if scores is None or get_operator(scores.product) != "MatMul":
         raise NotConvertibleError("queries and keys are not multiplied by a MatMul")
     axis = get_int(softmax, "axis", -1 if flow.graph.opset >= SOFTMAX_OF_LAST_AXIS else 1)
-    if axis not in (-1, 3):
+    if axis not in (-1, len(facts[softmax.inputs[0]].dims or ()) - 1):
         raise NotConvertibleError(f"its softmax is taken over axis {axis}, not over the keys")
     path = _find_path(flow, softmax.inputs[0], scores.product, set())
     if path is None:
@@ -154,7 +181,7 @@ def _read_step(flow: Flow, facts: Facts, node: ir.Node, operand: ir.Value) -> St
     if operator in COPYING and is_first and facts[operand].dtype == facts[node.outputs[0]].dtype:
         return None
     if operator == "Reshape" and is_first:
-        return Step(Kind.RESHAPE, node.inputs[1])
+        return Step(Kind.RESHAPE, node.inputs[1], dims=facts[node.outputs[0]].dims)
     if operator == "Where" and not is_first and len(others) == 2:
         return _read_where(flow, node, operand)
     if operator in FLOORING and len(node.inputs) == 2 and len(others) == 1 and (is_first or operator == "Max"):
