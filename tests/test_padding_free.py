@@ -17,7 +17,7 @@ from fusions import require_optimizer
 from onnx import numpy_helper
 
 import graphsurgery
-from graphsurgery import AddNormalize, AddPooling, Fuse, Half, PaddingFree, Simplify
+from graphsurgery import AddNormalize, AddPooling, Fuse, Half, PaddingFree, PooledToken, Simplify
 from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import (
@@ -178,6 +178,14 @@ def test_a_fused_encoder(name: str, form: str) -> None:
     assert measure_difference(fused, after) <= 1e-6
 
 
+@pytest.mark.parametrize(("form", "loops"), [("rows", 2), ("gather", 0)])
+def test_an_attention_that_one_token_asks(form: str, loops: int) -> None:
+    """With pooled-token before, the last layer has one token of each text; the other layers still run row by row."""
+    source = made(encoder("bert"), AddPooling("cls", normalize=True), PooledToken())
+    after = made(source, PaddingFree(form))
+    assert operators(after)["Loop"] == loops and measure_difference(source, after) <= 1e-6
+
+
 def test_fusing_comes_first() -> None:
     after = made(encoder("bert"), AddPooling("mean"), PaddingFree())
     with pytest.raises(UnsupportedModelError, match="padding-free") as refused:
@@ -215,7 +223,9 @@ MASKS = {
 """By form: the input, the mask that is asked for, and how the encoder finds the tokens."""
 
 
-def small_encoder(form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)") -> Model:
+def small_encoder(
+    form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)", values: str = "v = MatMul (x, wv)"
+) -> Model:
     """One attention without heads over a table, its mask in ``form``; ``after``: what comes behind the attention, ``mixed``."""
     declared, _, find = MASKS[form]
     hide = f"""{find}
@@ -227,7 +237,7 @@ def small_encoder(form: str = "nonzero", after: str = "last_hidden_state = Add (
         x = Gather (table, input_ids)
         q = MatMul (x, wq)
         k = MatMul (x, wk)
-        v = MatMul (x, wv)
+        {values}
         kt = Transpose <perm = [0, 2, 1]> (k)
         scores = MatMul (q, kt)
         {hide}
@@ -333,6 +343,18 @@ def test_other_ways_to_mix_tokens_are_refused(operator: str, attended: bool) -> 
     model = small_encoder(after=f"{start}\n{MIXING[operator]}")
     advice = refuse(UnsupportedModelError, f"operator {operator} ", model, AddPooling("mean", mask="said"), PaddingFree())
     assert "run the encoder as it is" in advice
+
+
+def test_an_attention_that_cannot_run_row_by_row(tmp_path: Path) -> None:
+    model = small_encoder(
+        values="""raw = MatMul (x, wv)
+        once = Constant <value = int64[3] {1, 1, 1}> ()
+        v = Tile (raw, once)"""
+    )
+    advice = refuse(UnsupportedModelError, "operator Tile .* places", model, AddPooling("mean", mask="said"), PaddingFree())
+    assert 'form = "gather"' in advice
+    steps = [AddPooling("mean", mask="said"), PaddingFree("gather")]
+    assert graphsurgery.run(steps, model, output=tmp_path / "made.onnx").report
 
 
 def test_attention_without_a_mask_is_refused() -> None:

@@ -81,9 +81,9 @@ class PaddingFree(Rewrite):
         unfuse(editor)
         plain = _replace_graph(encoder, editor)
         editor = Editor(plain.proto)
-        attentions = pack_tokens(plain, editor, self.form, ids, require_value(mask.name, "the mask's name"), mask.kind)
-        how = "row by row, unmasked" if self.form == ROW_BY_ROW else "as it was, on values gathered back to rows"
-        note = f"the encoder computes on tokens alone; attention ({attentions} times) runs {how}"
+        by_row, others = pack_tokens(plain, editor, self.form, ids, require_value(mask.name, "the mask's name"), mask.kind)
+        how = [f"{by_row} row by row"] * bool(by_row) + [f"{others} as before, on values gathered back to rows"] * bool(others)
+        note = f"the encoder computes on tokens alone; attentions: {', '.join(how) or 'none'}"
         return Rewritten(
             _replace_graph(plain, editor), {PADDING_FREE: self.form}, (note,), architecture=detect_architecture(encoder)
         )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import onnx_ir as ir
 
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.errors import require_value
+from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.operators import ROTATIONS, SHAPED, get_operator
@@ -15,22 +15,23 @@ from graphsurgery.model.model import Model
 from graphsurgery.rewrites.padding_free.layout import LEADING, Layout
 from graphsurgery.rewrites.padding_free.packing import Packing
 from graphsurgery.rewrites.padding_free.regions import Division, Region, divide
-from graphsurgery.rewrites.padding_free.rows import list_outputs, make_loop
+from graphsurgery.rewrites.padding_free.rows import explain_why_not, make_loop
 from graphsurgery.runtime.observed_dims import observe_dims
 
 GATHER, ROW_BY_ROW = "gather", "rows"
 
 
-def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, mask_form: str) -> int:
-    """Let ``editor``, the graph of ``model``, compute on tokens alone, and return how many attentions it has.
+def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, mask_form: str) -> tuple[int, int]:
+    """Let ``editor``, the graph of ``model``, compute on tokens alone.
+
+    Returns how many attentions run row by row, and how many as they were.
 
     Args:
-        form: `GATHER` or `ROW_BY_ROW`. An attention whose result is not ``[batch, seq, ...]``, because one token of each row
-            asks, is left as it is in both.
+        form: `GATHER`, or `ROW_BY_ROW` for all attentions that can run so.
         ids: the input of token ids ``[batch, seq]``.
         mask: the input that says which positions are tokens, in ``mask_form`` (see `mask_forms`).
 
-    Raises UnsupportedModelError if the graph mixes tokens outside of attention, or ``form`` does not do for its attention.
+    Raises UnsupportedModelError if the graph mixes tokens outside of attention, or if no attention can run in this ``form``.
     """
     layout, flow = Layout(editor, observe_dims(model, ids, mask, mask_form)), Flow.of(model)
     said, like = (require_value(editor.value(name), f"the input {name}") for name in (mask, ids))
@@ -39,7 +40,7 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     for made in [value for node in editor.nodes for value in node.outputs if value.name in tokens]:
         _measure_shapes(editor, made, layout, packing)
     division = divide(flow, editor, layout, mask)
-    looped = [one for one in division.regions if form == ROW_BY_ROW and all(map(layout.has_tokens, list_outputs(one)))]
+    looped = _choose_loops(division, layout) if form == ROW_BY_ROW else []
     loops = {value: region for region in looped for value in region.made}
     for node in division.token_wise:
         _attend(node.inputs, loops, packing, layout)
@@ -50,7 +51,17 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     editor.main.extend(editor.sort_nodes(editor.main))
     editor.update_pinned()
     editor.remove_unread()
-    return sum(len(region.attentions) for region in division.regions)
+    counts = [sum(len(one.attentions) for one in regions) for regions in (looped, division.regions)]
+    return counts[0], counts[1] - counts[0]
+
+
+def _choose_loops(division: Division, layout: Layout) -> list[Region]:
+    """Return the attentions that can run row by row. Raises UnsupportedModelError if there are others alone."""
+    reasons = [(region, explain_why_not(region, layout)) for region in division.regions]
+    looped = [region for region, why_not in reasons if why_not is None]
+    if reasons and not looped:
+        raise UnsupportedModelError(str(reasons[0][1]), 'choose form = "gather", which leaves attention as it is')
+    return looped
 
 
 def _attend(values: Iterable[ir.Value | None], loops: Mapping[ir.Value, Region], packing: Packing, layout: Layout) -> None:

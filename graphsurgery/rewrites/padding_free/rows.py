@@ -10,8 +10,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from graphsurgery.errors import UnsupportedModelError, require_value
-from graphsurgery.graph.attributes import get_input, get_ints
+from graphsurgery.errors import require_value
+from graphsurgery.graph.attributes import get_ints
 from graphsurgery.graph.operators import (
     AT_PLACES,
     ATTENTIONS,
@@ -30,7 +30,6 @@ from graphsurgery.rewrites.padding_free.packing import Packing
 from graphsurgery.rewrites.padding_free.regions import Region
 from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Dims, Size
 
-ADVICE = 'choose form = "gather", which leaves attention as it is'
 Order = tuple[int, ...]
 JOIN: tuple[Order, Order, Order] = ((0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 1, 3))
 """The orders of axes by which the heads of queries, keys and values are joined."""
@@ -41,10 +40,7 @@ TOKEN_AXIS = 1
 
 
 def make_loop(region: Region, packing: Packing, layout: Layout) -> None:
-    """Make the Loop of an attention, and note the packed values that it gives.
-
-    Raises UnsupportedModelError if a part of the attention cannot be computed from the tokens of one row.
-    """
+    """Make the Loop of an attention that can run row by row, and note the packed values that it gives."""
     outputs = list_outputs(region)
     row = _Row(region, packing, layout)
     cores = [core for one in region.attentions if (core := find_core(one, layout, region.masks)) is not None]
@@ -88,6 +84,40 @@ def list_outputs(region: Region) -> list[ir.Value]:
     ]
 
 
+def explain_why_not(region: Region, layout: Layout) -> str | None:
+    """Return why an attention cannot run row by row, or None if it can."""
+    odd = next((value for value in list_outputs(region) if not layout.has_tokens(value)), None)
+    if odd is not None:
+        return f"{odd.name!r}, which an attention gives, is not [batch, seq, ...]"
+    made = region.made
+    for node in region.nodes:
+        called = f"the operator {get_operator(node)} ({node.name or node.outputs[0].name!r}) in an attention"
+        if _takes_places(node, layout):
+            return f"{called} takes positions by their places in the padded row"
+        is_shaped = get_operator(node) in SHAPED
+        if is_shaped and None in (layout.dims(node.outputs[0]) or (None,)):
+            return f"the dims that {called} gives are unknown"
+        given = [value for value in node.inputs[: 1 if is_shaped else None] if value is not None and value not in made]
+        strange = next((one for one in given if one.name not in region.masks and not _has_rows(one, layout)), None)
+        if strange is not None:
+            return f"no row can be taken of {strange.name!r}, which {called} reads"
+    return None
+
+
+def _takes_places(node: ir.Node, layout: Layout) -> bool:
+    """Return whether a node reads positions by their places in the batch."""
+    operator = get_operator(node)
+    if operator in AT_PLACES:
+        axes, dims = layout.list_axes(node), layout.dims(require_value(node.inputs[0], "what is taken"))
+        return axes is None or not all(dims is None or (dims[axis] or ROWS).is_literal for axis in axes)
+    return operator in NOT_BY_ROW or (operator in ROTATIONS and layout.counts_on(node))
+
+
+def _has_rows(value: ir.Value, layout: Layout) -> bool:
+    """Return whether every dim of ``value`` is the batch, the sequence, or the same for every batch."""
+    return all(size is not None and (size.is_literal or size in (ROWS, POSITIONS)) for size in layout.dims(value) or ())
+
+
 class _Row:
     """One row of the batch, in the body of a loop."""
 
@@ -108,13 +138,12 @@ class _Row:
 
     def copy(self, node: ir.Node) -> None:
         """Add a node of the attention, as it is for the tokens of this row."""
-        self._require_row_wise(node)
         masked = [value for value in node.inputs if value is not None and value.name not in self._masks]
         if get_operator(node) == "Add" and len(masked) == 1:
             self._values[node.outputs[0]] = self.get(masked[0])
             return
         if get_operator(node) in SHAPED:
-            shape = self._measure(node, self._layout.dims(node.outputs[0]))
+            shape = self._measure(node, self._layout.dims(node.outputs[0]) or ())
             inputs: list[ir.Value | None] = [self.get(require_value(node.inputs[0], "what is reshaped")), shape]
         else:
             unmasked = MASK_INPUTS.get(get_operator(node), ()) if get_operator(node) in ATTENTIONS else ()
@@ -171,10 +200,6 @@ class _Row:
     def _pick(self, value: ir.Value) -> ir.Value:
         """Return what a value that is not made of tokens is for this row: at the row, and at the positions of its tokens."""
         dims = self._layout.dims(value) or ()
-        if any(size is None or not (size.is_literal or size in (ROWS, POSITIONS)) for size in dims):
-            raise UnsupportedModelError(
-                f"{value.name!r}, which an attention uses, has dims that no row can be taken of", ADVICE
-            )
         for axis, size in enumerate(dims):
             if size == ROWS:
                 value = self.build.gather(value, self._get_row(), axis, f"{value.name}/row")
@@ -183,29 +208,11 @@ class _Row:
                 value = self.build.gather(value, self._get_positions(), axis, f"{value.name}/tokens")
         return value
 
-    def _measure(self, node: ir.Node, dims: Dims | None) -> ir.Value:
-        if dims is None or None in dims:
-            raise UnsupportedModelError(f"the dims of {node.outputs[0].name!r} are unknown", ADVICE)
+    def _measure(self, node: ir.Node, dims: Dims) -> ir.Value:
         sizes = [Size(size.number, 0, size.positions) for size in dims if size is not None]
         if get_operator(node) == "Reshape" and sum(bool(size.positions) for size in sizes) == 1:
             return self.build.integers([-1 if size.positions else size.number for size in sizes])
         return self.build.measure(sizes, self.build.integers([1]), self._get_length(), "shape")
-
-    def _require_row_wise(self, node: ir.Node) -> None:
-        """Raise UnsupportedModelError if a node reads positions by their places in the batch."""
-        operator = get_operator(node)
-        names_places = operator in AT_PLACES and not self._is_literal(node)
-        offset = get_input(node, 1) if operator in ROTATIONS else None
-        counts = offset is not None and self._layout.is_free(offset)
-        if names_places or counts or operator in NOT_BY_ROW:
-            what = f"the operator {operator} ({node.name or node.outputs[0].name!r}) in an attention"
-            raise UnsupportedModelError(f"{what} takes positions by their places in the padded row", ADVICE)
-
-    def _is_literal(self, node: ir.Node) -> bool:
-        """Return whether an operator that works along axes leaves those of the batch and the sequence alone."""
-        axes = self._layout.list_axes(node)
-        dims = self._layout.dims(node.inputs[0]) if node.inputs[0] is not None else None
-        return axes is not None and all(dims is None or (dims[axis] or ROWS).is_literal for axis in axes)
 
     def _get_row(self) -> ir.Value:
         self._row = self._row or self.build.gather(self._packing.full_rows, self._place, 0, "row")
