@@ -118,7 +118,12 @@ def _find_mask(model: Model) -> tuple[str, MaskSpec]:
             "the file records no pooling that leaves out padding, so that values at padded positions may be needed",
             f"{POOL_FIRST}; `graphsurgery optimize --rehead` (the rewrite reattach-head) replaces a head of another program",
         )
-    mask, ids = MaskSpec.parse(steps[0]["mask"]), steps[0].get("ids")
+    masks = sorted({str(step["mask"]) for step in steps})
+    if len(masks) > 1:
+        raise MaskError(
+            f"the head reads several masks: {', '.join(masks)}", "let all its edits read the encoder's attention mask"
+        )
+    mask, ids = MaskSpec.parse(masks[0]), steps[0].get("ids")
     ids = ids or getattr(find_roles(parts.encoder.interface).ids, "name", None)
     if mask.kind in (ONES, PAD) or mask.name is None:
         raise MaskError(

@@ -138,17 +138,17 @@ class _Row:
 
     def copy(self, node: ir.Node) -> None:
         """Add a node of the attention, as it is for the tokens of this row."""
-        masked = [value for value in node.inputs if value is not None and value.name not in self._masks]
-        if get_operator(node) == "Add" and len(masked) == 1:
-            self._values[node.outputs[0]] = self.get(masked[0])
+        unmasked = [value for value in node.inputs if value is not None and value.name not in self._masks]
+        if get_operator(node) == "Add" and len(unmasked) == 1:
+            self._values[node.outputs[0]] = self.get(unmasked[0])
             return
         if get_operator(node) in SHAPED:
             shape = self._measure(node, self._layout.dims(node.outputs[0]) or ())
             inputs: list[ir.Value | None] = [self.get(require_value(node.inputs[0], "what is reshaped")), shape]
         else:
-            unmasked = MASK_INPUTS.get(get_operator(node), ()) if get_operator(node) in ATTENTIONS else ()
+            left_out = MASK_INPUTS.get(get_operator(node), ()) if get_operator(node) in ATTENTIONS else ()
             inputs = [
-                None if value is None or (place in unmasked and value.name in self._masks) else self.get(value)
+                None if value is None or (place in left_out and value.name in self._masks) else self.get(value)
                 for place, value in enumerate(node.inputs)
             ]
         made = self.build.copy(node, inputs)
