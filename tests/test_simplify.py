@@ -1012,3 +1012,42 @@ def test_vendor_operators(name: str) -> None:
     body, opset, expected = VENDORS[name]
     model = parsed(f"(float[4] x) => (float[4] y) <float[4] k = {{1, 1, 1, 1}}> {{ {body} }}", opset)
     assert count_vendor_operators(model) == expected
+
+
+# --- weights that are there twice -----------------------------------------------------------------------------------------
+
+
+def twice(second: np.ndarray) -> onnx.ModelProto:
+    """Two products, with a large weight each, and an initializer that nothing reads."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((64, 64)).astype(np.float32)
+    arrays = {"one": first, "two": first + second, "unread": first + 1}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "one"], ["a"]), helper.make_node("MatMul", ["a", "two"], ["y"])], "twice",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])], [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64]))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_equal_weights_are_stored_once() -> None:
+    done = simplify(twice(np.zeros((64, 64), np.float32))).model
+    assert [one.name for one in done.graph.initializer] == ["one"] and [node.input[1] for node in done.graph.node] == [
+        "one"
+    ] * 2
+    last_bit = np.zeros((64, 64), np.float32)
+    last_bit[-1, -1] = 1e-3
+    assert [one.name for one in simplify(twice(last_bit)).model.graph.initializer] == ["one", "two"]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_the_bytes_of_weights_are_reported(external: bool, tmp_path: Path) -> None:
+    model = twice(np.zeros((64, 64), np.float32))
+    onnx.save(model, tmp_path / "twice.onnx", save_as_external_data=external, size_threshold=0)
+    made = graphsurgery.run([graphsurgery.Simplify()], tmp_path / "twice.onnx", output=tmp_path / "once.onnx", verify=False)
+    assert "the weights take 16,384 bytes instead of 49,152" in made.notes
+    assert [one.name for one in made.model.proto.graph.initializer] == ["one"]
+    x = np.ones((2, 64), np.float32)
+    before, after = (Session(tmp_path / name, threads=1).run({"x": x}, ["y"])["y"] for name in ("twice.onnx", "once.onnx"))
+    np.testing.assert_array_equal(before, after)

@@ -40,16 +40,18 @@ class Simplify(Rewrite):
         given = load_for_rewrite(encoder, LARGEST_FOLDED)
         done = simplify(given)
         nothing = None
-        if _nodes(given) == _nodes(done.model):
+        if _nodes(given) == _nodes(done.model) and len(given.graph.initializer) == len(done.model.graph.initializer):
             require_open_encoder(encoder)
             nothing = NothingToOptimizeError(
                 "simplifying changes nothing in this graph", "use it as it is; see `graphsurgery inspect`"
             )
         counted = ", ".join(f"{name} {count}" for name, count in done.counts.items() if count)
-        note = f"{done.before} nodes became {done.after}" + (f": {counted}" if counted else "")
+        notes = [f"{done.before} nodes became {done.after}" + (f": {counted}" if counted else "")]
         after = replace(encoder, document=to_document(encoder, given, done.model), loaded=None)
+        if after.weight_bytes < encoder.weight_bytes:
+            notes.append(f"the weights take {after.weight_bytes:,} bytes instead of {encoder.weight_bytes:,}")
         architecture = detect_architecture(encoder)
-        return Rewritten(after, {"portable": True}, (note,), unchanged=nothing, architecture=architecture)
+        return Rewritten(after, {"portable": True}, tuple(notes), unchanged=nothing, architecture=architecture)
 
     @classmethod
     def from_record(cls, parameters: Mapping[str, Any]) -> Self | None:

@@ -138,7 +138,7 @@ class _Region:
     def _is_known(self, value: ir.Value) -> bool:
         """Return whether a value is a result of the region, or a constant that holds its elements."""
         tensor = self._constants.get(value)
-        return value in self._sizes or (tensor is not None and tensor.data_type in NUMPY and _is_inside(tensor))
+        return value in self._sizes or (tensor is not None and tensor.data_type in NUMPY and is_inside(tensor))
 
     def _infer_size(self, value: ir.Value) -> int | None:
         """Return the number of bytes of a value, or None if its type or dims are not known."""
@@ -146,7 +146,7 @@ class _Region:
         return None if fact.dtype not in NUMPY or fact.literal is None else compute_payload_size(fact.dtype, fact.literal)
 
 
-def _is_inside(tensor: onnx.TensorProto) -> bool:
+def is_inside(tensor: onnx.TensorProto) -> bool:
     """Return whether a tensor holds its own elements. They are not read for this."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
