@@ -1051,3 +1051,61 @@ def test_the_bytes_of_weights_are_reported(external: bool, tmp_path: Path) -> No
     x = np.ones((2, 64), np.float32)
     before, after = (Session(tmp_path / name, threads=1).run({"x": x}, ["y"])["y"] for name in ("twice.onnx", "once.onnx"))
     np.testing.assert_array_equal(before, after)
+
+
+# --- lookups of one row ---------------------------------------------------------------------------------------------------
+
+
+def embeddings(types: str, *, tied: bool = False) -> onnx.ModelProto:
+    """``words[ids] + types[k]``. ``types`` says where k comes from; ``tied``: the table of words is read by a product, too."""
+    rng = np.random.default_rng(0)
+    tables = {name: rng.standard_normal((rows, 4)).astype(np.float32) for name, rows in (("words", 9), ("rows", 3))}
+    arrays = tables | {"same": np.full((1, 4), 2), "mixed": np.array([[0, 0, 1, 0]])}
+    nodes = [helper.make_node("Shape", ["ids"], ["shape"]), helper.make_node("Gather", ["words", "ids"], ["w"])]
+    if types == "filled":
+        one = numpy_helper.from_array(np.array([1], np.int64))
+        nodes.append(helper.make_node("ConstantOfShape", ["shape"], ["k"], value=one))
+    else:
+        nodes.append(helper.make_node("Expand", [types, "shape"], ["k"]))
+    nodes += [helper.make_node("Gather", ["rows", "k"], ["t"]), helper.make_node("Add", ["w", "t"], ["sum"])]
+    nodes.append(helper.make_node("Relu", ["sum"], ["relu" if tied else "y"]))
+    if tied:
+        nodes += [helper.make_node("Gather", ["words", "given"], ["z"]), helper.make_node("Add", ["relu", "z"], ["y"])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", 4]) for name in ("ids", "given")]
+    graph = helper.make_graph(
+        nodes, "embeddings", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 4, None])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("types", "row"), [("filled", 1), ("same", 2)])
+def test_a_row_that_every_token_looks_up_is_folded(types: str, row: int) -> None:
+    model = embeddings(types)
+    done = simplify(model, tables=True)
+    tensors = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    assert done.counts["tables"] == 1 and [node.op_type for node in done.model.graph.node] == ["Gather", "Relu"]
+    (table,) = done.model.graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(table), tensors["words"] + tensors["rows"][row])
+    ids = np.array([[0, 8, 3, 3], [1, 2, 4, 5]])
+    feeds = {"ids": ids, "given": ids % 3}
+    sessions = [Session(one.SerializeToString(), threads=1, plain=True) for one in (model, done.model)]
+    np.testing.assert_array_equal(*(session.run(feeds, ["y"])["y"] for session in sessions))
+    assert not simplify(model).counts.get("tables")
+
+
+@pytest.mark.parametrize(("types", "tied"), [("given", False), ("mixed", False), ("filled", True)])
+def test_other_lookups_stay(types: str, tied: bool) -> None:
+    """Types that a caller gives or that differ, and a table that something else reads."""
+    done = simplify(embeddings(types, tied=tied), tables=True)
+    assert not done.counts["tables"] and [node.op_type for node in done.model.graph.node].count("Gather") == 2 + tied
+
+
+@pytest.mark.usefixtures("short_texts")
+def test_token_types_that_no_caller_gives(tmp_path: Path) -> None:
+    """Of the fixture whose token types were made to be zero; the optimizer still finds the embedding norm."""
+    steps = [graphsurgery.DropInput("token_type_ids", value="0"), graphsurgery.Simplify(), graphsurgery.Fuse()]
+    made = graphsurgery.run(steps, FIXTURES / "bert" / "model.onnx", output=tmp_path / "made.onnx")
+    assert made.report and any("tables 1" in note for note in made.notes)
+    assert made.fusions is not None and made.fusions.to_json()["counts"]["embedding norm"] == {"fused": 1, "expected": 1}
+    assert not any("token_type" in one.name for one in made.model.proto.graph.initializer if "word" not in one.name)

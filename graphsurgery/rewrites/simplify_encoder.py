@@ -38,7 +38,7 @@ class Simplify(Rewrite):
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         given = load_for_rewrite(encoder, LARGEST_FOLDED)
-        done = simplify(given)
+        done = simplify(given, tables=not encoder.externals)  # a new table would not lie beside the others
         nothing = None
         if _nodes(given) == _nodes(done.model) and len(given.graph.initializer) == len(done.model.graph.initializer):
             require_open_encoder(encoder)

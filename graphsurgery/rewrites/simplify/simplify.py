@@ -25,6 +25,7 @@ from graphsurgery.rewrites.simplify.identities import drop_identities
 from graphsurgery.rewrites.simplify.pairs import join_pairs
 from graphsurgery.rewrites.simplify.patterns import find_pattern_values
 from graphsurgery.rewrites.simplify.shapes import simplify_shapes
+from graphsurgery.rewrites.simplify.tables import fold_tables
 
 
 def drop_dead(graph: Editor, _: Facts) -> int:
@@ -51,8 +52,10 @@ class Simplified:
     """By the name of each of `SIMPLIFICATIONS`: how many constants, nodes and the like it simplified or removed."""
 
 
-def simplify(model: onnx.ModelProto) -> Simplified:
+def simplify(model: onnx.ModelProto, *, tables: bool = False) -> Simplified:
     """Return ``model`` with fewer nodes. ``model`` itself is not changed.
+
+    ``tables`` lets lookups of a single row be folded into the table of another lookup, which is then stored anew.
 
     Weights may be in the model, in external data, which are left alone, or elsewhere with a placeholder in the model.
 
@@ -66,6 +69,7 @@ def simplify(model: onnx.ModelProto) -> Simplified:
         work.protected = find_pattern_values(work)
         facts = Facts(work)
         found = {name: run(work, facts) for name, run in SIMPLIFICATIONS.items()}
+        found |= {"tables": fold_tables(work)} if tables else {}
         counts.update(found)
         changed = any(found.values())
     done = work.finish()
