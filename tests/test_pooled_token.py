@@ -312,6 +312,23 @@ def test_it_refuses_in_words(steps: list[Any], said: str, tmp_path: Path) -> Non
     assert "cls, lasttoken" in caught.value.advice and not list(tmp_path.iterdir())
 
 
+def test_positions_by_row_need_an_opset() -> None:
+    model = layer(TAKINGS["a flattened value"])
+    model.opset_import[0].version = 11
+    with pytest.raises(UnsupportedModelError, match="opset 11"):
+        apply(model)
+
+
+def test_a_sum_over_tokens_is_no_token() -> None:
+    """A product of the doubled mask and the tokens, of which the first row is taken, as in heads that pool by the mean."""
+    doubled = [
+        node("Cast", "p", "mask", to=FLOAT), node("Unsqueeze", "mask ints1", "row"), node("Concat", "row row", "rows", axis=1),
+        node("MatMul", "rows h", "sums"), node("Gather", "sums zero", "y", axis=1),
+    ]  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="no output takes one token"):
+        apply(layer(doubled))
+
+
 def test_it_is_applied_once(tmp_path: Path) -> None:
     made = narrowed(source("bert"), tmp_path, [AddPooling("cls")], verify=False)
     with pytest.raises(NothingToOptimizeError, match="already"):

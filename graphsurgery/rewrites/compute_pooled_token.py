@@ -7,7 +7,7 @@ projection and the feed-forward part of the last layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -19,7 +19,7 @@ from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.flops import COUNTERS, count_flops
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import get_operator
-from graphsurgery.graph.sizes import BATCH, Dim, Layout
+from graphsurgery.graph.sizes import BATCH, TOKENS, Dim, Dims, Layout
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import list_rewrites
@@ -36,6 +36,8 @@ ADVICE = (
     "leave the rewrite pooled-token out for this file: it is for heads that take one token of each text, such as cls, "
     "lasttoken or a class token, and for files without other outputs"
 )
+FIRST_OPSET_OF_ROWS = 12
+"""The first opset in which GatherND takes one position of each row of a batch."""
 COUNTED_AT = (128, 32)
 """The lengths of text at which operations are counted: the first one at which the sizes of all products are known."""
 
@@ -86,8 +88,17 @@ def _find_best(parts: Parts) -> Demand:
     demands = [find_demand(graph, layout, one, readable, ends) for one in groups.values()]
     best = max(demands, key=lambda one: _count_products(one, own), default=None)
     if best is not None and _count_products(best, own):
+        _require_opset(graph, best)
         return best
-    raise UnsupportedModelError(_explain(graph, layout, takings), ADVICE)
+    raise UnsupportedModelError(_explain(graph, layout, takings, readable), ADVICE)
+
+
+def _require_opset(graph: Graph, demand: Demand) -> None:
+    if demand.position.number is None and graph.opset < FIRST_OPSET_OF_ROWS:
+        raise UnsupportedModelError(
+            f"the head takes another position in each text, and opset {graph.opset} cannot take it before the head",
+            f"export the encoder with opset {FIRST_OPSET_OF_ROWS} or newer, or leave the rewrite pooled-token out",
+        )
 
 
 def _list_readable(encoder: Model, graph: Graph, layout: Layout) -> set[Dim]:
@@ -106,14 +117,24 @@ def _is_known(encoder: Model, graph: Graph, position: Position) -> bool:
 
 
 def _count_products(demand: Demand, names: Iterable[str | None]) -> int:
-    """Count the products of the encoder, whose values have the names ``names``, that are computed at one position."""
+    """Count the products with weights that are computed at one position. ``names`` are the encoder's values."""
     own = set(names)
-    return sum(get_operator(node) in COUNTERS and node.outputs[0].name in own for node in demand.axes)
+    products = (node for node in demand.axes if get_operator(node) in COUNTERS and node.outputs[0].name in own)
+    return sum(any(_is_fixed(demand.layout.dims(value)) for value in node.inputs) for node in products)
 
 
-def _explain(graph: Graph, layout: Layout, takings: list[Taking]) -> str:
+def _is_fixed(dims: Dims | None) -> bool:
+    """Return whether ``dims`` are those of weights: numbers, whatever the batch and the tokens are."""
+    return bool(dims) and all(dim is not None and dim[0] == dim[1] for dim in dims or ())
+
+
+def _explain(graph: Graph, layout: Layout, takings: list[Taking], readable: Collection[Dim]) -> str:
     """Return why nothing of the encoder can be left out."""
-    taken = [one for one in takings if len(dims := layout.dims(one.value) or ()) == 3 and dims[0] == BATCH]
+    taken = []
+    for one in takings:
+        dims = layout.dims(one.value) or ()
+        if len(dims) == 3 and dims[0] == BATCH and (dims[one.axis] == TOKENS or TOKENS not in readable):
+            taken.append(one)
     if not taken:
         return f"no output takes one token of each text: {_list_names(graph.main.outputs)} needs every token"
     value = taken[-1].value
