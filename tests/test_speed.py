@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from graphsurgery.optimizer import optimize as optimize_module
 from graphsurgery.optimizer import speed
 from graphsurgery.optimizer.workload import BATCHES, OFFLINE, ONLINE, make_workload
 from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.rewrites.rewrite import Context, Rewritten
 
 require_optimizer()
@@ -82,6 +84,24 @@ def test_the_table_in_the_terminal(source: Path, monkeypatch: pytest.MonkeyPatch
     assert (
         "1.50x" in table and "1.20x" in table and "simplify + simplify: simplifying changes nothing" in " ".join(table.split())
     )
+
+
+def test_for_cuda_every_attention_is_one_operator(tmp_path: Path) -> None:
+    """The optimizer alone fuses none of an export in dynamo form."""
+    source = FIXTURES / "bert-dynamo" / "model.onnx"
+    made = graphsurgery.optimize(source, target="cuda", time=False, output=tmp_path / "made.onnx")
+    assert made.report and Counter(node.op_type for node in made.model.proto.graph.node)["MultiHeadAttention"] == 2
+    assert [one.name for one in read_recorded_recipe(made.model).steps] == ["fuse", "attention"]
+
+
+def test_every_candidate_is_applied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mean, no single token is pooled; everything else is timed, and nothing is left for attention behind fuse."""
+    timed: list[int] = []
+    monkeypatch.setattr(speed, "race", lambda runs, seconds: timed.append(len(runs)) or [[0.01] * len(runs)] * 3)
+    with pytest.raises(NothingToOptimizeError) as caught:
+        graphsurgery.optimize(source, speed=True, workload="online", verify=False)
+    assert set(timed) == {1 + 7}
+    assert "padding-free 1.00x" in caught.value.message and "fuse + attention" not in caught.value.message
 
 
 def test_the_plot(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import WARNING
 from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
@@ -65,7 +66,8 @@ def optimize(
 
     Args:
         output: the path to write. By default it stands beside the source, with ``optimized`` in its name.
-        target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided.
+        target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided. For ``cuda``, attentions that the
+            optimizer leaves become one operator as well (`FuseAttention`). On the CPU, ``speed`` measures whether that helps.
         model_type, heads, hidden_size: the optimizer's parameters. By default they are found in the graph.
         fp16, bf16: compute the encoder in half precision, except nodes that overflow or contribute most to the rounding error.
             The head, inputs and outputs stay float32.
@@ -102,7 +104,7 @@ def optimize(
     _require_speed_alone(speed, {"--workload": workload, "--plot": plot}, [option for option, value in others.items() if value])
     fuse = Fuse(target, model_type, heads, hidden_size)
     rewrites: list[Rewrite] = [ReattachHead()] if rehead else []
-    rewrites.append(Simplify() if portable else fuse)
+    rewrites += [Simplify()] if portable else [fuse, FuseAttention()] if target == "cuda" else [fuse]
     rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
     before = load(source)
     before.require_data("optimizing")

@@ -14,6 +14,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.optimizer.search import Chain, Search
 from graphsurgery.optimizer.workload import Batch
 from graphsurgery.outcome import Optimized
+from graphsurgery.rewrites.compute_pooled_token import PooledToken
+from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW
@@ -128,9 +130,9 @@ def list_candidates(target: str, *, portable: bool) -> list[tuple[Rewrite, ...]]
 
     With ``portable``, every operator stays a standard one.
     """
-    bases: list[tuple[Rewrite, ...]] = [(), (Simplify(),)]
-    bases += [] if portable else [(Fuse(target),)]
-    less: list[tuple[Rewrite, ...]] = [(), (PaddingFree(GATHER if portable else ROW_BY_ROW),)]
+    fused: list[tuple[Rewrite, ...]] = [(FuseAttention(),), (Fuse(target),), (Fuse(target), FuseAttention())]
+    bases = [(), (Simplify(),), *([(FuseAttention("standard"),)] if portable else fused)]
+    less = [(), (PooledToken(),), (PaddingFree(GATHER if portable else ROW_BY_ROW),)]
     return [(*base, *rest) for base, rest in product(bases, less) if base or rest]
 
 
