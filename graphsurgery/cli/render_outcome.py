@@ -22,7 +22,7 @@ from graphsurgery.cli.render import (
     render_section,
 )
 from graphsurgery.compare.choice import Choice
-from graphsurgery.compare.timing import Timings, describe_batch
+from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import read_optional_inputs
 from graphsurgery.outcome import Outcome, group_attempts
@@ -108,14 +108,15 @@ def _render_choice(choice: Choice) -> RenderableType:
     """Show how many times faster than the source each candidate is, on each batch, and why others were not timed."""
     timed = [one for one in choice.candidates if one.timings]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
+    table.add_column("texts x tokens", overflow="fold")
     for timing in timed[0].timings:
-        table.add_column(describe_batch(timing.texts, timing.tokens, timing.fill), justify="right")
+        full = f"\n{timing.fill:.0%} full" if timing.fill < 1 else ""
+        table.add_column(f"{timing.texts} x {timing.tokens}{full}", justify="right", no_wrap=True)
     for one in timed:
         style = "green" if one.name == choice.chosen else ""
         table.add_row(Text(one.name), *(f"{timing.ratio:.2f}x" for timing in one.timings), style=style)
-    left_out = [f"{one.name}: {one.why_not}" for one in choice.candidates if one.why_not]
-    return Group(table, render_paragraphs(left_out))
+    left_out = group_attempts([f"{one.name}: {one.why_not}" for one in choice.candidates if one.why_not])
+    return Group(table, render_paragraphs([f"left out: {line}" for line in left_out]))
 
 
 def _render_timings(timings: Timings) -> RenderableType:

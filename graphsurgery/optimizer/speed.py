@@ -13,7 +13,7 @@ from graphsurgery.errors import GraphSurgeryError, NothingToOptimizeError, Surro
 from graphsurgery.model.model import Model
 from graphsurgery.optimizer.search import Chain, Search
 from graphsurgery.optimizer.workload import Batch
-from graphsurgery.outcome import Optimized
+from graphsurgery.outcome import Optimized, list_attempts
 from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
@@ -65,12 +65,19 @@ class SpeedSearch:
         raise NothingToOptimizeError(_describe(tried), "keep the file, or name a --workload that is like yours")
 
     def _apply_all(self, candidates: Mapping[str, tuple[Rewrite, ...]]) -> Iterator[tuple[Candidate, Model | None]]:
-        """Yield each candidate with its model, or with None if there is none. Equal models are made once."""
+        """Yield each candidate with its model, or with None if there is none. Equal models are made once.
+
+        A candidate with a rewrite that changes nothing is the same as one without it, and is left out.
+        """
         seen: dict[str, Candidate] = {}
         for name, rewrites in candidates.items():
             one = Candidate(name)
             try:
                 model = self._apply(rewrites)
+            except NothingToOptimizeError as error:
+                if len(rewrites) == 1:
+                    yield replace(one, why_not=error.message), None
+                continue
             except GraphSurgeryError as error:
                 yield replace(one, why_not=error.message), None
                 continue
@@ -144,5 +151,5 @@ def _describe(tried: Sequence[Candidate]) -> str:
     """Say that no candidate is clearly faster, and how fast the fastest are."""
     timed = [f"{one.name} {one.ratio:.2f}x" for one in tried if one.ratio is not None]
     refused = [f"{one.name}: {one.why_not}" for one in tried if one.ratio is None]
-    found = f": {', '.join(timed)}" if timed else f", because none could be made: {'; '.join(refused)}"
+    found = f": {', '.join(timed)}" if timed else f", because none could be made: {list_attempts(refused)}"
     return f"no candidate is clearly faster than the file itself on this machine{found}"
