@@ -51,7 +51,7 @@ def one_thread_each() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def medium_texts() -> Iterator[None]:
-    """Proofs go to 512 tokens where the model sets no limit. tests/test_feeds.py and tests/peers go to the full length."""
+    """Proofs go to 512 tokens where the model sets no limit. `full_length` and tests/peers go further."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
         yield
@@ -89,6 +89,12 @@ def loaded_once(loaded_models: dict[Path, Any], monkeypatch: pytest.MonkeyPatch)
         return loaded_models[path]
 
     monkeypatch.setattr(loading, "_load_source", load_once)
+
+
+@pytest.fixture
+def full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are as long as in a user's proof, unlike those of the other tests."""
+    monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 2048)
 
 
 @pytest.fixture

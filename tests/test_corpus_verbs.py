@@ -36,7 +36,7 @@ WRITING = {
     "optimize": [["--portable", "--no-timing"]],
 }
 """The verbs that write a file, and plausible options of each."""
-OTHERS = {"bake", "export", "inspect", "recipe", "run", "verify"}
+OTHERS = {"bake", "bench", "export", "inspect", "recipe", "run", "verify"}
 
 
 def test_every_verb_is_tried() -> None:
@@ -53,6 +53,7 @@ def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: py
     calls = [[verb, str(path), *options, *written] for verb, all_options in WRITING.items() for options in all_options]
     calls += [
         ["inspect", str(path)],
+        ["bench", str(path), "--batches", "1", "--lengths", "8", "--seconds", "0"],
         ["recipe", "show", str(path)],
         ["run", "recipe.toml", str(path), *written],
         ["bake", str(path.parent), "-o", str(tmp_path / "baked")],

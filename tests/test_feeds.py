@@ -26,6 +26,7 @@ from graphsurgery.runtime.reach import UNLIMITED, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded, tokenize
 
+pytestmark = pytest.mark.usefixtures("full_length")
 SIZES = st.builds(Sizes, st.none() | st.integers(1, 6), st.none() | st.integers(1, 40), st.integers(1, 64))
 
 
@@ -142,12 +143,6 @@ def test_the_tokenizer_says_how_texts_are_padded() -> None:
 
 
 # --- how far they reach ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def full_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are as long as in a user's proof, unlike those of the other tests."""
-    monkeypatch.setattr(reach_module, "UNLIMITED", UNLIMITED)
 
 
 def reach_of(model: graphsurgery.Model, **options: bool) -> reach_module.Reach:

@@ -192,7 +192,7 @@ CHAINS: dict[str, list[Edit]] = {
     "a prompt's length as input": [AddPooling("mean", skip_prompt="input")],
     "the hidden state kept": [AddPooling("lasttoken", keep_output=("last_hidden_state",))],
     "dense, cut, bits": [
-        AddPooling("mean"), AddDense(module_folders.dense(16, 32), "tanh"), AddNormalize(), Truncate("8,4"),
+        AddPooling("mean"), AddDense(module_folders.dense(16, 32), "tanh"), AddNormalize(), Truncate("8,12"),
         OutputPrecision("ubinary", target="sentence_embedding_8"),
     ],
     "types after": [AddPooling("mean", normalize=True), InputType("int32")],

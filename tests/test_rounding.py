@@ -121,6 +121,7 @@ shifted (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (floa
 """
 
 
+@pytest.mark.usefixtures("full_length")
 def test_the_sum_of_a_long_text_is_rounded_before_it_is_normalised() -> None:
     """x + mean(x): 2,048 tokens that have much in common. One edit is held to what two edits one after the other are held to,
     and a text of a few tokens to the promise; a fault above rounding is found at any length."""

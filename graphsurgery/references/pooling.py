@@ -222,7 +222,8 @@ def _compute(parameters: Parameters, known: Known) -> list[Expected]:
     scale = np.repeat(np.stack([_weigh_errors(m, mode, w, first) for mode in modes], axis=1), x.shape[2], axis=1)
     divides = np.repeat([mode in DIVIDING for mode in modes], x.shape[2])
     added = pool(magnitude(x), m, modes, w, first)
-    promised, own = per_token * scale, EPSILON * divides * estimate_mean_error(x.shape[1]) * added
+    promised = per_token * scale
+    own = EPSILON * divides * estimate_mean_error(x.shape[1], sums=4) * added  # tokens are added by a MatMul
     if w is not None:  # the divisor is a sum itself, and may be small if weights of either sign cancel each other
         quotient = np.abs(y) * (np.sum(np.abs(w), axis=1) / np.maximum(np.sum(w, axis=1), 1e-9))[:, None]
         promised, own = promised + RELATIVE * quotient, own + EPSILON * quotient
