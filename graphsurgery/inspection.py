@@ -25,7 +25,7 @@ from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graphs
-from graphsurgery.model.provenance import GOLDEN, list_rewrites, list_steps_since_edit, read_steps
+from graphsurgery.model.provenance import GOLDEN, list_steps_since_edit
 from graphsurgery.runtime.baked_sizes import declare_baked_sizes
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def inspect(source: Loadable) -> Inspection:
         tables=find_tables(model, find_roles(model.interface)),
         head=tuple(step.to_json() for step in read_head_steps(model)),
         certificate=read_certificate(model),
-        optimized=_merge_rewrites(proto),
+        optimized=_merge_rewrites(model),
         goldens=any(step.edit == GOLDEN for step in list_steps_since_edit(proto)),
         pools=explain_pooling(model),
         pooled=pooled,
@@ -149,7 +149,7 @@ def inspect(source: Loadable) -> Inspection:
         warnings=(
             *model.notes,
             *complaint,
-            *_list_unreadable_steps(proto),
+            *_list_unreadable_steps(model),
             *_list_warnings(model, hidden),
             *counted,
             *doubts,
@@ -190,13 +190,13 @@ def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
     return (",".join(found.modes) if found else None), []
 
 
-def _list_unreadable_steps(proto: onnx.ModelProto) -> list[str]:
-    return [f"{step.unreadable}: the recorded parameters cannot be read" for step in read_steps(proto) if step.unreadable]
+def _list_unreadable_steps(model: Model) -> list[str]:
+    return [f"{step.unreadable}: the recorded parameters cannot be read" for step in model.recorded if step.unreadable]
 
 
-def _merge_rewrites(proto: onnx.ModelProto) -> dict[str, Any] | None:
+def _merge_rewrites(model: Model) -> dict[str, Any] | None:
     merged: dict[str, Any] = {}
-    for step in list_rewrites(proto):
+    for step in model.rewrites:
         merged |= {name: value for name, value in step.given.items() if value is not None or name not in merged}
     return merged or None
 

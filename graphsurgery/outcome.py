@@ -15,7 +15,6 @@ from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import list_rewrites
 from graphsurgery.model.staging import Saved
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
@@ -116,7 +115,7 @@ class Outcome:
             "output": str(self.output) if self.saved else None,
             "data": str(self.saved.data) if self.saved and self.saved.data else None,
             "steps": list(self.steps),
-            "rewrites": [step.to_json() for step in list_rewrites(self.model.proto)],
+            "rewrites": [step.to_json() for step in self.model.rewrites],
             "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
             "notes": list(self.notes),
             "report": self.report.to_json() if self.report is not None else None,

@@ -33,7 +33,7 @@ from graphsurgery.folders.files import open_file
 from graphsurgery.model.certificate import ELSEWHERE, read_certificate
 from graphsurgery.model.external import explain_bad_location
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, list_rewrites, list_steps_since_edit
+from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, list_steps_since_edit
 from graphsurgery.rewrites.registry import REWRITES, make_rewrite, read_recorded_rewrites
 from graphsurgery.rewrites.rewrite import Rewrite
 
@@ -123,7 +123,7 @@ def read_recorded_recipe(model: Model) -> Recipe:
     Running the recipe on the file's source gives the same bytes. If the file was rewritten, this needs the same package
     versions and the same feeds. `optimize` counts the golden vectors of its source as part of that source.
     """
-    edits, rewritten = [_entry(step) for step in read_head_steps(model)], list_rewrites(model.proto)
+    edits, rewritten = [_entry(step) for step in read_head_steps(model)], model.rewrites
     if not edits and not rewritten:
         raise NoHeadError(
             "the file records no edit of graphsurgery", "only files made by graphsurgery record how they were made"

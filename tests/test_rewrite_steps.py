@@ -51,7 +51,7 @@ from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.certificate import read_certificate
 from graphsurgery.model.model import Model, fill_weights
-from graphsurgery.model.provenance import list_rewrites, record_rewrite
+from graphsurgery.model.provenance import record_rewrite
 from graphsurgery.recipe import Recipe, parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.registry import REWRITES
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
@@ -385,7 +385,7 @@ def test_files_of_older_versions_are_read() -> None:
 def test_every_rewrite_has_an_entry(tmp_path: Path, capsys) -> None:
     """`inspect` shows them as one; the head is recorded after them."""
     made = graphsurgery.run([Simplify(), AddPooling("mean"), Fuse(), Half()], bert(), output=tmp_path / "made.onnx")
-    entries = list_rewrites(graphsurgery.load(made.output).proto)
+    entries = graphsurgery.load(made.output).rewrites
     assert [bool(step.given["portable"]) for step in entries] == [True, False, False]
     assert [step.given["edits"] for step in entries] == [None, 1, 1]
     assert [step.edit for step in read_head_steps(graphsurgery.load(made.output))] == ["add-pooling"]

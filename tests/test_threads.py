@@ -20,7 +20,9 @@ from onnx import numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 import graphsurgery
+from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import SurroundingsError
+from graphsurgery.graph.graph import Graph
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.records import Document
 from graphsurgery.model.sources import WINDOW, FileBytes
@@ -78,6 +80,13 @@ def test_one_model_inspected_and_read() -> None:
         return kept and prints and found and model.interface == wanted.interface
 
     assert all(in_threads(same))
+
+
+def test_one_graph_for_all_threads() -> None:
+    """What is kept about the values of a graph must be about the graph that everybody gets."""
+    for _ in range(10):
+        model = graphsurgery.load(BERT)
+        assert all(in_threads(lambda _, model=model: Flow.of(model).graph is Graph.of(model)))  # type: ignore[misc]
 
 
 def with_constants(model: graphsurgery.Model, seed: int) -> Document:

@@ -10,7 +10,7 @@ from graphsurgery.edits.edit import Edit, Resolved
 from graphsurgery.encoder.head import explain_pooling, read_head_steps, read_padding_free_form
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import MOVE, Step, list_rewrites, list_undoable_steps, undo_step
+from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import list_locations, move_tensors
 
@@ -44,7 +44,7 @@ class StripHead(Edit):
                 if pools
                 else "this file is the encoder already",
             )
-        if any(step.given.get("pooled_token") and step.given.get("edits") for step in list_rewrites(model.proto)):
+        if any(step.given.get("pooled_token") and step.given.get("edits") for step in model.rewrites):
             raise UnsupportedModelError(
                 "the encoder of this file computes only the token that its head takes, and gives it at every position",
                 "strip the head of the file from which the rewrite pooled-token made this one",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, Step, list_rewrites
+from graphsurgery.model.provenance import HOUSEKEEPING, Step
 
 EMBEDDING = "sentence_embedding"
 POOLING = "add-pooling"
@@ -31,7 +31,7 @@ def has_own_head(model: Model) -> bool:
 
 def read_padding_free_form(model: Model) -> str | None:
     """Return how attention runs in an encoder that the file records to compute on tokens alone, or None for any other."""
-    return next((form for step in list_rewrites(model.proto) if (form := step.given.get(PADDING_FREE))), None)
+    return next((form for step in model.rewrites if (form := step.given.get(PADDING_FREE))), None)
 
 
 def explain_pooling(model: Model) -> str | None:

@@ -66,7 +66,7 @@ class Graph:
         if graph is None:
             graph = Graph(model.proto)
             with _SHARED_LOCK:
-                _SHARED[model.document] = graph
+                graph = _SHARED.setdefault(model.document, graph)  # what others know of its values must stay true
         return graph
 
     @property

@@ -18,7 +18,7 @@ from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.external import ExternalFile, ExternalTensor
 from graphsurgery.model.hub_cache import is_in_cache, lies_in
 from graphsurgery.model.parsing import parse
-from graphsurgery.model.provenance import Step, read_steps
+from graphsurgery.model.provenance import OPTIMIZED, Step, read_steps
 from graphsurgery.model.records import Document, Span, hash_payloads
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import FileBytes
@@ -69,6 +69,11 @@ class Model:
     def recorded(self) -> tuple[Step, ...]:
         """Every step that the file records, oldest first. The metadata is read once."""
         return tuple(read_steps(self.proto))
+
+    @property
+    def rewrites(self) -> tuple[Step, ...]:
+        """The entries of rewrites, which cannot be undone."""
+        return tuple(step for step in self.recorded if step.edit == OPTIMIZED)
 
     @property
     def fingerprint(self) -> str:

@@ -81,11 +81,6 @@ def list_undoable_steps(model: onnx.ModelProto) -> list[Step]:
     return found[start + 1 :]
 
 
-def list_rewrites(model: onnx.ModelProto) -> list[Step]:
-    """Return the entries of rewrites, which cannot be undone."""
-    return [step for step in read_steps(model) if step.edit == OPTIMIZED]
-
-
 def remove_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple[Record, ...]:
     """Return a model's records without our metadata entries, except those of the steps that ``keep`` names."""
     return tuple(record for record in records if record.field != METADATA or not _is_ours(record, keep))

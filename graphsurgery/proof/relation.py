@@ -13,7 +13,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import Step, list_rewrites
+from graphsurgery.model.provenance import Step
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.references.chain import Chain
@@ -59,9 +59,9 @@ class Relation:
         return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
 
 
-def _find_new_rewrites(source: Model, output: Model) -> list[Step]:
+def _find_new_rewrites(source: Model, output: Model) -> tuple[Step, ...]:
     """Return the rewrites that ``output`` records and ``source`` does not."""
-    before, after = list_rewrites(source.proto), list_rewrites(output.proto)
+    before, after = source.rewrites, output.rewrites
     return after[len(before) :] if after[: len(before)] == before else after
 
 

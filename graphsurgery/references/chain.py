@@ -15,7 +15,7 @@ from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import HOUSEKEEPING, OPTIMIZED, Step
+from graphsurgery.model.provenance import HOUSEKEEPING, Step
 from graphsurgery.references.fields import apply_fields
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import (
@@ -212,16 +212,12 @@ class Chain:
 
 def find_new_steps(source: Model, output: Model) -> list[Step]:
     """Return the edits that the output records and the source does not; none if the output was rewritten since."""
-    if _list_rewrites(output) != _list_rewrites(source):
+    if output.rewrites != source.rewrites:
         return []
     before, after = read_head_steps(source), read_head_steps(output)
     if len(before) > len(after) or not all(map(_is_same_step, before, after)):
         return []
     return list(after[len(before) :])
-
-
-def _list_rewrites(model: Model) -> list[Step]:
-    return [step for step in model.recorded if step.edit == OPTIMIZED]
 
 
 def _is_same_step(one: Step, other: Step) -> bool:

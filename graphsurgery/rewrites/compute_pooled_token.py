@@ -22,7 +22,6 @@ from graphsurgery.graph.operators import get_operator
 from graphsurgery.graph.sizes import BATCH, TOKENS, Dim, Dims, Layout
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.model import Model
-from graphsurgery.model.provenance import list_rewrites
 from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.head_parts import Parts, split_head
@@ -52,7 +51,7 @@ class PooledToken(Rewrite):
     doing: ClassVar[str] = "finding out what the pooled token needs"
 
     def check(self, model: Model) -> None:
-        if any(step.given.get(RECORDED) for step in list_rewrites(model.proto)):
+        if any(step.given.get(RECORDED) for step in model.rewrites):
             raise NothingToOptimizeError("the file computes the pooled token alone already", "use it as it is")
         require_open_encoder(model)
         _find_best(split_head(model))
