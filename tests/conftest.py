@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported
+gc.set_threshold(100_000, 10, 10)  # graphs are many small objects: the usual 700 cost a tenth of all time
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 CORPUS = ROOT.parent / "shared" / "corpus"

@@ -115,7 +115,10 @@ def optimize(
     proof = RewriteProof.of(before, texts)
     writing = Writing(place, force, dry_run, keep_failed)
     quantised = _describe_quantised(before)
-    search = Search(before, proof, writing, Limits(atol, min_cosine), verify, time, strict, progress, doubts=quantised)
+    timed_after = time and not speed  # the candidates are timed before one is chosen
+    search = Search(
+        before, proof, writing, Limits(atol, min_cosine), verify, timed_after, strict, progress, doubts=quantised
+    )
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
