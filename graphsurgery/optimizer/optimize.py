@@ -116,9 +116,7 @@ def optimize(
     writing = Writing(place, force, dry_run, keep_failed)
     quantised = _describe_quantised(before)
     timed_after = time and not speed  # the candidates are timed before one is chosen
-    search = Search(
-        before, proof, writing, Limits(atol, min_cosine), verify, timed_after, strict, progress, doubts=quantised
-    )
+    search = Search(before, proof, writing, Limits(atol, min_cosine), verify, timed_after, strict, progress, doubts=quantised)
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
