@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphsurgery.benchmarking.results import Contest, Measurement
-from graphsurgery.benchmarking.work import PLANNED, Work, describe_strategy, draw_work, encode_texts, split_texts
+from graphsurgery.benchmarking.work import PLANNED, Work, describe_strategy, draw_work, split_texts
 from graphsurgery.compare.budget import measure_budget
 from graphsurgery.compare.timing import Timing, describe_batch, race
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
-from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.proof.source_feeds import make_feed_generator, require_texts
 from graphsurgery.proof.verify import Progress
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.memory import measure_memory
@@ -91,7 +91,8 @@ class Racing:
     def run_texts(self, path: str | os.PathLike[str], strategies: Sequence[str], budget: int | None, longest: int) -> Contest:
         """Measure the texts of a file, with each strategy and each model."""
         first = self.contenders[0]
-        encoded = [encode_texts(one.model, first.model, one.generator, path, longest) for one in self.contenders]
+        advice = "leave out --texts: batches are drawn then"
+        encoded = [require_texts(one.model, first.model, one.generator, path, longest, advice) for one in self.contenders]
         if set(strategies) & set(PLANNED):
             self.budget, self.has_measured_budget = budget, budget is None
             if budget is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,8 +10,6 @@ from types import MappingProxyType
 import numpy as np
 
 from graphsurgery.errors import RequestError
-from graphsurgery.model.model import Model
-from graphsurgery.proof.source_feeds import find_texts
 from graphsurgery.runtime.batches import plan
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.own_process import Feed
@@ -84,19 +81,6 @@ def draw_work(generator: FeedGenerator, texts: int, tokens: int) -> Work:
     """Return one feed of so many texts of so many tokens, without padding."""
     feed = generator.generate(np.ones((texts, tokens), dtype=np.bool_), seed=0)
     return Work((feed,), (texts,), texts * tokens)
-
-
-def encode_texts(model: Model, other: Model, generator: FeedGenerator, path: str | os.PathLike[str], longest: int) -> Encoded:
-    """Tokenise the lines of a file, cut to ``longest`` tokens, with the tokenizer beside ``model``, or else beside ``other``.
-
-    Raises RequestError if they cannot be fed, and what reading them raises.
-    """
-    encoded, why_not = find_texts(model, other, generator, path, generator.limit_length(longest))
-    if encoded is None:
-        raise RequestError(
-            f"the texts of {os.fspath(path)} cannot be fed: {why_not}", "leave out --texts: batches are drawn then"
-        )
-    return encoded
 
 
 def split_texts(generator: FeedGenerator, encoded: Encoded, strategy: str, budget: int) -> Work:

@@ -82,6 +82,14 @@ class Editor(Graph):
         converted = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
         return ir.Node(domain, op_type, inputs, converted, outputs=[ir.Value(name=one) for one in outputs], name=name)
 
+    def make_value(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str,
+        attributes: Mapping[str, Any] = MappingProxyType({}), domain: str = "",
+    ) -> ir.Node:  # fmt: skip
+        """Return a new node with one output. Both are called ``name``, or the next free name like it."""
+        free = self.namer.new(name)
+        return self.make_node(op_type, inputs, [free], attributes, free, domain)
+
     def insert(self, after: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
         """Insert ``nodes`` after the node ``after``, or at the beginning if that is None. ``infos`` declare new values."""
         new, first = list(nodes), next(iter(self.main), None)

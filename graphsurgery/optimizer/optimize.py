@@ -120,7 +120,7 @@ def optimize(
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
-            outcome = SpeedSearch(search, batches).run(list_candidates(target, portable=portable))
+            outcome = SpeedSearch(search, batches).run(list_candidates(portable=portable))
             if plot is not None and outcome.choice is not None:
                 draw_choice(outcome.choice, place.name, Path(plot), force=force)
             return outcome

@@ -132,12 +132,12 @@ def _require_quiet(tried: Sequence[Candidate]) -> None:
         raise SurroundingsError(what, "try again when nothing else runs, or choose the rewrites by a recipe")
 
 
-def list_candidates(target: str, *, portable: bool) -> list[tuple[Rewrite, ...]]:
+def list_candidates(*, portable: bool) -> list[tuple[Rewrite, ...]]:
     """Return the lists of rewrites to try: one way to fuse or simplify, or none, then what the head does not need left out.
 
     With ``portable``, every operator stays a standard one.
     """
-    fused: list[tuple[Rewrite, ...]] = [(FuseAttention(),), (Fuse(target),), (Fuse(target), FuseAttention())]
+    fused: list[tuple[Rewrite, ...]] = [(FuseAttention(),), (Fuse(),), (Fuse(), FuseAttention())]
     bases = [(), (Simplify(),), *([(FuseAttention("standard"),)] if portable else fused)]
     less = [(), (PooledToken(),), (PaddingFree(GATHER if portable else ROW_BY_ROW),)]
     return [(*base, *rest) for base, rest in product(bases, less) if base or rest]

@@ -12,7 +12,7 @@ from graphsurgery.compare.timing import describe_batch
 from graphsurgery.compare.vectors import Array
 from graphsurgery.errors import RequestError
 from graphsurgery.model.model import Model
-from graphsurgery.proof.source_feeds import find_texts
+from graphsurgery.proof.source_feeds import require_texts
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import make_mask
 
@@ -55,9 +55,7 @@ def make_workload(source: Model, generator: FeedGenerator, workload: str | os.Pa
     if not Path(workload).is_file():
         what = f"there is no workload {os.fspath(workload)!r}, and no file of that name"
         raise RequestError(what, f"choose {ONLINE}, {OFFLINE} or a text file with one text per line")
-    texts, why_not = find_texts(source, source, generator, workload, generator.limit_length(LONGEST))
-    if texts is None:
-        raise RequestError(f"the texts of {os.fspath(workload)} cannot be fed: {why_not}", f"choose {ONLINE} or {OFFLINE}")
+    texts = require_texts(source, source, generator, workload, LONGEST, f"choose {ONLINE} or {OFFLINE}")
     batches = list(texts.split_into_batches())[:MOST_BATCHES]
     return [
         Batch(one.mask.shape[0], one.mask.shape[1], round(float(one.mask.mean()), 2), feed)

@@ -187,6 +187,16 @@ def _find_prompt(chain: Chain) -> str | None:
     return prompts[-1] if prompts else None
 
 
+def require_texts(
+    model: Model, other: Model, generator: FeedGenerator, path: str | os.PathLike[str], longest: int, advice: str
+) -> Encoded:
+    """Return the texts of a file as `find_texts` does. Raise RequestError with this ``advice`` if they cannot be fed."""
+    encoded, why_not = find_texts(model, other, generator, path, generator.limit_length(longest))
+    if encoded is None:
+        raise RequestError(f"the texts of {os.fspath(path)} cannot be fed: {why_not}", advice)
+    return encoded
+
+
 def find_texts(
     source: Model, output: Model, generator: FeedGenerator, path: str | os.PathLike[str] | None, longest: int | None = None
 ) -> tuple[Encoded | None, str | None]:

@@ -41,8 +41,7 @@ class Draft:
         domain: str = "",
     ) -> ir.Value:  # fmt: skip
         """Add a node and return its output."""
-        name = self.work.namer.new(f"{self.name}/{operator}")
-        self.nodes.append(self.work.make_node(operator, inputs, [name], attributes, name, domain))
+        self.nodes.append(self.work.make_value(operator, inputs, f"{self.name}/{operator}", attributes, domain))
         return self.nodes[-1].outputs[0]
 
     def add_integers(self, *numbers: int) -> ir.Value:

@@ -40,8 +40,7 @@ class Builder:
         attributes: Mapping[str, Any] = MappingProxyType({}),
     ) -> ir.Value:  # fmt: skip
         """Add a node and return its output. ``what`` says what it is, and becomes part of its name."""
-        name = self._work.namer.new(f"{PREFIX}/{what}")
-        node = self._work.make_node(op_type, inputs, [name], attributes, name, domain)
+        node = self._work.make_value(op_type, inputs, f"{PREFIX}/{what}", attributes, domain)
         self._work.insert(None, [node])
         return node.outputs[0]
 

@@ -30,8 +30,7 @@ class Builder:
         attributes: Mapping[str, Any] = MappingProxyType({}), domain: str = "",
     ) -> ir.Value:  # fmt: skip
         """Make a node and return its only output."""
-        name = self.editor.namer.new(f"{self._prefix}/{name}")
-        self.nodes.append(self.editor.make_node(op_type, inputs, [name], attributes, name, domain))
+        self.nodes.append(self.editor.make_value(op_type, inputs, f"{self._prefix}/{name}", attributes, domain))
         return self.nodes[-1].outputs[0]
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
