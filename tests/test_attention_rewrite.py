@@ -18,9 +18,14 @@ from onnx import TensorProto, numpy_helper, parser
 import graphsurgery
 from graphsurgery import AddPooling, Fuse, FuseAttention
 from graphsurgery.cli.main import OK, run
+from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError, VerificationFailed
+from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.facts import Facts
 from graphsurgery.rewrites.attention import convert
-from graphsurgery.rewrites.attention.bias import Draft
+from graphsurgery.rewrites.attention.bias import Bias, Draft
+from graphsurgery.rewrites.attention.key_masks import KeyMask, KeyMasks
+from graphsurgery.rewrites.attention.reading import Kind, Step
 from graphsurgery.rewrites.fuse.position_sizes import spell_out_position_sizes
 from graphsurgery.runtime.session import Session
 
@@ -49,6 +54,12 @@ MASK_JOINED = """
 END_JOINED = """
     w = Softmax<axis = -1>(s3) c3 = MatMul(w, v3) last = Concat<axis = 0>(batch, heads, seq, size) context = Reshape(c3, last)
 """
+GROUPED = "".join(
+    f"{one}a = MatMul(x, w{one}_single) {one}b = Reshape({one}a, split_single) {one}c = Transpose<perm = [0, 2, 1, 3]>({one}b) "
+    f"{one}d = Unsqueeze({one}c, second_axis) {one}e = Expand({one}d, to_groups) {one}f = Reshape({one}e, all_heads) "
+    for one in "kv"
+)
+"""Keys and values of a single head, repeated."""
 SEE_NONE = "guard = IsNaN(w) w0 = Where(guard, zero, w)"
 
 
@@ -62,6 +73,10 @@ class Form:
     empty: str = "average"
     """What a query that sees no key gets: the average of the values, or zeros."""
     value_size: int = SIZE
+    lowered: bool = False
+    """Whether masked scores are so high that a query which sees no key gets other numbers once they are a bias."""
+    grouped: bool = False
+    """Whether all heads have the same keys and values."""
 
 
 FORMS = {
@@ -131,6 +146,31 @@ FORMS = {
         "v5 = Transpose<perm = [2, 0, 1, 3]>(v) v6 = Reshape(v5, pairs) v3 = Transpose<perm = [1, 0, 2]>(v6) "
         f"{MASK_JOINED} s = MatMul(q3, kt) d = Mul(s, half) s3 = Add(d, masked3) {END_JOINED}"
     ),
+    "Einsums": Form(
+        's = Einsum<equation = "bnid,bnjd->bnij">(q, k) d = Mul(s, half) a = Add(d, masked) w = Softmax<axis = -1>(a) '
+        'context = Einsum<equation = "bnij,bnjd->bnid">(w, v)'
+    ),
+    "Einsums of values that nothing has turned round, in another order": Form(
+        's = Einsum<equation = "bjnd, bind -> bnij">(k1, q1) d = Mul(s, half) a = Add(d, masked) w = Softmax<axis = -1>(a) '
+        'c = Einsum<equation = "bjnd,bnij->ibnd">(v1, w) context = Transpose<perm = [1, 2, 0, 3]>(c)'
+    ),
+    "Einsums with dots": Form(
+        's = Einsum<equation = "...id,...jd->...ij">(q, k) d = Mul(s, half) a = Add(d, masked) w = Softmax<axis = -1>(a) '
+        'context = Einsum<equation = "...ij,...jd->...id">(w, v)'
+    ),
+    "masked scores are multiplied by 0 and lowered": Form(
+        f"{SCALED} p = Mul(d, mf) l = Mul(hides, thousands) a = Sub(p, l) {END}", lowered=True
+    ),
+    "masked scores are multiplied by 0 and lowered without end": Form(f"{SCALED} p = Mul(mf, d) a = Add(masked, p) {END}"),
+    "masked scores are multiplied by a truth value": Form(
+        f"{SCALED} n = Not(is_hidden) t = Cast<to = 1>(n) p = Mul(d, t) h = Sub(t, one) l = Mul(thousands, h) a = Add(p, l) "
+        f"{END}", lowered=True,
+    ),
+    "masked scores become a number that is low": Form(f"{SCALED} a = Where(is_hidden, low, d) {END}", lowered=True),
+    "all heads have the same keys and values": Form(
+        f"{GROUPED} kt = Transpose<perm = [0, 1, 3, 2]>(kf) s = MatMul(q, kt) d = Mul(s, half) a = Add(d, masked) "
+        "w = Softmax<axis = -1>(a) context = MatMul(w, vf)", grouped=True,
+    ),
 }  # fmt: skip
 
 
@@ -140,7 +180,8 @@ def weights(value_size: int) -> dict[str, np.ndarray]:
         "table": (10, WIDTH), "wq": (WIDTH, WIDTH), "wk": (WIDTH, WIDTH), "wv": (WIDTH, HEADS * value_size),
         "wo": (HEADS * value_size, WIDTH),
     }  # fmt: skip
-    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    made = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return made | {f"{name}_single": made[name][:, :SIZE] for name in ("wk", "wv")}
 
 
 def attention_model(form: Form, opset: int = 18) -> onnx.ModelProto:
@@ -166,10 +207,20 @@ def attention_model(form: Form, opset: int = 18) -> onnx.ModelProto:
     numbers: dict[str, Any] = {
         "split": [0, 0, HEADS, SIZE], "split_values": [0, 0, HEADS, form.value_size], "join": [0, 0, HEADS * form.value_size],
         "middle": [1, 2], "last_axis": [3], "none": 0, "first": [0], "second": [1], "third": 1, "step": 1, "minus": [-1],
-        "one_int": [1], "heads": [HEADS], "size": [SIZE],
+        "one_int": [1], "heads": [HEADS], "size": [SIZE], "split_single": [0, 0, 1, SIZE], "second_axis": [2],
+        "to_groups": [1, 1, HEADS, 1, 1], "all_heads": [0, HEADS, -1, SIZE],
     }  # fmt: skip
     arrays = {name: np.array(value, np.int64) for name, value in numbers.items()}
-    floats = {"one": 1.0, "lowest": LOWEST, "zero": 0.0, "below": -np.inf, "half": SCALE, "two": 1 / SCALE}
+    floats = {
+        "one": 1.0,
+        "lowest": LOWEST,
+        "zero": 0.0,
+        "below": -np.inf,
+        "half": SCALE,
+        "two": 1 / SCALE,
+        "thousands": 1e4,
+        "low": -1e4,
+    }
     arrays |= {name: np.array(value, np.float32) for name, value in floats.items()}
     arrays |= {"per_head": SLOPES.reshape(1, HEADS, 1, 1)} | weights(form.value_size)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
@@ -179,6 +230,8 @@ def attention_model(form: Form, opset: int = 18) -> onnx.ModelProto:
 def expected(form: Form) -> np.ndarray:
     """x + softmax(scale q k^T + slopes + mask) v wo in numpy float64."""
     own = {name: array.astype(np.float64) for name, array in weights(form.value_size).items()}
+    if form.grouped:
+        own |= {name: np.tile(own[f"{name}_single"], HEADS) for name in ("wk", "wv")}
     x = own["table"][IDS]
     q, k, v = ((x @ own[name]).reshape(*IDS.shape, HEADS, -1).transpose(0, 2, 1, 3) for name in ("wq", "wk", "wv"))
     scores = form.scale * q @ k.transpose(0, 1, 3, 2)
@@ -220,7 +273,11 @@ def test_a_form_against_numpy(name: str, operator: str, tmp_path: Path) -> None:
     written = onnx.load(tmp_path / "made.onnx")
     assert count(written, "MultiHeadAttention" if operator == "vendor" else "Attention") == 1
     assert count(written, "Softmax") == 0 and count(written, "MatMul") == 4, "nothing of the old attention is left"
-    np.testing.assert_allclose(hidden(written), expected(form), atol=2e-5)
+    assert count(written, "Einsum") == 0
+    node = next(one for one in written.graph.node if one.op_type == "Attention" or one.domain == "com.microsoft")
+    assert (node.input[1] == "kc") == (form.grouped and operator == "standard"), "it repeats keys for groups of heads itself"
+    rows = slice(0, -1 if form.lowered else None)
+    np.testing.assert_allclose(hidden(written)[rows], expected(form)[rows], atol=2e-5)
 
 
 def test_no_node_turns_the_operands_round(tmp_path: Path) -> None:
@@ -236,6 +293,9 @@ def test_no_node_turns_the_operands_round(tmp_path: Path) -> None:
     assert list(node.input[:3]) == ["q0", "k0", "v0"] and node.output[0] in written.graph.node[-2].input
     attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     assert attributes["num_heads"] == HEADS and attributes["scale"] == pytest.approx(0.5, abs=1e-7)
+    mask = next(one for one in written.graph.node if one.output[0] == node.input[4])
+    assert len(node.input) == 5 and node.input[3] == "" and mask.op_type == "Cast" and mask.input == ["attention_mask"]
+    assert attributes["mask_filter_value"] == LOWEST, "what is added is a mask of keys and nothing else"
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-dynamo", "bert-fp16", "modernbert", "modernbert-dynamo", "qwen3-dynamo", "t5"])
@@ -310,6 +370,65 @@ def test_a_wrong_operator_is_found(fault: Any, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "made.onnx").exists()
 
 
+MASKS = {
+    "hidden by a sum": ("mf = Cast<to = 1>(m) h = Sub(one, mf) bias = Mul(h, low)", -1e4),
+    "hidden by a choice": ("i = Equal(m, none) bias = Where(i, lowest, nought)", LOWEST),
+    "spread over queries": ("i = Equal(m, none) b = Where(i, lowest, nought) bias = Expand(b, square)", LOWEST),
+    "the other way round": ("mf = Cast<to = 1>(m) bias = Mul(mf, low)", None),
+    "by queries, too": ("mf = Cast<to = 1>(m) mt = Transpose<perm = [0, 1, 3, 2]>(mf) p = Mul(mf, mt) h = Sub(one, p) "
+                        "bias = Mul(h, low)", None),
+    "without end": ("i = Equal(m, none) bias = Where(i, below, nought)", None),
+    "in the long texts alone": ("i = Equal(m, none) b = Where(i, lowest, nought) r = Range(none, count, step) "
+                                "far = Greater(r, window) w = Where(far, lowest, nought) bias = Add(b, w)", None),
+    "by the ids, too": ("i = Equal(m, none) e = Equal(ids4, none) o = Or(i, e) bias = Where(o, lowest, nought)", None),
+    "by the ids": ("o = Equal(ids4, none) bias = Where(o, lowest, nought)", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_of_keys_is_known_by_what_it_does(name: str) -> None:
+    """Found by runs of the nodes that compute it: 0 at tokens, one finite number at padding, whichever query asks."""
+    nodes, number = MASKS[name]
+    text = f"""
+    <ir_version: 9, opset_import: ["" : 18]>
+    g (int64[b, s] attention_mask, int64[b, s] input_ids) => (float[b, n, t, u] bias, float[b, s, z] x) {{
+        x = Gather(table, input_ids)
+        m = Unsqueeze(attention_mask, middle) ids4 = Unsqueeze(input_ids, middle) dims = Shape(attention_mask)
+        batch = Gather(dims, first) seq = Gather(dims, second) square = Concat<axis = 0>(batch, second, seq, seq)
+        count = Gather(dims, third) {nodes}
+    }}
+    """
+    model = parser.parse_model(text)
+    arrays = {"middle": [1, 2], "first": [0], "second": [1], "none": 0, "step": 1, "third": 1, "window": 500}
+    made = [numpy_helper.from_array(np.array(value, np.int64), key) for key, value in arrays.items()]
+    floats = {"one": 1.0, "low": -1e4, "lowest": LOWEST, "nought": 0.0, "below": -np.inf}
+    made += [numpy_helper.from_array(np.array(value, np.float32), key) for key, value in floats.items()]
+    made.append(numpy_helper.from_array(np.ones((4, 2), np.float32), "table"))
+    model.graph.initializer.extend(made)
+    graph = Editor(model)
+    flow, facts = Flow.of(graphsurgery.load(model), graph), Facts(graph)
+    value = graph.value("bias")
+    assert value is not None
+    found = KeyMasks(flow, facts).find(Bias(value, facts[value].dims), [Step(Kind.ADD, value)])
+    assert (found is not None) == (number is not None)
+    assert found is None or (found.value.name, found.number) == ("attention_mask", number)
+
+
+@pytest.mark.parametrize("number", [-1.0, 0.0])
+def test_a_wrong_mask_of_keys_is_found(number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = KeyMasks.find
+
+    def wrong(self: KeyMasks, *arguments: Any) -> KeyMask:
+        found = find(self, *arguments)
+        assert found is not None
+        return KeyMask(found.value, number)
+
+    monkeypatch.setattr(KeyMasks, "find", wrong)
+    source = saved(attention_model(FORMS["the scores are divided"]), tmp_path)
+    with pytest.raises(VerificationFailed):
+        graphsurgery.run([FuseAttention()], source, output=tmp_path / "made.onnx")
+
+
 def test_the_bias_of_another_head_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = convert.spread_bias
 
@@ -326,7 +445,22 @@ def test_the_bias_of_another_head_is_found(tmp_path: Path, monkeypatch: pytest.M
 
 LEFT = {
     "scores are multiplied by computed numbers": (
-        f"{TURN} s = MatMul(q, kt) d = Mul(s, mf) a = Add(d, masked) {END}", "multiplied by something else than one"
+        f"{TURN} s = MatMul(q, kt) d = Mul(s, slopes) a = Add(d, masked) {END}", "multiplied by something else than one"
+    ),
+    "scores are multiplied by a mask, and the others are lowered a little": (
+        f"{TURN} s = MatMul(q, kt) d = Mul(s, mf) l = Mul(hides, two) a = Sub(d, l) {END}", "or a mask whose zeros are hidden"
+    ),
+    "scores are multiplied by a mask, and the others are raised": (
+        f"{TURN} s = MatMul(q, kt) d = Mul(s, mf) l = Mul(hides, thousands) a = Add(d, l) {END}",
+        "or a mask whose zeros are hidden",
+    ),
+    "scores are multiplied by one mask and lowered by another": (
+        f"{TURN} s = MatMul(q, kt) t = Cast<to = 1>(is_hidden) h = Sub(one, t) d = Mul(s, mf) l = Mul(h, thousands) "
+        f"a = Sub(d, l) {END}", "or a mask whose zeros are hidden",
+    ),
+    "an Einsum that is no product of two matrices": (
+        f's = Einsum<equation = "bnid,bmjd->bnij">(q, k) a = Add(s, masked) {END}',
+        "queries and keys are not multiplied as two matrices",
     ),
     "masked scores become a number that does not hide": (
         f"{TURN} s = MatMul(q, kt) a = Where(is_hidden, one, s) {END}", "it puts 1 in place of masked scores"

@@ -243,8 +243,7 @@ def _make_tensor(fact: Fact, elements: Elements) -> onnx.TensorProto:
 def _refine_dims(context: InferenceContext, inferred: Dims | None) -> Dims | None:
     """Return the dims of a first output: the integers that onnx inferred, and our own result for the other dims."""
     if context.node.op_type == "Einsum" and inferred is not None:
-        # onnx takes a letter's size from its first operand, even if that is broadcast
-        return tuple(dim if isinstance(dim, int) else None for dim in inferred)
+        inferred = (None,) * len(inferred)  # onnx takes a letter's size from its first operand, even if that is broadcast
     rule = SHAPE_RULES.get(context.node.op_type)
     own = rule(context) if rule is not None else None
     if own is None or (inferred is not None and len(inferred) != len(own)):

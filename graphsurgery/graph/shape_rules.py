@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from math import inf
 
+from graphsurgery.graph.attributes import get_string
 from graphsurgery.graph.symbolic import InferenceContext, Size
 
 TO_THE_END = (1 << 31) - 1
@@ -115,8 +116,22 @@ def _reaches_end(dim: Size, end: Size) -> bool:
     return end == dim or literal >= TO_THE_END or (isinstance(dim, int) and literal >= dim)
 
 
+def infer_einsum(context: InferenceContext) -> Dims | None:
+    """Infer the dims of ``Einsum(*operands)``: a letter has the same size in all operands, or is broadcast."""
+    terms, arrow, result = (get_string(context.node, "equation") or "").replace(" ", "").partition("->")
+    sizes: dict[str, Size | None] = {}
+    for index, letters in enumerate(terms.split(",")):
+        dims = context.dims(index)
+        if not arrow or "." in terms or dims is None or len(dims) != len(letters):
+            return None
+        for letter, size in zip(letters, dims, strict=True):
+            known = sizes.get(letter, size)
+            sizes[letter] = None if known is None else _broadcast(known, size)
+    return tuple(sizes.get(letter) for letter in result)
+
+
 SHAPE_RULES: dict[str, Callable[[InferenceContext], Dims | None]] = {
-    "ConstantOfShape": infer_constant_of_shape, "Expand": infer_expand, "Flatten": infer_flatten, "Range": infer_range,
-    "Reshape": infer_reshape, "Slice": infer_slice, "Tile": infer_tile,
+    "ConstantOfShape": infer_constant_of_shape, "Einsum": infer_einsum, "Expand": infer_expand, "Flatten": infer_flatten,
+    "Range": infer_range, "Reshape": infer_reshape, "Slice": infer_slice, "Tile": infer_tile,
 }  # fmt: skip
 """By operator: the function that infers the dims of its first output."""

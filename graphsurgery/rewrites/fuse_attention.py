@@ -21,6 +21,8 @@ from graphsurgery.graph.operators import VENDOR, get_short_name
 from graphsurgery.graph.write_back import LARGEST_FOLDED, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.attention.convert import OPERATORS, convert_attention
+from graphsurgery.rewrites.attention.einsums import spell_out_einsums
+from graphsurgery.rewrites.attention.key_masks import KeyMasks
 from graphsurgery.rewrites.attention.reading import NotConvertibleError
 from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
@@ -38,7 +40,7 @@ class FuseAttention(Rewrite):
 
     The attentions are found by what they compute, not by the names or the order of an exporter's nodes. Each is converted on
     its own; one that cannot be converted stays as it is, and a note says why. The graph is simplified first, so that shapes
-    and factors are constants.
+    and factors are constants, and where an attention multiplies by Einsum, that becomes a MatMul.
     """
 
     name: ClassVar[str] = "attention"
@@ -66,9 +68,12 @@ class FuseAttention(Rewrite):
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         given = load_for_rewrite(encoder, LARGEST_FOLDED)
         work = Editor(simplify(given).model)
-        flow, facts = Flow.of(encoder, work), Facts(work)
-        found = find_attentions(flow)
-        done = [self._convert(work, flow, facts, one) for one in found]
+        flow = Flow.of(encoder, work)
+        if spell_out_einsums(work, find_attentions(flow)):
+            flow = Flow.of(encoder, work)
+        facts = Facts(work)
+        found, masks = find_attentions(flow), KeyMasks(flow, facts)
+        done = [self._convert(work, masks, one) for one in found]
         while drop_dead(work, facts) + merge_duplicates(work, facts):
             work.update_pinned()
         made = work.finish()
@@ -85,12 +90,12 @@ class FuseAttention(Rewrite):
         recorded = {"attention": self.operator}
         return Rewritten(after, recorded, notes, unchanged=nothing, architecture=detect_architecture(encoder))
 
-    def _convert(self, work: Editor, flow: Flow, facts: Facts, attention: Attention) -> str | None:
+    def _convert(self, work: Editor, masks: KeyMasks, attention: Attention) -> str | None:
         """Convert one attention. Return None, or the reason why it stays as it is."""
         if attention.scores is None:
             return f"it is one operator already, {get_short_name(attention.node)}"
         try:
-            convert_attention(work, flow, facts, attention, self.operator)
+            convert_attention(work, masks, attention, self.operator)
         except NotConvertibleError as reason:
             return str(reason)
         return None

@@ -1,6 +1,7 @@
 """Put one operator in the place of a decomposed attention.
 
-    com.microsoft.MultiHeadAttention (ONNX Runtime): queries, keys, values [batch, positions, heads x size], attention_bias
+    com.microsoft.MultiHeadAttention (ONNX Runtime): queries, keys, values [batch, positions, heads x size], and attention_bias
+                                                     or, if nothing but padding is hidden, key_padding_mask [batch, keys]
     Attention (ONNX, opset 23):                      queries, keys, values [batch, heads, positions, size], attn_mask
 
 Both compute softmax(scale q k^T + bias) v. The factors that an export multiplies into queries, keys or scores become ``scale``.
@@ -22,6 +23,7 @@ from graphsurgery.graph.operators import FUSED_ATTENTION, NOT_A_NUMBER, STANDARD
 from graphsurgery.graph.symbolic import Size, Sizes
 from graphsurgery.rewrites.attention.bias import Bias, Draft, add_bias, spread_bias
 from graphsurgery.rewrites.attention.heads import JOINABLE, MERGED, SPLIT, Heads, find_heads, find_joined, splits
+from graphsurgery.rewrites.attention.key_masks import KeyMask, KeyMasks
 from graphsurgery.rewrites.attention.reading import NotConvertibleError, Reading, read_attention
 
 LOWEST = -1e30
@@ -43,21 +45,24 @@ class Parts:
     value_size: int
     scale: float
     bias: Bias | None
+    key_mask: KeyMask | None
+    """What the bias stands for, if it does nothing but hide padding."""
     reading: Reading
 
 
-def convert_attention(work: Editor, flow: Flow, facts: Facts, attention: Attention, operator: str) -> None:
+def convert_attention(work: Editor, masks: KeyMasks, attention: Attention, operator: str) -> None:
     """Replace ``attention`` by one ``operator`` of `OPERATORS`. The old nodes stay until nobody reads them.
 
     Raises NotConvertibleError if it must stay as it is. Then the graph is unchanged.
     """
+    flow, facts = masks.flow, masks.facts
     name = (attention.node.name or attention.node.outputs[0].name or "").rpartition("/")[0]
     dtype = facts[attention.node.inputs[0]].dtype
     if dtype != onnx.TensorProto.FLOAT and (operator == "standard" or dtype != onnx.TensorProto.FLOAT16):
         raise NotConvertibleError("its scores are not float32")
     draft = Draft(work, f"{name}/attention" if name else "attention", dtype)
     try:
-        parts = _read_parts(draft, flow, facts, attention)
+        parts = _read_parts(draft, masks, attention, operator)
         end, result = (_add_standard if operator == "standard" else _add_vendor)(draft, flow, facts, attention, parts)
     except NotConvertibleError:
         for node in draft.nodes:
@@ -69,7 +74,8 @@ def convert_attention(work: Editor, flow: Flow, facts: Facts, attention: Attenti
         _replace_shape(Draft(work, draft.name, dtype), parts, node)
 
 
-def _read_parts(draft: Draft, flow: Flow, facts: Facts, attention: Attention) -> Parts:
+def _read_parts(draft: Draft, masks: KeyMasks, attention: Attention, operator: str) -> Parts:
+    flow, facts = masks.flow, masks.facts
     reading = read_attention(flow, facts, attention)
     dims = reading.dims
     scores, weighting = attention.scores, attention.weighting
@@ -88,12 +94,24 @@ def _read_parts(draft: Draft, flow: Flow, facts: Facts, attention: Attention) ->
         own = _get_dim(facts, one, 1)
         if isinstance(own, int) and own != heads:
             raise NotConvertibleError(f"{own} heads of keys or values serve {heads} heads of queries without being repeated")
+    if operator == "standard" and outer:
+        keys, values = _take_single(facts, keys, values)
     size, value_size = (_get_dim(facts, one, len(dims) - 1) for one in (queries, values))
     if not isinstance(size, int) or not isinstance(value_size, int):
         raise NotConvertibleError("the size of its heads is not known")
     scale, bias = add_bias(draft, facts, reading.steps, scores.product)
     scale *= queries.factor * keys.factor
-    return Parts(queries, keys, values, heads, size, value_size, scale, bias, reading)
+    can_mask = operator == "vendor" and bias is not None and len(dims) == 4
+    key_mask = masks.find(bias, reading.steps) if can_mask and bias is not None else None
+    return Parts(queries, keys, values, heads, size, value_size, scale, bias, key_mask, reading)
+
+
+def _take_single(facts: Facts, keys: Heads, values: Heads) -> tuple[Heads, Heads]:
+    """Return keys and values before they are repeated for groups of heads, which ONNX's Attention does itself."""
+    if keys.single is None or values.single is None:
+        return keys, values
+    groups = {_get_dim(facts, one, 1) for one in (keys.single, values.single)}
+    return (keys.single, values.single) if len(groups) == 1 else (keys, values)
 
 
 def _count_heads(attention: Attention, dims: Sizes) -> int | None:
@@ -124,9 +142,13 @@ def _add_vendor(draft: Draft, flow: Flow, facts: Facts, attention: Attention, pa
     sizes = ((parts.queries, parts.size), (parts.keys, parts.size), (parts.values, parts.value_size))
     queries, keys, values = (_join(draft, facts, one, parts.heads, size) for one, size in sizes)
     inputs: list[ir.Value | None] = [queries, keys, values]
-    if parts.bias is not None:
+    attributes = {"num_heads": parts.heads, "scale": parts.scale}
+    if parts.key_mask is not None:
+        inputs += [None, draft.add("Cast", [parts.key_mask.value], {"to": onnx.TensorProto.INT32})]
+        attributes["mask_filter_value"] = parts.key_mask.number
+    elif parts.bias is not None:
         inputs += [None, None, spread_bias(draft, parts.bias, parts.reading.dims, queries, keys, axis=1)]
-    result = draft.add("MultiHeadAttention", inputs, {"num_heads": parts.heads, "scale": parts.scale}, domain=VENDOR)
+    result = draft.add("MultiHeadAttention", inputs, attributes, domain=VENDOR)
     result = _zero_unseen(draft, result) if parts.reading.zeroes else result
     end, shape = _find_end(flow, facts, attention, parts)
     if len(shape) == 3:

@@ -6,7 +6,7 @@ the keys round to multiply them with the queries, some by way of three dims [bat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -14,7 +14,7 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import LONGEST
 from graphsurgery.graph.attributes import get_input, get_ints
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import SCALING, get_operator
+from graphsurgery.graph.operators import SAME_ORDER, SCALING, get_operator
 from graphsurgery.graph.symbolic import Sizes
 from graphsurgery.rewrites.attention.reading import NotConvertibleError, read_number
 
@@ -39,6 +39,8 @@ class Heads:
     order: tuple[int, ...]
     """For each axis of the value its place in `SPLIT` or in `MERGED`."""
     factor: float = 1.0
+    single: Heads | None = None
+    """What they are before their heads are repeated for groups of queries, if they are."""
 
     def turn(self, order: tuple[int, ...]) -> list[int]:
         """Return the ``perm`` of the Transpose that brings the axes into ``order``."""
@@ -73,7 +75,7 @@ def find_heads(flow: Flow, facts: Facts, value: ir.Value, turned: bool, outer: S
         raise NotConvertibleError(
             "batch and heads are one dim of its products, and the shapes do not tell how they were joined"
         )
-    return found
+    return replace(found, single=_step_over_repeat(facts, state))
 
 
 def _find_outer(facts: Facts, state: Heads) -> Sizes | None:
@@ -119,6 +121,31 @@ def _step_over_reshape(facts: Facts, state: Heads, first: ir.Value, dims: Sizes,
     if len(dims) == 3 and state.order[0] == 0 and before[:2] == tuple(outer):
         return Heads(first, (0, *(axis + 1 for axis in state.order)), state.factor)
     return None
+
+
+def _step_over_repeat(facts: Facts, state: Heads) -> Heads | None:
+    """Return what keys or values are repeated from, by way of [batch, groups, heads of each, positions, size].
+
+    None if they are not repeated, or not by an Expand.
+    """
+    reshape = state.value.producer()
+    expand = _find_before(reshape, "Reshape") if state.order in (SPLIT, MERGED) else None
+    insert = _find_before(expand, "Expand")
+    first = None if insert is None or get_operator(insert) not in SAME_ORDER else insert.inputs[0]
+    if expand is None or insert is None or first is None:
+        return None
+    before, after = facts[first].dims or (), facts[state.value].dims or ()
+    single, spread = facts[insert.outputs[0]].dims or (), facts[expand.outputs[0]].dims or ()
+    if len(before) != 4 or single != (*before[:2], 1, *before[2:]) or spread != (*before[:2], *spread[2:3], *before[2:]):
+        return None
+    fits = after[-2:] == before[2:] and (len(after) == 3 or after[0] == before[0])
+    return Heads(first, SPLIT, state.factor) if fits else None
+
+
+def _find_before(node: ir.Node | None, operator: str) -> ir.Node | None:
+    """Return the node that makes the first input of ``node``, if ``node`` is an ``operator``."""
+    first = get_input(node, 0) if node is not None and get_operator(node) == operator else None
+    return None if first is None else first.producer()
 
 
 def find_joined(facts: Facts, heads: Heads, sizes: Sizes) -> ir.Value | None:

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.encoder.scores import LONGEST
+from graphsurgery.encoder.scores import CAUSAL, LONGEST, PADDING, WINDOW, find_terms
+from graphsurgery.errors import MissingDataError
 from graphsurgery.graph.attributes import get_input, get_int
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.operators import ARITHMETIC, COMMUTING, COPYING, FLOORING, NOT_A_NUMBER, SCALING, get_operator
+from graphsurgery.graph.operators import (
+    ARITHMETIC,
+    COMMUTING,
+    COPYING,
+    FLOORING,
+    NOT_A_NUMBER,
+    SCALING,
+    VIEWS,
+    get_operator,
+)
 from graphsurgery.graph.symbolic import Sizes
 
 HIDING = -1e18
-"""A masked score of at most this number hides its key whatever the score was before: adding the score changes nothing."""
+"""A masked score of at most this number hides its key whatever the score was before: adding the score changes nothing, even for
+a query that sees no key."""
+LOW = -1e4
+"""A masked score of at most this number, or that is lowered by as much, hides its key from queries that see another one. Then
+it makes no difference whether the number replaces a score or is added to it."""
+SHOWING = frozenset({CAUSAL, PADDING, WINDOW})
+"""The kinds of masks that show each token at least itself. Only padding may see no key."""
 SOFTMAX_OF_LAST_AXIS = 13
 """From this opset on, a Softmax takes the last axis unless it says another."""
+
+
+MULTIPLIED = "its scores are multiplied by something else than one positive number, or a mask whose zeros are hidden next"
 
 
 class NotConvertibleError(Exception):
@@ -36,6 +57,8 @@ class Kind(StrEnum):
     """Put a number in place of some scores."""
     FLOOR = "floor"
     """Put a number in place of smaller scores."""
+    KEEP = "keep"
+    """Multiply by 1 or 0. What is added next hides the scores that were multiplied by 0."""
     RESHAPE = "reshape"
 
 
@@ -45,7 +68,7 @@ class Step:
 
     kind: Kind
     value: ir.Value | None = None
-    """What is added, the condition under which scores are hidden, or the target of a Reshape."""
+    """What is added, the condition under which scores are hidden, what multiplies them, or the target of a Reshape."""
     number: float = 1.0
     """The factor, or the number in place of scores."""
     hides_if: bool = False
@@ -117,23 +140,39 @@ def _read_scores(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[i
     """Return (the values from the product of queries and keys to the softmax, the steps between them)."""
     softmax, scores = attention.node, attention.scores
     if scores is None or get_operator(scores.product) != "MatMul":
-        raise NotConvertibleError("queries and keys are not multiplied by a MatMul")
+        raise NotConvertibleError("queries and keys are not multiplied as two matrices, by a MatMul or an Einsum")
     axis = get_int(softmax, "axis", -1 if flow.graph.opset >= SOFTMAX_OF_LAST_AXIS else 1)
     if axis not in (-1, len(facts[softmax.inputs[0]].dims or ()) - 1):
         raise NotConvertibleError(f"its softmax is taken over axis {axis}, not over the keys")
     path = _find_path(flow, softmax.inputs[0], scores.product, set())
     if path is None:
         raise NotConvertibleError("the way from its product to its softmax is not understood")
-    steps = (_read_step(flow, facts, node, operand) for node, operand in path)
+    steps = [step for node, operand in path if (step := _read_step(flow, facts, node, operand)) is not None]
     values = [scores.product.outputs[0], *(node.outputs[0] for node, _ in path)]
-    return values, tuple(step for step in steps if step is not None)
+    return values, tuple(_join_masks(flow, steps))
+
+
+def _join_masks(flow: Flow, steps: Sequence[Step]) -> Iterator[Step]:
+    """Yield the steps, those that keep some scores left out: what is added behind them hides the others from every query.
+
+    scores mask + number (1 - mask)     mask is 0 or 1
+    """
+    for place, step in enumerate(steps):
+        if step.kind is not Kind.KEEP:
+            yield step
+            continue
+        added = steps[place + 1] if place + 1 < len(steps) else step
+        sign = {Kind.ADD: 1, Kind.SUBTRACT: -1}.get(added.kind, 0)
+        number = _read_where_zero(flow, added.value, step.value)
+        if number is None or sign * number > _find_limit(flow, step.value):
+            raise NotConvertibleError(MULTIPLIED)
 
 
 def _read_weights(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[ir.Value], bool]:
     """Return (the values from the softmax to the product with values, whether those that are not a number become 0)."""
     softmax, weighting = attention.node, attention.weighting
     if weighting is None or get_operator(weighting.product) != "MatMul":
-        raise NotConvertibleError("weights and values are not multiplied by a MatMul")
+        raise NotConvertibleError("weights and values are not multiplied as two matrices, by a MatMul or an Einsum")
     value, values, zeroes = get_input(weighting.product, 0), [softmax.outputs[0]], False
     while value is not None and value is not softmax.outputs[0]:
         node = value.producer()
@@ -187,29 +226,65 @@ def _read_step(flow: Flow, facts: Facts, node: ir.Node, operand: ir.Value) -> St
     if operator in FLOORING and len(node.inputs) == 2 and len(others) == 1 and (is_first or operator == "Max"):
         return Step(Kind.FLOOR, number=_require_hiding(flow, others[0]))
     if len(others) == 1 and operator in ARITHMETIC and (is_first or operator in COMMUTING):
-        return _read_arithmetic(flow, operator, others[0])
+        return _read_arithmetic(flow, facts, operator, others[0])
     raise NotConvertibleError(f"a {operator} changes its scores")
 
 
-def _read_arithmetic(flow: Flow, operator: str, other: ir.Value) -> Step:
+def _read_arithmetic(flow: Flow, facts: Facts, operator: str, other: ir.Value) -> Step:
     """Return what an Add, Sub, Mul or Div with ``other`` does."""
     if operator not in SCALING:
         return Step(Kind.ADD if operator == "Add" else Kind.SUBTRACT, other)
     number = read_number(flow, other)
+    if number is None and operator == "Mul" and _is_one_or_zero(flow, facts, other):
+        return Step(Kind.KEEP, other)
     if number is None or number <= 0:
-        raise NotConvertibleError("its scores are multiplied by something else than one positive number")
+        raise NotConvertibleError(MULTIPLIED)
     return Step(Kind.SCALE, number=number if operator == "Mul" else 1 / number)
 
 
 def _read_where(flow: Flow, node: ir.Node, operand: ir.Value) -> Step:
     """Return what a Where does that puts a constant in place of scores."""
     kept = list(node.inputs).index(operand)
-    return Step(Kind.HIDE, node.inputs[0], _require_hiding(flow, node.inputs[3 - kept]), hides_if=kept == 2)
+    number = _require_hiding(flow, node.inputs[3 - kept], _find_limit(flow, node.inputs[0]))
+    return Step(Kind.HIDE, node.inputs[0], number, hides_if=kept == 2)
 
 
-def _require_hiding(flow: Flow, value: ir.Value | None) -> float:
+def _is_one_or_zero(flow: Flow, facts: Facts, value: ir.Value) -> bool:
+    """Return whether ``value`` is made of truth values, of a stored mask of ones and zeros, or of an input that is a mask."""
+    origin = flow.graph.origin(value, VIEWS)
+    stored = flow.graph.tensor(origin)
+    if stored is None:
+        return origin.is_graph_input() or facts[origin].dtype == onnx.TensorProto.BOOL
+    try:
+        return set(np.unique(flow.model.values(stored)).tolist()) <= {0, 1}
+    except MissingDataError:
+        return False
+
+
+def _read_where_zero(flow: Flow, value: ir.Value | None, mask: ir.Value | None) -> float | None:
+    """Return the number that ``value`` has where ``mask`` is 0, if it is that number times 1 - mask. Otherwise None."""
+    node = flow.find_producer(value, "Mul")
+    for product, number in () if node is None else ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
+        difference, factor = flow.find_producer(product, "Sub"), flow.scalar(number)
+        if difference is None or factor is None or mask is None:
+            continue
+        sides = [one is not None and flow.graph.origin(one) is flow.graph.origin(mask) for one in difference.inputs]
+        if sides == [False, True] and flow.scalar(difference.inputs[0]) == 1:
+            return factor
+        if sides == [True, False] and flow.scalar(difference.inputs[1]) == 1:
+            return -factor
+    return None
+
+
+def _find_limit(flow: Flow, mask: ir.Value | None) -> float:
+    """Return the largest number that hides the keys that ``mask`` selects."""
+    kinds = {kind for term in find_terms(flow, [mask] if mask is not None else []) for kind in term.kinds}
+    return LOW if kinds and kinds <= SHOWING else HIDING
+
+
+def _require_hiding(flow: Flow, value: ir.Value | None, limit: float = HIDING) -> float:
     number = flow.scalar(value)
-    if number is None or number > HIDING:
+    if number is None or number > limit:
         found = "computed numbers" if number is None else f"{number:g}"
         raise NotConvertibleError(f"it puts {found} in place of masked scores, which an added mask cannot do")
     return number
