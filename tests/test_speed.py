@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pytest
 from conftest import FIXTURES
@@ -17,19 +18,22 @@ from onnx import numpy_helper
 import graphsurgery
 from graphsurgery import Fuse, PooledToken, Simplify
 from graphsurgery.cli.main import OK, WRONG, run
+from graphsurgery.compare.timing import Timing, Timings
 from graphsurgery.errors import NothingToOptimizeError, RequestError, SurroundingsError, VerificationFailed
 from graphsurgery.graph.write_back import load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.optimizer import optimize as optimize_module
-from graphsurgery.optimizer import speed
+from graphsurgery.optimizer import search, speed
 from graphsurgery.optimizer.workload import BATCHES, OFFLINE, ONLINE, make_workload
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.recipe import read_recorded_recipe
+from graphsurgery.rewrites.attention.bias import Draft
 from graphsurgery.rewrites.rewrite import Context, Rewritten
 
 require_optimizer()
 
 SOURCE_SECONDS = 0.010
+DYNAMO = FIXTURES / "bert-dynamo" / "model.onnx"
 
 
 @pytest.fixture
@@ -86,12 +90,40 @@ def test_the_table_in_the_terminal(source: Path, monkeypatch: pytest.MonkeyPatch
     assert "fuse + fuse" not in table, "the second one changes nothing"
 
 
-def test_for_cuda_every_attention_is_one_operator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_every_attention_is_one_operator(target: str, tmp_path: Path) -> None:
     """The optimizer alone fuses none of an export in dynamo form."""
-    source = FIXTURES / "bert-dynamo" / "model.onnx"
-    made = graphsurgery.optimize(source, target="cuda", time=False, output=tmp_path / "made.onnx")
+    made = graphsurgery.optimize(DYNAMO, target=target, time=False, output=tmp_path / "made.onnx")
     assert made.report and Counter(node.op_type for node in made.model.proto.graph.node)["MultiHeadAttention"] == 2
     assert [one.name for one in read_recorded_recipe(made.model).steps] == ["fuse", "attention"]
+    assert made.fusions is not None and made.fusions.complete and made.fusions.counts["attention"] == (2, 2)
+    assert {one.operator for one in made.fusions.fusions if one.part.kind == "attention"} == {"MultiHeadAttention"}
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_attentions_that_are_slower_as_one_operator_stay(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU. The time of a file for another device says nothing."""
+    slower = Timings((Timing(1, 16, ((0.01, 0.02),) * 4),))
+    monkeypatch.setattr(search, "measure_times", lambda *_: slower)
+    made = graphsurgery.optimize(DYNAMO, target=target, output=tmp_path / "made.onnx")
+    assert made.report and made.fusions is not None
+    if target == "cuda":
+        assert made.fusions.counts["attention"] == (2, 2) and not made.attempts
+        return
+    assert made.fusions.counts["attention"] == (0, 2) and len(made.attempts) == 1
+    assert "all fusions + attention as MultiHeadAttention: slower on this machine" in made.attempts[0]
+
+
+def test_attentions_that_are_wrong_as_one_operator_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Draft.add
+
+    def doubled(self: Draft, operator: str, inputs: Any, attributes: Any = MappingProxyType({}), domain: str = "") -> Any:
+        return add(self, operator, inputs, attributes | ({"scale": 1.0} if operator == "MultiHeadAttention" else {}), domain)
+
+    monkeypatch.setattr(Draft, "add", doubled)
+    made = graphsurgery.optimize(DYNAMO, time=False, output=tmp_path / "made.onnx")
+    assert made.report and made.fusions is not None and made.fusions.counts["attention"] == (0, 2)
+    assert len(made.attempts) == 1 and "+ attention as MultiHeadAttention: " in made.attempts[0] and "apart" in made.attempts[0]
 
 
 def test_every_candidate_is_applied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

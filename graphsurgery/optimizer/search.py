@@ -2,11 +2,13 @@
 
 The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
 until the rewritten file gives the source's outputs. A lossy rewrite comes after all others, and only once their result is
-proven. If it loses too much, the others are not at fault, so nothing else is tried.
+proven. If it loses too much, the others are not at fault, so nothing else is tried. A rewrite may be asked for that comes after
+the others and is left out where it makes the file wrong or, on this CPU, slower.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,12 +23,18 @@ from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
+from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.rewrites.head_parts import Parts, split_head
-from graphsurgery.rewrites.rewrite import Context, Rewrite
+from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.runner import Writing, check_goldens, commit, find_sources, make_claim
 from graphsurgery.runtime.session import Session, open_session
 
+LOG = logging.getLogger(__name__)
 Chain = tuple[Applied, ...]
+
+
+class SlowerError(Exception):
+    """A candidate that is slower than without its last rewrite. The message says by how much."""
 
 
 @dataclass
@@ -47,8 +55,12 @@ class Search:
     attempts: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
-    def run(self, rewrites: Sequence[Rewrite]) -> Outcome:
+    def run(self, rewrites: Sequence[Rewrite], finish: Rewrite | None = None) -> Outcome:
         """Return the outcome of the first candidate that is right.
+
+        Args:
+            finish: a rewrite to apply behind the exact ones, in their boldest form, where these missed parts that should fuse.
+                It is left out if the result is wrong, or slower than without it.
 
         Raises VerificationFailed if none is, or if with ``strict`` not everything fused; NothingToOptimizeError if the first
         candidate changes nothing; UnsupportedModelError if no candidate can be made.
@@ -58,8 +70,12 @@ class Search:
         exact = [one for one in rewrites if one.exactness != LOSSY]
         lossy = [one for one in rewrites if one.exactness == LOSSY]
         last = None
-        for label, chain in self._make_candidates(exact, is_alone=not lossy):
-            last = self._try_candidate(chain, lossy)
+        for label, chain, rival in self._make_candidates(exact, finish, is_alone=not lossy):
+            try:
+                last = self._try_candidate(chain, lossy, rival)
+            except SlowerError as error:
+                self.attempts.append(f"{label}: {error}")
+                continue
             if last.report is None or last.report.verdict is not Verdict.FAILED:
                 break
             self.attempts.append(f"{label}: {explain_failure(last.report)}")
@@ -70,10 +86,12 @@ class Search:
             raise UnsupportedModelError(what, "optimize it with --portable")
         return self._judge(replace(last, attempts=tuple(self.attempts)))
 
-    def _make_candidates(self, rewrites: Sequence[Rewrite], *, is_alone: bool) -> Iterator[tuple[str, Chain]]:
-        """Yield each candidate, applied, with its label; each graph once.
+    def _make_candidates(
+        self, rewrites: Sequence[Rewrite], finish: Rewrite | None, *, is_alone: bool
+    ) -> Iterator[tuple[str, Chain, Chain | None]]:
+        """Yield each candidate, applied, with its label, and the one to compare its speed with; each graph once.
 
-        The candidates differ in the first rewrite that offers safer versions.
+        The candidates differ in the first rewrite that offers safer versions, and in whether ``finish`` follows the boldest.
 
         Args:
             is_alone: whether no rewrite follows. A candidate that changes nothing is then of no use.
@@ -93,13 +111,28 @@ class Search:
                     raise
                 self.attempts.append(f"{one}: {error}")
                 continue
-            changed = _select_changes(chain)
-            if is_alone and not changed:
+            finished = self._finish(chain, finish) if one is boldest else None
+            if is_alone and not _select_changes(finished or chain):
                 if self.attempts:
                     continue
                 raise require_value(chain[-1].result.unchanged, "why nothing was changed")
-            if self._is_new(changed):
-                yield str(one), chain
+            if finished is not None and self._is_new(_select_changes(finished)):
+                yield f"{one} + {finished[-1].rewrite}", finished, chain
+            if (_select_changes(chain) or not is_alone) and self._is_new(_select_changes(chain)):
+                yield str(one), chain, None
+
+    def _finish(self, chain: Chain, finish: Rewrite | None) -> Chain | None:
+        """Return ``chain`` with ``finish`` behind it. None if that has nothing to do, or cannot be done."""
+        reports = [one.result.fusions for one in chain if one.result.fusions is not None]
+        if finish is None or not any(one.missed for one in reports):
+            return None
+        try:
+            finish.check(self.get_model(chain))
+            finished = self.apply(chain, (finish,))
+        except UnsupportedModelError as error:
+            self.attempts.append(f"{finish}: {error}")
+            return None
+        return finished if finished[-1].result.unchanged is None else None
 
     def apply(self, chain: Chain, rewrites: Sequence[Rewrite], parts: Parts | None = None) -> Chain:
         """Apply ``rewrites`` after those of ``chain``. ``parts``: the encoder and the head of its model, if they are known."""
@@ -119,20 +152,20 @@ class Search:
         self._seen.add(graph)
         return is_new
 
-    def _try_candidate(self, chain: Chain, lossy: Sequence[Rewrite]) -> Outcome:
+    def _try_candidate(self, chain: Chain, lossy: Sequence[Rewrite], rival: Chain | None) -> Outcome:
         """Prove a candidate. Lossy rewrites are applied to it once it is proven without them."""
         if not lossy:
-            return self._write(chain)
+            return self._write(chain, rival)
         if self.verify and _select_changes(chain):
             outcome = self._write(chain, is_trial=True)
             if outcome.report is not None and outcome.report.verdict is Verdict.FAILED:
                 return outcome
         return self._write(self.apply(chain, lossy))
 
-    def _write(self, chain: Chain, *, is_trial: bool = False) -> Outcome:
+    def _write(self, chain: Chain, rival: Chain | None = None, *, is_trial: bool = False) -> Outcome:
         """Write the last model of ``chain`` under a temporary name, prove and time it, and give it its name if it is right.
 
-        A trial gets no name and is held to the proof's own limits.
+        A trial gets no name and is held to the proof's own limits. Raises SlowerError if the file is slower than ``rival``.
         """
         outcome = self._describe(chain)
         with self.writing.stage(outcome.model) as stage:
@@ -144,6 +177,8 @@ class Search:
                 outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
             if is_trial or not outcome.is_right or self._has_misses(outcome):
                 return outcome
+            if self.time and rival is not None:
+                self._require_as_fast(rival, chain, stage)
             if self.time:
                 outcome = self._add_timings(outcome, chain, stage)
             if self.writing.dry_run:
@@ -158,7 +193,7 @@ class Search:
             (Output(chain[-1].after, self.writing.place),),
             notes=(*self.doubts, *dict.fromkeys(note for one in chain for note in one.notes)),
             architecture=next((one.architecture for one in results if one.architecture is not None), None),
-            fusions=next((one.fusions for one in results if one.fusions is not None), None),
+            fusions=_join_fusions(results),
             loss=next((one.loss for one in results if one.loss is not None), None),
         )
 
@@ -171,6 +206,19 @@ class Search:
         except GraphSurgeryError as error:
             return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)
+
+    def _require_as_fast(self, rival: Chain, chain: Chain, stage: Stage) -> None:
+        """Raise SlowerError if the staged file, the end of ``chain``, is slower than the end of ``rival`` on this CPU."""
+        if any(one.rewrite.is_for_gpus for one in chain):
+            return
+        self.progress("timing the file with and without its last rewrite")
+        try:
+            timings = measure_times(open_session(self.get_model(rival)), Session(stage.path), self.proof.same.generator)
+        except GraphSurgeryError as error:
+            LOG.debug("not timed: %s", error.message)
+            return
+        if timings.helped is False:
+            raise SlowerError(f"slower on this machine than without the last rewrite ({timings})")
 
     def _has_misses(self, outcome: Outcome) -> bool:
         """Return whether everything had to fuse, but something did not, or there was nothing to fuse."""
@@ -190,6 +238,14 @@ class Search:
         raise VerificationFailed(
             f"{what}; {describe_output(outcome, outcome.output)}", "see the table; or leave out --strict", outcome
         )
+
+
+def _join_fusions(results: Sequence[Rewritten]) -> FusionReport | None:
+    """Return what fused, with what later rewrites made of the parts that were missed."""
+    report = next((one.fusions for one in results if one.fusions is not None), None)
+    for one in results:
+        report = None if report is None else report.add(one.fused)
+    return report
 
 
 def _select_changes(chain: Chain) -> Chain:

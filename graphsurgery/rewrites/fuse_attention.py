@@ -73,7 +73,9 @@ class FuseAttention(Rewrite):
             flow = Flow.of(encoder, work)
         facts = Facts(work)
         found, masks = find_attentions(flow), KeyMasks(flow, facts)
+        names = [one.node.outputs[0].name or "" for one in found]
         done = [self._convert(work, masks, one) for one in found]
+        made_of = [name for name, reason in zip(names, done, strict=True) if reason is None]
         while drop_dead(work, facts) + merge_duplicates(work, facts):
             work.update_pinned()
         made = work.finish()
@@ -87,8 +89,14 @@ class FuseAttention(Rewrite):
                 f"no attention can become one operator ({'; '.join(notes)})", "see `graphsurgery inspect`"
             )
         after = replace(encoder, document=to_document(encoder, given, made), loaded=None)
-        recorded = {"attention": self.operator}
-        return Rewritten(after, recorded, notes, unchanged=nothing, architecture=detect_architecture(encoder))
+        return Rewritten(
+            after,
+            {"attention": self.operator},
+            notes,
+            unchanged=nothing,
+            architecture=detect_architecture(encoder),
+            fused=dict.fromkeys(made_of, OPERATORS[self.operator].rpartition(".")[2]),
+        )
 
     def _convert(self, work: Editor, masks: KeyMasks, attention: Attention) -> str | None:
         """Convert one attention. Return None, or the reason why it stays as it is."""

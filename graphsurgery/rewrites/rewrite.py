@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -53,6 +53,8 @@ class Rewritten:
     """How far the new model's golden values may be off: the difference and the smallest cosine. None: as far as before."""
     architecture: Architecture | None = None
     fusions: FusionReport | None = None
+    fused: Mapping[str, str] = field(default_factory=dict)
+    """The operators that attentions became, by the value that their softmax gave."""
     loss: dict[str, Any] | None = None
     """For half precision, as JSON-ready data: the nodes that stay float32, and why."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -89,6 +90,12 @@ class FusionReport:
         """One line: ``attention 12/12 · skip norm 24/24 · gelu 12/12 · embedding norm 1/1``."""
         counts = [f"{kind} {fused}/{all_}" for kind, (fused, all_) in self.counts.items()]
         return " · ".join(counts) or "nothing that could fuse was found"
+
+    def add(self, fused: Mapping[str, str]) -> FusionReport:
+        """Return the report after another rewrite made operators of some parts. ``fused`` names them by the part's witness."""
+        names = [fused.get(one.part.witness) for one in self.fusions]
+        pairs = zip(self.fusions, names, strict=True)
+        return FusionReport(tuple(replace(one, operator=name, why=()) if name else one for one, name in pairs))
 
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """Return the rows of a table with the columns `COLUMNS`."""
