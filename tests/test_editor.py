@@ -199,3 +199,14 @@ def test_constants_in_every_form_are_constants() -> None:
     for name, value in {**attributes, "value": 7, "weight": 1}.items():
         assert np.array_equal(arrays[name], value), name
     assert arrays["default"] is None and editor.tensor(editor.value("default")) is not None
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+def test_axes_are_an_attribute_or_an_input(opset: int) -> None:
+    given, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "one", [given], [out])
+    editor = Editor(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
+    node = editor.make_with_axes("Unsqueeze", editor.value("x"), [0, 1], "turned")
+    assert ("axes" in node.attributes) == (opset == 12) and len(node.inputs) == (1 if opset == 12 else 2)
+    editor.insert(None, [node])
+    onnx.checker.check_model(editor.finish(), full_check=True)

@@ -26,6 +26,8 @@ from graphsurgery.model.names import Namer, walk_captured_names
 
 FIRST_IR_WITH_INITIALIZERS = 4
 """The first IR version in which an initializer need not be an input."""
+FIRST_OPSET_WITH_AXES = 13
+"""The first opset in which the axes of Squeeze and Unsqueeze are an input."""
 
 
 class Editor(Graph):
@@ -89,6 +91,12 @@ class Editor(Graph):
         """Return a new node with one output. Both are called ``name``, or the next free name like it."""
         free = self.namer.new(name)
         return self.make_node(op_type, inputs, [free], attributes, free, domain)
+
+    def make_with_axes(self, op_type: str, value: ir.Value | None, axes: Sequence[int], name: str) -> ir.Node:
+        """Return a new Squeeze or Unsqueeze of ``axes``, in the form of the graph's opset. Named as by `make_value`."""
+        if self.opset < FIRST_OPSET_WITH_AXES:
+            return self.make_value(op_type, [value], name, {"axes": list(axes)})
+        return self.make_value(op_type, [value, self.add_constant(f"{name}/axes", np.array(axes, np.int64))], name)
 
     def insert(self, after: ir.Node | None, nodes: Iterable[ir.Node], infos: Iterable[onnx.ValueInfoProto] = ()) -> None:
         """Insert ``nodes`` after the node ``after``, or at the beginning if that is None. ``infos`` declare new values."""

@@ -21,9 +21,6 @@ from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.symbolic import Sizes
 from graphsurgery.rewrites.attention.reading import Kind, NotConvertibleError, Step
 
-FIRST_WITH_AXES = 13
-"""The first opset in which the axes of Squeeze and Unsqueeze are an input."""
-
 
 @dataclass
 class Draft:
@@ -55,9 +52,8 @@ class Draft:
 
     def add_axis(self, operator: str, value: ir.Value | None, axis: int) -> ir.Value:
         """Add a Squeeze or an Unsqueeze of one axis."""
-        if self.work.opset < FIRST_WITH_AXES:
-            return self.add(operator, [value], {"axes": [axis]})
-        return self.add(operator, [value, self.add_integers(axis)])
+        self.nodes.append(self.work.make_with_axes(operator, value, [axis], f"{self.name}/{operator}"))
+        return self.nodes[-1].outputs[0]
 
     def get_size(self, value: ir.Value, axis: int) -> ir.Value:
         """Return the size of one axis as a vector of one integer."""

@@ -19,8 +19,6 @@ from graphsurgery.rewrites.narrow.positions import Position
 
 PREFIX = "pooled_token"
 """The first part of the names of new values."""
-FIRST_OPSET_WITH_AXES = 13
-"""The first opset in which Unsqueeze has its axes as an input."""
 
 
 class Builder:
@@ -149,10 +147,9 @@ class Builder:
 
     def _insert_dims(self, value: ir.Value, count: int) -> ir.Value:
         """Return ``value`` with ``count`` more dims of one at the front."""
-        axes = list(range(count))
-        if self._work.opset < FIRST_OPSET_WITH_AXES:
-            return self.add("Unsqueeze", [value], "with_batch", attributes={"axes": axes})
-        return self.add("Unsqueeze", [value, self.add_integers(axes)], "with_batch")
+        node = self._work.make_with_axes("Unsqueeze", value, range(count), f"{PREFIX}/with_batch")
+        self._work.insert(None, [node])
+        return node.outputs[0]
 
 
 def find_size_source(whole: Graph, layout: Layout, inputs: Iterable[ir.Value], dim: Dim) -> tuple[str, int] | None:

@@ -65,23 +65,36 @@ def _walk_takings(graph: Graph, layout: Layout) -> Iterator[Taking]:
 Found = tuple[int, Position] | None
 
 
-def _find_gathered(graph: Graph, layout: Layout, node: ir.Node, dims: Dims) -> Found:
-    """Read ``Gather(x, i, axis)`` with a single number i."""
-    indices, axis = layout.literals(node.inputs[1]), get_int(node, "axis", 0) % len(dims)
-    index_dims = layout.dims(node.inputs[1])
-    is_one = indices is not None and len(indices) == 1 and index_dims in ((), (ONE,)) and dims[axis] != ONE
-    return (axis, Position(indices[0])) if is_one and indices else None
+def read_index(layout: Layout, node: ir.Node, rank: int) -> tuple[int, int] | None:
+    """Return the axis and the index of ``Gather(x, i, axis)`` with a single number i, and x of ``rank`` dims."""
+    indices = layout.literals(node.inputs[1])
+    is_one = indices is not None and len(indices) == 1 and layout.dims(node.inputs[1]) in ((), (ONE,))
+    return (get_int(node, "axis", 0) % rank, indices[0]) if is_one and indices else None
 
 
-def _find_sliced(graph: Graph, layout: Layout, node: ir.Node, dims: Dims) -> Found:
-    """Read ``Slice(x, i, i + 1, axis)``."""
+def read_slice(layout: Layout, node: ir.Node, rank: int) -> tuple[int, int, int] | None:
+    """Return axis, start and end of ``Slice(x, start, end, axis)`` along one axis in steps of one, and x of ``rank`` dims."""
     starts, ends, axes, steps = (
         layout.literals(get_input(node, place)) if get_input(node, place) is not None else get_ints(node, name)
         for place, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))
     )
     if starts is None or ends is None or len(starts) != 1 or (steps or [1]) != [1] or len(axes or [0]) != 1:
         return None
-    axis, start, end = (axes or [0])[0] % len(dims), starts[0], ends[0]
+    return (axes or [0])[0] % rank, starts[0], ends[0]
+
+
+def _find_gathered(graph: Graph, layout: Layout, node: ir.Node, dims: Dims) -> Found:
+    """Read ``Gather(x, i, axis)`` with a single number i."""
+    found = read_index(layout, node, len(dims))
+    return (found[0], Position(found[1])) if found is not None and dims[found[0]] != ONE else None
+
+
+def _find_sliced(graph: Graph, layout: Layout, node: ir.Node, dims: Dims) -> Found:
+    """Read ``Slice(x, i, i + 1, axis)``."""
+    found = read_slice(layout, node, len(dims))
+    if found is None:
+        return None
+    axis, start, end = found
     is_one = end == start + 1 and (start >= 0 or end < 0)
     is_last = start == -1 and end >= TO_THE_END
     return (axis, Position(start)) if (is_one or is_last) and dims[axis] != ONE else None
