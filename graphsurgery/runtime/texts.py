@@ -1,10 +1,14 @@
-"""Real text for feeds: a few built-in sentences or the lines of a file, tokenised with the tokenizer beside a model."""
+"""Real text for feeds: a few built-in sentences, the texts of the package or the lines of a file.
+
+They are tokenised with the tokenizer beside a model.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,9 @@ SENTENCES = (
     "the text, is gone, and that is exactly what cosine similarity wants, though not always what its user wanted.",
 )
 
+JUDGE, CALIBRATE = "judge", "calibrate"
+BUNDLED = {JUDGE: "judging.txt", CALIBRATE: "calibration.txt"}
+"""The lists of texts in the package's folder ``data``, by their use. No text is in both."""
 SIDES = ("right", "left")
 ADVICE = "give a text file with one text per line"
 BATCH = 32
@@ -89,6 +96,18 @@ def read_texts(path: str | Path) -> list[str]:
     if not texts:
         raise RequestError(f"{path} contains no text", ADVICE)
     return texts
+
+
+def bundled_texts(use: str) -> list[str]:
+    """Return the texts of the package for one use: `JUDGE` lossy models by them, or `CALIBRATE` quantised ones on them.
+
+    They are in many languages and of many lengths. A file has one text a line, in which ``\\n`` stands for a new line.
+    Raises RequestError for another use.
+    """
+    if use not in BUNDLED:
+        raise RequestError(f"the package has no texts to {use!r}", f"its texts are for one of: {', '.join(BUNDLED)}")
+    content = resources.files("graphsurgery").joinpath("data", BUNDLED[use]).read_text(encoding="utf-8")
+    return [line.replace("\\n", "\n") for line in content.split("\n") if line]
 
 
 def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
