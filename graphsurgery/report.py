@@ -92,8 +92,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One figure measured over a number of cases, and the least value that was asked for. Larger is better."""
+
+    name: str
+    value: float
+    cases: int
+    least: float | None = None
+    """The least value allowed. None: the figure is shown and not judged."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.least is None or not self.cases:
+            return Verdict.NOT_CHECKED
+        return Verdict.PASSED if self.value >= self.least else Verdict.FAILED
+
+    def __str__(self) -> str:
+        asked = "" if self.least is None else f", at least {self.least:g} asked for"
+        return f"{self.name} {self.value:.6f}{asked}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "verdict": self.verdict.value, "value": _to_json_number(self.value), "least": self.least,
+            "cases": self.cases,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Check:
-    """One check of a model. Structural checks state their verdict; numerical ones have that of their comparisons."""
+    """One check of a model. Structural checks state their verdict; others have that of their comparisons and figures."""
 
     name: str
     detail: str
@@ -101,11 +128,18 @@ class Check:
     stated: Verdict | None = None
     conclusive: bool = False
     """Whether the stated verdict needs no numbers, because every byte was compared."""
+    figures: tuple[Figure, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
-        compared = combine_verdicts(one.verdict for one in self.comparisons)
+        compared = combine_verdicts([one.verdict for one in self.comparisons] + [one.verdict for one in self.figures])
         return compared if self.stated is None or compared is Verdict.FAILED else self.stated
+
+    @property
+    def cases(self) -> int:
+        """The number of rows compared. Figures that were not judged add none."""
+        judged = max((one.cases for one in self.figures if one.least is not None), default=0)
+        return sum(one.cases for one in self.comparisons) + judged
 
     @property
     def not_finite(self) -> list[str]:
@@ -126,7 +160,7 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name, "verdict": self.verdict.value, "detail": self.detail,
-            "comparisons": [one.to_json() for one in self.comparisons],
+            "comparisons": [one.to_json() for one in self.comparisons], "figures": [one.to_json() for one in self.figures],
         }  # fmt: skip
 
 
@@ -144,7 +178,7 @@ class Report:
     def verdict(self) -> Verdict:
         """FAILED if any check failed, PASSED if at least one compared numbers (or every byte) and they agreed."""
         verdict = combine_verdicts(check.verdict for check in self.checks)
-        compared = any(check.conclusive or any(one.cases for one in check.comparisons) for check in self.checks)
+        compared = any(check.conclusive or check.cases for check in self.checks)
         return verdict if compared or verdict is Verdict.FAILED else Verdict.NOT_CHECKED
 
     def __bool__(self) -> bool:
@@ -157,7 +191,7 @@ class Report:
     @property
     def cases(self) -> int:
         """The number of rows compared."""
-        return sum(one.cases for check in self.checks for one in check.comparisons)
+        return sum(check.cases for check in self.checks)
 
     @property
     def worst(self) -> float:
@@ -192,10 +226,10 @@ def join_reports(one: Report, other: Report) -> Report:
 def summarize_figures(check: Check) -> str:
     """Return the number of cases, the difference that comes nearest to its limit, and the kinds of feeds that failed.
 
-    Empty for a check without comparisons.
+    For a check of figures, return these. Empty for a check without numbers.
     """
     if not check.comparisons:
-        return ""
+        return "; ".join(map(str, check.figures))
     cases = sum(one.cases for one in check.comparisons)
     nearest = max(check.comparisons, key=lambda one: one.margin)
     parts = [f"{cases} cases", f"largest difference {nearest.worst:.1e} ({describe_share(nearest.margin)}, {nearest.kind})"]

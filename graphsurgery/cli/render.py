@@ -13,7 +13,7 @@ from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
 from graphsurgery.interface import Interface, Value
-from graphsurgery.report import WARNING, Comparison, Report, Verdict, describe_share, format_share, summarize_figures
+from graphsurgery.report import WARNING, Comparison, Figure, Report, Verdict, describe_share, format_share, summarize_figures
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 SHOWN_NAMES = {"second opinion": "in onnx's evaluator"}
@@ -93,6 +93,8 @@ def render_details(report: Report) -> RenderableType:
             parts.append(
                 Padding(TableOrLines(_render_comparisons(check.comparisons), tuple(lines)), (0, 0, 1, 2), expand=False)
             )
+        if check.figures:
+            parts.append(Padding(_render_figures(check.figures), (0, 0, 1, 2), expand=False))
     return Group(*parts, *_render_remarks(report))
 
 
@@ -153,6 +155,14 @@ def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
     for one in comparisons:
         cosine = "-" if one.cosine is None else f"{one.cosine:.7f}"
         table.add_row(one.kind, str(one.cases), f"{one.worst:.1e}", format_share(one.margin), cosine, _render_outcome(one))
+    return table
+
+
+def _render_figures(figures: Sequence[Figure]) -> Table:
+    """Return one sentence for each figure, behind its verdict if it was judged."""
+    table = _make_grid()
+    for one in figures:
+        table.add_row(Text("") if one.least is None else _render_verdict(one.verdict), Text(str(one), overflow="fold"))
     return table
 
 

@@ -45,6 +45,22 @@ def compute_cosines(one: Array, other: Array) -> Array:
     return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(angles, -1, 1)))
 
 
+def compute_similarities(vectors: Array) -> Array:
+    """Return the cosine between every two of ``vectors [n, dim]`` float64, as ``[n, n]``. It is 0 where one of them is zero."""
+    largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
+    scaled = vectors / np.where(largest > 0, largest, 1)  # the squares of the largest numbers would overflow
+    lengths = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    units = scaled / np.where(lengths > 0, lengths, 1)
+    return units @ units.T
+
+
+def measure_largest_difference(one: Array, other: Array) -> float:
+    """Return the largest |x - y| of two arrays of one shape; infinite if a difference is NaN."""
+    with np.errstate(invalid="ignore"):  # infinite in both
+        apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
+
+
 def compute_stretches(one: Array, other: Array) -> Array:
     """Return the difference between the lengths of each pair of vectors, as a share of the length of ``other``, ``[n]``.
 
