@@ -25,6 +25,16 @@ OPTIONS = (
     click.option("--texts", type=click.Path(), help="A UTF-8 file with one text per line, to compare on as well."),
     click.option("--atol", type=float, help="The allowed absolute difference between outputs of the same name."),
     click.option("--min-cosine", type=float, help="The smallest allowed cosine between outputs of the same name."),
+    click.option(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="Judge a lossy file on real text: the K nearest neighbours of each text. [default: 10]",
+    ),
+    click.option(
+        "--min-overlap", type=float, help="The smallest mean share of these neighbours that both files have in common."
+    ),
+    click.option("--rank", type=float, help="The smallest rank correlation of the similarities of all pairs of texts."),
     click.option("--full", is_flag=True, help="Run the whole proof and compare every byte of the weights, whatever the size."),
 )
 
@@ -42,24 +52,30 @@ def _refuse_with_self(options: dict[str, object]) -> None:
 def make_verify_command(verb: str) -> click.Command:
     def callback(
         model: str, against: str | None, itself: bool, texts: str | None, atol: float | None, min_cosine: float | None,
-        full: bool, as_json: bool, quiet: bool,
+        top_k: int | None, min_overlap: float | None, rank: float | None, full: bool, as_json: bool, quiet: bool,
     ) -> int:  # fmt: skip
         """Prove that MODEL is correct. With --against: the edits that MODEL records, applied to SOURCE, give MODEL's outputs.
         If it records no edits, both files give the same outputs. With --self: MODEL still gives the vectors that it recorded
-        when it was made. The exit code is 0 if the verdict is PASSED, and 1 if it is FAILED or nothing could be checked."""
+        when it was made. With --top-k, --min-overlap or --rank: MODEL is a lossy version of SOURCE (int8, float16). Its vectors
+        of real texts are judged by these and by --min-cosine, instead of by equality. The exit code is 0 if the verdict is
+        PASSED, and 1 if it is FAILED or nothing could be checked."""
         if itself and against is not None:
             raise RequestError("--against and --self cannot be given together", "give one of them")
         if not itself and against is None:
             raise RequestError("verify needs something to compare the file with", "give either --against SOURCE or --self")
         if itself:
-            _refuse_with_self({"--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--full": full or None})
+            _refuse_with_self({
+                "--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--top-k": top_k, "--min-overlap": min_overlap,
+                "--rank": rank, "--full": full or None,
+            })  # fmt: skip
         with show_progress(quiet or as_json) as progress:
             if against is None:
                 report = verify_itself(load(model))
             else:
                 report = verify(
-                    model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, full=full, progress=progress
-                )
+                    model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, top_k=top_k,
+                    min_overlap=min_overlap, rank=rank, full=full, progress=progress,
+                )  # fmt: skip
         if as_json:
             print_json({"model": model, "against": against, "report": report.to_json()})
         elif not quiet:

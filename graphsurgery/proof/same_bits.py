@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.compare.vectors import measure_largest_difference
+from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
+from graphsurgery.runtime.embedding import embed_batch
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import LONG, make_mask
 from graphsurgery.runtime.session import Session, open_session
+from graphsurgery.runtime.texts import BATCH, Encoded
 
 BESIDE, BEHIND = "other texts in the batch", "padding behind it"
 AT_ONCE = 32
 """The number of values to look at in one run."""
+ROUNDS = 5
+"""The number of random batches in which each text is tried."""
+MOST_PADDING = 16
+"""A random batch is padded by up to so many positions beyond its longest text."""
 Values = dict[str, np.ndarray]
 
 
@@ -32,6 +40,95 @@ class Pair:
     one: Values
     other: Values
     row: int
+
+
+@dataclass(frozen=True)
+class BatchDependence:
+    """How far a text's vector alone is from its vectors in random batches and at other padding."""
+
+    output: str
+    texts: int
+    rounds: int
+    largest: float
+    """The largest absolute difference of a number. Infinite if one of them is not finite."""
+    differing: int
+    """The texts whose vector is not the same bits everywhere."""
+    worst_text: int
+    """The index of the text with the largest difference."""
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference {self.largest:.1e} between a text alone and in {self.rounds} random batches; the vectors of "
+            f"{self.differing} of {self.texts} texts are not the same bits"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready data. An infinite difference is None."""
+        return {
+            "output": self.output, "texts": self.texts, "rounds": self.rounds, "differing": self.differing,
+            "largest": self.largest if np.isfinite(self.largest) else None, "worst_text": self.worst_text,
+        }  # fmt: skip
+
+
+def measure_batch_dependence(
+    session: Session, generator: FeedGenerator, texts: Encoded, output: str, rounds: int = ROUNDS, seed: int = 0
+) -> BatchDependence:
+    """Measure how far each text's vector alone is from its vectors among other texts and with padding.
+
+    Each text runs alone without padding. In each round all texts are shuffled and cut into batches of 1 to `BATCH`, each padded
+    by 0 to `MOST_PADDING` positions more than its longest text needs, on the side of the tokenizer, as far as the model takes
+    them. Float32 files are not bit-equal either: compare the figure with that of the source.
+
+    Args:
+        output: the name of the output with one vector per text, ``[batch, dim]``.
+
+    Raises:
+        RequestError: there is no text, or no round.
+        UnsupportedModelError: the model takes one batch or sequence size alone or no mask, so a text has no other surroundings;
+            ``output`` has no vector per text; or a run fails.
+    """
+    if rounds < 1 or not len(texts.ids):
+        raise RequestError(
+            f"{len(texts.ids)} texts in {rounds} batches each are nothing to compare", "give one or more of both"
+        )
+    _require_surroundings(generator)
+
+    def embed(batch: Encoded) -> np.ndarray:
+        found = embed_batch(session, generator, batch, [output])[output]
+        if found is None:
+            raise UnsupportedModelError(f"the output {output} has no vector per text")
+        return found
+
+    alone = [embed(texts.take([row]))[0] for row in range(len(texts.ids))]
+    apart, differs = np.zeros(len(alone)), np.zeros(len(alone), dtype=np.bool_)
+    rng = np.random.default_rng(seed)
+    for rows in _draw_batches(rng, len(alone), rounds):
+        batch = texts.take(rows)
+        width = generator.limit_length(batch.ids.shape[1] + int(rng.integers(0, MOST_PADDING + 1)))
+        for row, vector in zip(rows, embed(batch.pad_to(max(width, batch.ids.shape[1]))), strict=True):
+            if vector.shape != alone[row].shape:
+                raise UnsupportedModelError(f"the output {output} is not as wide for every length")
+            apart[row] = max(apart[row], measure_largest_difference(vector, alone[row]))
+            differs[row] |= vector.tobytes() != alone[row].tobytes()
+    return BatchDependence(output, len(alone), rounds, float(apart.max()), int(differs.sum()), int(apart.argmax()))
+
+
+def _require_surroundings(generator: FeedGenerator) -> None:
+    """Raise UnsupportedModelError if a text cannot run both alone and in a batch, or both with and without padding."""
+    if generator.fixed_batch is not None or generator.fixed_sequence is not None:
+        raise UnsupportedModelError("the model's batch or sequence size is fixed, so a text always has the same surroundings")
+    if not generator.has_mask:
+        raise UnsupportedModelError("the model takes no mask, so it takes padding for tokens")
+
+
+def _draw_batches(rng: np.random.Generator, texts: int, rounds: int) -> Iterator[list[int]]:
+    """Yield the indexes of all texts, shuffled anew in each round, in batches of 1 to `BATCH`."""
+    for _ in range(rounds):
+        order = rng.permutation(texts).tolist()
+        while order:
+            rows = int(rng.integers(1, BATCH + 1))
+            yield order[:rows]
+            order = order[rows:]
 
 
 def describe_bits(model: Model, session: Session, generator: FeedGenerator) -> list[str]:
@@ -86,12 +183,8 @@ def _measure_vectors(session: Session, pair: Pair) -> float | None:
         if isinstance(array, np.ndarray) and array.ndim == 2 and len(array) > pair.row and len(alone[name]) == 1:
             one, other = array[pair.row], alone[name][0]
             if one.shape == other.shape and np.isfinite(one).all() and np.isfinite(other).all():
-                return None if one.tobytes() == other.tobytes() else _measure_difference(one, other)
+                return None if one.tobytes() == other.tobytes() else measure_largest_difference(one, other)
     raise UnsupportedModelError("the model gives no vector per text")
-
-
-def _measure_difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)), initial=0.0))
 
 
 def _find_operator(model: Model, pair: Pair) -> str | None:

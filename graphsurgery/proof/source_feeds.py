@@ -206,24 +206,33 @@ def find_texts(
 
     Raise an error instead if the user asked for texts.
     """
-    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
-    if tokenizer is None:
-        if path is not None:
-            raise RequestError(
-                f"the texts of {path} cannot be tokenised: there is no tokenizer.json beside the model or above it",
-                "put the model's tokenizer.json beside it, or leave out --texts",
-            )
-        return None, "real text: there is no tokenizer.json beside the model or above it"
-    if generator.roles.ids is None:
-        return None, "real text: the model has no input of token ids"
+    texts = SENTENCES if path is None else read_texts(os.fspath(path))
     try:
-        texts = read_texts(os.fspath(path)) if path is not None else SENTENCES
-        encoded = tokenize(tokenizer, texts, longest or generator.longest_text)
+        return encode_texts(source, output, generator, texts, longest or generator.longest_text), None
+    except UnsupportedModelError as error:
+        return None, f"real text: {error}"
     except GraphSurgeryError as error:
         if path is not None:
             raise
         return None, f"real text: {error}"
+
+
+def encode_texts(source: Model, output: Model, generator: FeedGenerator, texts: Sequence[str], longest: int) -> Encoded:
+    """Return ``texts`` tokenised by the tokenizer of either model, cut at ``longest`` tokens.
+
+    Raise RequestError without a tokenizer, UnsupportedModelError if the model does not take its ids, and the errors of
+    `tokenize`.
+    """
+    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
+    if tokenizer is None:
+        raise RequestError(
+            "there is no tokenizer.json beside the model or above it",
+            "put the tokenizer.json of the model beside it",
+        )
+    if generator.roles.ids is None:
+        raise UnsupportedModelError("the model has no input of token ids")
+    encoded = tokenize(tokenizer, texts, longest)
     vocabulary = generator.tables.vocabulary
     if vocabulary is not None and int(np.max(encoded.ids)) >= vocabulary:
-        return None, f"real text: {tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table"
-    return encoded, None
+        raise UnsupportedModelError(f"{tokenizer.name} gives ids beyond the {vocabulary} rows of the embedding table")
+    return encoded

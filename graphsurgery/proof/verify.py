@@ -6,9 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from graphsurgery.compare.quality import TOP_K, QualityBudget
 from graphsurgery.compare.tally import MOST_BEYOND
 from graphsurgery.compare.tolerance import Limits
-from graphsurgery.errors import GraphSurgeryError, NothingToPoolError, UnsupportedModelError, WeightsDifferError
+from graphsurgery.errors import (
+    GraphSurgeryError,
+    NothingToPoolError,
+    RequestError,
+    UnsupportedModelError,
+    WeightsDifferError,
+)
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.proof.difference import find_difference
@@ -21,6 +28,7 @@ from graphsurgery.proof.relation import RECORDED
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.same_outputs import SameOutputs
 from graphsurgery.proof.source_feeds import find_texts, make_feed_generator, try_inputs
+from graphsurgery.proof.text_quality import verify_quality
 from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
@@ -45,6 +53,9 @@ def verify(
     texts: str | os.PathLike[str] | None = None,
     atol: float | None = None,
     min_cosine: float | None = None,
+    top_k: int | None = None,
+    min_overlap: float | None = None,
+    rank: float | None = None,
     full: bool = False,
     head_only: bool = False,
     progress: Progress = lambda _: None,
@@ -53,12 +64,22 @@ def verify(
 
     If it records no edit beyond those of that file, prove that both files give the same outputs.
 
+    With ``top_k``, ``min_overlap`` or ``rank``, judge a lossy file (int8, float16) instead: by how near its vectors of real
+    texts come to those of ``against``. The report has the worst cosine, the first percentile and the mean, the share of each
+    text's nearest neighbours that both files have in common, and the rank correlation of the similarities of all pairs of
+    texts. Those with a bound are judged. Needs a tokenizer.json beside either model.
+
     Args:
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds. Needs a tokenizer.json beside either model.
+            A lossy file is judged on it alone; without it, on texts of the package.
         atol: the allowed absolute difference, in place of the proofs' own tolerances. When outputs are compared with outputs,
             the default is 1e-5 * max(1, max|x|).
         min_cosine: the smallest allowed cosine, besides those tolerances. Between the outputs of two files that record no
-            rewrite it takes their place, unless ``atol`` is given; lengths may then be off by sqrt(2 (1 - cosine)).
+            rewrite it takes their place, unless ``atol`` is given; lengths may then be off by sqrt(2 (1 - cosine)). Of a lossy
+            file, the least cosine over all texts.
+        top_k: the number of nearest neighbours of each text, 10 by default.
+        min_overlap: the least share of these that both files have in common, on average.
+        rank: the least rank correlation of the similarities.
         full: run the whole proof and compare every byte of the weights however large they are, and compare on texts as long as
             the model takes, however long the proof then runs.
         head_only: leave the whole proof out.
@@ -67,10 +88,14 @@ def verify(
         A Report, truthy if it PASSED.
 
     Raises:
-        RequestError if ``texts`` cannot be used, and the errors of `load`.
+        RequestError if ``texts`` cannot be used, and the errors of `load`. For a lossy file, also if there is no tokenizer, if
+        ``atol`` is given, and if the files' inputs or the widths of their vectors differ.
     """
     limits = Limits(atol, min_cosine)
+    budget = _read_budget(limits, top_k, min_overlap, rank)
     output, source = load(model), load(against)
+    if budget is not None:
+        return verify_quality(output, source, texts, budget, full=full, progress=progress)
     try:
         chain = Chain.between(source, output)
         generator = make_feed_generator(source, chain)
@@ -84,6 +109,18 @@ def verify(
     if wrong:
         return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
     return _EditProof(source, output, chain, generator, encoded, limits, full).run(why_no_text, head_only, progress)
+
+
+def _read_budget(limits: Limits, top_k: int | None, min_overlap: float | None, rank: float | None) -> QualityBudget | None:
+    """Return the budget by which a lossy file is judged, or None if none was asked for."""
+    if top_k is None and min_overlap is None and rank is None:
+        return None
+    if limits.atol is not None:
+        raise RequestError(
+            "--atol cannot be given with --top-k, --min-overlap or --rank: these judge a file by directions on real text",
+            "leave out --atol, or give --min-cosine in its place",
+        )
+    return QualityBudget(limits.min_cosine, min_overlap, rank, TOP_K if top_k is None else top_k)
 
 
 @dataclass

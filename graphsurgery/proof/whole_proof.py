@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.compare.tolerance import Limits
+from graphsurgery.compare.vectors import measure_largest_difference
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.proof.expected import ExpectedOutputs
@@ -119,8 +120,8 @@ def _measure_dependence_of(whole: Whole, generator: FeedGenerator, mask: Mask) -
             cut = _find_embedding(run(generator.cut_feed(batch, row, slice(tokens[0], tokens[-1] + 1))))[0]
             if cut.shape != alone.shape:
                 return None
-            neighbours[index] = max(neighbours[index], _measure_difference(alone, full[index][row]))
-            padding[index] = max(padding[index], _measure_difference(cut, alone))
+            neighbours[index] = max(neighbours[index], measure_largest_difference(alone, full[index][row]))
+            padding[index] = max(padding[index], measure_largest_difference(cut, alone))
     return neighbours, padding
 
 
@@ -135,7 +136,3 @@ def _take_values(expected: dict[str, Expected]) -> Values:
 def _find_embedding(values: Values) -> np.ndarray:
     """Return the first output that is one vector per row."""
     return next((array for array in values.values() if array.ndim == 2), next(iter(values.values())))
-
-
-def _measure_difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)), initial=0.0))

@@ -1,0 +1,66 @@
+"""The vectors that a model gives to real texts, one per text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
+from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.texts import BATCH, Encoded
+
+Array = np.ndarray
+
+
+def embed_texts(session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> dict[str, Array]:
+    """Return the vectors of ``texts`` at those of the outputs ``names`` that have one vector per text, ``[texts, dim]``.
+
+    Texts of like length run together, `BATCH` at a time. If the model takes no mask, only texts of equal length do, because it
+    would take padding for tokens. Other outputs, such as one vector per token, are left out.
+
+    Raises UnsupportedModelError if a run fails.
+    """
+    order, parts = [], []
+    for rows in _list_batches(texts, generator.has_mask):
+        order += rows
+        parts.append(embed_batch(session, generator, texts.take(rows), names))
+    place = np.argsort(order)
+    return {name: found[place] for name in names if (found := _join([part[name] for part in parts])) is not None}
+
+
+def embed_batch(session: Session, generator: FeedGenerator, batch: Encoded, names: Sequence[str]) -> dict[str, Array | None]:
+    """Return the vectors of a batch of texts, run as it is, at the outputs ``names``; None for one that has no vector per text.
+
+    A fixed batch size of the model splits it. Raises UnsupportedModelError if a run fails.
+    """
+    feeds = generate_text_feeds(generator, batch)
+    runs = [session.run(feed, names) for feed in feeds]
+    rows = len(batch.ids) if generator.fixed_batch is None else generator.fixed_batch
+    found: dict[str, Array | None] = {}
+    for name in names:
+        arrays = [run[name] if getattr(run[name], "shape", ())[:1] == (rows,) and run[name].ndim == 2 else None for run in runs]
+        joined = _join(arrays)
+        found[name] = None if joined is None else joined[: len(batch.ids)]  # rows repeat to fill the last fixed batch
+    return found
+
+
+def _join(arrays: Sequence[Array | None]) -> Array | None:
+    """Return arrays ``[rows, dim]`` one below the other; None if one is None, or if they are not equally wide."""
+    sound = [one for one in arrays if one is not None]
+    if len(sound) < len(arrays) or len({one.shape[1] for one in sound}) != 1:
+        return None
+    return np.concatenate(sound)
+
+
+def _list_batches(texts: Encoded, has_mask: bool) -> Iterator[list[int]]:
+    """Yield the indexes of the texts of each batch, short texts first."""
+    lengths = texts.mask.sum(axis=1)
+    batch: list[int] = []
+    for row in np.argsort(lengths, kind="stable"):
+        if batch and (len(batch) == BATCH or not (has_mask or lengths[row] == lengths[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(int(row))
+    if batch:
+        yield batch
