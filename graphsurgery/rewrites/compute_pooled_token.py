@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from graphsurgery.compare.tolerance import FLOAT32
-from graphsurgery.errors import NothingToOptimizeError
+from graphsurgery.encoder.head import read_padding_free_form
+from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.flops import count_flops
 from graphsurgery.graph.graph import Graph
@@ -41,6 +42,9 @@ class PooledToken(Rewrite):
     def check(self, model: Model) -> None:
         if any(step.given.get(RECORDED) for step in model.rewrites):
             raise NothingToOptimizeError("the file computes the pooled token alone already", "use it as it is")
+        if read_padding_free_form(model) is not None:
+            what = "the encoder is padding-free, so that no position of its values is the same token of every text"
+            raise UnsupportedModelError(what, "apply pooled-token first, and make its output padding-free")
         require_open_encoder(model)
         find_target(model)
 
