@@ -41,7 +41,6 @@ PAIRS = list(permutations(REWRITES, 2))
 HALF = "half"
 LAST_TOKEN = ("xlmr", "qwen3", "qwen3-dynamo")
 """The fixtures whose head takes the last token. That of the others takes the first."""
-ROTARY = ("modernbert", "modernbert-dynamo", "qwen3", "qwen3-dynamo")
 IN_HALF = "bert-fp16"
 KINDS = {
     "right padding", "left padding", "mixed padding", "holes", "empty row", "single token", "batch of one", "sequence of one",
@@ -55,12 +54,6 @@ REFUSALS: list[tuple[set[str], set[str], set[str], str]] = [
     ({"rows"}, {"fuse"}, {*FIXTURES}, "fails on the loops over rows"),
     ({"rows", "gather"}, {"rows", "gather"}, {*FIXTURES}, "is padding-free already"),
     ({"rows", "gather"}, {"pooled-token"}, {*FIXTURES}, "is padding-free"),
-    (
-        {"attention"},
-        {"rows", "gather"},
-        {"modernbert", "modernbert-dynamo", "qwen3", "qwen3-dynamo", IN_HALF},
-        "belongs to no attention",
-    ),
     ({*REWRITES}, {HALF}, {IN_HALF}, "computes in float16 already"),
 ]
 """What the second of two rewrites refuses behind the first: the first, the second, the fixtures, and the reason."""

@@ -17,7 +17,7 @@ from graphsurgery import AddPooling, PooledToken
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.graph.flops import count_flops
 from graphsurgery.graph.graph import Graph
-from graphsurgery.rewrites.narrow import unpacking
+from graphsurgery.rewrites.narrow import building, unpacking
 from graphsurgery.runtime.session import Session
 
 BATCH, TOKENS, WIDTH, HEADS, SIZE = 3, 7, 4, 2, 2
@@ -129,6 +129,47 @@ def test_wrong_columns_are_found(fault: Any, tmp_path: Path, monkeypatch: pytest
     model = packed_layer(CUTS["a Gather of each behind a bias"])
     with pytest.raises(VerificationFailed):
         graphsurgery.run([PooledToken()], model, output=tmp_path / "made.onnx")
+    assert not (tmp_path / "made.onnx").exists()
+
+
+def fused_layer() -> onnx.ModelProto:
+    """The same with ONNX Runtime's Attention, which makes queries, keys and values itself."""
+    attention = f"c3 = com.microsoft.Attention<num_heads = {HEADS}>(x, w, bias)"
+    model = parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    layer (float[batch, seq, {WIDTH}] x) => (float[batch, {WIDTH}] y) {{
+        {attention} o = MatMul(c3, wo) h = Add(x, o) y = Gather<axis = 1>(h, zero)
+    }}
+    """)
+    stored = packed_layer(CUTS["a Gather of each behind a bias"]).graph.initializer
+    model.graph.initializer.extend(one for one in stored if one.name in ("w", "bias", "wo", "zero"))
+    return model
+
+
+def test_a_fused_attention_asks_with_one_token() -> None:
+    model = fused_layer()
+    made = narrow(model)
+    np.testing.assert_allclose(compute(made), compute(model), atol=1e-6)
+    assert count_flops(Graph(made), BATCH, TOKENS) == count_flops(
+        Graph(narrow(packed_layer(CUTS["a Gather of each behind a bias"]))), BATCH, TOKENS
+    )
+
+
+@pytest.mark.parametrize(("taken", "instead"), [("queries_weights", "keys_weights"), ("values_weights", "keys_weights")])
+def test_the_wrong_columns_of_a_fused_attention_are_found(
+    taken: str, instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = building.Builder.add
+    start = {"queries_weights": 0, "keys_weights": WIDTH, "values_weights": 2 * WIDTH}[instead]
+
+    def wrong(self: building.Builder, op_type: str, inputs: Any, what: str, **more: Any) -> Any:
+        if what == taken:
+            inputs = [inputs[0], *(self.add_integers([one]) for one in (start, start + WIDTH)), inputs[3]]
+        return right(self, op_type, inputs, what, **more)
+
+    monkeypatch.setattr(building.Builder, "add", wrong)
+    with pytest.raises(VerificationFailed):
+        graphsurgery.run([PooledToken()], fused_layer(), output=tmp_path / "made.onnx")
     assert not (tmp_path / "made.onnx").exists()
 
 

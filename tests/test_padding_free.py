@@ -29,7 +29,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.model.model import Model
 from graphsurgery.recipe import parse_recipe, read_recorded_recipe, to_toml
-from graphsurgery.rewrites.padding_free import packing
+from graphsurgery.rewrites.padding_free import building, packing
 from graphsurgery.rewrites.padding_free.layout import Layout
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
@@ -345,6 +345,22 @@ def test_other_ways_to_mix_tokens_are_refused(operator: str, attended: bool) -> 
     assert "run the encoder as it is" in advice
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_product_of_tokens_before_an_attention_is_refused(form: str) -> None:
+    """A rotation of queries before an attention of one operator belongs to it; a product with other tokens does not."""
+    model = small_encoder(
+        after="""turned = Transpose <perm = [0, 2, 1]> (x)
+        gram = MatMul (x, turned)
+        blurred = MatMul (gram, x)
+        keep = Constant <value = int64[3] {0, 0, 4}> ()
+        asking = Reshape (blurred, keep)
+        shown = Cast <to = 6> (said)
+        second = com.microsoft.MultiHeadAttention <num_heads = 1> (asking, x, x, , shown)
+        last_hidden_state = Add (mixed, second)"""
+    )
+    refuse(UnsupportedModelError, "operator MatMul .*gram", model, AddPooling("mean", mask="said"), PaddingFree(form))
+
+
 def test_an_attention_that_cannot_run_row_by_row(tmp_path: Path) -> None:
     model = small_encoder(
         values="""raw = MatMul (x, wv)
@@ -396,6 +412,37 @@ def test_a_bound_of_a_row_that_is_off_by_one_is_found(name: str, tmp_path: Path,
     monkeypatch.setattr(packing.Packing, name, property(shifted(name)))
     with pytest.raises((VerificationFailed, UnsupportedModelError)):
         graphsurgery.run([AddPooling("mean"), PaddingFree()], encoder("bert"), output=tmp_path / "made.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def scale_again(build: building.Builder, inputs: list[ir.Value | None], attributes: dict[str, Any]) -> None:
+    """Queries and keys have the scale already."""
+    attributes["scale"] = 8**-0.5
+
+
+def take_bias_of_another_head(build: building.Builder, inputs: list[ir.Value | None], attributes: dict[str, Any]) -> None:
+    bias = inputs[5]
+    assert bias is not None
+    inputs[5] = build.gather(bias, build.integers(list(range(attributes["num_heads"]))[::-1]), 1, "fault")
+
+
+@pytest.mark.parametrize(("fault", "name"), [(scale_again, "bert"), (take_bias_of_another_head, "t5")])
+def test_a_wrong_attention_of_a_row_is_found(
+    fault: Callable[..., None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = building.Builder.node
+
+    def wrong(
+        self: building.Builder, op_type: str, inputs: Any, name: str, attributes: Any = None, domain: str = ""
+    ) -> ir.Value:
+        given, own = list(inputs), dict(attributes or {})
+        if op_type == "MultiHeadAttention":
+            fault(self, given, own)
+        return right(self, op_type, given, name, own, domain)
+
+    monkeypatch.setattr(building.Builder, "node", wrong)
+    with pytest.raises(VerificationFailed):
+        graphsurgery.run([AddPooling("mean"), PaddingFree()], encoder(name), output=tmp_path / "made.onnx")
     assert not list(tmp_path.iterdir())
 
 

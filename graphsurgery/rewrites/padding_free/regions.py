@@ -12,7 +12,7 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import PADDING
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.operators import INSIDE_ATTENTION, MOVING, NORMALISING, REDUCTIONS, get_operator
+from graphsurgery.graph.operators import INSIDE_ATTENTION, MOVING, NORMALISING, PRODUCTS, REDUCTIONS, get_operator
 from graphsurgery.rewrites.padding_free.layout import Layout
 
 ADVICE = "run the encoder as it is; `graphsurgery optimize` makes it faster in other ways"
@@ -55,11 +55,32 @@ def divide(flow: Flow, editor: Editor, layout: Layout, mask: str) -> Division:
     token_wise = [node for node in nodes if layout.is_token_wise(node)]
     if not token_wise:
         raise UnsupportedModelError("no node of this graph computes with tokens [batch, seq, ...]", ADVICE)
-    mixing = [node for node in nodes if node not in set(token_wise)]
     attentions = find_attentions(flow)
     masks = _find_masks(flow, attentions, mask)
     cores = {one.node.outputs[0].name or "": one for one in attentions}
-    return Division(tuple(token_wise), tuple(_make_region(group, cores, masks, layout) for group in _group(mixing)))
+    groups = _group_mixing(nodes, token_wise, cores)
+    return Division(
+        tuple(node for node in token_wise if node not in {one for group in groups for one in group}),
+        tuple(_make_region(group, cores, masks, layout) for group in groups),
+    )
+
+
+def _group_mixing(nodes: list[ir.Node], token_wise: list[ir.Node], cores: Mapping[str, Attention]) -> list[list[ir.Node]]:
+    """Return the groups of ``nodes`` that read each other's values and are not ``token_wise``.
+
+    A group without an attention may turn queries or keys round and rotate them. Nodes that bring these back to
+    ``[batch, seq, ...]`` for an attention of one operator then join the group, so that it is that attention's. A group with a
+    product may mix tokens, and stays alone.
+    """
+    mixing = {node for node in nodes if node not in set(token_wise)}
+    while True:
+        groups = _group([node for node in nodes if node in mixing])
+        alone = [group for group in groups if not any(_mixes(node, cores) for node in group)]
+        readers = {reader for group in alone for node in group for value in node.outputs for reader, _ in value.uses()}
+        more = {node for node in readers & set(token_wise) if get_operator(node) in MOVING} - mixing
+        if not more:
+            return groups
+        mixing |= more
 
 
 def _find_masks(flow: Flow, attentions: tuple[Attention, ...], mask: str) -> frozenset[str]:
@@ -101,6 +122,10 @@ def _group(nodes: list[ir.Node]) -> list[list[ir.Node]]:
         groups[node] = group
     places = {node: place for place, node in enumerate(nodes)}
     return [sorted(group, key=places.__getitem__) for group in {id(group): group for group in groups.values()}.values()]
+
+
+def _mixes(node: ir.Node, cores: Mapping[str, Attention]) -> bool:
+    return node.outputs[0].name in cores or get_operator(node) in PRODUCTS
 
 
 def _make_region(nodes: list[ir.Node], cores: Mapping[str, Attention], masks: frozenset[str], layout: Layout) -> Region:
