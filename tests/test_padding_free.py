@@ -12,13 +12,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import FIXTURES
 from fusions import require_optimizer
-from onnx import numpy_helper
+from packed import FORMS, MASKS, Step, encoder, feeds, made, refuse, small_encoder
 
 import graphsurgery
 from graphsurgery import AddNormalize, AddPooling, Fuse, Half, PaddingFree, PooledToken, Simplify
-from graphsurgery.edits.edit import Edit
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import (
     AlreadyAppliedError,
@@ -31,32 +29,12 @@ from graphsurgery.model.model import Model
 from graphsurgery.recipe import parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.padding_free import building, packing
 from graphsurgery.rewrites.padding_free.layout import Layout
-from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Size, observe_dims
 from graphsurgery.runtime.session import open_session
 
-FORMS = ("rows", "gather")
 ENCODERS = ("bert", "bert-dynamo", "xlmr", "modernbert", "modernbert-dynamo", "qwen3", "qwen3-dynamo", "t5", "bert-external")
-Step = Edit | Rewrite
-
-
-def encoder(name: str) -> Path:
-    return FIXTURES / name / "model.onnx"
-
-
-def made(source: Any, *steps: Step) -> Model:
-    """What the steps make of ``source``, without a proof."""
-    done = graphsurgery.run(steps, source, output="unused.onnx", dry_run=True, verify=False).model
-    assert isinstance(done, Model)
-    return done
-
-
-def feeds(model: Model) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    generator = make_feed_generator_for(model, find_roles(model.interface))
-    for kind, masks in generator.generate_masks():
-        yield from ((kind, generator.generate(mask, seed=1)) for mask in masks)
 
 
 def operators(model: Model) -> Counter[str]:
@@ -96,14 +74,15 @@ def test_vectors_stay_the_same(name: str, form: str) -> None:
     assert after.interface == source.interface and measure_difference(source, after) <= 1e-6
 
 
-def test_it_is_proven_and_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rewrite", [PaddingFree("gather"), PaddingFree("rows", keep_padded=True)], ids=str)
+def test_it_is_proven_and_recorded(rewrite: PaddingFree, tmp_path: Path) -> None:
     """The recipe of the file makes the same bytes again, and the file stands a comparison with its source."""
     pooled = made(encoder("bert"), AddPooling("cls,max,lasttoken"))
-    done = graphsurgery.run([PaddingFree("gather")], pooled, output=tmp_path / "made.onnx")
+    done = graphsurgery.run([rewrite], pooled, output=tmp_path / "made.onnx")
     assert done.report and done.saved
     assert any("computes on tokens alone" in note for note in done.notes)
     recipe = parse_recipe(tomllib.loads(to_toml(read_recorded_recipe(graphsurgery.load(done.output)))), "shown")
-    assert recipe.steps[-1] == PaddingFree("gather")
+    assert recipe.steps[-1] == rewrite
     again = graphsurgery.run(recipe.steps, encoder("bert"), output=tmp_path / "again.onnx", verify=False)
     assert again.output.read_bytes() == done.output.read_bytes()
 
@@ -204,58 +183,6 @@ def test_the_encoder_alone_is_warned_of() -> None:
 
 # --- masks of every meaning ---------------------------------------------------------------------------------------------------
 
-MASKS = {
-    "nonzero": ("int64[batch, seq] said", "said", "is = Cast <to = 9> (said)"),
-    "not": ("bool[batch, seq] said", "not:said", "is = Not (said)"),
-    "additive": ("float[batch, seq] said", "additive:said", ""),
-    "lengths": (
-        "int64[batch] said", "lengths:said",
-        """one = Constant <value = int64 {1}> ()
-        zero = Constant <value = int64 {0}> ()
-        shape = Shape (input_ids)
-        width = Gather (shape, one)
-        places = Range (zero, width, one)
-        axis = Constant <value = int64[1] {1}> ()
-        column = Unsqueeze (said, axis)
-        is = Less (places, column)""",
-    ),
-}  # fmt: skip
-"""By form: the input, the mask that is asked for, and how the encoder finds the tokens."""
-
-
-def small_encoder(
-    form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)", values: str = "v = MatMul (x, wv)"
-) -> Model:
-    """One attention without heads over a table, its mask in ``form``; ``after``: what comes behind the attention, ``mixed``."""
-    declared, _, find = MASKS[form]
-    hide = f"""{find}
-        large = Constant <value = float {{-10000.0}}> ()
-        none = Constant <value = float {{0.0}}> ()
-        said_float = Where (is, none, large)"""
-    hide = "said_float = Identity (said)" if form == "additive" else hide
-    text = f"""encoder (int64[batch, seq] input_ids, {declared}) => (float[batch, seq, 4] last_hidden_state) {{
-        x = Gather (table, input_ids)
-        q = MatMul (x, wq)
-        k = MatMul (x, wk)
-        {values}
-        kt = Transpose <perm = [0, 2, 1]> (k)
-        scores = MatMul (q, kt)
-        {hide}
-        middle = Constant <value = int64[1] {{1}}> ()
-        mask_3d = Unsqueeze (said_float, middle)
-        masked = Add (scores, mask_3d)
-        weights = Softmax <axis = -1> (masked)
-        mixed = MatMul (weights, v)
-        {after}
-    }}"""
-    graph = onnx.parser.parse_graph(text)
-    rng = np.random.default_rng(3)
-    shapes = {"table": (30, 4), "wq": (4, 4), "wk": (4, 4), "wv": (4, 4), "wc": (4, 4, 1), "cos": (64, 2), "sin": (64, 2)}
-    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
-    return graphsurgery.load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
-
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("said", MASKS)
@@ -300,13 +227,6 @@ def test_fused_rotations(told: str, form: str, tmp_path: Path) -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------------
-
-
-def refuse(error: type[Exception], words: str, source: Any, *steps: Step) -> str:
-    with pytest.raises(error, match=words) as refused:
-        made(source, *steps)
-    assert isinstance(refused.value, RequestError) and refused.value.advice
-    return refused.value.advice
 
 
 def test_what_is_refused() -> None:

@@ -49,7 +49,8 @@ def _describe_rewrites(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     if for_ is not None or form is None:
         yield "optimized", f"for {for_ or 'any runtime'}, with ONNX Runtime {version}"
     if form is not None:
-        yield "padding-free", f"computes on tokens alone; attention by {form!r}"
+        full = "; batches without any padding run as before" if recorded.get("keep_padded") else ""
+        yield "padding-free", f"computes on tokens alone; attention by {form!r}{full}"
 
 
 def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:

@@ -15,6 +15,8 @@ WORD_WEIGHTS = "add-word-weights"
 
 PADDING_FREE = "padding_free"
 """The parameter that a file records of the rewrite `padding-free`."""
+KEEP_PADDED = "keep_padded"
+"""The parameter that a file records if it has the padded encoder, too, in the other branch of an If."""
 POOLINGS = {POOLING: "mode", SPLADE: "strategy", LOGIT_SCORE: ""}
 """Edits that make one vector, or one score, of the tokens, and the parameter that says how."""
 
@@ -32,6 +34,11 @@ def has_own_head(model: Model) -> bool:
 def read_padding_free_form(model: Model) -> str | None:
     """Return how attention runs in an encoder that the file records to compute on tokens alone, or None for any other."""
     return next((form for step in model.rewrites if (form := step.given.get(PADDING_FREE))), None)
+
+
+def keeps_padded_encoder(model: Model) -> bool:
+    """Return whether the file records that it holds an encoder twice: padded, and padding-free."""
+    return any(step.given.get(KEEP_PADDED) for step in model.rewrites)
 
 
 def explain_pooling(model: Model) -> str | None:

@@ -139,12 +139,13 @@ def list_candidates(*, portable: bool) -> list[tuple[Rewrite, ...]]:
     """
     fused: list[tuple[Rewrite, ...]] = [(FuseAttention(),), (Fuse(),), (Fuse(), FuseAttention())]
     bases = [(), (Simplify(),), *([(FuseAttention("standard"),)] if portable else fused)]
-    less = [(), (PooledToken(),), (PaddingFree(GATHER if portable else ROW_BY_ROW),)]
+    form = GATHER if portable else ROW_BY_ROW
+    less = [(), (PooledToken(),), (PaddingFree(form),), (PaddingFree(form, keep_padded=True),)]
     return [(*base, *rest) for base, rest in product(bases, less) if base or rest]
 
 
 def name_candidate(rewrites: Sequence[Rewrite]) -> str:
-    return " + ".join(one.name for one in rewrites)
+    return " + ".join(one.label for one in rewrites)
 
 
 def _describe(tried: Sequence[Candidate]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import onnx
 
+from graphsurgery.encoder.head import keeps_padded_encoder
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.operators import PRODUCTS, get_operator
 from graphsurgery.model.model import Model
@@ -16,6 +17,11 @@ OPENED = "then `graphsurgery optimize --portable` puts the branch that is taken 
 
 def require_open_encoder(model: Model) -> None:
     """Raise UnsupportedModelError if all matrix products of ``model`` are in the branches of one If."""
+    if keeps_padded_encoder(model):
+        raise UnsupportedModelError(
+            "the file holds the encoder twice, padded and padding-free, in branches of an If, and branches are not rewritten",
+            "apply the other rewrites first, and padding-free with keep_padded behind them",
+        )
     nodes = model.proto.graph.node
     if _has_products(nodes):
         return

@@ -12,7 +12,7 @@ from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.edits.token_mask import ONES, PAD, MaskSpec
 from graphsurgery.encoder.attention import COUNTED
-from graphsurgery.encoder.head import PADDING_FREE, read_padding_free_form
+from graphsurgery.encoder.head import KEEP_PADDED, PADDING_FREE, read_padding_free_form
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import AlreadyAppliedError, MaskError, RequestError, UnsupportedModelError, require_value
 from graphsurgery.graph.editor import Editor
@@ -24,7 +24,8 @@ from graphsurgery.model.model import Model
 from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.head_parts import split_head
-from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW, pack_tokens
+from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW, add_full_check, pack_tokens
+from graphsurgery.rewrites.padding_free.two_ways import choose_by_padding
 from graphsurgery.rewrites.padding_free.unfuse import unfuse
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.runtime.establish import establish_mask
@@ -42,6 +43,9 @@ class PaddingFree(Rewrite):
     With ``rows``, attention runs row by row in a Loop, where nothing is padded: no time or memory goes into padding, and no
     mask is needed. Its core is com.microsoft.MultiHeadAttention. With ``gather``, attention stays as it is; queries, keys and
     values are gathered to ``[batch, seq, ...]`` before it and back behind it, with standard operators.
+
+    With ``keep_padded``, the file also keeps the encoder as it was, and an If (ONNX, opset 1) runs it on batches in which every
+    position is a token.
     """
 
     name: ClassVar[str] = "padding-free"
@@ -52,6 +56,7 @@ class PaddingFree(Rewrite):
     form: str = parameter(
         "How attention runs: row by row, or on values gathered back to the padded batch.", ROW_BY_ROW, "|".join(FORMS)
     )
+    keep_padded: bool = parameter("Keep the encoder as it was, too, and let it run on batches without any padding.", False)
 
     def __post_init__(self) -> None:
         """Raise RequestError for an unknown form."""
@@ -79,14 +84,21 @@ class PaddingFree(Rewrite):
         ids, mask = _find_mask(require_value(context.whole, "the whole model"))
         editor = Editor(encoder.proto)
         unfuse(editor)
-        plain = _replace_graph(encoder, editor)
-        editor = Editor(plain.proto)
-        by_row, others = pack_tokens(plain, editor, self.form, ids, require_value(mask.name, "the mask's name"), mask.kind)
+        plain = _replace_graph(encoder, editor.finish())
+        namer, editor = editor.namer, Editor(plain.proto)
+        editor.namer = namer  # it knows the names of both
+        given = (ids, require_value(mask.name, "the mask's name"), mask.kind)
+        by_row, others = pack_tokens(plain, editor, self.form, *given)
         how = [f"{by_row} row by row"] * bool(by_row) + [f"{others} as before, on values gathered back to rows"] * bool(others)
         note = f"the encoder computes on tokens alone; attentions: {', '.join(how) or 'none'}"
-        return Rewritten(
-            _replace_graph(plain, editor), {PADDING_FREE: self.form}, (note,), architecture=detect_architecture(encoder)
-        )
+        recorded: dict[str, Any] = {PADDING_FREE: self.form}
+        if self.keep_padded:
+            is_full = add_full_check(plain, editor, *given)
+            made = choose_by_padding(encoder.proto, editor.finish(), is_full, namer)
+            note, recorded = f"{note}; batches without any padding run as before", recorded | {KEEP_PADDED: True}
+        else:
+            made = editor.finish()
+        return Rewritten(_replace_graph(encoder, made), recorded, (note,), architecture=detect_architecture(encoder))
 
     def list_fallbacks(self) -> Iterator[Self]:
         if self.form == ROW_BY_ROW:
@@ -95,10 +107,14 @@ class PaddingFree(Rewrite):
     @classmethod
     def from_record(cls, parameters: Mapping[str, Any]) -> Self | None:
         form = parameters.get(PADDING_FREE)
-        return cls(form) if form in FORMS else None
+        return cls(form, bool(parameters.get(KEEP_PADDED))) if form in FORMS else None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} or padded" if self.keep_padded else self.name
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.form})"
+        return f"{self.name} ({self.form}{', or padded' if self.keep_padded else ''})"
 
 
 def _has_positions(value: Value) -> bool:
@@ -136,9 +152,8 @@ def _find_mask(model: Model) -> tuple[str, MaskSpec]:
     return ids, mask
 
 
-def _replace_graph(model: Model, editor: Editor) -> Model:
-    """Return ``model`` with the graph of ``editor``, which was made of it."""
-    made = editor.finish()
+def _replace_graph(model: Model, made: onnx.ModelProto) -> Model:
+    """Return ``model`` with the graph of ``made``, which was made of it."""
     if count_vendor_operators(made) and not any(one.domain == VENDOR for one in made.opset_import):
         made.opset_import.append(onnx.helper.make_opsetid(VENDOR, 1))
     return replace(model, document=to_document(model, model.proto, made), loaded=None)

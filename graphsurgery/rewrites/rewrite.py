@@ -96,6 +96,11 @@ class Rewrite(ABC):
         return before
 
     @property
+    def label(self) -> str:
+        """Its name among the candidates of a search, which may have it with several parameters."""
+        return self.name
+
+    @property
     def is_for_gpus(self) -> bool:
         """Whether the rewritten model is made for another device than the CPU."""
         return False

@@ -34,8 +34,7 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     Raises UnsupportedModelError if the graph mixes tokens outside of attention, or if no attention can run in this ``form``.
     """
     layout, flow = Layout(editor, observe_dims(model, ids, mask, mask_form)), Flow.of(model)
-    said, like = (require_value(editor.value(name), f"the input {name}") for name in (mask, ids))
-    packing = Packing(editor, layout, said, mask_form, like)
+    packing = _start_packing(editor, layout, ids, mask, mask_form)
     tokens = {value.name for value in flow.tokens}
     for made in [value for node in editor.nodes for value in node.outputs if value.name in tokens]:
         _measure_shapes(editor, made, layout, packing)
@@ -53,6 +52,22 @@ def pack_tokens(model: Model, editor: Editor, form: str, ids: str, mask: str, ma
     editor.remove_unread()
     counts = [sum(len(one.attentions) for one in regions) for regions in (looped, division.regions)]
     return counts[0], counts[1] - counts[0]
+
+
+def add_full_check(model: Model, editor: Editor, ids: str, mask: str, mask_form: str) -> str:
+    """Let ``editor`` compute whether every position of the batch is a token, and return the name of this boolean.
+
+    The arguments are those of `pack_tokens`.
+    """
+    packing = _start_packing(editor, Layout(editor, observe_dims(model, ids, mask, mask_form)), ids, mask, mask_form)
+    is_full = packing.is_full
+    editor.insert(None, packing.builder.nodes)
+    return require_value(is_full.name, "its name")
+
+
+def _start_packing(editor: Editor, layout: Layout, ids: str, mask: str, mask_form: str) -> Packing:
+    said, like = (require_value(editor.value(name), f"the input {name}") for name in (mask, ids))
+    return Packing(editor, layout, said, mask_form, like)
 
 
 def _choose_loops(division: Division, layout: Layout) -> list[Region]:

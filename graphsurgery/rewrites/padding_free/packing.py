@@ -53,8 +53,8 @@ class Packing:
         return self.builder.gather(self.sizes, self.builder.integers([1]), 0, "width")
 
     @cached_property
-    def tokens(self) -> ir.Value:
-        """1 at tokens and 0 at padding, of the flattened batch: int64 ``[batch x seq]``."""
+    def _found(self) -> ir.Value:
+        """1 where the mask says that there is a token, and 0 elsewhere, of the flattened batch: int64 ``[batch x seq]``."""
         build, flat = self.builder, self.builder.integers([-1])
         if self._form == LENGTHS:
             places = self._count("places")
@@ -64,11 +64,25 @@ class Packing:
         else:
             is_token = build.cast(self._mask, BOOL, "is_token")
             is_token = build.node("Not", [is_token], "is_zero") if self._form in (NOT, ADDITIVE) else is_token
-        found = build.cast(build.node("Reshape", [is_token, flat], "flat"), INT64, "found")
-        total = build.node("ReduceSum", [found, build.integers([0])], "found_tokens")
-        missing = build.node("Sub", [build.integers([1]), total], "missing_tokens")
+        return build.cast(build.node("Reshape", [is_token, flat], "flat"), INT64, "found")
+
+    @cached_property
+    def _total(self) -> ir.Value:
+        """The number of tokens, ``[1]``."""
+        return self.builder.node("ReduceSum", [self._found, self.builder.integers([0])], "found_tokens")
+
+    @cached_property
+    def tokens(self) -> ir.Value:
+        """1 at tokens and 0 at padding, of the flattened batch: int64 ``[batch x seq]``."""
+        build = self.builder
+        missing = build.node("Sub", [build.integers([1]), self._total], "missing_tokens")
         filler = build.node("Less", [self._count("places"), missing], "is_filler")  # the first place, if nothing was found
-        return build.node("Add", [found, build.cast(filler, INT64, "filler")], "tokens")
+        return build.node("Add", [self._found, build.cast(filler, INT64, "filler")], "tokens")
+
+    @cached_property
+    def is_full(self) -> ir.Value:
+        """Whether every position is a token: a boolean ``[1]``."""
+        return self.builder.node("Equal", [self._total, self.builder.node("Size", [self._like], "all_places")], "is_full")
 
     def _count(self, name: str) -> ir.Value:
         """Return 0, 1, ..., batch x seq - 1."""
