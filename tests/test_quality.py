@@ -99,8 +99,10 @@ def test_vectors_of_the_wrong_texts_are_seen() -> None:
 
 
 def test_tied_neighbours_are_as_good_as_each_other() -> None:
-    """Of three equal texts beside the first, the reference has no favourite, so the candidate's pick of two is right. If they tie
-    for the candidate alone, each is among its two neighbours with a probability of two thirds."""
+    """Of three equal texts beside the first, the reference has no favourite, so the candidate's pick of two is right.
+
+    If they tie for the candidate alone, each is among its two neighbours with a probability of two thirds.
+    """
     wanted = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 1], [0, -1, 1]], float)
     found = wanted + np.array([0, 0.01, 0.02, 0.03, 0, 0])[:, None] * [0.0, 1.0, 0.0]
     assert measure_quality(wanted, found, 2).neighbours == 1
