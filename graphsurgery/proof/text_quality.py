@@ -165,11 +165,13 @@ def _observe_dependence(source: Session, output: Session, generator: FeedGenerat
         theirs, own = (measure_batch_dependence(one, generator, few, name, FEW_ROUNDS) for one in (source, output))
     except UnsupportedModelError as error:
         return f"not measured how much other texts in the batch and padding change {name}: {error}"
-    warning = WARNING if own.largest > FAR and own.largest > theirs.largest else ""
-    return (
-        f"{warning}{name} of a text changes by up to {own.largest:.1e} with other texts in the batch and with padding (the "
-        f"source's by {theirs.largest:.1e}), as tried on {own.texts} texts"
-    )
+    what = f"with other texts in the batch and with padding, as tried on {own.texts} texts"
+    if not own.differing and not theirs.differing:
+        return f"{name} of a text is the same bits {what}, by both models"
+    if own.largest > FAR and own.largest > theirs.largest:
+        what += "; so the figures depend on the batches, which here are of texts of like length"
+        return f"{WARNING}{name} of a text changes by up to {own.largest:.1e} (the source's by {theirs.largest:.1e}) {what}"
+    return f"{name} of a text changes by up to {own.largest:.1e} (the source's by {theirs.largest:.1e}) {what}"
 
 
 def _list_left_out(names: Sequence[str], compared: Sequence[str], budget: QualityBudget) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from graphsurgery.runtime.batches import plan
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.session import Session
-from graphsurgery.runtime.texts import BATCH, Encoded
+from graphsurgery.runtime.texts import Encoded
 
 Array = np.ndarray
 
@@ -16,8 +17,8 @@ Array = np.ndarray
 def embed_texts(session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> dict[str, Array]:
     """Return the vectors of ``texts`` at those of the outputs ``names`` that have one vector per text, ``[texts, dim]``.
 
-    Texts of like length run together, `BATCH` at a time. If the model takes no mask, only texts of equal length do, because it
-    would take padding for tokens. Other outputs, such as one vector per token, are left out.
+    Texts of like length run together. If the model takes no mask, only texts of equal length do, because it would take padding
+    for tokens. Other outputs, such as one vector per token, are left out.
 
     Raises UnsupportedModelError if a run fails.
     """
@@ -54,13 +55,9 @@ def _join(arrays: Sequence[Array | None]) -> Array | None:
 
 
 def _list_batches(texts: Encoded, has_mask: bool) -> Iterator[list[int]]:
-    """Yield the indexes of the texts of each batch, short texts first."""
+    """Yield the indexes of the texts of each batch, as `plan` makes them. Without a mask, its texts are equally long."""
     lengths = texts.mask.sum(axis=1)
-    batch: list[int] = []
-    for row in np.argsort(lengths, kind="stable"):
-        if batch and (len(batch) == BATCH or not (has_mask or lengths[row] == lengths[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(int(row))
-    if batch:
-        yield batch
+    alike = [np.arange(len(lengths))] if has_mask else [np.flatnonzero(lengths == one) for one in np.unique(lengths)]
+    for rows in alike:
+        for batch in plan(lengths[rows]):
+            yield rows[batch].tolist()
