@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the packa
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench bench-peers fault-table exports-table optimize-table attention-lengths optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench bench-peers fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ optimize-table: $(PEERS)/.peers ## the table of docs/optimize.md: what fuses, ho
 
 attention-lengths: $(PEERS)/.peers ## the table of docs/optimize.md: attention by length, speed and memory (Linux, some minutes)
 	$(PEERS)/bin/python benchmarks/attention_lengths.py --write
+
+pooled-token: $(PEERS)/.peers ## all-MiniLM-L6-v2 with cls pooling: what the rewrite pooled-token gains, for docs/performance.md (some minutes)
+	$(PEERS)/bin/python benchmarks/pooled_token.py --write
 
 optimize-cost: $(VENV)/.test ## the table of docs/optimize.md: seconds and memory by size (6 GB of disk)
 	$(VENV)/bin/python benchmarks/optimize_cost.py --write
