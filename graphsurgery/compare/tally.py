@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from graphsurgery.compare.vectors import compute_cosines, compute_stretches
+from graphsurgery.compare.vectors import compare_vectors
 from graphsurgery.report import Comparison
 
 Array = np.ndarray
@@ -67,38 +67,48 @@ class Tally:
         if not want.shape[1]:
             self._skipped += len(want)
             return
-        counts = limit != np.inf
-        sound = (np.isfinite(want) | ~counts).all(axis=1)
+        limit, base = _drop_copies(limit), _drop_copies(base)
+        counts, is_finite = limit != np.inf, np.isfinite(want)
+        sound = (is_finite | ~counts).all(axis=1)
         self._skipped += int((~sound).sum())
-        self._not_finite += int((~np.isfinite(got) & np.isfinite(want))[sound].sum())
+        self._not_finite += int((~np.isfinite(got) & is_finite)[sound].sum())
         rows = sound & counts.any(axis=1)
-        got, want, limit, base, counts = (one[rows] for one in (got, want, limit, base, counts))
+        if not rows.all():
+            got, want, limit, base, counts = (one[rows] for one in (got, want, limit, base, counts))
         if not len(got):
             return
+        self._count(limit, base, counts)
+        if not counts.all():
+            got, want = (np.where(counts, one, 0.0) for one in (got, want))
+        finite = np.isfinite(got).all(axis=1)
+        if not finite.all():
+            self._worst = self._margin = np.inf
+            got, want, limit = got[finite], want[finite], limit[finite]
+        self._compare(got, want, limit)
+
+    def _count(self, limit: Array, base: Array, counts: Array) -> None:
+        """Count rows as cases, and those whose tolerance is too wide."""
         with np.errstate(divide="ignore", invalid="ignore"):
             beyond = np.where(counts & (limit > base), limit / base, 1.0).max(axis=1)
         too_loose = beyond > MOST_BEYOND
         self._too_loose += int(too_loose.sum())
         self._cases += int((~too_loose).sum())
         self._beyond = max(self._beyond, float(beyond[~too_loose].max(initial=1.0)))
-        finite = (np.isfinite(got) | ~counts).all(axis=1)
-        if not finite.all():
-            self._worst = self._margin = np.inf
-        got, want = (np.where(counts, one, 0.0)[finite] for one in (got, want))
-        self._compare(got, want, limit[finite])
 
     def _compare(self, got: Array, want: Array, limit: Array) -> None:
         """Compare rows of finite numbers. Elements without a limit are zero on both sides."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             difference = np.abs(got - want)
-            margin = np.where(limit > 0, difference / limit, np.inf)  # a tolerance that is NaN or negative allows nothing
+            margin = difference / limit
+        if not (limit > 0).all():  # a tolerance that is 0, NaN or negative allows nothing
+            margin = np.where(difference == 0, 0.0, np.where(limit > 0, margin, np.inf))
         self._worst = max(self._worst, float(difference.max(initial=0)))
-        self._margin = max(self._margin, float(np.where(difference == 0, 0.0, margin).max(initial=0)))
-        angles = compute_cosines(got, want)
-        has_angle = ~np.isnan(angles)
+        self._margin = max(self._margin, float(margin.max(initial=0)))
+        cosines, stretches = compare_vectors(got, want)
+        has_angle = ~np.isnan(cosines)
         if has_angle.any():
-            self._cosines.append(float(angles[has_angle].min()))
-            self._stretches.append(float(compute_stretches(got, want)[has_angle].max()))
+            self._cosines.append(float(cosines[has_angle].min()))
+            self._stretches.append(float(stretches[has_angle].max()))
 
     def summarize(self) -> Comparison:
         """Return the comparison of all rows."""
@@ -107,3 +117,8 @@ class Tally:
             self.least_cosine, self._skipped, self._beyond, max(self._stretches, default=None), self.most_stretch,
             self._too_loose,
         )  # fmt: skip
+
+
+def _drop_copies(rows: Array) -> Array:
+    """Return the first column of ``rows [n, elements]`` if broadcasting made the others from it, ``[n, 1]``; else ``rows``."""
+    return rows if rows.strides[1] else rows[:, :1]

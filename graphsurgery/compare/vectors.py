@@ -37,12 +37,7 @@ def compute_cosines(one: Array, other: Array) -> Array:
 
     It is NaN if both vectors are zero, because they have no angle, and 0 if one of them is.
     """
-    first, second = (np.abs(side).max(axis=-1, keepdims=True, initial=0) for side in (one, other))
-    with np.errstate(divide="ignore", invalid="ignore"):  # the squares of the largest numbers would overflow
-        one, other = one / first, other / second
-        angles = (one * other).sum(axis=-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
-    none, some = (first == 0) & (second == 0), (first == 0) | (second == 0)
-    return np.where(none[:, 0], np.nan, np.where(some[:, 0], 0.0, np.clip(angles, -1, 1)))
+    return compare_vectors(one, other)[0]
 
 
 def compute_similarities(vectors: Array) -> Array:
@@ -61,12 +56,17 @@ def measure_largest_difference(one: Array, other: Array) -> float:
     return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
 
 
-def compute_stretches(one: Array, other: Array) -> Array:
-    """Return the difference between the lengths of each pair of vectors, as a share of the length of ``other``, ``[n]``.
+def compare_vectors(one: Array, other: Array) -> tuple[Array, Array]:
+    """Return the cosines of `compute_cosines`, and how far the lengths of each pair of vectors are apart, both ``[n]``.
 
-    It is infinite if ``other`` is zero.
+    The latter is a share of the length of ``other``, and infinite if ``other`` is zero.
     """
-    scale = np.abs(other).max(axis=-1, keepdims=True, initial=0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        apart = np.abs(np.linalg.norm(one / scale, axis=-1) / np.linalg.norm(other / scale, axis=-1) - 1)
-    return np.where(scale[:, 0] == 0, np.inf, apart)
+    first, second = (np.abs(side).max(axis=-1, initial=0) for side in (one, other))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # the squares of the largest numbers would overflow
+        one, other = one / first[:, None], other / second[:, None]
+        lengths = [np.sqrt(np.einsum("nd,nd->n", side, side)) for side in (one, other)]
+        angles = np.einsum("nd,nd->n", one, other) / (lengths[0] * lengths[1])
+        apart = np.abs(lengths[0] / lengths[1] * (first / second) - 1)
+    none, some = (first == 0) & (second == 0), (first == 0) | (second == 0)
+    cosines = np.where(none, np.nan, np.where(some, 0.0, np.clip(angles, -1, 1)))
+    return cosines, np.where(second == 0, np.inf, np.where(first == 0, 1.0, apart))
