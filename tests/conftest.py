@@ -105,27 +105,36 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
 
 
-@pytest.fixture
-def remembered_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer runs once for each graph, for tests that are about what is done with its result. Each gets a copy."""
+@pytest.fixture(scope="session", autouse=True)
+def remembered_optimizer() -> Iterator[None]:
+    """The optimizer runs once for each graph: most tests are about what is done with its result. Each gets a copy."""
     import onnx
 
     from graphsurgery.rewrites import fuse_encoder
     from graphsurgery.rewrites.fuse.runner import Fused, Fusing, run_optimizer
 
+    made: dict[tuple[str, Fusing], Fused] = {}
+
     def run_once(model: onnx.ModelProto, fusing: Fusing) -> Fused:
         key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), fusing)
-        if key not in _OPTIMIZED:
-            _OPTIMIZED[key] = run_optimizer(model, fusing)
+        if key not in made:
+            made[key] = run_optimizer(model, fusing)
         copy = onnx.ModelProto()
-        copy.CopyFrom(_OPTIMIZED[key].model)
-        return replace(_OPTIMIZED[key], model=copy)
+        copy.CopyFrom(made[key].model)
+        return replace(made[key], model=copy)
 
-    monkeypatch.setattr(fuse_encoder, "run_optimizer", run_once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fuse_encoder, "run_optimizer", run_once)
+        yield
 
 
-_OPTIMIZED: dict[Any, Any] = {}
-"""What the optimizer made, by graph and options."""
+@pytest.fixture
+def optimizer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer runs whenever it is asked to, for tests that are about its runs."""
+    from graphsurgery.rewrites import fuse_encoder
+    from graphsurgery.rewrites.fuse.runner import run_optimizer
+
+    monkeypatch.setattr(fuse_encoder, "run_optimizer", run_optimizer)
 
 
 @pytest.fixture

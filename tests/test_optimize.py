@@ -325,7 +325,6 @@ def blind(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
     return made
 
 
-@pytest.mark.usefixtures("remembered_optimizer")
 def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(fuse_encoder, "fuse_graph", blind)
     done = optimized(with_head(fixture("bert"), tmp_path, "mean", normalize=False), tmp_path / "made.onnx")
@@ -340,7 +339,6 @@ def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypa
     assert "not used: bert, all fusions" in shown and "attention 0/3" in shown
 
 
-@pytest.mark.usefixtures("remembered_optimizer")
 def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) -> None:
     def wrong(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:
         made = fuse_graph(given, fusing, target)

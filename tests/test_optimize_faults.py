@@ -32,7 +32,6 @@ from graphsurgery.rewrites.fuse_encoder import FusedGraph, fuse_graph, list_fall
 from graphsurgery.runtime.session import Session
 
 require_optimizer()
-pytestmark = pytest.mark.usefixtures("remembered_optimizer")
 
 BERT = FIXTURES / "bert" / "model.onnx"
 Change = Callable[[onnx.ModelProto], None]

@@ -320,6 +320,7 @@ def test_a_recipe_of_every_rewrite_is_written_and_read() -> None:
 # --- what files record ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("optimizer_each_time")
 @pytest.mark.parametrize("options", [{}, {"portable": True}, {"fp16": True}], ids=str)
 def test_the_recipe_of_an_optimized_file(options: dict[str, Any], tmp_path: Path, capsys) -> None:
     """What `optimize` made of a file with a head comes out of the shown recipe, run on the encoder: the same bytes."""

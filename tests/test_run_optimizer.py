@@ -26,6 +26,7 @@ from graphsurgery.rewrites.fuse.optimizer_process import find_shape_failure, rea
 from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, require_model_type, run_optimizer
 
 require_optimizer()
+pytestmark = pytest.mark.usefixtures("optimizer_each_time")
 
 BERT = FIXTURES / "bert" / "model.onnx"
 WORDS = "embeddings.word_embeddings.weight"

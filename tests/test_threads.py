@@ -146,7 +146,7 @@ def surroundings() -> tuple[object, ...]:
     return Path.cwd(), sys.stdout, sys.stderr, sys.path[:], root.handlers[:], root.level
 
 
-@pytest.mark.usefixtures("short_texts")
+@pytest.mark.usefixtures("short_texts", "optimizer_each_time")
 def test_eight_models_optimized_at_once(tmp_path: Path) -> None:
     """The files are those that are made one after the other, and nobody else in the process notices."""
     pytest.importorskip("sympy", reason=WITHOUT_SYMPY)

@@ -19,17 +19,19 @@ from graphsurgery.references.reference import (
 from graphsurgery.references.rounding import EPSILON, combine_errors, expect_rounded, magnitude
 
 
-def convolve_row(x: Array, weight: Array, bias: Array) -> Array:
-    """Convolve a row, padded with zeros, with one kernel: ``x [seq, in]``, ``weight [out, in, size]`` -> ``[seq, out]``."""
-    seq, size = len(x), weight.shape[2]
-    around = np.zeros(((size - 1) // 2, x.shape[1]))
-    padded = np.concatenate([around, x, around])
-    return bias + sum(padded[offset : offset + seq] @ weight[:, :, offset].T for offset in range(size))
+def convolve_one(x: Array, weight: Array, bias: Array) -> Array:
+    """Convolve rows, padded with zeros, with one kernel: ``x [batch, seq, in]``, ``weight [out, in, size]`` ->
+    ``[batch, seq, out]``."""
+    batch, seq, width = x.shape
+    size = weight.shape[2]
+    around = np.zeros((batch, (size - 1) // 2, width))
+    padded = np.concatenate([around, x, around], axis=1)
+    return bias + sum(padded[:, offset : offset + seq] @ weight[:, :, offset].T for offset in range(size))
 
 
 def convolve(x: Array, kernels: Sequence[tuple[Array, Array]]) -> Array:
     """Return the kernels' values side by side, ``[batch, seq, sum of out]``."""
-    return np.concatenate([np.stack([convolve_row(row, *kernel) for row in x]) for kernel in kernels], axis=2)
+    return np.concatenate([convolve_one(x, *kernel) for kernel in kernels], axis=2)
 
 
 def _find_kernels(tensors: dict[str, Array]) -> Iterable[tuple[Array, Array]]:

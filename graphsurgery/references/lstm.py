@@ -48,9 +48,10 @@ def run_direction(x: Array, weight_ih: Array, weight_hh: Array, bias: Array) -> 
     projected = x @ weight_ih.T + bias
     states = []
     for position in range(len(x)):
-        i, f, g, o = np.split(projected[position] + weight_hh @ h, 4)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
+        gates = (projected[position] + weight_hh @ h).reshape(4, -1)
+        i, f, _, o = sigmoid(gates)
+        c = f * c + i * np.tanh(gates[2])
+        h = o * np.tanh(c)
         states.append(h)
     return np.stack(states)
 
