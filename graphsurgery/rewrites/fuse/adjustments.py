@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import (
@@ -74,11 +75,16 @@ def add_missing_biases(model: onnx.ModelProto, operators: frozenset[str]) -> onn
     Without a bias, the CPU kernel of Attention (as in T5) crashes before ONNX Runtime 1.32, because it reads through a null
     pointer. The optimizer fails on a LayerNormalization without one (as PyTorch writes ModernBERT's).
     """
-    if not any(get_operator(node) in operators for node in model.graph.node):
+
+    def lacks_bias(node: onnx.NodeProto) -> bool:
+        return get_operator(node) in operators and not (len(node.input) > 2 and node.input[2])
+
+    if not any(map(lacks_bias, model.graph.node)):
         return model
     editor = Editor(model)
-    lacking = [node for node in editor.nodes if get_operator(node) in operators and _lacks_bias(node)]
-    for node in lacking:
+    for node in editor.nodes:
+        if get_operator(node) not in operators or get_input(node, 2) is not None:
+            continue
         weight = editor.tensor(node.inputs[1])
         if weight is None:
             continue
@@ -86,11 +92,7 @@ def add_missing_biases(model: onnx.ModelProto, operators: frozenset[str]) -> onn
         zeros = np.zeros(weight.dims[-1], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
         bias = editor.value(name) or editor.add_tensor(numpy_helper.from_array(zeros, name), None)
         editor.set_inputs(node, [*node.inputs[:2], bias, *node.inputs[3:]])
-    return editor.finish() if lacking else model
-
-
-def _lacks_bias(node: ir.Node) -> bool:
-    return not (len(node.inputs) > 2 and node.inputs[2] is not None)
+    return editor.finish()
 
 
 def replace_negative_positions(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
