@@ -17,6 +17,7 @@ from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.golden_values import HALF
+from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.measure import find_float32_nodes
 from graphsurgery.rewrites.head_parts import split_head
@@ -73,6 +74,7 @@ class Half(Rewrite):
         source, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
         kept = find_float32_nodes(source, context.feeds(encoder), self.kind)
         if not kept.others:
+            require_open_encoder(encoder)
             raise NothingToOptimizeError(
                 f"no node of this graph can compute in {name.lower()}", "leave out --fp16 and --bf16 (the rewrite `half`)"
             )
