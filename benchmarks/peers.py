@@ -144,8 +144,8 @@ def make_files(folder: Path) -> Files:
 
     model = folder / "model"
     shutil.copytree(model_folder(), model)
-    _export(model, "transformers", folder / "transformer")
-    _export(model, "sentence_transformers", folder / "pooled")
+    export_model(model, "transformers", folder / "transformer")
+    export_model(model, "sentence_transformers", folder / "pooled")
     (model / "onnx").mkdir()
     shutil.copy(folder / "transformer" / "model.onnx", model / "onnx" / "model.onnx")
     baked, speed = folder / "baked.onnx", folder / "speed.onnx"
@@ -159,7 +159,7 @@ def make_files(folder: Path) -> Files:
     return Files(model, folder / "pooled" / "model.onnx", baked, speed if speed.exists() else baked, packed, portable)
 
 
-def _export(model: Path, library: str, folder: Path) -> None:
+def export_model(model: Path, library: str, folder: Path) -> None:
     command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "onnx", "--model", str(model)]
     subprocess.run(
         [*command, "--library", library, "--task", "feature-extraction", str(folder)], check=True, capture_output=True
@@ -230,11 +230,11 @@ def describe_ratios(base: Sequence[float], seconds: Sequence[float]) -> str:
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def describe_machine() -> str:
+def describe_machine(packages: Sequence[str] = PACKAGES) -> str:
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())  # fmt: skip
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"{os.cpu_count()} cores of {cpu}, two threads for every engine; {packages}"
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{os.cpu_count()} cores of {cpu}, two threads; {versions}"
 
 
 def tell(text: str) -> None:

@@ -68,8 +68,9 @@ MASKS = {
 
 
 def small_encoder(
-    form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)", values: str = "v = MatMul (x, wv)"
-) -> Model:
+    form: str = "nonzero", after: str = "last_hidden_state = Add (x, mixed)", values: str = "v = MatMul (x, wv)",
+    before: str = "x = Gather (table, input_ids)",
+) -> Model:  # fmt: skip
     """One attention without heads over a table, its mask in ``form``; ``after``: what comes behind the attention, ``mixed``."""
     declared, _, find = MASKS[form]
     hide = f"""{find}
@@ -78,7 +79,7 @@ def small_encoder(
         said_float = Where (is, none, large)"""
     hide = "said_float = Identity (said)" if form == "additive" else hide
     text = f"""encoder (int64[batch, seq] input_ids, {declared}) => (float[batch, seq, 4] last_hidden_state) {{
-        x = Gather (table, input_ids)
+        {before}
         q = MatMul (x, wq)
         k = MatMul (x, wk)
         {values}

@@ -348,3 +348,5 @@ POSITION_INPUTS = {"RotaryEmbedding": 3, f"{VENDOR}.RotaryEmbedding": 1}
 """The index of the input that tells a rotation the positions of its tokens, or of the first of them."""
 NOT_BY_ROW = (ATTENTIONS - {"Attention", f"{VENDOR}.MultiHeadAttention"}) | {"GatherND", "Pad", "ScatterND", "Tile"}
 """Those of them that take whole rows, padding included."""
+REPEATING = COPYING | {"Expand", "Tile", "Transpose"}
+"""Operators that repeat their input for each row, as DeBERTa does for each head of each text, or turn what was repeated."""

@@ -12,6 +12,7 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import PADDING
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.graph.editor import Editor
+from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import INSIDE_ATTENTION, MOVING, NORMALISING, PRODUCTS, REDUCTIONS, get_operator
 from graphsurgery.rewrites.padding_free.layout import Layout
 
@@ -58,11 +59,27 @@ def divide(flow: Flow, editor: Editor, layout: Layout, mask: str) -> Division:
     attentions = find_attentions(flow)
     masks = _find_masks(flow, attentions, mask)
     cores = {one.node.outputs[0].name or "": one for one in attentions}
+    front = _find_front(nodes, set(token_wise), cores, editor)
+    nodes, token_wise = ([node for node in those if node not in front] for those in (nodes, token_wise))
     groups = _group_mixing(nodes, token_wise, cores)
     return Division(
         tuple(node for node in token_wise if node not in {one for group in groups for one in group}),
         tuple(_make_region(group, cores, masks, layout) for group in groups),
     )
+
+
+def _find_front(nodes: list[ir.Node], token_wise: set[ir.Node], cores: Mapping[str, Attention], graph: Graph) -> set[ir.Node]:
+    """Return the nodes that put looked-up rows together before anything is multiplied, as MobileBERT does with neighbours.
+
+    They stay as they are, on the padded batch: what they give is then packed.
+    """
+    front: set[ir.Node] = set()
+    for group in _group([node for node in nodes if node not in token_wise]):
+        before = graph.ancestors([value for node in group for value in node.outputs])
+        those = {node for node in nodes if not before.isdisjoint(node.outputs)}
+        if not any(_mixes(node, cores) for node in those):
+            front |= those
+    return front
 
 
 def _group_mixing(nodes: list[ir.Node], token_wise: list[ir.Node], cores: Mapping[str, Attention]) -> list[list[ir.Node]]:
@@ -137,7 +154,9 @@ def _make_region(nodes: list[ir.Node], cores: Mapping[str, Attention], masks: fr
         odd = odd or [node for node in nodes if get_operator(node) not in MOVING] or nodes
     if odd:
         what = f"the operator {get_operator(odd[0])} ({odd[0].name or odd[0].outputs[0].name!r}) mixes the tokens of a text"
-        raise UnsupportedModelError(f"{what}, or its dims are unknown, and it belongs to no attention", ADVICE)
+        raise UnsupportedModelError(
+            f"{what}, or does not have them as [batch, seq, ...], and it belongs to no attention", ADVICE
+        )
     return Region(tuple(nodes), found, masks)
 
 

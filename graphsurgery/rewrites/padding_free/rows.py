@@ -17,6 +17,7 @@ from graphsurgery.graph.operators import (
     ATTENTIONS,
     MASK_INPUTS,
     NOT_BY_ROW,
+    REPEATING,
     ROTATIONS,
     SHAPE_READING,
     SHAPED,
@@ -98,7 +99,7 @@ def explain_why_not(region: Region, layout: Layout) -> str | None:
         if is_shaped and None in (layout.dims(node.outputs[0]) or (None,)):
             return f"the dims that {called} gives are unknown"
         given = [value for value in node.inputs[: 1 if is_shaped else None] if value is not None and value not in made]
-        strange = next((one for one in given if one.name not in region.masks and not _has_rows(one, layout)), None)
+        strange = next((one for one in given if one.name not in region.masks and not _can_take_row(one, layout)), None)
         if strange is not None:
             return f"no row can be taken of {strange.name!r}, which {called} reads"
     return None
@@ -116,6 +117,16 @@ def _takes_places(node: ir.Node, layout: Layout) -> bool:
 def _has_rows(value: ir.Value, layout: Layout) -> bool:
     """Return whether every dim of ``value`` is the batch, the sequence, or the same for every batch."""
     return all(size is not None and (size.is_literal or size in (ROWS, POSITIONS)) for size in layout.dims(value) or ())
+
+
+def _can_take_row(value: ir.Value, layout: Layout) -> bool:
+    """Return whether ``value`` can be had for one row: by gathering, or by repeating something less often."""
+    if _has_rows(value, layout):
+        return True
+    node = value.producer()
+    if node is None or get_operator(node) not in REPEATING or None in (layout.dims(value) or (None,)):
+        return False
+    return _can_take_row(require_value(node.inputs[0], "what is repeated"), layout)
 
 
 class _Row:
@@ -199,6 +210,8 @@ class _Row:
 
     def _pick(self, value: ir.Value) -> ir.Value:
         """Return what a value that is not made of tokens is for this row: at the row, and at the positions of its tokens."""
+        if not _has_rows(value, self._layout):
+            return self._repeat(require_value(value.producer(), "what repeats it"))
         dims = self._layout.dims(value) or ()
         for axis, size in enumerate(dims):
             if size == ROWS:
@@ -207,6 +220,17 @@ class _Row:
             if size == POSITIONS:
                 value = self.build.gather(value, self._get_positions(), axis, f"{value.name}/tokens")
         return value
+
+    def _repeat(self, node: ir.Node) -> ir.Value:
+        """Return what a node of `REPEATING` gives for a batch of this row alone."""
+        operator, source = get_operator(node), self.get(require_value(node.inputs[0], "what is repeated"))
+        inputs: list[ir.Value | None] = [source]
+        shape = self._measure(node, self._layout.dims(node.outputs[0]) or ())
+        if operator == "Tile":
+            inputs.append(self.build.node("Div", [shape, self.build.node("Shape", [source], "before")], "repeats"))
+        elif operator in SHAPED:
+            inputs.append(shape)
+        return self.build.copy(node, inputs).outputs[0]
 
     def _measure(self, node: ir.Node, dims: Dims) -> ir.Value:
         sizes = [Size(size.number, 0, size.positions) for size in dims if size is not None]
