@@ -36,6 +36,11 @@ class Case:
         return self._pooled if self.alone else self._encoder
 
     @cached_property
+    def loaded(self) -> graphsurgery.Model:
+        """The source, loaded once for all faults."""
+        return graphsurgery.load(self.source)
+
+    @cached_property
     def output(self) -> onnx.ModelProto:
         steps = [*([graphsurgery.AddNormalize()] if self.unit else []), *self.edits]
         return reduce(lambda model, edit: edit.apply(model), steps, graphsurgery.load(self._pooled)).to_proto()

@@ -29,6 +29,7 @@ from graphsurgery import (
     load,
 )
 from graphsurgery.edits.edit import Edit
+from graphsurgery.model.model import Model
 
 EMBEDDING = "sentence_embedding"
 
@@ -47,8 +48,13 @@ class Edited:
         return model
 
     @cached_property
+    def loaded(self) -> Model:
+        """The source, loaded once for all faults."""
+        return load(self.source)
+
+    @cached_property
     def output(self) -> onnx.ModelProto:
-        model = load(self.source)
+        model = self.loaded
         for edit in self.edits:
             model = edit.apply(model)
         return model.to_proto()

@@ -25,6 +25,7 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.checksums import compute_checksum
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, read_steps
 from graphsurgery.model.step_parameters import RECORDED, is_of_type
+from graphsurgery.proof import head_cases
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.references.chain import REFERENCES
 
@@ -128,23 +129,33 @@ def test_what_can_be_read_is_typed(edit: str) -> None:
             assert not step.given and len(step.unreadable) < 300, place
 
 
+@pytest.fixture
+def few_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are proven on fewer and shorter texts: a lie that these find out is found out by all of them, too."""
+    for name, number in (("SEEDS", 1), ("MANY", 16), ("VERY_LONG", 65), ("SHORTER", 33)):
+        monkeypatch.setattr(head_cases, name, number)
+
+
+@pytest.mark.usefixtures("few_feeds")
 @pytest.mark.parametrize("edit", FILES)
 def test_lies_of_the_right_type(edit: str) -> None:
     """Texts that say nonsense: none is an untyped error, none is proven unless nothing could tell."""
     recorded = recorded_files()[edit]
+    source, right = graphsurgery.load(recorded.source), list_parameters(recorded.output)
     read = [(place, model) for place, model, step in lies(recorded) if step is not None and step.unreadable is None]
-    for number, (place, model) in enumerate(read):
+    for number, (place, proto) in enumerate(read):
+        model = graphsurgery.load(proto)
         with contextlib.suppress(GraphSurgeryError):
-            read_recorded_recipe(graphsurgery.load(model))
+            read_recorded_recipe(model)
         assert graphsurgery.inspect(model).to_json()
         if number % 4 == 0 and edit not in HOUSEKEEPING:
-            check_verdict(recorded, place, model)
+            verdict = graphsurgery.verify(model, against=source).verdict
+            could_not_tell = {place[:1], (edit, *place)} & EXCUSED or list_parameters(proto) == right
+            assert verdict.value != "PASSED" or could_not_tell, place
 
 
-def check_verdict(recorded: Recorded, place: tuple[str, ...], model: onnx.ModelProto) -> None:
-    verdict = graphsurgery.verify(model, against=recorded.source).verdict
-    changed = [step.parameters for step in read_steps(model)] != [step.parameters for step in read_steps(recorded.output)]
-    assert verdict.value != "PASSED" or not changed or {place[:1], (recorded.edit, *place)} & EXCUSED, place
+def list_parameters(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    return [step.parameters for step in read_steps(model)]
 
 
 # --- every verb -----------------------------------------------------------------------------------------------------------

@@ -20,16 +20,17 @@ UNREADABLE = {
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_is_spoilt_was_right(case) -> None:
     """Every check of it passed, and strip-head leads back."""
+    output = graphsurgery.load(case.output)
     for head_only in (False, True):
-        report = graphsurgery.verify(case.output, against=case.source, head_only=head_only)
+        report = graphsurgery.verify(output, against=case.loaded, head_only=head_only)
         assert report and all(check.verdict is Verdict.PASSED for check in report.checks), report.to_json()
-    assert graphsurgery.strip_head(case.output).fingerprint == graphsurgery.load(case.source).fingerprint
+    assert graphsurgery.strip_head(output).fingerprint == case.loaded.fingerprint
 
 
 @pytest.mark.parametrize("fault", INTERFACE_FAULTS, ids=str)
 @pytest.mark.parametrize("head_only", [False, True], ids=["whole", "head only"])
 def test_faults_of_the_interface(fault: Fault, head_only: bool) -> None:
-    report = graphsurgery.verify(fault.spoilt(), against=fault.case.source, head_only=head_only)
+    report = graphsurgery.verify(fault.spoilt(), against=fault.case.loaded, head_only=head_only)
     assert report.verdict is (Verdict.NOT_CHECKED if str(fault) in UNREADABLE else Verdict.FAILED)
 
 

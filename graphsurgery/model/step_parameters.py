@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
@@ -74,23 +75,29 @@ def is_of_type(value: object, kind: Any) -> bool:
 
     Texts consist of whole characters and numbers are finite. Integers are sizes and positions: never negative, and no booleans.
     """
-    if isinstance(kind, UnionType):
-        return any(is_of_type(value, one) for one in get_args(kind))
-    inner = get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(is_of_type(one, inner[0]) for one in value)
-    if get_origin(kind) is dict:
-        pairs = value.items() if isinstance(value, dict) else ()
-        return isinstance(value, dict) and all(is_of_type(key, str) and is_of_type(one, inner[1]) for key, one in pairs)
+    if kind is int:
+        return type(value) is int and 0 <= value < LARGEST
     if kind is str:
         return isinstance(value, str) and len(value) <= LONGEST and is_text(value)
     if kind is Data:
         return isinstance(value, str) and value.isascii()
-    if kind is int:
-        return type(value) is int and 0 <= value < LARGEST
     if kind is float:
         return is_of_type(value, int) or (isinstance(value, float) and math.isfinite(value))
+    origin, inner = _take_apart(kind)
+    if origin is UnionType:
+        return any(is_of_type(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list) and all(is_of_type(one, inner[0]) for one in value)
+    if origin is dict:
+        pairs = value.items() if isinstance(value, dict) else ()
+        return isinstance(value, dict) and all(is_of_type(key, str) and is_of_type(one, inner[1]) for key, one in pairs)
     return isinstance(value, kind)
+
+
+@cache
+def _take_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the origin and the arguments of a type."""
+    return get_origin(kind), get_args(kind)
 
 
 def is_text(value: str) -> bool:
