@@ -100,6 +100,15 @@ def test_other_rewrites_follow_it(tmp_path: Path) -> None:
     assert graphsurgery.run(steps, source("xlmr"), output=tmp_path / "made.onnx").report
 
 
+@pytest.mark.usefixtures("short_texts")
+def test_a_mask_of_ones_has_the_shape_of_the_hidden_state(tmp_path: Path) -> None:
+    """The position is computed from the shape of the value that is narrowed."""
+    made = narrowed(source("bert"), tmp_path, [AddPooling("lasttoken", mask="ones")])
+    assert made.report and count_flops(Graph.of(made.model), 1, TOKENS) == count_flops(
+        Graph.of(narrowed(source("bert"), tmp_path, [AddPooling("cls")], verify=False, force=True).model), 1, TOKENS
+    )
+
+
 def test_verify_holds_it_against_its_source(tmp_path: Path) -> None:
     made = narrowed(source("xlmr"), tmp_path, [AddPooling("cls")], goldens=True)
     assert graphsurgery.verify(made.output, against=_pool(source("xlmr"), "cls"))

@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from graphsurgery.errors import require_value
-from graphsurgery.graph.attributes import read_array
+from graphsurgery.graph.attributes import get_int, read_array
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import get_operator
 from graphsurgery.graph.sizes import BATCH, Dim, Dims, Layout
 from graphsurgery.rewrites.narrow.positions import Position
 
@@ -86,6 +87,12 @@ class Builder:
         pieces += [self.add_integers(numbers)] if numbers else []
         return pieces[0] if len(pieces) == 1 else self.add("Concat", pieces, "shape", attributes={"axis": 0})
 
+    def add_shape_of(self, node: ir.Node) -> ir.Value:
+        """Return what ``node``, a Shape in the graph with the head, reads of dims that are numbers or those of inputs."""
+        dims = self._layout.dims(node.inputs[0]) or ()
+        read = dims[get_int(node, "start", 0) : get_int(node, "end", len(dims))]
+        return self.add_shape(dim for dim in read if dim is not None)
+
     def _find_size(self, dim: Dim) -> ir.Value:
         """Return a dim that an input has, as a vector of one number."""
         if dim not in self._sizes:
@@ -126,18 +133,24 @@ class Builder:
         return rows
 
     def _copy(self, value: ir.Value) -> ir.Value:
-        """Return ``value`` of the whole graph in the encoder: the encoder's own, or computed by copies of the head's nodes."""
+        """Return ``value`` of the whole graph in the encoder: the encoder's own, or computed by copies of the head's nodes.
+
+        A shape is stated, because the value that has it may be the one that is narrowed.
+        """
+        if value not in self._copies and is_shape(value):
+            self._copies[value] = self.add_shape_of(require_value(value.producer(), "a Shape"))
+        if value in self._copies:
+            return self._copies[value]
         own = self._work.value(value.name or "")
         if own is not None:
             return own
-        if value not in self._copies:
-            tensor, node = self._whole.constant(value), value.producer()
-            array = None if tensor is None else read_array(tensor)
-            if array is not None:
-                self._copies[value] = self._work.add_constant(f"{PREFIX}/constant", array)
-            elif node is not None:
-                inputs = [None if one is None else self._copy(one) for one in node.inputs]
-                self._copies[value] = self.add(node.op_type, inputs, "place", node.domain, node.attributes)
+        tensor, node = self._whole.constant(value), value.producer()
+        array = None if tensor is None else read_array(tensor)
+        if array is not None:
+            self._copies[value] = self._work.add_constant(f"{PREFIX}/constant", array)
+        elif node is not None:
+            inputs = [None if one is None else self._copy(one) for one in node.inputs]
+            self._copies[value] = self.add(node.op_type, inputs, "place", node.domain, node.attributes)
         return self._copies[value]
 
     def _transpose(self, value: ir.Value, order: list[int]) -> ir.Value:
@@ -150,6 +163,14 @@ class Builder:
         node = self._work.make_with_axes("Unsqueeze", value, range(count), f"{PREFIX}/with_batch")
         self._work.insert(None, [node])
         return node.outputs[0]
+
+
+def is_shape(value: ir.Value) -> bool:
+    """Return whether ``value`` is the shape of a value that nodes compute."""
+    node = value.producer()
+    if node is None or get_operator(node) != "Shape":
+        return False
+    return node.inputs[0] is not None and node.inputs[0].producer() is not None
 
 
 def find_size_source(whole: Graph, layout: Layout, inputs: Iterable[ir.Value], dim: Dim) -> tuple[str, int] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import get_input, get_int, get_ints
+from graphsurgery.graph.attributes import get_input, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.operators import ALIGNING, VENDOR, get_operator
 from graphsurgery.graph.sizes import Dim, Dims
@@ -100,9 +100,7 @@ class Narrowing:
         reader = None if old is None else old.producer()
         if reader is None or not reader.inputs or self._demand.is_whole(reader.inputs[0]):
             return
-        dims = self._dims(reader.inputs[0])
-        read = dims[get_int(node, "start", 0) : get_int(node, "end", len(dims))]
-        self._work.replace_uses(node.outputs[0], self._build.add_shape(dim for dim in read if dim is not None))
+        self._work.replace_uses(node.outputs[0], self._build.add_shape_of(reader))
 
     def _give_back(self, value: ir.Value, was: ir.Value) -> None:
         """Repeat the one position of ``value`` for those of its readers that take it by themselves, and rename it."""

@@ -21,6 +21,7 @@ from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
 from graphsurgery.rewrites.head_parts import Parts, split_head
+from graphsurgery.rewrites.narrow.building import is_shape
 from graphsurgery.rewrites.narrow.demand import Demand, find_demand
 from graphsurgery.rewrites.narrow.positions import Position, Taking, find_takings
 from graphsurgery.rewrites.narrow.unpacking import find_parts, unpack
@@ -90,9 +91,10 @@ def _find_best(parts: Parts) -> Demand:
     takings = find_takings(graph, layout)
     for taking in takings:
         size = (layout.dims(taking.value) or ())[taking.axis]
-        if size is not None and (size[0] == size[1] or size in readable) and _is_known(parts.encoder, graph, taking.position):
+        if size is not None and (size[0] == size[1] or size in readable):
             groups.setdefault((taking.position, size), []).append(taking)
     demands = [find_demand(graph, layout, one, readable, ends) for one in groups.values()]
+    demands = [one for one in demands if _is_known(parts.encoder, one)]
     best = max(demands, key=lambda one: _count_products(one, own), default=None)
     if best is not None and _count_products(best, own):
         _require_opset(graph, best)
@@ -115,12 +117,17 @@ def _list_readable(encoder: Model, graph: Graph, layout: Layout) -> set[Dim]:
     return {dim for dims in found for dim in dims or () if dim is not None}
 
 
-def _is_known(encoder: Model, graph: Graph, position: Position) -> bool:
-    """Return whether the encoder has the inputs from which a position is computed."""
-    if position.index is None:
+def _is_known(encoder: Model, demand: Demand) -> bool:
+    """Return whether the encoder can compute the position: from its inputs, from shapes, and from values that stay whole."""
+    if demand.position.index is None:
         return True
-    given = {one.name for one in encoder.interface.inputs}
-    return all(not graph.is_fed(value) or value.name in given for value in graph.ancestors([position.index]))
+    given, graph = {one.name for one in encoder.interface.inputs}, demand.graph
+    shapes = [value for value in graph.ancestors([demand.position.index]) if is_shape(value)]
+    shaped = [node.inputs[0] for value in shapes if (node := value.producer()) is not None]
+    if not all(demand.can_read(demand.layout.dims(value) or (None,)) for value in shaped):
+        return False
+    sources = graph.ancestors([demand.position.index], until=shapes)
+    return all(value.name in given if graph.is_fed(value) else not demand.is_narrow(value) for value in sources)
 
 
 def _count_products(demand: Demand, names: Iterable[str | None]) -> int:
