@@ -47,22 +47,22 @@ def pool_row(x: Array, m: Array, mode: str, w: Array | None = None, first: int =
     If x was multiplied with token weights ``w [seq]``, the sum of all of them (its ``token_weights_sum``) is the divisor.
     The positions of weightedmean count from ``first``.
     """
-    tokens = [position for position in range(len(m)) if m[position]]
-    if not tokens:
+    tokens = np.flatnonzero(m)
+    if not len(tokens):
         return np.zeros(x.shape[1])
     if mode == "cls":
         return x[tokens[0]]
     if mode == "lasttoken":
         return x[tokens[-1]]
     if mode == "max":
-        return np.max([x[position] for position in tokens], axis=0)
-    total = np.sum([x[position] for position in tokens], axis=0)
+        return np.max(x[tokens], axis=0)
+    total = np.sum(x[tokens], axis=0)
     if mode == "mean":
         return total / compute_divisor(m, mode, w)
     if mode == "mean_sqrt_len_tokens":
         return total / math.sqrt(compute_divisor(m, mode, w))
     if mode == WEIGHTED:
-        weighted = np.sum([x[position] * (position + 1 - first) for position in tokens], axis=0)
+        weighted = np.sum(x[tokens] * (tokens + 1 - first)[:, None], axis=0)
         return weighted / compute_divisor(m, mode, w, first)
     raise ValueError(f"there is no reference for pooling mode {mode!r}")
 
@@ -74,8 +74,8 @@ def compute_divisor(m: Array, mode: str, w: Array | None, first: int = 0) -> flo
     """
     if w is not None:
         return max(float(np.sum(w)), 1e-9)
-    tokens = [position for position in range(len(m)) if m[position]]
-    return max(sum(position + 1 - first for position in tokens) if mode == WEIGHTED else len(tokens), 1e-9)
+    tokens = np.flatnonzero(m)
+    return max(float(np.sum(tokens + 1 - first)) if mode == WEIGHTED else len(tokens), 1e-9)
 
 
 def pool(x: Array, m: Array, modes: list[str], w: Array | None = None, first: Sequence[int] | None = None) -> Array:
@@ -232,7 +232,8 @@ def _compute(parameters: Parameters, known: Known) -> list[Expected]:
         of_modes = np.stack([_estimate_sum_error(x, m, mode, w, first) for mode in modes], axis=1)
         sums = np.repeat(of_modes, x.shape[2], axis=1)
         own = np.maximum(own, sums)
-    grown = pool(known.get_rounding(parameters["hidden_state"]), m, modes, w, first)
+    errors = known.get_rounding(parameters["hidden_state"])
+    grown = pool(errors, m, modes, w, first) if errors.any() else np.zeros(y.shape)
     if parameters["normalize"]:  # a sum over many tokens is an earlier step of a chain
         return [expect_unit_vectors(y, np.where(grown > 0, own + grown, sums))]
     return [expect_rounded(y, promised, own, grown)]
