@@ -38,6 +38,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
 from graphsurgery.model.staging import Saved
 from graphsurgery.optimizer.optimize import optimize
+from graphsurgery.optimizer.quantize import quantize
 from graphsurgery.outcome import Optimized, Outcome
 from graphsurgery.proof.golden import verify_itself
 from graphsurgery.proof.verify import verify
@@ -49,6 +50,7 @@ from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
 from graphsurgery.rewrites.pack_tokens import PaddingFree
+from graphsurgery.rewrites.quantize_encoder import Quantize
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.simplify_encoder import Simplify
 from graphsurgery.runner import run
@@ -90,6 +92,7 @@ __all__ = [
     "OutputPrecision",
     "PaddingFree",
     "PooledToken",
+    "Quantize",
     "ReattachHead",
     "Recipe",
     "Rename",
@@ -129,6 +132,7 @@ __all__ = [
     "optional_input",
     "output_precision",
     "plan",
+    "quantize",
     "rename",
     "run",
     "run_recipe",

@@ -164,7 +164,8 @@ def explain_failure(report: Report) -> str:
         if check.verdict is Verdict.FAILED:
             wrong = [one for one in check.comparisons if one.verdict is Verdict.FAILED]
             worst = max(wrong, key=lambda one: one.margin, default=None)
-            return check.detail if worst is None else f"{worst.wrong} in {worst.kind!r}"
+            missed = [str(one) for one in check.figures if one.verdict is Verdict.FAILED]
+            return "; ".join(missed) or check.detail if worst is None else f"{worst.wrong} in {worst.kind!r}"
     unchecked = [f"{check.name}: {check.detail}" for check in report.checks if check.verdict is Verdict.NOT_CHECKED]
     return next(iter((*unchecked, *report.not_checked)), "nothing was compared")
 

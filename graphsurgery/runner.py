@@ -183,7 +183,10 @@ def make_claim(chain: Sequence[Applied], limits: Limits) -> Claim:
         interface = one.rewrite.interface(interface)
     parts = next((one.parts for one in chain if one.parts.head), chain[0].parts)
     exactness = next((one.rewrite.exactness for one in chain if one.rewrite.exactness == LOSSY), chain[0].rewrite.exactness)
-    return Claim(exactness, interface, [one.step.edit for one in parts.head], parts.own, limits)
+    least = [one.rewrite.least_cosine for one in chain if one.rewrite.least_cosine is not None]
+    limits = replace(limits, min_cosine=min(least)) if least and limits.min_cosine is None else limits
+    checks = [check for one in chain for check in one.rewrite.list_checks(one.before)]
+    return Claim(exactness, interface, [one.step.edit for one in parts.head], parts.own, limits, checks)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from graphsurgery import (
     OptionalInput,
     PaddingFree,
     PooledToken,
+    Quantize,
     ReattachHead,
     Rename,
     Simplify,
@@ -310,7 +311,17 @@ def test_wrong_rewrites_in_a_recipe(step: dict, message: str, advice: str) -> No
 
 def test_a_recipe_of_every_rewrite_is_written_and_read() -> None:
     fuse, half = Fuse("cuda", "t5", 4, 32, ("attention", "bias gelu")), Half("bf16", io=True)
-    rewrites = (ReattachHead(), Simplify(), FuseAttention("standard"), fuse, PaddingFree("gather"), half, PooledToken())
+    quantize = Quantize("int8", "avx2", "texts.txt", ("a", "b"), ("c",), tables=True, min_cosine=0.99)
+    rewrites = (
+        ReattachHead(),
+        Simplify(),
+        FuseAttention("standard"),
+        fuse,
+        PaddingFree("gather"),
+        half,
+        PooledToken(),
+        quantize,
+    )
     recipe = Recipe((*rewrites, AddPooling("mean")))
     text = to_toml(recipe)
     assert parse_recipe(tomllib.loads(text), "again") == recipe

@@ -43,6 +43,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "optimize": Verb(
             "optimizing:make_optimize_command", "fuse for ONNX Runtime, say what did not fuse and why, and prove it"
         ),
+        "quantize": Verb(
+            "quantizing:make_quantize_command", "compute in 8-bit integers as far as a budget of quality allows, and prove it"
+        ),
         "export": Verb("exporting:make_export_command", "export the transformer of a model folder to ONNX, with PyTorch"),
     },
     "Look and prove": {

@@ -21,7 +21,7 @@ from graphsurgery.cli.render import (
     render_proof,
     render_section,
 )
-from graphsurgery.compare.choice import Choice
+from graphsurgery.compare.choice import Candidate, Choice
 from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import read_optional_inputs
@@ -60,6 +60,8 @@ def print_failure(error: VerificationFailed) -> None:
         return
     if outcome.fusions is not None:
         err.print(_render_fusions(outcome.fusions))
+    if outcome.choice is not None:
+        err.print(render_section("Candidates", _render_choice(outcome.choice)))
     if outcome.report is not None and not outcome.report:
         err.print(render_details(outcome.report))
 
@@ -105,18 +107,35 @@ def _describe_loss(measured: Mapping[str, Any]) -> str:
 
 
 def _render_choice(choice: Choice) -> RenderableType:
-    """Show how many times faster than the source each candidate is, on each batch, and why others were not timed."""
+    """Show how many times faster than the source each candidate is, on each batch, and why others were not timed or taken.
+
+    Candidates that may lose quality are shown with it.
+    """
     timed = [one for one in choice.candidates if one.timings]
+    judged = [one for one in choice.candidates if one.quality is not None]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("texts x tokens", overflow="fold")
-    for timing in timed[0].timings:
+    table.add_column("groups of products" if judged else "texts x tokens", overflow="fold")
+    for timing in timed[0].timings if timed else ():
         full = f"\n{timing.fill:.0%} full" if timing.fill < 1 else ""
         table.add_column(f"{timing.texts} x {timing.tokens}{full}", justify="right", no_wrap=True)
-    for one in timed:
+    for heading in ("worst\ncosine", "first\npercentile", "mean", "top 10\nkept", "MiB") if judged else ():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in judged or timed:
         style = "green" if one.name == choice.chosen else ""
-        table.add_row(Text(one.name), *(f"{timing.ratio:.2f}x" for timing in one.timings), style=style)
-    left_out = group_attempts([f"{one.name}: {one.why_not}" for one in choice.candidates if one.why_not])
+        times = [f"{timing.ratio:.2f}x" for timing in one.timings]
+        table.add_row(Text(one.name), *times, *_describe_quality(one), style=style)
+    left_out = group_attempts(
+        [f"{one.name}: {one.why_not}" for one in choice.candidates if one.why_not and one.quality is None]
+    )
     return Group(table, render_paragraphs([f"left out: {line}" for line in left_out]))
+
+
+def _describe_quality(one: Candidate) -> list[str]:
+    if one.quality is None:
+        return []
+    quality, size = one.quality, one.megabytes or 0.0
+    cosines = (quality.worst, quality.first_percentile, quality.mean)
+    return [*(f"{cosine:.4f}" for cosine in cosines), f"{quality.neighbours:.1%}", f"{size:.1f}"]
 
 
 def _render_timings(timings: Timings) -> RenderableType:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Any
 
+from graphsurgery.compare.quality import Quality
 from graphsurgery.compare.timing import Timing, Timings
 
 
@@ -18,6 +19,10 @@ class Candidate:
     """Pairs (source, candidate), by batch. Empty if it was not timed."""
     why_not: str = ""
     """Why it was not timed, or not taken although it is faster."""
+    quality: Quality | None = None
+    """How near its vectors are to the source's. None for candidates that have to be exact."""
+    megabytes: float | None = None
+    """Its size in MiB, where sizes differ."""
 
     @property
     def ratio(self) -> float | None:
@@ -33,6 +38,7 @@ class Candidate:
         return {
             "name": self.name, "ratio": self.ratio, "faster": self.is_faster, "why_not": self.why_not or None,
             "batches": [timing.to_json() for timing in self.timings],
+            "quality": self.quality.to_json() if self.quality is not None else None, "megabytes": self.megabytes,
         }  # fmt: skip
 
 

@@ -26,6 +26,12 @@ def get_int(node: ir.Node, name: str, default: int) -> int:
     return int(attribute.value)
 
 
+def get_float(node: ir.Node, name: str, default: float) -> float:
+    """Return a float attribute, or ``default`` if the node has none of that name and type."""
+    attribute = node.attributes.get(name)
+    return attribute.as_float() if attribute is not None and attribute.type == ir.AttributeType.FLOAT else default
+
+
 def get_ints(node: ir.Node, name: str) -> list[int] | None:
     """Return an attribute of ``node`` that is a list of integers, or None if it is absent."""
     attribute = node.attributes.get(name)

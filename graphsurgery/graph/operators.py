@@ -103,6 +103,8 @@ WIDE_AS_SECOND = frozenset({"MatMul", "MatMulInteger"}) | _vendor("FusedMatMul",
 """Operators whose output has the last dim of their second input."""
 WEIGHT_PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
 """The standard products of a value with weights."""
+MATRIX_PRODUCTS = frozenset({"Gemm", "MatMul"})
+"""The standard products of two matrices."""
 JOINING_HEADS = frozenset({"Transpose", "Reshape"})
 """The operators by which exports join heads again."""
 QUANTISED = frozenset({

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx
 
+from graphsurgery.graph.operators import VENDOR
+from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.model.records import GRAPH_FIELD, Document, Record
@@ -85,6 +88,13 @@ def to_document(model: Model, before: onnx.ModelProto, after: onnx.ModelProto) -
 
     graph = rewrite(REWRITTEN, GRAPH, before.graph, after.graph, source.graph)
     return Document(rewrite(("opset_import", "functions"), MODEL, before, after, source.model), graph, source.payloads)
+
+
+def replace_graph(model: Model, made: onnx.ModelProto) -> Model:
+    """Return ``model`` with the graph of ``made``, which was made of ``model.proto``. It may use ONNX Runtime's operators."""
+    if count_vendor_operators(made) and not any(one.domain == VENDOR for one in made.opset_import):
+        made.opset_import.append(onnx.helper.make_opsetid(VENDOR, 1))
+    return replace(model, document=to_document(model, model.proto, made), loaded=None)
 
 
 def _serialize(message: Any) -> bytes:

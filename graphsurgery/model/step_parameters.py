@@ -44,6 +44,7 @@ RECORDED: dict[str, Types] = {
     "optimize": {
         **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "attention": TEXT, "half_io": bool | None,
         "head": TEXT, "padding_free": TEXT, "keep_padded": bool | None, "pooled_token": bool | None, "edits": int | None,
+        "quantized": dict[str, str | int | float | bool | list[str]] | None,
         "before": list[dict[str, str | int | bool | list[str] | None]] | None,
     },
 }  # fmt: skip

@@ -69,6 +69,8 @@ class Search:
             rewrite.check(self.source)
         exact = [one for one in rewrites if one.exactness != LOSSY]
         lossy = [one for one in rewrites if one.exactness == LOSSY]
+        if not exact:
+            return self._judge(self._write(self.apply((), lossy)))
         last = None
         for label, chain, rival in self._make_candidates(exact, finish, is_alone=not lossy):
             try:
@@ -144,6 +146,10 @@ class Search:
     def get_model(self, chain: Chain) -> Model:
         """Return the source after the rewrites of ``chain``."""
         return chain[-1].after if chain else self.source
+
+    def describe_source(self) -> Outcome:
+        """Return an outcome in which nothing was made."""
+        return Outcome(self.source, (Output(self.source, self.writing.place),), notes=self.doubts)
 
     def _is_new(self, changed: Chain) -> bool:
         """Return whether this graph was not made before. Leaving a fusion out often changes nothing."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphsurgery.compare.tolerance import Limits
+from graphsurgery.compare.tolerance import LEAST_COSINE, Limits
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.operators import QUANTISED, get_operator
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, NAMES
 from graphsurgery.model.model import Model
@@ -21,6 +22,10 @@ from graphsurgery.references.nested import list_all_nodes
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
+QUANTIZED = "quantized"
+"""The entry of a record that says that a rewrite made products in integers."""
+LEAST_COSINE_OF_INTEGERS = 0.9
+"""What is asked of products in integers on drawn feeds, whose ids are no text. On real text, a budget is asked for."""
 RECORDED = "recorded edits"
 """The name of the check on what a file records."""
 
@@ -37,6 +42,8 @@ class Relation:
     """Whether the vectors of rows without a token count."""
     half: int | None
     """The half type that the output was converted to; None if it was not."""
+    least_cosine: float
+    """The least cosine that is allowed if no other is asked for, where the values are not exact."""
     not_checked: tuple[str, ...]
     """What is left out, and why."""
 
@@ -47,7 +54,10 @@ class Relation:
         kinds = (HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records))
         half = next((kind for kind in kinds if kind is not None), None)
         half = half if half is not None and _is_computed_in(output, half) else None
-        is_exact = half is None and not has_half_weights(source) if records else limits.min_cosine is None
+        says = any(step.parameters.get(QUANTIZED) for step in records)
+        in_integers = says and (is_quantised(output) or _has_half_constants(output))
+        is_lossy = half is not None or has_half_weights(source) or in_integers
+        is_exact = not is_lossy if records else limits.min_cosine is None
         head = bool(read_head_steps(output))
         reheaded = bool(records) and head and not read_head_steps(source)
         empty_rows = not reheaded and (is_exact or head)
@@ -56,7 +66,8 @@ class Relation:
             not_checked.append("rows without a token: our head gives zeros there, but the source's may give anything")
         elif not empty_rows:
             not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
-        return cls(tuple(names), is_exact, empty_rows, half, tuple(not_checked))
+        least = LEAST_COSINE_OF_INTEGERS if in_integers else LEAST_COSINE
+        return cls(tuple(names), is_exact, empty_rows, half, least, tuple(not_checked))
 
 
 def _find_new_rewrites(source: Model, output: Model) -> tuple[Step, ...]:
@@ -91,6 +102,15 @@ def _is_computed_in(model: Model, kind: int) -> bool:
     return any(tensor.data_type == kind for _, tensor in walk_tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
     )
+
+
+def is_quantised(model: Model) -> bool:
+    """Return whether a file computes with integers in place of floats."""
+    return any(get_operator(node) in QUANTISED for node in list_all_nodes(model.proto.graph))
+
+
+def _has_half_constants(model: Model) -> bool:
+    return any(tensor.data_type in HALVES.values() for _, tensor in walk_tensors(model.proto))
 
 
 def _choose_values(source: Model, output: Model, *, only_floats: bool) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ class Claim:
     head: Sequence[Record] = ()
     """The nodes and weights of its head, which must be the source's own bytes."""
     limits: Limits = NO_LIMITS
+    checks: Sequence[Callable[[Model], Iterable[Check]]] = ()
+    """Further checks, which its rewrites ask for."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class RewriteProof:
         if any(check.verdict is Verdict.FAILED for check in checks):
             relation = replace(relation, half=None)  # there is nothing to ask a second engine about
         compared, losses, left_out = self.same.make_checks(written, relation, claim.limits)
+        if relation.half is None and all(check.verdict is not Verdict.FAILED for check in checks):
+            checks += [check for ask in claim.checks for check in ask(written)]
         report = Report((*checks, *compared), self.same.list_observations(compared), (*not_checked, *left_out))
         if not losses:
             return Proven(report)

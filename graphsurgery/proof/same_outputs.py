@@ -14,7 +14,7 @@ import onnx
 
 from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
 from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
-from graphsurgery.compare.tolerance import LEAST_COSINE, Limits, compute_stretch_limit
+from graphsurgery.compare.tolerance import Limits, compute_stretch_limit
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
@@ -77,7 +77,7 @@ class SameOutputs:
 
     def make_checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:
         """Return the checks of ``output``, the losses of half precision that two engines measure, and what was left out."""
-        asked = limits if relation.is_exact else replace(limits, min_cosine=_choose_cosine(limits))
+        asked = limits if relation.is_exact else replace(limits, min_cosine=_choose_cosine(limits, relation))
         checks, left_out = self._run(output, relation, asked)
         if relation.half is None or any(check.verdict is Verdict.FAILED for check in checks):
             return checks, [], left_out
@@ -159,8 +159,8 @@ class SameOutputs:
         return measure_by_both_engines(source, candidate, self.measured, per_token=per_token, cannot_run=cannot_run)
 
 
-def _choose_cosine(limits: Limits) -> float:
-    return LEAST_COSINE if limits.min_cosine is None else limits.min_cosine
+def _choose_cosine(limits: Limits, relation: Relation) -> float:
+    return relation.least_cosine if limits.min_cosine is None else limits.min_cosine
 
 
 def _set_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -97,6 +97,15 @@ def verify_quality(
     return Report(tuple(checks), tuple(observed), (*_list_left_out(names, compared, budget), *NOT_COVERED))
 
 
+def choose_vector_output(model: Model) -> str:
+    """Return the first output of ``model`` with one float vector per text. Raises RequestError if there is none."""
+    names = _list_outputs(model, model, make_feed_generator(model))
+    if not names:
+        what = "the model has no float output with one vector per text"
+        raise RequestError(what, "append a head first (graphsurgery add-pooling)")
+    return names[0]
+
+
 def _encode(source: Model, output: Model, generator: FeedGenerator, texts: Sequence[str], longest: int) -> Encoded:
     try:
         return encode_texts(source, output, generator, texts, generator.limit_length(longest))

@@ -19,11 +19,11 @@ from graphsurgery.graph.flops import count_flops
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.write_back import to_document
 from graphsurgery.model.model import Model
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.narrow.narrowing import Narrowing
 from graphsurgery.rewrites.narrow.search import find_target
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.rewrites.unchangeable import require_float_encoder, require_open_encoder
 
 RECORDED = "pooled_token"
 COUNTED_AT = (128, 32)
@@ -40,6 +40,7 @@ class PooledToken(Rewrite):
     doing: ClassVar[str] = "finding out what the pooled token needs"
 
     def check(self, model: Model) -> None:
+        require_float_encoder(model, self.name)
         if any(step.given.get(RECORDED) for step in model.rewrites):
             raise NothingToOptimizeError("the file computes the pooled token alone already", "use it as it is")
         if read_padding_free_form(model) is not None:

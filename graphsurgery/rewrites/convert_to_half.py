@@ -17,11 +17,11 @@ from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.model import Model, fill_weights
 from graphsurgery.proof.golden_values import HALF
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.half.convert import to_half
 from graphsurgery.rewrites.half.measure import find_float32_nodes
 from graphsurgery.rewrites.head_parts import split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 PRECISIONS = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 FOR_GPUS = {

@@ -24,11 +24,11 @@ from graphsurgery.rewrites.attention.convert import OPERATORS, convert_attention
 from graphsurgery.rewrites.attention.einsums import spell_out_einsums
 from graphsurgery.rewrites.attention.key_masks import KeyMasks
 from graphsurgery.rewrites.attention.reading import NotConvertibleError
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.rewrites.simplify.duplicates import merge_duplicates
 from graphsurgery.rewrites.simplify.simplify import drop_dead, simplify
+from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 FIRST_OPSET = 23
 """The first opset with an Attention."""

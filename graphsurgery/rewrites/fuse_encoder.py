@@ -20,7 +20,6 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, get_operator
 from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
     BIASED_ATTENTION,
@@ -40,6 +39,7 @@ from graphsurgery.rewrites.fuse.runner import SWITCHES, Fusing, has_own_bytes, r
 from graphsurgery.rewrites.padding_free.lower import ROW_BY_ROW
 from graphsurgery.rewrites.reattach_head import find_pooled_hidden
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
 SWITCHED_OFF = "switched off"

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-import onnx
-
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.edits.token_mask import ONES, PAD, MaskSpec
@@ -16,18 +14,16 @@ from graphsurgery.encoder.head import KEEP_PADDED, PADDING_FREE, read_padding_fr
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import AlreadyAppliedError, MaskError, RequestError, UnsupportedModelError, require_value
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.operators import VENDOR
-from graphsurgery.graph.schemas import count_vendor_operators
-from graphsurgery.graph.write_back import to_document
+from graphsurgery.graph.write_back import replace_graph
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.head_parts import split_head
 from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW, add_full_check, pack_tokens
 from graphsurgery.rewrites.padding_free.two_ways import choose_by_padding
 from graphsurgery.rewrites.padding_free.unfuse import unfuse
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.rewrites.unchangeable import require_float_encoder, require_open_encoder
 from graphsurgery.runtime.establish import establish_mask
 
 FORMS = (ROW_BY_ROW, GATHER)
@@ -64,6 +60,7 @@ class PaddingFree(Rewrite):
             raise RequestError(f"there is no form {self.form!r}", f"choose from {', '.join(FORMS)}")
 
     def check(self, model: Model) -> None:
+        require_float_encoder(model, self.name)
         if read_padding_free_form(model) is not None:
             raise AlreadyAppliedError(
                 "the encoder is padding-free already", "use it as it is, or rewrite the file it was made of"
@@ -84,7 +81,7 @@ class PaddingFree(Rewrite):
         ids, mask = _find_mask(require_value(context.whole, "the whole model"))
         editor = Editor(encoder.proto)
         unfuse(editor)
-        plain = _replace_graph(encoder, editor.finish())
+        plain = replace_graph(encoder, editor.finish())
         namer, editor = editor.namer, Editor(plain.proto)
         editor.namer = namer  # it knows the names of both
         given = (ids, require_value(mask.name, "the mask's name"), mask.kind)
@@ -98,7 +95,7 @@ class PaddingFree(Rewrite):
             note, recorded = f"{note}; batches without any padding run as before", recorded | {KEEP_PADDED: True}
         else:
             made = editor.finish()
-        return Rewritten(_replace_graph(encoder, made), recorded, (note,), architecture=detect_architecture(encoder))
+        return Rewritten(replace_graph(encoder, made), recorded, (note,), architecture=detect_architecture(encoder))
 
     def list_fallbacks(self) -> Iterator[Self]:
         if self.form == ROW_BY_ROW:
@@ -150,10 +147,3 @@ def _find_mask(model: Model) -> tuple[str, MaskSpec]:
     if establish_mask(parts.encoder, mask.name, ids).behind_alone:
         raise UnsupportedModelError(COUNTED, "")
     return ids, mask
-
-
-def _replace_graph(model: Model, made: onnx.ModelProto) -> Model:
-    """Return ``model`` with the graph of ``made``, which was made of it."""
-    if count_vendor_operators(made) and not any(one.domain == VENDOR for one in made.opset_import):
-        made.opset_import.append(onnx.helper.make_opsetid(VENDOR, 1))
-    return replace(model, document=to_document(model, model.proto, made), loaded=None)

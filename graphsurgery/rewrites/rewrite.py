@@ -7,7 +7,7 @@ alone: `apply_rewrite` takes the recorded head off before, and puts it back afte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,7 @@ from graphsurgery.encoder.architecture import Architecture
 from graphsurgery.errors import NothingToOptimizeError
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
+from graphsurgery.report import Check
 from graphsurgery.rewrites.fuse.report import FusionReport
 
 Feed = Mapping[str, np.ndarray]
@@ -91,6 +92,10 @@ class Rewrite(ABC):
         """Yield what to try if the result of this resolved rewrite is wrong, the likeliest cure first."""
         yield from ()
 
+    def list_checks(self, before: Model) -> Sequence[Callable[[Model], Iterable[Check]]]:
+        """Return further checks of a written file that this rewrite made of ``before``, beside the comparison of outputs."""
+        return ()
+
     def interface(self, before: Interface) -> Interface:
         """Return what the rewritten model takes and gives, if its source takes and gives ``before``."""
         return before
@@ -99,6 +104,11 @@ class Rewrite(ABC):
     def label(self) -> str:
         """Its name among the candidates of a search, which may have it with several parameters."""
         return self.name
+
+    @property
+    def least_cosine(self) -> float | None:
+        """The least cosine that its claim allows on drawn feeds, if no other is asked for; None for the proof's own."""
+        return None
 
     @property
     def is_for_gpus(self) -> bool:

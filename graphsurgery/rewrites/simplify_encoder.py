@@ -13,10 +13,10 @@ from graphsurgery.errors import NothingToOptimizeError, UnsupportedModelError
 from graphsurgery.graph.schemas import count_vendor_operators
 from graphsurgery.graph.write_back import LARGEST_FOLDED, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
-from graphsurgery.rewrites.closed_branches import require_open_encoder
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.rewrites.simplify.simplify import simplify
+from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,20 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self.constants: dict[tuple[int, ...] | int, ir.Value] = {} if constants is None else constants
         """The constants made so far, by their numbers. Builders of one graph can share them."""
-        self._prefix = prefix
+        self.prefix = prefix
 
     def node(
         self, op_type: str, inputs: Sequence[ir.Value | None], name: str,
         attributes: Mapping[str, Any] = MappingProxyType({}), domain: str = "",
     ) -> ir.Value:  # fmt: skip
         """Make a node and return its only output."""
-        self.nodes.append(self.editor.make_value(op_type, inputs, f"{self._prefix}/{name}", attributes, domain))
+        self.nodes.append(self.editor.make_value(op_type, inputs, f"{self.prefix}/{name}", attributes, domain))
         return self.nodes[-1].outputs[0]
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
         """Make a node with the operator and attributes of ``node`` and with outputs of its own."""
-        names = [self.editor.namer.new(f"{self._prefix}/{one.name}") if one.name else "" for one in node.outputs]
-        name = self.editor.namer.new(f"{self._prefix}/{node.name}") if node.name else ""
+        names = [self.editor.namer.new(f"{self.prefix}/{one.name}") if one.name else "" for one in node.outputs]
+        name = self.editor.namer.new(f"{self.prefix}/{node.name}") if node.name else ""
         made = self.editor.make_node(node.op_type, inputs, names, {}, name, node.domain)
         made.attributes.update(node.attributes)
         self.nodes.append(made)
@@ -46,12 +46,12 @@ class Builder:
         """Return a constant int64 vector, or a scalar for a single number."""
         key = numbers if isinstance(numbers, int) else tuple(numbers)
         if key not in self.constants:
-            self.constants[key] = self.editor.add_constant(f"{self._prefix}/integers", np.array(numbers, np.int64))
+            self.constants[key] = self.editor.add_constant(f"{self.prefix}/integers", np.array(numbers, np.int64))
         return self.constants[key]
 
     def number(self, number: float) -> ir.Value:
         """Return a constant float32 scalar."""
-        return self.editor.add_constant(f"{self._prefix}/number", np.array(number, np.float32))
+        return self.editor.add_constant(f"{self.prefix}/number", np.array(number, np.float32))
 
     def slice(self, value: ir.Value, start: ir.Value, end: ir.Value, axis: int, name: str) -> ir.Value:
         """Return ``value`` from ``start [1]`` to ``end [1]`` of an axis."""

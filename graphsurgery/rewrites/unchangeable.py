@@ -1,4 +1,7 @@
-"""Encoders in the branches of an If, as in decoders merged from two. Rewrites change nodes outside of branches alone."""
+"""Encoders that rewrites cannot change: quantised ones, and those in the branches of an If, as in decoders merged from two.
+
+Rewrites change nodes outside of branches alone.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.operators import PRODUCTS, get_operator
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import list_subgraphs, walk_graphs
+from graphsurgery.proof.relation import is_quantised
 
 OPENED = "then `graphsurgery optimize --portable` puts the branch that is taken in the place of the If, and optimize its output"
 
@@ -35,6 +39,13 @@ def require_open_encoder(model: Model) -> None:
         what = f"the whole encoder is in the branches of the If node {name!r}, and branches are not rewritten; {chosen}"
         drop = f"fix it with `graphsurgery drop-input --input {condition} --value false` before pooling"
         raise UnsupportedModelError(what, f"{drop if is_input else 'make it a constant'}; {OPENED}")
+
+
+def require_float_encoder(model: Model, rewrite: str) -> None:
+    """Raise UnsupportedModelError if ``model`` computes with integers, for a ``rewrite`` that is for floats."""
+    if is_quantised(model):
+        what = f"the file is quantised, and {rewrite} changes products of floats"
+        raise UnsupportedModelError(what, f"apply {rewrite} to the float32 file, and quantise the result")
 
 
 def _has_products(nodes: Iterable[onnx.NodeProto]) -> bool:
