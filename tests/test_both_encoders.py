@@ -12,6 +12,8 @@ from packed import MASKS, encoder, feeds, made, refuse, small_encoder
 import graphsurgery
 from graphsurgery import AddPooling, Fuse, FuseAttention, PaddingFree, Simplify
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.graph.flops import count_flops
+from graphsurgery.graph.graph import Graph
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.runtime.session import open_session
 
@@ -51,6 +53,12 @@ def test_full_batches_by_masks_of_every_meaning(said: str, tmp_path: Path) -> No
     for mask, is_full in zip(TOLD[said], (True, False), strict=True):
         feed = {"input_ids": np.array([[3, 4], [5, 6]]), "said": np.array(mask, np.float32 if said == "additive" else None)}
         assert session.run(feed)["padding_free/is_full"].tolist() == [is_full]
+
+
+@pytest.mark.parametrize("rewrite", [PaddingFree(), PaddingFree("gather", keep_padded=True)], ids=str)
+def test_the_operations_in_loops_and_branches_are_unknown(rewrite: PaddingFree) -> None:
+    after = made(encoder("bert"), AddPooling("mean"), rewrite)
+    assert count_flops(Graph.of(after), 1, 8) is None
 
 
 @pytest.mark.parametrize("rewrite", [Fuse(), FuseAttention(), Simplify()], ids=str)

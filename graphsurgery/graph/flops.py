@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from graphsurgery.graph.attributes import get_input, get_int, get_string
+from graphsurgery.graph.attributes import get_input, get_int, get_string, walk_subgraphs
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import VENDOR, get_operator
@@ -22,14 +22,19 @@ Shape = tuple[int, ...]
 def count_flops(graph: Graph, batch: int, tokens: int) -> int | None:
     """Return the number of operations for ``batch`` texts of ``tokens`` tokens, or None if the size of a product is unknown.
 
-    Nodes that no output needs are not counted, because no runtime computes them.
+    It is also unknown if a loop or a branch computes products, because nothing says how often. Nodes that no output needs are
+    not counted, because no runtime computes them.
     """
     facts = infer_at(graph, batch, tokens)
     needed = graph.ancestors(graph.main.outputs)
     total = 0
     for node in graph.nodes:
+        if needed.isdisjoint(node.outputs):
+            continue
+        if any(get_operator(inner) in COUNTERS for body in walk_subgraphs(node) for inner in body):
+            return None
         count = COUNTERS.get(get_operator(node))
-        if count is None or needed.isdisjoint(node.outputs):
+        if count is None:
             continue
         flops = count(node, facts)
         if flops is None:

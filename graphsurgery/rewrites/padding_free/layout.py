@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -23,10 +23,12 @@ from graphsurgery.graph.operators import (
     TOKEN_PRODUCTS,
     get_operator,
 )
-from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Dims, Observed
+from graphsurgery.runtime.observed_dims import POSITIONS, ROWS, Dims, Observed, Size
 
 LEADING = 2
 """A value of tokens has the batch and the sequence as its first axes."""
+FLAT = Size(1, 1, 1)
+"""The first dim of a value ``[batch x seq, ...]``."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Layout:
 
     graph: Graph
     observed: Mapping[str, Observed]
+    _flat: dict[ir.Value | None, bool] = field(default_factory=dict)
+    """Which values are flat, as far as that was asked."""
 
     def dims(self, value: ir.Value) -> Dims | None:
         """Return the dims of a value that depends on an input, or None for any other value."""
@@ -57,6 +61,20 @@ class Layout:
             return False
         return all(size is not None and size.is_literal for size in dims[LEADING:])
 
+    def is_flat(self, value: ir.Value | None) -> bool:
+        """Return whether ``value`` is ``[batch x seq, ...]``: a Reshape of a value of tokens, or computed from one."""
+        if value not in self._flat:
+            self._flat[value] = False  # while it is looked for
+            dims, node = (None, None) if value is None else (self.dims(value), value.producer())
+            if dims and node is not None and dims[0] == FLAT and all(one is not None and one.is_literal for one in dims[1:]):
+                is_made = get_operator(node) == "Reshape" and self.has_tokens(node.inputs[0])
+                self._flat[value] = is_made or any(map(self.is_flat, node.inputs))
+        return self._flat[value]
+
+    def count_leading(self, value: ir.Value | None) -> int:
+        """Return how many axes the tokens of ``value`` take: two, one if they are flat, or none if it is not made of tokens."""
+        return LEADING if self.has_tokens(value) else int(self.is_flat(value))
+
     def can_broadcast(self, value: ir.Value, rank: int) -> bool:
         """Return whether ``value`` fits beside ``[batch, seq, ...]`` of ``rank`` dims so that its tokens can be gathered: each
         axis is that axis of the other, of length one, or absent."""
@@ -74,12 +92,18 @@ class Layout:
 
     def is_token_wise(self, node: ir.Node) -> bool:
         """Return whether ``node`` computes each token of its first output from the same token of its inputs."""
+        leading = {self.count_leading(value) for value in node.outputs if value.name}
+        if leading == {LEADING}:
+            return self._is_token_wise_in_rows(node)
+        return leading == {1} and self._is_token_wise_flat(node)
+
+    def _is_token_wise_in_rows(self, node: ir.Node) -> bool:
+        """Return what `is_token_wise` does for a node whose outputs are ``[batch, seq, ...]``."""
         operator, source = get_operator(node), get_input(node, 0)
-        outputs = [value for value in node.outputs if value.name]
-        if not outputs or not all(map(self.has_tokens, outputs)):
-            return False
+        if operator == "Reshape" and self.is_flat(source):
+            return True
         if operator in EACH_ELEMENT:
-            return all(value is None or self.can_broadcast(value, self.rank(outputs[0])) for value in node.inputs)
+            return all(value is None or self.can_broadcast(value, self.rank(node.outputs[0])) for value in node.inputs)
         if operator == "Gather" and self.is_free(source):
             return get_int(node, "axis", 0) == 0 and self.has_tokens(get_input(node, 1))
         if operator in ROTATIONS:
@@ -89,6 +113,26 @@ class Layout:
         if not self.has_tokens(source) or not all(map(self.is_free, node.inputs[1:])):
             return False
         return self._keeps_tokens(node, source)
+
+    def _is_token_wise_flat(self, node: ir.Node) -> bool:
+        """Return what `is_token_wise` does for a node whose outputs are flat."""
+        operator, source = get_operator(node), get_input(node, 0)
+        if operator == "Reshape":
+            return bool(self.count_leading(source))
+        if operator == "Gather" and self.is_free(source):
+            return get_int(node, "axis", 0) == 0 and self.is_flat(get_input(node, 1))
+        if not all(self.is_flat(value) or self.is_free(value) for value in node.inputs):
+            return False
+        if operator in EACH_ELEMENT:
+            return all(self.is_free(value) or self.rank(value) == self.rank(node.outputs[0]) for value in node.inputs)
+        if not self.is_flat(source) or not all(map(self.is_free, node.inputs[1:])):
+            return False
+        if operator in TOKEN_PRODUCTS or operator == "Gemm":
+            return not get_int(node, "transA", 0)
+        if operator in ONE_AXIS | LISTED_AXES | NORMALISING:
+            axes = self.list_axes(node)
+            return axes is not None and min(axes, default=1) >= 1
+        return operator == "Transpose" and (get_ints(node, "perm") or [])[:1] == [0]
 
     def _rotates_tokens(self, node: ir.Node) -> bool:
         """Return whether a rotation of ``[batch, seq, width]`` is told where its tokens are, or counts from a start."""

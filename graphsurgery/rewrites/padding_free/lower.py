@@ -12,7 +12,7 @@ from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.operators import ROTATIONS, SHAPED, get_operator
 from graphsurgery.model.model import Model
-from graphsurgery.rewrites.padding_free.layout import LEADING, Layout
+from graphsurgery.rewrites.padding_free.layout import Layout
 from graphsurgery.rewrites.padding_free.packing import Packing
 from graphsurgery.rewrites.padding_free.regions import Division, Region, divide
 from graphsurgery.rewrites.padding_free.rows import explain_why_not, make_loop
@@ -90,8 +90,9 @@ def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
     """Make a copy of a token-wise node that computes on packed tokens."""
     build, operator, rank = packing.builder, get_operator(node), layout.rank(node.outputs[0])
     if operator in SHAPED:
-        rest = [size.number for size in (layout.dims(node.outputs[0]) or ())[LEADING:] if size is not None]
-        lead = [1, -1] if operator == "Reshape" else [1, 1]
+        leading = layout.count_leading(node.outputs[0])
+        rest = [size.number for size in (layout.dims(node.outputs[0]) or ())[leading:] if size is not None]
+        lead = [1, -1][-leading:] if operator == "Reshape" else [1, 1]
         shape = build.integers([*lead, *rest])
         source = require_value(node.inputs[0], "what is reshaped")
         inputs: list[ir.Value | None] = [packing.take(source, layout.rank(source)), shape]
@@ -111,7 +112,7 @@ def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
 
 def _rank_beside(layout: Layout, value: ir.Value, rank: int) -> int:
     """Return the rank of the value that ``value`` stands beside: its own if it is one of tokens."""
-    return layout.rank(value) if layout.has_tokens(value) else rank
+    return layout.rank(value) if layout.count_leading(value) else rank
 
 
 def _let_others_read(editor: Editor, division: Division, packing: Packing, looped: Collection[Region]) -> None:

@@ -5,6 +5,8 @@
     positions, rows    pack mod seq, pack div seq: the position and the row of each token
     starts, ends       the first token of each row that has any, and the place behind its last one
 
+Where an encoder has flat values, ``[batch x seq, ...]``, as GPT-2 before each Gemm, they become ``[tokens, ...]``.
+
 A batch without any token gets one, at its first place, so that nothing is empty. A packed value is a batch of one row, so that
 most nodes need no change at all.
 """
@@ -154,6 +156,8 @@ class Packing:
 
     def _gather_tokens(self, value: ir.Value, rank: int) -> ir.Value:
         dims, build = self._layout.dims(value) or (), self.builder
+        if self._layout.is_flat(value):
+            return build.gather(value, self.pack, 0, f"{value.name}/tokens")
         lead, name = rank - len(dims), f"{value.name}/tokens"
         rest = [size.number for size in dims[max(LEADING - lead, 0) :] if size is not None]
         if self._layout.has_tokens(value) and not lead:
@@ -167,7 +171,10 @@ class Packing:
     def restore(self, value: ir.Value) -> ir.Value:
         """Return ``value [batch, seq, ...]`` made of its noted tokens. At padding it has another token of the batch."""
         packed = require_value(self.get(value), "the packed value")
-        if value not in self._restored:
+        if value not in self._restored and self._layout.is_flat(value):
+            places = self.builder.node("Reshape", [self.rest, self.builder.integers([-1])], "flat_rest")
+            self._restored[value] = self.builder.gather(packed, places, 0, f"{value.name}/restored")
+        elif value not in self._restored:
             flat = self.builder.node("Squeeze", [packed, self.builder.integers([0])], f"{value.name}/flat")
             self._restored[value] = self.builder.gather(flat, self.rest, 0, f"{value.name}/restored")
         return self._restored[value]

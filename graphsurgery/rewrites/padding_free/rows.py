@@ -121,7 +121,7 @@ def _has_rows(value: ir.Value, layout: Layout) -> bool:
 
 def _can_take_row(value: ir.Value, layout: Layout) -> bool:
     """Return whether ``value`` can be had for one row: by gathering, or by repeating something less often."""
-    if _has_rows(value, layout):
+    if _has_rows(value, layout) or layout.is_flat(value):
         return True
     node = value.producer()
     if node is None or get_operator(node) not in REPEATING or None in (layout.dims(value) or (None,)):
@@ -202,7 +202,8 @@ class _Row:
             return self._values.get(value, value)
         packed = self._packing.get(value)
         if packed is not None:
-            found = self.build.slice(packed, self.start, self.end, TOKEN_AXIS, f"{value.name}/row")
+            axis = 0 if self._layout.is_flat(value) else TOKEN_AXIS
+            found = self.build.slice(packed, self.start, self.end, axis, f"{value.name}/row")
         else:
             found = self._pick(value)
         self._values[value] = found
