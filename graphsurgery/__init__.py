@@ -40,6 +40,7 @@ HOMES = {
     "rewrites.convert_to_half": ("Half",),
     "rewrites.fuse_attention": ("FuseAttention",),
     "rewrites.fuse_encoder": ("Fuse",),
+    "rewrites.fuse_rotary": ("FuseRotary",),
     "rewrites.pack_tokens": ("PaddingFree",),
     "rewrites.quantize_encoder": ("Quantize",),
     "rewrites.reattach_head": ("ReattachHead",),

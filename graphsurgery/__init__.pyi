@@ -49,6 +49,7 @@ from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.fuse_rotary import FuseRotary
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.quantize_encoder import Quantize
 from graphsurgery.rewrites.reattach_head import ReattachHead
@@ -78,6 +79,7 @@ __all__ = [
     "FixDim",
     "Fuse",
     "FuseAttention",
+    "FuseRotary",
     "GraphSurgeryError",
     "Half",
     "InputType",

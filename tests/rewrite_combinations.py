@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import graphsurgery
-from graphsurgery import Fuse, FuseAttention, Half, PaddingFree, PooledToken, Simplify
+from graphsurgery import Fuse, FuseAttention, FuseRotary, Half, PaddingFree, PooledToken, Simplify
 from graphsurgery.compare.models import Feed, SourceOutputs, compare_models
 from graphsurgery.compare.tolerance import LEAST_COSINE, NO_LIMITS, Limits
 from graphsurgery.encoder.roles import find_roles
@@ -31,9 +31,9 @@ from graphsurgery.runtime.session import open_session
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures"
 FIXTURES = sorted(path.parent.name for path in FOLDER.glob("*/model.onnx"))
 REWRITES: dict[str, Rewrite] = {
-    "simplify": Simplify(), "fuse": Fuse(), "attention": FuseAttention(), "pooled-token": PooledToken(),
-    "rows": PaddingFree("rows"), "gather": PaddingFree("gather"),
-    "rows or padded": PaddingFree("rows", keep_padded=True),
+    "simplify": Simplify(), "fuse": Fuse(), "attention": FuseAttention(), "rotary": FuseRotary(),
+    "pooled-token": PooledToken(),
+    "rows": PaddingFree("rows"), "gather": PaddingFree("gather"), "rows or padded": PaddingFree("rows", keep_padded=True),
 }  # fmt: skip
 """By name; padding-free by its form, and by whether it keeps the padded encoder."""
 PACKED = {"rows", "gather", "rows or padded"}
@@ -44,6 +44,8 @@ HALF = "half"
 LAST_TOKEN = ("xlmr", "qwen3", "qwen3-dynamo")
 """The fixtures whose head takes the last token. That of the others takes the first."""
 IN_HALF = "bert-fp16"
+ROTATED = {"modernbert", "modernbert-dynamo", "qwen3", "qwen3-dynamo"}
+"""The fixtures with rotary positions."""
 KINDS = {
     "right padding", "left padding", "mixed padding", "holes", "empty row", "single token", "batch of one", "sequence of one",
     "long",
@@ -52,6 +54,8 @@ KINDS = {
 VENDOR = "has operators of one vendor"
 REFUSALS: list[tuple[set[str], set[str], set[str], str]] = [
     ({"fuse", "attention"}, {"simplify"}, {*FIXTURES}, VENDOR),
+    ({"rotary"}, {"simplify"}, ROTATED, VENDOR),
+    ({"rows", "rows or padded"}, {"rotary"}, {*FIXTURES}, "inside of its loops over rows"),
     ({"rows", "rows or padded"}, {"simplify"}, {*FIXTURES} - {IN_HALF}, VENDOR),
     ({"rows", "rows or padded"}, {"fuse"}, {*FIXTURES}, "fails on the loops over rows"),
     (PACKED, PACKED, {*FIXTURES}, "is padding-free already"),

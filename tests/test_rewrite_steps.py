@@ -25,6 +25,7 @@ from graphsurgery import (
     AddPooling,
     Fuse,
     FuseAttention,
+    FuseRotary,
     Half,
     OptionalInput,
     PaddingFree,
@@ -315,7 +316,8 @@ def test_a_recipe_of_every_rewrite_is_written_and_read() -> None:
     rewrites = (
         ReattachHead(),
         Simplify(),
-        FuseAttention("standard"),
+        FuseRotary("standard"),
+        FuseAttention(),
         fuse,
         PaddingFree("gather"),
         half,

@@ -62,7 +62,7 @@ def set_times(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> None:
 
 
 def set_candidates(monkeypatch: pytest.MonkeyPatch, *candidates: Sequence[graphsurgery.Rewrite]) -> None:
-    monkeypatch.setattr(optimize_module, "list_candidates", lambda portable: [tuple(one) for one in candidates])
+    monkeypatch.setattr(optimize_module, "list_candidates", lambda portable, rotary: [tuple(one) for one in candidates])
 
 
 def test_the_fastest_is_taken(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

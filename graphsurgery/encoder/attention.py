@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.encoder.projections import Projection, Rotation, find_projection
+from graphsurgery.encoder.projections import Projection, find_projection
+from graphsurgery.encoder.rotations import Rotation
 from graphsurgery.encoder.scores import CAUSAL, PADDING, WINDOW, Scores, Term, find_scores, find_terms, sort_kinds
 from graphsurgery.graph.attributes import get_input, get_int, get_ints
 from graphsurgery.graph.operators import (

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from graphsurgery.encoder.flow import MOST_INTEGERS, Flow, infer_last_dim
+from graphsurgery.encoder.rotations import Rotation, find_rotation
 from graphsurgery.graph.attributes import get_input, get_int
 from graphsurgery.graph.operators import (
     COPYING,
     NORMS,
     PRODUCT_BIASES,
     PRODUCTS,
-    RESHAPING,
     ROOTS,
-    ROTATIONS,
     SCALING,
     SHAPE_STEPS,
     get_operator,
@@ -30,26 +28,6 @@ LONGEST = 60
 """A projection is looked for through up to this many nodes."""
 Shape = tuple[int | None, ...]
 """The target of a Reshape, with None for a computed dim."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """Rotary positions: ``value = x cos + rotated(x) sin``."""
-
-    node: ir.Node
-    """The fused operator, or the sum at the end of a decomposed one."""
-    source: ir.Value | None
-    """x."""
-    made_by: str
-    """The operator that makes x."""
-    halves: str
-    """The operators that make the halves of x."""
-    fixed: bool = False
-    """Whether the places where they are cut are constants."""
-
-    @property
-    def value(self) -> ir.Value:
-        return self.node.outputs[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +114,7 @@ def _walk_back(flow: Flow, node: ir.Node, inputs: list[ir.Value], path: _Path) -
     """Add ``node`` to the path and return the value that flows into it."""
     if get_operator(node) == "Reshape":
         path.shapes.append(_read_shape(flow, get_input(node, 1)))
-    rotation = _match_rotation(flow, node)
+    rotation = find_rotation(flow, node)
     path.rotation = path.rotation or rotation
     step, before = (ROTARY, rotation.source) if rotation else _classify_step(flow, node, inputs)
     if step not in COPYING:
@@ -178,6 +156,8 @@ def _find_source_width(flow: Flow, node: ir.Node, weight: ir.Value | None) -> in
 def _classify_step(flow: Flow, node: ir.Node, inputs: list[ir.Value]) -> tuple[str, ir.Value | None]:
     """Return the step that a node is, and the value that flows into it."""
     main, operator = inputs[0] if inputs else None, get_operator(node)
+    if operator == "Concat":  # rotary positions in a part of each head
+        return operator, next((value for value in inputs if _is_rotated(flow, value)), main)
     if operator in NORMS:
         return NORMALISED, main
     if operator in SCALING and len(inputs) == 2:
@@ -188,74 +168,17 @@ def _classify_step(flow: Flow, node: ir.Node, inputs: list[ir.Value]) -> tuple[s
     return operator, main
 
 
+def _is_rotated(flow: Flow, value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and find_rotation(flow, node) is not None
+
+
 def _is_vector_size(flow: Flow, value: ir.Value) -> bool:
     """Return whether ``value`` is the size of a vector (a square root), or one over it."""
     node = flow.find_producer(value, *ROOTS)
     if node is None:
         return False
     return get_operator(node) == "Sqrt" or any(flow.find_producer(one, "Sqrt") is not None for one in node.inputs)
-
-
-def _match_rotation(flow: Flow, node: ir.Node) -> Rotation | None:
-    """Return the rotation that ``node`` ends: a fused operator, or a sum of two products, one of them with swapped halves."""
-    if get_operator(node) in ROTATIONS:
-        source = get_input(node, 0)
-        return Rotation(node, source, _name_producer(flow, source), node.op_type)
-    swapped = _find_swapped_halves(flow, node)
-    if swapped is None:
-        return None
-    source = _find_rotated(flow, node)
-    halves = [flow.find_producer(_skip_neg(flow, value)) for value in swapped.inputs]
-    fixed = all(half is not None and all(flow.integers(bound) is not None for bound in half.inputs[1:3]) for half in halves)
-    made_by = sorted({_name(half) for half in halves})
-    return Rotation(node, source, _name_producer(flow, source), ", ".join(made_by), fixed)
-
-
-def _find_swapped_halves(flow: Flow, node: ir.Node) -> ir.Node | None:
-    """Return the Concat of ``-x2, x1`` in ``x cos + concat(-x2, x1) sin``."""
-    if get_operator(node) != "Add":
-        return None
-    for value in node.inputs:
-        product = flow.find_producer(value, "Mul")
-        for factor in product.inputs if product is not None else ():
-            concat = _skip_reshapes(flow, factor)
-            if concat is not None and get_operator(concat) == "Concat" and _has_negated(flow, concat.inputs):
-                return concat
-    return None
-
-
-def _has_negated(flow: Flow, values: Iterable[ir.Value | None]) -> bool:
-    nodes = (_skip_reshapes(flow, value) for value in values)
-    return any(node is not None and get_operator(node) == "Neg" for node in nodes)
-
-
-def _find_rotated(flow: Flow, node: ir.Node) -> ir.Value | None:
-    """Return the value that a decomposed rotation rotates."""
-    for value in node.inputs:
-        product = flow.find_producer(value)
-        factors = flow.token_inputs(product) if product is not None else []
-        if factors and _name_producer(flow, factors[0]) != "Concat":
-            return factors[0]
-    return get_input(node, 0)
-
-
-def _skip_reshapes(flow: Flow, value: ir.Value | None) -> ir.Node | None:
-    """Return the node that makes ``value``, looking through copies and reshapes."""
-    return None if value is None else flow.graph.origin(value, RESHAPING).producer()
-
-
-def _skip_neg(flow: Flow, value: ir.Value | None) -> ir.Value | None:
-    """Return x if ``value`` is -x, else ``value``."""
-    node = _skip_reshapes(flow, value)
-    return get_input(node, 0) if node is not None and get_operator(node) == "Neg" else value
-
-
-def _name_producer(flow: Flow, value: ir.Value | None) -> str:
-    return _name(flow.find_producer(value))
-
-
-def _name(node: ir.Node | None) -> str:
-    return get_operator(node) if node is not None else "input"
 
 
 def _split_heads(heads: int | None, size: int | None, width: int | None) -> tuple[int, int] | None:

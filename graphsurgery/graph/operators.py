@@ -158,7 +158,10 @@ LENGTH_STEPS = frozenset({"Add", "Cast", "Identity", "Reshape", "Squeeze", "Sub"
 """Operators between the sum of a mask and such an input."""
 PROJECTING = _vendor("Attention", "QAttention", "PackedAttention", "LongformerAttention")
 """Attentions that compute queries, keys and values themselves, from one input and one matrix."""
-ROTATIONS = frozenset({"RotaryEmbedding"}) | _vendor("RotaryEmbedding")
+FUSED_ROTATION = f"{VENDOR}.RotaryEmbedding"
+STANDARD_ROTATION = "RotaryEmbedding"
+"""The rotary positions of the standard, since opset 23."""
+ROTATIONS = frozenset({STANDARD_ROTATION, FUSED_ROTATION})
 """Operators that apply rotary positions."""
 LAYER_NORMS = frozenset({"LayerNormalization"}) | _vendor("SkipLayerNormalization", "EmbedLayerNormalization")
 RMS_NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"}) | _vendor(
@@ -238,6 +241,15 @@ TURNED = frozenset({"Slice", "Transpose"})
 """Operators that make the value whose halves are swapped for rotary positions."""
 HALVING = frozenset({"Concat", "Neg"})
 """Operators that read the halves of a value for rotary positions."""
+PARTING = frozenset({"Gather", "Slice", "Split"})
+"""Operators that take the halves of a value for rotary positions, or one number of each pair."""
+ADDING = frozenset({"Add", "Sub"})
+"""Operators that add two values, or subtract one."""
+ROTATING = COPYING | SAME_ORDER | PARTING | ADDING | {"Concat", "Expand", "Mul", "Neg", "Tile"}
+"""The operators of rotary positions in pieces."""
+KEEPING_COLUMNS = frozenset({"Expand", "Gather", "MatMul", "Slice", "Tile", "Transpose"})
+"""Operators that can give each column of a table from the same column of another one, in other rows. The table is the second
+input of a MatMul, and the first of the others."""
 WAVES = frozenset({"Cos", "Sin"})
 NOT_A_NUMBER = "IsNaN"
 """The operator that finds the weights of a query that sees no key."""

@@ -42,9 +42,9 @@ RECORDED: dict[str, Types] = {
         "sources": dict[str, str], "versions": dict[str, str], "verdict": str, "checks": dict[str, str], "seal": TEXT,
     },
     "optimize": {
-        **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "attention": TEXT, "half_io": bool | None,
-        "head": TEXT, "padding_free": TEXT, "keep_padded": bool | None, "pooled_token": bool | None, "edits": int | None,
-        "quantized": dict[str, str | int | float | bool | list[str]] | None,
+        **SWITCHES, **NUMBERS, "model_type": TEXT, "portable": bool | None, "attention": TEXT, "rotary": TEXT,
+        "half_io": bool | None, "head": TEXT, "padding_free": TEXT, "keep_padded": bool | None, "pooled_token": bool | None,
+        "edits": int | None, "quantized": dict[str, str | int | float | bool | list[str]] | None,
         "before": list[dict[str, str | int | bool | list[str] | None]] | None,
     },
 }  # fmt: skip

@@ -10,9 +10,11 @@ from typing import Any
 
 from graphsurgery.compare.figures import check_plot
 from graphsurgery.compare.tolerance import Limits
+from graphsurgery.encoder.attention import walk_attentions
+from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import GraphSurgeryError, RequestError
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import QUANTISED, get_operator, get_short_name
+from graphsurgery.graph.operators import QUANTISED, ROTATIONS, get_operator, get_short_name
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.optimizer.plot import draw_choice
@@ -24,8 +26,10 @@ from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.proof.verify import Progress
 from graphsurgery.report import WARNING
 from graphsurgery.rewrites.convert_to_half import Half
+from graphsurgery.rewrites.fuse.report import ATTENTION, ROTARY
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.fuse_rotary import FuseRotary
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
@@ -67,7 +71,8 @@ def optimize(
     Args:
         output: the path to write. By default it stands beside the source, with ``optimized`` in its name.
         target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided. Attentions that the optimizer leaves
-            become one operator as well (`FuseAttention`); for ``cpu`` they stay as they are if that is measured to be slower.
+            become one operator as well (`FuseAttention`), and so do rotary positions (`FuseRotary`); for ``cpu`` they stay as
+            they are if that is measured to be slower.
         model_type, heads, hidden_size: the optimizer's parameters. By default they are found in the graph.
         fp16, bf16: compute the encoder in half precision, except nodes that overflow or contribute most to the rounding error.
             The head, inputs and outputs stay float32.
@@ -120,11 +125,11 @@ def optimize(
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
-            outcome = SpeedSearch(search, batches).run(list_candidates(portable=portable))
+            outcome = SpeedSearch(search, batches).run(list_candidates(portable=portable, rotary=_has_rotary_positions(before)))
             if plot is not None and outcome.choice is not None:
                 draw_choice(outcome.choice, place.name, Path(plot), force=force)
             return outcome
-        return search.run(rewrites, None if portable else FuseAttention())
+        return search.run(rewrites, {} if portable else {ROTARY: FuseRotary(), ATTENTION: FuseAttention()})
     except GraphSurgeryError as error:
         error.advice = "; ".join((*(line.removeprefix(WARNING) for line in quantised), error.advice))
         raise
@@ -137,6 +142,12 @@ def _describe_quantised(model: Model) -> tuple[str, ...]:
         return ()
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(MOST_LISTED))
     return (f"{WARNING}the file is quantised ({listed}): optimize the float32 file, and quantise the result",)
+
+
+def _has_rotary_positions(model: Model) -> bool:
+    """Return whether queries or keys have rotary positions that are no single operator yet."""
+    rotations = (one for attention in walk_attentions(Flow.of(model)) for one in attention.rotations)
+    return any(get_operator(one.node) not in ROTATIONS for one in rotations)
 
 
 def _require_speed_alone(speed: bool, its_own: Mapping[str, object], others: Sequence[str]) -> None:

@@ -2,15 +2,17 @@
 
 The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
 until the rewritten file gives the source's outputs. A lossy rewrite comes after all others, and only once their result is
-proven. If it loses too much, the others are not at fault, so nothing else is tried. A rewrite may be asked for that comes after
-the others and is left out where it makes the file wrong or, on this CPU, slower.
+proven. If it loses too much, the others are not at fault, so nothing else is tried. Rewrites may be asked for that come after
+the others and are left out where they make the file wrong or, on this CPU, slower: together, then one by one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain as concatenate
+from types import MappingProxyType
 
 from graphsurgery.compare.timing import measure_times
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
@@ -34,7 +36,7 @@ Chain = tuple[Applied, ...]
 
 
 class SlowerError(Exception):
-    """A candidate that is slower than without its last rewrite. The message says by how much."""
+    """A candidate that is slower than without its last rewrites. The message says by how much."""
 
 
 @dataclass
@@ -55,12 +57,12 @@ class Search:
     attempts: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
-    def run(self, rewrites: Sequence[Rewrite], finish: Rewrite | None = None) -> Outcome:
+    def run(self, rewrites: Sequence[Rewrite], finish: Mapping[str, Rewrite] = MappingProxyType({})) -> Outcome:
         """Return the outcome of the first candidate that is right.
 
         Args:
-            finish: a rewrite to apply behind the exact ones, in their boldest form, where these missed parts that should fuse.
-                It is left out if the result is wrong, or slower than without it.
+            finish: by a kind of parts that should fuse, the rewrite to apply behind the exact ones, in their boldest form, if
+                these missed such a part. If the result is wrong, or slower than without them, each is tried alone.
 
         Raises VerificationFailed if none is, or if with ``strict`` not everything fused; NothingToOptimizeError if the first
         candidate changes nothing; UnsupportedModelError if no candidate can be made.
@@ -89,11 +91,11 @@ class Search:
         return self._judge(replace(last, attempts=tuple(self.attempts)))
 
     def _make_candidates(
-        self, rewrites: Sequence[Rewrite], finish: Rewrite | None, *, is_alone: bool
+        self, rewrites: Sequence[Rewrite], finish: Mapping[str, Rewrite], *, is_alone: bool
     ) -> Iterator[tuple[str, Chain, Chain | None]]:
         """Yield each candidate, applied, with its label, and the one to compare its speed with; each graph once.
 
-        The candidates differ in the first rewrite that offers safer versions, and in whether ``finish`` follows the boldest.
+        The candidates differ in the first rewrite that offers safer versions, and in which of ``finish`` follow the boldest.
 
         Args:
             is_alone: whether no rewrite follows. A candidate that changes nothing is then of no use.
@@ -113,28 +115,48 @@ class Search:
                     raise
                 self.attempts.append(f"{one}: {error}")
                 continue
-            finished = self._finish(chain, finish) if one is boldest else None
-            if is_alone and not _select_changes(finished or chain):
+            finishing = self._finish(chain, finish) if one is boldest else iter(())
+            longest = next(finishing, None)
+            if is_alone and not _select_changes(longest or chain):
                 if self.attempts:
                     continue
                 raise require_value(chain[-1].result.unchanged, "why nothing was changed")
-            if finished is not None and self._is_new(_select_changes(finished)):
-                yield f"{one} + {finished[-1].rewrite}", finished, chain
+            yield from self._label(chain, longest, finishing)
             if (_select_changes(chain) or not is_alone) and self._is_new(_select_changes(chain)):
                 yield str(one), chain, None
 
-    def _finish(self, chain: Chain, finish: Rewrite | None) -> Chain | None:
-        """Return ``chain`` with ``finish`` behind it. None if that has nothing to do, or cannot be done."""
-        reports = [one.result.fusions for one in chain if one.result.fusions is not None]
-        if finish is None or not any(one.missed for one in reports):
-            return None
+    def _label(self, chain: Chain, longest: Chain | None, others: Iterator[Chain]) -> Iterator[tuple[str, Chain, Chain]]:
+        """Yield ``longest`` and ``others``, which go on where ``chain`` ends, as candidates that must not be slower than it."""
+        for longer in concatenate([] if longest is None else [longest], others):
+            if self._is_new(_select_changes(longer)):
+                yield " + ".join(str(one.rewrite) for one in longer[len(chain) - 1 :]), longer, chain
+
+    def _finish(self, chain: Chain, finish: Mapping[str, Rewrite]) -> Iterator[Chain]:
+        """Yield ``chain`` with those of ``finish`` behind it that have something to do: all of them, then each alone."""
+        missed = {part.part.kind for one in chain if one.result.fusions is not None for part in one.result.fusions.missed}
+        useful: list[Rewrite] = []
+        longest = chain
+        for rewrite in (one for kind, one in finish.items() if kind in missed):
+            longer = self._extend(longest, rewrite)
+            if longer is not None:
+                useful.append(rewrite)
+                longest = longer
+        if useful:
+            yield longest
+        for rewrite in useful if len(useful) > 1 else ():
+            alone = self._extend(chain, rewrite)
+            if alone is not None:
+                yield alone
+
+    def _extend(self, chain: Chain, rewrite: Rewrite) -> Chain | None:
+        """Return ``chain`` with ``rewrite`` behind it. None if that has nothing to do, or cannot be done."""
         try:
-            finish.check(self.get_model(chain))
-            finished = self.apply(chain, (finish,))
+            rewrite.check(self.get_model(chain))
+            longer = self.apply(chain, (rewrite,))
         except UnsupportedModelError as error:
-            self.attempts.append(f"{finish}: {error}")
+            self.attempts.append(f"{rewrite}: {error}")
             return None
-        return finished if finished[-1].result.unchanged is None else None
+        return longer if longer[-1].result.unchanged is None else None
 
     def apply(self, chain: Chain, rewrites: Sequence[Rewrite], parts: Parts | None = None) -> Chain:
         """Apply ``rewrites`` after those of ``chain``. ``parts``: the encoder and the head of its model, if they are known."""
@@ -217,14 +239,14 @@ class Search:
         """Raise SlowerError if the staged file, the end of ``chain``, is slower than the end of ``rival`` on this CPU."""
         if any(one.rewrite.is_for_gpus for one in chain):
             return
-        self.progress("timing the file with and without its last rewrite")
+        self.progress("timing the file with and without its last rewrites")
         try:
             timings = measure_times(open_session(self.get_model(rival)), Session(stage.path), self.proof.same.generator)
         except GraphSurgeryError as error:
             LOG.debug("not timed: %s", error.message)
             return
         if timings.helped is False:
-            raise SlowerError(f"slower on this machine than without the last rewrite ({timings})")
+            raise SlowerError(f"slower on this machine than without that ({timings})")
 
     def _has_misses(self, outcome: Outcome) -> bool:
         """Return whether everything had to fuse, but something did not, or there was nothing to fuse."""

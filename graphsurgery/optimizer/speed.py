@@ -17,6 +17,7 @@ from graphsurgery.outcome import Optimized, list_attempts
 from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.fuse_rotary import FuseRotary
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.padding_free.lower import GATHER, ROW_BY_ROW
 from graphsurgery.rewrites.rewrite import Rewrite
@@ -132,13 +133,18 @@ def _require_quiet(tried: Sequence[Candidate]) -> None:
         raise SurroundingsError(what, "try again when nothing else runs, or choose the rewrites by a recipe")
 
 
-def list_candidates(*, portable: bool) -> list[tuple[Rewrite, ...]]:
+def list_candidates(*, portable: bool, rotary: bool) -> list[tuple[Rewrite, ...]]:
     """Return the lists of rewrites to try: one way to fuse or simplify, or none, then what the head does not need left out.
 
-    With ``portable``, every operator stays a standard one.
+    Args:
+        portable: whether every operator stays a standard one.
+        rotary: whether there are rotary positions to fuse.
     """
-    fused: list[tuple[Rewrite, ...]] = [(FuseAttention(),), (Fuse(),), (Fuse(), FuseAttention())]
-    bases = [(), (Simplify(),), *([(FuseAttention("standard"),)] if portable else fused)]
+    kind = "standard" if portable else "vendor"
+    positions, attention = FuseRotary(kind), FuseAttention(kind)
+    fused: list[tuple[Rewrite, ...]] = [(attention,), *([] if portable else [(Fuse(),), (Fuse(), attention)])]
+    rotated = [(positions,), (positions, attention), *([] if portable else [(Fuse(), positions, attention)])]
+    bases = [(), (Simplify(),), *fused, *(rotated if rotary else [])]
     form = GATHER if portable else ROW_BY_ROW
     less = [(), (PooledToken(),), (PaddingFree(form),), (PaddingFree(form, keep_padded=True),)]
     return [(*base, *rest) for base, rest in product(bases, less) if base or rest]

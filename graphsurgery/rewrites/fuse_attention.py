@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, ClassVar, Self
-
-import onnx
 
 from graphsurgery.compare.tolerance import FLOAT32
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.attention import Attention, find_attentions
 from graphsurgery.encoder.flow import Flow
-from graphsurgery.errors import NothingToOptimizeError, RequestError, UnsupportedModelError
+from graphsurgery.errors import NothingToOptimizeError, RequestError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
-from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import VENDOR, get_short_name
+from graphsurgery.graph.operators import get_short_name
 from graphsurgery.graph.write_back import LARGEST_FOLDED, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.attention.convert import OPERATORS, convert_attention
 from graphsurgery.rewrites.attention.einsums import spell_out_einsums
 from graphsurgery.rewrites.attention.key_masks import KeyMasks
 from graphsurgery.rewrites.attention.reading import NotConvertibleError
+from graphsurgery.rewrites.conversions import describe_conversion, finish_conversion, require_opset
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
-from graphsurgery.rewrites.simplify.duplicates import merge_duplicates
-from graphsurgery.rewrites.simplify.simplify import drop_dead, simplify
+from graphsurgery.rewrites.simplify.simplify import simplify
 from graphsurgery.rewrites.unchangeable import require_open_encoder
-
-FIRST_OPSET = 23
-"""The first opset with an Attention."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +52,8 @@ class FuseAttention(Rewrite):
             raise RequestError(f"there is no operator {self.operator!r}", f"choose from {', '.join(OPERATORS)}")
 
     def check(self, model: Model) -> None:
-        opset = Graph.of(model).opset
-        if self.operator == "standard" and opset < FIRST_OPSET:
-            what = f"the model has opset {opset}, and ONNX has an Attention since opset {FIRST_OPSET}"
-            advice = f'export the model with opset {FIRST_OPSET}, or choose the operator "vendor"'
-            raise UnsupportedModelError(what, f"{advice}; the opset of a model is not raised")
+        if self.operator == "standard":
+            require_opset(model, OPERATORS[self.operator])
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
         given = load_for_rewrite(encoder, LARGEST_FOLDED)
@@ -76,12 +66,8 @@ class FuseAttention(Rewrite):
         names = [one.node.outputs[0].name or "" for one in found]
         done = [self._convert(work, masks, one) for one in found]
         made_of = [name for name, reason in zip(names, done, strict=True) if reason is None]
-        while drop_dead(work, facts) + merge_duplicates(work, facts):
-            work.update_pinned()
-        made = work.finish()
-        if self.operator == "vendor" and not any(one.domain == VENDOR for one in made.opset_import):
-            made.opset_import.append(onnx.helper.make_opsetid(VENDOR, 1))
-        notes = tuple(_describe(OPERATORS[self.operator], found, done))
+        made, name = finish_conversion(work, self.operator), OPERATORS[self.operator].rpartition(".")[2]
+        notes = tuple(describe_conversion("attention", name, done))
         nothing = None
         if None not in done:
             require_open_encoder(encoder)
@@ -95,7 +81,7 @@ class FuseAttention(Rewrite):
             notes,
             unchanged=nothing,
             architecture=detect_architecture(encoder),
-            fused=dict.fromkeys(made_of, OPERATORS[self.operator].rpartition(".")[2]),
+            fused=dict.fromkeys(made_of, name),
         )
 
     def _convert(self, work: Editor, masks: KeyMasks, attention: Attention) -> str | None:
@@ -115,16 +101,3 @@ class FuseAttention(Rewrite):
 
     def __str__(self) -> str:
         return f"attention as {OPERATORS[self.operator].rpartition('.')[2]}"
-
-
-def _describe(operator: str, found: tuple[Attention, ...], done: list[str | None]) -> Iterator[str]:
-    """Yield notes on what became of the attentions, one for neighbours that stay for the same reason."""
-    if not found:
-        yield "no attention was recognised in the graph"
-        return
-    yield f"{done.count(None)} of {len(found)} attentions became {operator.rpartition('.')[2]}"
-    for reason, group in groupby(range(len(done)), key=done.__getitem__):
-        places = list(group)
-        if reason is not None:
-            many = f"attentions {places[0]} to {places[-1]} stay as they are"
-            yield f"{many if len(places) > 1 else f'attention {places[0]} stays as it is'}: {reason}"

@@ -11,13 +11,16 @@ from graphsurgery.rewrites.compute_pooled_token import PooledToken
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse_attention import FuseAttention
 from graphsurgery.rewrites.fuse_encoder import Fuse
+from graphsurgery.rewrites.fuse_rotary import FuseRotary
 from graphsurgery.rewrites.pack_tokens import PaddingFree
 from graphsurgery.rewrites.quantize_encoder import Quantize
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
 
-ALL: tuple[type[Rewrite], ...] = (ReattachHead, Simplify, FuseAttention, Fuse, PaddingFree, Half, PooledToken, Quantize)
+ALL: tuple[type[Rewrite], ...] = (
+    ReattachHead, Simplify, FuseRotary, FuseAttention, Fuse, PaddingFree, Half, PooledToken, Quantize,
+)  # fmt: skip
 """All rewrites, in the order in which they were applied to old files, which record several of them in one entry."""
 REWRITES: dict[str, type[Rewrite]] = {rewrite.name: rewrite for rewrite in ALL}
 

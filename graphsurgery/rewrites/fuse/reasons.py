@@ -12,7 +12,8 @@ from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.blocks import Blocks
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import COMPUTED, LAYER, RMS, Norm
-from graphsurgery.encoder.projections import NORMALISED, Projection, Rotation
+from graphsurgery.encoder.projections import NORMALISED, Projection
+from graphsurgery.encoder.rotations import Rotation
 from graphsurgery.encoder.scores import CONTENT, POSITION, WINDOW
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.operators import ROTATIONS, SCALING, TURNED, Path, get_operator

@@ -10,7 +10,7 @@ from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.graph.attributes import get_int
 from graphsurgery.graph.editor import Editor
-from graphsurgery.graph.operators import ROTATIONS, SHAPED, get_operator
+from graphsurgery.graph.operators import FUSED_ROTATIONS, ROTATIONS, SHAPED, get_operator
 from graphsurgery.model.model import Model
 from graphsurgery.rewrites.padding_free.layout import Layout
 from graphsurgery.rewrites.padding_free.packing import Packing
@@ -96,18 +96,29 @@ def _pack_node(node: ir.Node, packing: Packing, layout: Layout) -> None:
         shape = build.integers([*lead, *rest])
         source = require_value(node.inputs[0], "what is reshaped")
         inputs: list[ir.Value | None] = [packing.take(source, layout.rank(source)), shape]
-    elif operator in ROTATIONS:  # its tables have rows for all positions
+    elif operator in FUSED_ROTATIONS:
+        inputs = _place_rotation(node, packing, layout)
+    elif operator in ROTATIONS:  # its tables may have rows for all positions
         inputs = [
             packing.take(one, layout.rank(one)) if one is not None and layout.has_tokens(one) else one for one in node.inputs
         ]
-        if layout.counts_on(node):
-            places = build.node("Add", [packing.positions, require_value(node.inputs[1], "the first position")], "places")
-            inputs[1] = build.node("Unsqueeze", [places, build.integers([0])], "places_row")
     else:
         inputs = [None if one is None else packing.take(one, _rank_beside(layout, one, rank)) for one in node.inputs]
     made = build.copy(node, inputs)
     for old, new in zip(node.outputs, made.outputs, strict=True):
         packing.note(old, new)
+
+
+def _place_rotation(node: ir.Node, packing: Packing, layout: Layout) -> list[ir.Value | None]:
+    """Return the inputs of a rotation on packed tokens: the tables have one row for each token, and are read from the first."""
+    build = packing.builder
+    source, told, *tables = (require_value(one, "an input of a rotation") for one in node.inputs)
+    if layout.counts_on(node):
+        places = build.node("Add", [packing.positions, told], "places")
+    else:
+        places = build.node("Reshape", [packing.take(told, layout.rank(told)), build.integers([-1])], "places")
+    rows = [build.gather(table, places, 0, f"{table.name}/tokens") for table in tables]
+    return [packing.take(source, layout.rank(source)), build.integers([0]), *rows]
 
 
 def _rank_beside(layout: Layout, value: ir.Value, rank: int) -> int:

@@ -15,10 +15,10 @@ from graphsurgery.graph.attributes import get_ints
 from graphsurgery.graph.operators import (
     AT_PLACES,
     ATTENTIONS,
+    FUSED_ROTATIONS,
     MASK_INPUTS,
     NOT_BY_ROW,
     REPEATING,
-    ROTATIONS,
     SHAPE_READING,
     SHAPED,
     VENDOR,
@@ -38,6 +38,8 @@ INVERSE: dict[Order, Order] = {(0, 2, 1, 3): (0, 2, 1, 3), (0, 3, 1, 2): (0, 2, 
 """The orders of axes by which they were parted."""
 TOKEN_AXIS = 1
 """The axis of the tokens in packed values."""
+ROW_INPUTS = 2
+"""The inputs of a fused rotation before its tables, which have rows for all positions of the batch."""
 
 
 def make_loop(region: Region, packing: Packing, layout: Layout) -> None:
@@ -98,7 +100,8 @@ def explain_why_not(region: Region, layout: Layout) -> str | None:
         is_shaped = get_operator(node) in SHAPED
         if is_shaped and None in (layout.dims(node.outputs[0]) or (None,)):
             return f"the dims that {called} gives are unknown"
-        given = [value for value in node.inputs[: 1 if is_shaped else None] if value is not None and value not in made]
+        count = 1 if is_shaped else ROW_INPUTS if get_operator(node) in FUSED_ROTATIONS else None
+        given = [value for value in node.inputs[:count] if value is not None and value not in made]
         strange = next((one for one in given if one.name not in region.masks and not _can_take_row(one, layout)), None)
         if strange is not None:
             return f"no row can be taken of {strange.name!r}, which {called} reads"
@@ -111,7 +114,7 @@ def _takes_places(node: ir.Node, layout: Layout) -> bool:
     if operator in AT_PLACES:
         axes, dims = layout.list_axes(node), layout.dims(require_value(node.inputs[0], "what is taken"))
         return axes is None or not all(dims is None or (dims[axis] or ROWS).is_literal for axis in axes)
-    return operator in NOT_BY_ROW or (operator in ROTATIONS and layout.counts_on(node))
+    return operator in NOT_BY_ROW
 
 
 def _has_rows(value: ir.Value, layout: Layout) -> bool:
@@ -156,6 +159,8 @@ class _Row:
         if get_operator(node) in SHAPED:
             shape = self._measure(node, self._layout.dims(node.outputs[0]) or ())
             inputs: list[ir.Value | None] = [self.get(require_value(node.inputs[0], "what is reshaped")), shape]
+        elif get_operator(node) in FUSED_ROTATIONS:
+            inputs = self._place_rotation(node)
         else:
             left_out = MASK_INPUTS.get(get_operator(node), ()) if get_operator(node) in ATTENTIONS else ()
             inputs = [
@@ -182,6 +187,16 @@ class _Row:
             attended = build.node("Where", [is_nan, build.number(0), attended], "numbers")
         parted = build.node("Reshape", [attended, build.integers([1, -1, heads, self._count_dims(core.output)])], "parted")
         self._values[core.output] = build.node("Transpose", [parted], "heads", {"perm": [0, 2, 1, 3]})
+
+    def _place_rotation(self, node: ir.Node) -> list[ir.Value | None]:
+        """Return the inputs of a rotation: its tables have one row for each token of this row, and are read from the first."""
+        source, told, *tables = (require_value(one, "an input of a rotation") for one in node.inputs)
+        if self._layout.counts_on(node):
+            places = self.build.node("Add", [self._get_positions(), told], "places")
+        else:
+            places = self.build.node("Reshape", [self.get(told), self.build.integers([-1])], "places")
+        rows = [self.build.gather(table, places, 0, f"{table.name}/tokens") for table in tables]
+        return [self.get(source), self.build.integers([0]), *rows]
 
     def _join_heads(self, value: ir.Value, order: Order) -> ir.Value:
         """Return the heads of a value side by side, ``[1, tokens, heads x size]``."""
