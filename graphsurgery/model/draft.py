@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -45,7 +45,6 @@ class Draft:
         self._imported_nodes = list(self.graph.nodes)
         self._imported_outputs = list(self.graph.outputs)
         self._signatures = [make_node_signature(node) for node in self._imported_nodes]
-        self._attributes = [dict(_list_attribute_signatures(node)) for node in self._imported_nodes]
         self._held = list(_list_elements(self.graph))
 
     @property
@@ -128,7 +127,8 @@ class Draft:
         """Return a changed node together with everything onnx-graphsurgeon lost of its source: unchanged attributes, doc
         string, metadata."""
         source = self.model.proto.graph.node[index]
-        changed = [key for key, signature in _list_attribute_signatures(node) if self._attributes[index].get(key) != signature]
+        imported = dict(self._signatures[index].attributes)
+        changed = [key for key, signature in make_node_signature(node).attributes if imported.get(key) != signature]
         if any(isinstance(node.attrs[key], gs.Graph) for key in changed):
             raise UnsupportedModelError(
                 f"the edit would change node {node.name!r} ({node.op}) through its subgraph", "this is not supported yet"
@@ -137,7 +137,7 @@ class Draft:
         proto = OnnxExporter.export_node(bare)
         proto.input.extend(tensor.name for tensor in node.inputs)
         proto.output.extend(tensor.name for tensor in node.outputs)
-        gone = set(self._attributes[index]) - set(node.attrs) | set(changed)
+        gone = set(imported) - set(node.attrs) | set(changed)
         new = list(proto.attribute)
         del proto.attribute[:]
         proto.attribute.extend([*(attribute for attribute in source.attribute if attribute.name not in gone), *new])
@@ -162,10 +162,6 @@ class Draft:
                 info = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
                 wanted.append(make_record(OUTPUT, info.SerializeToString(), info.DESCRIPTOR, payloads))
         return wanted
-
-
-def _list_attribute_signatures(node: gs.Node) -> list[tuple[str, Any]]:
-    return [(name, make_attribute_signature(value)) for name, value in node.attrs.items()]
 
 
 def _list_elements(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
@@ -223,13 +219,20 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-Signature = tuple[Hashable, ...]
+class Signature(NamedTuple):
+    """What an edit can change of a node. Equal signatures mean an unchanged node."""
+
+    op: str
+    name: str
+    domain: str | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[tuple[str, Hashable], ...]
 
 
 def make_node_signature(node: gs.Node) -> Signature:
-    """Return operator, name, domain, value names and attributes, and the same for every node in its subgraphs. Equal signatures
-    mean an unchanged node."""
-    return (
+    """Return operator, name, domain, value names and attributes, and the same for every node in its subgraphs."""
+    return Signature(
         node.op,
         node.name,
         node.domain,

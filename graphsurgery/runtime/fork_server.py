@@ -28,7 +28,9 @@ from importlib import import_module
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, NamedTuple, NoReturn
 
-PRELOADED = ("numpy", "ml_dtypes", "onnx", "onnx.shape_inference", "onnx_graphsurgeon", "sympy")
+PRELOADED = (
+    "numpy", "ml_dtypes", "onnx", "onnx.shape_inference", "onnx_graphsurgeon", "sympy", "graphsurgery.runtime.own_process",
+)  # fmt: skip
 """What most calls import. None of them starts a thread, provided that numpy's OpenBLAS is told to use one."""
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 """What the server's environment has in addition to its caller's."""
