@@ -46,11 +46,16 @@ def _describe_rewrites(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     """Yield what the records of rewrites say of the encoder."""
     form = recorded.get("padding_free")
     for_, version = recorded.get("for"), recorded.get("onnxruntime") or "unknown"
-    if for_ is not None or form is None:
+    quantised = recorded.get("quantized")
+    if for_ is not None or (form is None and quantised is None):
         yield "optimized", f"for {for_ or 'any runtime'}, with ONNX Runtime {version}"
     if form is not None:
         full = "; batches without any padding run as before" if recorded.get("keep_padded") else ""
         yield "padding-free", f"computes on tokens alone; attention by {form!r}{full}"
+    if quantised is not None:
+        scheme, target = quantised.get("scheme"), quantised.get("target")
+        budget = f", least cosine {quantised['min_cosine']:g}" if "min_cosine" in quantised else ""
+        yield "quantised", f"{quantised.get('products')} products by the scheme {scheme}, for {target}{budget}"
 
 
 def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:

@@ -184,6 +184,7 @@ class Quantize(Rewrite):
     def _record(self) -> dict[str, Any]:
         """Return the parameters that the file records: those that differ from the default, and of files their names alone."""
         given = {one.name: getattr(self, one.name) for one in self.known() if getattr(self, one.name) != one.default}
+        given |= {"scheme": self.scheme}
         shown = {name: Path(value).name if name in ("calibrate", "texts") else value for name, value in given.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in shown.items()}
 
