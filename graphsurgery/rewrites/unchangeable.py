@@ -24,7 +24,7 @@ def require_open_encoder(model: Model) -> None:
     if keeps_padded_encoder(model):
         raise UnsupportedModelError(
             "the file holds the encoder twice, padded and padding-free, in branches of an If, and branches are not rewritten",
-            "apply the other rewrites first, and padding-free with keep_padded behind them",
+            "apply the other rewrites first, or leave out keep_padded",
         )
     nodes = model.proto.graph.node
     if _has_products(nodes):
