@@ -248,6 +248,31 @@ def test_an_operator_that_mixes_positions_is_computed_whole(monkeypatch) -> None
     assert np.abs(outputs(made, draw()) - outputs(model, draw())).max() > 0.1
 
 
+@pytest.mark.parametrize("mode", ["cls", "lasttoken"])
+def test_an_input_with_a_sequence_of_its_own(mode: str) -> None:
+    """Tokens attend to another sequence, of another length, whose dims come first."""
+    model = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 17]>
+    m (float[batch, other, 4] z, int64[batch, seq] input_ids, int64[batch, seq] attention_mask)
+    => (float[batch, seq, 4] last_hidden_state) {
+        x = Gather(table, input_ids) q = MatMul(x, w) k = MatMul(z, w) kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt)
+        a = Softmax<axis = -1>(s) c = MatMul(a, z) o = MatMul(c, w) last_hidden_state = Add(x, o)
+    }
+    """)
+    rng = np.random.default_rng(0)
+    for name, shape in (("table", (20, 4)), ("w", (4, 4))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    pooled = graphsurgery.add_pooling(model, mode=mode)
+    made = apply(pooled.to_proto())
+    assert (count_flops(Graph(made), 1, 9) or 0) < (count_flops(Graph(pooled.to_proto()), 1, 9) or 0)
+    feed = {"z": rng.standard_normal((2, 3, 4)).astype(np.float32), "input_ids": rng.integers(0, 20, (2, 7))}
+    feed["attention_mask"] = np.array([[1] * 7, [1] * 5 + [0] * 2])
+    wanted, found = (
+        Session(one.SerializeToString(), threads=1).run(feed, ["sentence_embedding"]) for one in (pooled.to_proto(), made)
+    )
+    np.testing.assert_allclose(found["sentence_embedding"], wanted["sentence_embedding"], atol=1e-6)
+
+
 # --- planted faults -------------------------------------------------------------------------------------------------------
 
 

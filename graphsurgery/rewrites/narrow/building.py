@@ -33,6 +33,8 @@ class Builder:
         self._sizes: dict[Dim, ir.Value] = {}
         self._positions: dict[tuple[ir.Value, int, int], ir.Value] = {}
         self._rows: ir.Value | None = None
+        self._whole_axes: dict[Dim, tuple[ir.Value, int]] = {}
+        """For a size, a value of which a position was taken along an axis of that size."""
 
     def add(
         self, op_type: str, inputs: Sequence[ir.Value | None], what: str, domain: str = "",
@@ -56,7 +58,9 @@ class Builder:
         A value without a batch gets one if the position differs from row to row. ``rank`` is the number of dims that it
         broadcasts to.
         """
-        key = (value, axis, rank)
+        key, size = (value, axis, rank), dims[axis]
+        if size is not None:
+            self._whole_axes.setdefault(size, (value, axis))
         if key not in self._positions:
             number = self._position.number
             if number is not None:
@@ -69,7 +73,13 @@ class Builder:
         return self._positions[key]
 
     def repeat(self, value: ir.Value, axis: int, rank: int, size: Dim) -> ir.Value:
-        """Return ``value`` with its one position repeated ``size`` times along ``axis``: ``Expand(x, [1, size, 1])``."""
+        """Return ``value`` with its one position repeated ``size`` times along ``axis``: ``Expand(x, [1, size, 1])``.
+
+        The number is read from a value of which a position was taken, because inputs may have several axes of that size.
+        """
+        whole = self._whole_axes.pop(size, None)
+        if whole is not None:
+            self._sizes[size] = self._read_size(*whole)
         shape = self.add_shape([size if place == axis else (1, 1) for place in range(rank)])
         return self.add("Expand", [value, shape], "repeated")
 
@@ -97,9 +107,12 @@ class Builder:
         """Return a dim that an input has, as a vector of one number."""
         if dim not in self._sizes:
             name, place = find_size_source(self._whole, self._layout, self._work.main.inputs, dim) or ("", 0)
-            shape = self.add("Shape", [self._work.value(name)], "input_shape")
-            self._sizes[dim] = self.add("Gather", [shape, self.add_integers([place])], "size", attributes={"axis": 0})
+            self._sizes[dim] = self._read_size(self._work.value(name), place)
         return self._sizes[dim]
+
+    def _read_size(self, value: ir.Value | None, axis: int) -> ir.Value:
+        shape = self.add("Shape", [value], "shape_of")
+        return self.add("Gather", [shape, self.add_integers([axis])], "size", attributes={"axis": 0})
 
     def _take_of_rows(self, value: ir.Value, dims: Dims, axis: int) -> ir.Value:
         """Return ``x[b, i[b]]`` of a value with a batch: ``GatherND(x, i [batch, 1, 1], batch_dims=1)``."""
