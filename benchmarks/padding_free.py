@@ -239,8 +239,9 @@ def render_bars(measured: Mapping[str, Sequence[Row]]) -> str:
         ratios = [compare(those[base], those[row]) for those in found.values()]
         together = (geometric_mean(one[0] for one in ratios), geometric_mean(one[1] for one in ratios))
         lines.append(f"| {name} | {bar} | {' | '.join(map(describe, [*ratios, together]))} |")
-    shares = [_share_memory(those[PLAIN, ARRIVAL], those[ROWS, ARRIVAL]) for those in found.values()]
-    lines.append(f"| memory of a run, {ARRIVAL} | 0.20 at most | {' | '.join(shares)} | |")
+    for way in (ARRIVAL, PACKS):
+        shares = [_share_memory(those[PLAIN, ARRIVAL], those[ROWS, way]) for those in found.values()]
+        lines.append(f"| memory of a run, {way}, of padded, {ARRIVAL} | 0.20 at most | {' | '.join(shares)} | |")
     return "\n".join(lines)
 
 
