@@ -1,0 +1,1 @@
+"""Quantised files side by side, ours and other programs': what benchmarks/quantize.py measures."""
