@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the packa
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench bench-peers bench-padding-free fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
+.PHONY: help demo demo-minilm test test-peers test-peers-newest lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-peers: $(BENCH)/.bench ## all-MiniLM-L6-v2 on PyTorch, ONNX Runtime, faste
 
 bench-padding-free: $(PEERS)/.peers ## padding-free files of all-MiniLM-L6-v2 by several plans: speed and memory (Linux, a quarter of an hour)
 	$(PEERS)/bin/python benchmarks/padding_free.py --write
+
+bench-quantize: $(BENCH)/.bench ## quantised files of all-MiniLM-L6-v2, ours and other programs': quality, size and speed (Linux, some two hours)
+	$(BENCH)/bin/python benchmarks/quantize.py --write
 
 fault-table: $(VENV)/.test ## the table of docs/verification.md: planted faults by kind of interface, and how many are caught
 	$(VENV)/bin/python benchmarks/planted_faults.py --write

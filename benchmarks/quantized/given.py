@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 THREADS = 2
 LONGEST = 256
 """Texts are cut at so many tokens, as the folder of all-MiniLM-L6-v2 says."""
-QUICK = {JUDGE: 26, CALIBRATE: 12}
+QUICK = {JUDGE: 26, CALIBRATE: 30}
 """With --quick, one in so many texts is used."""
 Feed = dict[str, np.ndarray]
 
