@@ -1,7 +1,7 @@
 """Quantised files of the real all-MiniLM-L6-v2, ours and other programs': quality, size, speed, independence of the batch.
 
     quantize.py                print it; about two hours. It needs the environment that `make bench-quantize` makes
-    quantize.py --quick        few texts and rounds, one budget: does it run?
+    quantize.py --quick        two layers, few texts and rounds, one budget: does it run?
     quantize.py --write        put the tables and the plot into docs/
     quantize.py --json FILE    every figure and every time that was measured
     quantize.py --only PART    rows whose names contain one of these; the float32 file always runs
@@ -72,7 +72,7 @@ class Effort:
     """The number of random batches of each."""
 
 
-WHOLE, QUICK = Effort(96, 32, 600.0, 128, 5), Effort(32, 2, 0.0, 12, 1)
+WHOLE, QUICK = Effort(96, 32, 600.0, 128, 5), Effort(8, 2, 0.0, 12, 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few texts and rounds, one budget")
+    parser.add_argument("--quick", action="store_true", help="two layers, few texts and rounds, one budget")
     parser.add_argument("--write", action="store_true", help="put the tables and the plot into docs/")
     parser.add_argument("--json", type=Path, help="write every figure and every time")
     parser.add_argument("--only", nargs="*", help="rows whose names contain one of these; the float32 file always runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ LONGEST = 256
 """Texts are cut at so many tokens, as the folder of all-MiniLM-L6-v2 says."""
 QUICK = {JUDGE: 26, CALIBRATE: 30}
 """With --quick, one in so many texts is used."""
+FEW_LAYERS = 2
+"""With --quick, the encoder has only its first layers."""
 Feed = dict[str, np.ndarray]
 
 
@@ -97,7 +100,7 @@ class Given:
 
 
 def prepare(folder: Path, *, quick: bool) -> Given:
-    """Export the real model and pool it."""
+    """Export the real model, or with ``quick`` its first layers, and pool it."""
     sys.path.insert(0, str(ROOT / "demo"))
     from minilm import model_folder
 
@@ -106,6 +109,10 @@ def prepare(folder: Path, *, quick: bool) -> Given:
 
     given = Given(folder, quick)
     shutil.copytree(model_folder(), given.model_folder)
+    if quick:
+        config = given.model_folder / "config.json"
+        known = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps(known | {"num_hidden_layers": FEW_LAYERS}), encoding="utf-8")
     given.transformer.parent.mkdir()
     write_onnx(load_subject(given.model_folder, "feature-extraction"), given.transformer)
     graphsurgery.run([AddPooling("mean", normalize=True)], given.transformer, output=given.baked, verify=False)
