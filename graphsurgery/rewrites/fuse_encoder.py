@@ -32,6 +32,7 @@ from graphsurgery.rewrites.fuse.adjustments import (
     restore_position_bias,
     swap_sum_operands,
 )
+from graphsurgery.rewrites.fuse.embeddings import fuse_embeddings
 from graphsurgery.rewrites.fuse.fusions import find_fusable, report_fusions
 from graphsurgery.rewrites.fuse.position_sizes import spell_out_position_sizes
 from graphsurgery.rewrites.fuse.report import ATTENTION, EMBEDDINGS, Fusable, FusionReport
@@ -192,6 +193,7 @@ def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGrap
         graph = restore_position_bias(graph, given)
         notes.append(f"{POSITION_BIAS} was undone, because the CPU has no kernel for it; the bias is computed as before")
     graph = replace_negative_positions(add_missing_biases(graph, BIASED_ATTENTION), given)
+    graph = graph if EMBEDDINGS in fusing.off else fuse_embeddings(graph)
     lacking = count_without_kernel(graph, target) - count_without_kernel(given, target)
     if lacking:
         return _fuse_without(lacking, given, fusing, target)
