@@ -355,6 +355,14 @@ def test_a_product_that_is_not_quantised_does_not_count(folder: Path, bert: Mode
     assert {one.name: one.verdict for one in counted(whole)}[PRODUCTS] is Verdict.FAILED
 
 
+def test_verify_says_where_sums_overflow(folder: Path, tmp_path: Path) -> None:
+    """A file for processors with VNNI, verified on this one."""
+    source = folder / "bert" / "pooled.onnx"
+    graphsurgery.run([make(folder, target=VNNI)], source, output=tmp_path / "vnni.onnx", verify=False)
+    found = {one.name: one.verdict for one in graphsurgery.verify(tmp_path / "vnni.onnx", against=source).checks}
+    assert found[PRODUCTS] is (Verdict.FAILED if overflows() else Verdict.PASSED)
+
+
 # --- the verb --------------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +424,7 @@ def test_a_recipe_quantises(folder: Path, tmp_path: Path) -> None:
     outcome = graphsurgery.run([make(folder, min_cosine=0.9)], folder / "bert" / "pooled.onnx", output=tmp_path / "out.onnx")
     assert outcome.report is not None and outcome.report
     again = graphsurgery.verify(tmp_path / "out.onnx", against=folder / "bert" / "pooled.onnx")
-    assert again.verdict is Verdict.PASSED
+    assert again.verdict is Verdict.PASSED and PRODUCTS in {one.name for one in again.checks}
     with pytest.raises(VerificationFailed, match="cosine"):
         graphsurgery.run([make(folder, min_cosine=0.99999)], folder / "bert" / "pooled.onnx", output=tmp_path / "no.onnx")
     assert not (tmp_path / "no.onnx").exists()

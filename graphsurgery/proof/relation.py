@@ -42,6 +42,8 @@ class Relation:
     """Whether the vectors of rows without a token count."""
     half: int | None
     """The half type that the output was converted to; None if it was not."""
+    integer_products: int
+    """The products that rewrites between the two are recorded to have quantised."""
     least_cosine: float
     """The least cosine that is allowed if no other is asked for, where the values are not exact."""
     not_checked: tuple[str, ...]
@@ -54,8 +56,8 @@ class Relation:
         kinds = (HALVES.get(str(step.parameters.get("precision"))) for step in reversed(records))
         half = next((kind for kind in kinds if kind is not None), None)
         half = half if half is not None and _is_computed_in(output, half) else None
-        says = any(step.parameters.get(QUANTIZED) for step in records)
-        in_integers = says and (is_quantised(output) or _has_half_constants(output))
+        products = sum(_count_products(step) for step in records)
+        in_integers = products > 0 and (is_quantised(output) or _has_half_constants(output))
         is_lossy = half is not None or has_half_weights(source) or in_integers
         is_exact = not is_lossy if records else limits.min_cosine is None
         head = bool(read_head_steps(output))
@@ -67,7 +69,8 @@ class Relation:
         elif not empty_rows:
             not_checked.append("rows without a token: an encoder's output there depends on the number that masks scores")
         least = LEAST_COSINE_OF_INTEGERS if in_integers else LEAST_COSINE
-        return cls(tuple(names), is_exact, empty_rows, half, least, tuple(not_checked))
+        counted = products if in_integers else 0
+        return cls(tuple(names), is_exact, empty_rows, half, counted, least, tuple(not_checked))
 
 
 def _find_new_rewrites(source: Model, output: Model) -> tuple[Step, ...]:
@@ -102,6 +105,13 @@ def _is_computed_in(model: Model, kind: int) -> bool:
     return any(tensor.data_type == kind for _, tensor in walk_tensors(model.proto)) or any(
         attribute.i == kind for node in casts for attribute in node.attribute
     )
+
+
+def _count_products(step: Step) -> int:
+    """Return how many products a rewrite is recorded to have quantised; 1 if it quantised tables alone."""
+    recorded = step.parameters.get(QUANTIZED)
+    count = recorded.get("products") if isinstance(recorded, dict) else 0
+    return max(count, 1) if isinstance(count, int) and recorded else 0
 
 
 def is_quantised(model: Model) -> bool:

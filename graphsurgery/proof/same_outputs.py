@@ -18,6 +18,7 @@ from graphsurgery.compare.tolerance import Limits, compute_stretch_limit
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
+from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.whole_proof import make_whole_cases
@@ -53,6 +54,10 @@ class SameOutputs:
             what = other or "the two models have no output in common"
             return Report((Check(NAME, what, stated=Verdict.NOT_CHECKED),), (), (*not_checked, *relation.not_checked))
         checks, _, left_out = self.make_checks(output, relation, limits)
+        if relation.integer_products:
+            products = self._check_products(output)
+            checks += [] if products.verdict is Verdict.NOT_CHECKED else [products]
+            left_out += [f"{products.name}: {products.detail}"] if products.verdict is Verdict.NOT_CHECKED else []
         made = self._explain_made_outputs(output)
         if made is not None and all(check.verdict is not Verdict.FAILED for check in checks):
             checks = [Check(RECORDED, made, stated=Verdict.NOT_CHECKED)]
@@ -60,6 +65,11 @@ class SameOutputs:
         if all(check.verdict is Verdict.PASSED for check in checks):
             observed += tuple(describe_bits(output, open_session(output), self.generator))
         return Report(tuple(checks), observed, (*not_checked, *relation.not_checked, *left_out))
+
+    def _check_products(self, output: Model) -> Check:
+        """Hold the integer products of ``output`` against float64: this tells whether they are right on this processor."""
+        texts = [] if self.texts is None else generate_text_feeds(self.generator, self.texts)
+        return check_integer_products(self.source, output, None, texts or self.measured, self.generator.find_mask)
 
     def _explain_made_outputs(self, output: Model) -> str | None:
         """Say that recorded edits make outputs that the source does not have, or return None if they make none."""
