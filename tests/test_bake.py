@@ -790,21 +790,21 @@ def test_static_embedding(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_the_terminal(columns: int, fixture_copy, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_terminal(columns: int, fixture_copy, tmp_path: Path) -> None:
     """Nothing is cut, nothing names a temporary file, and the program that is shown runs as it is."""
     folder = fixture_copy("qwen3").parent
-    monkeypatch.chdir(folder.parent)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    code, (out, err) = run(["bake", folder.name]), capsys.readouterr()
-    assert code == OK and not err, err
-    assert ".tmp" not in out and "…" not in out
-    start, _, rest = out.partition("Run it\n")
+    command = [sys.executable, "-m", "graphsurgery", "bake", folder.name]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == OK and not done.stderr, done.stderr
+    assert ".tmp" not in done.stdout and "…" not in done.stdout
+    start, _, rest = done.stdout.partition("Run it\n")
     program, _, end = rest.partition("\nPrograms that read")
     assert all(len(line) <= columns for line in (*start.splitlines(), *end.splitlines()))
     assert "golden vectors" in " ".join(start.split()) or columns == 40
     for name in ("graphsurgery.json", "README.md", "onnx/model.onnx"):
         assert name in end
-    with contextlib.redirect_stdout(None):
+    with contextlib.chdir(folder.parent), contextlib.redirect_stdout(None):
         exec(program, {})
 
 
