@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported
+os.environ.pop("COLUMNS", None)
+importlib.import_module("graphsurgery.cli.console")  # rich reads COLUMNS here once, so a test that sets it comes later
 gc.set_threshold(100_000, 10, 10)  # graphs are many small objects: the usual 700 cost a tenth of all time
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"

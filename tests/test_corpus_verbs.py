@@ -34,6 +34,7 @@ WRITING = {
     "add-input": [["--input", "token_type_ids"]],
     "keep-outputs": [["--name", "last_hidden_state"]],
     "optimize": [["--portable", "--no-timing"]],
+    "quantize": [["--scheme", "weights-8bit", "--no-timing", "--texts", "texts.txt"]],
 }
 """The verbs that write a file, and plausible options of each."""
 OTHERS = {"bake", "bench", "export", "inspect", "recipe", "run", "verify"}

@@ -88,7 +88,8 @@ class QuantizeSearch:
         """
         if not self.groups:
             raise NothingToOptimizeError("no product of this encoder can be computed in integers", "use the file as it is")
-        found = self._find_first(list(self._make_way()) if self.base.scheme == INT8 else [self._fix_levels()])
+        way = list(self._make_way()) if self.base.scheme == INT8 else [self._fix_levels()]
+        found = self._find_first(way) or self._find_first([_replace_static(one) for one in way if STATIC in one.values()])
         choice = Choice(self._make_candidates(), "" if found is None else found.name)
         if found is None:
             best = max(self.tried, key=lambda one: one.quality.worst)
@@ -167,6 +168,8 @@ class QuantizeSearch:
 
     def _find_first(self, way: Sequence[Levels]) -> Tried | None:
         """Return the first file on the ``way`` that keeps the budget, by halving the way. None if not even the last does."""
+        if not way:
+            return None
         first = self._judge(way[0])
         if not first.why_not or len(way) == 1:
             return first if not first.why_not else None
@@ -220,6 +223,11 @@ class QuantizeSearch:
             size = one.model.weight_bytes / 2**20
             found.append(Candidate(one.name, timings, one.why_not, one.quality, size))
         return tuple(sorted(found, key=lambda one: -(one.ratio or 0)))
+
+
+def _replace_static(levels: Levels) -> Levels:
+    """Return ``levels`` without calibrated ranges, which other texts may leave: with scales by row in their place."""
+    return {name: BY_ROW if level == STATIC else level for name, level in levels.items()}
 
 
 def _name_levels(levels: Levels) -> str:
