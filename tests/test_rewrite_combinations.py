@@ -1,7 +1,7 @@
 """Every rewrite behind every other one, in both forms of exports: the same vectors on every kind of feed, or a known refusal.
 
 A seed deals 30 pairs to the fixtures, three to each, and puts half precision behind five of them. All pairs on all fixtures are
-in tests/peers/test_every_combination.py, which takes minutes.
+in tests/combinations, which `make test-combinations` runs for many minutes.
 """
 
 from __future__ import annotations

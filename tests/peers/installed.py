@@ -12,7 +12,6 @@ import pytest
 HAS_OPTIMUM = find_spec("optimum") is not None
 needs_optimum = pytest.mark.skipif(not HAS_OPTIMUM, reason="about what Optimum makes or loads; it excludes transformers 5")
 LEFT_OUT = {
-    "test_every_combination.py": "the rewrites on the fixtures, without any other program",
     "test_fusions_report.py": "the optimizer's fusions in Optimum's exports",
     "test_minilm.py": "the real model in batches of every size; test_minilm_bake.py holds it against encode here",
     "test_optimize.py": "the optimizer on Optimum's exports",

@@ -1,6 +1,6 @@
 """Every rewrite alone and behind every other one, on every fixture, with half precision behind them and without it.
 
-It compares nothing with other programs. It is here because it takes minutes; `make test` has a sample of it.
+`make test-combinations` runs it, for many minutes; `make test` has a sample of it.
 """
 
 from __future__ import annotations
