@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
-from graphsurgery.cli.options import MODEL, SHOWN, make_proof_options, with_options
+from graphsurgery.cli.options import MODEL, SHOWN, WHOLE_PROOF, with_options
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.adjustments import TARGETS
@@ -57,9 +57,6 @@ OPTIONS = (
     click.option("--min-cosine", type=float, metavar="X", help="The smallest allowed cosine, an additional limit."),
     click.option("--no-timing", is_flag=True, help="Do not time the two files."),
 )
-PROVING = make_proof_options(
-    "Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one."
-)
 OUTPUT = click.option(
     "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with .optimized in its name]"
 )
@@ -76,13 +73,14 @@ def make_optimize_command(verb: str) -> click.Command:
             lambda progress: optimize(
                 model, output=output, verify=not no_verify, time=not no_timing, progress=progress, **options
             ),
-            _show, as_json=as_json, quiet=quiet,
+            show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
+    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))
 
 
-def _show(outcome: Outcome) -> None:
+def show_outcome(outcome: Outcome) -> None:
+    """Print what was made, its proof, and the times."""
     from graphsurgery.cli.render_outcome import print_optimized  # rich's tables are not needed for --json
 
     print_optimized(outcome)

@@ -37,6 +37,10 @@ PROVING = make_proof_options(
     "Do everything except writing. Only what needs no written file is proven.",
     "Run the whole proof and compare every byte of the weights, whatever the size.",
 )
+WHOLE_PROOF = make_proof_options(
+    "Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one."
+)
+"""For verbs whose proof is always the whole one."""
 WRITING: Options = (
     click.option(
         "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with the edit in the name]"

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
-from graphsurgery.cli.options import MODEL, SHOWN, make_proof_options, with_options
+from graphsurgery.cli.optimizing import show_outcome
+from graphsurgery.cli.options import MODEL, SHOWN, WHOLE_PROOF, with_options
 from graphsurgery.optimizer.quantize import BUDGET, quantize
-from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.quantize.targets import TARGETS
 from graphsurgery.rewrites.quantize_encoder import INT8, SCHEMES
 
@@ -45,9 +45,6 @@ OPTIONS = (
     ),
     click.option("--no-timing", is_flag=True, help="Do not time the files."),
 )  # fmt: skip
-PROVING = make_proof_options(
-    "Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one."
-)
 OUTPUT = click.option(
     "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with .int8 in its name]"
 )
@@ -66,13 +63,7 @@ def make_quantize_command(verb: str) -> click.Command:
             lambda progress: quantize(
                 model, output=output, verify=not no_verify, time=not no_timing, progress=progress, **options
             ),
-            _show, as_json=as_json, quiet=quiet,
+            show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
-
-
-def _show(outcome: Outcome) -> None:
-    from graphsurgery.cli.render_outcome import print_optimized  # rich's tables are not needed for --json
-
-    print_optimized(outcome)
+    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))

@@ -167,6 +167,14 @@ class Editor(Graph):
         value.name = name
         self._values[name or ""] = value
 
+    def replace_value(self, old: ir.Value, new: ir.Value) -> None:
+        """Let ``new`` be what ``old`` was, with its name. ``old`` gets another name, and nobody reads it."""
+        name = old.name
+        self.replace_uses(old, new)
+        if name:
+            self.rename(old, self.namer.new(name))
+            self.rename(new, name)
+
     def swap_output(self, value: ir.Value, other: ir.Value) -> None:
         """Let ``other`` be the graph output that ``value`` is, with its name. ``value`` gets the name of ``other``."""
         for place, output in enumerate(self.main.outputs):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphsurgery.compare.quality import Quality, QualityBudget, judge_quality, measure_quality
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
+from graphsurgery.model.once import Store, find_once
 from graphsurgery.proof.integer_products import NAME as PRODUCTS
 from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.same_bits import measure_batch_dependence
@@ -31,6 +33,7 @@ FEW = 48
 ROUNDS = 2
 MOST_APART = 1e-6
 """How far a number of a text's vector may be off in another batch, beside what the source's is: the vectors have length one."""
+_WANTED: Store[np.ndarray] = WeakKeyDictionary()
 
 
 class QuantizedJudge:
@@ -54,8 +57,8 @@ class QuantizedJudge:
 
     @cached_property
     def wanted(self) -> np.ndarray:
-        """The source's vectors, ``[texts, dim]``."""
-        return self._embed(self.session)
+        """The source's vectors, ``[texts, dim]``. A search and the proof of what it found embed the texts once."""
+        return find_once(_WANTED, self.source, (self.output, *self.texts), lambda: self._embed(self.session))
 
     def spread(self, count: int) -> Encoded:
         """Return ``count`` of the texts as a batch, at equal distances, or all if there are no more."""
@@ -128,12 +131,12 @@ def check_quantized(
 
 
 def _check_products(source: Model, written: Model, counted: int, judge: QuantizedJudge | None) -> Check:
-    generator = make_feed_generator(source)
+    if not counted:
+        return Check(PRODUCTS, "none is recorded", stated=Verdict.NOT_CHECKED)
+    generator = make_feed_generator(source) if judge is None else judge.generator
     feeds: list[Mapping[str, np.ndarray]]
     if judge is None:
         feeds = [generator.generate(mask, 0) for _, masks in generator.generate_masks() for mask in masks[:1]]
     else:
         feeds = [feed for batch in judge.spread(FEW).split_into_batches() for feed in generate_text_feeds(generator, batch)]
-    if not counted:
-        return Check(PRODUCTS, "none is recorded", stated=Verdict.NOT_CHECKED)
     return check_integer_products(source, written, counted, feeds, generator.find_mask)

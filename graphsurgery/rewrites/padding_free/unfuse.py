@@ -37,17 +37,8 @@ def unfuse(editor: Editor) -> None:
         editor.insert(node, builder.nodes)
         for old, new in zip(node.outputs, values, strict=False):
             if new is not None:
-                _replace(editor, old, new)
+                editor.replace_value(old, new)
         editor.remove(node)
-
-
-def _replace(editor: Editor, old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` be what ``old`` was, with its name."""
-    name = old.name
-    editor.replace_uses(old, new)
-    if name:
-        editor.rename(old, editor.namer.new(name))
-        editor.rename(new, name)
 
 
 def _split_skip_norm(builder: Builder, node: ir.Node) -> list[ir.Value | None]:

@@ -143,7 +143,8 @@ class Lowering:
             builder = Builder(self._editor, f"{table.name}/quantized")
             value = store(builder, flow.model.values(tensor), require_value(get_input(node, 1), "the ids"))
             self._editor.insert(node, builder.nodes)
-            _replace_output(self._editor, node, value)
+            self._editor.replace_value(node.outputs[0], value)
+            self._editor.remove(node)
             done += 1
         return done
 
@@ -231,18 +232,9 @@ class Lowering:
         """Put the nodes of ``builder``, of which ``value`` is the last, in the place of ``product``."""
         self._editor.insert(product.node, builder.nodes)
         builder.nodes.clear()
-        _replace_output(self._editor, product.adding or product.node, value)
-        if product.adding is not None:
-            self._editor.remove(product.node)
+        self._editor.replace_value(product.output, value)
+        for node in filter(None, (product.adding, product.node)):
+            self._editor.remove(node)
 
     def _add_constant(self, builder: Builder, name: str, array: np.ndarray | np.generic) -> ir.Value:
         return self._editor.add_constant(f"{builder.prefix}/{name}", np.asarray(array))
-
-
-def _replace_output(editor: Editor, node: ir.Node, value: ir.Value) -> None:
-    """Let ``value`` be the output of ``node``, with its name, and remove the node."""
-    old = node.outputs[0]
-    name = old.name
-    editor.replace_uses(old, value)
-    editor.remove(node)
-    editor.rename(value, name)
