@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch_files as tf
+from effort import at_most_calls
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch_files import View, name, number, program, state, storage, tensor, text, together, whole
@@ -326,13 +326,11 @@ def test_a_pickle_is_refused_and_nothing_runs(case: str, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("case", PICKLES)
-def test_time_and_memory(case: str, tmp_path: Path) -> None:
+def test_work_and_memory(case: str, tmp_path: Path) -> None:
     path = tf.zip_of(tmp_path / "a.bin", PICKLES[case][0], {"0": ONES.storage.tobytes()})
-    started = time.process_time()
-    with pytest.raises(WeightsError):
+    with at_most_calls(), pytest.raises(WeightsError):
         read_weights(path)
     many = case.startswith("too many")  # half a million operations: slow to trace, and each adds an element to a list
-    assert time.process_time() - started < (3 if many else 1)
     if not many:
         tracemalloc.start()
         with pytest.raises(WeightsError):
@@ -473,10 +471,8 @@ def test_a_broken_file_is_refused(case: str, tmp_path: Path) -> None:
     make, word = FILES[case]
     path = tmp_path / "a.bin"
     make(path)
-    started = time.process_time()
-    with pytest.raises(WeightsError) as refused:
+    with at_most_calls(), pytest.raises(WeightsError) as refused:
         read_weights(path)
-    assert time.process_time() - started < 1
     assert word in str(refused.value) and str(path) in str(refused.value) and refused.value.advice
     assert len(str(refused.value)) < LONGEST_MESSAGE
 
