@@ -13,6 +13,8 @@ WARNING = "warning: "
 SMALLEST_SHARE = 0.001
 MANY = 10
 """A difference of this many limits or more is shown as a multiple of its limit. Smaller ones are shown in percent."""
+FEW = 5
+"""The number of names that a list in a report shows."""
 NOTEWORTHY = 1.5
 """A tolerance that was widened by more than this factor is mentioned."""
 
@@ -212,6 +214,12 @@ class Report:
             "checks": [check.to_json() for check in self.checks], "observations": list(self.observations),
             "not_checked": list(self.not_checked),
         }  # fmt: skip
+
+
+def list_few(names: Iterable[str], between: str = ", ") -> str:
+    """Return up to `FEW` of ``names``, with ``between`` between them, and how many more there are."""
+    listed = list(names)
+    return between.join(listed[:FEW]) + (f" and {len(listed) - FEW} more" if len(listed) > FEW else "")
 
 
 def join_reports(one: Report, other: Report) -> Report:

@@ -89,6 +89,7 @@ SHARED_MODULES = {
     "encoder.limits": "decides what is fed; how many word weights there must be is read anew (proof/promised.py)",
 }
 SHARED_NAMES = {
+    "report": ("FEW list_few", "cuts lists of names in sentences"),
     "encoder.head": ("read_head_steps", "the steps that a file records: what the proof is asked to prove"),
     "model.scan": (
         "_Scanner _check_not_repeated _join_literals LARGEST_SKELETON MOST_RECORDS SMALLEST_PAYLOAD",

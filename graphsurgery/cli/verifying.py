@@ -35,6 +35,11 @@ OPTIONS = (
         "--min-overlap", type=float, help="The smallest mean share of these neighbours that both files have in common."
     ),
     click.option("--rank", type=float, help="The smallest rank correlation of the similarities of all pairs of texts."),
+    click.option(
+        "--outputs",
+        is_flag=True,
+        help="Compare two files of different makers by their outputs alone, on the inputs that both have.",
+    ),
     click.option("--full", is_flag=True, help="Run the whole proof and compare every byte of the weights, whatever the size."),
 )
 
@@ -52,12 +57,13 @@ def _refuse_with_self(options: dict[str, object]) -> None:
 def make_verify_command(verb: str) -> click.Command:
     def callback(
         model: str, against: str | None, itself: bool, texts: str | None, atol: float | None, min_cosine: float | None,
-        top_k: int | None, min_overlap: float | None, rank: float | None, full: bool, as_json: bool, quiet: bool,
+        top_k: int | None, min_overlap: float | None, rank: float | None, outputs: bool, full: bool, as_json: bool, quiet: bool,
     ) -> int:  # fmt: skip
         """Prove that MODEL is correct. With --against: the edits that MODEL records, applied to SOURCE, give MODEL's outputs.
         If it records no edits, both files give the same outputs. With --self: MODEL still gives the vectors that it recorded
         when it was made. With --top-k, --min-overlap or --rank: MODEL is a lossy version of SOURCE (int8, float16). Its vectors
-        of real texts are judged by these and by --min-cosine, instead of by equality. The exit code is 0 if the verdict is
+        of real texts are judged by these and by --min-cosine, instead of by equality. With --outputs: both files, whoever made
+        them, give the same outputs on the inputs that both have. The exit code is 0 if the verdict is
         PASSED, and 1 if it is FAILED or nothing could be checked."""
         if itself and against is not None:
             raise RequestError("--against and --self cannot be given together", "give one of them")
@@ -66,7 +72,7 @@ def make_verify_command(verb: str) -> click.Command:
         if itself:
             _refuse_with_self({
                 "--texts": texts, "--atol": atol, "--min-cosine": min_cosine, "--top-k": top_k, "--min-overlap": min_overlap,
-                "--rank": rank, "--full": full or None,
+                "--rank": rank, "--outputs": outputs or None, "--full": full or None,
             })  # fmt: skip
         with show_progress(quiet or as_json) as progress:
             if against is None:
@@ -74,7 +80,7 @@ def make_verify_command(verb: str) -> click.Command:
             else:
                 report = verify(
                     model, against=against, texts=texts, atol=atol, min_cosine=min_cosine, top_k=top_k,
-                    min_overlap=min_overlap, rank=rank, full=full, progress=progress,
+                    min_overlap=min_overlap, rank=rank, outputs=outputs, full=full, progress=progress,
                 )  # fmt: skip
         if as_json:
             print_json({"model": model, "against": against, "report": report.to_json()})

@@ -24,7 +24,7 @@ from graphsurgery.compare.tolerance import (
 )
 from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.report import Check, Comparison, Verdict
+from graphsurgery.report import Check, Comparison, Verdict, list_few
 from graphsurgery.runtime.session import Session
 
 NAME = "same outputs"
@@ -92,7 +92,7 @@ class SourceOutputs:
         """The kinds of feed and the outputs on which nothing can be compared, in words."""
         kinds = [f"{kind}: the source cannot be run on it: {why}" for kind, why in self.failed.items()]
         lost = [name for name in self.names if not any(np.isfinite(one[name]).all(axis=-1).any() for one in self.values)]
-        return kinds + [f"output {name}: the source gives no finite vector" for name in lost]
+        return kinds + ([f"output {list_few(lost)}: the source gives no finite vector"] if lost else [])
 
     def measure_noise(self) -> list[Values]:
         """Return the source's own rounding, ``[n, 1]`` for each output of each feed.
@@ -139,7 +139,7 @@ def compare_models(source: SourceOutputs, open_model: OpenModel, limits: Limits,
         comparisons += [tally.summarize() for tally in tallies.values()]
     if failure is not None:
         return Check(NAME, failure, tuple(comparisons), stated=Verdict.FAILED)
-    detail = f"{', '.join(source.names)} of both models, on the same feeds"
+    detail = f"{list_few(source.names)} of both models, on the same feeds"
     if noise is not None:
         most = max((float(rows.max(initial=0)) for one in noise for rows in one.values()), default=0.0)
         detail += f"; the source's own rounding is {most:.1e}"

@@ -19,6 +19,7 @@ from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.nested import list_all_nodes
+from graphsurgery.report import list_few
 
 HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)}
 
@@ -83,9 +84,12 @@ def explain_other_inputs(source: Model, output: Model) -> str | None:
     """Say how the models do not take the same feeds; None if they do."""
     before = {value.name: value for value in source.interface.inputs}
     after = {value.name: value for value in output.interface.inputs}
-    if before.keys() == after.keys() and all(_takes(after[name], before[name]) for name in before):
+    alike = {name for name in before.keys() & after.keys() if _takes(after[name], before[name])}
+    if before.keys() == after.keys() == alike:
         return None
-    mine, theirs = (", ".join(map(str, side.values())) or "nothing" for side in (after, before))
+    mine, theirs = (
+        list_few(str(value) for name, value in side.items() if name not in alike) or "nothing else" for side in (after, before)
+    )
     return f"the models take different inputs: the model {mine}, the source {theirs}"
 
 
@@ -129,20 +133,22 @@ def _choose_values(source: Model, output: Model, *, only_floats: bool) -> tuple[
     These are the outputs that both give, if they are numbers. With ``only_floats`` they must be floats; if all outputs are
     bytes, the values that the head starts from are compared.
     """
-    shared, not_checked = [], []
+    shared: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for value in output.interface.outputs:
         other = source.interface.output(value.name)
         if not _is_numeric(value) or (other is not None and not _is_numeric(other)):
-            not_checked.append(f"output {value.name}: it is not a tensor of numbers")
+            left_out.setdefault("output {}: not a tensor of numbers", []).append(value.name)
         elif other is None:
-            not_checked.append(f"output {value.name}: the source has no output of that name")
+            left_out.setdefault("output {}: the source has no output of that name", []).append(value.name)
         elif only_floats and not (_is_float(value) and _is_float(other)):
-            not_checked.append(f"output {value}: only floats are compared")
+            left_out.setdefault("output {}: only floats are compared", []).append(str(value))
         else:
             shared.append(value.name)
     names = {value.name for value in output.interface.outputs}
     lost = [value.name for value in source.interface.outputs if value.name not in names]
-    not_checked += [f"output {name} of the source: the model has no output of that name" for name in lost]
+    left_out |= {"output {} of the source: the model has no output of that name": lost} if lost else {}
+    not_checked = [what.format(list_few(those)) for what, those in left_out.items()]
     return shared or (list(_find_head_starts(source, output)) if only_floats else []), not_checked
 
 

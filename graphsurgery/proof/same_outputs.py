@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.compare.loss import REFERENCE, EngineLoss, Loss, measure_by_both_engines
-from graphsurgery.compare.models import NAME, Feed, SourceOutputs, compare_models
+from graphsurgery.compare.models import NAME, Feed, OpenModel, SourceOutputs, compare_models
 from graphsurgery.compare.tolerance import Limits, compute_stretch_limit
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
@@ -22,12 +22,13 @@ from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.whole_proof import make_whole_cases
-from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict
+from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
 from graphsurgery.runtime.session import NO_KERNELS, Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
+BY_OUTPUTS = "--outputs compares files of different makers, on the inputs that both have"
 SECOND = "second opinion"
 MEASURED = ("right padding", "left padding", "long")
 MOST_TEXTS = 4
@@ -51,7 +52,7 @@ class SameOutputs:
         not_checked = [why_no_text] if why_no_text else []
         other = explain_other_inputs(self.source, output)
         if other is not None or not relation.names:
-            what = other or "the two models have no output in common"
+            what = f"{other or 'the two models have no output of the same name'}; {BY_OUTPUTS}"
             return Report((Check(NAME, what, stated=Verdict.NOT_CHECKED),), (), (*not_checked, *relation.not_checked))
         checks, _, left_out = self.make_checks(output, relation, limits)
         if relation.integer_products:
@@ -76,7 +77,7 @@ class SameOutputs:
         made = [value.name for value in output.interface.outputs if self.source.interface.output(value.name) is None]
         if not made or read_head_steps(output) == read_head_steps(self.source):
             return None
-        what = f"the model records edits that make {', '.join(made)}, and the source has no output of that name"
+        what = f"the model records edits that make {list_few(made)}, and the source has no output of that name"
         return f"{what}: compare the model with the file that its rewrites were applied to"
 
     def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
@@ -100,6 +101,14 @@ class SameOutputs:
     def _run(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[str]]:
         if relation.half == onnx.TensorProto.BFLOAT16:
             return [], [f"{NAME}: {NO_KERNELS}"]
+
+        def open_output(plain: bool) -> Session:
+            return open_session(output, extra_outputs=relation.names, plain=plain)
+
+        return self.compare(open_output, relation, limits)
+
+    def compare(self, open_output: OpenModel, relation: Relation, limits: Limits) -> tuple[list[Check], list[str]]:
+        """Compare another file with the source on every kind of feed. Return the checks, and what was left out."""
         try:
             source = self.run_source(relation.names, relation.empty_rows)
         except UnsupportedModelError as error:
@@ -107,12 +116,8 @@ class SameOutputs:
             return [check], [f"{NAME}: the source cannot be run: {error}"]
         left_out = [*source.left_out, *self.generator.left_out]
         if self.generator.roles.mask is None and self.generator.roles.others:
-            names = ", ".join(value.name for value in self.generator.roles.others)
+            names = list_few(value.name for value in self.generator.roles.others)
             left_out.append(f"padding: no input was recognised as the attention mask (inputs of unknown use: {names})")
-
-        def open_output(plain: bool) -> Session:
-            return open_session(output, extra_outputs=relation.names, plain=plain)
-
         check = compare_models(source, open_output, limits, is_exact=relation.is_exact)
         return [check], [*left_out, *require_value(self.reach, "how long texts are").not_checked, *check.left_out]
 

@@ -13,6 +13,7 @@ from graphsurgery.compare.tolerance import NARROW
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
+from graphsurgery.proof.pairing import Pairing
 from graphsurgery.proof.relation import explain_other_inputs
 from graphsurgery.proof.same_bits import measure_batch_dependence
 from graphsurgery.proof.source_feeds import encode_texts, make_feed_generator
@@ -53,6 +54,7 @@ def verify_quality(
     texts: str | os.PathLike[str] | None,
     budget: QualityBudget,
     *,
+    pairing: Pairing | None = None,
     full: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -62,6 +64,7 @@ def verify_quality(
 
     Args:
         texts: a UTF-8 file with one text a line; None for the texts of the package.
+        pairing: which inputs and outputs belong together; None if those of the same name do, and no others.
         full: do not cut texts at `LONGEST` tokens, but at what the model takes.
 
     Raises:
@@ -69,22 +72,23 @@ def verify_quality(
             with one vector per text; and the errors of `measure_quality`, such as for too few texts.
         UnsupportedModelError: the feeds of ``source`` cannot be made.
     """
-    other = explain_other_inputs(source, output)
+    other = explain_other_inputs(source, output) if pairing is None else None
     if other is not None:
-        raise RequestError(other, "give two files with the same inputs")
-    generator = make_feed_generator(source)
+        raise RequestError(other, "give two files with the same inputs, or --outputs to feed them what both take")
+    generator = make_feed_generator(source) if pairing is None else pairing.generator
     chosen = bundled_texts(JUDGE) if texts is None else read_texts(os.fspath(texts))
     encoded = _encode(source, output, generator, chosen, WITHOUT_LIMIT if full else LONGEST)
-    names = _list_outputs(source, output, generator)
+    names = _list_outputs(source, output, generator) if pairing is None else list(pairing.outputs)
     progress(f"embedding {len(chosen)} texts by the source")
     try:
-        first = _embed(source, generator, encoded, names)
+        first = _embed(open_session(source), generator, encoded, names)
     except UnsupportedModelError as error:
         why = f"the source cannot be run: {error}"
         return Report((Check(NAME, why, stated=Verdict.NOT_CHECKED),), (), (f"{NAME}: {why}",))
     progress(f"embedding {len(chosen)} texts by the model")
     try:
-        second = _embed(output, generator, encoded, names)
+        session = open_session(output) if pairing is None else pairing.open_output()
+        second = _embed(session, generator, encoded, names)
     except UnsupportedModelError as error:
         why = f"the source can be run and the model cannot: {error}"
         return Report((Check(NAME, why, stated=Verdict.FAILED),), (), NOT_COVERED)
@@ -94,7 +98,9 @@ def verify_quality(
     checks = [_check_output(name, first.vectors[name], second.vectors[name], budget, described, chosen) for name in compared]
     progress("observing the dependence on the batch")
     observed = [_observe_dependence(first.session, second.session, generator, encoded, name) for name in compared]
-    return Report(tuple(checks), tuple(observed), (*_list_left_out(names, compared, budget), *NOT_COVERED))
+    remarks = pairing.remarks if pairing is not None else ()
+    lone = pairing.left_out if pairing is not None else ()
+    return Report(tuple(checks), (*remarks, *observed), (*lone, *_list_left_out(names, compared, budget), *NOT_COVERED))
 
 
 def choose_vector_output(model: Model) -> str:
@@ -129,8 +135,7 @@ def _list_outputs(source: Model, output: Model, generator: FeedGenerator) -> lis
     ]
 
 
-def _embed(model: Model, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> _Side:
-    session = open_session(model)
+def _embed(session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> _Side:
     return _Side(session, embed_texts(session, generator, texts, names) if names else {})
 
 

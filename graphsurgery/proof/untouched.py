@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import onnx
@@ -13,7 +14,7 @@ from graphsurgery.model.records import Span
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import ByteSource, FileBytes
 from graphsurgery.proof.difference import Difference
-from graphsurgery.report import Check, Verdict
+from graphsurgery.report import Check, Verdict, list_few
 
 SAMPLE = 64
 BLOCK = 1 << 24
@@ -28,22 +29,25 @@ def check_untouched(
     Weights are compared by name, type, dims and length, and by bytes: the first and last `SAMPLE` bytes of each, or all.
     ``broken`` says how the output's interface differs from what the edits promise.
     """
-    wrong = [f"node {node.name or node.output[0]!r} is missing or changed" for node in changed.removed]
-    wrong += [*changed.others, *broken]
+    lost = [repr(node.name or node.output[0]) for node in changed.removed]
+    are = "node {} is" if len(lost) == 1 else "nodes {} are"
+    wrong = [f"{are.format(list_few(lost))} missing or changed"] if lost else []
+    wrong += [what if count == 1 else f"{what} ({count} times)" for what, count in Counter(changed.others).items()]
+    wrong += broken
     unchecked: tuple[str, ...] = ()
-    compared = 0
+    compared, differing = 0, list[str]()
     try:
         for name, one, other in _pair_payloads(source, output, changed.renamed):
             compared += 1
             if not _has_same_bytes(one, other, every_byte):
-                wrong.append(f"the weights of {name} differ")
+                differing.append(name)
     except GraphSurgeryError as error:
         unchecked = (f"the weights' bytes: {error}",)
     if not every_byte and compared:
         unchecked += (f"the weights' bytes except the first and last {SAMPLE} of each of {compared} tensors",)
+    wrong += [f"the weights of {list_few(differing)} differ"] if differing else []
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        return Check(NAME, "; ".join(wrong[:5]) + more, stated=Verdict.FAILED), unchecked
+        return Check(NAME, list_few(wrong, "; "), stated=Verdict.FAILED), unchecked
     how = "all bytes" if every_byte else "first and last bytes"
     count = len(changed.renamed)
     renamed = f", {count} {'value' if count == 1 else 'values'} renamed" if count else ""

@@ -18,6 +18,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
+from graphsurgery.proof.by_outputs import are_of_different_makers, verify_outputs
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
@@ -34,7 +35,7 @@ from graphsurgery.proof.whole_proof import NAME as WHOLE
 from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.report import WARNING, Check, Report, Verdict
+from graphsurgery.report import WARNING, Check, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.reach import CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
@@ -56,6 +57,7 @@ def verify(
     top_k: int | None = None,
     min_overlap: float | None = None,
     rank: float | None = None,
+    outputs: bool = False,
     full: bool = False,
     head_only: bool = False,
     progress: Progress = lambda _: None,
@@ -69,6 +71,10 @@ def verify(
     text's nearest neighbours that both files have in common, and the rank correlation of the similarities of all pairs of
     texts. Those with a bound are judged. Needs a tokenizer.json beside either model.
 
+    With ``outputs``, compare two files of different makers by their outputs alone, on the inputs that both have. An input that
+    only one of them takes gets zeros, or its meaning if it is a mask or positions. Outputs are matched by name, or else by
+    shape. This is the default if the two graphs share nothing and nothing else can be proven.
+
     Args:
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds. Needs a tokenizer.json beside either model.
             A lossy file is judged on it alone; without it, on texts of the package.
@@ -80,6 +86,7 @@ def verify(
         top_k: the number of nearest neighbours of each text, 10 by default.
         min_overlap: the least share of these that both files have in common, on average.
         rank: the least rank correlation of the similarities.
+        outputs: compare outputs alone, whatever the files record.
         full: run the whole proof and compare every byte of the weights however large they are, and compare on texts as long as
             the model takes, however long the proof then runs.
         head_only: leave the whole proof out.
@@ -89,11 +96,13 @@ def verify(
 
     Raises:
         RequestError if ``texts`` cannot be used, and the errors of `load`. For a lossy file, also if there is no tokenizer, if
-        ``atol`` is given, and if the files' inputs or the widths of their vectors differ.
+        ``atol`` is given, and if the files' inputs (unless ``outputs``) or the widths of their vectors differ.
     """
     limits = Limits(atol, min_cosine)
     budget = _read_budget(limits, top_k, min_overlap, rank)
     output, source = load(model), load(against)
+    if outputs or are_of_different_makers(source, output):
+        return verify_outputs(output, source, texts, limits, budget, asked=outputs, full=full, progress=progress)
     if budget is not None:
         return verify_quality(output, source, texts, budget, full=full, progress=progress)
     try:
@@ -209,7 +218,7 @@ class _EditProof:
         head = extract_head(self.fields, self.output, changed, taken)
         unread = find_unread_inputs(head, chain, changed.renamed)
         if unread:
-            what = f"the added nodes start from {', '.join(unread)}, which no recorded edit reads"
+            what = f"the added nodes start from {list_few(unread)}, which no recorded edit reads"
             return Check(HEAD, what, stated=Verdict.FAILED)
         widths = find_start_widths(self.source, chain)
         return prove_head(head, chain, self.generator, widths, changed.renamed, self.weights, self.limits)

@@ -19,6 +19,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS, to_numpy_dtype
 from graphsurgery.model.model import Model
+from graphsurgery.report import list_few
 from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
 from graphsurgery.runtime.texts import Encoded
@@ -28,6 +29,7 @@ DEFAULT_VOCABULARY = 20
 LONGEST_TEXT = 128
 """The longest real text of the usual feeds, in tokens."""
 
+WITHOUT_PADDING = "without padding"
 MOST_UNREAD = 100
 """Integers of an input that no node may read are below this."""
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
@@ -63,6 +65,10 @@ class FeedGenerator:
     """The sizes of pictures at which the model was seen to run, by the names of dims: channels, height and width."""
     any_picture: bool = False
     """Whether it was seen to run at another size as well."""
+    zeros: frozenset[str] = frozenset()
+    """Inputs that get zeros, because another file that takes the same feeds has no such input."""
+    without_padding: bool = False
+    """Whether every position is a token, because another file that takes the same feeds could not tell padding."""
 
     @classmethod
     def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
@@ -73,7 +79,7 @@ class FeedGenerator:
     @property
     def has_mask(self) -> bool:
         """Whether feeds say which positions are padding."""
-        return self.roles.mask is not None or self.pad_id is not None
+        return not self.without_padding and (self.roles.mask is not None or self.pad_id is not None)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -110,6 +116,10 @@ class FeedGenerator:
         kinds = [generate_masks(self.sizes)]
         if longest and self.reach is not None:
             kinds.append(generate_longest_masks(self.sizes, *self.reach))
+        if self.without_padding:
+            shapes = dict.fromkeys(mask.shape for _, masks in chain.from_iterable(kinds) for mask in masks)
+            yield WITHOUT_PADDING, [np.ones(shape, dtype=np.bool_) for shape in shapes]
+            return
         for kind, masks in chain.from_iterable(kinds):
             said = [mask for mask in masks if self.roles.mask is None or can_say(mask, self.form)]
             if said:
@@ -137,7 +147,7 @@ class FeedGenerator:
         if self.prompt is not None:
             lengths = list_prompt_lengths(mask)
             arrays[self.prompt] = np.full_like(arrays[self.prompt], lengths[(seed + int(mask.sum())) % len(lengths)])
-        return arrays
+        return arrays | {name: np.zeros_like(arrays[name]) for name in self.zeros}
 
     @property
     def has_rows(self) -> bool:
@@ -180,12 +190,14 @@ class FeedGenerator:
 
     @property
     def left_out(self) -> list[str]:
-        """A sentence for each input that always gets the same numbers. The proof does not see a fault in what they do."""
+        """A sentence about the inputs that always get the same numbers. The proof does not see a fault in what they do."""
         known = {self.prompt, *self.unread}
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
-        fed = {value.name: self._describe_numbers(value) for value in (*integers, *types)}
-        return [f"input {name}: its use is not known, so only {numbers} were fed" for name, numbers in fed.items()]
+        fed: dict[str, list[str]] = {}
+        for value in (*integers, *types):
+            fed.setdefault(self._describe_numbers(value), []).append(value.name)
+        return [f"input {list_few(names)}: its use is not known, so only {fill} were fed" for fill, names in fed.items()]
 
     def _describe_numbers(self, value: Value) -> str:
         if value.name in self.ones:
@@ -261,8 +273,11 @@ def require_drawable(inputs: Sequence[Value]) -> None:
 def generate_text_feeds(generator: FeedGenerator, texts: Encoded) -> list[dict[str, np.ndarray]]:
     """Return the arrays for tokenised texts.
 
-    Each text is padded on the tokenizer's side up to a fixed sequence size. A fixed batch size gives several feeds.
+    Each text is padded on the tokenizer's side up to a fixed sequence size. A fixed batch size gives several feeds, and so do
+    texts of several lengths if the generator makes feeds without padding.
     """
+    if generator.without_padding and not texts.mask.all():
+        return [feed for row in range(len(texts.ids)) for feed in generate_text_feeds(generator, texts.take([row]))]
     padded = texts if generator.fixed_sequence is None else texts.pad_to(generator.fixed_sequence)
     batches = generator.sizes.split_into_batches(np.arange(len(padded.ids)))
     return [_feed_texts(generator, padded.select(rows)) for rows in batches]
@@ -271,7 +286,7 @@ def generate_text_feeds(generator: FeedGenerator, texts: Encoded) -> list[dict[s
 def _feed_texts(generator: FeedGenerator, texts: Encoded) -> dict[str, np.ndarray]:
     feed = generator.generate(texts.mask, seed=0)
     for value, array in ((generator.roles.ids, texts.ids), (generator.roles.types, texts.types)):
-        if value is not None:
+        if value is not None and value.name not in generator.zeros:
             feed[value.name] = array.astype(feed[value.name].dtype)
     return feed
 
