@@ -49,7 +49,7 @@ class Outcome:
     report: Report | None = None
     """None if no proof was requested."""
     program: str | None = None
-    """A program that runs the output, instead of the usual three lines."""
+    """A program that runs the output, instead of the usual one."""
     architecture: Architecture | None = None
     """The encoder's architecture, if a rewrite needed it."""
     fusions: FusionReport | None = None
@@ -92,7 +92,7 @@ class Outcome:
     @property
     def snippet(self) -> str:
         """A program that runs the output."""
-        return self.program or make_snippet(self.output, declare_baked_sizes(self.model, self.source)[0], self.source.path)
+        return self.program or make_snippet(self.model, self.output, self.source.path)
 
     @property
     def consumers(self) -> tuple[Compatibility, ...]:

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import ROOT, corpus_params, fixture_names
+from printed_programs import run_program
 
 import graphsurgery
 from graphsurgery.cli import editing
@@ -45,10 +46,8 @@ def test_the_main_job(name: str, fixture_copy, capsys) -> None:
     assert done["report"]["cases"] > 100
     output = Path(done["output"])
     assert output.name == "model.pooled.onnx"
-    scope: dict = {}
-    exec(done["snippet"], scope)
-    assert len(done["snippet"].splitlines()) == 3
-    assert np.linalg.norm(scope["embedding"], axis=1) == pytest.approx(1, abs=1e-6)
+    scope = run_program(done["snippet"])
+    assert np.linalg.norm(scope["sentence_embedding"], axis=1) == pytest.approx(1, abs=1e-6)
     code, report = as_json("verify", output, "--against", model, capsys=capsys)
     assert code == OK and {check["name"] for check in report["report"]["checks"]} == {
         "encoder untouched", "head proof", "whole proof",

@@ -139,8 +139,8 @@ def test_the_snippet_feeds_empty_caches(tmp_path: Path, monkeypatch: pytest.Monk
     graphsurgery.save(DropInput(TASK, value="3").apply(graphsurgery.load(tiny_decoder())), "model.onnx")
     model = graphsurgery.load("model.onnx")
     scope: dict[str, np.ndarray] = {}
-    exec(make_snippet(tmp_path / "model.onnx", model.interface), scope)
-    np.testing.assert_allclose(scope["embedding"], compute_hidden(np.arange(3)[None], task=3), rtol=0, atol=1e-5)
+    exec(make_snippet(model, tmp_path / "model.onnx"), scope)
+    np.testing.assert_allclose(scope[HIDDEN], compute_hidden(np.arange(3)[None], task=3), rtol=0, atol=1e-5)
 
 
 def grouped_attention() -> onnx.ModelProto:

@@ -151,4 +151,4 @@ def test_the_printed_program_runs_the_embedding(tmp_path: Path) -> None:
     model.graph.output.append(helper.make_tensor_value_info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", 8]))
     onnx.save(model, tmp_path / "m.onnx")
     done = graphsurgery.run([graphsurgery.AddNormalize()], tmp_path / "m.onnx", output=tmp_path / "o.onnx", verify=False)
-    assert ".run(['sentence_embedding']," in done.snippet and done.interface.outputs[0].name == HIDDEN
+    assert '.run(["sentence_embedding"],' in done.snippet and done.interface.outputs[0].name == HIDDEN

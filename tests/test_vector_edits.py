@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from encoders import FLOAT, tiny_encoder
 from module_folders import saved
+from printed_programs import run_program
 from test_cli import as_json, call
 
 import graphsurgery
@@ -83,9 +84,8 @@ def test_the_command_line_and_the_library_do_the_same(verb: str, pooled: Path, t
     graphsurgery.save(model, tmp_path / "saved.onnx")
     assert (tmp_path / "saved.onnx").read_bytes() == output.read_bytes()
     assert str(model.interface.outputs[0]) == f"sentence_embedding: {made}"
-    scope: dict[str, Any] = {}
-    exec(done["snippet"], scope)
-    assert scope["embedding"].dtype.name == made.partition("[")[0]
+    scope = run_program(done["snippet"])
+    assert scope["sentence_embedding"].dtype.name == made.partition("[")[0]
     assert as_json("verify", output, "--against", pooled, capsys=capsys)[0] == OK
     code, told = as_json("inspect", output, capsys=capsys)
     assert code == OK and verb in json.dumps(told["head"])

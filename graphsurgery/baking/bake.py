@@ -22,7 +22,7 @@ from graphsurgery.baking.output_folder import (
     write_file,
 )
 from graphsurgery.baking.plan import BakePlan, Request, check_uncut, plan_bake
-from graphsurgery.baking.program import write_program
+from graphsurgery.baking.program import write_baked_program
 from graphsurgery.baking.readme import write_readme
 from graphsurgery.errors import (
     AlreadyAppliedError,
@@ -174,7 +174,7 @@ def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     place, saved = place_model(target), outcome.saved
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
-    embed = write_program(plan, outcome.interface, f"{shorten_path(target)}/")
+    embed = write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")
     outputs = (Output(outcome.model, place, saved),)
     return replace(outcome, outputs=outputs, notes=(*plan.notes, *outcome.notes), program=embed)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
-from graphsurgery.baking.program import find_default_prompt, write_program
+from graphsurgery.baking.program import find_default_prompt, write_baked_program
 from graphsurgery.baking.tokenization import Tokenization
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.errors import GraphSurgeryError
@@ -61,7 +61,7 @@ def write_readme(plan: BakePlan, outcome: Outcome) -> str:
         *_describe_own_class(plan),
         _write_interface(plan, outcome),
         "## Run it",
-        f"```python\n{write_program(plan, outcome.interface)}\n```",
+        f"```python\n{write_baked_program(plan, outcome.model)}\n```",
         "\n".join(f"- {line}" for line in _describe_tokenization(plan)),
         *_describe_prompts(plan),
         "## What was proven",

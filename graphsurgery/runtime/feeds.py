@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -34,6 +35,8 @@ MOST_UNREAD = 100
 """Integers of an input that no node may read are below this."""
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
 """Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
+
+Size = TypeVar("Size")
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class FeedGenerator:
     def _describe_numbers(self, value: Value) -> str:
         if value.name in self.ones:
             return "ones"
-        return "0, 1, 2, ..." if self._is_counted(value) else "zeros"
+        return "0, 1, 2, ..." if self.is_counted(value) else "zeros"
 
     def find_mask(self, feed: Mapping[str, np.ndarray]) -> Mask | None:
         """Return where a feed has tokens, ``[batch, seq]`` bool, or None if the model takes no mask of that shape."""
@@ -223,21 +226,30 @@ class FeedGenerator:
         """Draw an input of unknown role: the names of its dims tell batch and sequence, other symbolic dims are 1."""
         if value.dims is None or value.dtype in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
-        sizes = {dim: size for dim, size in zip(self._leading_dims(), mask.shape, strict=True) if isinstance(dim, str)}
-        sizes |= dict(self.picture)
-        past = "past" in value.name or is_cache(value)
-        shape = [dim if isinstance(dim, int) else sizes.get(dim, 0 if past else 1) if dim else 1 for dim in value.dims]
-        if value.dims and not isinstance(value.dims[0], int) and not past and value.dims[0] not in sizes:
-            shape[: min(2, len(shape))] = mask.shape[: min(2, len(shape))]
+        shape = self.list_sizes(value, *mask.shape)
         if value.dtype in FLOATS:
             return rng.standard_normal(shape).astype(_numpy(value))
         if value.name in self.unread:
             return rng.integers(0, MOST_UNREAD, size=shape).astype(_numpy(value))
-        if self._is_counted(value):
+        if self.is_counted(value):
             return np.arange(shape[0]).astype(_numpy(value))
         return np.full(shape, value.name in self.ones, dtype=_numpy(value))
 
-    def _is_counted(self, value: Value) -> bool:
+    def list_sizes(self, value: Value, rows: Size, columns: Size) -> list[int | Size]:
+        """Return the sizes of an input of unknown role, for ``rows`` texts of ``columns`` tokens, which the names of its dims
+        tell. A cache is empty, and other symbolic dims are 1."""
+        dims = value.dims or ()
+        leading = zip(self._leading_dims(), (rows, columns), strict=True)
+        sizes: dict[Dim, int | Size] = {dim: size for dim, size in leading if isinstance(dim, str)}
+        sizes |= dict(self.picture)
+        is_past = "past" in value.name or is_cache(value)
+        found = [dim if isinstance(dim, int) else sizes.get(dim, 0 if is_past else 1) if dim else 1 for dim in dims]
+        if dims and not isinstance(dims[0], int) and not is_past and dims[0] not in sizes:
+            usual = zip(dims, (rows, columns), strict=False)
+            found[:2] = [dim if isinstance(dim, int) else size for dim, size in usual]
+        return found
+
+    def is_counted(self, value: Value) -> bool:
         """Return whether an input is fed 0, 1, 2, ...: integers ``[n]`` of a model without ids ``[batch, seq]``.
 
         They are valid token ids, and valid offsets at which the texts of a flat list of ids begin: one token in each text.
