@@ -13,6 +13,7 @@ from inspect import Parameter as Argument
 from inspect import Signature, cleandoc
 from typing import Any
 
+from graphsurgery.argument_types import require_type
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.parameters import FROM_HERE, Parameter, list_parameters
 from graphsurgery.model.loading import Loadable, load
@@ -33,6 +34,9 @@ def make_function(edit: type[Edit]) -> Callable[..., Model]:
             arguments = signature.bind(*positional, **named).arguments
         except TypeError as error:
             raise TypeError(f"{function.__name__}() {error}") from None
+        for name, value in arguments.items():
+            if value is not None:  # it stands for the default
+                require_type(value, signature.parameters[name].annotation, f"{function.__name__}: {name}")
         values = {one.name: one.from_library(arguments[one.called]) for one in parameters if one.called in arguments}
         return edit(**values).apply(load(arguments["model"]))
 

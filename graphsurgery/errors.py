@@ -11,6 +11,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   │   └── MissingDataError               external data is missing and its bytes are needed
     │   └── SourceChangedError                 a file changed between loading and saving
     ├── RequestError [ValueError]              the request does not fit this model
+    │   ├── WrongTypeError [TypeError]         an argument of a library function has the wrong type
     │   ├── NameNotFoundError                  the graph has no value, input or output of a name
     │   ├── NothingToPoolError                 no hidden state was found, or more than one
     │   ├── MaskError                          no usable attention mask
@@ -89,6 +90,10 @@ class SourceChangedError(ModelError):
 
 class RequestError(GraphSurgeryError, ValueError):
     """The request does not fit this model."""
+
+
+class WrongTypeError(RequestError, TypeError):
+    """An argument of a library function has the wrong type."""
 
 
 class NameNotFoundError(RequestError):

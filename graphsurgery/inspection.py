@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import onnx
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.attention import COUNTED, counts_tokens
 from graphsurgery.encoder.blocks import find_blocks
@@ -19,6 +20,7 @@ from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
 from graphsurgery.folders.pooling_config import find_pooling_config
+from graphsurgery.graph.operator_counts import OperatorCount, count_operators
 from graphsurgery.interface import Interface, Value, read_optional_inputs, type_name
 from graphsurgery.model.certificate import Certificate, read_certificate
 from graphsurgery.model.dtypes import compute_payload_size
@@ -53,6 +55,8 @@ class Inspection:
     opsets: dict[str, int]
     producer: str
     nodes: int
+    operators: tuple[OperatorCount, ...]
+    """The operators of the graph and of its subgraphs, the commonest first."""
     layers: int
     """The number of attentions of the encoder, found by structure; 0 if none is recognised."""
     hidden: HiddenState | None
@@ -98,7 +102,8 @@ class Inspection:
             "path": self.path, "interface": self.interface.to_json(),
             "optional_inputs": [str(value) for value in self.optional_inputs], "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
-            "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes, "attention_layers": self.layers,
+            "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes,
+            "operators": [one.to_json() for one in self.operators], "attention_layers": self.layers,
             "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
             "pooled_outputs": [one.to_json() for one in self.pooled],
@@ -109,6 +114,7 @@ class Inspection:
         }  # fmt: skip
 
 
+@check_argument_types()
 def inspect(source: Loadable) -> Inspection:
     """Look at a model without reading its weights. Raises what `load` raises.
 
@@ -133,6 +139,7 @@ def inspect(source: Loadable) -> Inspection:
         opsets={imported.domain or "ai.onnx": imported.version for imported in proto.opset_import},
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
+        operators=count_operators(model),
         layers=layers,
         hidden=hidden,
         why_not=why_not,

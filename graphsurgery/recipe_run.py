@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.folders.files import find_onnx, hash_file, is_there, read_json, resolve_inside
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.outcome import Outcome
@@ -17,6 +18,7 @@ from graphsurgery.runner import run
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
+@check_argument_types()
 def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **options: Any) -> Outcome:
     """Apply the steps of a recipe file to ``model``, prove the result with the recipe's checks, and save it.
 

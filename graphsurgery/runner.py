@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
@@ -24,12 +25,12 @@ from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, list_steps_since
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
 from graphsurgery.model.staging import Plan, Saved, Stage, stage_output
 from graphsurgery.outcome import Outcome, Output, require_passed
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.golden import copy_goldens, record_goldens, verify_itself
 from graphsurgery.proof.intent import check_intent
 from graphsurgery.proof.rewrite_proof import Claim, Proven, RewriteProof
 from graphsurgery.proof.untouched import check_untouched
-from graphsurgery.proof.verify import Progress
 from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.report import Check, Report, Verdict, join_reports
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
@@ -41,6 +42,7 @@ ROOM = 1 << 20
 """Bytes that a protobuf keeps free for the certificate, which is added last."""
 
 
+@check_argument_types(steps="give edits and rewrites, such as graphsurgery.AddPooling('mean'), or use graphsurgery.run_recipe")
 def run(
     steps: Sequence[Step],
     source: Loadable,
@@ -56,7 +58,7 @@ def run(
     sources: Mapping[str, str] | None = None,
     atol: float | None = None,
     min_cosine: float | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Outcome:
     """Apply ``steps`` to ``source`` in order, prove the result and save it.
 
@@ -302,7 +304,7 @@ def _group_steps(steps: Sequence[Step]) -> Iterator[list[Edit] | Rewrite]:
 def _apply(group: list[Edit] | Rewrite, model: Model, options: _Options) -> _Part:
     if isinstance(group, Rewrite):
         group.check(model)
-        proof = RewriteProof.of(model, full=options.full)
+        proof = RewriteProof.of(model, full=options.full, progress=options.progress)
         applied = apply_rewrite(group, model, Context(proof.feeds, options.progress))
         if applied.result.unchanged is not None:
             raise applied.result.unchanged
@@ -417,6 +419,7 @@ def _compare_restored(wanted: Model, written: Model) -> Report:
 def _make_byte_counter(progress: Progress, plan: Plan) -> Callable[[int], None]:
     """Return a function that reports how much of the output is written."""
     total = max(plan.size, 1)
+    mebibytes = total >> 20
     done = reported = 0
 
     def tell(count: int) -> None:
@@ -425,6 +428,6 @@ def _make_byte_counter(progress: Progress, plan: Plan) -> Callable[[int], None]:
         percent = 100 * done // total
         if percent > reported:
             reported = percent
-            progress(f"writing {percent} % of {total / 2**20:.0f} MiB")
+            progress("writing MiB", done >> 20, mebibytes)
 
     return tell

@@ -26,8 +26,8 @@ from graphsurgery.graph import operators
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
-    ("version", "errors", "edit_list"),
-    ("interface",),
+    ("version", "errors", "edit_list", "progress"),
+    ("interface", "argument_types"),
     ("report",),
     ("model",),
     ("graph",),
@@ -51,6 +51,7 @@ other."""
 SHARED_MODULES = {
     "errors": "the error tree decides nothing; a value that has to be there, or a bug",
     "edit_list": "names, and the types of recorded parameters; tests/test_hostile_records.py compares them with the edits",
+    "argument_types": "refuses arguments of a wrong type, before anything is done",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",
     "model.records": "the bytes of a file, field by field",

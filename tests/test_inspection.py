@@ -13,6 +13,7 @@ from conftest import FIXTURES, corpus_params, fixture_names
 from encoders import HIDDEN, tiny_encoder
 
 import graphsurgery
+from graphsurgery.cli.main import run
 from graphsurgery.consumers import check_consumers
 from graphsurgery.encoder.flow import infer_last_dim
 from graphsurgery.encoder.hidden_state import find_hidden_state, infer_values
@@ -38,6 +39,24 @@ def test_fixtures_are_read_right(name: str) -> None:
     assert found.tables.positions == (None if rotary else config["max_position_embeddings"])
     assert found.pools is None and not found.warnings
     json.dumps(found.to_json())
+
+
+def test_operators_are_counted_with_their_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    """All nodes are counted, those of branches too. An operator's weights are those that it reads."""
+    path = FIXTURES / "bert" / "model.onnx"
+    found = graphsurgery.inspect(path)
+    counts = {one.name: one for one in found.operators}
+    assert sum(one.nodes for one in found.operators) == found.nodes
+    assert [one.nodes for one in found.operators] == sorted((one.nodes for one in found.operators), reverse=True)
+    sizes = {one.name: len(one.raw_data) for one in onnx.load(path).graph.initializer}
+    gathers = {name for node in onnx.load(path).graph.node if node.op_type == "Gather" for name in node.input}
+    assert counts["Gather"].weight_bytes == sum(size for name, size in sizes.items() if name in gathers) > 0
+    assert counts["MatMul"].weight_bytes > 0 and counts["Softmax"].weight_bytes == 0
+    branched = graphsurgery.inspect(with_branches(path, HIDDEN, "local"))
+    assert sum(one.nodes for one in branched.operators) > branched.nodes
+    assert run(["inspect", str(path), "--ops"]) == 0
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.split()[:1] == ["Softmax"])
+    assert line.split() == ["Softmax", str(counts["Softmax"].nodes), "-"]
 
 
 @pytest.mark.parametrize("path", corpus_params())

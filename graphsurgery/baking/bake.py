@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.baking.certificate import hash_sources, make_certificate
 from graphsurgery.baking.companion_files import collect_companion_files, place_model, to_json
 from graphsurgery.baking.error_places import name_place
@@ -35,7 +36,7 @@ from graphsurgery.errors import (
 from graphsurgery.exporting import export_folder
 from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.outcome import Outcome, Output, describe_failure
-from graphsurgery.proof.verify import Progress
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.runner import run
 from graphsurgery.snippet import shorten_path
 
@@ -70,6 +71,7 @@ class Baked:
         }
 
 
+@check_argument_types()
 def bake(
     folder: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
@@ -87,7 +89,7 @@ def bake(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Baked:
     """Bake a sentence-transformers model folder into one proven ONNX file that holds everything, in a folder ready to publish.
 

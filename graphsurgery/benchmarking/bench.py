@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.benchmarking.plot import draw_plot
 from graphsurgery.benchmarking.racing import Racing, make_contender, name_apart
 from graphsurgery.benchmarking.results import Benchmark
@@ -19,7 +20,7 @@ from graphsurgery.compare.figures import check_plot
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
-from graphsurgery.proof.verify import Progress
+from graphsurgery.progress import Progress, ignore_progress
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 """The numbers of texts, and the tokens of each, that are run if no text file is given."""
@@ -29,6 +30,7 @@ SECONDS = 3.0
 """How long each kind of work is repeated, all contenders in turns; or three rounds if these take longer."""
 
 
+@check_argument_types()
 def bench(
     models: Loadable | Sequence[Loadable],
     *,
@@ -42,7 +44,7 @@ def bench(
     seconds: float = SECONDS,
     plot: str | os.PathLike[str] | None = None,
     force: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Benchmark:
     """Measure models side by side on this machine: latency, throughput, and peak memory.
 

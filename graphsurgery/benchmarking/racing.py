@@ -15,8 +15,8 @@ from graphsurgery.compare.budget import measure_budget
 from graphsurgery.compare.timing import Timing, describe_batch, race
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
+from graphsurgery.progress import Progress
 from graphsurgery.proof.source_feeds import make_feed_generator, require_texts
-from graphsurgery.proof.verify import Progress
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.memory import measure_memory
 from graphsurgery.runtime.session import Session, open_session

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from graphsurgery.cli.main import OK
 from graphsurgery.errors import VerificationFailed
+from graphsurgery.progress import Progress, ignore_progress
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
-
-Progress = Callable[[str], None]
+PATIENCE = 2.0
+"""Work that takes fewer seconds shows no progress."""
 
 
 class Reportable(Protocol):
@@ -50,12 +51,17 @@ def run_verb(call: Callable[[Progress], Result], show: Callable[[Result], None],
 
 @contextmanager
 def show_progress(quiet: bool) -> Iterator[Progress]:
-    """Show a line on stderr that says what is being done, unless ``quiet`` or stderr is no terminal."""
+    """Show on stderr what is being done, the time since the start, and a bar if the number of parts is known.
+
+    Nothing is shown for work of less than `PATIENCE` seconds, if ``quiet``, or if stderr is no terminal.
+    """
     if quiet or not err.is_terminal:
-        yield lambda _: None
+        yield ignore_progress
         return
-    with err.status("loading") as status:
-        yield lambda text: status.update(text)
+    from graphsurgery.cli.progress_display import ProgressDisplay  # rich's bars are not needed otherwise
+
+    with ProgressDisplay(err, PATIENCE) as display:
+        yield display.show
 
 
 def print_json(content: dict[str, Any]) -> None:

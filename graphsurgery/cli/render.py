@@ -98,6 +98,16 @@ def render_details(report: Report) -> RenderableType:
     return Group(*parts, *_render_remarks(report))
 
 
+def format_size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it: "87.6 MiB"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
 def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table:
     """Return an empty table with a column for each of ``names``, one for each of ``figures`` at its right, and a last one."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

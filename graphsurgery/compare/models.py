@@ -6,7 +6,7 @@ fit into memory together. Vectors are compared at tokens only: the values that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -24,6 +24,7 @@ from graphsurgery.compare.tolerance import (
 )
 from graphsurgery.compare.vectors import select_vectors
 from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.progress import Progress, count_parts, ignore_progress
 from graphsurgery.report import Check, Comparison, Verdict, list_few
 from graphsurgery.runtime.session import Session
 
@@ -66,11 +67,17 @@ class SourceOutputs:
     values: list[Values]
     failed: dict[str, str]
     """The kinds of feed on which the source cannot be run, with the reasons."""
+    progress: Progress = ignore_progress
     _noise: list[Values] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, open_model: OpenModel, names: Sequence[str], feeds: Iterable[Feed], session: Session | None = None
+        cls,
+        open_model: OpenModel,
+        names: Sequence[str],
+        feeds: Iterable[Feed],
+        session: Session | None = None,
+        progress: Progress = ignore_progress,
     ) -> SourceOutputs:
         """Run the source; ``session`` if it is open already. Raise UnsupportedModelError if it cannot be run at all."""
         session = session or open_model(False)
@@ -85,7 +92,7 @@ class SourceOutputs:
                 failed.setdefault(feed.kind, str(error))
         if failed and not ran:
             raise UnsupportedModelError(next(iter(failed.values())), "look at the source first")
-        return cls(open_model, tuple(names), ran, values, failed)
+        return cls(open_model, tuple(names), ran, values, failed, progress)
 
     @property
     def left_out(self) -> list[str]:
@@ -94,6 +101,10 @@ class SourceOutputs:
         lost = [name for name in self.names if not any(np.isfinite(one[name]).all(axis=-1).any() for one in self.values)]
         return kinds + ([f"output {list_few(lost)}: the source gives no finite vector"] if lost else [])
 
+    def count_feeds(self, doing: str) -> Iterator[Feed]:
+        """Yield the feeds, and report how many are done."""
+        return count_parts(self.feeds, len(self.feeds), self.progress, doing)
+
     def measure_noise(self) -> list[Values]:
         """Return the source's own rounding, ``[n, 1]`` for each output of each feed.
 
@@ -101,7 +112,7 @@ class SourceOutputs:
         """
         if not self._noise:
             session = self.open_model(True)
-            plain = (feed.run(session, self.names) for feed in self.feeds)
+            plain = (feed.run(session, self.names) for feed in self.count_feeds("measuring the source's own rounding"))
             self._noise = [
                 {name: _measure_difference(one[name], other[name]) for name in self.names}
                 for one, other in zip(self.values, plain, strict=True)
@@ -156,7 +167,7 @@ def _run_model(source: SourceOutputs, open_model: OpenModel) -> tuple[list[Value
         session = open_model(False)
     except UnsupportedModelError as error:
         return outputs, f"the source can be loaded and the output cannot: {error}"
-    for feed in source.feeds:
+    for feed in source.count_feeds("running the new file"):
         try:
             outputs.append(feed.run(session, source.names))
         except UnsupportedModelError as error:

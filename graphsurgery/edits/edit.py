@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from graphsurgery.argument_types import check_fields, require_type
 from graphsurgery.edit_list import EDIT_LIST, ENTRY_BY_CLASS, ByVerb, EditEntry
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestError, UnsupportedModelError, require_promised
@@ -99,8 +100,11 @@ class Edit(ABC):
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """Return ``model`` after this edit. ``model`` itself does not change.
 
-        Raises what `resolve` raises. The error's field ``edit`` holds this edit.
+        Raises WrongTypeError for a model or a parameter of the wrong type, and what `resolve` raises. The error's field
+        ``edit`` holds this edit.
         """
+        require_type(model, Model, f"{self.verb}: model", "load it first: graphsurgery.load(path)")
+        check_fields(self, self.verb)
         try:
             return self._apply(model, hash_weights)
         except GraphSurgeryError as error:

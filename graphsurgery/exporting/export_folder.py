@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.errors import (
     FolderError,
     OutputExistsError,
@@ -28,13 +29,13 @@ from graphsurgery.folders.transformer_config import read_encoder_config, read_tr
 from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import load
 from graphsurgery.model.saving import save
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.runtime.session import Session
 
 ALLOWED = 1e-3
 """Allowed difference from PyTorch, relative to max(1, max|x|). A wrong export differs by far more."""
 TRANSFORMERS = ("Transformer", "CLIPModel")
 """The modules that hold a transformer."""
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Exported:
         }  # fmt: skip
 
 
+@check_argument_types()
 def export(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, tower: str | None = None,
-    hidden_states: bool = False, force: bool = False, progress: Progress = lambda _: None,
+    hidden_states: bool = False, force: bool = False, progress: Progress = ignore_progress,
 ) -> Exported:  # fmt: skip
     """Export the transformer of a model folder to ONNX, without the other modules.
 

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.errors import ExternalDataError, MalformedModelError, ModelError, RequestError, SurroundingsError
+from graphsurgery.argument_types import check_argument_types
+from graphsurgery.errors import ExternalDataError, MalformedModelError, ModelError, SurroundingsError
 from graphsurgery.model import external
 from graphsurgery.model.checks import (
     MOST_COUNTED,
@@ -38,6 +39,7 @@ ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
 """How a file in ONNX Runtime's own format begins, behind an offset of four bytes."""
 
 
+@check_argument_types(source="give a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model")
 def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> Model:
     """Load a model without reading its weights.
 
@@ -56,8 +58,6 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
         source = _export_graph(source)
     if isinstance(source, onnx.ModelProto):
         return _load_source(MemoryBytes(_serialize(source)), None, None if folder is None else Path(folder).absolute())
-    if not isinstance(source, str | os.PathLike):
-        raise RequestError(f"cannot load a model from a {type(source).__name__}", "give a path, a ModelProto or a gs.Graph")
     path = Path(source).absolute()
     if path.is_dir():
         raise SurroundingsError(f"{path} is a folder", "give the path of the .onnx file in it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.errors import SurroundingsError
 from graphsurgery.model.atomic import Progress, ignore_progress
 from graphsurgery.model.external import ExternalFile
@@ -28,6 +29,7 @@ LARGEST_PROTOBUF = (1 << 31) - 1
 ALIGNMENT = 4096
 
 
+@check_argument_types(model="give a Model, as graphsurgery.load and the edits return it")
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, progress: Progress = ignore_progress) -> Saved:
     """Write ``model`` to ``path``, whole or not at all.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.figures import check_plot
 from graphsurgery.compare.tolerance import Limits
 from graphsurgery.encoder.attention import walk_attentions
@@ -22,8 +23,8 @@ from graphsurgery.optimizer.search import Search
 from graphsurgery.optimizer.speed import SpeedSearch, list_candidates
 from graphsurgery.optimizer.workload import make_workload
 from graphsurgery.outcome import Optimized
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.rewrite_proof import RewriteProof
-from graphsurgery.proof.verify import Progress
 from graphsurgery.report import WARNING
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse.report import ATTENTION, ROTARY
@@ -39,6 +40,7 @@ MOST_LISTED = 3
 """The most operators that a warning lists."""
 
 
+@check_argument_types()
 def optimize(
     source: Loadable,
     *,
@@ -64,7 +66,7 @@ def optimize(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Optimized:
     """Fuse an encoder for ONNX Runtime, with its head as it was, prove the result against ``source`` and save it.
 
@@ -88,7 +90,7 @@ def optimize(
         time: whether to time both files on the CPU.
         verify, force, keep_failed: as in `run`.
         dry_run: do everything but write. The proof is the whole one, as always.
-        progress: called with a few words on what is done.
+        progress: called with a few words on what is being done, and how many of how many parts are done.
 
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
@@ -117,7 +119,7 @@ def optimize(
         check_plot(Path(plot), [before], force=force)
     place = choose_output(before, rewrites[-1], output)
     progress("reading the graph")
-    proof = RewriteProof.of(before, texts)
+    proof = RewriteProof.of(before, texts, progress=progress)
     writing = Writing(place, force, dry_run, keep_failed)
     quantised = _describe_quantised(before)
     timed_after = time and not speed  # the candidates are timed before one is chosen

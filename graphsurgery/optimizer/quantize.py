@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.figures import check_plot
 from graphsurgery.compare.tolerance import NO_LIMITS
 from graphsurgery.errors import RequestError, VerificationFailed
@@ -13,9 +14,9 @@ from graphsurgery.optimizer.plot import draw_trade_off
 from graphsurgery.optimizer.quantize_search import QuantizeSearch
 from graphsurgery.optimizer.search import Search
 from graphsurgery.outcome import Outcome
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.quantized import QuantizedJudge
 from graphsurgery.proof.rewrite_proof import RewriteProof
-from graphsurgery.proof.verify import Progress
 from graphsurgery.rewrites.quantize.targets import DESCRIPTIONS, detect_target
 from graphsurgery.rewrites.quantize.texts import BUNDLED, read_calibration_texts
 from graphsurgery.rewrites.quantize_encoder import DYNAMIC, INT8, Quantize
@@ -28,6 +29,7 @@ SENSITIVE = 32
 """So many calibration texts, or a few more, tell how sensitive groups are."""
 
 
+@check_argument_types()
 def quantize(
     source: Loadable,
     *,
@@ -44,7 +46,7 @@ def quantize(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Outcome:
     """Quantise the encoder of a pooled file, as fast as ``min_cosine`` allows, prove the result and save it.
 
@@ -67,7 +69,7 @@ def quantize(
         verify, force, keep_failed: as in `run`.
         time: whether to time the files on this CPU.
         dry_run: do everything but write.
-        progress: called with a few words on what is done.
+        progress: called with a few words on what is being done, and how many of how many parts are done.
 
     Raises:
         VerificationFailed: no file keeps the budget (``error.outcome.choice`` holds what was tried), or the proof did not pass.
@@ -95,13 +97,13 @@ def quantize(
         check_plot(Path(plot), [before], force=force)
     place = choose_output(before, base, output)
     base.check(before)
-    judge = QuantizedJudge(before, bundled_texts(JUDGE) if texts is None else read_texts(os.fspath(texts)))
+    judge = QuantizedJudge(before, bundled_texts(JUDGE) if texts is None else read_texts(os.fspath(texts)), progress)
     known = read_calibration_texts(base.calibrate)
-    calibration = QuantizedJudge(before, known[:: max(1, len(known) // SENSITIVE)])
+    calibration = QuantizedJudge(before, known[:: max(1, len(known) // SENSITIVE)], progress)
     progress("reading the graph")
     note = f"for {DESCRIPTIONS[chosen]}{'' if target else ', as this machine is'}"
     writing = Writing(place, force, dry_run, keep_failed)
-    proof = RewriteProof.of(before)
+    proof = RewriteProof.of(before, progress=progress)
     search = Search(before, proof, writing, NO_LIMITS, verify, time, False, progress, doubts=(note,))
     try:
         outcome = QuantizeSearch(search, base, judge, calibration, time).run()

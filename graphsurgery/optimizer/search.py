@@ -21,8 +21,8 @@ from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Stage
 from graphsurgery.outcome import Outcome, Output, describe_output, explain_failure, list_attempts, require_passed
+from graphsurgery.progress import Progress
 from graphsurgery.proof.rewrite_proof import RewriteProof
-from graphsurgery.proof.verify import Progress
 from graphsurgery.report import Verdict
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.fuse.report import FusionReport

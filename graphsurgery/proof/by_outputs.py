@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from graphsurgery.compare.tolerance import NARROW, Limits
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.schema import GRAPH
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.pairing import Pairing, pair_models
 from graphsurgery.proof.relation import Relation, explain_other_inputs
 from graphsurgery.proof.same_outputs import SameOutputs
@@ -69,7 +69,7 @@ def verify_outputs(
     *,
     asked: bool = True,
     full: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Report:
     """Compare the outputs of two files on the inputs that both have.
 
@@ -91,7 +91,7 @@ def verify_outputs(
     names = tuple(pairing.outputs)
     relation = Relation(names, limits.min_cosine is None, False, None, 0, 1.0, (ROWS,))
     progress("comparing outputs")
-    both = SameOutputs(source, pairing.generator, encoded, full)
+    both = SameOutputs(source, pairing.generator, encoded, full, progress)
     checks, left_out = both.compare(pairing.open_output, relation, limits)
     observed = [*pairing.remarks, *(line for check in checks for line in check.not_finite), *_list_reach(both)]
     not_checked = [RECORDS, *relation.not_checked, *pairing.left_out, *([why_no_text] if why_no_text else []), *left_out]

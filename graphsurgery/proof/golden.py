@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import onnxruntime
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.tally import ABSENT
 from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
 from graphsurgery.model.certificate import find_certificate_step, read_certificate
@@ -91,6 +92,7 @@ def _parse(golden: Step) -> Goldens:
         raise UnsupportedModelError(what, "verify the file --against its source") from error
 
 
+@check_argument_types()
 def verify_itself(model: Loadable) -> Report:
     """Compare a file with what it records: its golden vectors, its fingerprint and the sha256 of its weights.
 

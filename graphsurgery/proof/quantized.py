@@ -12,6 +12,7 @@ from graphsurgery.compare.quality import Quality, QualityBudget, judge_quality, 
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.integer_products import NAME as PRODUCTS
 from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.same_bits import measure_batch_dependence
@@ -39,9 +40,10 @@ _WANTED: Store[np.ndarray] = WeakKeyDictionary()
 class QuantizedJudge:
     """Judges quantised files of one source on texts, which the source embeds once."""
 
-    def __init__(self, source: Model, texts: Sequence[str]) -> None:
+    def __init__(self, source: Model, texts: Sequence[str], progress: Progress = ignore_progress) -> None:
         """Raises RequestError if there is no tokenizer, or no output with one vector per text."""
         self.source = source
+        self.progress = progress
         self.generator = make_feed_generator(source)
         self.texts = texts
         try:
@@ -98,7 +100,7 @@ class QuantizedJudge:
         return Check(BATCH, detail, stated=Verdict.PASSED if is_free else Verdict.FAILED)
 
     def _embed(self, session: Session) -> np.ndarray:
-        return embed_texts(session, self.generator, self.encoded, [self.output])[self.output]
+        return embed_texts(session, self.generator, self.encoded, [self.output], self.progress)[self.output]
 
 
 def check_quantized(

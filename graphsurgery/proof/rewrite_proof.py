@@ -16,6 +16,7 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Record
 from graphsurgery.model.schema import GRAPH
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.expected import has_half_weights
 from graphsurgery.proof.relation import Relation
 from graphsurgery.proof.same_outputs import SameOutputs
@@ -61,11 +62,18 @@ class RewriteProof:
     why_no_text: str | None
 
     @classmethod
-    def of(cls, source: Model, texts: str | os.PathLike[str] | None = None, *, full: bool = False) -> RewriteProof:
+    def of(
+        cls,
+        source: Model,
+        texts: str | os.PathLike[str] | None = None,
+        *,
+        full: bool = False,
+        progress: Progress = ignore_progress,
+    ) -> RewriteProof:
         """Prepare the proofs. Raise RequestError if ``texts`` cannot be used."""
         generator = make_feed_generator(source)
         encoded, why_no_text = find_texts(source, source, generator, texts)
-        return cls(SameOutputs(source, generator, encoded, full), why_no_text)
+        return cls(SameOutputs(source, generator, encoded, full, progress), why_no_text)
 
     @property
     def source(self) -> Model:
@@ -85,6 +93,7 @@ class RewriteProof:
         not_checked = [*([self.why_no_text] if self.why_no_text else []), *relation.not_checked]
         checks = [_check_interface(written, claim.interface), *_check_head(written, claim)]
         if relation.half != onnx.TensorProto.BFLOAT16 and self.same.can_run_source(relation):
+            self.same.progress("running the new file in a process of its own")
             died = find_crash(
                 require_value(written.path, "a written file"),
                 [

@@ -18,13 +18,14 @@ from graphsurgery.compare.tolerance import Limits, compute_stretch_limit
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.model.model import Model, fill_weights
+from graphsurgery.progress import Progress, count_parts, ignore_progress
 from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.same_bits import describe_bits
-from graphsurgery.proof.whole_proof import make_whole_cases
+from graphsurgery.proof.whole_proof import count_whole_feeds, make_whole_cases
 from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
-from graphsurgery.runtime.reach import Reach, extend_to_reach, find_reach
+from graphsurgery.runtime.reach import FINDING_REACH, Reach, extend_to_reach, find_reach
 from graphsurgery.runtime.session import NO_KERNELS, Session, open_session
 from graphsurgery.runtime.texts import Encoded
 
@@ -43,6 +44,7 @@ class SameOutputs:
     generator: FeedGenerator
     texts: Encoded | None
     full: bool = False
+    progress: Progress = ignore_progress
     reach: Reach | None = None
     _outputs: dict[tuple[object, ...], SourceOutputs] = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ class SameOutputs:
 
             session = open_source(False)
             if self.reach is None:
+                self.progress(FINDING_REACH)
                 self.reach = find_reach(self.source, self.generator, lambda feed: session.run(feed, names), self.full)
                 self.generator = extend_to_reach(self.generator, self.reach)
             per_token = self._find_per_token()
@@ -146,7 +149,9 @@ class SameOutputs:
                 Feed(kind, arrays, self.generator.find_mask(arrays), empty_rows, per_token)
                 for kind, every in make_whole_cases(self.generator, self.texts) for arrays in every
             )  # fmt: skip
-            self._outputs[key] = SourceOutputs.of(open_source, names, feeds, session)
+            total = count_whole_feeds(self.generator, self.texts)
+            counted = count_parts(feeds, total, self.progress, "running the source")
+            self._outputs[key] = SourceOutputs.of(open_source, names, counted, session, self.progress)
         return self._outputs[key]
 
     def _find_per_token(self) -> frozenset[str]:

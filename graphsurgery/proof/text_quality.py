@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from graphsurgery.compare.tolerance import NARROW
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.pairing import Pairing
 from graphsurgery.proof.relation import explain_other_inputs
 from graphsurgery.proof.same_bits import measure_batch_dependence
@@ -56,7 +57,7 @@ def verify_quality(
     *,
     pairing: Pairing | None = None,
     full: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Report:
     """Hold the vectors that ``output`` gives to real texts against those of ``source``, by ``budget``.
 
@@ -79,16 +80,14 @@ def verify_quality(
     chosen = bundled_texts(JUDGE) if texts is None else read_texts(os.fspath(texts))
     encoded = _encode(source, output, generator, chosen, WITHOUT_LIMIT if full else LONGEST)
     names = _list_outputs(source, output, generator) if pairing is None else list(pairing.outputs)
-    progress(f"embedding {len(chosen)} texts by the source")
     try:
-        first = _embed(open_session(source), generator, encoded, names)
+        first = _embed(open_session(source), generator, encoded, names, progress, "embedding texts by the source")
     except UnsupportedModelError as error:
         why = f"the source cannot be run: {error}"
         return Report((Check(NAME, why, stated=Verdict.NOT_CHECKED),), (), (f"{NAME}: {why}",))
-    progress(f"embedding {len(chosen)} texts by the model")
     try:
         session = open_session(output) if pairing is None else pairing.open_output()
-        second = _embed(session, generator, encoded, names)
+        second = _embed(session, generator, encoded, names, progress, "embedding texts by the model")
     except UnsupportedModelError as error:
         why = f"the source can be run and the model cannot: {error}"
         return Report((Check(NAME, why, stated=Verdict.FAILED),), (), NOT_COVERED)
@@ -135,8 +134,10 @@ def _list_outputs(source: Model, output: Model, generator: FeedGenerator) -> lis
     ]
 
 
-def _embed(session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> _Side:
-    return _Side(session, embed_texts(session, generator, texts, names) if names else {})
+def _embed(
+    session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str], progress: Progress, doing: str
+) -> _Side:
+    return _Side(session, embed_texts(session, generator, texts, names, progress, doing) if names else {})
 
 
 def _choose_outputs(wanted: Vectors, found: Vectors) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.quality import TOP_K, QualityBudget
 from graphsurgery.compare.tally import MOST_BEYOND
 from graphsurgery.compare.tolerance import Limits
@@ -18,6 +19,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.by_outputs import are_of_different_makers, verify_outputs
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
@@ -32,21 +34,27 @@ from graphsurgery.proof.source_feeds import find_texts, make_feed_generator, try
 from graphsurgery.proof.text_quality import verify_quality
 from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.whole_proof import NAME as WHOLE
-from graphsurgery.proof.whole_proof import Whole, make_whole_cases, measure_dependence, prove_whole
+from graphsurgery.proof.whole_proof import (
+    Whole,
+    count_whole_feeds,
+    make_whole_cases,
+    measure_dependence,
+    prove_whole,
+    report_feeds,
+)
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.report import WARNING, Check, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator
-from graphsurgery.runtime.reach import CachedRun, extend_to_reach, find_reach
+from graphsurgery.runtime.reach import FINDING_REACH, CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
 """Up to this many bytes of weights, the whole proof runs without being asked for."""
-Progress = Callable[[str], None]
-"""Called with a few words about the next piece of work."""
 
 
+@check_argument_types()
 def verify(
     model: Loadable,
     *,
@@ -60,7 +68,7 @@ def verify(
     outputs: bool = False,
     full: bool = False,
     head_only: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore_progress,
 ) -> Report:
     """Prove that ``model`` computes what its recorded edits must compute when they are applied to ``against``.
 
@@ -113,11 +121,11 @@ def verify(
     encoded, why_no_text = find_texts(source, output, generator, texts)
     if not chain:
         progress("comparing outputs")
-        return SameOutputs(source, generator, encoded, full).make_report(output, limits, why_no_text)
+        return SameOutputs(source, generator, encoded, full, progress).make_report(output, limits, why_no_text)
     wrong = find_record_misfits(source, chain)
     if wrong:
         return Report((Check(RECORDED, "; ".join(wrong), stated=Verdict.FAILED),), (), ("the proofs: nothing was run",))
-    return _EditProof(source, output, chain, generator, encoded, limits, full).run(why_no_text, head_only, progress)
+    return _EditProof(source, output, chain, generator, encoded, limits, full, progress).run(why_no_text, head_only)
 
 
 def _read_budget(limits: Limits, top_k: int | None, min_overlap: float | None, rank: float | None) -> QualityBudget | None:
@@ -143,6 +151,7 @@ class _EditProof:
     texts: Encoded | None
     limits: Limits
     full: bool
+    progress: Progress = ignore_progress
     observations: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
 
@@ -155,16 +164,16 @@ class _EditProof:
         self.by_run = any(link.reference.by_run_alone for link in self.chain)
         self.runs_whole = self.full or self.source.weight_bytes <= WHOLE_BY_DEFAULT
 
-    def run(self, why_no_text: str | None, head_only: bool, progress: Progress) -> Report:
+    def run(self, why_no_text: str | None, head_only: bool) -> Report:
         """Run all proofs that apply, and report what they found."""
-        progress("comparing the encoder with the source's")
+        self.progress("comparing the encoder with the source's")
         checks = [self._check_untouched(every_byte=self.full or (self.runs_whole and not head_only))]
         if self.chain.links[0].step.source != self.source.fingerprint:
             self.observations.append(
                 "the fingerprint in the metadata is not this source's: the output was made from another file"
             )
         for name, prove in self._list_proofs(head_only).items():
-            progress(name)
+            self.progress(name)
             try:
                 checks.append(prove())
             except (NothingToPoolError, WeightsDifferError) as error:
@@ -256,13 +265,17 @@ class _EditProof:
             return Check(WHOLE, tried.wrong, stated=Verdict.FAILED), ()
         whole = Whole(ExpectedOutputs(source, self.chain, self.weights), session, self.output.interface.outputs)
         reference = CachedRun(whole.compute_expected)
+        self.progress(FINDING_REACH)
         reach = find_reach(self.source, self.generator, reference, self.full)
-        cases = make_whole_cases(extend_to_reach(self.generator, reach), self.texts)
+        longest = extend_to_reach(self.generator, reach)
+        total = count_whole_feeds(longest, self.texts)
+        cases = report_feeds(make_whole_cases(longest, self.texts), total, self.progress)
         check = prove_whole(whole, reference, cases, self.limits)
         notes = [*(f"{WARNING}{line}" for line in self.generator.baked_in), str(reach)]
         unchecked = (*reach.not_checked, *self.generator.left_out, *tried.unknown)
         self.not_checked += [line for line in unchecked if line not in self.not_checked]
         if check.verdict is Verdict.PASSED:
+            self.progress("measuring how the batch and padding change a vector")
             notes += measure_dependence(whole, self.generator)
             notes += describe_bits(self.output, session, self.generator)
         return check, notes

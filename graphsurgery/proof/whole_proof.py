@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from graphsurgery.compare.tolerance import Limits
 from graphsurgery.compare.vectors import measure_largest_difference
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Value
+from graphsurgery.progress import Progress, count_parts
 from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
@@ -45,12 +46,32 @@ class Whole:
 
 
 def prove_whole(
-    whole: Whole, reference: Callable[[Values], dict[str, Expected]], cases: Iterator[tuple[str, list[Values]]], limits: Limits
+    whole: Whole,
+    reference: Callable[[Values], dict[str, Expected]],
+    cases: Iterable[tuple[str, Iterable[Values]]],
+    limits: Limits,
 ) -> Check:
     """Check the output against ``reference``, which is `Whole.compute_expected`, on every feed of every kind."""
     detail = "source and output end to end in ONNX Runtime; the source's hidden states feed the float64 reference"
     pairs = ((kind, ((feed, reference(feed)) for feed in feeds)) for kind, feeds in cases)
     return judge(NAME, detail, whole.output.run, whole.declared, pairs, limits)
+
+
+def report_feeds(
+    cases: Iterable[tuple[str, list[Values]]], total: int, progress: Progress
+) -> Iterator[tuple[str, Iterator[Values]]]:
+    """Yield ``cases``, and report before each feed how many of ``total`` are done."""
+    done = 0
+    for kind, feeds in cases:
+        yield kind, count_parts(feeds, total, progress, f"{NAME}: {kind}", done)
+        done += len(feeds)
+
+
+def count_whole_feeds(generator: FeedGenerator, texts: Encoded | None) -> int:
+    """Return how many feeds `make_whole_cases` yields, at least: a fixed batch size splits those of real text further."""
+    drawn = sum(len(masks) for _, masks in generator.generate_masks(longest=True))
+    real = 0 if texts is None else sum(1 for _ in texts.split_into_batches())
+    return drawn * (1 if generator.with_defaults is None else 2) + real
 
 
 def make_whole_cases(generator: FeedGenerator, texts: Encoded | None) -> Iterator[tuple[str, list[Values]]]:

@@ -18,6 +18,7 @@ from graphsurgery.encoder.architecture import Architecture
 from graphsurgery.errors import NothingToOptimizeError
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.report import Check
 from graphsurgery.rewrites.fuse.report import FusionReport
 
@@ -30,7 +31,7 @@ class Context:
 
     feeds: Callable[[Model], Sequence[Feed]]
     """Draws inputs to run an encoder on, for rewrites that measure."""
-    progress: Callable[[str], None] = lambda _: None
+    progress: Progress = ignore_progress
     """Called with what is about to be done."""
     whole: Model | None = None
     """The model with its head, for rewrites that need to know what the head reads.."""

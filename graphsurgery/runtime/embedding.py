@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.runtime.batches import plan
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.session import Session
@@ -14,7 +15,14 @@ from graphsurgery.runtime.texts import Encoded
 Array = np.ndarray
 
 
-def embed_texts(session: Session, generator: FeedGenerator, texts: Encoded, names: Sequence[str]) -> dict[str, Array]:
+def embed_texts(
+    session: Session,
+    generator: FeedGenerator,
+    texts: Encoded,
+    names: Sequence[str],
+    progress: Progress = ignore_progress,
+    doing: str = "embedding texts",
+) -> dict[str, Array]:
     """Return the vectors of ``texts`` at those of the outputs ``names`` that have one vector per text, ``[texts, dim]``.
 
     Texts of like length run together. If the model takes no mask, only texts of equal length do, because it would take padding
@@ -22,8 +30,10 @@ def embed_texts(session: Session, generator: FeedGenerator, texts: Encoded, name
 
     Raises UnsupportedModelError if a run fails.
     """
-    order, parts = [], []
+    order: list[int] = []
+    parts = []
     for rows in _list_batches(texts, generator.has_mask):
+        progress(doing, len(order), len(texts.ids))
         order += rows
         parts.append(embed_batch(session, generator, texts.take(rows), names))
     place = np.argsort(order)

@@ -32,6 +32,8 @@ MOST_TOKENS, MOST_NUMBERS = 1 << 13, 1 << 24
 with the square of the length, that of scores over a vocabulary with the number of outputs."""
 PADDED = 256
 """Positions of the longest feed with padding, beyond twice the largest window."""
+FINDING_REACH = "finding the longest texts that can be run"
+"""What the progress display says while `find_reach` runs."""
 Values = dict[str, np.ndarray]
 
 
