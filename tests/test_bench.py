@@ -15,11 +15,11 @@ from conftest import ROOT
 
 import graphsurgery
 from graphsurgery import bench
-from graphsurgery.benchmarking.results import BUSY, EQUAL, FASTER, SLOWER, Measurement
+from graphsurgery.benchmarking.results import EQUAL, FASTER, SLOWER, Measurement
 from graphsurgery.benchmarking.work import ARRIVAL, BUDGET, SINGLE, STRATEGIES, TOKENS, list_shapes, split_texts
 from graphsurgery.cli.main import OK, WRONG, run
 from graphsurgery.compare.budget import measure_budget
-from graphsurgery.compare.timing import Timing
+from graphsurgery.compare.timing import BUSY, LEAST, Timing
 from graphsurgery.errors import (
     GraphSurgeryError,
     MissingPackageError,
@@ -183,9 +183,9 @@ def test_models_side_by_side(fixture_copy) -> None:
         assert [one.model for one in contest.measurements] == ["model.onnx", "model 2"]
         assert all((one.texts, one.tokens, one.strategy) == ((texts,), texts * tokens, None) for one in contest.measurements)
         first, second = contest.measurements
-        assert first.timing.ratio == 1 and len(first.seconds) == len(second.seconds) == 3
+        assert first.timing.ratio == 1 and len(first.seconds) == len(second.seconds) == LEAST
         assert [other / sum(seconds) for (_, other), seconds in zip(second.timing.pairs, second.seconds, strict=True)] == (
-            pytest.approx([1, 1, 1], rel=0.5)
+            pytest.approx([1] * LEAST, rel=0.5)
         )
     shown = json.loads(json.dumps(result.to_json()))
     assert result.budget is None and shown["works"][0]["measurements"][1]["model"] == "model 2"

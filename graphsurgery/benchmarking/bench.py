@@ -27,7 +27,7 @@ BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 LONGEST = 512
 """The texts of a file are cut at so many tokens, unless the model takes fewer."""
 SECONDS = 3.0
-"""How long each kind of work is repeated, all contenders in turns; or three rounds if these take longer."""
+"""How long each kind of work is repeated, all contenders in turns; or five rounds if these take longer."""
 
 
 @check_argument_types()
@@ -63,7 +63,7 @@ def bench(
         batches: numbers of texts: 1, 8 and 32 if it is None.
         lengths: numbers of tokens: 16, 64 and 256 if it is None. More than a model takes becomes as many as it takes.
         threads: the threads of every session. 0 lets ONNX Runtime choose.
-        seconds: how long each kind of work is repeated. There are three rounds at least.
+        seconds: how long each kind of work is repeated. There are five rounds at least.
         plot: a .png or .svg file to draw the result in. Needs matplotlib (the extra ``plot``).
         force: replace an existing plot.
 

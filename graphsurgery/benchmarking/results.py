@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.compare.timing import Timing
+from graphsurgery.compare.timing import BUSY, Timing
 from graphsurgery.runtime.memory import Memory
 
 FASTER, SLOWER, EQUAL = "faster", "slower", "no clear difference"
-BUSY = "not judged: the machine was busy"
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,16 @@ class Measurement:
         """Whether this is faster than the first contender, as far as the rounds tell."""
         if self.timing.helped is not None:
             return FASTER if self.timing.helped else SLOWER
-        return BUSY if self.timing.scatters else EQUAL
+        return BUSY if self.timing.is_unjudged else EQUAL
 
     def to_json(self) -> dict[str, Any]:
         p50, p95 = self.latency
         texts, tokens = self.throughput
-        low, middle, high = self.timing.quartiles
         return {
             "model": self.model, "strategy": self.strategy, "p50_ms": p50, "p95_ms": p95, "texts_per_second": texts,
             "tokens_per_second": tokens, "runs": len(self.texts), "rounds": len(self.seconds),
             "loaded_bytes": self.memory and self.memory.loaded, "peak_bytes": self.memory and self.memory.peak,
-            "ratio": middle, "ratio_quartiles": [low, middle, high], "verdict": self.verdict,
+            "ratio": self.timing.ratio, "middle_half": list(self.timing.middle_half), "verdict": self.verdict,
         }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ OPTIONS = (
     ),
     click.option(
         "--seconds", type=float, metavar="S", default=SECONDS, show_default=True,
-        help="How long each kind of work is repeated, three rounds at least.",
+        help="How long each kind of work is repeated, five rounds at least.",
     ),
     click.option("--plot", type=click.Path(), metavar="FILE.png|svg", help="Draw the result, with matplotlib."),
     click.option("--force", is_flag=True, help="Replace an existing plot."),

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from graphsurgery.benchmarking.results import BUSY, FASTER, SLOWER, Benchmark, Contest, Measurement
+from graphsurgery.benchmarking.results import FASTER, SLOWER, Benchmark, Contest, Measurement
 from graphsurgery.cli.console import out
 from graphsurgery.cli.render import TableOrLines, make_table, render_section
+from graphsurgery.compare.timing import BUSY
 
 STYLES = {FASTER: "green", SLOWER: "bold yellow", BUSY: "yellow"}
 Row = tuple[Contest, Measurement]
@@ -56,8 +57,10 @@ def _format_time(milliseconds: float) -> str:
 
 
 def _render_speed(contest: Contest, one: Measurement) -> Text:
-    """Show how many times faster this is than the first contender: the median round, and the middle half of the rounds."""
+    """Show how many times faster this is than the first contender, and the middle half of the rounds."""
     if one is contest.measurements[0]:
         return Text("1" if len(contest.measurements) > 1 else "")
-    low, middle, high = one.timing.quartiles
-    return Text(f"{middle:.2f}x ({low:.2f} to {high:.2f}) {one.verdict.partition(':')[0]}", style=STYLES.get(one.verdict, ""))
+    low, high = one.timing.middle_half
+    return Text(
+        f"{one.timing.ratio:.2f}x ({low:.2f} to {high:.2f}) {one.verdict.partition(':')[0]}", style=STYLES.get(one.verdict, "")
+    )

@@ -146,4 +146,5 @@ def _render_timings(timings: Timings) -> RenderableType:
     ]
     is_slower = any(one.helped is False for one in timings.shapes)
     style = "bold yellow" if is_slower else "green" if timings.helped else ""
-    return Group(render_facts(facts), Text(str(timings), style=style))
+    load = [Text(timings.describe_load(), style="dim")] if timings.describe_load() else []
+    return Group(render_facts(facts), Text(str(timings), style=style), *load)

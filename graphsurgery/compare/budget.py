@@ -15,7 +15,7 @@ from graphsurgery.runtime.session import Session
 BUDGETS = (256, 512, 1024, 2048)
 """The candidates."""
 SECONDS = 2.0
-"""How long they are timed, in turns; or three rounds if these take longer."""
+"""How long they are timed, in turns; or five rounds if these take longer."""
 LENGTHS = tuple(int(length) for length in np.rint(np.geomspace(5, 250, 48)))
 """The tokens of the texts that are run: many short ones and a few long ones, as sentences have. 3073 altogether."""
 

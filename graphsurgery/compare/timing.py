@@ -1,7 +1,12 @@
-"""The times of a file before and after, on this machine: both are run in turns, on the same feeds and with as many threads."""
+"""The times of a file before and after, on this machine: both are run in turns, on the same feeds and with as many threads.
+
+There is one statistic: the median time of each file, and their ratio. Each pair of runs has a ratio, too. The middle half of
+these tells whether the ratio means anything: if it scatters, the machine did other things between the runs.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,16 +16,20 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.other_work import Moment, count_busy_processors
 from graphsurgery.runtime.session import Session
 
 SHAPES = ((1, 16), (8, 32), (32, 64))
 """The number of texts and the tokens of each: a query, a few passages, a batch to index."""
-LEAST, MOST, SECONDS = 3, 101, 1.0
+LEAST, MOST, SECONDS = 5, 101, 1.0
 """The pairs of runs for one shape: at least, at most, and until this time is over."""
 CHANCE = 0.05
 """A smaller difference, up or down, is noise on a machine that does other things, too."""
-BUSY = 1.25
-"""If the quartiles of the speed-up are further apart than this, the machine did other things between the runs."""
+WIDE = 1.25
+"""If the middle half of the pairs' ratios is wider than this, the machine did other things between the runs."""
+BUSY = "not judged: the machine was busy"
+NOTEWORTHY = 0.1
+"""Other programs are mentioned from so many busy processors on."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +53,36 @@ class Timing:
         return median(other for _, other in self.pairs) * 1000
 
     @property
-    def quartiles(self) -> tuple[float, float, float]:
-        """The quartiles of the speed-up over all pairs: how many times faster the new file is."""
-        low, middle, high = quantiles((one / other for one, other in self.pairs), method="inclusive")
-        return low, middle, high
+    def ratio(self) -> float:
+        """How many times faster the new file is: the ratio of both median times."""
+        return self.before / self.after
 
     @property
-    def ratio(self) -> float:
-        """The median speed-up over all pairs."""
-        return self.quartiles[1]
+    def middle_half(self) -> tuple[float, float]:
+        """The quartiles of the ratios of single pairs. Half of the pairs lie between them."""
+        low, _, high = quantiles((one / other for one, other in self.pairs), method="inclusive")
+        return low, high
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster; None if the difference is small, or if a quarter of the pairs say otherwise."""
-        low, middle, high = self.quartiles
-        if low > 1 and middle > 1 + CHANCE:
+        """Whether the new file is faster. None if it cannot be judged, if the difference is small, or if a quarter of the pairs
+        say otherwise."""
+        low, high = self.middle_half
+        if self.is_unjudged:
+            return None
+        if low > 1 and self.ratio > 1 + CHANCE:
             return True
-        return False if high < 1 and middle < 1 - CHANCE else None
+        return False if high < 1 and self.ratio < 1 - CHANCE else None
 
     @property
-    def scatters(self) -> bool:
-        """Whether the pairs are so far apart that no difference does not mean that there is none."""
-        low, _, high = self.quartiles
-        return high > BUSY * low
+    def is_unjudged(self) -> bool:
+        """Whether the pairs scatter so far that neither a difference nor its lack means anything.
+
+        However wide the middle half is, it can be judged if all of it is far from 1.
+        """
+        low, high = self.middle_half
+        scatters = high > WIDE * low or not low <= self.ratio <= high
+        return scatters and low < WIDE and high > 1 / WIDE
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f}x at {describe_batch(self.texts, self.tokens, self.fill)}"
@@ -74,7 +90,8 @@ class Timing:
     def to_json(self) -> dict[str, Any]:
         return {
             "texts": self.texts, "tokens": self.tokens, "fill": self.fill, "before_ms": self.before, "after_ms": self.after,
-            "ratio": self.ratio, "quartiles": list(self.quartiles), "helped": self.helped, "pairs": len(self.pairs),
+            "ratio": self.ratio, "middle_half": list(self.middle_half), "helped": self.helped, "judged": not self.is_unjudged,
+            "pairs": len(self.pairs),
         }  # fmt: skip
 
 
@@ -89,6 +106,8 @@ class Timings:
     shapes: tuple[Timing, ...]
     elsewhere: bool = False
     """Whether the new file is meant for another device than this CPU."""
+    others: float | None = None
+    """How many processors other programs kept busy meanwhile; None if the system does not tell."""
 
     @property
     def helped(self) -> bool | None:
@@ -97,18 +116,35 @@ class Timings:
         return answers.pop() if len(answers) == 1 else None
 
     def __str__(self) -> str:
+        judged = self._describe_judged()
+        unjudged = ", ".join(str(one) for one in self.shapes if one.is_unjudged)
+        return "; ".join(filter(None, (judged, f"{BUSY} ({unjudged})" if unjudged else "")))
+
+    def _describe_judged(self) -> str:
+        """Say where the new file is faster and where not, and what follows from that. Empty if nothing could be judged."""
         words = {True: "faster", None: "no faster", False: "slower" if self.elsewhere else "SLOWER"}
-        shapes = {word: [str(one) for one in self.shapes if one.helped is helped] for helped, word in words.items()}
+        judged = [one for one in self.shapes if not one.is_unjudged]
+        shapes = {word: [str(one) for one in judged if one.helped is helped] for helped, word in words.items()}
         found = {word: ", ".join(those) for word, those in shapes.items() if those}
+        if not found:
+            return ""
         where = " on this CPU, which it is not meant for" if self.elsewhere else " here"
         first, *others = found
         said = ", ".join([f"{first}{where} ({found[first]})", *(f"{word} ({found[word]})" for word in others)])
         if words[False] not in found or self.elsewhere:
             return said
-        return f"{said}: {'time it on texts of your own' if words[True] in found else 'keep the file it was made from'}"
+        keep = words[True] not in found and len(judged) == len(self.shapes)
+        return f"{said}: {'keep the file it was made from' if keep else 'time it on texts of your own'}"
+
+    def describe_load(self) -> str:
+        """Say how many processors other programs kept busy meanwhile. Empty if these were none, or if it is not known."""
+        if self.others is None or self.others < NOTEWORTHY:
+            return ""
+        return f"meanwhile, other programs kept {self.others:.1f} of {os.cpu_count()} processors busy"
 
     def to_json(self) -> dict[str, Any]:
-        return {"helped": self.helped, "shapes": [one.to_json() for one in self.shapes]}
+        shapes = [one.to_json() for one in self.shapes]
+        return {"helped": self.helped, "others_busy": self.others, "processors": os.cpu_count(), "shapes": shapes}
 
 
 def measure_times(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
@@ -116,7 +152,9 @@ def measure_times(before: Session, after: Session, generator: FeedGenerator, els
     sizes = generator.sizes
     shapes = dict.fromkeys((sizes.batch or texts, sizes.fit_width(tokens)) for texts, tokens in SHAPES)
     feeds = {shape: generator.generate(np.ones(shape, bool), seed=0) for shape in shapes}
-    return Timings(tuple(_time_shape(before, after, feed, *shape) for shape, feed in feeds.items()), elsewhere)
+    start = Moment.now()
+    timed = tuple(_time_shape(before, after, feed, *shape) for shape, feed in feeds.items())
+    return Timings(timed, elsewhere, count_busy_processors(start, Moment.now()))
 
 
 def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:

@@ -15,7 +15,8 @@ LEAST_ERROR = 1e-8
 
 
 def draw_choice(choice: Choice, title: str, path: Path, *, force: bool) -> None:
-    """Draw the timed candidates at ``path``, the fastest on top: the median ratio, and a line over its quartiles.
+    """Draw the timed candidates at ``path``, the fastest on top: the ratio of the median times, and a line over the
+    middle half of the pairs' ratios.
 
     Raises SurroundingsError if it cannot be written.
     """
@@ -25,16 +26,17 @@ def draw_choice(choice: Choice, title: str, path: Path, *, force: bool) -> None:
     figure = import_figure()(figsize=(9, 1.5 + 0.25 * len(timed) * (len(batches) + 1)), layout="constrained")
     axes = figure.subplots()
     for place, batch in enumerate(batches):
-        low, middle, high = zip(*(one.timings[place].quartiles for one in timed), strict=True)
-        below = [one - other for one, other in zip(middle, low, strict=True)]
-        above = [one - other for one, other in zip(high, middle, strict=True)]
+        middle = [one.timings[place].ratio for one in timed]
+        low, high = zip(*(one.timings[place].middle_half for one in timed), strict=True)
+        below = [max(one - other, 0.0) for one, other in zip(middle, low, strict=True)]
+        above = [max(one - other, 0.0) for one, other in zip(high, middle, strict=True)]
         rows = [row - WIDTH / 2 + (place + 0.5) * height for row in range(len(timed))]
         axes.barh(rows, middle, height, xerr=(below, above), color=COLOURS[place % len(COLOURS)], label=batch)
     names = [one.name + (" (chosen)" if one.name == choice.chosen else "") for one in timed]
     axes.set_yticks(range(len(timed)), names)
     axes.invert_yaxis()  # the fastest on top
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("times faster than the source: median, line over the quartiles")
+    axes.set_xlabel("times faster than the source: by the median times; line: the middle half of the pairs")
     axes.set_title(title, loc="left", fontsize=9)
     axes.legend(fontsize=8)
     save_figure(figure, path, force=force)

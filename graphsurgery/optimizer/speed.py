@@ -27,7 +27,7 @@ from graphsurgery.runtime.session import open_session
 MOST_BYTES = 2 << 30
 """The weights of the files that are loaded at once."""
 SECONDS = 2.0
-"""One batch is timed for so long, or three rounds if they take longer."""
+"""One batch is timed for so long, or five rounds if they take longer."""
 
 
 @dataclass
@@ -127,7 +127,7 @@ class SpeedSearch:
 def _require_quiet(tried: Sequence[Candidate]) -> None:
     """Raise SurroundingsError if the times scatter so far that a faster candidate may have been missed."""
     timings = [timing for one in tried for timing in one.timings]
-    scattered = [timing for timing in timings if timing.scatters]
+    scattered = [timing for timing in timings if timing.is_unjudged]
     if scattered:
         what = f"the machine is too busy to judge: {len(scattered)} of {len(timings)} speed-ups vary by more than a quarter"
         raise SurroundingsError(what, "try again when nothing else runs, or choose the rewrites by a recipe")
