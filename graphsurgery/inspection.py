@@ -191,7 +191,7 @@ def _if_valid(answer: Callable[[], T], otherwise: T) -> T:
 
 def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
     try:
-        found = find_pooling_config(model.path) if model.path is not None else None
+        found = find_pooling_config(model.place) if model.place is not None else None
     except GraphSurgeryError as error:
         return None, [str(error)]
     return (",".join(found.modes) if found else None), []

@@ -92,7 +92,7 @@ class Outcome:
     @property
     def snippet(self) -> str:
         """A program that runs the output."""
-        return self.program or make_snippet(self.model, self.output, self.source.path)
+        return self.program or make_snippet(self.model, self.output, self.source.place)
 
     @property
     def consumers(self) -> tuple[Compatibility, ...]:

@@ -17,6 +17,7 @@ from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import RequestError, require_value
+from graphsurgery.folders.home import list_prompts, place_in_folder
 from graphsurgery.model.certificate import add_certificate, read_certificate
 from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import Loadable, load
@@ -54,6 +55,7 @@ def run(
     dry_run: bool = False,
     keep_failed: bool = False,
     hash_weights: bool = False,
+    like: str | os.PathLike[str] | None = None,
     goldens: bool = False,
     sources: Mapping[str, str] | None = None,
     atol: float | None = None,
@@ -74,6 +76,7 @@ def run(
         dry_run: do everything except writing. For edits, only the head is proven.
         keep_failed: keep an output whose proof failed.
         hash_weights: also record a sha256 of the weights in the file.
+        like: the model's folder, if the file lies elsewhere: its pooling config, modules and tokenizer count as the file's own.
         atol, min_cosine: the limits of the proofs, as in `verify`. If a rewrite is lossy, they apply only to that one.
         goldens: record golden inputs and vectors for `verify --self`, and check the file against them. This runs the source
             once more. Also record a certificate: versions, the proof and ``sources``.
@@ -84,6 +87,10 @@ def run(
         changes nothing; what `load`, the edits, the rewrites and `save` raise.
     """
     before = load(source)
+    if like is not None:
+        folder = Path(like).absolute()
+        before = place_in_folder(before, folder)
+        before = replace(before, notes=(*before.notes, *list_prompts(folder)))
     _check_request(steps, goldens)
     place = choose_output(before, steps[-1], output)
     writing, groups = Writing(place, force, dry_run, keep_failed), list(_group_steps(steps))

@@ -347,8 +347,8 @@ def an_onnx_file_that_is_not_there(place: Path) -> list[object]:
 
 
 @case("'..'", "ONNX file")
-def an_onnx_file_elsewhere(place: Path) -> list[object]:
-    shutil.copy(usual(place) / "onnx" / "model.onnx", place / "other.onnx")
+def an_onnx_file_elsewhere_that_is_not_there(place: Path) -> list[object]:
+    usual(place)
     return ["--onnx", "../other.onnx"]
 
 

@@ -96,7 +96,7 @@ def bake(
     Args:
         folder: the model folder: ``modules.json`` (a cross-encoder: ``config.json``) and the transformer-only ONNX file.
         output: the folder to make; None for ``<folder>-baked`` beside it.
-        onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx.
+        onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx; it may lie anywhere, as where Optimum wrote it.
         export: make that file from the folder's weights first, as `export` does (extra ``export``); the folder stays as it is.
         route: the route of a Router module; a file holds one route.
         truncate_dim: keep the first dims of the embedding, normalised again; several numbers give several outputs.

@@ -15,7 +15,6 @@ from graphsurgery.folders.modules import MODULES
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG
 from graphsurgery.folders.weights import NAMES, find_weights_file
 from graphsurgery.model.certificate import ELSEWHERE, list_versions
-from graphsurgery.model.model import Model
 from graphsurgery.outcome import Outcome
 from graphsurgery.version import __version__
 
@@ -26,12 +25,10 @@ READ_BY_STEPS = ("weights", "ranges")
 def hash_sources(plan: BakePlan) -> dict[str, str]:
     """Return the sha256 (hex) of every source file by its place in the model folder.
 
-    A file from elsewhere, for example of ranges, has its name behind ``elsewhere:``. An exported file has the place that it
-    would have in the folder.
+    A file from elsewhere, such as one of ranges or an encoder that the user named, has its name behind ``elsewhere:``. An
+    exported file has the place that it would have in the folder.
     """
-    return {
-        _locate(_find_home(path, plan.encoder), plan.folder): hash_file(path) for path in dict.fromkeys(_list_sources(plan))
-    }
+    return {_locate(_find_home(path, plan), plan.folder): hash_file(path) for path in dict.fromkeys(_list_sources(plan))}
 
 
 def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcome, stage: Path) -> dict[str, Any]:
@@ -50,11 +47,12 @@ def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcom
     }
 
 
-def _find_home(path: Path, encoder: Model) -> Path:
-    """Return the path that a file of an encoder made elsewhere would have in the model folder."""
-    if encoder.home is None or encoder.folder is None or not path.is_relative_to(encoder.folder):
+def _find_home(path: Path, plan: BakePlan) -> Path:
+    """Return the path that a file of an exported encoder would have in the model folder."""
+    home, made_in = plan.encoder.home, plan.encoder.folder
+    if not plan.is_exported or home is None or made_in is None or not path.is_relative_to(made_in):
         return path
-    return encoder.home / path.relative_to(encoder.folder)
+    return home / path.relative_to(made_in)
 
 
 def _list_sources(plan: BakePlan) -> Iterator[Path]:
@@ -79,7 +77,7 @@ def _list_encoder_files(plan: BakePlan) -> Iterator[Path]:
     yield from (file.path for file in plan.encoder.files.values() if file.identity is not None)
     if first.kind in TABLES:
         yield find_weights_file(first.path)
-    elif path is not None and not path.is_relative_to(plan.folder):
+    elif plan.is_exported:
         yield from (one for name in NAMES for one in sorted(first.path.glob(f"{Path(name).stem}*{Path(name).suffix}")))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import FolderError, NothingToPoolError, RequestError, UnsupportedModelError
 from graphsurgery.exporting.export_folder import TRANSFORMERS, Exported
 from graphsurgery.folders.classifier_head import has_head_weights
-from graphsurgery.folders.files import DOWNLOAD, find_onnx, list_onnx_files, open_file
+from graphsurgery.folders.files import DOWNLOAD, find_onnx, is_folder, is_there, list_onnx_files, open_file
+from graphsurgery.folders.home import place_in_folder
 from graphsurgery.folders.modules import Module
 from graphsurgery.folders.transformer_config import TransformerSettings, read_encoder_config, read_transformer_settings
 from graphsurgery.folders.weights import find_weights_file, read_weights, require_tensor
@@ -42,7 +43,7 @@ CHOOSING = frozenset({"lora", "adapter", "adapters", "adaptation", "adaptations"
 def open_encoder(folder: Path, module: Module, name: str | None, exported: Exported | None) -> tuple[Model, str]:
     """Return the encoder that the first module is, and a note on where it comes from."""
     if exported is not None:
-        return replace(load(exported.path), home=folder / "onnx"), f"the encoder was exported by {exported.program}"
+        return place_in_folder(load(exported.path), folder), f"the encoder was exported by {exported.program}"
     if module.kind in TABLES:
         if name is not None:
             raise RequestError(f"a {module.kind} has no ONNX file", "leave out --onnx: its table is built from the weights")
@@ -51,10 +52,30 @@ def open_encoder(folder: Path, module: Module, name: str | None, exported: Expor
     if module.kind not in TRANSFORMERS:
         known = ", ".join((*TRANSFORMERS, *TABLES))
         raise FolderError(f"{module.path}: the first module is a {module.kind}", f"the first module must be one of {known}")
+    elsewhere = None if name is None else _find_elsewhere(folder, name)
+    if elsewhere is not None:
+        return place_in_folder(_load(elsewhere), folder), f"the encoder is {elsewhere}, from outside of the folder"
     own = module.path if name is None and list_onnx_files(module.path) else folder
     path, others = find_onnx(own, name)
     note = f"the encoder is {path.relative_to(folder)}" + (f"; there are also {', '.join(others)} (--onnx)" if others else "")
     return _load(path), note
+
+
+def _find_elsewhere(folder: Path, name: str) -> Path | None:
+    """Return the file outside of ``folder`` that the user names, or that lies in the folder of an export that the user names.
+
+    The name is relative to the current folder, else to ``folder``. Return None for a file in ``folder``, and if there is none.
+    Raise RequestError if the name can be one of two files.
+    """
+    places = dict.fromkeys(Path(os.path.normpath(base / name)) for base in (Path.cwd(), folder, folder / "onnx"))
+    found = [one for one in places if is_there(one)]
+    outside = [one for one in found if not one.is_relative_to(folder)]
+    inside = [one for one in found if one not in outside]
+    if not outside or any(os.path.realpath(one) == os.path.realpath(outside[0]) for one in inside):
+        return None
+    if inside:
+        raise RequestError(f"--onnx {name} can be {outside[0]} or {inside[0]}", "give the whole path")
+    return find_onnx(outside[0])[0] if is_folder(outside[0]) else outside[0]
 
 
 def describe_own_class(module: Module, encoder: Model) -> list[str]:

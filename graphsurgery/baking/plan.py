@@ -40,7 +40,7 @@ class Request:
     """What the user asks of a bake, besides the folder's own modules."""
 
     onnx: str | None = None
-    """The encoder's file, if it is not onnx/model.onnx or model.onnx."""
+    """The encoder's file, if it is not onnx/model.onnx or model.onnx. It may lie outside of the folder."""
     route: str | None = None
     """The route of a Router module."""
     truncate_dim: str | None = None
@@ -70,6 +70,8 @@ class BakePlan:
     """The width of the encoder's token embeddings, if its weights tell."""
     uncut: int | None = None
     """The folder's truncate_dim, if it leaves the embedding whole."""
+    is_exported: bool = False
+    """Whether the encoder's file was made from the folder's weights for this bake."""
 
     @property
     def repository(self) -> str | None:
@@ -122,7 +124,10 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     steps, origins = zip(*planned, strict=True)
     tokenization = read_tokenization(folder, modules[0])
     uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
-    return BakePlan(folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut)
+    return BakePlan(
+        folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut,
+        request.exported is not None,
+    )  # fmt: skip
 
 
 def _name_embedding(features: Features, encoder: Path | None) -> list[Planned]:

@@ -12,7 +12,11 @@ from graphsurgery.cli.options import PROVING, SHOWN, with_options
 
 FOLDER = click.argument("folder", type=click.Path())
 OPTIONS = (
-    click.option("--onnx", metavar="NAME", help="The encoder's file. [default: onnx/model.onnx, else model.onnx]"),
+    click.option(
+        "--onnx",
+        metavar="PATH",
+        help="The encoder's file or an export's folder, in FOLDER or elsewhere. [default: onnx/model.onnx, else model.onnx]",
+    ),
     click.option("--export", is_flag=True, help="Make the encoder's file from the folder's weights first (extra `export`)."),
     click.option("--route", metavar="NAME", help="The route of a Router module. A file holds one route."),
     click.option(

@@ -18,6 +18,13 @@ SHOWN = (
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
 )
 
+LIKE = click.option(
+    "--like",
+    type=click.Path(),
+    metavar="FOLDER",
+    help="The model's folder, if MODEL lies elsewhere: its pooling config, modules, prompts and tokenizer are MODEL's.",
+)
+
 
 Options = tuple[Callable[[Decorated], Decorated], ...]
 

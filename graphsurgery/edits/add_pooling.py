@@ -121,7 +121,7 @@ class AddPooling(GraphEdit[Pooled]):
         require_opset(model, self.verb)
         self._check_head(model)
         prompt = read_prompt(model, self.skip_prompt)
-        modes, doubts = read_modes(self.modes, model.path, prompt)
+        modes, doubts = read_modes(self.modes, model.place, prompt)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
         mask = find_mask(model, self.mask, self.ids, hidden.name)
         if not self.replace:

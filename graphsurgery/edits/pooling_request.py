@@ -70,7 +70,8 @@ def read_modes(asked: tuple[str, ...], model: Path | None, prompt: str | None) -
         if config is None:
             raise RequestError(
                 "there is no 1_Pooling/config.json beside or above the model to read the pooling mode from",
-                "give the mode that the model was trained with: --mode mean or cls for most encoders, lasttoken for decoders",
+                "name the model's folder with --like, or give the mode that the model was trained with: --mode mean or cls "
+                "for most encoders, lasttoken for decoders",
                 ("--mode",),
             )
         if not config.include_prompt and prompt is None:

@@ -46,6 +46,11 @@ class Model:
     home: Path | None = None
     """The folder that the model belongs to, if it was made in another one. Paths that edits take are relative to it."""
 
+    @property
+    def place(self) -> Path | None:
+        """The path by which the files of the model's folder are found: `path`, but in `home` if there is one."""
+        return self.path if self.home is None else self.home / (self.path.name if self.path is not None else "model.onnx")
+
     def __repr__(self) -> str:
         """Return one line: the file, and the interface."""
         return f"<Model {self.path or 'in memory'}{'' if self.is_as_loaded else ', edited'}: {self.interface}>"

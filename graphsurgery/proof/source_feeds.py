@@ -223,7 +223,7 @@ def encode_texts(source: Model, output: Model, generator: FeedGenerator, texts: 
     Raise RequestError without a tokenizer, UnsupportedModelError if the model does not take its ids, and the errors of
     `tokenize`.
     """
-    tokenizer = find_tokenizer(source.path) or find_tokenizer(output.path)
+    tokenizer = find_tokenizer(source.place) or find_tokenizer(output.path)
     if tokenizer is None:
         raise RequestError(
             "there is no tokenizer.json beside the model or above it",

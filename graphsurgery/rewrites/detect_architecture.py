@@ -17,7 +17,7 @@ def detect_architecture(model: Model) -> Architecture | None:
     warning in the architecture's notes.
     """
     complaint: tuple[str, ...] = ()
-    for folder in (model.path.parent, model.path.parent.parent) if model.path is not None else ():
+    for folder in (model.place.parent, model.place.parent.parent) if model.place is not None else ():
         try:
             config = read_encoder_config(folder)
         except FolderError as error:

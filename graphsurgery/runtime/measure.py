@@ -56,7 +56,7 @@ def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
 
     Raises RequestError without a tokenizer or with fewer than `FEWEST` texts, and what reading and running raise.
     """
-    tokenizer = find_tokenizer(model.path)
+    tokenizer = find_tokenizer(model.place)
     if tokenizer is None:
         raise RequestError(
             f"the texts of {texts} cannot be tokenised: there is no tokenizer.json beside the model or in the folder above it",
