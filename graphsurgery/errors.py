@@ -28,6 +28,7 @@ The tree (each error is also the natural builtin named in brackets):
     ├── SurroundingsError [OSError]            no space, no permission, a file does not exist
     ├── MissingPackageError [ImportError]      an optional package is needed
     └── VerificationFailed [AssertionError]    a proof did not pass
+        └── StrictError                        there are warnings, and ``strict`` allows none
 
 Outside the tree, so that code that handles known errors does not handle it:
 
@@ -166,6 +167,10 @@ class VerificationFailed(GraphSurgeryError, AssertionError):  # noqa: N818 -- it
     def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:
         super().__init__(message, advice)
         self.outcome = outcome
+
+
+class StrictError(VerificationFailed):
+    """There are warnings, and ``strict`` allows none."""
 
 
 class PostconditionError(AssertionError):

@@ -154,7 +154,7 @@ def inspect(source: Loadable) -> Inspection:
         precision=_count_bytes_by_type(model),
         pooling_config=pooling,
         warnings=(
-            *model.notes,
+            *model.warnings,
             *complaint,
             *_list_unreadable_steps(model),
             *_list_warnings(model, hidden),

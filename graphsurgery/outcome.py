@@ -16,6 +16,7 @@ from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Saved
+from graphsurgery.remarks import HasRemarks, make_strict_error, select_warnings
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.runtime.baked_sizes import declare_baked_sizes
@@ -36,7 +37,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(HasRemarks):
     """The result of `run` or `optimize`.
 
     The properties `model`, `output`, `saved`, `interface`, `steps` and `consumers` are those of the first output. Every verb
@@ -45,7 +46,8 @@ class Outcome:
 
     source: Model
     outputs: tuple[Output, ...]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Notes and warnings, without those of the report."""
     report: Report | None = None
     """None if no proof was requested."""
     program: str | None = None
@@ -85,6 +87,11 @@ class Outcome:
         return self.model.interface
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings: about the source, the request, the output and its proof."""
+        return select_warnings((*self.remarks, *(self.report.remarks if self.report is not None else ())))
+
+    @property
     def steps(self) -> tuple[dict[str, Any], ...]:
         """The recorded edits of the output."""
         return tuple(step.to_json() for step in read_head_steps(self.model))
@@ -104,8 +111,8 @@ class Outcome:
         """Whether the proof passed or none was requested."""
         return self.report is None or bool(self.report)
 
-    def with_saved(self, saved: Saved) -> Outcome:
-        """Return this outcome with its only output saved."""
+    def with_saved(self, saved: Saved | None) -> Outcome:
+        """Return this outcome with its only output saved, or not saved for None."""
         return replace(self, outputs=(replace(self.outputs[0], saved=saved),))
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +125,7 @@ class Outcome:
             "rewrites": [step.to_json() for step in self.model.rewrites],
             "interface": {"before": self.source.interface.to_json(), "after": self.interface.to_json()},
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "report": self.report.to_json() if self.report is not None else None,
             "snippet": self.snippet,
             "consumers": [reading.to_json() for reading in self.consumers],
@@ -134,10 +142,20 @@ Optimized = Outcome
 """The outcome of `optimize`."""
 
 
-def require_passed(outcome: Outcome) -> Outcome:
-    """Return ``outcome``. Raises VerificationFailed if its proof did not pass."""
-    if outcome.is_right:
+def is_wanted(outcome: Outcome, *, strict: bool) -> bool:
+    """Whether the proof did not fail, and there are no warnings if ``strict`` allows none."""
+    return outcome.is_right and not (strict and outcome.warnings)
+
+
+def require_wanted(outcome: Outcome, *, strict: bool) -> Outcome:
+    """Return ``outcome``.
+
+    Raises VerificationFailed if its proof did not pass, and StrictError for warnings if ``strict`` allows none.
+    """
+    if is_wanted(outcome, strict=strict):
         return outcome
+    if outcome.is_right:
+        raise make_strict_error(outcome.warnings, describe_output(outcome, outcome.output), outcome)
     advice = "see the report; --keep-failed keeps such an output for inspection, --no-verify skips the proof"
     if outcome.loss is not None:
         advice = f"half precision loses too much here; --min-cosine allows more. {advice}"

@@ -11,8 +11,10 @@ from typing import Any
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.folders.files import find_onnx, hash_file, is_there, read_json, resolve_inside
 from graphsurgery.folders.modules import MODULES
+from graphsurgery.model.loading import load
 from graphsurgery.outcome import Outcome
 from graphsurgery.recipe import Recipe, read_recipe
+from graphsurgery.remarks import Warn
 from graphsurgery.runner import run
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -25,7 +27,7 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     Args:
         recipe: a TOML file; see `graphsurgery.recipe` and the folder recipes/.
         model: an ONNX file, or a model folder with onnx/model.onnx or model.onnx.
-        options: those of `run`: output, verify, full, force, dry_run, keep_failed, hash_weights, progress.
+        options: those of `run`: output, verify, full, force, dry_run, keep_failed, strict, hash_weights, progress.
 
     Raises:
         RecipeError with the path to the bad key; what `run` raises.
@@ -34,16 +36,17 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     path = find_onnx(place)[0] if place.is_dir() else place
     content = read_recipe(Path(recipe), path)
     sources = _hash_sources(content.sources, place if place.is_dir() else _find_model_folder(path))
-    outcome = run(
-        content.steps, path, atol=content.checks.atol, min_cosine=content.checks.min_cosine, goldens=content.goldens,
+    missing = [
+        Warn(f"{source} does not exist, so the certificate does not list it")
+        for source in content.sources if source not in sources
+    ]  # fmt: skip
+    before = load(path)
+    before = replace(before, remarks=(*list_recipe_remarks(content, path), *missing, *before.remarks))
+    return run(
+        content.steps, before, atol=content.checks.atol, min_cosine=content.checks.min_cosine, goldens=content.goldens,
         sources=sources,
         **options,
     )  # fmt: skip
-    missing = [
-        f"warning: {source} does not exist, so the certificate does not list it"
-        for source in content.sources if source not in sources
-    ]  # fmt: skip
-    return replace(outcome, notes=(*list_recipe_notes(content, path), *missing, *outcome.notes))
 
 
 def _hash_sources(places: Sequence[str], folder: Path) -> dict[str, str]:
@@ -62,16 +65,16 @@ def _find_model_folder(model: Path) -> Path:
     return next((folder for folder in folders if is_there(folder / MODULES)), own)
 
 
-def list_recipe_notes(recipe: Recipe, model: Path) -> list[str]:
-    """Return notes on what the graph cannot hold: prompts, padding side, unchecked facts."""
-    notes = [f"prompt {name}: {text!r}" for name, text in recipe.prompts.items()]
-    notes += [f"not checked by the recipe's authors: {fact}" for fact in recipe.unchecked]
+def list_recipe_remarks(recipe: Recipe, model: Path) -> list[str]:
+    """Return remarks on what the graph cannot hold: prompts, padding side, unchecked facts."""
+    remarks = [f"prompt {name}: {text!r}" for name, text in recipe.prompts.items()]
+    remarks += [f"not checked by the recipe's authors: {fact}" for fact in recipe.unchecked]
     side = _read_padding_side(model)
     if recipe.padding_side is not None and side not in (recipe.padding_side, None):
-        notes.append(
-            f"warning: the recipe needs padding on the {recipe.padding_side}, but {TOKENIZER_CONFIG} pads on the {side}"
+        remarks.append(
+            Warn(f"the recipe needs padding on the {recipe.padding_side}, but {TOKENIZER_CONFIG} pads on the {side}")
         )
-    return notes
+    return remarks
 
 
 def _read_padding_side(model: Path) -> str | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-WARNING = "warning: "
-"""How a remark begins that is a warning."""
+from graphsurgery.remarks import select_notes, select_warnings
+
 SMALLEST_SHARE = 0.001
 MANY = 10
 """A difference of this many limits or more is shown as a multiple of its limit. Smaller ones are shown in percent."""
@@ -171,10 +171,21 @@ class Report:
     """All checks of a model, observations, and what was not checked. A report is true if it PASSED."""
 
     checks: tuple[Check, ...]
-    observations: tuple[str, ...] = ()
-    """Findings that the edit does not cause: dependence on batch neighbours or padding, and the encoder's own NaN."""
+    remarks: tuple[str, ...] = ()
+    """Observations and warnings about what the edit does not cause: a dependence on batch neighbours or on padding, and NaN of
+    the encoder itself."""
     not_checked: tuple[str, ...] = field(default=())
     """What was left out, and why."""
+
+    @property
+    def observations(self) -> tuple[str, ...]:
+        """The remarks that are no warnings."""
+        return select_notes(self.remarks)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The remarks that are warnings."""
+        return select_warnings(self.remarks)
 
     @property
     def verdict(self) -> Verdict:
@@ -212,7 +223,7 @@ class Report:
             "verdict": self.verdict.value, "cases": self.cases, "max_abs_diff": _to_json_number(self.worst),
             "margin": _to_json_number(self.margin),
             "checks": [check.to_json() for check in self.checks], "observations": list(self.observations),
-            "not_checked": list(self.not_checked),
+            "warnings": list(self.warnings),            "not_checked": list(self.not_checked),
         }  # fmt: skip
 
 
@@ -223,10 +234,10 @@ def list_few(names: Iterable[str], between: str = ", ") -> str:
 
 
 def join_reports(one: Report, other: Report) -> Report:
-    """Return a report with the checks of both, and each observation and omission once."""
+    """Return a report with the checks of both, and each remark and omission once."""
     return Report(
         (*one.checks, *other.checks),
-        tuple(dict.fromkeys((*one.observations, *other.observations))),
+        tuple(dict.fromkeys((*one.remarks, *other.remarks))),
         tuple(dict.fromkeys((*one.not_checked, *other.not_checked))),
     )
 

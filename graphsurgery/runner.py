@@ -25,7 +25,7 @@ from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import GOLDEN, HOUSEKEEPING, list_steps_since_edit, list_undoable_steps, undo_step
 from graphsurgery.model.saving import LARGEST_PROTOBUF, plan_output
 from graphsurgery.model.staging import Plan, Saved, Stage, stage_output
-from graphsurgery.outcome import Outcome, Output, require_passed
+from graphsurgery.outcome import Outcome, Output, is_wanted, require_wanted
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.golden import copy_goldens, record_goldens, verify_itself
@@ -33,12 +33,13 @@ from graphsurgery.proof.intent import check_intent
 from graphsurgery.proof.rewrite_proof import Claim, Proven, RewriteProof
 from graphsurgery.proof.untouched import check_untouched
 from graphsurgery.proof.verify import verify as verify_model
+from graphsurgery.remarks import Warn
 from graphsurgery.report import Check, Report, Verdict, join_reports
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 
 Step = Edit | Rewrite
-NO_GOLDENS = "warning: no golden vectors are recorded, because ONNX Runtime cannot run the file on the CPU to check them"
+NO_GOLDENS = Warn("no golden vectors are recorded, because ONNX Runtime cannot run the file on the CPU to check them")
 ROOM = 1 << 20
 """Bytes that a protobuf keeps free for the certificate, which is added last."""
 
@@ -54,6 +55,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
+    strict: bool = False,
     hash_weights: bool = False,
     like: str | os.PathLike[str] | None = None,
     goldens: bool = False,
@@ -74,7 +76,8 @@ def run(
         full: run the whole proof and compare every byte of the weights, at any size.
         force: replace an existing output, but never the input.
         dry_run: do everything except writing. For edits, only the head is proven.
-        keep_failed: keep an output whose proof failed.
+        keep_failed: keep an output whose proof failed, or that ``strict`` refuses.
+        strict: raise StrictError if there is any warning.
         hash_weights: also record a sha256 of the weights in the file.
         like: the model's folder, if the file lies elsewhere: its pooling config, modules and tokenizer count as the file's own.
         atol, min_cosine: the limits of the proofs, as in `verify`. If a rewrite is lossy, they apply only to that one.
@@ -83,8 +86,8 @@ def run(
         sources: the sha256 (hex) of the files that the output is made from, by their paths in the model folder.
 
     Raises:
-        VerificationFailed if a proof does not pass (``error.outcome`` holds the report); NothingToOptimizeError if a rewrite
-        changes nothing; what `load`, the edits, the rewrites and `save` raise.
+        VerificationFailed if a proof does not pass (``error.outcome`` holds the report); StrictError;
+        NothingToOptimizeError if a rewrite changes nothing; what `load`, the edits, the rewrites and `save` raise.
     """
     before = load(source)
     if like is not None:
@@ -93,7 +96,7 @@ def run(
         before = replace(before, notes=(*before.notes, *list_prompts(folder)))
     _check_request(steps, goldens)
     place = choose_output(before, steps[-1], output)
-    writing, groups = Writing(place, force, dry_run, keep_failed), list(_group_steps(steps))
+    writing, groups = Writing(place, force, dry_run, keep_failed, strict), list(_group_steps(steps))
     options = _Options(
         verify, full, hash_weights, Limits(atol, min_cosine), _is_lossy(steps), len(groups) > 1, goldens, progress
     )
@@ -103,7 +106,7 @@ def run(
         if parts and verify:
             outcome = _prove_inner(outcome, parts[-1], writing)
             if not outcome.is_right:
-                return require_passed(_keep_failed(outcome, writing))
+                return require_wanted(_keep_failed(outcome, writing), strict=strict)
         parts.append(_apply(group, outcome.model, options))
         outcome = parts[-1].describe(outcome)
     if goldens:
@@ -143,6 +146,8 @@ class Writing:
     force: bool = False
     dry_run: bool = False
     keep_failed: bool = False
+    strict: bool = False
+    """Whether a warning is a failure."""
 
     @contextmanager
     def stage(self, model: Model, progress: Progress | None = None) -> Iterator[Stage]:
@@ -225,7 +230,7 @@ class _Part(ABC):
 
     def describe(self, outcome: Outcome) -> Outcome:
         """Return ``outcome`` with the model of this part."""
-        return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), notes=self.after.notes)
+        return replace(outcome, outputs=(replace(outcome.outputs[0], model=self.after),), remarks=self.after.remarks)
 
     @abstractmethod
     def prove(self, written: Model | None, *, dry_run: bool) -> Proven:
@@ -344,24 +349,24 @@ def _record_goldens(outcome: Outcome, steps: Sequence[Step], parts: Sequence[_Pa
     results = [part.applied.result for part in parts if isinstance(part, _Rewritten)]
     if all(one.keeps_goldens for one in results):
         limits = next((one.golden_limits for one in results if one.golden_limits is not None), None)
-        recorded, notes = _apply_edits(steps, outcome.source)
+        recorded, remarks = _apply_edits(steps, outcome.source)
         after = copy_goldens(recorded, last.after, limits)
-        after = replace(after, notes=(*after.notes, *notes))
+        after = replace(after, remarks=(*after.remarks, *remarks))
     else:
-        after = replace(last.after, notes=(*last.after.notes, NO_GOLDENS))
+        after = replace(last.after, remarks=(*last.after.remarks, NO_GOLDENS))
     last.after = after
     return last.describe(outcome)
 
 
 def _apply_edits(steps: Sequence[Step], source: Model) -> tuple[Model, tuple[str, ...]]:
-    """Apply only the edits among ``steps``, and record golden vectors. Return the model and the notes on these vectors."""
+    """Apply only the edits among ``steps``, and record golden vectors. Return the model and the remarks on these vectors."""
     base = current = source
     for step in steps:
         if isinstance(step, Edit):
             current = step.apply(current)
             base = current if step.restores else base
     recorded = record_goldens(base, current)
-    return recorded, recorded.notes[len(current.notes) :]
+    return recorded, recorded.remarks[len(current.remarks) :]
 
 
 def _prove_inner(outcome: Outcome, part: _Part, writing: Writing) -> Outcome:
@@ -386,17 +391,18 @@ def _finish(outcome: Outcome, part: _Part, writing: Writing, options: _Options, 
     """Write the last model, prove the written file, and give it its final name."""
     if writing.dry_run and isinstance(part, _Edited):
         plan = plan_output(outcome.model, writing.place, force=writing.force)
-        outcome = replace(outcome, notes=(*outcome.notes, *plan.notes))
-        return require_passed(_prove(outcome, part, None, dry_run=True) if options.verify else outcome)
+        outcome = replace(outcome, remarks=(*outcome.remarks, *plan.remarks))
+        outcome = _prove(outcome, part, None, dry_run=True) if options.verify else outcome
+        return require_wanted(outcome, strict=writing.strict)
     with writing.stage(outcome.model, options.progress) as stage:
-        outcome = replace(outcome, notes=(*outcome.notes, *stage.plan.notes))
+        outcome = replace(outcome, remarks=(*outcome.remarks, *stage.plan.remarks))
         if options.verify:
             outcome = _prove(outcome, part, stage, writing.dry_run)
             if options.goldens and outcome.report and not _has_goldens(outcome.model):
                 outcome = replace(outcome, report=join_reports(outcome.report, verify_itself(outcome.model)))
-        if not writing.dry_run and (outcome.is_right or writing.keep_failed):
+        if not writing.dry_run and (is_wanted(outcome, strict=writing.strict) or writing.keep_failed):
             outcome = outcome.with_saved(commit(stage, sources, outcome.report))
-        return require_passed(outcome)
+        return require_wanted(outcome, strict=writing.strict)
 
 
 def _keep_failed(outcome: Outcome, writing: Writing) -> Outcome:

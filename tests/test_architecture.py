@@ -27,7 +27,7 @@ from graphsurgery.graph import operators
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
     ("version", "errors", "edit_list", "progress"),
-    ("interface", "argument_types"),
+    ("interface", "remarks", "argument_types"),
     ("report",),
     ("model",),
     ("graph",),
@@ -68,6 +68,7 @@ SHARED_MODULES = {
     "runtime.session": "ONNX Runtime itself",
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
+    "remarks": "sentences for the user, and which of them are warnings",
     "runtime.mask_forms": "the forms in which masks are fed; the references read them by code of their own",
     "runtime.probing": "what a run shows of inputs; edits read the graph first, and a test holds both against each other",
     "runtime.feeds": "decides what is fed, and not what is expected",

@@ -78,7 +78,7 @@ def test_settings_that_change_its_values_are_named(tmp_path: Path, capsys) -> No
     put_json(folder / "sentence_bert_config.json", {"default_task": "separation", "max_seq_length": 16})
     code, told = command("bake", folder, capsys=capsys)
     assert code == OK and told["report"]["verdict"] == "PASSED"
-    note = next(note for note in told["notes"] if note.startswith("warning: the argument task"))
+    note = next(note for note in told["warnings"] if note.startswith("the argument task"))
     assert "lora_adaptations (retrieval.query, separation)" in note and "default_task separation" in note
     assert "rank" not in note and "instructions" not in note and "hidden_size" not in note
     assert any("task_id: int64[]" in note for note in told["notes"])

@@ -81,7 +81,7 @@ def test_look_alike_loads_and_loses_nothing(name: str, tmp_path: Path) -> None:
     path = build_in(tmp_path, name, BENIGN[name].build)
     model = load(path)
     assert contents(model) == path.read_bytes()
-    notes = " ".join(model.notes)
+    notes = " ".join(model.remarks)
     assert bool(notes) == bool(BENIGN[name].notes)
     assert [word for word in BENIGN[name].notes if word not in notes] == []
     read_everything(model)

@@ -25,6 +25,7 @@ from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.proof.whole_proof import Whole, measure_dependence
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
+from graphsurgery.remarks import select_warnings
 from graphsurgery.runtime.establish import establish_mask
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import (
@@ -198,7 +199,7 @@ def test_an_encoder_that_counts_its_tokens_is_warned_of() -> None:
     model = graphsurgery.load(counting_encoder())
     assert establish_mask(model, "attention_mask") == MaskMeaning(NONZERO, GRAPH, behind_alone=True)
     notes = AddPooling("mean").resolve(model).notes
-    assert f"warning: {COUNTED}" in notes
+    assert COUNTED in select_warnings(notes)
     assert COUNTED in graphsurgery.inspect(model).warnings
     assert COUNTED not in graphsurgery.inspect(FIXTURES / "bert" / "model.onnx").warnings
 
@@ -231,8 +232,8 @@ def test_texts_that_mix_are_warned_of() -> None:
     proto.graph.output[0].name = "mixed"
     model = graphsurgery.load(proto)
     report = graphsurgery.verify(AddPooling("mean", hidden_state="mixed").apply(model), against=model)
-    (said,) = (line for line in report.observations if "vector changes" in line and "other texts in the batch" in line)
-    assert report and said.startswith("warning: ")
+    (said,) = (line for line in report.warnings if "vector changes" in line and "other texts in the batch" in line)
+    assert report and said.startswith("a text's vector")
 
 
 def edited_text(name: str, *changes: tuple[str, str]) -> Model:

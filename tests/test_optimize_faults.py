@@ -350,7 +350,7 @@ def test_what_the_optimizer_does_not_look_into(tmp_path: Path) -> None:
 
 def test_heads_that_are_not_the_graphs(tmp_path: Path) -> None:
     done = optimized(BERT, tmp_path / "made.onnx", heads=8, hidden_size=64)
-    assert any("8 heads and hidden size 64 were asked for" in note for note in done.notes)
+    assert any("8 heads and hidden size 64 were asked for" in note for note in done.warnings)
     step = graphsurgery.inspect(done.output).to_json()["optimized"]
     assert step["heads"] == 4, "what was fused, not what was asked for"
 

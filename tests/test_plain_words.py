@@ -90,7 +90,7 @@ def test_optimizing_a_quantised_file_is_told_of(options: dict[str, bool], tmp_pa
     except graphsurgery.GraphSurgeryError as error:
         said = error.advice
     else:
-        said = done.notes[0]
+        said = done.warnings[0]
     assert "MatMulInteger 1" in said and "optimize the float32 file, and quantise the result" in said
 
 

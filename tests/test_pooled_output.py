@@ -103,19 +103,19 @@ def test_the_way_that_the_warning_names_gives_masked_vectors() -> None:
 
 
 def test_edits_of_such_a_vector_warn() -> None:
-    notes = graphsurgery.add_normalize(make_pooled(HEADS["mean"][0])).notes
-    assert [note for note in notes if note.startswith("warning") and "without a mask" in note]
-    notes = graphsurgery.truncate(make_pooled(HEADS["max"][0]), dim=4).notes
-    assert [note for note in notes if note.startswith("warning") and "pooled by max" in note]
-    assert not [note for note in graphsurgery.add_normalize(make_pooled(HEADS["masked mean"][0])).notes if "warning" in note]
+    warnings = graphsurgery.add_normalize(make_pooled(HEADS["mean"][0])).warnings
+    assert [one for one in warnings if "without a mask" in one]
+    warnings = graphsurgery.truncate(make_pooled(HEADS["max"][0]), dim=4).warnings
+    assert [one for one in warnings if "pooled by max" in one]
+    assert not graphsurgery.add_normalize(make_pooled(HEADS["masked mean"][0])).warnings
 
 
 def test_vectors_of_length_one_are_said_to_be_so() -> None:
     """By the graph, and by a run where the graph is not recognised."""
     by_run = "s = Softmax <axis: int = 1> (mean) vectors = Sqrt (s)"
     for nodes in (HEADS["normalised mean"][0], MASKED_MEAN + by_run.replace("Softmax", "Hardmax")):
-        notes = graphsurgery.add_normalize(make_pooled(nodes)).notes
-        assert [note for note in notes if "length one already" in note], nodes
+        warnings = graphsurgery.add_normalize(make_pooled(nodes)).warnings
+        assert [one for one in warnings if "length one already" in one], nodes
 
 
 def test_a_refusal_says_what_is_pooled_already() -> None:

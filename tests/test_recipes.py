@@ -184,7 +184,7 @@ def test_the_recipe_of_a_baked_file(tmp_path: Path, capsys) -> None:
     assert outcome.saved and (tmp_path / "again.onnx").read_bytes() == baked.read_bytes()
     (folder / "1_Pooling" / "config.json").unlink()
     outcome = graphsurgery.run_recipe(tmp_path / "shown.toml", folder, output=tmp_path / "without.onnx")
-    assert any("1_Pooling/config.json does not exist" in note for note in outcome.notes)
+    assert any("1_Pooling/config.json does not exist" in one for one in outcome.warnings)
     certified = read_certificate(graphsurgery.load(tmp_path / "without.onnx"))
     assert certified is not None and "modules.json" in certified.sources and "1_Pooling/config.json" not in certified.sources
 

@@ -97,7 +97,7 @@ def test_a_head_that_is_known(modes: tuple[str, ...], unit: bool, tmp_path: Path
     """Hidden before, everything fuses after; the vectors are the same, and all of the outputs are there."""
     source = pooled(modes, unit)
     plain = graphsurgery.optimize(source, output=tmp_path / "plain.onnx", time=False)
-    assert plain.fusions is not None and any("--rehead" in note for note in plain.notes)
+    assert plain.fusions is not None and any("--rehead" in one for one in plain.warnings)
     done = graphsurgery.optimize(source, output=tmp_path / "made.onnx", rehead=True, strict=True, time=False)
     assert done.report and not done.attempts and done.fusions is not None and done.fusions.counts["attention"] == (3, 3)
     made = graphsurgery.load(done.output)

@@ -255,8 +255,8 @@ def test_a_residual_needs_what_it_is_made_of() -> None:
 # What a Dense module's config says
 
 
-def notes(weights: str, **parameters: Any) -> str:
-    return "\n".join(graphsurgery.add_dense(tiny(), weights, **parameters).notes)
+def warnings(weights: str, **parameters: Any) -> str:
+    return "\n".join(graphsurgery.add_dense(tiny(), weights, **parameters).warnings)
 
 
 def with_config(**config: Any) -> str:
@@ -265,18 +265,18 @@ def with_config(**config: Any) -> str:
 
 def test_what_contradicts_the_config_is_warned_about() -> None:
     tanh = with_config(activation_function="torch.nn.modules.activation.Tanh")
-    assert "warning" not in notes(tanh) and "warning" not in notes(tanh, activation="tanh")
-    assert "warning: the module's config says torch.nn.modules.activation.Tanh, but relu was requested" in notes(
+    assert not warnings(tanh) and not warnings(tanh, activation="tanh")
+    assert "the module's config says torch.nn.modules.activation.Tanh, but relu was requested" in warnings(
         tanh, activation="relu"
     )
-    assert "warning" not in notes(saved(module_folders.drawn({"linear.weight": (8, 8)})), activation="relu")
+    assert not warnings(saved(module_folders.drawn({"linear.weight": (8, 8)})), activation="relu")
 
 
 def test_a_residual_weight_that_nobody_asks_for_is_warned_about() -> None:
     weights = module_folders.dense(3, 8, residual=True)
-    assert "residual.weight, which is used only with --residual" in notes(weights)
-    assert "warning" not in notes(weights, residual=True)
-    assert "plus its input" in notes(with_config(use_residual=True))
+    assert "residual.weight, which is used only with --residual" in warnings(weights)
+    assert not warnings(weights, residual=True)
+    assert "plus its input" in str(graphsurgery.add_dense(tiny(), with_config(use_residual=True)).notes)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_an_activation_of_the_folders_own_code_must_be_named() -> None:
     own = with_config(activation_function="modeling_own.SquaredReLU")
     with pytest.raises(RequestError, match=r"the activation 'modeling_own\.SquaredReLU' is not known"):
         graphsurgery.add_dense(tiny(), own)
-    assert "vectors will differ" in notes(own, activation="relu")
+    assert "vectors will differ" in warnings(own, activation="relu")
 
 
 def test_a_config_that_leads_out_of_its_folder(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ from graphsurgery.errors import (
 )
 from graphsurgery.exporting import export_folder
 from graphsurgery.exporting.export_folder import Exported
-from graphsurgery.outcome import Outcome, Output, describe_failure
+from graphsurgery.outcome import Outcome, Output, describe_failure, describe_output
 from graphsurgery.progress import Progress, ignore_progress
+from graphsurgery.remarks import make_strict_error
 from graphsurgery.runner import run
 from graphsurgery.snippet import shorten_path
 
@@ -60,6 +61,11 @@ class Baked:
         """Return one line: the folder, and the outcome of its ONNX file."""
         return f"<{type(self).__name__} {self.folder}: {self.outcome!r}>"
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings: about the folder, the encoder, the file and its proof."""
+        return self.outcome.warnings
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
         outcome = self.outcome.to_json()
@@ -67,7 +73,7 @@ class Baked:
             "folder": str(self.folder) if self.files else None,
             "files": list(self.files),
             "modules": [{"name": module.name, "kind": module.kind} for module in self.plan.modules],
-            **{key: outcome[key] for key in ("steps", "interface", "notes", "report", "consumers")},
+            **{key: outcome[key] for key in ("steps", "interface", "notes", "warnings", "report", "consumers")},
         }
 
 
@@ -89,6 +95,7 @@ def bake(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
+    strict: bool = False,
     progress: Progress = ignore_progress,
 ) -> Baked:
     """Bake a sentence-transformers model folder into one proven ONNX file that holds everything, in a folder ready to publish.
@@ -105,7 +112,7 @@ def bake(
             those of bge-m3; the name of another output of the encoder's file keeps that.
         skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None for an
             input of the graph that says it.
-        verify, full, force, dry_run, keep_failed: as in `run`. ``force`` replaces only a folder that graphsurgery made,
+        verify, full, force, dry_run, keep_failed, strict: as in `run`. ``force`` replaces only a folder that graphsurgery made,
             with the files that graphsurgery made in it since.
 
     Raises:
@@ -125,16 +132,33 @@ def bake(
         exported = _export(source, stack, progress) if export else None
         plan = plan_bake(source, Request(onnx, route, dims, precision, ranges_path, kept, skip_prompt, exported))
         baked = _bake(
-            plan, target, verify=verify, full=full, force=force, dry_run=dry_run, keep_failed=keep_failed, progress=progress
+            plan,
+            target,
+            verify=verify,
+            full=full,
+            force=force,
+            dry_run=dry_run,
+            keep_failed=keep_failed,
+            strict=strict,
+            progress=progress,
         )
     if not derived:
         return baked
     gone = f"with the old {target.name} go the files that graphsurgery made in it since: {', '.join(derived)}"
-    return replace(baked, outcome=replace(baked.outcome, notes=(gone, *baked.outcome.notes)))
+    return replace(baked, outcome=replace(baked.outcome, remarks=(gone, *baked.outcome.remarks)))
 
 
 def _bake(
-    plan: BakePlan, target: Path, *, verify: bool, full: bool, force: bool, dry_run: bool, keep_failed: bool, progress: Progress
+    plan: BakePlan,
+    target: Path,
+    *,
+    verify: bool,
+    full: bool,
+    force: bool,
+    dry_run: bool,
+    keep_failed: bool,
+    strict: bool,
+    progress: Progress,
 ) -> Baked:
     with stage_folder(target) as stage:
         sources = hash_sources(plan)
@@ -153,6 +177,12 @@ def _bake(
             raise
         check_uncut(plan, outcome.interface)
         outcome = _move_outcome(outcome, plan, target)
+        if strict and outcome.warnings:
+            if keep_failed and not dry_run:
+                _publish(plan, sources, outcome, stage, target, force)
+            else:
+                outcome = outcome.with_saved(None)
+            raise make_strict_error(outcome.warnings, describe_output(outcome, target), outcome)
         if dry_run:
             return Baked(target, plan, outcome, ())
         progress("writing the folder")
@@ -178,7 +208,7 @@ def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
     embed = write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")
     outputs = (Output(outcome.model, place, saved),)
-    return replace(outcome, outputs=outputs, notes=(*plan.notes, *outcome.notes), program=embed)
+    return replace(outcome, outputs=outputs, remarks=(*plan.remarks, *outcome.remarks), program=embed)
 
 
 def _explain_failure(

@@ -41,6 +41,7 @@ def make_certificate(plan: BakePlan, sources: Mapping[str, str], outcome: Outcom
         "modules": [{"name": module.name, "kind": module.kind, "type": module.type} for module in plan.modules],
         "steps": list(outcome.steps),
         "notes": list(outcome.notes),
+        "warnings": list(outcome.warnings),
         "interface": outcome.interface.to_json(),
         "report": outcome.report.to_json() if outcome.report is not None else None,
         FILES: {_locate(path, stage): hash_file(path) for path in sorted(stage.rglob("*")) if path.is_file()},

@@ -27,6 +27,7 @@ from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.loading import POINTER, load
 from graphsurgery.model.model import Model
 from graphsurgery.model.parsing import shorten
+from graphsurgery.remarks import Warn
 from graphsurgery.runtime.session import Session
 
 TABLES = {"StaticEmbedding": ("embedding.weight", "embeddings"), "WordEmbeddings": ("emb_layer.weight",)}
@@ -91,7 +92,7 @@ def describe_own_class(module: Module, encoder: Model) -> list[str]:
     choosing = [_show_choices(key, value) for key, value in settings.items() if CHOOSING & set(key.lower().split("_"))]
     choosing = [f"the argument {name}" for name in module.arguments] + [one for one in choosing if one]
     if choosing:
-        notes.append(f"warning: {', '.join(choosing)} can change its values; a file has one choice, or an input for it")
+        notes.append(Warn(f"{', '.join(choosing)} can change its values; a file has one choice, or an input for it"))
     others = [str(value) for value in find_roles(encoder.interface).others]
     if others:
         notes.append(f"the file takes {', '.join(others)} as well, and the baked file does, too")

@@ -33,6 +33,7 @@ from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig,
 from graphsurgery.interface import Interface
 from graphsurgery.model.hub_cache import name_repository
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import HasRemarks
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class BakePlan:
+class BakePlan(HasRemarks):
     """The plan of a bake: ``steps`` on ``encoder``."""
 
     folder: Path
@@ -64,7 +65,7 @@ class BakePlan:
     steps: tuple[Edit, ...]
     origins: tuple[Path | None, ...]
     """The origin of each step: a module's folder or a config, or None if the user asked for it."""
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
     tokenization: Tokenization
     width: int | None
     """The width of the encoder's token embeddings, if its weights tell."""

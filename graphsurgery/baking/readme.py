@@ -21,7 +21,7 @@ from graphsurgery.folders.modules import Module
 from graphsurgery.folders.pooling_config import parse_pooling
 from graphsurgery.interface import Value
 from graphsurgery.outcome import Outcome
-from graphsurgery.report import WARNING, Check, summarize_figures
+from graphsurgery.report import Check, summarize_figures
 from graphsurgery.version import __version__
 
 MEANINGS = {
@@ -116,8 +116,7 @@ def _describe_own_class(plan: BakePlan) -> list[str]:
     if own is None:
         return []
     taken = f"{own} is a class of the model's own. The folder's ONNX file was taken as that module; nothing compared the two."
-    warnings = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
-    return [" ".join([taken, *(f"{one[:1].upper()}{one[1:]}." for one in warnings)])]
+    return [" ".join([taken, *(f"{one[:1].upper()}{one[1:]}." for one in plan.warnings)])]
 
 
 def _describe_data_file(outcome: Outcome) -> str:
@@ -205,6 +204,7 @@ def _describe_proof(outcome: Outcome) -> list[str]:
     if report is None:
         return ["Nothing: the proof was skipped (`--no-verify`)."]
     lines = [_describe_check(check) for check in report.checks]
+    lines += [f"- warning: {line}" for line in report.warnings]
     lines += [f"- note: {line}" for line in report.observations]
     lines += [f"- not checked: {line}" for line in report.not_checked]
     subject = "The encoder is the source's, bit for bit. The added head was compared with an independent float64 reference."

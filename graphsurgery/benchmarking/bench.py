@@ -21,6 +21,7 @@ from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.progress import Progress, ignore_progress
+from graphsurgery.remarks import select_warnings
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 """The numbers of texts, and the tokens of each, that are run if no text file is given."""
@@ -95,7 +96,7 @@ def bench(
             contests = [racing.run_shape(*shape) for shape in shapes]
     result = Benchmark(
         tuple(contests), threads, os.cpu_count() or 1, onnxruntime.__version__, racing.budget, racing.has_measured_budget,
-        None if plot is None else os.fspath(plot),
+        None if plot is None else os.fspath(plot), select_warnings(remark for one in loaded for remark in one.remarks),
     )  # fmt: skip
     if plot is not None:
         draw_plot(result, Path(plot), force=force)

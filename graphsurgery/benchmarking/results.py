@@ -90,6 +90,8 @@ class Benchmark:
     """Whether it was measured."""
     plot: str | None
     """The path of the plot, if one was drawn."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the files."""
 
     def __repr__(self) -> str:
         """Return one line: how many measurements there are, and of what. `to_json` gives everything."""
@@ -109,4 +111,5 @@ class Benchmark:
         return {
             "onnxruntime": self.onnxruntime, "processors": self.processors, "threads": self.threads, "budget": self.budget,
             "budget_measured": self.measured_budget, "plot": self.plot, "works": [one.to_json() for one in self.contests],
+            "warnings": list(self.warnings),
         }  # fmt: skip

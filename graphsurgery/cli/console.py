@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,9 @@ PATIENCE = 2.0
 
 class Reportable(Protocol):
     """The result of a verb."""
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -44,9 +47,19 @@ def run_verb(call: Callable[[Progress], Result], show: Callable[[Result], None],
             raise
     if as_json:
         print_json(result.to_json())
-    elif not quiet:
+    elif quiet:
+        print_warnings(result.warnings)
+    else:
         show(result)
     return OK
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print warnings on stderr, one a line. Nothing switches them off."""
+    from graphsurgery.cli.render import render_warning  # most runs print none
+
+    for one in warnings:
+        err.print(render_warning(one), soft_wrap=True)
 
 
 @contextmanager

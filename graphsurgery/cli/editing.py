@@ -21,13 +21,14 @@ def make_edit_command(verb: str) -> click.Command:
 
     def callback(
         model: str, as_json: bool, quiet: bool, output: str | None, force: bool, dry_run: bool, no_verify: bool,
-        full: bool, keep_failed: bool, hash_weights: bool, **parameters: Any,
+        full: bool, keep_failed: bool, strict: bool, hash_weights: bool, **parameters: Any,
     ) -> int:  # fmt: skip
         folder = parameters.pop("like") if like else None
         return run_verb(
             lambda progress: run(
                 [edit(**parameters)], model, output=output, verify=not no_verify, full=full, force=force,
-                dry_run=dry_run, keep_failed=keep_failed, hash_weights=hash_weights, like=folder, progress=progress,
+                dry_run=dry_run, keep_failed=keep_failed, strict=strict, hash_weights=hash_weights, like=folder,
+                progress=progress,
             ),
             show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip

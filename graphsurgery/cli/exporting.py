@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from graphsurgery.cli.console import out, run_verb
-from graphsurgery.cli.options import SHOWN, with_options
+from graphsurgery.cli.console import out, print_warnings, run_verb
+from graphsurgery.cli.options import SHOWN, STRICT, with_options
 from graphsurgery.exporting.export_folder import Exported, export
 
 FOLDER = click.argument("model", type=click.Path())
@@ -14,26 +16,23 @@ OPTIONS = (
     click.option("--tower", metavar="text|image", help="The tower to export, of a model of several (CLIP, SigLIP)."),
     click.option("--hidden-states", is_flag=True, help="Make every layer's hidden state an output, too."),
     click.option("--force", is_flag=True, help="Replace an existing output."),
+    click.option("--strict", is_flag=True, help=STRICT),
 )
 
 
 def make_export_command(verb: str) -> click.Command:
-    def callback(
-        model: str, output: str | None, tower: str | None, hidden_states: bool, force: bool, as_json: bool, quiet: bool
-    ) -> int:
+    def callback(model: str, output: str | None, as_json: bool, quiet: bool, **options: Any) -> int:
         """Export the transformer of MODEL, a model folder, to ONNX, and compare the file with PyTorch. The encoder may take
         texts, pictures or waveforms. Needs the extra `export`."""
         return run_verb(
-            lambda progress: export(model, output, tower=tower, hidden_states=hidden_states, force=force, progress=progress),
-            _show,
-            as_json=as_json,
-            quiet=quiet,
+            lambda progress: export(model, output, progress=progress, **options), _show, as_json=as_json, quiet=quiet
         )
 
     return click.command(verb)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
 
 
 def _show(exported: Exported) -> None:
+    print_warnings(exported.warnings)
     out.print(
         f"{exported.path.name}: {exported.task}, exported by {exported.program}; "
         f"differs from PyTorch by at most {exported.worst:.1e}"

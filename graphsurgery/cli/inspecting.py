@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from graphsurgery.cli.console import out, print_json
+from graphsurgery.cli.console import out, print_json, print_warnings
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.inspection import Inspection, inspect
@@ -21,7 +21,9 @@ def make_inspect_command(verb: str) -> click.Command:
         inspection = inspect(model)
         if as_json:
             print_json(inspection.to_json())
-        elif not quiet:
+        elif quiet:
+            print_warnings(inspection.warnings)
+        else:
             _show(inspection, operators)
         return OK
 

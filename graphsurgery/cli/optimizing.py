@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
-from graphsurgery.cli.options import MODEL, SHOWN, WHOLE_PROOF, with_options
+from graphsurgery.cli.options import MODEL, SHOWN, WHOLE, make_proof_options, with_options
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.adjustments import TARGETS
@@ -42,7 +42,6 @@ OPTIONS = (
     click.option(
         "--rehead", is_flag=True, help="Replace a pooled export's own head by graphsurgery's, so that the encoder fuses."
     ),
-    click.option("--strict", is_flag=True, help="Fail if anything that should fuse did not."),
     click.option("--model-type", metavar="NAME", help="The optimizer's model type. [default: found in the graph]"),
     click.option("--heads", type=int, metavar="N", help="The number of attention heads. [default: found in the graph]"),
     click.option(
@@ -56,6 +55,9 @@ OPTIONS = (
     ),
     click.option("--min-cosine", type=float, metavar="X", help="The smallest allowed cosine, an additional limit."),
     click.option("--no-timing", is_flag=True, help="Do not time the two files."),
+)
+PROOF = make_proof_options(
+    *WHOLE, "Fail, with exit code 1 and no file, if anything that should fuse did not, or if there is any warning."
 )
 OUTPUT = click.option(
     "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with .optimized in its name]"
@@ -76,7 +78,7 @@ def make_optimize_command(verb: str) -> click.Command:
             show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))
+    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROOF, SHOWN))
 
 
 def show_outcome(outcome: Outcome) -> None:

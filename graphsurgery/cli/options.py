@@ -15,7 +15,7 @@ Decorated = Callable[..., Any]
 MODEL = click.argument("model", type=click.Path())
 SHOWN = (
     click.option("--json", "as_json", is_flag=True, help="Print a machine-readable report on stdout."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors."),
 )
 
 LIKE = click.option(
@@ -27,16 +27,18 @@ LIKE = click.option(
 
 
 Options = tuple[Callable[[Decorated], Decorated], ...]
+STRICT = "Treat any warning as a failure: exit with code 1 and write nothing."
 
 
-def make_proof_options(dry_run: str, full: str) -> Options:
-    """Return the options of every verb that writes. ``dry_run`` and ``full`` are the help texts of these two options."""
+def make_proof_options(dry_run: str, full: str, strict: str = STRICT) -> Options:
+    """Return the options of every verb that writes. The arguments are the help texts of three of them."""
     return (
         click.option("--force", is_flag=True, help="Replace an existing output, never the input."),
         click.option("--dry-run", is_flag=True, help=dry_run),
         click.option("--no-verify", is_flag=True, help="Skip the proof."),
         click.option("--full", is_flag=True, help=full),
         click.option("--keep-failed", is_flag=True, help="Keep an output that failed its proof, so that you can look at it."),
+        click.option("--strict", is_flag=True, help=strict),
     )
 
 
@@ -44,9 +46,8 @@ PROVING = make_proof_options(
     "Do everything except writing. Only what needs no written file is proven.",
     "Run the whole proof and compare every byte of the weights, whatever the size.",
 )
-WHOLE_PROOF = make_proof_options(
-    "Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one."
-)
+WHOLE = ("Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one.")
+WHOLE_PROOF = make_proof_options(*WHOLE)
 """For verbs whose proof is always the whole one."""
 WRITING: Options = (
     click.option(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from graphsurgery.cli.console import out, print_json, run_verb
+from graphsurgery.cli.console import out, print_json, print_warnings, run_verb
 from graphsurgery.cli.editing import show_outcome
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
@@ -32,11 +32,15 @@ def make_run_command(verb: str) -> click.Command:
 def make_recipe_command(verb: str) -> click.Command:
     def callback(action: str, model: str, as_json: bool, quiet: bool) -> int:
         """show: print the recipe that made MODEL. Running it on the original source gives the same bytes."""
-        recipe = read_recorded_recipe(load(model))
+        loaded = load(model)
+        recipe = read_recorded_recipe(loaded)
         if as_json:
             facts = {"about": recipe.about, "goldens": recipe.goldens, "sources": recipe.sources}
-            print_json({"model": model, "recipe": {**facts, "steps": [to_entry(step) for step in recipe.steps]}})
-        elif not quiet:
+            steps = [to_entry(step) for step in recipe.steps]
+            print_json({"model": model, "recipe": {**facts, "steps": steps}, "warnings": list(loaded.warnings)})
+            return OK
+        print_warnings(loaded.warnings)
+        if not quiet:
             out.print(to_toml(recipe), markup=False, highlight=False, soft_wrap=True, end="")
         return OK
 

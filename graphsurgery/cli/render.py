@@ -13,7 +13,8 @@ from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
 from graphsurgery.interface import Interface, Value
-from graphsurgery.report import WARNING, Comparison, Figure, Report, Verdict, describe_share, format_share, summarize_figures
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Comparison, Figure, Report, Verdict, describe_share, format_share, summarize_figures
 
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 SHOWN_NAMES = {"second opinion": "in onnx's evaluator"}
@@ -33,9 +34,14 @@ def render_heading(title: str) -> Text:
     return Text(f"\n{title}", style="bold")
 
 
+def render_warning(text: str) -> Text:
+    """Return a warning as every verb prints it."""
+    return Text(f"warning: {text}", style="bold yellow")
+
+
 def render_paragraphs(lines: Iterable[str]) -> RenderableType:
-    """Return one paragraph per line. Warnings stand out."""
-    texts = (Text(line, style="bold yellow" if line.startswith(WARNING) else "") for line in lines)
+    """Return one paragraph per remark. Warnings stand out."""
+    texts = (render_warning(line) if isinstance(line, Warn) else Text(line) for line in lines)
     return Padding(Group(*texts), (0, 0, 0, 2), expand=False)
 
 
@@ -134,7 +140,7 @@ def _render_verdict(verdict: Verdict) -> Text:
 
 
 def _render_remarks(report: Report) -> list[Text]:
-    notes = [Text(line, "yellow") if line.startswith(WARNING) else Text(f"note: {line}") for line in report.observations]
+    notes = [render_warning(line) if isinstance(line, Warn) else Text(f"note: {line}") for line in report.remarks]
     said = {line for check in report.checks for line in (check.detail, f"{check.name}: {check.detail}")}
     left_out = [_show_name(line) for line in report.not_checked if line not in said]
     return [*notes, *(Text(f"not checked: {line}", style="yellow") for line in left_out)]

@@ -21,6 +21,7 @@ from graphsurgery.cli.render import (
 from graphsurgery.graph.operator_counts import OperatorCount
 from graphsurgery.inspection import Inspection
 from graphsurgery.interface import type_name
+from graphsurgery.remarks import Warn
 
 
 def render_inspection(inspection: Inspection, operators: bool = False) -> RenderableType:
@@ -34,7 +35,7 @@ def render_inspection(inspection: Inspection, operators: bool = False) -> Render
     if operators:
         parts.append(render_section("Operators", _render_operators(inspection.operators)))
     if inspection.warnings:
-        parts.append(render_section("Warnings", render_paragraphs(inspection.warnings)))
+        parts.append(render_section("Warnings", render_paragraphs(map(Warn, inspection.warnings))))
     return Group(*parts, render_section(CONSUMERS, render_consumers(inspection.consumers)))
 
 

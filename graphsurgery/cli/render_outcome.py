@@ -26,7 +26,6 @@ from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
 from graphsurgery.interface import read_optional_inputs
 from graphsurgery.outcome import Outcome, group_attempts
-from graphsurgery.report import WARNING
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.snippet import shorten_path
 
@@ -71,8 +70,8 @@ def _print_notes(outcome: Outcome) -> None:
     is_written = "" if outcome.saved is not None else "  (not written)"
     out.print(Text.assemble((source, "bold"), " -> ", (shorten_path(outcome.output), "bold"), is_written))
     architecture = [str(outcome.architecture)] if outcome.architecture is not None else []
-    attempts = [f"{WARNING}not used: {attempt}" for attempt in group_attempts(outcome.attempts)]
-    out.print(render_paragraphs([*architecture, *outcome.notes, *attempts]))
+    attempts = [f"not used: {attempt}" for attempt in group_attempts(outcome.attempts)]
+    out.print(render_paragraphs([*architecture, *outcome.remarks, *attempts]))
     if outcome.fusions is not None:
         out.print(render_section("Fused", _render_fusions(outcome.fusions)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from graphsurgery.cli.console import out, print_json, show_progress
+from graphsurgery.cli.console import out, print_json, print_warnings, show_progress
 from graphsurgery.cli.main import OK, VERDICT
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.errors import RequestError
@@ -83,8 +83,10 @@ def make_verify_command(verb: str) -> click.Command:
                     min_overlap=min_overlap, rank=rank, outputs=outputs, full=full, progress=progress,
                 )  # fmt: skip
         if as_json:
-            print_json({"model": model, "against": against, "report": report.to_json()})
-        elif not quiet:
+            print_json({"model": model, "against": against, "report": report.to_json(), "warnings": list(report.warnings)})
+        elif quiet:
+            print_warnings(report.warnings)
+        else:
             from rich.text import Text  # rich is not needed for --json
 
             from graphsurgery.cli.render import STYLES, render_details

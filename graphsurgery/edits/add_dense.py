@@ -30,6 +30,7 @@ from graphsurgery.folders.module_configs import IDENTITY, DenseConfig, read_dens
 from graphsurgery.interface import Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 
 WEIGHT, BIAS, RESIDUAL, SLOPE = "linear.weight", "linear.bias", "residual.weight", "activation_function.weight"
 GLU, PRELU = "glu", "prelu"
@@ -149,12 +150,12 @@ class AddDense(OutputEdit[Layer]):
         config = read_dense_config(weights.path) if self.layer is None else DenseConfig()
         activation = parse_activation(self.activation or config.activation, (GLU, PRELU))
         edit = replace(self, activation=activation, residual=self.residual or config.residual)
-        warnings = []
+        warnings: list[str] = []
         if config.named and self.activation and config.activation.rpartition(".")[2].lower() != activation:
-            what = f"warning: the module's config says {config.activation}, but {activation} was requested"
-            warnings.append(f"{what}: the vectors will differ")
+            what = f"the module's config says {config.activation}, but {activation} was requested"
+            warnings.append(Warn(f"{what}: the vectors will differ"))
         if RESIDUAL in weights and not edit.residual:
-            warnings.append(f"warning: {weights.path} has {RESIDUAL}, which is used only with --residual")
+            warnings.append(Warn(f"{weights.path} has {RESIDUAL}, which is used only with --residual"))
         return edit, warnings
 
     def _take_tensors(self, weights: ModuleWeights) -> None:

@@ -19,6 +19,7 @@ from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
+from graphsurgery.remarks import Warn
 from graphsurgery.runtime.measure import run_short_text
 
 NEAR_ONE = 1e-3
@@ -89,7 +90,7 @@ class AddNormalize(GraphEdit[Value]):
             )
         notes = [f"normalises {target}", *warn_of_pooling(model, target.name)]
         if _has_length_one(model, target):
-            notes.append(f"warning: the vectors of {target.name} have length one already, so this changes nothing but rounding")
+            notes.append(Warn(f"the vectors of {target.name} have length one already, so this changes nothing but rounding"))
         return Resolved(replace(self, target=target.name), target, tuple(notes))
 
     def change(self, draft: Draft, found: Value) -> None:

@@ -74,7 +74,7 @@ class Resolved(Generic[EditT, FoundT]):
     found: FoundT
     """What `Edit.resolve` found in the model, so that nothing is searched twice."""
     notes: tuple[str, ...] = ()
-    """Notes for the user."""
+    """Notes and warnings for the user."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Edit(ABC):
         edit._refuse_repetition(model)
         weights = model.weights_fingerprint() if hash_weights else None
         document = edit.document(model, result.found, weights)
-        after = replace(model, document=document, notes=model.notes + result.notes)
+        after = replace(model, document=document, remarks=model.remarks + result.notes)
         edit.ensure(model.interface, after.interface)
         return after
 

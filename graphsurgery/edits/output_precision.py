@@ -27,6 +27,7 @@ from graphsurgery.interface import Value
 from graphsurgery.model.checksums import hash_tensor
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 from graphsurgery.runtime.measure import measure_ranges
 
 SCALED, PACKED = ("int8", "uint8"), ("binary", "ubinary")
@@ -119,7 +120,7 @@ class OutputPrecision(OutputEdit[Bytes]):
         target = find_target(model, self.target, "converted", VECTORS)
         width = find_output_width(model, target)
         if self.to in PACKED:
-            unused = ("warning: --ranges is not used: bits need no ranges",) if self.ranges is not None else ()
+            unused = (Warn("--ranges is not used: bits need no ranges"),) if self.ranges is not None else ()
             edit = replace(self, target=target.name, ranges=None, digests=())
             note = f"packs the signs of {target.name} into {-(-width // BITS)} bytes"
             return Resolved(edit, Bytes(target, width, None), (*unused, note, *warn_of_pooling(model, target.name)))

@@ -30,6 +30,7 @@ from graphsurgery.interface import Dim, Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 from graphsurgery.runtime.measure import measure_width, run_short_text
 
 VECTORS: tuple[int | None, ...] = (2,)
@@ -119,7 +120,7 @@ def find_pooling(model: Model, name: str) -> PooledOutput | None:
 def warn_of_pooling(model: Model, name: str) -> tuple[str, ...]:
     """Return a warning if the output ``name`` is pooled without a mask by another program's nodes."""
     pooled = find_pooling(model, name)
-    return () if pooled is None or pooled.warning is None else (f"warning: {pooled.warning}",)
+    return () if pooled is None or pooled.warning is None else (Warn(pooled.warning),)
 
 
 def find_output_width(model: Model, target: Value) -> int:

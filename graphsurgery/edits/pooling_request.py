@@ -20,6 +20,7 @@ from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
+from graphsurgery.remarks import Warn
 
 DIVIDING = ("mean", "mean_sqrt_len_tokens", "weightedmean")
 """The pooling modes that divide by the sum of the token weights, if there are any, as in sentence-transformers."""
@@ -90,26 +91,26 @@ def _compare_with_config(asked: tuple[str, ...], model: Path | None, prompt: str
     try:
         config = find_pooling_config(model) if model is not None else None
     except RequestError as error:
-        return [f"warning: {error}"]
+        return [Warn(str(error))]
     if config is None:
         return []
     found = _compare_prompt(config, prompt)
     if asked != config.modes:
         says = ",".join(config.modes)
-        found.append(f"warning: {config.path} says {says}, but {','.join(asked)} was requested: the vectors will differ")
+        found.append(Warn(f"{config.path} says {says}, but {','.join(asked)} was requested: the vectors will differ"))
     return found
 
 
 def _compare_prompt(config: PoolingConfig, prompt: str | None) -> list[str]:
     if not config.include_prompt and prompt is None:
         return [
-            f"warning: {config.path} says include_prompt: false, but the prompt's tokens are pooled: the vectors will differ; "
-            "leave them out with --skip-prompt"
+            Warn(
+                f"{config.path} says include_prompt: false, but the prompt's tokens are pooled: the vectors will differ; "
+                "leave them out with --skip-prompt"
+            )
         ]
     if config.include_prompt and prompt is not None:
-        return [
-            f"warning: {config.path} says that a prompt's tokens are pooled, but they are left out: the vectors will differ"
-        ]
+        return [Warn(f"{config.path} says that a prompt's tokens are pooled, but they are left out: the vectors will differ")]
     return []
 
 

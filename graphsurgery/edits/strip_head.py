@@ -13,9 +13,10 @@ from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import list_locations, move_tensors
+from graphsurgery.remarks import Warn
 
-PADDING_FREE = (
-    "warning: the encoder is padding-free: at padded positions its hidden state holds vectors of other tokens, so whatever "
+PADDING_FREE = Warn(
+    "the encoder is padding-free: at padded positions its hidden state holds vectors of other tokens, so whatever "
     "reads it must leave padding out"
 )
 

@@ -18,6 +18,7 @@ from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_lik
 from graphsurgery.errors import MaskError, NameNotFoundError, require_value
 from graphsurgery.interface import type_name
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 from graphsurgery.runtime.establish import establish_mask, require_batch_first
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, NONZERO, NOT, list_possible_forms
 from graphsurgery.runtime.probing import GRAPH
@@ -224,7 +225,7 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
     if not meaning.behind_alone:
         return ()
     seen = "in a run of the encoder no padding but that behind all tokens made no difference: pad behind the tokens"
-    return (f"warning: {COUNTED if meaning.shown_by == GRAPH else seen}",)
+    return (Warn(COUNTED if meaning.shown_by == GRAPH else seen),)
 
 
 def _find_ids_for_padding(roles: Roles, spec: MaskSpec) -> str:

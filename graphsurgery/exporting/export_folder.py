@@ -30,6 +30,7 @@ from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import load
 from graphsurgery.model.saving import save
 from graphsurgery.progress import Progress, ignore_progress
+from graphsurgery.remarks import make_strict_error
 from graphsurgery.runtime.session import Session
 
 ALLOWED = 1e-3
@@ -48,18 +49,20 @@ class Exported:
     """The largest |ONNX Runtime - PyTorch| on inputs of several sizes: texts padded on the right and on the left, one alone."""
     program: str = "another program"
     """The program that wrote the file, with its version."""
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
         return {
             "output": str(self.path), "task": self.task, "program": self.program, "max_abs_diff_from_pytorch": self.worst,
+            "warnings": list(self.warnings),
         }  # fmt: skip
 
 
 @check_argument_types()
 def export(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, tower: str | None = None,
-    hidden_states: bool = False, force: bool = False, progress: Progress = ignore_progress,
+    hidden_states: bool = False, force: bool = False, strict: bool = False, progress: Progress = ignore_progress,
 ) -> Exported:  # fmt: skip
     """Export the transformer of a model folder to ONNX, without the other modules.
 
@@ -76,6 +79,7 @@ def export(
             takes for texts.
         hidden_states: make every layer's hidden state an output, too: ``hidden_states.0`` and so on.
         force: replace an existing output.
+        strict: raise StrictError if there is any warning.
 
     Raises:
         MissingPackageError without PyTorch, transformers or the exporter; FolderError and UnsupportedModelError for a model
@@ -100,8 +104,11 @@ def export(
         program = write_onnx(subject, made)
         progress("comparing with PyTorch")
         worst = _compare_with_pytorch(subject, made, program)
-        save(load(made), target, force=force)
-    return Exported(target, task, worst, program)
+        model = load(made)
+        if strict and model.warnings:
+            raise make_strict_error(model.warnings, "nothing was written")
+        save(model, target, force=force)
+    return Exported(target, task, worst, program, model.warnings)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from graphsurgery.model.records import Document
 from graphsurgery.model.scan import scan
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import ByteSource, FileBytes, MemoryBytes
+from graphsurgery.remarks import Warn
 
 MOST_DATA_FILES = 1 << 13
 """Upper limit on one model's data files, since each is looked at. Exports with one file per tensor have hundreds."""
@@ -87,12 +88,12 @@ def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> 
     check_names(document.proto.graph)
     check_declared_shapes(document.proto)
     missing = [location for location, file in files.items() if file.identity is None]
-    notes = [
-        f"warning: external data {location!r} are missing: only work that needs no weights is possible" for location in missing
+    remarks: list[str] = [
+        Warn(f"external data {location!r} are missing: only work that needs no weights is possible") for location in missing
     ]
     for name in list_repeated_initializers(document.proto.graph):
-        notes.append(f"warning: more than one initializer is named {shorten(name)!r}: the last counts, as in ONNX Runtime")
-    return Model(document, path, folder, files, tuple(notes), loaded=document)
+        remarks.append(Warn(f"more than one initializer is named {shorten(name)!r}: the last counts, as in ONNX Runtime"))
+    return Model(document, path, folder, files, tuple(remarks), loaded=document)
 
 
 def _check_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:

@@ -23,10 +23,11 @@ from graphsurgery.model.records import Document, Span, hash_payloads
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import FileBytes
 from graphsurgery.model.wire import encode_header
+from graphsurgery.remarks import HasRemarks
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(HasRemarks):
     """An ONNX model whose weights stay in the file. It never changes: an edit returns a new one.
 
     `graphsurgery.load` returns one.
@@ -39,8 +40,8 @@ class Model:
     """The folder that the locations of external data are relative to."""
     files: dict[str, ExternalFile] = field(default_factory=dict)
     """The model's data files by location."""
-    notes: tuple[str, ...] = ()
-    """Notes for the user about how the model was loaded or edited."""
+    remarks: tuple[str, ...] = ()
+    """Notes and warnings for the user about how the model was loaded or edited."""
     loaded: Document | None = None
     """The document as loaded from disk. Compared with `document` to see whether the model has been edited."""
     home: Path | None = None

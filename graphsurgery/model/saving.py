@@ -23,6 +23,7 @@ from graphsurgery.model.staging import (
     stage_output,
     translate_system_errors,
 )
+from graphsurgery.remarks import Warn
 
 LARGEST_PROTOBUF = (1 << 31) - 1
 """Upper limit on the bytes of one protobuf message. Above it the weights go into external data."""
@@ -55,7 +56,9 @@ def plan_output(model: Model, output: Path, *, force: bool = False, largest: int
         locations = list_used_files(model.files, model.document)
         old = list_leftover_data(model, output) if output.exists() else []
         if old:
-            plan.notes.append(f"data files of the replaced output are kept, in case another model needs them: {', '.join(old)}")
+            plan.remarks.append(
+                f"data files of the replaced output are kept, in case another model needs them: {', '.join(old)}"
+            )
         if locations and (model.linked_data or not is_same_folder(model.folder, output.parent)):
             _copy_data(plan, model, locations)
         elif locations:
@@ -71,11 +74,13 @@ def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
         if model.files[location].identity is not None:
             open_data(model.files[location])
         if model.files[location].path.is_symlink():
-            plan.notes.append(
-                f"warning: {location} is a symlink, and onnx.load refuses external data behind one: "
-                "write to another folder (-o), where it is copied"
+            plan.remarks.append(
+                Warn(
+                    f"{location} is a symlink, and onnx.load refuses external data behind one: "
+                    "write to another folder (-o), where it is copied"
+                )
             )
-    plan.notes.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
+    plan.remarks.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
 
 
 def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
@@ -90,7 +95,7 @@ def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
             plan.data_pieces.append((base + start, Span(source, start, end - start)))
             plan.data_size = base + end
     plan.document = record_move(plan.document, plan.data.name, bases)
-    plan.notes.append(f"the external data were copied to {plan.data.name}")
+    plan.remarks.append(f"the external data were copied to {plan.data.name}")
 
 
 def _externalise(plan: Plan) -> None:
@@ -111,7 +116,7 @@ def _externalise(plan: Plan) -> None:
             "move large constants into initializers first",
         )
     what = f"{size / 2**30:.1f} GiB do not fit into one .onnx file (protobuf is limited to 2 GiB)"
-    plan.notes.append(f"{what}: the weights are in {plan.data.name}")
+    plan.remarks.append(f"{what}: the weights are in {plan.data.name}")
 
 
 def _list_ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:

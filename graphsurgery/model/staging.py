@@ -17,6 +17,7 @@ from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.sources import ByteSource
+from graphsurgery.remarks import HasRemarks
 
 
 def check_output(model: Model, output: Path, *, force: bool) -> None:
@@ -83,7 +84,7 @@ class Plan:
     data: Path | None = None
     data_pieces: list[tuple[int, Span]] = field(default_factory=list)
     data_size: int = 0
-    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -92,13 +93,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(HasRemarks):
     """A written output: ``bytes_written`` includes its data file."""
 
     path: Path
     data: Path | None
     bytes_written: int
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Stage:
                 raise make_exists_error(self.plan.output) from error
         self.made = [self.path]
         atomic.sync_folder(self.plan.output.parent)
-        return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.notes))
+        return Saved(self.plan.output, self.plan.data, self.plan.size, tuple(self.plan.remarks))
 
     def write(self, progress: Progress) -> None:
         """Write data file and output durably. The output gets a temporary name."""

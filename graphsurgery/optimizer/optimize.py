@@ -25,7 +25,7 @@ from graphsurgery.optimizer.workload import make_workload
 from graphsurgery.outcome import Optimized
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.rewrite_proof import RewriteProof
-from graphsurgery.report import WARNING
+from graphsurgery.remarks import Warn
 from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.fuse.report import ATTENTION, ROTARY
 from graphsurgery.rewrites.fuse_attention import FuseAttention
@@ -85,7 +85,7 @@ def optimize(
             file.
         plot: a .png or .svg file to draw the candidates of ``speed`` in. Needs matplotlib (the extra ``plot``).
         rehead: put our head in place of the one in a pooled export of another program.
-        strict: fail if a part that should fuse did not.
+        strict: fail if a part that should fuse did not, or if there is any warning.
         texts, atol, min_cosine: as in `verify`.
         time: whether to time both files on the CPU.
         verify, force, keep_failed: as in `run`.
@@ -94,7 +94,8 @@ def optimize(
 
     Raises:
         VerificationFailed: no fused graph gives the source's vectors, nothing could be checked, or with ``strict`` something
-            did not fuse (``error.outcome`` is the `Optimized`). No file is left behind, except with ``keep_failed``.
+            did not fuse or there is a warning (``error.outcome`` is the `Optimized`). No file is left behind, except with
+            ``keep_failed``.
         NothingToOptimizeError: the optimizer changes nothing, or with ``speed`` nothing is clearly faster.
         SurroundingsError: with ``speed``, the machine is too busy to judge.
         RequestError: the options contradict each other or do not fit the model.
@@ -104,9 +105,9 @@ def optimize(
     """
     _require_consistent(
         fp16 and bf16, half_io and not (fp16 or bf16), portable,
-        {"--strict": strict, "--model-type": model_type, "--heads": heads, "--for cuda": target == "cuda"},
+        {"--model-type": model_type, "--heads": heads, "--for cuda": target == "cuda"},
     )  # fmt: skip
-    others = {"--fp16": fp16, "--bf16": bf16, "--rehead": rehead, "--strict": strict, "--model-type": model_type,
+    others = {"--fp16": fp16, "--bf16": bf16, "--rehead": rehead, "--model-type": model_type,
               "--heads": heads, "--for cuda": target == "cuda", "--no-timing": not time}  # fmt: skip
     _require_speed_alone(speed, {"--workload": workload, "--plot": plot}, [option for option, value in others.items() if value])
     fuse = Fuse(target, model_type, heads, hidden_size)
@@ -120,10 +121,10 @@ def optimize(
     place = choose_output(before, rewrites[-1], output)
     progress("reading the graph")
     proof = RewriteProof.of(before, texts, progress=progress)
-    writing = Writing(place, force, dry_run, keep_failed)
+    writing = Writing(place, force, dry_run, keep_failed, strict)
     quantised = _describe_quantised(before)
     timed_after = time and not speed  # the candidates are timed before one is chosen
-    search = Search(before, proof, writing, Limits(atol, min_cosine), verify, timed_after, strict, progress, doubts=quantised)
+    search = Search(before, proof, writing, Limits(atol, min_cosine), verify, timed_after, progress, doubts=quantised)
     try:
         if speed:
             batches = make_workload(before, proof.same.generator, workload)
@@ -133,7 +134,7 @@ def optimize(
             return outcome
         return search.run(rewrites, {} if portable else {ROTARY: FuseRotary(), ATTENTION: FuseAttention()})
     except GraphSurgeryError as error:
-        error.advice = "; ".join((*(line.removeprefix(WARNING) for line in quantised), error.advice))
+        error.advice = "; ".join((*quantised, error.advice))
         raise
 
 
@@ -143,7 +144,7 @@ def _describe_quantised(model: Model) -> tuple[str, ...]:
     if not counts:
         return ()
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(MOST_LISTED))
-    return (f"{WARNING}the file is quantised ({listed}): optimize the float32 file, and quantise the result",)
+    return (Warn(f"the file is quantised ({listed}): optimize the float32 file, and quantise the result"),)
 
 
 def _has_rotary_positions(model: Model) -> bool:

@@ -46,6 +46,7 @@ def quantize(
     force: bool = False,
     dry_run: bool = False,
     keep_failed: bool = False,
+    strict: bool = False,
     progress: Progress = ignore_progress,
 ) -> Outcome:
     """Quantise the encoder of a pooled file, as fast as ``min_cosine`` allows, prove the result and save it.
@@ -66,7 +67,7 @@ def quantize(
             ``weights-8bit``, ``weights-4bit`` and ``weights-fp16`` (smaller weights, computed in float32).
         batch_invariant: whether a text's vector must not depend on its batch. If not, ``int8`` means ``dynamic``.
         plot: a .png or .svg file to draw quality against speed in, for all that was tried. Needs matplotlib (extra ``plot``).
-        verify, force, keep_failed: as in `run`.
+        verify, force, keep_failed, strict: as in `run`.
         time: whether to time the files on this CPU.
         dry_run: do everything but write.
         progress: called with a few words on what is being done, and how many of how many parts are done.
@@ -102,9 +103,9 @@ def quantize(
     calibration = QuantizedJudge(before, known[:: max(1, len(known) // SENSITIVE)], progress)
     progress("reading the graph")
     note = f"for {DESCRIPTIONS[chosen]}{'' if target else ', as this machine is'}"
-    writing = Writing(place, force, dry_run, keep_failed)
+    writing = Writing(place, force, dry_run, keep_failed, strict)
     proof = RewriteProof.of(before, progress=progress)
-    search = Search(before, proof, writing, NO_LIMITS, verify, time, False, progress, doubts=(note,))
+    search = Search(before, proof, writing, NO_LIMITS, verify, time, progress, doubts=(note,))
     try:
         outcome = QuantizeSearch(search, base, judge, calibration, time).run()
     except VerificationFailed as error:

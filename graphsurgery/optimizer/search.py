@@ -20,7 +20,7 @@ from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, Verifi
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Stage
-from graphsurgery.outcome import Outcome, Output, describe_output, explain_failure, list_attempts, require_passed
+from graphsurgery.outcome import Outcome, Output, describe_output, explain_failure, list_attempts, require_wanted
 from graphsurgery.progress import Progress
 from graphsurgery.proof.rewrite_proof import RewriteProof
 from graphsurgery.report import Verdict
@@ -49,8 +49,6 @@ class Search:
     limits: Limits
     verify: bool
     time: bool
-    strict: bool
-    """Whether everything that should fuse has to fuse."""
     progress: Progress
     doubts: tuple[str, ...] = ()
     """Warnings about the source, for every outcome."""
@@ -64,8 +62,8 @@ class Search:
             finish: by a kind of parts that should fuse, the rewrite to apply behind the exact ones, in their boldest form, if
                 these missed such a part. If the result is wrong, or slower than without them, each is tried alone.
 
-        Raises VerificationFailed if none is, or if with ``strict`` not everything fused; NothingToOptimizeError if the first
-        candidate changes nothing; UnsupportedModelError if no candidate can be made.
+        Raises VerificationFailed if none is, or if with ``strict`` not everything fused or there is a warning;
+        NothingToOptimizeError if the first candidate changes nothing; UnsupportedModelError if no candidate can be made.
         """
         for rewrite in rewrites:
             rewrite.check(self.source)
@@ -171,7 +169,7 @@ class Search:
 
     def describe_source(self) -> Outcome:
         """Return an outcome in which nothing was made."""
-        return Outcome(self.source, (Output(self.source, self.writing.place),), notes=self.doubts)
+        return Outcome(self.source, (Output(self.source, self.writing.place),), remarks=(*self.source.remarks, *self.doubts))
 
     def _is_new(self, changed: Chain) -> bool:
         """Return whether this graph was not made before. Leaving a fusion out often changes nothing."""
@@ -203,7 +201,7 @@ class Search:
                 proven = self.proof.compare(written, make_claim(chain, NO_LIMITS if is_trial else self.limits))
                 report = check_goldens(proven.report, written)
                 outcome = replace(outcome, report=report, loss=(outcome.loss or {}) | proven.loss or None)
-            if is_trial or not outcome.is_right or self._has_misses(outcome):
+            if is_trial or not outcome.is_right or self._is_refused(outcome):
                 return outcome
             if self.time and rival is not None:
                 self._require_as_fast(rival, chain, stage)
@@ -219,7 +217,7 @@ class Search:
         return Outcome(
             self.source,
             (Output(chain[-1].after, self.writing.place),),
-            notes=(*self.doubts, *dict.fromkeys(note for one in chain for note in one.notes)),
+            remarks=(*self.source.remarks, *self.doubts, *dict.fromkeys(note for one in chain for note in one.notes)),
             architecture=next((one.architecture for one in results if one.architecture is not None), None),
             fusions=_join_fusions(results),
             loss=next((one.loss for one in results if one.loss is not None), None),
@@ -232,7 +230,7 @@ class Search:
         try:
             timings = measure_times(open_session(self.source), Session(stage.path), self.proof.same.generator, is_for_gpus)
         except GraphSurgeryError as error:
-            return replace(outcome, notes=(*outcome.notes, f"not timed: {error.message}"))
+            return replace(outcome, remarks=(*outcome.remarks, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)
 
     def _require_as_fast(self, rival: Chain, chain: Chain, stage: Stage) -> None:
@@ -248,18 +246,19 @@ class Search:
         if timings.helped is False:
             raise SlowerError(f"slower on this machine than without that ({timings})")
 
-    def _has_misses(self, outcome: Outcome) -> bool:
-        """Return whether everything had to fuse, but something did not, or there was nothing to fuse."""
-        return self.strict and outcome.fusions is not None and not outcome.fusions.complete
+    def _is_refused(self, outcome: Outcome) -> bool:
+        """Return whether ``strict`` refuses the file: there is a warning, something did not fuse, or nothing was to fuse."""
+        misses = outcome.fusions is not None and not outcome.fusions.complete
+        return self.writing.strict and (misses or bool(outcome.warnings))
 
     def _judge(self, outcome: Outcome) -> Outcome:
         """Return ``outcome`` if it is right. Otherwise raise VerificationFailed, and keep the file if that was asked for."""
-        if outcome.is_right and not self._has_misses(outcome):
+        if outcome.is_right and not self._is_refused(outcome):
             return outcome
         if self.writing.keep_failed and not self.writing.dry_run:
             with self.writing.stage(outcome.model) as stage:
                 outcome = outcome.with_saved(commit(stage, find_sources(self.source), outcome.report))
-        require_passed(outcome)
+        require_wanted(outcome, strict=self.writing.strict)
         fusions = require_value(outcome.fusions, "what fused")
         missed = len(fusions.missed)
         what = f"{missed} parts that should have fused did not: {fusions.summary}" if missed else fusions.summary

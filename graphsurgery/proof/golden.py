@@ -23,6 +23,7 @@ from graphsurgery.model.records import Span, hash_payloads
 from graphsurgery.model.schema import walk_tensors
 from graphsurgery.proof.golden_making import make_goldens
 from graphsurgery.proof.golden_values import Goldens
+from graphsurgery.remarks import Warn
 from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.session import open_session
 from graphsurgery.version import __version__
@@ -42,8 +43,8 @@ def record_goldens(source: Model, model: Model) -> Model:
         goldens = make_goldens(source, model)
         weights = digest_weights(model)
     except (UnsupportedModelError, MissingDataError) as error:
-        note = f"warning: no golden vectors are recorded, so `verify --self` cannot check the file: {error}"
-        return replace(model, notes=(*model.notes, note))
+        note = Warn(f"no golden vectors are recorded, so `verify --self` cannot check the file: {error}")
+        return replace(model, remarks=(*model.remarks, note))
     return _record(model, goldens, weights)
 
 

@@ -109,7 +109,7 @@ class RewriteProof:
         compared, losses, left_out = self.same.make_checks(written, relation, claim.limits)
         if relation.half is None and all(check.verdict is not Verdict.FAILED for check in checks):
             checks += [check for ask in claim.checks for check in ask(written)]
-        report = Report((*checks, *compared), self.same.list_observations(compared), (*not_checked, *left_out))
+        report = Report((*checks, *compared), self.same.list_remarks(compared), (*not_checked, *left_out))
         if not losses:
             return Proven(report)
         worst = min((one.loss.min_cosine for one in losses if one.loss is not None), default=None)

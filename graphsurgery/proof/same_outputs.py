@@ -23,7 +23,8 @@ from graphsurgery.proof.integer_products import check_integer_products
 from graphsurgery.proof.relation import RECORDED, Relation, explain_other_inputs
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.whole_proof import count_whole_feeds, make_whole_cases
-from graphsurgery.report import WARNING, Check, Comparison, Report, Verdict, list_few
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Check, Comparison, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.reach import FINDING_REACH, Reach, extend_to_reach, find_reach
 from graphsurgery.runtime.session import NO_KERNELS, Session, open_session
@@ -64,7 +65,7 @@ class SameOutputs:
         made = self._explain_made_outputs(output)
         if made is not None and all(check.verdict is not Verdict.FAILED for check in checks):
             checks = [Check(RECORDED, made, stated=Verdict.NOT_CHECKED)]
-        observed = self.list_observations(checks)
+        observed = self.list_remarks(checks)
         if all(check.verdict is Verdict.PASSED for check in checks):
             observed += tuple(describe_bits(output, open_session(output), self.generator))
         return Report(tuple(checks), observed, (*not_checked, *relation.not_checked, *left_out))
@@ -82,10 +83,10 @@ class SameOutputs:
         what = f"the model records edits that make {list_few(made)}, and the source has no output of that name"
         return f"{what}: compare the model with the file that its rewrites were applied to"
 
-    def list_observations(self, checks: Sequence[Check]) -> tuple[str, ...]:
+    def list_remarks(self, checks: Sequence[Check]) -> tuple[str, ...]:
         """Say where the source itself is not finite, at which sizes it runs, and up to which length texts were compared."""
         reach = [] if self.reach is None else [str(self.reach)]
-        baked = [f"{WARNING}{line}" for line in self.generator.baked_in] if reach else []
+        baked = [*map(Warn, self.generator.baked_in)] if reach else []
         return (*(line for check in checks for line in check.not_finite), *baked, *reach)
 
     def make_checks(self, output: Model, relation: Relation, limits: Limits) -> tuple[list[Check], list[EngineLoss], list[str]]:

@@ -19,7 +19,8 @@ from graphsurgery.proof.relation import explain_other_inputs
 from graphsurgery.proof.same_bits import measure_batch_dependence
 from graphsurgery.proof.source_feeds import encode_texts, make_feed_generator
 from graphsurgery.proof.whole_proof import FAR
-from graphsurgery.report import WARNING, Check, Report, Verdict
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Check, Report, Verdict
 from graphsurgery.runtime.embedding import embed_texts
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import Session, open_session
@@ -185,7 +186,7 @@ def _observe_dependence(source: Session, output: Session, generator: FeedGenerat
         return f"{name} of a text is the same bits {what}, by both models"
     if own.largest > FAR and own.largest > theirs.largest:
         what += "; so the figures depend on the batches, which here are of texts of like length"
-        return f"{WARNING}{name} of a text changes by up to {own.largest:.1e} (the source's by {theirs.largest:.1e}) {what}"
+        return Warn(f"{name} of a text changes by up to {own.largest:.1e} (the source's by {theirs.largest:.1e}) {what}")
     return f"{name} of a text changes by up to {own.largest:.1e} (the source's by {theirs.largest:.1e}) {what}"
 
 

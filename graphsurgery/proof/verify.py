@@ -44,7 +44,8 @@ from graphsurgery.proof.whole_proof import (
 )
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.recorded_weights import RecordedWeights
-from graphsurgery.report import WARNING, Check, Report, Verdict, list_few
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Check, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.reach import FINDING_REACH, CachedRun, extend_to_reach, find_reach
 from graphsurgery.runtime.session import open_session
@@ -152,7 +153,7 @@ class _EditProof:
     limits: Limits
     full: bool
     progress: Progress = ignore_progress
-    observations: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -169,9 +170,7 @@ class _EditProof:
         self.progress("comparing the encoder with the source's")
         checks = [self._check_untouched(every_byte=self.full or (self.runs_whole and not head_only))]
         if self.chain.links[0].step.source != self.source.fingerprint:
-            self.observations.append(
-                "the fingerprint in the metadata is not this source's: the output was made from another file"
-            )
+            self.remarks.append("the fingerprint in the metadata is not this source's: the output was made from another file")
         for name, prove in self._list_proofs(head_only).items():
             self.progress(name)
             try:
@@ -182,9 +181,9 @@ class _EditProof:
                 checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
                 self.not_checked.append(f"{name}: {error}")
         self.not_checked += [why_no_text] if why_no_text else []
-        self.observations += [line for check in checks for line in check.not_finite]
+        self.remarks += [line for check in checks for line in check.not_finite]
         self.not_checked += [line for check in checks for line in check.left_out]
-        return Report(tuple(checks), tuple(self.observations), tuple(self.not_checked))
+        return Report(tuple(checks), tuple(self.remarks), tuple(self.not_checked))
 
     def _check_untouched(self, every_byte: bool) -> Check:
         broken = find_broken_promises(self.source, self.output, self.chain)
@@ -249,8 +248,8 @@ class _EditProof:
                 worst = max(one.worst for one in check.comparisons)
                 plain, check, notes = True, again, [f"with these optimisations, the files are {worst:.1e} apart", *found]
         if plain:
-            self.observations.append("run without ONNX Runtime's graph optimisations, which round otherwise if dims change")
-        self.observations += notes
+            self.remarks.append("run without ONNX Runtime's graph optimisations, which round otherwise if dims change")
+        self.remarks += notes
         return check
 
     def _run_whole(self, plain: bool) -> tuple[Check, Sequence[str]]:
@@ -271,7 +270,7 @@ class _EditProof:
         total = count_whole_feeds(longest, self.texts)
         cases = report_feeds(make_whole_cases(longest, self.texts), total, self.progress)
         check = prove_whole(whole, reference, cases, self.limits)
-        notes = [*(f"{WARNING}{line}" for line in self.generator.baked_in), str(reach)]
+        notes = [*map(Warn, self.generator.baked_in), str(reach)]
         unchecked = (*reach.not_checked, *self.generator.left_out, *tried.unknown)
         self.not_checked += [line for line in unchecked if line not in self.not_checked]
         if check.verdict is Verdict.PASSED:

@@ -15,7 +15,8 @@ from graphsurgery.progress import Progress, count_parts
 from graphsurgery.proof.expected import ExpectedOutputs
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
-from graphsurgery.report import WARNING, Check
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Check
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.masks import LEFT, RIGHT, Mask
 from graphsurgery.runtime.session import Session
@@ -117,8 +118,9 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     small = {what: float(np.max(most)) for what, most in dependence.items() if np.max(most) <= NEGLIGIBLE}
     said = [f"a {one}'s vector changes by at most {max(small.values()):.1e} with {_join_with_or(list(small))}"] if small else []
     return said + [
-        f"{WARNING if what != IN_FRONT and most[0] > FAR else ''}a {one}'s vector changes by up to {most[0]:.1e} with {what} "
-        f"(the source's by {most[1]:.1e})"
+        (Warn if what != IN_FRONT and most[0] > FAR else str)(
+            f"a {one}'s vector changes by up to {most[0]:.1e} with {what} (the source's by {most[1]:.1e})"
+        )
         for what, most in dependence.items() if what not in small
     ]  # fmt: skip
 

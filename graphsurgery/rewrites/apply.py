@@ -10,6 +10,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import record_rewrite
 from graphsurgery.proof.golden import copy_goldens, read_goldens
+from graphsurgery.remarks import Warn
 from graphsurgery.rewrites.head_parts import Parts, split_head
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 
@@ -56,7 +57,7 @@ def apply_rewrite(rewrite: Rewrite, model: Model, context: Context, parts: Parts
         after = edit.apply(after)
     if result.keeps_goldens:
         after = copy_goldens(model, after, result.golden_limits)
-    return Applied(resolved, model, replace(after, notes=(*model.notes, *notes)), parts, result, notes)
+    return Applied(resolved, model, replace(after, remarks=(*model.remarks, *notes)), parts, result, notes)
 
 
 def _describe_edits(parts: Parts) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def _describe_edits(parts: Parts) -> dict[str, Any]:
 def _warn_about_records(model: Model, parts: Parts) -> Iterator[str]:
     """Yield warnings about records that the rewritten model will not have."""
     if parts.lost:
-        yield f"warning: {', '.join(parts.lost)} {NOT_TAKEN_OFF}"
+        yield Warn(f"{', '.join(parts.lost)} {NOT_TAKEN_OFF}")
     try:
         read_goldens(model)
     except UnsupportedModelError as error:
-        yield f"warning: {error}; the output has none"
+        yield Warn(f"{error}; the output has none")

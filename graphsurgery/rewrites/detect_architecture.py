@@ -8,6 +8,7 @@ from graphsurgery.encoder.architecture import Architecture, find_architecture
 from graphsurgery.errors import FolderError
 from graphsurgery.folders.transformer_config import read_encoder_config
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 
 
 def detect_architecture(model: Model) -> Architecture | None:
@@ -21,7 +22,7 @@ def detect_architecture(model: Model) -> Architecture | None:
         try:
             config = read_encoder_config(folder)
         except FolderError as error:
-            complaint = (f"warning: {error}",)
+            complaint = (Warn(str(error)),)
             break
         if config is not None:
             return find_architecture(model, config.raw)

@@ -20,6 +20,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ATTENTIONS, FUSED_ROTATIONS, FUSED_STANDARD, VENDOR, get_operator
 from graphsurgery.graph.write_back import LARGEST_INLINE, find_lookup_tables, load_for_rewrite, to_document
 from graphsurgery.model.model import Model
+from graphsurgery.remarks import Warn
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.fuse.adjustments import (
     BIASED_ATTENTION,
@@ -44,8 +45,8 @@ from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 NOT_GIVEN = "an embedding table was not given to the optimizer: it is too large to be in memory beside the rest"
 SWITCHED_OFF = "switched off"
-HIDDEN = (
-    "warning: a pooled export of another program may hide its encoder from the optimizer: try --rehead (in a recipe, the "
+HIDDEN = Warn(
+    "a pooled export of another program may hide its encoder from the optimizer: try --rehead (in a recipe, the "
     'rewrite "reattach-head")'
 )
 
@@ -175,9 +176,9 @@ class Fuse(Rewrite):
         yield from found.notes if found is not None else ()
         if found is not None and self.heads and (self.heads, self.hidden_size) != (found.heads, found.hidden):
             asked, has = f"{self.heads} heads and hidden size {self.hidden_size}", f"{found.heads} and {found.hidden}"
-            yield f"warning: {asked} were asked for, but {found.source} says {has}: the optimizer may go by the graph"
+            yield Warn(f"{asked} were asked for, but {found.source} says {has}: the optimizer may go by the graph")
         if not any(one.kind == ATTENTION for one in parts):
-            yield "warning: no attention was recognised in the graph: the list of parts that should fuse may be incomplete"
+            yield Warn("no attention was recognised in the graph: the list of parts that should fuse may be incomplete")
 
 
 def fuse_graph(given: onnx.ModelProto, fusing: Fusing, target: str) -> FusedGraph:

@@ -109,7 +109,7 @@ class RepeatedEdit:
 
     def put_on(self, model: Model) -> Model:
         """Apply the edit to ``model``. Raises what `Edit.apply` raises."""
-        return replace(self.edit.apply(model, hash_weights=self.step.weights is not None), notes=model.notes)
+        return replace(self.edit.apply(model, hash_weights=self.step.weights is not None), remarks=model.remarks)
 
 
 @dataclass(frozen=True)

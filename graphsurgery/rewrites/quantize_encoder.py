@@ -22,7 +22,8 @@ from graphsurgery.proof.golden_values import COARSE
 from graphsurgery.proof.quantized import check_quantized
 from graphsurgery.proof.relation import LEAST_COSINE_OF_INTEGERS, is_quantised
 from graphsurgery.proof.relation import QUANTIZED as RECORDED
-from graphsurgery.report import WARNING, Check
+from graphsurgery.remarks import Warn
+from graphsurgery.report import Check
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 from graphsurgery.rewrites.padding_free.unfuse import unfuse
 from graphsurgery.rewrites.quantize.calibration import Sample
@@ -179,7 +180,7 @@ class Quantize(Rewrite):
         if tables:
             yield f"{tables} lookups read embedding tables of {16 if self.scheme == WEIGHTS_16 else 8} bits"
         if not self.is_batch_invariant:
-            yield f"{WARNING}there is one range for the whole batch: a text's vector changes with the texts it is batched with"
+            yield Warn("there is one range for the whole batch: a text's vector changes with the texts it is batched with")
 
     def _record(self) -> dict[str, Any]:
         """Return the parameters that the file records: those that differ from the default, and of files their names alone."""
