@@ -93,7 +93,7 @@ def run(
     if like is not None:
         folder = Path(like).absolute()
         before = place_in_folder(before, folder)
-        before = replace(before, notes=(*before.notes, *list_prompts(folder)))
+        before = replace(before, remarks=(*before.remarks, *list_prompts(folder)))
     _check_request(steps, goldens)
     place = choose_output(before, steps[-1], output)
     writing, groups = Writing(place, force, dry_run, keep_failed, strict), list(_group_steps(steps))
