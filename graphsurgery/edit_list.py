@@ -27,6 +27,103 @@ HEADS, TOKENS, INTERFACE = "Heads", "Tokens, before pooling", "Interface"
 """The groups of the command line's help that hold edits."""
 
 
+EXAMPLES = {
+    "add-pooling": (
+        "model.onnx --mode mean --normalize",
+        "model.onnx --mode cls --keep-output last_hidden_state -o embedder.onnx",
+    ),
+    "add-normalize": (
+        "model.pooled.onnx",
+        "model.onnx --target last_hidden_state -o unit-tokens.onnx",
+    ),
+    "add-dense": (
+        "model.pooled.onnx --weights my-model/2_Dense",
+        "model.pooled.onnx --weights my-model/2_Dense/model.safetensors --activation tanh -o dense.onnx",
+    ),
+    "add-layer-norm": (
+        "model.pooled.onnx --weights my-model/2_LayerNorm",
+        "model.pooled.onnx --weights my-model/2_LayerNorm/model.safetensors -o normed.onnx",
+    ),
+    "add-activation": (
+        "reranker.onnx --activation sigmoid",
+        "reranker.onnx --activation sigmoid --output-name scores --keep-target -o both.onnx",
+    ),
+    "add-splade-pooling": (
+        "masked-lm.onnx",
+        "masked-lm.onnx --strategy sum --mask pad:0 -o splade.onnx",
+    ),
+    "add-logit-score": (
+        "causal-lm.onnx --true-token 9693 --false-token 2152",
+        "causal-lm.onnx --true-token 9693 --output-name relevance -o scorer.onnx",
+    ),
+    "truncate": (
+        "model.pooled.onnx --dim 16",
+        "model.pooled.onnx --dim 16 --keep-length -o small.onnx",
+    ),
+    "output-precision": (
+        "model.pooled.onnx --to ubinary",
+        "model.pooled.onnx --to int8 --ranges ranges.npy -o bytes.onnx",
+    ),
+    "strip-head": (
+        "model.pooled.onnx",
+        "model.pooled.onnx -o encoder.onnx",
+    ),
+    "add-weighted-layer-pooling": (
+        "model.onnx --weights my-model/1_WeightedLayerPooling",
+        "model.onnx --weights my-model/1_WeightedLayerPooling --keep-target -o layers.onnx",
+    ),
+    "add-word-weights": (
+        "model.onnx --weights my-model/1_WordWeights",
+        "model.onnx --weights my-model/1_WordWeights/config.json -o weighted.onnx",
+    ),
+    "add-cnn": (
+        "model.onnx --weights my-model/1_CNN",
+        "model.onnx --weights my-model/1_CNN --keep-target --output-name features -o cnn.onnx",
+    ),
+    "add-lstm": (
+        "model.onnx --weights my-model/1_LSTM",
+        "model.onnx --weights my-model/1_LSTM --keep-target --output-name features -o lstm.onnx",
+    ),
+    "mask-tokens": (
+        "model.onnx --target last_hidden_state",
+        "model.onnx --target last_hidden_state --skip-first -o tokens.onnx",
+    ),
+    "drop-input": (
+        "model.onnx --input token_type_ids",
+        "model.onnx --input attention_mask --fill ones -o no-mask.onnx",
+    ),
+    "optional-input": (
+        "model.onnx --input token_type_ids",
+        "model.onnx --input attention_mask --fill ones -o lenient.onnx",
+    ),
+    "add-input": (
+        "model.onnx --input segment_ids",
+        "model.onnx --input task_ids --like attention_mask --to int32 -o fed.onnx",
+    ),
+    "input-type": (
+        "model.onnx --to int32",
+        "model.onnx --to int32 --input input_ids -o ids32.onnx",
+    ),
+    "rename": (
+        "model.onnx --name last_hidden_state=token_embeddings",
+        "model.onnx --name input_ids=ids --dim batch_size=batch -o named.onnx",
+    ),
+    "keep-outputs": (
+        "model.two-outputs.onnx --name sentence_embedding",
+        "model.two-outputs.onnx --name 'last_*' -o tokens-alone.onnx",
+    ),
+    "dynamic-dim": (
+        "fixed.onnx --dim batch --dim sequence",
+        "fixed.onnx --dim batch=texts -o any-batch.onnx",
+    ),
+    "fix-dim": (
+        "model.onnx --dim batch_size=1",
+        "model.onnx --dim batch_size=8 --dim sequence_length=32 -o eight.onnx",
+    ),
+}
+"""Two examples for each edit: what follows its verb. They run in a folder that `tests/test_help.py` prepares."""
+
+
 class EditEntry(NamedTuple):
     """The facts about an edit that are known without importing its file."""
 
@@ -55,6 +152,11 @@ class EditEntry(NamedTuple):
     def reference(self) -> str:
         """The name of its module in `references/`."""
         return self.function.removeprefix("add_")
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """What follows the verb in the two command lines that its help ends with."""
+        return EXAMPLES.get(self.verb, ())
 
 
 EDIT_LIST = {

@@ -194,7 +194,7 @@ def test_a_new_edit_needs_its_file_its_reference_and_one_line(tmp_path: Path) ->
         "all": ["AddOffset", "add_offset"], "signature": ["model", "offset", "target"], "described": True,
         "verdict": "PASSED", "back": True, "generated": [True, True, True],
     }  # fmt: skip
-    assert "append a constant to every dim" in python(tmp_path, "-m", "graphsurgery", "--help")
+    assert "append a constant to every dim" in python(tmp_path, "-m", "graphsurgery", "--help-all")
     assert "The number to add to every dim." in python(tmp_path, "-m", "graphsurgery", "add-offset", "--help")
     recipe = '[[steps]]\nedit = "add-pooling"\nmode = "mean"\n[[steps]]\nedit = "add-offset"\noffset = 3\n'
     (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")

@@ -8,6 +8,7 @@ import click
 
 from graphsurgery.baking.bake import Baked, bake
 from graphsurgery.cli.console import out, run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import PROVING, SHOWN, with_options
 
 FOLDER = click.argument("folder", type=click.Path())
@@ -54,7 +55,7 @@ def make_bake_command(verb: str) -> click.Command:
             _show, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (FOLDER,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
 
 
 def _show(baked: Baked) -> None:

@@ -11,6 +11,7 @@ from graphsurgery.benchmarking.bench import BATCHES, LENGTHS, LONGEST, SECONDS, 
 from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.benchmarking.work import STRATEGIES
 from graphsurgery.cli.console import print_warnings, run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import SHOWN, with_options
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,7 +64,7 @@ def make_bench_command(verb: str) -> click.Command:
             _show, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODELS,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODELS,), OPTIONS, SHOWN))
 
 
 def _show(result: Benchmark) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import LIKE, MODEL, SHOWN, WRITING, make_edit_options, with_options
 from graphsurgery.edits.edit import EDITS
 from graphsurgery.encoder.head import POOLING
@@ -34,7 +35,8 @@ def make_edit_command(verb: str) -> click.Command:
         )  # fmt: skip
 
     decorated = with_options(callback, (MODEL,), make_edit_options(edit), like, WRITING, SHOWN)
-    return click.command(verb, help=edit.__doc__, short_help=edit.summary)(decorated)
+    about = (edit.__doc__ or "").replace("``", "`")
+    return click.command(verb, cls=VerbCommand, help=about, short_help=edit.summary)(decorated)
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import out, print_warnings, run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import SHOWN, STRICT, with_options
 from graphsurgery.exporting.export_folder import Exported, export
 
@@ -28,7 +29,7 @@ def make_export_command(verb: str) -> click.Command:
             lambda progress: export(model, output, progress=progress, **options), _show, as_json=as_json, quiet=quiet
         )
 
-    return click.command(verb)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
 
 
 def _show(exported: Exported) -> None:

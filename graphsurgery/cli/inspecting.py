@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from graphsurgery.cli.console import out, print_json, print_warnings
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.inspection import Inspection, inspect
@@ -27,7 +28,7 @@ def make_inspect_command(verb: str) -> click.Command:
             _show(inspection, operators)
         return OK
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
 
 
 def _show(inspection: Inspection, operators: bool) -> None:

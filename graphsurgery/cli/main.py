@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 
 import click
 
+from graphsurgery.cli.help import ColouredContext, VerbCommand, write_list
 from graphsurgery.cli.printing import CannotPrintError, guard_output
 from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.version import __version__
 
+SHOW_ALL = "graphsurgery.show_all"
+"""Whether the help lists all verbs: a key of click's context."""
 OK, VERDICT, WRONG, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -31,33 +34,82 @@ class Verb(NamedTuple):
     """The function that makes the verb's command, as ``module:function`` within this package."""
     summary: str
     """The line that ``--help`` shows."""
+    examples: tuple[str, ...]
+    """What follows the verb in the two command lines that its help ends with. `tests/test_help.py` runs them."""
 
 
 GROUPS: dict[str, dict[str, Verb]] = {
     "Whole models": {
         "bake": Verb(
-            "baking:make_bake_command", "make one verified file of a whole model folder, in a folder ready to publish"
+            "baking:make_bake_command",
+            "make one proven file of a model folder, ready to publish",
+            ("my-model", "my-model --truncate-dim 16 -o my-model-16"),
         ),
-        "run": Verb("recipes:make_run_command", "run a recipe file (edits and checks) on a file or a model folder"),
-        "recipe": Verb("recipes:make_recipe_command", "recipe show MODEL: print the recipe that made a file"),
+        "run": Verb(
+            "recipes:make_run_command",
+            "run a recipe (edits, rewrites, checks) on a file or a folder",
+            (
+                "recipes/minilm.toml model.onnx",
+                "recipes/minilm.toml model.onnx -o embedder.onnx --dry-run",
+            ),
+        ),
+        "recipe": Verb(
+            "recipes:make_recipe_command",
+            "recipe show MODEL: print the recipe that made a file",
+            ("show model.pooled.onnx", "show model.pooled.onnx --json"),
+        ),
         "optimize": Verb(
-            "optimizing:make_optimize_command", "fuse for ONNX Runtime, say what did not fuse and why, and prove it"
+            "optimizing:make_optimize_command",
+            "fuse operators for ONNX Runtime, and prove the result",
+            (
+                "model.pooled.onnx",
+                "model.pooled.onnx --fp16 --no-timing -o half.onnx",
+            ),
         ),
         "quantize": Verb(
-            "quantizing:make_quantize_command", "compute in 8-bit integers as far as a budget of quality allows, and prove it"
+            "quantizing:make_quantize_command",
+            "compute in 8-bit integers within a budget of quality",
+            (
+                "model.pooled.onnx --min-cosine 0.99",
+                "model.pooled.onnx --scheme weights-8bit --no-timing -o small-weights.onnx",
+            ),
         ),
-        "export": Verb("exporting:make_export_command", "export the transformer of a model folder to ONNX, with PyTorch"),
+        "export": Verb(
+            "exporting:make_export_command",
+            "export the transformer of a model folder, with PyTorch",
+            ("my-model", "my-model --hidden-states -o encoder.onnx"),
+        ),
     },
     "Look and prove": {
-        "inspect": Verb("inspecting:make_inspect_command", "show a file's interface, encoder and head, and who can read it"),
-        "verify": Verb("verifying:make_verify_command", "prove a file against the one it was made from"),
-        "bench": Verb("benching:make_bench_command", "measure latency, throughput and memory of models, side by side"),
+        "inspect": Verb(
+            "inspecting:make_inspect_command",
+            "describe a file: interface, encoder, head, who can read it",
+            ("model.onnx", "model.onnx --ops"),
+        ),
+        "verify": Verb(
+            "verifying:make_verify_command",
+            "prove a file against the one that it was made from",
+            (
+                "model.pooled.onnx --against model.onnx",
+                "my-model-baked/onnx/model.onnx --self",
+            ),
+        ),
+        "bench": Verb(
+            "benching:make_bench_command",
+            "measure latency, throughput and memory, side by side",
+            (
+                "model.onnx model.pooled.onnx",
+                "model.pooled.onnx --batches 1,8 --lengths 16,32 --seconds 0.5",
+            ),
+        ),
     },
 }
-"""The verbs as ``--help`` groups them."""
+"""The verbs as ``--help-all`` groups them."""
 for _one in EDIT_LIST.values():
-    GROUPS.setdefault(_one.group, {})[_one.verb] = Verb("editing:make_edit_command", _one.summary)
+    GROUPS.setdefault(_one.group, {})[_one.verb] = Verb("editing:make_edit_command", _one.summary, _one.examples)
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+FIRST = ("export", "inspect", "add-pooling", "add-normalize", "bake", "verify", "optimize", "quantize", "bench", "run")
+"""The verbs that most users need, in the order in which they need them. ``--help`` shows these, ``--help-all`` all of them."""
 
 REFUSALS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS,
@@ -69,6 +121,8 @@ REFUSALS = frozenset({
 class LazyGroup(click.Group):
     """Imports a verb's command only when it is needed, so that ``--help`` is quick."""
 
+    context_class = ColouredContext
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
@@ -76,19 +130,37 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module, function = VERBS[cmd_name].command.split(":")
-        command: click.Command = getattr(importlib.import_module(f"graphsurgery.cli.{module}"), function)(cmd_name)
+        command: VerbCommand = getattr(importlib.import_module(f"graphsurgery.cli.{module}"), function)(cmd_name)
+        command.examples = [f"graphsurgery {cmd_name} {arguments}" for arguments in VERBS[cmd_name].examples]
         return command
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs before the options, because they are looked for first."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for group, verbs in GROUPS.items():
-            with formatter.section(group):
-                formatter.write_dl([(name, verb.summary) for name, verb in verbs.items()])
+        groups = GROUPS if ctx.meta.get(SHOW_ALL) else {"Verbs, in order of use": {name: VERBS[name] for name in FIRST}}
+        for group, verbs in groups.items():
+            write_list(formatter, group, [(name, verb.summary) for name, verb in verbs.items()])
+
+
+def _show_all_verbs(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        context.meta[SHOW_ALL] = True
+        click.echo(context.get_help(), color=context.color)
+        context.exit()
 
 
 @click.command(
     cls=LazyGroup,
+    subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="`graphsurgery VERB --help` shows a verb's options. Every verb takes --json and --quiet.",
+    epilog=f"`graphsurgery --help-all` lists all {len(VERBS)} verbs. `graphsurgery VERB --help` shows a verb's options and two "
+    "examples. Every verb takes --json and --quiet.",
+)
+@click.option(
+    "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_show_all_verbs, help="Show all verbs and exit."
 )
 @click.version_option(__version__, prog_name="graphsurgery")
 def cli() -> None:

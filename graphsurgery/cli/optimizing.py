@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import MODEL, SHOWN, WHOLE, make_proof_options, with_options
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.outcome import Outcome
@@ -78,7 +79,7 @@ def make_optimize_command(verb: str) -> click.Command:
             show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROOF, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROOF, SHOWN))
 
 
 def show_outcome(outcome: Outcome) -> None:

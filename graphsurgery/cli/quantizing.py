@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.cli.console import run_verb
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.optimizing import show_outcome
 from graphsurgery.cli.options import MODEL, SHOWN, WHOLE_PROOF, with_options
 from graphsurgery.optimizer.quantize import BUDGET, quantize
@@ -66,4 +67,4 @@ def make_quantize_command(verb: str) -> click.Command:
             show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))

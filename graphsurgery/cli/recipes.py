@@ -8,6 +8,7 @@ import click
 
 from graphsurgery.cli.console import out, print_json, print_warnings, run_verb
 from graphsurgery.cli.editing import show_outcome
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, WRITING, with_options
 from graphsurgery.model.loading import load
@@ -26,7 +27,7 @@ def make_run_command(verb: str) -> click.Command:
             show_outcome, as_json=as_json, quiet=quiet,
         )  # fmt: skip
 
-    return click.command(verb)(with_options(callback, (RECIPE, MODEL), WRITING, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (RECIPE, MODEL), WRITING, SHOWN))
 
 
 def make_recipe_command(verb: str) -> click.Command:
@@ -44,4 +45,4 @@ def make_recipe_command(verb: str) -> click.Command:
             out.print(to_toml(recipe), markup=False, highlight=False, soft_wrap=True, end="")
         return OK
 
-    return click.command(verb)(with_options(callback, (ACTION, MODEL), SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (ACTION, MODEL), SHOWN))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from graphsurgery.cli.console import out, print_json, print_warnings, show_progress
+from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.main import OK, VERDICT
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
 from graphsurgery.errors import RequestError
@@ -95,4 +96,4 @@ def make_verify_command(verb: str) -> click.Command:
             out.print(Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {report.cases} cases compared"))
         return OK if report else VERDICT
 
-    return click.command(verb)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
