@@ -6,9 +6,9 @@ import gc
 import hashlib
 import importlib
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +109,29 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def remembered_optimizer() -> Iterator[None]:
-    """The optimizer runs once for each graph: most tests are about what is done with its result. Each gets a copy."""
+def remembered_optimizer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The optimizer runs once for each graph, for all workers: most tests are about what is done with its result."""
     import onnx
 
     from graphsurgery.rewrites import fuse_encoder
     from graphsurgery.rewrites.fuse.runner import Fused, Fusing, run_optimizer
 
-    made: dict[tuple[str, Fusing], Fused] = {}
+    base = tmp_path_factory.getbasetemp()
+    results = (base.parent if SIDE_BY_SIDE else base) / "optimized-once"
+    results.mkdir(exist_ok=True)
 
     def run_once(model: onnx.ModelProto, fusing: Fusing) -> Fused:
-        key = (hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(), fusing)
-        if key not in made:
-            made[key] = run_optimizer(model, fusing)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(made[key].model)
-        return replace(made[key], model=copy)
+        source = model.SerializeToString(deterministic=True)
+        asked = (source, fusing.model_type, fusing.heads, fusing.hidden, sorted(fusing.off))
+        path = results / hashlib.sha256(pickle.dumps(asked)).hexdigest()
+        if not path.exists():
+            result = run_optimizer(model, fusing)
+            own = path.with_suffix(f".{os.getpid()}")
+            own.write_bytes(pickle.dumps((result.model.SerializeToString(), result.warnings, result.shape_failure)))
+            own.replace(path)  # another worker may have been as quick
+            return result
+        made, *others = pickle.loads(path.read_bytes())
+        return Fused(onnx.ModelProto.FromString(made), *others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fuse_encoder, "run_optimizer", run_once)
