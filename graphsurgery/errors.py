@@ -43,6 +43,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+ADVICE = "what to do: "
+"""How the line of advice below a message begins."""
 
 
 class GraphSurgeryError(Exception):
@@ -52,6 +54,7 @@ class GraphSurgeryError(Exception):
         """``options`` are the command line's options in ``advice``, because another program may name them differently."""
         super().__init__(message)
         self.message = message
+        self._advice = ""
         self.advice = advice
         self.options = options
         self.edit: object | None = None
@@ -59,6 +62,19 @@ class GraphSurgeryError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def advice(self) -> str:
+        """What to do. It is a note of the exception as well, so that a traceback ends with it."""
+        return self._advice
+
+    @advice.setter
+    def advice(self, advice: str) -> None:
+        notes: list[str] = self.__dict__.setdefault("__notes__", [])
+        notes[:] = [one for one in notes if one != f"{ADVICE}{self._advice}"]
+        self._advice = advice
+        if advice:
+            self.add_note(f"{ADVICE}{advice}")
 
 
 class ModelError(GraphSurgeryError, ValueError):

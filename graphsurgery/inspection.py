@@ -29,6 +29,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graphs
 from graphsurgery.model.provenance import GOLDEN, list_steps_since_edit
 from graphsurgery.runtime.baked_sizes import declare_baked_sizes
+from graphsurgery.shown import Shown
 
 T = TypeVar("T")
 HALVES = ("float16", "bfloat16")
@@ -41,7 +42,7 @@ NOT_POOLED: tuple[PooledOutput, ...] = ()
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """The result of `inspect`. ``hidden`` is None if nothing can be pooled; ``why_not`` then says why."""
 
     path: str | None

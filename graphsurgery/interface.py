@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 OPTIONAL_TYPES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
 """The types of ids and masks."""
+MOST_LISTED = 5
+"""The most inputs, and the most outputs, that an interface shows as text."""
 Dim = int | str | None
 """A literal size, a symbolic name, or unknown."""
 
@@ -50,7 +52,7 @@ class Interface:
         return _find(self.outputs, name)
 
     def __str__(self) -> str:
-        return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
+        return f"{_list_some(self.inputs)} -> {_list_some(self.outputs)}"
 
     def to_json(self) -> dict[str, object]:
         """Return ``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
@@ -87,6 +89,12 @@ def read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
     single = {one.name for one in graph.initializer if all(dim == 1 for dim in one.dims)}
     values = [read_value(info) for info in graph.input if info.name in single]
     return tuple(value for value in values if value.rank == 2 and value.dtype in OPTIONAL_TYPES)
+
+
+def _list_some(values: Sequence[Value]) -> str:
+    """Return the first values as text, and how many more there are: decoders with caches have dozens."""
+    more = len(values) - MOST_LISTED
+    return ", ".join([*map(str, values[:MOST_LISTED]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def _find(values: Iterable[Value], name: str) -> Value | None:

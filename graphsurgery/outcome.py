@@ -20,6 +20,7 @@ from graphsurgery.remarks import HasRemarks, make_strict_error, select_warnings
 from graphsurgery.report import Report, Verdict
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.runtime.baked_sizes import declare_baked_sizes
+from graphsurgery.shown import Shown
 from graphsurgery.snippet import make_snippet, shorten_path
 
 MOST_ATTEMPTS = 4
@@ -37,7 +38,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Outcome(HasRemarks):
+class Outcome(Shown, HasRemarks):
     """The result of `run` or `optimize`.
 
     The properties `model`, `output`, `saved`, `interface`, `steps` and `consumers` are those of the first output. Every verb

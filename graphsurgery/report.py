@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from graphsurgery.remarks import select_notes, select_warnings
+from graphsurgery.shown import Shown
 
 SMALLEST_SHARE = 0.001
 MANY = 10
@@ -143,6 +144,10 @@ class Check:
         judged = max((one.cases for one in self.figures if one.least is not None), default=0)
         return sum(one.cases for one in self.comparisons) + judged
 
+    def __repr__(self) -> str:
+        """Return one line. `to_json` gives everything."""
+        return f"<{type(self).__name__} {self.name}: {self.verdict.value}, {self.cases} cases>"
+
     @property
     def not_finite(self) -> list[str]:
         """The rows where the source itself is not finite, in words."""
@@ -167,7 +172,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """All checks of a model, observations, and what was not checked. A report is true if it PASSED."""
 
     checks: tuple[Check, ...]
@@ -196,6 +201,10 @@ class Report:
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.PASSED
+
+    def __repr__(self) -> str:
+        """Return one line: the verdict, and the worst difference."""
+        return f"<{type(self).__name__} {self.verdict.value}: {summarize_report(self)}>"
 
     def __str__(self) -> str:
         checks = [f"{check.verdict.value} {check.name}" for check in self.checks]
@@ -261,6 +270,19 @@ def summarize_figures(check: Check) -> str:
         parts.append(f"tolerance widened up to {widest.beyond:.0f} times ({widest.kind}), because float32 rounds that much")
     failed = [f"{one.kind} ({one.wrong})" for one in check.comparisons if one.wrong is not None]
     return "; ".join(parts) + (f"; failed: {', '.join(failed)}" if failed else "")
+
+
+def summarize_report(report: Report) -> str:
+    """Return the number of cases, the difference of all checks that comes nearest to its limit, and the judged figures."""
+    compared = [one for check in report.checks for one in check.comparisons if one.cases]
+    figures = [str(one) for check in report.checks for one in check.figures if one.least is not None]
+    if not compared and not figures:
+        return "; ".join(check.detail for check in report.checks)
+    parts = [f"{report.cases} cases"]
+    if compared:
+        nearest = max(compared, key=lambda one: one.margin)
+        parts.append(f"largest difference {nearest.worst:.1e} ({describe_share(nearest.margin)}, {nearest.kind})")
+    return "; ".join([*parts, *figures])
 
 
 def format_share(margin: float) -> str:

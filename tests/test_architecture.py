@@ -26,7 +26,7 @@ from graphsurgery.graph import operators
 
 PACKAGE = ROOT / "graphsurgery"
 LAYERS = (
-    ("version", "errors", "edit_list", "progress"),
+    ("version", "errors", "edit_list", "progress", "shown"),
     ("interface", "remarks", "argument_types"),
     ("report",),
     ("model",),
@@ -51,6 +51,7 @@ other."""
 SHARED_MODULES = {
     "errors": "the error tree decides nothing; a value that has to be there, or a bug",
     "edit_list": "names, and the types of recorded parameters; tests/test_hostile_records.py compares them with the edits",
+    "shown": "finds by its name the module that shows results",
     "argument_types": "refuses arguments of a wrong type, before anything is done",
     "interface": "names, types and dims as a value, read off the fields of a file; golden cases compare files as text",
     "model.model": "a loaded file: its fields and the bytes of its weights",

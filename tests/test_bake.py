@@ -386,7 +386,7 @@ def test_what_the_readme_says(tmp_path: Path) -> None:
 
 
 def test_the_readme_has_the_figures_of_the_terminal(tmp_path: Path, capsys) -> None:
-    assert run(["bake", str(write_folder(tmp_path / "model"))]) == OK
+    assert run(["bake", str(write_folder(tmp_path / "model")), "-v"]) == OK
     shown = " ".join(capsys.readouterr().out.split())
     text = (tmp_path / "model-baked" / "README.md").read_text(encoding="utf-8")
     figures = re.findall(r"- (?:head proof|whole proof|golden vectors): PASSED\. (\d+ cases; .*?)\. [A-Z]", text)
@@ -793,7 +793,7 @@ def test_static_embedding(tmp_path: Path, capsys) -> None:
 def test_the_terminal(columns: int, fixture_copy, tmp_path: Path) -> None:
     """Nothing is cut, nothing names a temporary file, and the program that is shown runs as it is."""
     folder = fixture_copy("qwen3").parent
-    command = [sys.executable, "-m", "graphsurgery", "bake", folder.name]
+    command = [sys.executable, "-m", "graphsurgery", "bake", folder.name, "--verbose"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == OK and not done.stderr, done.stderr

@@ -84,7 +84,7 @@ def test_contradicting_the_folder_is_warned_about(fixture_copy, capsys) -> None:
 
 
 def test_what_is_shown_after_success(fixture_copy, capsys) -> None:
-    code, out, _ = call("add-pooling", fixture_copy("bert"), "--mode", "mean", capsys=capsys)
+    code, out, _ = call("add-pooling", fixture_copy("bert"), "--mode", "mean", "-v", capsys=capsys)
     assert code == OK
     for part in ("sentence_embedding", "PASSED", "onnxruntime.InferenceSession", "text-embeddings-inference", "batch_size"):
         assert part in out

@@ -334,7 +334,7 @@ def test_a_wrong_graph_is_made_again_with_safer_options(tmp_path: Path, monkeypa
     assert any("switched off" in reason for _, kind, reason in done.fusions.misses() if kind == "attention")
     recorded = json.loads(graphsurgery.load(done.output).proto.metadata_props[0].value)
     assert recorded["edit"] == "optimize" and recorded["parameters"]["off"] == ["attention"]
-    assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "again.onnx"), "--no-timing"]) == OK
+    assert run(["optimize", str(fixture("bert")), "-o", str(tmp_path / "again.onnx"), "--no-timing", "-v"]) == OK
     shown = capsys.readouterr().out
     assert "not used: bert, all fusions" in shown and "attention 0/3" in shown
 

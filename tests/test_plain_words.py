@@ -60,7 +60,7 @@ def test_a_baked_folder_is_one_short_line(tmp_path: Path) -> None:
 
 def test_an_input_that_may_be_left_out_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "o.onnx"
-    assert run(["optional-input", str(BERT), "--input", "token_type_ids", "-o", str(output), "--no-verify"]) == 0
+    assert run(["optional-input", str(BERT), "--input", "token_type_ids", "-o", str(output), "--no-verify", "-v"]) == 0
     assert "in, optional" in capsys.readouterr().out
     assert run(["inspect", str(output)]) == 0
     (line,) = (one for one in capsys.readouterr().out.splitlines() if "in, optional" in one)

@@ -99,7 +99,7 @@ def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     assert graphsurgery.verify(tmp_path / "one.onnx", against=folder / "model.onnx")
     capsys.readouterr()
-    assert run(["run", str(ROOT / "recipes" / "qwen3-embedding.toml"), str(folder / "model.onnx"), "--dry-run"]) == 0
+    assert run(["run", str(ROOT / "recipes" / "qwen3-embedding.toml"), str(folder / "model.onnx"), "--dry-run", "-v"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "the recipe needs padding on the left, but tokenizer_config.json pads on the right" in shown
     assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown

@@ -82,7 +82,7 @@ def test_the_fastest_is_taken(source: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_the_table_in_the_terminal(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     set_candidates(monkeypatch, (Simplify(),), (Fuse(),), (PooledToken(),), (Simplify(), PooledToken()), (Fuse(), Fuse()))
     set_times(monkeypatch, 1.2, 1.5)
-    assert run(["optimize", "--speed", str(source), "--workload", "offline"]) == OK
+    assert run(["optimize", "--speed", str(source), "--workload", "offline", "-v"]) == OK
     shown = capsys.readouterr().out
     table = shown[shown.index("Candidates") :]
     assert "1.50x" in table and "1.20x" in table

@@ -96,7 +96,7 @@ def test_the_terminal_shows_times_that_give_the_ratio(
 ) -> None:
     scattered = Timings((Timing(1, 16, ((3.0, 1.5), (3.1, 3.1), (2.0, 3.0), (3.2, 3.1), (1.0, 2.0))),), others=1.26)
     monkeypatch.setattr("graphsurgery.optimizer.search.measure_times", lambda *_: scattered)
-    run(["optimize", str(fixture_copy("bert")), "-o", str(tmp_path / "made.onnx")])
+    run(["optimize", str(fixture_copy("bert")), "-o", str(tmp_path / "made.onnx"), "-v"])
     shown = " ".join(capsys.readouterr().out.split())
     found = re.search(r"([0-9.]+) ms -> ([0-9.]+) ms \(([0-9.]+)x\)", shown)
     assert found is not None and float(found[1]) / float(found[2]) == pytest.approx(float(found[3]), abs=0.005)

@@ -39,6 +39,7 @@ from graphsurgery.outcome import Outcome, Output, describe_failure, describe_out
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.remarks import make_strict_error
 from graphsurgery.runner import run
+from graphsurgery.shown import Shown
 from graphsurgery.snippet import shorten_path
 
 ENCODER_ERRORS = (AlreadyAppliedError, MaskError, NothingToPoolError)
@@ -46,7 +47,7 @@ ENCODER_ERRORS = (AlreadyAppliedError, MaskError, NothingToPoolError)
 
 
 @dataclass(frozen=True)
-class Baked:
+class Baked(Shown):
     """The result of `bake`."""
 
     folder: Path

@@ -74,6 +74,10 @@ class BakePlan(HasRemarks):
     is_exported: bool = False
     """Whether the encoder's file was made from the folder's weights for this bake."""
 
+    def __repr__(self) -> str:
+        """Return one line: the folder, and the edits."""
+        return f"<{type(self).__name__} {self.folder}: {', '.join(step.verb for step in self.steps)}>"
+
     @property
     def repository(self) -> str | None:
         """The repository of a model hub that the folder is a copy of, if it lies in a hub's cache."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from graphsurgery.compare.timing import BUSY, Timing
 from graphsurgery.runtime.memory import Memory
+from graphsurgery.shown import Shown
 
 FASTER, SLOWER, EQUAL = "faster", "slower", "no clear difference"
 
@@ -76,7 +77,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Shown):
     """The result of `bench`."""
 
     contests: tuple[Contest, ...]

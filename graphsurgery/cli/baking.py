@@ -9,7 +9,7 @@ import click
 from graphsurgery.baking.bake import Baked, bake
 from graphsurgery.cli.console import out, run_verb
 from graphsurgery.cli.help import VerbCommand
-from graphsurgery.cli.options import PROVING, SHOWN, with_options
+from graphsurgery.cli.options import PROVING, SHORTLY, with_options
 
 FOLDER = click.argument("folder", type=click.Path())
 OPTIONS = (
@@ -46,16 +46,16 @@ OUTPUT = click.option("-o", "--output", type=click.Path(), help="The folder to m
 
 def make_bake_command(verb: str) -> click.Command:
     def callback(
-        folder: str, as_json: bool, quiet: bool, output: str | None, no_verify: bool, **options: Any,
+        folder: str, as_json: bool, quiet: bool, verbose: bool, output: str | None, no_verify: bool, **options: Any,
     ) -> int:  # fmt: skip
         """Bake FOLDER, a sentence-transformers model folder with its transformer-only ONNX file, into one ONNX file that holds
         everything: encoder, pooling, dense layers, normalisation. The file is proven, in a folder ready to publish."""
         return run_verb(
             lambda progress: bake(folder, output, verify=not no_verify, progress=progress, **options),
-            _show, as_json=as_json, quiet=quiet,
+            _show, as_json=as_json, quiet=quiet, brief=not verbose,
         )  # fmt: skip
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, (OUTPUT,), PROVING, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, (OUTPUT,), PROVING, SHORTLY))
 
 
 def _show(baked: Baked) -> None:

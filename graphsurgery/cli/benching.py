@@ -10,7 +10,7 @@ import click
 from graphsurgery.benchmarking.bench import BATCHES, LENGTHS, LONGEST, SECONDS, bench
 from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.benchmarking.work import STRATEGIES
-from graphsurgery.cli.console import print_warnings, run_verb
+from graphsurgery.cli.console import out, print_warnings, run_verb
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import SHOWN, with_options
 
@@ -68,7 +68,7 @@ def make_bench_command(verb: str) -> click.Command:
 
 
 def _show(result: Benchmark) -> None:
-    from graphsurgery.cli.render_benchmark import print_benchmark  # rich's tables are not needed for --json
+    from graphsurgery.cli.render_benchmark import render_benchmark  # rich's tables are not needed for --json
 
     print_warnings(result.warnings)
-    print_benchmark(result)
+    out.print(render_benchmark(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -31,11 +32,19 @@ class Reportable(Protocol):
 Result = TypeVar("Result", bound=Reportable)
 
 
-def run_verb(call: Callable[[Progress], Result], show: Callable[[Result], None], *, as_json: bool, quiet: bool) -> int:
-    """Run ``call`` and print its result, as JSON or with ``show``. Return the exit code.
+def run_verb(
+    call: Callable[[Progress], Result],
+    show: Callable[[Result], None],
+    *,
+    as_json: bool,
+    quiet: bool,
+    brief: bool = False,
+) -> int:
+    """Run ``call`` and print its result: as JSON, in a few lines if ``brief``, else with ``show``. Return the exit code.
 
     ``call`` gets a function that shows what is being done. If a proof fails, its details are printed; `main` prints the error.
     """
+    start = time.monotonic()
     with show_progress(quiet or as_json) as progress:
         try:
             result = call(progress)
@@ -49,6 +58,10 @@ def run_verb(call: Callable[[Progress], Result], show: Callable[[Result], None],
         print_json(result.to_json())
     elif quiet:
         print_warnings(result.warnings)
+    elif brief:
+        from graphsurgery.cli.display import render  # rich's tables are not needed otherwise
+
+        out.print(render(result, time.monotonic() - start), crop=False)
     else:
         show(result)
     return OK

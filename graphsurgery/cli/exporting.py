@@ -8,7 +8,7 @@ import click
 
 from graphsurgery.cli.console import out, print_warnings, run_verb
 from graphsurgery.cli.help import VerbCommand
-from graphsurgery.cli.options import SHOWN, STRICT, with_options
+from graphsurgery.cli.options import SHORTLY, STRICT, with_options
 from graphsurgery.exporting.export_folder import Exported, export
 
 FOLDER = click.argument("model", type=click.Path())
@@ -22,14 +22,18 @@ OPTIONS = (
 
 
 def make_export_command(verb: str) -> click.Command:
-    def callback(model: str, output: str | None, as_json: bool, quiet: bool, **options: Any) -> int:
+    def callback(model: str, output: str | None, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> int:
         """Export the transformer of MODEL, a model folder, to ONNX, and compare the file with PyTorch. The encoder may take
         texts, pictures or waveforms. Needs the extra `export`."""
         return run_verb(
-            lambda progress: export(model, output, progress=progress, **options), _show, as_json=as_json, quiet=quiet
+            lambda progress: export(model, output, progress=progress, **options),
+            _show,
+            as_json=as_json,
+            quiet=quiet,
+            brief=not verbose,
         )
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (FOLDER,), OPTIONS, SHORTLY))
 
 
 def _show(exported: Exported) -> None:

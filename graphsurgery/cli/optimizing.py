@@ -8,7 +8,7 @@ import click
 
 from graphsurgery.cli.console import run_verb
 from graphsurgery.cli.help import VerbCommand
-from graphsurgery.cli.options import MODEL, SHOWN, WHOLE, make_proof_options, with_options
+from graphsurgery.cli.options import MODEL, SHORTLY, WHOLE, make_proof_options, with_options
 from graphsurgery.optimizer.optimize import optimize
 from graphsurgery.outcome import Outcome
 from graphsurgery.rewrites.fuse.adjustments import TARGETS
@@ -67,7 +67,7 @@ OUTPUT = click.option(
 
 def make_optimize_command(verb: str) -> click.Command:
     def callback(
-        model: str, as_json: bool, quiet: bool, output: str | None, no_verify: bool, no_timing: bool, full: bool,
+        model: str, as_json: bool, quiet: bool, verbose: bool, output: str | None, no_verify: bool, no_timing: bool, full: bool,
         **options: Any,
     ) -> int:  # fmt: skip
         """Run ONNX Runtime's transformer optimizer on MODEL, without PyTorch. Report what it fused, what it did not fuse and
@@ -76,10 +76,10 @@ def make_optimize_command(verb: str) -> click.Command:
             lambda progress: optimize(
                 model, output=output, verify=not no_verify, time=not no_timing, progress=progress, **options
             ),
-            show_outcome, as_json=as_json, quiet=quiet,
+            show_outcome, as_json=as_json, quiet=quiet, brief=not verbose,
         )  # fmt: skip
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROOF, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), PROOF, SHORTLY))
 
 
 def show_outcome(outcome: Outcome) -> None:

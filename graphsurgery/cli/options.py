@@ -18,6 +18,11 @@ SHOWN = (
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors."),
 )
 
+SHORTLY = (
+    click.option("-v", "--verbose", is_flag=True, help="Print the whole report: every check, a program that runs the file."),
+    *SHOWN,
+)
+"""For verbs that write: they print a few lines unless they are asked for more."""
 LIKE = click.option(
     "--like",
     type=click.Path(),

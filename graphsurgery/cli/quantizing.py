@@ -9,7 +9,7 @@ import click
 from graphsurgery.cli.console import run_verb
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.optimizing import show_outcome
-from graphsurgery.cli.options import MODEL, SHOWN, WHOLE_PROOF, with_options
+from graphsurgery.cli.options import MODEL, SHORTLY, WHOLE_PROOF, with_options
 from graphsurgery.optimizer.quantize import BUDGET, quantize
 from graphsurgery.rewrites.quantize.targets import TARGETS
 from graphsurgery.rewrites.quantize_encoder import INT8, SCHEMES
@@ -53,7 +53,7 @@ OUTPUT = click.option(
 
 def make_quantize_command(verb: str) -> click.Command:
     def callback(
-        model: str, as_json: bool, quiet: bool, output: str | None, no_verify: bool, no_timing: bool, full: bool,
+        model: str, as_json: bool, quiet: bool, verbose: bool, output: str | None, no_verify: bool, no_timing: bool, full: bool,
         **options: Any,
     ) -> int:  # fmt: skip
         """Quantise the encoder of the pooled file MODEL to 8-bit integers, as fast as a budget of quality allows.
@@ -64,7 +64,7 @@ def make_quantize_command(verb: str) -> click.Command:
             lambda progress: quantize(
                 model, output=output, verify=not no_verify, time=not no_timing, progress=progress, **options
             ),
-            show_outcome, as_json=as_json, quiet=quiet,
+            show_outcome, as_json=as_json, quiet=quiet, brief=not verbose,
         )  # fmt: skip
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, (OUTPUT,), WHOLE_PROOF, SHORTLY))

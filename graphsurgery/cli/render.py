@@ -47,7 +47,7 @@ def render_paragraphs(lines: Iterable[str]) -> RenderableType:
 
 def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
     """Return a table of names and values."""
-    table = _make_grid()
+    table = make_grid()
     for name, value in facts:
         table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
     return table
@@ -55,7 +55,7 @@ def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
 
 def render_interface(interface: Interface, optional: Sequence[Value] = ()) -> Table:
     """Return a table of inputs and outputs with their types. Callers may leave out the ``optional`` inputs."""
-    table = _make_grid()
+    table = make_grid()
     for label, values in (("in", interface.inputs), ("in, optional", optional), ("out", interface.outputs)):
         for value in values:
             name, _, kind = str(value).partition(": ")
@@ -65,7 +65,7 @@ def render_interface(interface: Interface, optional: Sequence[Value] = ()) -> Ta
 
 def render_consumers(readings: Sequence[Compatibility]) -> RenderableType:
     """Return the programs that can read a file and their settings, then the names of those that cannot."""
-    table = _make_grid()
+    table = make_grid()
     for reading in readings:
         if reading.reads:
             table.add_row(Text(reading.consumer, overflow="fold"), Text(reading.detail, style="dim", overflow="fold"))
@@ -80,7 +80,7 @@ def render_proof(report: Report | None) -> RenderableType:
     """Return the section of the proof: one line per check, then notes and what was not checked."""
     if report is None:
         return render_section("Proof", Text("skipped (--no-verify)", style="yellow"))
-    table = _make_grid()
+    table = make_grid()
     for check in report.checks:
         summary = Text(summarize_figures(check) or check.detail, style="dim", overflow="fold")
         table.add_row(_render_verdict(check.verdict), Text(_show_name(check.name)), summary)
@@ -125,7 +125,8 @@ def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table
     return table
 
 
-def _make_grid() -> Table:
+def make_grid() -> Table:
+    """Return an empty table of aligned columns, without borders and headings."""
     return Table.grid(padding=(0, 2, 0, 0))
 
 
@@ -176,7 +177,7 @@ def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
 
 def _render_figures(figures: Sequence[Figure]) -> Table:
     """Return one sentence for each figure, behind its verdict if it was judged."""
-    table = _make_grid()
+    table = make_grid()
     for one in figures:
         table.add_row(Text("") if one.least is None else _render_verdict(one.verdict), Text(str(one), overflow="fold"))
     return table

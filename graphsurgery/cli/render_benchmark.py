@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.benchmarking.results import FASTER, SLOWER, Benchmark, Contest, Measurement
-from graphsurgery.cli.console import out
 from graphsurgery.cli.render import TableOrLines, make_table, render_section
 from graphsurgery.compare.timing import BUSY
 
@@ -17,16 +17,18 @@ Row = tuple[Contest, Measurement]
 FIGURES = ("p50 ms", "p95 ms", "texts/s", "tokens/s", "peak MB (in runs)")
 
 
-def print_benchmark(result: Benchmark) -> None:
-    """Print a table with a row for each measurement, and how it was measured."""
+def render_benchmark(result: Benchmark) -> RenderableType:
+    """Return a table with a row for each measurement, and how it was measured."""
     rows = [(contest, one) for contest in result.contests for one in contest.measurements]
     only = result.contests[0].title if len(result.contests) == 1 else "Batches of equal texts"
-    out.print(render_section(only, TableOrLines(_render_table(result, rows), [_describe_row(*row) for row in rows])))
+    table = TableOrLines(_render_table(result, rows), [_describe_row(*row) for row in rows])
+    parts: list[RenderableType] = [render_section(only, table)]
     if any(one.verdict == BUSY for _, one in rows):
-        out.print(Text(f"\n{BUSY}, so that rounds disagree by more than the difference", style=STYLES[BUSY]))
-    out.print(Text(f"\n{result.describe()}", style="dim"))
+        parts.append(Text(f"\n{BUSY}, so that rounds disagree by more than the difference", style=STYLES[BUSY]))
+    parts.append(Text(f"\n{result.describe()}", style="dim"))
     if result.plot is not None:
-        out.print(Text.assemble("plot: ", (result.plot, "bold")))
+        parts.append(Text.assemble("plot: ", (result.plot, "bold")))
+    return Group(*parts)
 
 
 def _render_table(result: Benchmark, rows: Sequence[Row]) -> Table:

@@ -49,5 +49,9 @@ class Choice:
     candidates: tuple[Candidate, ...]
     chosen: str
 
+    def __repr__(self) -> str:
+        """Return one line. `to_json` gives everything."""
+        return f"<{type(self).__name__} of {len(self.candidates)} candidates: {self.chosen}>"
+
     def to_json(self) -> dict[str, Any]:
         return {"chosen": self.chosen, "candidates": [one.to_json() for one in self.candidates]}

@@ -141,7 +141,7 @@ class AddPooling(GraphEdit[Pooled]):
             weights_from=read_weights_from(self.weights_from, modes), width=_find_hidden_size(model, hidden),
         )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
-        notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}"]
+        notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}{', normalised' * self.normalize}"]
         notes += [f"means divide by the sum of {weights.name}"] if weights is not None else []
         notes += [f"takes the place of the file's own {self.output_name}"] if self.replace else []
         notes += [

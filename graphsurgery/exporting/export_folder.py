@@ -32,6 +32,7 @@ from graphsurgery.model.saving import save
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.remarks import make_strict_error
 from graphsurgery.runtime.session import Session
+from graphsurgery.shown import Shown
 
 ALLOWED = 1e-3
 """Allowed difference from PyTorch, relative to max(1, max|x|). A wrong export differs by far more."""
@@ -40,7 +41,7 @@ TRANSFORMERS = ("Transformer", "CLIPModel")
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Shown):
     """The file that `export` made."""
 
     path: Path

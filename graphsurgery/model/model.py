@@ -24,10 +24,11 @@ from graphsurgery.model.schema import walk_tensors
 from graphsurgery.model.sources import FileBytes
 from graphsurgery.model.wire import encode_header
 from graphsurgery.remarks import HasRemarks
+from graphsurgery.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class Model(HasRemarks):
+class Model(Shown, HasRemarks):
     """An ONNX model whose weights stay in the file. It never changes: an edit returns a new one.
 
     `graphsurgery.load` returns one.
@@ -55,6 +56,8 @@ class Model(HasRemarks):
     def __repr__(self) -> str:
         """Return one line: the file, and the interface."""
         return f"<Model {self.path or 'in memory'}{'' if self.is_as_loaded else ', edited'}: {self.interface}>"
+
+    __str__ = __repr__
 
     @property
     def is_as_loaded(self) -> bool:

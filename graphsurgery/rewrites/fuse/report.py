@@ -85,6 +85,10 @@ class FusionReport:
         found = {kind: [one.fused for one in self.fusions if one.part.kind == kind] for kind in KINDS}
         return {kind: (sum(those), len(those)) for kind, those in found.items() if those}
 
+    def __repr__(self) -> str:
+        """Return one line. `to_json` gives everything."""
+        return f"<{type(self).__name__} {self.summary}>"
+
     @property
     def summary(self) -> str:
         """One line: ``attention 12/12 · skip norm 24/24 · gelu 12/12 · embedding norm 1/1``."""

@@ -1,0 +1,145 @@
+"""What a verb that writes prints unless asked for more: what became of what, in a few lines, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from graphsurgery.baking.bake import Baked
+from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported
+from graphsurgery.cli.render import STYLES, format_size, make_grid, render_warning
+from graphsurgery.encoder.head import read_head_steps
+from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.interface import read_optional_inputs
+from graphsurgery.model.model import Model
+from graphsurgery.model.staging import Saved
+from graphsurgery.outcome import Outcome
+from graphsurgery.report import Report, list_few, summarize_report
+from graphsurgery.snippet import shorten_path
+
+MOST_LEFT_OUT = 2
+"""The most parts of a proof that were not checked and are listed. More are counted."""
+Line = tuple[str, str | Text]
+"""A label and a text."""
+
+
+def render_outcome(outcome: Outcome, seconds: float | None = None) -> RenderableType:
+    """Return a few lines on edits or rewrites that were run, in ``seconds``."""
+    source = outcome.source.path
+    title = _render_title("model" if source is None else shorten_path(source), outcome, shorten_path(outcome.output))
+    return _render(title, outcome, list_next(outcome), seconds)
+
+
+def render_baked(baked: Baked, seconds: float | None = None) -> RenderableType:
+    """Return a few lines on a folder that was baked, with the programs that read its file."""
+    title = _render_title(shorten_path(baked.plan.folder), baked.outcome, shorten_path(baked.folder))
+    readers = [one.consumer for one in baked.outcome.consumers if one.reads]
+    line = ("readers:", ", ".join(readers) or "no known program reads this file as it is")
+    return _render(title, baked.outcome, list_next_of_baked(baked), seconds, line)
+
+
+def render_exported(exported: Exported, seconds: float | None = None) -> RenderableType:
+    """Return a few lines on a file that was exported."""
+    size = format_size(exported.path.stat().st_size) if exported.path.exists() else ""
+    took = "" if seconds is None else f"; {seconds:.1f} s"
+    lines: list[Line] = [
+        ("done:", f"{exported.task}, exported by {exported.program}"),
+        ("proof:", f"differs from PyTorch by at most {exported.worst:.1e}{took}"),
+    ]
+    title = Text.assemble((shorten_path(exported.path), "bold"), f"  {size}")
+    return Group(title, _render_lines(lines), *_render_end(exported.warnings, list_next_of_exported(exported)))
+
+
+def _render(title: Text, outcome: Outcome, commands: Sequence[str], seconds: float | None, *more: Line) -> RenderableType:
+    lines: list[Line] = [
+        ("done:", _describe_work(outcome)),
+        ("interface:", _describe_interface(outcome)),
+        *_list_findings(outcome, seconds),
+        *more,
+    ]
+    return Group(title, _render_lines(lines), *_render_end(outcome.warnings, commands))
+
+
+def _render_lines(lines: Sequence[Line]) -> RenderableType:
+    table = make_grid()
+    for label, text in lines:
+        table.add_row(Text(label, style="dim"), text if isinstance(text, Text) else Text(text, overflow="fold"))
+    return table
+
+
+def _render_end(warnings: Sequence[str], commands: Sequence[str]) -> Iterator[RenderableType]:
+    yield from map(render_warning, warnings)
+    for place, command in enumerate(commands):
+        label = "next:" if place == 0 else ""
+        yield Text.assemble(f"{label:12}", (command, "cyan"), no_wrap=True, overflow="ignore")  # so that it can be copied
+
+
+def _render_title(before: str, outcome: Outcome, after: str) -> Text:
+    was_written = outcome.saved is not None
+    sizes = (_measure_size(outcome.source, None), _measure_size(outcome.model, outcome.saved))
+    return Text.assemble(
+        (before, "bold"), f" {format_size(sizes[0])} -> ", (after, "bold"), f" {format_size(sizes[1])}",
+        "" if was_written else "  (not written)",
+    )  # fmt: skip
+
+
+def _measure_size(model: Model, saved: Saved | None) -> int:
+    """Return the bytes of a model's file and of its external data."""
+    is_there = saved is not None and saved.path.exists()
+    own = saved.path.stat().st_size if saved is not None and is_there else model.document.size
+    return own + sum(one.length for one in model.externals)
+
+
+def _describe_work(outcome: Outcome) -> str:
+    """Say in one line what was done: what fused and how many operators there are, or which edits were applied."""
+    operators = f"operators {len(outcome.source.proto.graph.node)} -> {len(outcome.model.proto.graph.node)}"
+    if outcome.fusions is not None:
+        return f"fused {outcome.fusions.summary}; {operators}"
+    if outcome.choice is not None:
+        return f"{outcome.choice.chosen}; {operators}"
+    new = [step["edit"] for step in outcome.steps[len(read_head_steps(outcome.source)) :]]
+    if len(outcome.model.rewrites) > len(outcome.source.rewrites):
+        return ", ".join([*new, operators])
+    return ", ".join(new) if len(new) > 1 else next(iter(outcome.notes), "")
+
+
+def _describe_interface(outcome: Outcome) -> str:
+    """Name the inputs, with types and dims if these are new, and describe the outputs."""
+    before = set(outcome.source.interface.inputs)
+    inputs = [value.name if value in before else str(value) for value in outcome.interface.inputs]
+    inputs += [f"{value.name} (optional)" for value in read_optional_inputs(outcome.model.proto.graph)]
+    return f"{list_few(inputs)} -> {list_few(map(str, outcome.interface.outputs))}"
+
+
+def _list_findings(outcome: Outcome, seconds: float | None) -> Iterator[Line]:
+    """Yield the verdict, what was not checked, and for rewrites the loss, the quality and the speed."""
+    took = "" if seconds is None else f"; {seconds:.1f} s"
+    if outcome.report is None:
+        yield "proof:", Text(f"skipped (--no-verify){took}", style="yellow")
+    else:
+        yield "proof:", _render_verdict(outcome.report, took)
+        yield from (("", Text(f"not checked: {line}", style="yellow")) for line in _list_left_out(outcome.report))
+    if outcome.loss is not None and outcome.loss.get("min_cosine") is not None:
+        yield "loss:", f"smallest cosine with the vectors in float32 {outcome.loss['min_cosine']:.7f}"
+    if outcome.choice is not None:
+        chosen = next((one for one in outcome.choice.candidates if one.name == outcome.choice.chosen), None)
+        if chosen is not None and chosen.quality is not None:
+            yield "quality:", str(chosen.quality)
+        if chosen is not None and chosen.timings and outcome.timings is None:
+            yield "speed:", "; ".join(map(str, chosen.timings))
+    if outcome.timings is not None:
+        style = "bold yellow" if any(one.helped is False for one in outcome.timings.shapes) else ""
+        yield "speed:", Text(str(outcome.timings), style=style, overflow="fold")
+
+
+def _render_verdict(report: Report, took: str) -> Text:
+    return Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {summarize_report(report)}{took}", overflow="fold")
+
+
+def _list_left_out(report: Report) -> list[str]:
+    """Return what was not checked, or how much of it there is."""
+    if len(report.not_checked) <= MOST_LEFT_OUT:
+        return list(report.not_checked)
+    return [f"{len(report.not_checked)} parts (--verbose lists them)"]
