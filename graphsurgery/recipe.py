@@ -42,6 +42,9 @@ EDIT, REWRITE = "edit", "rewrite"
 """The key of a step that says which edit or rewrite it is."""
 RECORD = "the file's record"
 SIDES = ("left", "right")
+SUFFIX = ".toml"
+BUNDLED = Path(__file__).parent / "data" / "recipes"
+"""The folder of the package's own recipes, one for each well-known family."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,27 @@ class Recipe:
     """The files of the model folder whose sha256 the certificate records."""
 
 
+def list_recipes() -> dict[str, Path]:
+    """Return the files of the package's own recipes by their names."""
+    return {path.stem: path for path in sorted(BUNDLED.glob(f"*{SUFFIX}"))}
+
+
+def find_recipe(recipe: str | os.PathLike[str]) -> Path:
+    """Return the file of a recipe: the one at that path, or the package's own recipe of that name.
+
+    Raise RecipeError if there is neither.
+    """
+    path, bundled = Path(recipe), list_recipes()
+    if path.exists():
+        return path
+    if os.fspath(recipe) in bundled:
+        return bundled[os.fspath(recipe)]
+    raise RecipeError(
+        f"there is no file {recipe}, and graphsurgery has no recipe of that name",
+        f"its recipes are {', '.join(bundled)}; graphsurgery recipe list says what they are for",
+    )
+
+
 def read_recipe(path: Path, model: Path | None = None) -> Recipe:
     """Read the recipe at ``path`` for the ONNX file ``model``, where its paths start.
 
@@ -78,7 +102,7 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
     try:
         content = tomllib.loads(file.read(0, file.size).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}", "see recipes/ for examples") from error
+        raise RecipeError(f"{path} is not TOML: {error}", "graphsurgery recipe show e5 prints an example") from error
     return parse_recipe(content, path.name, model)
 
 

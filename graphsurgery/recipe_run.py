@@ -13,7 +13,7 @@ from graphsurgery.folders.files import find_onnx, hash_file, is_there, read_json
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.model.loading import load
 from graphsurgery.outcome import Outcome
-from graphsurgery.recipe import Recipe, read_recipe
+from graphsurgery.recipe import Recipe, find_recipe, read_recipe
 from graphsurgery.remarks import Warn
 from graphsurgery.runner import run
 
@@ -22,10 +22,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @check_argument_types()
 def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **options: Any) -> Outcome:
-    """Apply the steps of a recipe file to ``model``, prove the result with the recipe's checks, and save it.
+    """Apply the steps of a recipe to ``model``, prove the result with the recipe's checks, and save it.
 
     Args:
-        recipe: a TOML file; see `graphsurgery.recipe` and the folder recipes/.
+        recipe: the name of one of graphsurgery's own recipes, or a TOML file; see `graphsurgery.recipe`.
         model: an ONNX file, or a model folder with onnx/model.onnx or model.onnx.
         options: those of `run`: output, verify, full, force, dry_run, keep_failed, strict, hash_weights, progress.
 
@@ -34,7 +34,7 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
     """
     place = Path(model).absolute()
     path = find_onnx(place)[0] if place.is_dir() else place
-    content = read_recipe(Path(recipe), path)
+    content = read_recipe(find_recipe(recipe), path)
     sources = _hash_sources(content.sources, place if place.is_dir() else _find_model_folder(path))
     missing = [
         Warn(f"{source} does not exist, so the certificate does not list it")

@@ -37,10 +37,9 @@ def run(command: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx and as the model folder
-    my-model, and the recipes."""
+    my-model."""
     shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
     shutil.copytree(FIXTURES / "bert", tmp_path / "my-model")
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "console"):
         for line in block.splitlines():

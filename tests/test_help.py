@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import FIXTURES, ROOT
+from conftest import FIXTURES
 from module_folders import drawn
 from safetensors.numpy import save_file
 
@@ -77,7 +77,6 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(FIXTURES / "bert", folder, dirs_exist_ok=True)
     shutil.copytree(FIXTURES / "bert", folder / "my-model")
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
     for name, (shapes, config) in MODULES.items():
         (folder / "my-model" / name).mkdir()
         if shapes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,19 @@ import graphsurgery
 from graphsurgery.cli.main import run
 from graphsurgery.errors import FolderError, NoHeadError, RecipeError, RequestError
 from graphsurgery.model.certificate import read_certificate
-from graphsurgery.recipe import Recipe, parse_recipe, read_recipe, read_recorded_recipe, to_toml
+from graphsurgery.recipe import (
+    BUNDLED,
+    Recipe,
+    find_recipe,
+    list_recipes,
+    parse_recipe,
+    read_recipe,
+    read_recorded_recipe,
+    to_toml,
+)
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = list(list_recipes().values())
 POOLING = {"edit": "add-pooling", "mode": "mean"}
 
 
@@ -92,14 +103,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
-    assert run(["run", str(ROOT / "recipes" / "minilm.toml"), str(folder), "-o", str(tmp_path / "one.onnx")]) == 0
-    assert (
-        run(["run", str(ROOT / "recipes" / "minilm.toml"), str(folder / "model.onnx"), "-o", str(tmp_path / "two.onnx")]) == 0
-    )
+    assert run(["run", "minilm", str(folder), "-o", str(tmp_path / "one.onnx")]) == 0
+    assert run(["run", str(BUNDLED / "minilm.toml"), str(folder / "model.onnx"), "-o", str(tmp_path / "two.onnx")]) == 0
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     assert graphsurgery.verify(tmp_path / "one.onnx", against=folder / "model.onnx")
     capsys.readouterr()
-    assert run(["run", str(ROOT / "recipes" / "qwen3-embedding.toml"), str(folder / "model.onnx"), "--dry-run", "-v"]) == 0
+    assert run(["run", "qwen3-embedding", str(folder / "model.onnx"), "--dry-run", "-v"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "the recipe needs padding on the left, but tokenizer_config.json pads on the right" in shown
     assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown
@@ -237,3 +246,37 @@ def test_a_file_without_edits_has_no_recipe() -> None:
         read_recorded_recipe(graphsurgery.load(tiny_encoder()))
     with pytest.raises(RequestError):
         graphsurgery.run([], tiny_encoder())
+
+
+def test_recipes_are_listed_and_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["recipe", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in list_recipes()) and "intfloat/e5-small-v2" in shown
+    assert run(["recipe", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["recipes"]
+    assert [one["name"] for one in listed] == list(list_recipes())
+    assert next(one for one in listed if one["name"] == "e5")["prompts"] == {"query": "query: ", "passage": "passage: "}
+    assert run(["recipe", "show", "e5"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert read_recipe(tmp_path / "mine.toml") == read_recipe(list_recipes()["e5"])
+    assert run(["recipe", "show", "mine.toml", "-q"]) == 0
+    assert run(["recipe", "show"]) == 2
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """The names are listed for what looks like a name; a file of a recipe's name comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["run", "e6", "model.onnx"]) == 2
+    told = capsys.readouterr().err
+    assert "no recipe of that name" in told and "e5, embeddinggemma" in " ".join(told.split())
+    (tmp_path / "e5").write_text('[[steps]]\nedit = "add-normalize"\n', encoding="utf-8")
+    assert find_recipe("e5") == Path("e5")
+
+
+def test_recipes_are_data_of_the_package() -> None:
+    """setuptools puts every recipe into a wheel."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    package = Path(graphsurgery.__file__).parent
+    packed = {path for pattern in settings["package-data"]["graphsurgery"] for path in package.glob(pattern)}
+    assert set(list_recipes().values()) <= packed and len(list_recipes()) > 15

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from baked_folders import write_tokenizer
-from conftest import FIXTURES, ROOT
+from conftest import FIXTURES
 from encoders import HIDDEN, IDS, MASK, TYPE_IDS, tiny_encoder
 from golden import Case, case_files
 from onnx import TensorProto, helper, numpy_helper
@@ -39,11 +39,11 @@ from graphsurgery.edits.add_dense import AddDense
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.rename import Rename
 from graphsurgery.outcome import Outcome
-from graphsurgery.recipe import read_recipe
+from graphsurgery.recipe import list_recipes, read_recipe
 from graphsurgery.snippet import make_snippet
 
 DONE = [path for path in case_files() if Case.read(path).after is not None]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = list(list_recipes().values())
 LOGITS = "logits"
 
 

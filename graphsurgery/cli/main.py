@@ -47,16 +47,16 @@ GROUPS: dict[str, dict[str, Verb]] = {
         ),
         "run": Verb(
             "recipes:make_run_command",
-            "run a recipe (edits, rewrites, checks) on a file or a folder",
+            "run a recipe, by name or from a file, on a file or a folder",
             (
-                "recipes/minilm.toml model.onnx",
-                "recipes/minilm.toml model.onnx -o embedder.onnx --dry-run",
+                "minilm model.onnx",
+                "minilm model.onnx -o embedder.onnx --dry-run",
             ),
         ),
         "recipe": Verb(
             "recipes:make_recipe_command",
-            "recipe show MODEL: print the recipe that made a file",
-            ("show model.pooled.onnx", "show model.pooled.onnx --json"),
+            "recipe list: our recipes; recipe show NAME|MODEL: print one",
+            ("list", "show model.pooled.onnx"),
         ),
         "optimize": Verb(
             "optimizing:make_optimize_command",

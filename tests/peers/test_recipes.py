@@ -1,4 +1,4 @@
-"""Every recipe of recipes/ on a tiny export of its architecture, against sentence-transformers' own modules in its order."""
+"""Every recipe on a tiny export of its architecture, against sentence-transformers' own modules in its order."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from test_bake_modules import head_model
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from graphsurgery.edits.edit import Edit
-from graphsurgery.recipe import Recipe, read_recipe
+from graphsurgery.recipe import Recipe, list_recipes, read_recipe
 
 pytestmark = pytest.mark.usefixtures("short_texts")
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+RECIPES = list(list_recipes().values())
 TINY = {
     "bert": "bert", "mpnet": "mpnet", "xlm-roberta": "xlmr", "t5": "t5", "qwen3": "qwen3", "gemma3_text": "gemma3",
     "nomic_bert": "bert",  # needs code of the model's own; the recipe says so
