@@ -152,7 +152,7 @@ def inspect(source: Loadable) -> Inspection:
         goldens=any(step.edit == GOLDEN for step in list_steps_since_edit(proto)),
         pools=explain_pooling(model),
         pooled=pooled,
-        precision=_count_bytes_by_type(model),
+        precision=count_bytes_by_type(model),
         pooling_config=pooling,
         warnings=(
             *model.warnings,
@@ -209,7 +209,8 @@ def _merge_rewrites(model: Model) -> dict[str, Any] | None:
     return merged or None
 
 
-def _count_bytes_by_type(model: Model) -> dict[str, int]:
+def count_bytes_by_type(model: Model) -> dict[str, int]:
+    """Return the bytes of the weights by element type, the largest number first."""
     sizes: Counter[str] = Counter()
     for tensor in model.initializers.values():
         sizes[type_name(tensor.data_type)] += compute_payload_size(tensor.data_type, tensor.dims) or 0

@@ -36,6 +36,7 @@ from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.remarks import Warn
 from graphsurgery.report import Check, Report, Verdict, join_reports
 from graphsurgery.rewrites.apply import Applied, apply_rewrite
+from graphsurgery.rewrites.convert_to_half import Half
 from graphsurgery.rewrites.rewrite import Context, Rewrite
 
 Step = Edit | Rewrite
@@ -120,7 +121,7 @@ def run(
 
 def choose_output(model: Model, last: Step, wanted: str | os.PathLike[str] | None) -> Path:
     """Return the ``wanted`` path, or if it is None one beside ``model`` with the last step in its name: ``model.onnx`` ->
-    ``model.pooled.onnx``.
+    ``model.pooled.onnx``. Half precision is ``model_fp16.onnx``, as transformers.js and model hubs call it.
 
     RequestError if a model from memory needs one, or if it lies in the Hugging Face cache.
     """
@@ -135,7 +136,8 @@ def _choose_beside(model: Model, last: Step) -> Path:
     stem = model.path.name.removesuffix(".onnx")
     for name in (*(listed.step for listed in EDIT_LIST.values()), Rewrite.step):
         stem = stem.removesuffix(f".{name}")
-    return model.path.with_name(f"{stem}.{last.step}.onnx")
+    ending = f"_{last.precision}" if isinstance(last, Half) else f".{last.step}"
+    return model.path.with_name(f"{stem}{ending}.onnx")
 
 
 @dataclass(frozen=True)

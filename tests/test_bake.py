@@ -583,9 +583,9 @@ def test_external_data(tmp_path: Path, capsys) -> None:
     before = tree(folder)
     code, told = command("bake", folder, capsys=capsys)
     baked = tmp_path / "model-baked"
-    assert code == OK and {"onnx/model.onnx", "onnx/model.onnx.data"} < set(told["files"]) and tree(folder) == before
-    assert "onnx/model.onnx_data" in certificate(baked)["sources"] and "onnx/model.onnx.data" in certificate(baked)["files"]
-    assert "`onnx/model.onnx.data`" in (baked / "README.md").read_text(encoding="utf-8")
+    assert code == OK and {"onnx/model.onnx", "onnx/model.onnx_data"} < set(told["files"]) and tree(folder) == before
+    assert "onnx/model.onnx_data" in certificate(baked)["sources"] and "onnx/model.onnx_data" in certificate(baked)["files"]
+    assert "`onnx/model.onnx_data`" in (baked / "README.md").read_text(encoding="utf-8")
     write_folder(tmp_path / "plain")
     bake(tmp_path / "plain")
     assert np.array_equal(embed(baked), embed(tmp_path / "plain-baked"))

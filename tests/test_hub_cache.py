@@ -213,6 +213,7 @@ def test_a_folder_that_only_looks_alike_is_written_into(tmp_path: Path) -> None:
     assert run(["add-pooling", str(model), "-q"]) == OK
     output = model.with_name("model.pooled.onnx")
     np.testing.assert_allclose(embed(output), mean(model), atol=1e-6)
-    assert output.with_name("model.pooled.onnx.data").is_file() and not output.with_name("model.pooled.onnx.data").is_symlink()
+    data = output.with_name("model.pooled.onnx_data")
+    assert data.is_file() and not data.is_symlink()
     other = write_folder(tmp_path / "models--someone--copied") / "onnx" / "model.onnx"
     assert run(["add-pooling", str(other), "-q"]) == OK and other.with_name("model.pooled.onnx").is_file()

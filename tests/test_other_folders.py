@@ -51,7 +51,7 @@ def test_bake_takes_external_data_from_anywhere(apart: Path, capsys) -> None:
     external(apart / "whole")
     code, told = command("bake", "st", "--onnx", "whole/onnx", capsys=capsys)
     assert code == OK and told["report"]["verdict"] == "PASSED", told
-    assert "onnx/model.onnx.data" in told["files"]
+    assert "onnx/model.onnx_data" in told["files"]
 
 
 def test_a_name_that_can_be_two_files(apart: Path, capsys) -> None:

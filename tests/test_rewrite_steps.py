@@ -57,6 +57,7 @@ from graphsurgery.model.provenance import record_rewrite
 from graphsurgery.recipe import Recipe, parse_recipe, read_recorded_recipe, to_toml
 from graphsurgery.rewrites.registry import REWRITES
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
+from graphsurgery.runner import choose_output
 
 require_optimizer()
 
@@ -152,6 +153,17 @@ def test_the_default_name(fixture_copy: Callable[[str], Path]) -> None:
     assert graphsurgery.run([AddPooling("mean"), Simplify()], source).output == source.with_name("model.optimized.onnx")
     outcome = graphsurgery.run([AddNormalize()], source.with_name("model.optimized.onnx"))
     assert outcome.output == source.with_name("model.normalized.onnx")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.optimized.onnx"])
+def test_half_precision_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    """It stands beside the optimized file, and transformers.js finds it by ``dtype: "fp16"``."""
+    model = replace(graphsurgery.load(bert()), path=tmp_path / name)
+    assert [choose_output(model, Half(precision), None).name for precision in ("fp16", "bf16")] == [
+        "model_fp16.onnx", "model_bf16.onnx",
+    ]  # fmt: skip
+    assert choose_output(model, Fuse(), None).name == "model.optimized.onnx"
+    assert choose_output(replace(model, path=tmp_path / "model_fp16.onnx"), AddPooling(), None).name == "model_fp16.pooled.onnx"
 
 
 def test_goldens_of_a_rewritten_file(tmp_path: Path, capsys) -> None:

@@ -78,7 +78,7 @@ KINDS = (
 def test_baked_files_pass(kind: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """Where they were made, and moved somewhere else."""
     model = baked(tmp_path, kind, monkeypatch)
-    data = model.with_name("model.onnx.data")
+    data = model.with_name("model.onnx_data")
     assert data.exists() == (kind in ("in external data", "outward", "of both kinds"))
     shutil.move(model.parent, tmp_path / "moved")
     shutil.rmtree(tmp_path / "baked")
@@ -310,7 +310,7 @@ def test_goldens_notice_by_themselves(fault: str, spoilt: Spoilt) -> None:
 @pytest.mark.parametrize("how", ["a bit", "cut short", "gone", "swapped for another's"])
 def test_faults_in_external_data(kind: str, how: str, tmp_path: Path, monkeypatch, capsys) -> None:
     model = baked(tmp_path, kind, monkeypatch)
-    data = model.with_name("model.onnx.data")
+    data = model.with_name("model.onnx_data")
     match how:
         case "a bit":
             flip(data, 17)

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.baking.certificate import hash_sources, make_certificate
-from graphsurgery.baking.companion_files import collect_companion_files, place_model, to_json
+from graphsurgery.baking.companion_files import collect_companion_files, to_json
 from graphsurgery.baking.error_places import name_place
 from graphsurgery.baking.output_folder import (
     CERTIFICATE,
@@ -25,6 +25,7 @@ from graphsurgery.baking.output_folder import (
 from graphsurgery.baking.plan import BakePlan, Request, check_uncut, plan_bake
 from graphsurgery.baking.program import write_baked_program
 from graphsurgery.baking.readme import write_readme
+from graphsurgery.baking.targets import check_target, find_target
 from graphsurgery.errors import (
     AlreadyAppliedError,
     FolderError,
@@ -91,6 +92,7 @@ def bake(
     ranges: str | os.PathLike[str] | None = None,
     keep_output: Sequence[str] = (),
     skip_prompt: str | None = None,
+    target: str | None = None,
     verify: bool = True,
     full: bool = False,
     force: bool = False,
@@ -113,6 +115,8 @@ def bake(
             those of bge-m3; the name of another output of the encoder's file keeps that.
         skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None for an
             input of the graph that says it.
+        target: the program that is to load the folder, a key of `graphsurgery.baking.targets.TARGETS`: outputs and file names
+            are as it wants them, and the README says how to set it up. RequestError if it cannot run the file.
         verify, full, force, dry_run, keep_failed, strict: as in `run`. ``force`` replaces only a folder that graphsurgery made,
             with the files that graphsurgery made in it since.
 
@@ -123,18 +127,19 @@ def bake(
     if not source.is_dir():
         what = f"{folder} is not a folder" if source.exists() else f"the folder {folder} does not exist"
         raise FolderError(what, "give the folder of a model, the one with modules.json")
-    target = Path(output).absolute() if output is not None else choose_default_folder(source)
-    derived = check_folder(source, target, force=force)
+    place = Path(output).absolute() if output is not None else choose_default_folder(source)
+    derived = check_folder(source, place, force=force)
     progress("reading the folder")
     kept = (keep_output,) if isinstance(keep_output, str) else tuple(keep_output)
     ranges_path = None if ranges is None else str(Path(ranges).absolute())
     dims = truncate_dim if truncate_dim is None or isinstance(truncate_dim, str) else _join_dims(truncate_dim)
     with ExitStack() as stack:
         exported = _export(source, stack, progress) if export else None
-        plan = plan_bake(source, Request(onnx, route, dims, precision, ranges_path, kept, skip_prompt, exported))
+        program = find_target(target)
+        plan = plan_bake(source, Request(onnx, route, dims, precision, ranges_path, kept, skip_prompt, program, exported))
         baked = _bake(
             plan,
-            target,
+            place,
             verify=verify,
             full=full,
             force=force,
@@ -145,7 +150,7 @@ def bake(
         )
     if not derived:
         return baked
-    gone = f"with the old {target.name} go the files that graphsurgery made in it since: {', '.join(derived)}"
+    gone = f"with the old {place.name} go the files that graphsurgery made in it since: {', '.join(derived)}"
     return replace(baked, outcome=replace(baked.outcome, remarks=(gone, *baked.outcome.remarks)))
 
 
@@ -165,10 +170,10 @@ def _bake(
         sources = hash_sources(plan)
         for name, content in collect_companion_files(plan).items():
             write_file(stage / name, content)
-        place_model(stage).parent.mkdir()
+        (stage / plan.file).parent.mkdir()
         try:
             outcome = run(
-                plan.steps, plan.encoder, output=place_model(stage), verify=verify, full=full, dry_run=dry_run,
+                plan.steps, plan.encoder, output=stage / plan.file, verify=verify, full=full, dry_run=dry_run,
                 keep_failed=keep_failed, goldens=True, sources=sources, progress=progress,
             )  # fmt: skip
         except VerificationFailed as error:
@@ -177,6 +182,8 @@ def _bake(
             name_place(error, _find_culprit(error, plan), plan.encoder.path)
             raise
         check_uncut(plan, outcome.interface)
+        if plan.target is not None:
+            check_target(plan.target, outcome.interface)
         outcome = _move_outcome(outcome, plan, target)
         if strict and outcome.warnings:
             if keep_failed and not dry_run:
@@ -204,7 +211,7 @@ def _find_culprit(error: GraphSurgeryError, plan: BakePlan) -> Path | None:
 
 def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
     """Return the outcome with the paths that its files have in ``target``, and with the plan's notes."""
-    place, saved = place_model(target), outcome.saved
+    place, saved = target / plan.file, outcome.saved
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
     embed = write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")

@@ -94,8 +94,3 @@ def _merge_pooling_configs(module: Module, width: int | None) -> dict[str, Any]:
 def to_json(content: Any) -> bytes:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace")  # half a surrogate pair, as JSON spells it
-
-
-def place_model(baked: Path) -> Path:
-    """Return the path of the ONNX file in a baked folder. transformers.js, text-embeddings-inference and others look there."""
-    return baked / "onnx" / "model.onnx"

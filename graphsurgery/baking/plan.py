@@ -18,6 +18,7 @@ from graphsurgery.baking.steps import (
     plan_module,
     plan_truncation,
 )
+from graphsurgery.baking.targets import FLOAT16_FILE, USUAL_FILE, Target
 from graphsurgery.baking.tokenization import Tokenization, read_tokenization
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_logit_score import AddLogitScore
@@ -30,6 +31,7 @@ from graphsurgery.folders.files import DOWNLOAD, is_there, list_onnx_files
 from graphsurgery.folders.modules import MODULES, Module, read_modules
 from graphsurgery.folders.router import read_default_route, read_routes
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, read_folder_config
+from graphsurgery.inspection import count_bytes_by_type
 from graphsurgery.interface import Interface
 from graphsurgery.model.hub_cache import name_repository
 from graphsurgery.model.model import Model
@@ -50,6 +52,8 @@ class Request:
     keep_output: tuple[str, ...] = ()
     """Outputs besides the embedding: token_embeddings; for bge-m3 sparse_weights and colbert_vectors; others of the file."""
     skip_prompt: str | None = None
+    target: Target | None = None
+    """The program to bake for."""
     exported: Exported | None = None
     """The encoder's file if it was exported elsewhere. It counts as lying at onnx/model.onnx."""
 
@@ -71,6 +75,8 @@ class BakePlan(HasRemarks):
     """The width of the encoder's token embeddings, if its weights tell."""
     uncut: int | None = None
     """The folder's truncate_dim, if it leaves the embedding whole."""
+    target: Target | None = None
+    """The program to bake for, if one was named."""
     is_exported: bool = False
     """Whether the encoder's file was made from the folder's weights for this bake."""
 
@@ -82,6 +88,17 @@ class BakePlan(HasRemarks):
     def repository(self) -> str | None:
         """The repository of a model hub that the folder is a copy of, if it lies in a hub's cache."""
         return name_repository(self.folder)
+
+    @property
+    def file(self) -> str:
+        """The place of the ONNX file in the baked folder. Hub clients look there."""
+        is_named = self.target is not None and self.target.names_precision and self._is_float16
+        return FLOAT16_FILE if is_named else USUAL_FILE
+
+    @property
+    def _is_float16(self) -> bool:
+        """Whether most of the encoder's weights are float16."""
+        return next(iter(count_bytes_by_type(self.encoder)), "") == "float16"
 
     @property
     def name(self) -> str:
@@ -131,7 +148,7 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
     return BakePlan(
         folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut,
-        request.exported is not None,
+        request.target, request.exported is not None,
     )  # fmt: skip
 
 
@@ -205,7 +222,8 @@ def _choose_kept(request: Request, outputs: dict[str, str], encoder: Model, toke
     The encoder's own name for the hidden state is accepted, and so are its other outputs, which stay as they are. RequestError
     for anything else.
     """
-    kept = tuple(TOKENS if name == outputs.get(TOKENS) else name for name in request.keep_output)
+    wanted = request.target.keep_output if request.target is not None else ()
+    kept = tuple(TOKENS if name == outputs.get(TOKENS) else name for name in (*request.keep_output, *wanted))
     known = (TOKENS, *LAYERS) if TOKENS in outputs else ()
     choices = (*known, *(value.name for value in encoder.interface.outputs if value.name != outputs.get(TOKENS)))
     unknown = [name for name in kept if name not in choices]

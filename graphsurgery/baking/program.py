@@ -18,7 +18,7 @@ def write_baked_program(plan: BakePlan, model: Model, folder: str = "") -> str:
     )  # fmt: skip
     usable = encoding if tokens.has_tokenizer and not tokens.takes_messages else None
     why_made_up = TEMPLATE if tokens.takes_messages else NO_TOKENIZER
-    return write_program(model, f"{folder}onnx/model.onnx", output, usable, why_made_up)
+    return write_program(model, f"{folder}{plan.file}", output, usable, why_made_up)
 
 
 def find_default_prompt(plan: BakePlan) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.program import find_default_prompt, write_baked_program
+from graphsurgery.baking.targets import BakedFolder
 from graphsurgery.baking.tokenization import Tokenization
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
 from graphsurgery.errors import GraphSurgeryError
@@ -57,16 +58,17 @@ def write_readme(plan: BakePlan, outcome: Outcome) -> str:
     """Return Markdown, with the front matter of a model card."""
     parts = [
         f"# {plan.name}, as one ONNX file",
-        f"`onnx/model.onnx` holds the whole model: {_list_modules(plan)}.{_describe_data_file(outcome)}",
+        f"`{plan.file}` holds the whole model: {_list_modules(plan)}.{_describe_data_file(outcome)}",
         *_describe_own_class(plan),
         _write_interface(plan, outcome),
         "## Run it",
         f"```python\n{write_baked_program(plan, outcome.model)}\n```",
         "\n".join(f"- {line}" for line in _describe_tokenization(plan)),
+        *_describe_target(plan, outcome),
         *_describe_prompts(plan),
         "## What was proven",
         *_describe_proof(outcome),
-        f"Made by graphsurgery {__version__}. `graphsurgery verify onnx/model.onnx --self` compares the file with the golden "
+        f"Made by graphsurgery {__version__}. `graphsurgery verify {plan.file} --self` compares the file with the golden "
         "vectors that it records, on any machine. `graphsurgery.json` lists the sources, the steps and every checksum.",
     ]
     return _write_front_matter(plan) + "\n\n".join(part for part in parts if part) + "\n"
@@ -117,6 +119,15 @@ def _describe_own_class(plan: BakePlan) -> list[str]:
         return []
     taken = f"{own} is a class of the model's own. The folder's ONNX file was taken as that module; nothing compared the two."
     return [" ".join([taken, *(f"{one[:1].upper()}{one[1:]}." for one in plan.warnings)])]
+
+
+def _describe_target(plan: BakePlan, outcome: Outcome) -> list[str]:
+    """Return how the user of the program that the folder was baked for sets it up."""
+    if plan.target is None:
+        return []
+    data = outcome.saved.data if outcome.saved is not None else None
+    folder = BakedFolder(plan.name, plan.file, None if data is None else f"onnx/{data.name}", outcome.interface)
+    return [f"## In {plan.target.consumer}", *plan.target.write_setting(folder)]
 
 
 def _describe_data_file(outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from graphsurgery.baking.bake import Baked, bake
+from graphsurgery.baking.targets import TARGETS
 from graphsurgery.cli.console import out, run_verb
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import PROVING, SHORTLY, with_options
@@ -39,6 +40,12 @@ OPTIONS = (
         "--skip-prompt",
         metavar="N|input",
         help="How many tokens of the prompt to leave out of pooling, if the folder leaves it out.",
+    ),
+    click.option(
+        "--for",
+        "target",
+        type=click.Choice(list(TARGETS)),
+        help="Make outputs and file names as this program wants them, and write its setting into the README.",
     ),
 )
 OUTPUT = click.option("-o", "--output", type=click.Path(), help="The folder to make. [default: beside FOLDER, FOLDER-baked]")

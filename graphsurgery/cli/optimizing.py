@@ -61,7 +61,10 @@ PROOF = make_proof_options(
     *WHOLE, "Fail, with exit code 1 and no file, if anything that should fuse did not, or if there is any warning."
 )
 OUTPUT = click.option(
-    "-o", "--output", type=click.Path(), help="Where to write. [default: beside MODEL, with .optimized in its name]"
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Where to write. [default: beside MODEL, with .optimized in its name, or _fp16 or _bf16]",
 )
 
 

@@ -19,6 +19,9 @@ from graphsurgery.model.records import Chunk, Document, Span
 from graphsurgery.model.sources import ByteSource
 from graphsurgery.remarks import HasRemarks
 
+HUB_FOLDER = "onnx"
+"""The folder of the ONNX files in a repository of a model hub."""
+
 
 def check_output(model: Model, output: Path, *, force: bool) -> None:
     """Check that ``output`` may be written. Raise RequestError, OutputExistsError or SurroundingsError otherwise."""
@@ -40,9 +43,13 @@ def check_output(model: Model, output: Path, *, force: bool) -> None:
 
 
 def choose_data_name(output: Path) -> Path:
-    """Return ``<output>.data``, or that name with a number if it is taken."""
+    """Return ``<output>.data``, or that name with a number if it is taken.
+
+    In a folder ``onnx``, as model hubs have it, the name is ``<output>_data``, the only one that hub clients download.
+    """
+    ending = "_data" if output.parent.name == HUB_FOLDER else ".data"
     for number in ("", *(f".{n}" for n in range(1, 1000))):
-        candidate = output.with_name(f"{output.name}{number}.data")
+        candidate = output.with_name(f"{output.name}{number}{ending}")
         if not os.path.lexists(candidate):
             return candidate
     raise OutputExistsError(
@@ -54,7 +61,8 @@ def list_leftover_data(model: Model, output: Path) -> list[str]:
     """Return the data files of earlier outputs of this name. Replacing the output leaves them, since another model may refer to
     them."""
     own = {file.path.name for file in model.files.values()}
-    found = [output.with_name(f"{output.name}.data"), *output.parent.glob(f"{escape(output.name)}.[0-9]*.data")]
+    found = [output.with_name(f"{output.name}{ending}") for ending in (".data", "_data")]
+    found += [one for ending in (".data", "_data") for one in output.parent.glob(f"{escape(output.name)}.[0-9]*{ending}")]
     return sorted(path.name for path in found if path.exists() and path.name not in own)
 
 
