@@ -16,6 +16,7 @@ from graphsurgery.baking.companion_files import collect_companion_files, to_json
 from graphsurgery.baking.error_places import name_place
 from graphsurgery.baking.output_folder import (
     CERTIFICATE,
+    STEP,
     check_folder,
     choose_default_folder,
     commit_folder,
@@ -36,6 +37,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.exporting import export_folder
 from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.folders.hub import find_model_folder
 from graphsurgery.outcome import Outcome, Output, describe_failure, describe_output
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.remarks import make_strict_error
@@ -104,8 +106,9 @@ def bake(
     """Bake a sentence-transformers model folder into one proven ONNX file that holds everything, in a folder ready to publish.
 
     Args:
-        folder: the model folder: ``modules.json`` (a cross-encoder: ``config.json``) and the transformer-only ONNX file.
-        output: the folder to make; None for ``<folder>-baked`` beside it.
+        folder: the model folder: ``modules.json`` (a cross-encoder: ``config.json``) and the transformer-only ONNX file; or the
+            name of a model on the Hugging Face hub, ``owner/name``: it is taken from the hub's cache, or downloaded into it.
+        output: the folder to make; None for ``<folder>-baked`` beside it, or in the current folder for a model of the hub.
         onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx; it may lie anywhere, as where Optimum wrote it.
         export: make that file from the folder's weights first, as `export` does (extra ``export``); the folder stays as it is.
         route: the route of a Router module; a file holds one route.
@@ -124,6 +127,9 @@ def bake(
         FolderError and WeightsError for faults in the folder; VerificationFailed; what `run` raises. Nothing is left behind.
     """
     source = Path(folder).absolute()
+    found = None if source.exists() else find_model_folder(os.fspath(folder), weights=export, onnx=not export and onnx is None)
+    if found is not None:
+        source, output = found, output if output is not None else f"{Path(folder).name}-{STEP}"
     if not source.is_dir():
         what = f"{folder} is not a folder" if source.exists() else f"the folder {folder} does not exist"
         raise FolderError(what, "give the folder of a model, the one with modules.json")

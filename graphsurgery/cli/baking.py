@@ -12,7 +12,7 @@ from graphsurgery.cli.console import out, run_verb
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import PROVING, SHORTLY, with_options
 
-FOLDER = click.argument("folder", type=click.Path())
+FOLDER = click.argument("folder", type=click.Path(), metavar="FOLDER|OWNER/NAME")
 OPTIONS = (
     click.option(
         "--onnx",
@@ -48,7 +48,9 @@ OPTIONS = (
         help="Make outputs and file names as this program wants them, and write its setting into the README.",
     ),
 )
-OUTPUT = click.option("-o", "--output", type=click.Path(), help="The folder to make. [default: beside FOLDER, FOLDER-baked]")
+OUTPUT = click.option(
+    "-o", "--output", type=click.Path(), help="The folder to make. [default: FOLDER-baked beside FOLDER, or NAME-baked here]"
+)
 
 
 def make_bake_command(verb: str) -> click.Command:
@@ -56,7 +58,8 @@ def make_bake_command(verb: str) -> click.Command:
         folder: str, as_json: bool, quiet: bool, verbose: bool, output: str | None, no_verify: bool, **options: Any,
     ) -> int:  # fmt: skip
         """Bake FOLDER, a sentence-transformers model folder with its transformer-only ONNX file, into one ONNX file that holds
-        everything: encoder, pooling, dense layers, normalisation. The file is proven, in a folder ready to publish."""
+        everything: encoder, pooling, dense layers, normalisation. The file is proven, in a folder ready to publish. OWNER/NAME
+        is a model of the Hugging Face hub: it is taken from the hub's cache, or downloaded into it."""
         return run_verb(
             lambda progress: bake(folder, output, verify=not no_verify, progress=progress, **options),
             _show, as_json=as_json, quiet=quiet, brief=not verbose,

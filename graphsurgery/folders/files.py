@@ -14,7 +14,7 @@ from typing import Any
 
 from graphsurgery.errors import FolderError, GraphSurgeryError
 from graphsurgery.model.external import explain_bad_location
-from graphsurgery.model.hub_cache import leads_to_blob, lies_in
+from graphsurgery.model.hub_cache import is_in_cache, leads_to_blob, lies_in
 from graphsurgery.model.parsing import shorten
 from graphsurgery.model.records import Span, hash_payloads
 from graphsurgery.model.sources import FileBytes
@@ -132,7 +132,8 @@ def find_onnx(folder: Path, name: str | None = None) -> tuple[Path, tuple[str, .
             return path, tuple(other for other in there if folder / other != path)
     what = " and no ".join(USUAL) if name is None else shorten(name)
     others = f"; it has {', '.join(there)}" if there else ""
-    advice = "choose one of these by its name" if there else f"make one: graphsurgery export {folder}"
+    export = "make one: graphsurgery bake with --export" if is_in_cache(folder) else f"make one: graphsurgery export {folder}"
+    advice = "choose one of these by its name" if there else export
     raise FolderError(f"{folder} has no {what}{others}", advice)
 
 

@@ -23,6 +23,15 @@ STORE_MARK = ".huggingface-shared-blobs"
 """A file in the store for all repositories, by which huggingface_hub knows it."""
 
 
+def find_cache() -> Path:
+    """Return the folder of the hub's cache, as huggingface_hub finds it: by the environment, else in the user's home."""
+    for variable, inner in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser() / inner
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "huggingface" / "hub"
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Return whether ``path`` lies in ``folder``, with all symlinks followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
