@@ -57,7 +57,7 @@ def test_a_few_lines_and_commands_that_run(job: str, folder: Path, capsys, monke
     labels = [line.split()[0] for line in lines[1:] if line[0] != " "]
     assert labels[:3] == ["done:", "interface:", "proof:"] and labels[-1] == "next:"
     proof = next(line for line in lines if line.startswith("proof:"))
-    assert re.search(r"; \d+\.\d s$", proof.rstrip())
+    assert re.search(r"; \d+\.\ds$", proof.rstrip())
     assert "skipped" in proof if job == "not proven" else "PASSED" in proof
     assert not any("InferenceSession" in line for line in lines)
     for command in commands:

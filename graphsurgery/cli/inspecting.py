@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from graphsurgery.cli.console import out, print_json, print_warnings
+from graphsurgery.cli.console import out, print_json, print_warnings, show_progress
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.main import OK
 from graphsurgery.cli.options import MODEL, SHOWN, with_options
@@ -19,7 +19,8 @@ def make_inspect_command(verb: str) -> click.Command:
     def callback(model: str, operators: bool, as_json: bool, quiet: bool) -> int:
         """Describe MODEL: its interface, encoder, head, layers and precision, warnings, and which programs can read it. Runs
         nothing and reads no weights."""
-        inspection = inspect(model)
+        with show_progress(quiet or as_json):
+            inspection = inspect(model)
         if as_json:
             print_json(inspection.to_json())
         elif quiet:

@@ -43,7 +43,7 @@ def render_baked(baked: Baked, seconds: float | None = None) -> RenderableType:
 def render_exported(exported: Exported, seconds: float | None = None) -> RenderableType:
     """Return a few lines on a file that was exported."""
     size = format_size(exported.path.stat().st_size) if exported.path.exists() else ""
-    took = "" if seconds is None else f"; {seconds:.1f} s"
+    took = "" if seconds is None else f"; {seconds:.1f}s"
     lines: list[Line] = [
         ("done:", f"{exported.task}, exported by {exported.program}"),
         ("proof:", f"differs from PyTorch by at most {exported.worst:.1e}{took}"),
@@ -93,16 +93,17 @@ def _measure_size(model: Model, saved: Saved | None) -> int:
 
 
 def _describe_work(outcome: Outcome) -> str:
-    """Say in one line what was done: what fused and how many operators there are, or which edits were applied."""
-    operators = f"operators {len(outcome.source.proto.graph.node)} -> {len(outcome.model.proto.graph.node)}"
-    if outcome.fusions is not None:
-        return f"fused {outcome.fusions.summary}; {operators}"
-    if outcome.choice is not None:
-        return f"{outcome.choice.chosen}; {operators}"
+    """Say in one line what was done: the new edits, what fused, and how many operators there were and are."""
     new = [step["edit"] for step in outcome.steps[len(read_head_steps(outcome.source)) :]]
-    if len(outcome.model.rewrites) > len(outcome.source.rewrites):
-        return ", ".join([*new, operators])
-    return ", ".join(new) if len(new) > 1 else next(iter(outcome.notes), "")
+    rewrites = outcome.model.rewrites[len(outcome.source.rewrites) :]
+    if not rewrites:
+        return ", ".join(new) if len(new) > 1 else next(iter(outcome.notes), "")
+    quantised = next((step.given["quantized"] for step in rewrites if "quantized" in step.given), None)
+    fused = f"fused {outcome.fusions.summary}" if outcome.fusions is not None else ""
+    done = f"quantised {quantised.get('products')} products" if quantised is not None else fused or "rewrote the graph"
+    chosen = f"chose {outcome.choice.chosen}" if outcome.choice is not None else ""
+    operators = f"operators {len(outcome.source.proto.graph.node)} -> {len(outcome.model.proto.graph.node)}"
+    return "; ".join(filter(None, (", ".join(new), done, chosen, operators)))
 
 
 def _describe_interface(outcome: Outcome) -> str:
@@ -115,7 +116,7 @@ def _describe_interface(outcome: Outcome) -> str:
 
 def _list_findings(outcome: Outcome, seconds: float | None) -> Iterator[Line]:
     """Yield the verdict, what was not checked, and for rewrites the loss, the quality and the speed."""
-    took = "" if seconds is None else f"; {seconds:.1f} s"
+    took = "" if seconds is None else f"; {seconds:.1f}s"
     if outcome.report is None:
         yield "proof:", Text(f"skipped (--no-verify){took}", style="yellow")
     else:
