@@ -489,5 +489,5 @@ def test_optimized_half_precision_is_verified_as_such(tmp_path: Path) -> None:
 def test_what_is_told_of_times(tmp_path: Path, capsys) -> None:
     """Half precision is for another device; what the CPU cannot run is not timed, and that is told."""
     for options, said in ((["--fp16"], "which it is not meant for"), (["--bf16"], "not timed:")):
-        assert run(["optimize", str(BERT), *options, "-o", str(tmp_path / "made.onnx"), "--force"]) == 0
+        assert run(["optimize", str(BERT), *options, "-o", str(tmp_path / "made.onnx"), "--force", "-v"]) == 0
         assert said in " ".join(capsys.readouterr().out.split())

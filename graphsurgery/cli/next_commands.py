@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graphsurgery.baking.bake import Baked
-from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.outcome import Outcome
 from graphsurgery.runtime.texts import find_tokenizer
 from graphsurgery.snippet import shorten_path
+
+if TYPE_CHECKING:  # a verb does not import what others need
+    from graphsurgery.baking.bake import Baked
+    from graphsurgery.exporting.export_folder import Exported
 
 
 def list_next(outcome: Outcome) -> list[str]:
@@ -29,7 +32,9 @@ def list_next(outcome: Outcome) -> list[str]:
 
 
 def _list_next_of_rewritten(outcome: Outcome, place: str, has_vector: bool) -> list[str]:
-    commands = [] if outcome.source.path is None else [f"graphsurgery bench {_quote(outcome.source.path)} {place}"]
+    runs_here = not any(step.given.get("precision") == "bfloat16" for step in outcome.model.rewrites)  # no CPU kernels
+    source = outcome.source.path
+    commands = [f"graphsurgery bench {_quote(source)} {place}"] if source is not None and runs_here else []
     is_float32 = outcome.loss is None and not any("quantized" in step.given for step in outcome.model.rewrites)
     if is_float32 and has_vector and find_tokenizer(outcome.output) is not None:
         commands.append(f"graphsurgery quantize {place}")

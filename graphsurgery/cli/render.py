@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
-from graphsurgery.interface import Interface, Value
+from graphsurgery.interface import Interface, Value, read_optional_inputs
+from graphsurgery.model.model import Model
 from graphsurgery.remarks import Warn
 from graphsurgery.report import Comparison, Figure, Report, Verdict, describe_share, format_share, summarize_figures
 
@@ -112,6 +113,17 @@ def format_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
+
+
+def render_report(report: Report) -> RenderableType:
+    """Return the details of a report, and its verdict."""
+    return Group(render_details(report), Text.assemble(_render_verdict(report.verdict), f"  {report.cases} cases compared"))
+
+
+def render_model(model: Model) -> RenderableType:
+    """Return the interface of a model below its path."""
+    title = Text.assemble((str(model.path or "in memory"), "bold"), "" if model.is_as_loaded else ", edited")
+    return Group(title, render_interface(model.interface, read_optional_inputs(model.proto.graph)))
 
 
 def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table:

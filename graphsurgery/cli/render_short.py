@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from graphsurgery.baking.bake import Baked
 from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported
 from graphsurgery.cli.render import STYLES, format_size, make_grid, render_warning
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.interface import read_optional_inputs
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Saved
 from graphsurgery.outcome import Outcome
 from graphsurgery.report import Report, list_few, summarize_report
 from graphsurgery.snippet import shorten_path
+
+if TYPE_CHECKING:  # a verb does not import what others need
+    from graphsurgery.baking.bake import Baked
+    from graphsurgery.exporting.export_folder import Exported
 
 MOST_LEFT_OUT = 2
 """The most parts of a proof that were not checked and are listed. More are counted."""

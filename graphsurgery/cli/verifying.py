@@ -88,12 +88,9 @@ def make_verify_command(verb: str) -> click.Command:
         elif quiet:
             print_warnings(report.warnings)
         else:
-            from rich.text import Text  # rich is not needed for --json
+            from graphsurgery.cli.render import render_report  # rich is not needed for --json
 
-            from graphsurgery.cli.render import STYLES, render_details
-
-            out.print(render_details(report))
-            out.print(Text.assemble((report.verdict.value, STYLES[report.verdict]), f"  {report.cases} cases compared"))
+            out.print(render_report(report))
         return OK if report else VERDICT
 
     return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
