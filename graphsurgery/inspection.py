@@ -18,7 +18,9 @@ from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, li
 from graphsurgery.encoder.limits import Tables, find_tables
 from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import GraphSurgeryError, MalformedModelError, UnsupportedModelError
+from graphsurgery.errors import FolderError, GraphSurgeryError, MalformedModelError, UnsupportedModelError
+from graphsurgery.folders.head_modules import list_folder_modules, warn_of_missing_modules
+from graphsurgery.folders.modules import ListedModule
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.graph.operator_counts import OperatorCount, count_operators
 from graphsurgery.interface import Interface, Value, read_optional_inputs, type_name
@@ -76,6 +78,8 @@ class Inspection(Shown):
     precision: dict[str, int]
     """Bytes of initializers by element type."""
     pooling_config: str | None
+    modules: tuple[ListedModule, ...]
+    """The modules that the folder's modules.json lists, none without one."""
     warnings: tuple[str, ...]
     consumers: tuple[Compatibility, ...]
     fingerprint: str
@@ -110,7 +114,8 @@ class Inspection(Shown):
             "pooled_outputs": [one.to_json() for one in self.pooled],
             "precision": self.precision, "weights_are": self.weights_are,
             "optimized": self.optimized, "certificate": None if self.certificate is None else self.certificate.to_json(),
-            "pooling_config": self.pooling_config, "warnings": list(self.warnings),
+            "pooling_config": self.pooling_config, "modules": [one.to_json() for one in self.modules],
+            "warnings": list(self.warnings),
             "consumers": [reading.to_json() for reading in self.consumers], "fingerprint": self.fingerprint,
         }  # fmt: skip
 
@@ -126,6 +131,7 @@ def inspect(source: Loadable) -> Inspection:
     runs_at, baked = declare_baked_sizes(model)
     hidden, why_not = _find_hidden(model)
     pooling, complaint = _read_pooling_config(model)
+    modules, unlisted = _list_modules(model)
     pooled = NOT_POOLED if has_own_head(model) else _if_valid(lambda: find_pooled_outputs(model), NOT_POOLED)
     doubts = [one.warning for one in pooled if one.warning is not None]
     layers, counted = _if_valid(lambda: _count_layers(model), NO_LAYERS)
@@ -154,9 +160,11 @@ def inspect(source: Loadable) -> Inspection:
         pooled=pooled,
         precision=count_bytes_by_type(model),
         pooling_config=pooling,
+        modules=modules,
         warnings=(
             *model.warnings,
             *complaint,
+            *(unlisted or warn_of_missing_modules(model)),
             *_list_unreadable_steps(model),
             *_list_warnings(model, hidden),
             *counted,
@@ -196,6 +204,14 @@ def _read_pooling_config(model: Model) -> tuple[str | None, list[str]]:
     except GraphSurgeryError as error:
         return None, [str(error)]
     return (",".join(found.modes) if found else None), []
+
+
+def _list_modules(model: Model) -> tuple[tuple[ListedModule, ...], list[str]]:
+    """Return the modules of the model's folder, and a warning if they cannot be read."""
+    try:
+        return list_folder_modules(model), []
+    except FolderError as error:
+        return (), [str(error)]
 
 
 def _list_unreadable_steps(model: Model) -> list[str]:

@@ -17,6 +17,7 @@ from graphsurgery.compare.tolerance import LOSSY, NO_LIMITS, Limits
 from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import RequestError, require_value
+from graphsurgery.folders.head_modules import renew_module_warning
 from graphsurgery.folders.home import list_prompts, place_in_folder
 from graphsurgery.model.certificate import add_certificate, read_certificate
 from graphsurgery.model.hub_cache import check_outside_cache
@@ -90,7 +91,7 @@ def run(
         VerificationFailed if a proof does not pass (``error.outcome`` holds the report); StrictError;
         NothingToOptimizeError if a rewrite changes nothing; what `load`, the edits, the rewrites and `save` raise.
     """
-    before = load(source)
+    before = renew_module_warning(load(source))
     if like is not None:
         folder = Path(like).absolute()
         before = place_in_folder(before, folder)

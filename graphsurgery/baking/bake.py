@@ -37,6 +37,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.exporting import export_folder
 from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.folders.head_modules import MissingModules
 from graphsurgery.folders.hub import find_model_folder
 from graphsurgery.outcome import Outcome, Output, describe_failure, describe_output
 from graphsurgery.progress import Progress, ignore_progress
@@ -222,7 +223,8 @@ def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
     embed = write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")
     outputs = (Output(outcome.model, place, saved),)
-    return replace(outcome, outputs=outputs, remarks=(*plan.remarks, *outcome.remarks), program=embed)
+    remarks = (one for one in outcome.remarks if not isinstance(one, MissingModules))  # the plan has all modules
+    return replace(outcome, outputs=outputs, remarks=(*plan.remarks, *remarks), program=embed)
 
 
 def _explain_failure(

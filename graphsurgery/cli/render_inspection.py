@@ -77,9 +77,15 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     facts.append(("attention layers", str(inspection.layers)))
     facts.append(("vocabulary", _describe_table(tables.vocabulary)))
     facts.append(("positions", _describe_table(tables.positions)))
+    return [*facts, *_describe_folder(inspection)]
+
+
+def _describe_folder(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    """Yield what the model's folder says of pooling and of its modules."""
+    if inspection.modules:
+        yield "folder's modules", f"{', '.join(one.kind for one in inspection.modules)} (modules.json)"
     if inspection.pooling_config is not None:
-        facts.append(("folder says", f"pooling mode {inspection.pooling_config} (1_Pooling/config.json)"))
-    return facts
+        yield "folder says", f"pooling mode {inspection.pooling_config} (1_Pooling/config.json)"
 
 
 def _describe_file(inspection: Inspection) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from graphsurgery.argument_types import check_fields, require_type
 from graphsurgery.edit_list import EDIT_LIST, ENTRY_BY_CLASS, ByVerb, EditEntry
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, RequestError, UnsupportedModelError, require_promised
+from graphsurgery.folders.head_modules import renew_module_warning
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
@@ -118,7 +119,7 @@ class Edit(ABC):
         edit._refuse_repetition(model)
         weights = model.weights_fingerprint() if hash_weights else None
         document = edit.document(model, result.found, weights)
-        after = replace(model, document=document, remarks=model.remarks + result.notes)
+        after = renew_module_warning(replace(model, document=document, remarks=model.remarks + result.notes))
         edit.ensure(model.interface, after.interface)
         return after
 

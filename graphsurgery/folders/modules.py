@@ -139,6 +139,27 @@ class Module:
         return self.type if is_own_class(self.type) else None
 
 
+@dataclass(frozen=True)
+class ListedModule:
+    """A module as modules.json lists it, without its settings."""
+
+    kind: str
+    """One of `KINDS`, or the class path of an unknown class."""
+    name: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "kind": self.kind}
+
+
+def list_modules(folder: Path) -> tuple[ListedModule, ...]:
+    """Return what modules.json lists, whatever the classes. Raise FolderError if it is malformed."""
+    path = folder / MODULES
+    return tuple(
+        ListedModule(find_kind(find_class(type_name) or type_name), name)
+        for _, type_name, name in (_read_listing(path, position, entry) for position, entry in enumerate(_read_entries(folder)))
+    )
+
+
 def read_modules(folder: Path) -> tuple[Module, ...]:
     """Return the modules of a model folder, in the order in which they are applied.
 
@@ -150,9 +171,7 @@ def read_modules(folder: Path) -> tuple[Module, ...]:
         raise FolderError(
             f"{folder} has no {MODULES}", "give the folder of a sentence-transformers model, the one with modules.json"
         )
-    entries = read_json(resolve_inside(folder, MODULES, str(folder)), list)
-    if not 0 < len(entries) <= MOST_MODULES:
-        raise FolderError(f"{path} lists {len(entries)} modules", DOWNLOAD)
+    entries = _read_entries(folder)
     found = tuple(_read_entry(folder, path, position, entry) for position, entry in enumerate(entries))
     _check_distinct(folder, path, found, [entry.get("idx", position) for position, entry in enumerate(entries)])
     return found
@@ -180,15 +199,27 @@ def read_module(
     return Module(find_kind(class_name), name, path, config, type_name, arguments)
 
 
-def _read_entry(folder: Path, path: Path, position: int, entry: object) -> Module:
+def _read_entries(folder: Path) -> list[Any]:
+    entries: list[Any] = read_json(resolve_inside(folder, MODULES, str(folder)), list)
+    if not 0 < len(entries) <= MOST_MODULES:
+        raise FolderError(f"{folder / MODULES} lists {len(entries)} modules", DOWNLOAD)
+    return entries
+
+
+def _read_listing(path: Path, position: int, entry: object) -> tuple[str, str, str]:
+    """Return the folder, the class path and the name of an entry."""
     what = f"{path}: entry {position}"
     if not isinstance(entry, dict):
         raise FolderError(f"{what} is not a JSON object", DOWNLOAD)
     place, type_name = read_setting(entry, "path", str, path), read_setting(entry, "type", str, path)
     if place is None or not type_name:
         raise FolderError(f"{what} has no {'type' if place is not None else 'path'}", DOWNLOAD)
+    return place, type_name, str(read_setting(entry, "name", (str, int), path, position))
+
+
+def _read_entry(folder: Path, path: Path, position: int, entry: Any) -> Module:
+    place, type_name, name = _read_listing(path, position, entry)
     read_setting(entry, "idx", int, path)
-    name = str(read_setting(entry, "name", (str, int), path, position))
     arguments = tuple(map(str, read_setting(entry, "kwargs", list, path, [])))
     return read_module(folder, place, type_name, name, path, first=position == 0, arguments=arguments)
 

@@ -14,6 +14,7 @@ from graphsurgery.compare.tolerance import Limits
 from graphsurgery.encoder.attention import walk_attentions
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import GraphSurgeryError, RequestError
+from graphsurgery.folders.head_modules import renew_module_warning
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import QUANTISED, ROTATIONS, get_operator, get_short_name
 from graphsurgery.model.loading import Loadable, load
@@ -114,7 +115,7 @@ def optimize(
     rewrites: list[Rewrite] = [ReattachHead()] if rehead else []
     rewrites += [Simplify()] if portable else [fuse]
     rewrites += [Half("fp16" if fp16 else "bf16", half_io)] if fp16 or bf16 else []
-    before = load(source)
+    before = renew_module_warning(load(source))
     before.require_data("optimizing")
     if plot is not None:
         check_plot(Path(plot), [before], force=force)

@@ -9,6 +9,7 @@ from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.figures import check_plot
 from graphsurgery.compare.tolerance import NO_LIMITS
 from graphsurgery.errors import RequestError, VerificationFailed
+from graphsurgery.folders.head_modules import renew_module_warning
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.optimizer.plot import draw_trade_off
 from graphsurgery.optimizer.quantize_search import QuantizeSearch
@@ -92,7 +93,7 @@ def quantize(
         min_cosine=min_cosine,
         texts="" if texts is None else os.fspath(texts),
     )
-    before = load(source)
+    before = renew_module_warning(load(source))
     before.require_data("quantising")
     if plot is not None:
         check_plot(Path(plot), [before], force=force)
