@@ -9,28 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.folders.files import find_onnx, hash_file, is_there, read_json, resolve_inside
+from graphsurgery.folders.files import find_onnx, hash_file, is_there, resolve_inside
+from graphsurgery.folders.home import place_in_folder
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.model.loading import load
 from graphsurgery.outcome import Outcome
 from graphsurgery.recipe import Recipe, find_recipe, read_recipe
+from graphsurgery.recipe_facts import check_facts
 from graphsurgery.remarks import Warn
 from graphsurgery.runner import run
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-
 
 @check_argument_types()
-def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **options: Any) -> Outcome:
+def run_recipe(
+    recipe: str | os.PathLike[str], model: str | os.PathLike[str], *, force_recipe: bool = False, **options: Any
+) -> Outcome:
     """Apply the steps of a recipe to ``model``, prove the result with the recipe's checks, and save it.
 
     Args:
         recipe: the name of one of graphsurgery's own recipes, or a TOML file; see `graphsurgery.recipe`.
         model: an ONNX file, or a model folder with onnx/model.onnx or model.onnx.
+        force_recipe: run a recipe whose architecture, padding side or prompts contradict the graph or the folder. Each
+            contradiction is a warning then.
         options: those of `run`: output, verify, full, force, dry_run, keep_failed, strict, hash_weights, progress.
 
     Raises:
-        RecipeError with the path to the bad key; what `run` raises.
+        RecipeError with the path to the bad key, or with the facts that contradict the graph or the folder; what `run` raises.
     """
     place = Path(model).absolute()
     path = find_onnx(place)[0] if place.is_dir() else place
@@ -41,7 +45,9 @@ def run_recipe(recipe: str | os.PathLike[str], model: str | os.PathLike[str], **
         for source in content.sources if source not in sources
     ]  # fmt: skip
     before = load(path)
-    before = replace(before, remarks=(*list_recipe_remarks(content, path), *missing, *before.remarks))
+    like = options.get("like")
+    mismatches = check_facts(content, before if like is None else place_in_folder(before, Path(like)), force=force_recipe)
+    before = replace(before, remarks=(*list_recipe_notes(content), *mismatches, *missing, *before.remarks))
     return run(
         content.steps, before, atol=content.checks.atol, min_cosine=content.checks.min_cosine, goldens=content.goldens,
         sources=sources,
@@ -65,22 +71,7 @@ def _find_model_folder(model: Path) -> Path:
     return next((folder for folder in folders if is_there(folder / MODULES)), own)
 
 
-def list_recipe_remarks(recipe: Recipe, model: Path) -> list[str]:
-    """Return remarks on what the graph cannot hold: prompts, padding side, unchecked facts."""
-    remarks = [f"prompt {name}: {text!r}" for name, text in recipe.prompts.items()]
-    remarks += [f"not checked by the recipe's authors: {fact}" for fact in recipe.unchecked]
-    side = _read_padding_side(model)
-    if recipe.padding_side is not None and side not in (recipe.padding_side, None):
-        remarks.append(
-            Warn(f"the recipe needs padding on the {recipe.padding_side}, but {TOKENIZER_CONFIG} pads on the {side}")
-        )
-    return remarks
-
-
-def _read_padding_side(model: Path) -> str | None:
-    """Return the padding side of the tokenizer in the model's folder or its parent folder."""
-    for folder in (model.parent, model.parent.parent):
-        if is_there(folder / TOKENIZER_CONFIG):
-            side = read_json(folder / TOKENIZER_CONFIG).get("padding_side", "right")
-            return side if isinstance(side, str) else None
-    return None
+def list_recipe_notes(recipe: Recipe) -> list[str]:
+    """Return notes on what the graph cannot hold: prompts, and unchecked facts."""
+    notes = [f"prompt {name}: {text!r}" for name, text in recipe.prompts.items()]
+    return notes + [f"not checked by the recipe's authors: {fact}" for fact in recipe.unchecked]

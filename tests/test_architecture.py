@@ -38,7 +38,7 @@ LAYERS = (
     ("proof",),
     ("rewrites", "snippet"),
     ("api", "outcome", "recipe"),
-    ("runner",),
+    ("runner", "recipe_facts"),
     ("recipe_run", "optimizer", "benchmarking"),
     ("baking",),
     ("cli",),

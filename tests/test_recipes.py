@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import FIXTURES, ROOT
 from encoders import tiny_encoder
@@ -29,6 +30,7 @@ from graphsurgery.recipe import (
     read_recorded_recipe,
     to_toml,
 )
+from graphsurgery.recipe_facts import check_facts
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 RECIPES = list(list_recipes().values())
@@ -107,11 +109,49 @@ def test_a_recipe_runs_on_a_file_and_on_a_folder(tmp_path: Path, capsys: pytest.
     assert run(["run", str(BUNDLED / "minilm.toml"), str(folder / "model.onnx"), "-o", str(tmp_path / "two.onnx")]) == 0
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     assert graphsurgery.verify(tmp_path / "one.onnx", against=folder / "model.onnx")
-    capsys.readouterr()
-    assert run(["run", "qwen3-embedding", str(folder / "model.onnx"), "--dry-run", "-v"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "the recipe needs padding on the left, but tokenizer_config.json pads on the right" in shown
-    assert "Instruct: Given a web search query" in shown and "not checked by the recipe's authors" in shown
+
+
+def test_a_recipe_for_another_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
+    command = ["run", "qwen3-embedding", str(folder / "model.onnx"), "--json", "--dry-run"]
+    assert run(command) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "RecipeError" and "--force-recipe" in error["advice"]
+    says = (f"states the architecture qwen3, and {folder / 'config.json'} says bert",
+            f"needs padding on the left, and {folder / 'tokenizer_config.json'} pads on the right")  # fmt: skip
+    assert all(one in error["message"] for one in says), error
+    assert run([*command, "--force-recipe"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert all(one in warning for one, warning in zip(says, told["warnings"][:2], strict=True))
+    assert "Instruct: Given a web search query" in str(told["notes"]) and "not checked by the recipe's authors" in str(
+        told["notes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fixture", "architecture", "fits"),
+    [
+        ("bert", "bert", True), ("bert-dynamo", "BERT", True), ("xlmr", "xlm-roberta", True), ("qwen3", "qwen3", True),
+        ("bert", "t5", False), ("bert", "modernbert", False), ("xlmr", "bert", False), ("qwen3", "bert", False),
+        ("bert", "an unknown one", True),
+    ],
+)  # fmt: skip
+def test_the_graph_tells_the_architecture_where_no_config_does(fixture: str, architecture: str, fits: bool) -> None:
+    model = graphsurgery.load(onnx.load(FIXTURES / fixture / "model.onnx"))
+    recipe = Recipe((graphsurgery.AddPooling("mean"),), architecture=architecture)
+    assert bool(check_facts(recipe, model, force=True)) != fits
+    if not fits:
+        with pytest.raises(RecipeError, match="the graph has the structure of"):
+            check_facts(recipe, model, force=False)
+
+
+def test_prompts_are_held_against_the_folders(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "bert", tmp_path / "bert")
+    config = folder / "config_sentence_transformers.json"
+    recipe = Recipe((graphsurgery.AddPooling("mean"),), prompts={"query": "query: ", "passage": "passage: "})
+    for prompts, wrong in (({"query": "query: "}, 0), ({"query": "", "document": ""}, 0), ({"query": "Q", "passage": "P"}, 2)):
+        config.write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
+        assert len(check_facts(recipe, graphsurgery.load(folder / "model.onnx"), force=True)) == wrong
 
 
 @pytest.mark.parametrize("width", [7, 8])

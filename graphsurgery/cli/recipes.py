@@ -18,6 +18,9 @@ from graphsurgery.recipe import SUFFIX, Recipe, find_recipe, list_recipes, read_
 from graphsurgery.recipe_run import run_recipe
 
 RECIPE = click.argument("recipe", type=click.Path())
+FORCE_RECIPE = click.option(
+    "--force-recipe", is_flag=True, help="Run a recipe whose architecture, padding side or prompts are not this model's."
+)
 SHOW, LIST = "show", "list"
 ACTION = click.argument("action", type=click.Choice([SHOW, LIST]))
 SHOWN_ONE = click.argument("shown", type=click.Path(), metavar="[MODEL|RECIPE]", required=False)
@@ -32,7 +35,7 @@ def make_run_command(verb: str) -> click.Command:
             show_outcome, as_json=as_json, quiet=quiet, brief=not verbose,
         )  # fmt: skip
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (RECIPE, MODEL), WRITING, SHORTLY))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (RECIPE, MODEL), (FORCE_RECIPE,), WRITING, SHORTLY))
 
 
 def make_recipe_command(verb: str) -> click.Command:
