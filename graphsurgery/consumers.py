@@ -99,7 +99,8 @@ def _check_consumer(consumer: Consumer, interface: Interface) -> Compatibility:
     for value in candidates:
         if value.rank in consumer.settings and value.dtype == onnx.TensorProto.FLOAT:
             named = f" and {consumer.by_name}" if consumer.by_name and value is not interface.outputs[0] else ""
-            return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}{named}")
+            optional = "".join(f"; {one.name} is optional" for one in interface.optional)
+            return Compatibility(consumer.name, True, f"{value.name}: {consumer.settings[value.rank]}{named}{optional}")
     ranks = " or ".join(map(str, consumer.settings))
     return Compatibility(consumer.name, False, f"accepts float32 of rank {ranks}; it would read {candidates[0]}")
 

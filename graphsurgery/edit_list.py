@@ -167,7 +167,8 @@ EDIT_LIST = {
             {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT,
              "weights_from": TEXT, "replace": bool | None},
         ),
-        EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one", TARGET),
+        EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one",
+                  {**TARGET, "again": bool | None}),
         EditEntry(
             "add-dense", HEADS, "dense", "append a linear layer with an activation, with weights from a model folder",
             {**MADE, **WEIGHTS, "activation": str, "residual": bool, "layer": TEXT},

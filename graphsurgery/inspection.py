@@ -23,7 +23,7 @@ from graphsurgery.folders.head_modules import list_folder_modules, warn_of_missi
 from graphsurgery.folders.modules import ListedModule
 from graphsurgery.folders.pooling_config import find_pooling_config
 from graphsurgery.graph.operator_counts import OperatorCount, count_operators
-from graphsurgery.interface import Interface, Value, read_optional_inputs, type_name
+from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.certificate import Certificate, read_certificate
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.loading import Loadable, load
@@ -49,8 +49,6 @@ class Inspection(Shown):
 
     path: str | None
     interface: Interface
-    optional_inputs: tuple[Value, ...]
-    """Inputs with a default, which callers may leave out."""
     file_bytes: int
     weight_bytes: int
     data_files: tuple[str, ...]
@@ -105,7 +103,7 @@ class Inspection(Shown):
         tables = {"vocabulary": self.tables.vocabulary, "types": self.tables.types, "positions": self.tables.positions}
         return {
             "path": self.path, "interface": self.interface.to_json(),
-            "optional_inputs": [str(value) for value in self.optional_inputs], "file_bytes": self.file_bytes,
+            "optional_inputs": [str(value) for value in self.interface.optional], "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes,
             "operators": [one.to_json() for one in self.operators], "attention_layers": self.layers,
@@ -138,7 +136,6 @@ def inspect(source: Loadable) -> Inspection:
     return Inspection(
         path=str(model.path) if model.path is not None else None,
         interface=model.interface,
-        optional_inputs=read_optional_inputs(proto.graph),
         file_bytes=model.document.size,
         weight_bytes=model.weight_bytes,
         data_files=tuple(model.files),

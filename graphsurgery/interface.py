@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -40,10 +40,13 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The inputs and outputs of a model. An initializer that is also listed as an input does not count as one."""
+    """The inputs and outputs of a model. An initializer that is also listed as an input does not count as one of ``inputs``."""
 
     inputs: tuple[Value, ...]
+    """The inputs that callers have to feed."""
     outputs: tuple[Value, ...]
+    optional: tuple[Value, ...] = field(default=(), compare=False)
+    """The inputs that callers may leave out, because the file has a default for them."""
 
     def input(self, name: str) -> Value | None:
         return _find(self.inputs, name)
@@ -52,18 +55,22 @@ class Interface:
         return _find(self.outputs, name)
 
     def __str__(self) -> str:
-        return f"{_list_some(self.inputs)} -> {_list_some(self.outputs)}"
+        inputs = [*map(str, self.inputs), *(f"{value} (optional)" for value in self.optional)]
+        return f"{_list_some(inputs)} -> {_list_some(self.outputs)}"
 
     def to_json(self) -> dict[str, object]:
-        """Return ``{"inputs": [{"name", "dtype", "dims"}], "outputs": [...]}``."""
-        return {"inputs": [_to_json(value) for value in self.inputs], "outputs": [_to_json(value) for value in self.outputs]}
+        """Return ``{"inputs": [{"name", "dtype", "dims"}], "optional_inputs": [...], "outputs": [...]}``."""
+        return {
+            name: [_to_json(value) for value in values]
+            for name, values in (("inputs", self.inputs), ("optional_inputs", self.optional), ("outputs", self.outputs))
+        }
 
 
 def read_interface(graph: onnx.GraphProto) -> Interface:
     """Return the interface that a graph declares."""
     held = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
     inputs = [read_value(info) for info in graph.input if info.name not in held]
-    return Interface(tuple(inputs), tuple(read_value(info) for info in graph.output))
+    return Interface(tuple(inputs), tuple(read_value(info) for info in graph.output), _read_optional_inputs(graph))
 
 
 def read_value(info: onnx.ValueInfoProto) -> Value:
@@ -81,7 +88,7 @@ def type_name(dtype: int) -> str:
     return {"UNDEFINED": "undeclared", "FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 
 
-def read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
+def _read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
     """Return the inputs that callers may leave out: integers or booleans with a default of one number.
 
     Older files list every weight as an input with a default, which is not what this is about.
@@ -91,7 +98,7 @@ def read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
     return tuple(value for value in values if value.rank == 2 and value.dtype in OPTIONAL_TYPES)
 
 
-def _list_some(values: Sequence[Value]) -> str:
+def _list_some(values: Sequence[object]) -> str:
     """Return the first values as text, and how many more there are: decoders with caches have dozens."""
     more = len(values) - MOST_LISTED
     return ", ".join([*map(str, values[:MOST_LISTED]), *([f"and {more} more"] if more > 0 else [])])

@@ -99,6 +99,7 @@ def write_program(
         f"session = onnxruntime.InferenceSession({_quote(place)})",
         f"{variable} = session.run([{_quote(output)}], {{",
         *(f"    {_quote(name)}: {array}," for name, array in arrays),
+        *(f"    # {_quote(value.name)} is optional, and left out here" for value in model.interface.optional),
         "})[0]",
         f"print({variable}.shape)",
     ])  # fmt: skip

@@ -12,6 +12,7 @@ from encoders import HIDDEN, tiny_encoder
 from onnx import helper, numpy_helper
 
 import graphsurgery
+from graphsurgery import OptionalInput
 from graphsurgery.cli.main import run
 from graphsurgery.errors import MalformedModelError, RequestError
 from graphsurgery.outcome import explain_failure, group_attempts, list_attempts
@@ -62,15 +63,21 @@ def test_an_input_that_may_be_left_out_is_shown(tmp_path: Path, capsys: pytest.C
     output = tmp_path / "o.onnx"
     assert run(["optional-input", str(BERT), "--input", "token_type_ids", "-o", str(output), "--no-verify", "-v"]) == 0
     assert "in, optional" in capsys.readouterr().out
+    done = graphsurgery.run([OptionalInput("token_type_ids")], BERT, output=tmp_path / "p.onnx", verify=False)
+    assert done.to_json()["interface"]["after"]["optional_inputs"][0]["name"] == "token_type_ids"
+    assert "token_type_ids: int64[?, ?] (optional)" in repr(done)
+    assert '# "token_type_ids" is optional, and left out here' in done.snippet
+    assert all("token_type_ids is optional" in one.detail for one in done.consumers if one.reads)
+    assert any(one.reads for one in done.consumers)
     assert run(["inspect", str(output)]) == 0
     (line,) = (one for one in capsys.readouterr().out.splitlines() if "in, optional" in one)
     assert "token_type_ids" in line
     assert graphsurgery.inspect(output).to_json()["optional_inputs"] == ["token_type_ids: int64[?, ?]"]
-    assert graphsurgery.inspect(BERT).optional_inputs == ()
+    assert graphsurgery.inspect(BERT).interface.optional == ()
 
 
 def test_weights_that_old_files_list_as_inputs_are_none_to_leave_out() -> None:
-    assert graphsurgery.inspect(tiny_encoder(ir_version=3, opset=11)).optional_inputs == ()
+    assert graphsurgery.inspect(tiny_encoder(ir_version=3, opset=11)).interface.optional == ()
 
 
 def test_inspect_says_the_precision(tmp_path: Path) -> None:

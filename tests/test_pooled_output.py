@@ -14,8 +14,9 @@ from encoders import HIDDEN, tiny_encoder
 from onnx import helper, numpy_helper
 
 import graphsurgery
+from graphsurgery import AddNormalize, AddPooling
 from graphsurgery.encoder.pooled_output import find_pooled_outputs
-from graphsurgery.errors import NothingToPoolError
+from graphsurgery.errors import AlreadyAppliedError, NothingToPoolError
 from graphsurgery.runtime.session import Session
 
 OUTPUT = "vectors"
@@ -110,12 +111,28 @@ def test_edits_of_such_a_vector_warn() -> None:
     assert not graphsurgery.add_normalize(make_pooled(HEADS["masked mean"][0])).warnings
 
 
-def test_vectors_of_length_one_are_said_to_be_so() -> None:
-    """By the graph, and by a run where the graph is not recognised."""
-    by_run = "s = Softmax <axis: int = 1> (mean) vectors = Sqrt (s)"
-    for nodes in (HEADS["normalised mean"][0], MASKED_MEAN + by_run.replace("Softmax", "Hardmax")):
-        warnings = graphsurgery.add_normalize(make_pooled(nodes)).warnings
-        assert [one for one in warnings if "length one already" in one], nodes
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        (HEADS["normalised mean"][0], "its graph ends with a normalisation"),
+        (f"{MASKED_MEAN} s = Hardmax <axis: int = 1> (mean) vectors = Sqrt (s)", "its vectors have length one in a run"),
+    ],
+    ids=["by the graph", "by a run"],
+)
+def test_vectors_of_length_one_are_normalised_only_again(nodes: str, why: str, tmp_path: Path) -> None:
+    source = make_pooled(nodes)
+    renamed = graphsurgery.rename(source, {graphsurgery.load(source).interface.outputs[0].name: "other"})
+    for model in (source, renamed):
+        with pytest.raises(AlreadyAppliedError, match="already normalised") as caught:
+            graphsurgery.add_normalize(model)
+        assert "--again" in caught.value.advice and caught.value.options == ("--again",)
+        assert model is renamed or why in str(caught.value)
+    done = graphsurgery.run([AddNormalize(again=True)], source, output=tmp_path / "again.onnx")
+    assert done.report and any("changes nothing but rounding" in note for note in done.notes) and not done.warnings
+    twice = graphsurgery.run(
+        [AddPooling("mean", normalize=True), AddNormalize(again=True)], tiny_encoder(), output=tmp_path / "2.onnx"
+    )
+    assert twice.report and [step["edit"] for step in twice.steps] == ["add-pooling", "add-normalize"]
 
 
 def test_a_refusal_says_what_is_pooled_already() -> None:

@@ -136,7 +136,9 @@ def _describe_data_file(outcome: Outcome) -> str:
 
 
 def _write_interface(plan: BakePlan, outcome: Outcome) -> str:
-    rows = [("in", value) for value in outcome.interface.inputs] + [("out", value) for value in outcome.interface.outputs]
+    interface = outcome.interface
+    sides = (("in", interface.inputs), ("in, optional", interface.optional), ("out", interface.outputs))
+    rows = [(side, value) for side, values in sides for value in values]
     lines = []
     for side, value in rows:
         name, _, kind = str(value).partition(": ")

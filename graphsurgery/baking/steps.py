@@ -189,7 +189,8 @@ def _plan_normalize(module: Module, features: Features) -> Steps:
             f"{module.name}: a Normalize module before any pooling does nothing in sentence-transformers, and nothing here"
         )
         return []
-    return [AddNormalize(features.require(module, SENTENCE))]
+    target = features.require(module, SENTENCE)
+    return [AddNormalize(target, again=target in features.encoder_outputs)]  # the file may do what its folder says
 
 
 def _plan_layer_norm(module: Module, features: Features) -> Steps:

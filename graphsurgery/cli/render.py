@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.consumers import Compatibility
-from graphsurgery.interface import Interface, Value, read_optional_inputs
+from graphsurgery.interface import Interface
 from graphsurgery.model.model import Model
 from graphsurgery.remarks import Warn
 from graphsurgery.report import Comparison, Figure, Report, Verdict, describe_share, format_share, summarize_figures
@@ -54,10 +54,10 @@ def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def render_interface(interface: Interface, optional: Sequence[Value] = ()) -> Table:
-    """Return a table of inputs and outputs with their types. Callers may leave out the ``optional`` inputs."""
+def render_interface(interface: Interface) -> Table:
+    """Return a table of inputs and outputs with their types."""
     table = make_grid()
-    for label, values in (("in", interface.inputs), ("in, optional", optional), ("out", interface.outputs)):
+    for label, values in (("in", interface.inputs), ("in, optional", interface.optional), ("out", interface.outputs)):
         for value in values:
             name, _, kind = str(value).partition(": ")
             table.add_row(Text(label, style="dim"), Text(name, style="cyan", overflow="fold"), Text(kind, overflow="fold"))
@@ -123,7 +123,7 @@ def render_report(report: Report) -> RenderableType:
 def render_model(model: Model) -> RenderableType:
     """Return the interface of a model below its path."""
     title = Text.assemble((str(model.path or "in memory"), "bold"), "" if model.is_as_loaded else ", edited")
-    return Group(title, render_interface(model.interface, read_optional_inputs(model.proto.graph)))
+    return Group(title, render_interface(model.interface))
 
 
 def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table:

@@ -28,7 +28,7 @@ def render_inspection(inspection: Inspection, operators: bool = False) -> Render
     """Return the interface, the encoder, the file, warnings and readers; with ``operators``, these as well."""
     parts: list[RenderableType] = [
         Text(inspection.path or "model", style="bold"),
-        render_section("Interface", render_interface(inspection.interface, inspection.optional_inputs)),
+        render_section("Interface", render_interface(inspection.interface)),
         render_section("Encoder", render_facts(_describe_encoder(inspection))),
         render_section("File", render_facts(_describe_file(inspection))),
     ]

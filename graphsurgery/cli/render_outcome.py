@@ -24,7 +24,6 @@ from graphsurgery.cli.render import (
 from graphsurgery.compare.choice import Candidate, Choice
 from graphsurgery.compare.timing import Timings
 from graphsurgery.errors import VerificationFailed
-from graphsurgery.interface import read_optional_inputs
 from graphsurgery.outcome import Outcome, group_attempts
 from graphsurgery.rewrites.fuse.report import FusionReport
 from graphsurgery.snippet import shorten_path
@@ -33,8 +32,7 @@ from graphsurgery.snippet import shorten_path
 def print_outcome(outcome: Outcome) -> None:
     """Print the steps, the new interface, the proof, how to run the file, and which programs can read it."""
     _print_notes(outcome)
-    optional = read_optional_inputs(outcome.model.proto.graph)
-    out.print(render_section("Interface", render_interface(outcome.interface, optional)))
+    out.print(render_section("Interface", render_interface(outcome.interface)))
     _print_proof(outcome)
     if outcome.saved:
         out.print(render_heading("Run it"))

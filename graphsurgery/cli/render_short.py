@@ -11,7 +11,6 @@ from rich.text import Text
 from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported
 from graphsurgery.cli.render import STYLES, format_size, make_grid, render_warning
 from graphsurgery.encoder.head import read_head_steps
-from graphsurgery.interface import read_optional_inputs
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Saved
 from graphsurgery.outcome import Outcome
@@ -113,7 +112,7 @@ def _describe_interface(outcome: Outcome) -> str:
     """Name the inputs, with types and dims if these are new, and describe the outputs."""
     before = set(outcome.source.interface.inputs)
     inputs = [value.name if value in before else str(value) for value in outcome.interface.inputs]
-    inputs += [f"{value.name} (optional)" for value in read_optional_inputs(outcome.model.proto.graph)]
+    inputs += [f"{value.name} (optional)" for value in outcome.interface.optional]
     return f"{list_few(inputs)} -> {list_few(map(str, outcome.interface.outputs))}"
 
 

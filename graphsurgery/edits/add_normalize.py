@@ -9,17 +9,16 @@ import numpy as np
 import onnx
 
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
-from graphsurgery.edits.edit import GraphEdit, Resolved, require_opset
+from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset
 from graphsurgery.edits.outputs import build_output, find_pooling, find_target, target_parameter, warn_of_pooling
 from graphsurgery.edits.rename import Rename, undo_rename
 from graphsurgery.edits.truncate import Truncate, name_cuts, parse_dims
-from graphsurgery.encoder.head import read_head_steps
+from graphsurgery.encoder.head import has_own_head, read_head_steps
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, require_promised
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
-from graphsurgery.remarks import Warn
 from graphsurgery.runtime.measure import run_short_text
 
 NEAR_ONE = 1e-3
@@ -50,17 +49,26 @@ def _is_normalizing(step: Step) -> bool:
     return step.edit == AddNormalize.verb or bool(step.parameters.get("normalize"))
 
 
-def _has_length_one(model: Model, target: Value) -> bool:
-    """Return whether another program normalised ``target [batch, dim]``, by the graph or else a run."""
+def _explain_length_one(model: Model, target: Value) -> str | None:
+    """Return how it is known that ``target`` has length one: by the file's records, its graph, or else a run. None if not.
+
+    Only vectors ``[batch, dim]`` that our own pooling did not make are run.
+    """
+    edit = find_normalizing_edit(model, target.name)
+    if edit is not None:
+        return f"the file records {edit}"
     pooled = find_pooling(model, target.name)
-    if pooled is not None or target.rank != 2 or read_head_steps(model):
-        return pooled is not None and pooled.normalized
+    if pooled is not None and pooled.normalized:
+        return "its graph ends with a normalisation"
+    if pooled is not None or target.rank != 2 or has_own_head(model):
+        return None
     try:
         vectors = run_short_text(model, target.name, "length")
     except GraphSurgeryError:
-        return False
+        return None
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
-    return bool(lengths.size and np.all(np.abs(lengths - 1) < NEAR_ONE))
+    is_one = lengths.size and np.all(np.abs(lengths - 1) < NEAR_ONE)
+    return "its vectors have length one in a run" if is_one else None
 
 
 @dataclass(frozen=True)
@@ -73,24 +81,25 @@ class AddNormalize(GraphEdit[Value]):
     """
 
     target: str | None = target_parameter("The output to normalise.")
+    again: bool = parameter("Normalise vectors that have length one already, which changes nothing but rounding.", False)
 
     def resolve(self, model: Model) -> Resolved[Self, Value]:
         """Find the target: ``target``, else ``sentence_embedding``, else the only rank-2 float output.
 
-        Raises NameNotFoundError, RequestError (no candidate or several), AlreadyAppliedError (already normalised),
-        UnsupportedModelError.
+        Raises NameNotFoundError, RequestError (no candidate or several), AlreadyAppliedError (already normalised, by the file's
+        records, by its graph or by a run, and not ``again``), UnsupportedModelError.
         """
         require_opset(model, self.verb)
         target = find_target(model, self.target, "normalised")
-        edit = find_normalizing_edit(model, target.name)
-        if edit is not None:
+        why = _explain_length_one(model, target)
+        if why is not None and not self.again:
             raise AlreadyAppliedError(
-                f"{target.name} is already normalised: the file records {edit}",
-                "nothing is left to do; see `graphsurgery inspect`",
+                f"{target.name} is already normalised: {why}",
+                "nothing is left to do; to normalise it all the same, add --again",
+                ("--again",),
             )
         notes = [f"normalises {target}", *warn_of_pooling(model, target.name)]
-        if _has_length_one(model, target):
-            notes.append(Warn(f"the vectors of {target.name} have length one already, so this changes nothing but rounding"))
+        notes += [] if why is None else [f"{target.name} was normalised already ({why}): this changes nothing but rounding"]
         return Resolved(replace(self, target=target.name), target, tuple(notes))
 
     def change(self, draft: Draft, found: Value) -> None:

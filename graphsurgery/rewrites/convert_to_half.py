@@ -91,7 +91,8 @@ class Half(Rewrite):
     def interface(self, before: Interface) -> Interface:
         if not self.io:
             return before
-        return Interface(tuple(map(self._convert_value, before.inputs)), tuple(map(self._convert_value, before.outputs)))
+        inputs, outputs = (tuple(map(self._convert_value, side)) for side in (before.inputs, before.outputs))
+        return replace(before, inputs=inputs, outputs=outputs)
 
     def _convert_value(self, value: Value) -> Value:
         return replace(value, dtype=self.kind) if value.dtype == FLOAT else value

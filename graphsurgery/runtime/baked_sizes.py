@@ -83,8 +83,8 @@ def declare_baked_sizes(model: Model, source: Model | None = None) -> tuple[Inte
     def declare(value: Value) -> Value:
         return value if value.dims is None else replace(value, dims=tuple(sizes.get(dim, dim) for dim in value.dims))
 
-    inputs, outputs = (tuple(map(declare, side)) for side in (interface.inputs, interface.outputs))
-    return Interface(inputs, outputs), generator.baked_in
+    sides = (interface.inputs, interface.outputs, interface.optional)
+    return Interface(*(tuple(map(declare, side)) for side in sides)), generator.baked_in
 
 
 def _runs_at_any_size(model: Model) -> bool:
