@@ -79,7 +79,7 @@ def test_contradicting_the_folder_is_warned_about(fixture_copy, capsys) -> None:
     model = fixture_copy("xlmr")
     _, done = as_json("add-pooling", model, "--mode", "mean", capsys=capsys)
     assert any("cls" in one for one in done["warnings"])
-    _, done = as_json("add-pooling", model, "--mode", "cls", "--force", capsys=capsys)
+    _, done = as_json("add-pooling", model, "--mode", "cls", "--normalize", "--force", capsys=capsys)
     assert not done["warnings"]
 
 

@@ -109,7 +109,7 @@ def test_strict_refuses_and_writes_nothing(xlmr: Path, tmp_path: Path, capsys) -
     kept = tmp_path / "kept.onnx"
     assert call("add-pooling", xlmr, "--mode", "mean", "--strict", "--keep-failed", "-o", kept, capsys=capsys)[0] == VERDICT
     assert kept.exists()
-    assert call("add-pooling", xlmr, "--mode", "cls", "--strict", capsys=capsys)[0] == OK
+    assert call("add-pooling", xlmr, "--mode", "cls", "--normalize", "--strict", capsys=capsys)[0] == OK
 
 
 def test_strict_recipes_hear_their_own_warnings(xlmr: Path, tmp_path: Path) -> None:
@@ -148,6 +148,6 @@ def test_strict_optimize(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_quiet_prints_warnings_alone(xlmr: Path, capsys) -> None:
-    code, out, err = call("add-pooling", xlmr, "--mode", "mean", "-q", capsys=capsys)
+    code, out, err = call("add-pooling", xlmr, "--mode", "mean", "--normalize", "-q", capsys=capsys)
     assert (code, out) == (OK, "") and err.startswith("warning: ") and err.endswith(f"{SAYS}\n") and err.count("\n") == 1
-    assert call("add-pooling", xlmr, "--mode", "cls", "--force", "-q", capsys=capsys) == (OK, "", "")
+    assert call("add-pooling", xlmr, "--mode", "cls", "--normalize", "--force", "-q", capsys=capsys) == (OK, "", "")

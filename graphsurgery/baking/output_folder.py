@@ -79,32 +79,49 @@ def _list_derived_files(output: Path) -> tuple[str, ...]:
     paths = (Path(place, name).relative_to(output).as_posix() for place, folders, names in os.walk(output)
              for name in (*names, *(one for one in folders if Path(place, one).is_symlink())))  # fmt: skip
     others = {name for name in paths if name not in {CERTIFICATE, *listed}}
-    derived = _find_derived_files(output, others, sources.values() if isinstance(sources, dict) else ())
-    strangers = sorted(others - derived)
+    derived, changed = _find_derived_files(output, others, sources.values() if isinstance(sources, dict) else ())
+    strangers = others - derived - changed
     if strangers:
-        more = f" and {len(strangers) - MOST_SHOWN} more" if len(strangers) > MOST_SHOWN else ""
-        raise refuse(f"it holds files that graphsurgery did not make: {', '.join(strangers[:MOST_SHOWN])}{more}")
+        raise refuse(f"it holds files that graphsurgery did not make: {_list_some(strangers)}")
+    if changed:
+        raise refuse(f"another program changed files in it since graphsurgery made them: {_list_some(changed)}")
     return tuple(sorted(derived))
 
 
-def _find_derived_files(output: Path, names: set[str], sources: Collection[str]) -> set[str]:
-    """Return those of ``names`` in ``output`` that are ONNX files made by graphsurgery and unchanged since, and their data.
+def _list_some(names: set[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"{', '.join(sorted(names)[:MOST_SHOWN])}{more}"
 
-    A file counts if undoing its newest recorded edit gives the file that it records as its source, or if it is the source of
-    the bake itself, as strip-head restores it: one of ``sources``, sha256 in hex.
+
+def _find_derived_files(output: Path, names: set[str], sources: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return those of ``names`` in ``output`` that are ONNX files made by graphsurgery, with their data, and those that another
+    program changed since.
+
+    A file is graphsurgery's if it records a rewrite (optimize, quantize), which cannot be undone; if undoing its newest
+    recorded edit gives the file that it records as its source; or if it is the source of the bake itself, as strip-head
+    restores it: one of ``sources``, sha256 in hex. A file with recorded edits that cannot be undone was changed since.
     """
-    found = set()
+    found: set[str] = set()
+    changed: set[str] = set()
     for name in names:
         path = output / name
         if path.suffix != ".onnx" or path.is_symlink():
             continue
         try:
             model = load(path)
-            if hash_file(path) in sources or next(undo_steps(model), None) is not None:
+            if model.rewrites or hash_file(path) in sources or next(undo_steps(model), None) is not None:
                 found |= {name, *(place for file in model.files.values() if (place := _locate(file.path, output)) in names)}
         except GraphSurgeryError:
-            continue
-    return found
+            changed |= {name} if _records_edits(path) else set()
+    return found, changed
+
+
+def _records_edits(path: Path) -> bool:
+    """Return whether an ONNX file has graphsurgery's records."""
+    try:
+        return bool(load(path).recorded)
+    except GraphSurgeryError:
+        return False
 
 
 def _locate(path: Path, folder: Path) -> str | None:
