@@ -52,7 +52,7 @@ def check_facts(recipe: Recipe, model: Model, *, force: bool) -> tuple[str, ...]
     name = f"the recipe {recipe.name!r}" if recipe.name else "the recipe"
     raise RecipeError(
         f"{name} is for another model: {'; '.join(mismatches)}",
-        "run the recipe of this model (recipes/ has one for each well-known family), or add --force-recipe to run this one "
+        "run the recipe of this model (`graphsurgery recipe list` shows them), or add --force-recipe to run this one "
         "nevertheless",
     )
 
