@@ -67,6 +67,8 @@ def test_add_pooling_takes_the_facts_of_a_folder(apart: Path, capsys) -> None:
     code, told = command("add-pooling", "onnx/model.onnx", "--like", "st", capsys=capsys)
     assert code == OK and told["steps"][0]["parameters"]["mode"] == "cls" and told["output"].endswith("onnx/model.pooled.onnx")
     assert "prompt query: 'query: ' (put it before each text)" in told["notes"] and "passage" not in json.dumps(told["notes"])
+    whole = f"`graphsurgery bake {apart / 'st'} --onnx {apart / 'onnx' / 'model.onnx'}` makes a file that has all modules"
+    assert any("goes on with Normalize" in one and one.endswith(whole) for one in told["warnings"]), told["warnings"]
     assert str(apart / "st") not in (apart / "onnx" / "model.pooled.onnx").read_bytes().decode("latin-1")
     assert "st/tokenizer.json" in told["snippet"], "texts are tokenised by the folder's tokenizer"
     assert command("verify", "onnx/model.pooled.onnx", "--against", "onnx/model.onnx", capsys=capsys)[0] == OK

@@ -57,7 +57,8 @@ def warn_of_missing_modules(model: Model) -> tuple[str, ...]:
         return ()
     names = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
     what = f"{folder / MODULES} goes on with {names}, which this file lacks: its vectors are not those of the model"
-    return (MissingModules(f"{what}. `graphsurgery bake {folder}` makes a file that has all modules"),)
+    elsewhere = f" --onnx {model.path}" if model.home is not None and model.path is not None else ""
+    return (MissingModules(f"{what}. `graphsurgery bake {folder}{elsewhere}` makes a file that has all modules"),)
 
 
 def renew_module_warning(model: Model) -> Model:
