@@ -375,6 +375,8 @@ def add_lstm(
 def add_normalize(
     model: Loadable,
     target: str | None = None,
+    *,
+    again: bool = False,
 ) -> Model:
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
@@ -385,6 +387,7 @@ def add_normalize(
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         target: The output to normalise. Default: sentence_embedding, else the only float output [batch, dim].
+        again: Normalise vectors that have length one already, which changes nothing but rounding.
 
     Returns:
         the edited model, as a new object.
