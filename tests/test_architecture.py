@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,9 @@ from graphsurgery.edits.parameters import list_parameters
 from graphsurgery.graph import operators
 
 PACKAGE = ROOT / "graphsurgery"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 LAYERS = (
+    ("deferred",),
     ("version", "errors", "edit_list", "progress", "shown"),
     ("interface", "remarks", "argument_types"),
     ("report",),
@@ -336,6 +339,52 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not {'numpy', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+HEAVY = (
+    "onnxruntime", "onnx_ir", "sympy", "onnx_graphsurgeon", "onnx.reference", "tokenizers", "matplotlib", "torch",
+    "transformers", "huggingface_hub",
+)  # fmt: skip
+"""Packages that take long to import, or much memory."""
+FILE = ROOT / "fixtures" / "bert" / "model.onnx"
+MADE = "made.onnx"
+EDITING = {"onnx_ir", "sympy", "onnx_graphsurgeon", "tokenizers"}  # the program that is printed pads as the tokenizer does
+
+
+@pytest.mark.parametrize(
+    ("code", "needed"),
+    [
+        ("from graphsurgery import *", set()),
+        ("import graphsurgery; [getattr(graphsurgery, name) for name in graphsurgery.__all__]", set()),
+        (f"import graphsurgery; graphsurgery.save(graphsurgery.load({str(FILE)!r}), {MADE!r})", set()),
+        (["inspect", str(FILE)], {"onnx_ir", "sympy"}),
+        (["inspect", str(FILE), "--json"], {"onnx_ir", "sympy"}),
+        (
+            ["rename", str(FILE), "--name", "last_hidden_state=x", "-o", MADE, "--no-verify"],
+            {"onnx_ir", "sympy", "onnx_graphsurgeon"},
+        ),
+        (["fix-dim", str(FILE), "--dim", "batch_size=1", "-o", MADE, "--no-verify"], EDITING),
+    ],
+    ids=lambda one: one[0] if isinstance(one, list) else None,
+)
+def test_what_is_imported(code: str | list[str], needed: set[str], tmp_path: Path) -> None:
+    """Heavy packages wait until they are needed: sympy comes with onnx_ir, which reads graphs; nothing else does."""
+    run = code if isinstance(code, str) else f"from graphsurgery.cli.main import run\nassert run({code!r}) == 0"
+    listed = f"{run}\nimport sys\nprint('loaded:', *(one for one in {HEAVY!r} if one in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", listed], check=True, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert set(done.stdout.splitlines()[-1].split()[1:]) <= needed
+
+
+def test_no_module_uses_a_deferred_package_in_its_body() -> None:
+    """It would be imported with the module. Inside functions they may be used freely."""
+    names = [".".join(("graphsurgery", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in modules()]
+    code = "import sys, importlib\n" + "\n".join(
+        f"importlib.import_module({name!r})" for name in names if "reference_" not in name
+    )
+    code += f"\nassert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_an_edit_imports_no_other_edit() -> None:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
-import onnxruntime
 
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.benchmarking.plot import draw_plot
@@ -17,6 +15,7 @@ from graphsurgery.benchmarking.racing import Racing, make_contender, name_apart
 from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.benchmarking.work import PLANNED, STRATEGIES, USUAL, list_shapes
 from graphsurgery.compare.figures import check_plot
+from graphsurgery.deferred import SurgeonGraph, onnxruntime
 from graphsurgery.errors import RequestError
 from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
@@ -72,7 +71,7 @@ def bench(
         RequestError: an option makes no sense for these models. OutputExistsError: the plot exists. MissingPackageError: there
             is no matplotlib. UnsupportedModelError: a model cannot be fed or run. And the errors of `load`.
     """
-    several = [models] if isinstance(models, str | os.PathLike | onnx.ModelProto | gs.Graph | Model) else list(models)
+    several = [models] if isinstance(models, str | os.PathLike | onnx.ModelProto | SurgeonGraph | Model) else list(models)
     if not several:
         raise RequestError("there is no model to measure", "give one or several")
     _check_used(

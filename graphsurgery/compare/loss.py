@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphsurgery.compare.reference_ops import make_evaluator
 from graphsurgery.compare.vectors import compute_cosines, select_vectors
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
@@ -215,6 +214,8 @@ def _run_by_runtime(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequ
 
 def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Sequence[str]) -> list[Outputs]:
     """Run ``model`` on every feed by onnx's reference evaluator. Raises UnsupportedModelError if it cannot."""
+    from graphsurgery.compare.reference_ops import make_evaluator  # onnx's evaluator takes long to import
+
     try:
         known = make_evaluator(model)
         every = [known.run(list(outputs), _round_feed(model, feed)) for feed in feeds]

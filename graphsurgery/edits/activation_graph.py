@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.errors import RequestError
 from graphsurgery.interface import Value
 
-Activation = Callable[[Operators, gs.Tensor], gs.Variable]
+Activation: TypeAlias = "Callable[[Operators, gs.Tensor], gs.Variable]"
 RRELU_SLOPE = (1 / 8 + 1 / 3) / 2
 """RReLU's slope in evaluation. In training it is random."""
 

@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.activation_graph import ACTIVATIONS, check_rank, glu, parse_activation
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter

@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.outputs import (

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.edits.folded_constants import Constants, find_first_position
 from graphsurgery.edits.free_sizes import BATCH, SEQUENCE, Entries, FreeSizes
 from graphsurgery.encoder.hidden_state import infer_values

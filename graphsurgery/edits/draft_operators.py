@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.model.draft import Draft
 
 FLOAT, BOOL, INT32, INT64, INT8, UINT8 = (

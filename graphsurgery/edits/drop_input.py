@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.fills import (

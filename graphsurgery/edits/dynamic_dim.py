@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.baked_dims import (
     AXES,
     CUT,

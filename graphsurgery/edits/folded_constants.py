@@ -7,9 +7,8 @@ import math
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.graph import Graph
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
@@ -80,6 +79,8 @@ class Constants:
 
     def _fold(self, node: ir.Node) -> None:
         """Compute the output of ``node`` with onnx's own evaluator and keep it, if that succeeds and the output is small."""
+        from onnx.reference import ReferenceEvaluator  # takes long to import
+
         inputs = [value for value in dict.fromkeys(node.inputs) if value is not None]
         tensors = [onnx.numpy_helper.from_array(np.asarray(self[value]), value.name) for value in inputs]
         output = node.outputs[0]

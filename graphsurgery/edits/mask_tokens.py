@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import INT32, Operators
 from graphsurgery.edits.edit import Resolved, parameter, require_opset
 from graphsurgery.edits.outputs import OutputEdit, build_output, find_target

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, INT8, UINT8, Operators
 from graphsurgery.edits.edit import PATH, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.module_weights import to_absolute_path, to_recorded_path

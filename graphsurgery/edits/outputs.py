@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.edit import FoundT, GraphEdit, make_repeated_error, parameter
 from graphsurgery.encoder.flow import infer_last_dim

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
 from graphsurgery.encoder.head import WORD_WEIGHTS, read_head_steps

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import BOOL, INT32, INT64, Operators
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.attention import COUNTED

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
 from graphsurgery.edits.edit import Resolved, parameter, require_opset
 from graphsurgery.edits.outputs import (

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.encoder.norms import COMPUTED, RMS

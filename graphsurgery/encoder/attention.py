@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.projections import Projection, find_projection
 from graphsurgery.encoder.rotations import Rotation

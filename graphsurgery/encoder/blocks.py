@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.activations import Activation, find_activations
 from graphsurgery.encoder.attention import Attention, find_attentions
 from graphsurgery.encoder.flow import Flow, is_lookup
@@ -19,7 +19,7 @@ from graphsurgery.encoder.norms import Norm, find_norms
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.model import Model
 
-Layers = dict[ir.Value, int]
+Layers: TypeAlias = "dict[ir.Value, int]"
 
 
 @dataclass(frozen=True, eq=False)

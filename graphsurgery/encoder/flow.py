@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.roles import MASK_NAMES
 from graphsurgery.errors import MissingDataError
 from graphsurgery.graph.attributes import get_input, get_int
@@ -29,7 +30,7 @@ from graphsurgery.model.dtypes import FLOATS, count_elements
 from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
 
-Traced = tuple[frozenset[ir.Value], frozenset[ir.Value]]
+Traced: TypeAlias = "tuple[frozenset[ir.Value], frozenset[ir.Value]]"
 """(The values that depend on inputs, the values made of tokens)."""
 _TRACED: Store[Traced] = WeakKeyDictionary()
 MASK_INDEX = 1

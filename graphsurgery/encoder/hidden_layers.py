@@ -13,8 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ATTENTIONS, BETWEEN_LAYERS, SUMS, get_operator
 from graphsurgery.interface import Interface

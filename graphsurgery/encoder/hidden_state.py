@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow, infer_last_dim
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.limits import find_tables

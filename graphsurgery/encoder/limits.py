@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import get_constant_tensor, get_input, get_int

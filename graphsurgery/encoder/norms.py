@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow, find_summands, is_lookup
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.operators import EMBEDDING_NORM, LAYER_NORMS, NORMS, SCALE_INPUTS, SKIP_NORMS, get_operator

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import find_norms
 from graphsurgery.encoder.roles import find_roles

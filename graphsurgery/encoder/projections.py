@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import MOST_INTEGERS, Flow, infer_last_dim
 from graphsurgery.encoder.rotations import Rotation, find_rotation
 from graphsurgery.graph.attributes import get_input, get_int

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.operators import ADDING, PARTING, RESHAPING, ROTATIONS, get_operator

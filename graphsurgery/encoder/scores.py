@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow, find_summands, is_lookup
 from graphsurgery.graph.operators import (
     BLENDING,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph

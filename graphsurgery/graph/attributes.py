@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.operators import STANDARD
 from graphsurgery.model.dtypes import compute_payload_size
 

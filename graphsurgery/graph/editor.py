@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import walk_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.writing import NodeWriter, copy_without_weights, filter_field

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_int, list_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import NORMS, get_operator

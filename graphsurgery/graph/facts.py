@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx.shape_inference import infer_node_outputs
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import get_operator

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int, get_string, walk_subgraphs
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import MalformedModelError
 from graphsurgery.graph.attributes import get_constant_tensor, read_array, walk_subgraphs
 from graphsurgery.graph.importing import import_graph

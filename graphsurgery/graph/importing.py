@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.model.dtypes import NAMES
 from graphsurgery.model.names import walk_graphs
@@ -104,7 +104,7 @@ def _is_text(text: str | bytes) -> bool:
 
 
 _HIDES_WARNINGS = ContextVar("_HIDES_WARNINGS", default=False)
-logging.getLogger(ir.serde.__name__).addFilter(lambda _: not _HIDES_WARNINGS.get())
+logging.getLogger("onnx_ir.serde").addFilter(lambda _: not _HIDES_WARNINGS.get())
 
 
 @contextmanager

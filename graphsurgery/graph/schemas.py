@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.model.names import list_subgraphs
 
 DTYPES = {f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.symbolic import Sizes

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_int, get_ints
 
 Size: TypeAlias = int | str

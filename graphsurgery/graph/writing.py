@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import list_graphs, to_tensor_proto
 
 STRING_FIELDS = ("name", "domain", "overload", "doc_string")

@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues
-from onnx_graphsurgeon.logger import G_LOGGER
 
+from graphsurgery.deferred import gs
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.changes import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO, Changes
 from graphsurgery.model.model import Model
@@ -119,7 +116,9 @@ class Draft:
         payloads = self.model.document.payloads
         if index is not None and make_node_signature(node) == self._signatures[index]:
             return self.changes.change_node(records[index], payloads)
-        proto = OnnxExporter.export_node(node) if index is None else self._merge_with_source(node, index)
+        proto = (
+            gs.exporters.onnx_exporter.OnnxExporter.export_node(node) if index is None else self._merge_with_source(node, index)
+        )
         record = make_record(NODE, proto.SerializeToString(), onnx.NodeProto.DESCRIPTOR, payloads)
         return record if index is None else self.changes.change_node(record, payloads)
 
@@ -134,7 +133,7 @@ class Draft:
                 f"the edit would change node {node.name!r} ({node.op}) through its subgraph", "this is not supported yet"
             )
         bare = gs.Node(node.op, node.name, {key: node.attrs[key] for key in changed}, domain=node.domain)
-        proto = OnnxExporter.export_node(bare)
+        proto = _export_node(bare)
         proto.input.extend(tensor.name for tensor in node.inputs)
         proto.output.extend(tensor.name for tensor in node.outputs)
         gone = set(imported) - set(node.attrs) | set(changed)
@@ -159,7 +158,7 @@ class Draft:
             if place is not None and tensor.name == self.model.proto.graph.output[place].name:
                 wanted.append(records[place])
             else:
-                info = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+                info = gs.exporters.onnx_exporter.OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
                 wanted.append(make_record(OUTPUT, info.SerializeToString(), info.DESCRIPTOR, payloads))
         return wanted
 
@@ -177,7 +176,7 @@ def _list_elements(graph: gs.Graph) -> Iterator[tuple[Any, Any]]:
 def _is_only_read(constant: gs.Constant, elements: Any) -> bool:
     """Return whether an array replaced ``elements`` only because they were read: its values are still the same."""
     now = constant._values
-    if now is elements or not isinstance(now, np.ndarray) or not isinstance(elements, LazyValues):
+    if now is elements or not isinstance(now, np.ndarray) or not isinstance(elements, gs.ir.tensor.LazyValues):
         return False
     read = elements.load()
     return bool(now.dtype == read.dtype and now.shape == read.shape and now.tobytes() == read.tobytes())
@@ -191,7 +190,8 @@ def _import_graph(proto: onnx.ModelProto) -> gs.Graph:
     for function in copy.functions:
         _drop_undecodable(function.node)
     try:
-        with IMPORTING, G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
+        logger = gs.logger.G_LOGGER
+        with IMPORTING, logger.suppress(logger.CRITICAL + 1):
             return gs.import_onnx(copy)
     except MemoryError:
         raise
@@ -257,3 +257,7 @@ def make_attribute_signature(value: Any) -> Hashable:
     if isinstance(value, gs.Node.AttributeRef):
         return ("reference", value.name)
     return (type(value).__name__, value) if isinstance(value, Hashable) else ("object", id(value))
+
+
+def _export_node(node: gs.Node) -> onnx.NodeProto:
+    return gs.exporters.onnx_exporter.OnnxExporter.export_node(node)

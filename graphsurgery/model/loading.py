@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from graphsurgery.argument_types import check_argument_types
+from graphsurgery.deferred import SurgeonGraph, gs
 from graphsurgery.errors import ExternalDataError, MalformedModelError, ModelError, SurroundingsError
 from graphsurgery.model import external
 from graphsurgery.model.checks import (
@@ -33,7 +33,7 @@ from graphsurgery.remarks import Warn
 MOST_DATA_FILES = 1 << 13
 """Upper limit on one model's data files, since each is looked at. Exports with one file per tensor have hundreds."""
 
-Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph | Model
+Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | SurgeonGraph | Model
 POINTER, MOST_TEXT = b"version https://git-lfs", 100
 """How a file begins that Git LFS put in place of a large one, and the bytes to look at to see whether a file is a text."""
 ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
@@ -55,7 +55,7 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
     """
     if isinstance(source, Model):
         return source
-    if isinstance(source, gs.Graph):
+    if isinstance(source, SurgeonGraph):
         source = _export_graph(source)
     if isinstance(source, onnx.ModelProto):
         return _load_source(MemoryBytes(_serialize(source)), None, None if folder is None else Path(folder).absolute())

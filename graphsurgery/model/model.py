@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
+from graphsurgery.deferred import gs
 from graphsurgery.errors import MissingDataError, SourceChangedError, TensorDataError, UnsupportedModelError
 from graphsurgery.interface import Interface, read_interface
 from graphsurgery.model import external

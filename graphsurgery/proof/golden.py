@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import onnxruntime
-
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.tally import ABSENT
+from graphsurgery.deferred import onnxruntime
 from graphsurgery.errors import GraphSurgeryError, MissingDataError, UnsupportedModelError
 from graphsurgery.model.certificate import find_certificate_step, read_certificate
 from graphsurgery.model.checksums import compute_checksum, has_valid_checksum

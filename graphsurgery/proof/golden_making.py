@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from graphsurgery.deferred import onnxruntime
 from graphsurgery.errors import GraphSurgeryError, ModelError, UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.proof.difference import find_difference

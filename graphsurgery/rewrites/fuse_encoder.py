@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import onnx
-import onnxruntime
 
 from graphsurgery.compare.tolerance import FLOAT32
+from graphsurgery.deferred import onnxruntime
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.architecture import BERT, Architecture
 from graphsurgery.encoder.head import read_padding_free_form

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention, walk_attentions
 from graphsurgery.encoder.flow import Flow, infer_last_dim, is_lookup
 from graphsurgery.encoder.scores import PADDING

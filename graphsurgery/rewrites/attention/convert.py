@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.graph.attributes import get_ints

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from string import ascii_letters
 from typing import NamedTuple
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.graph.attributes import get_string
 from graphsurgery.graph.editor import Editor

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import LONGEST
 from graphsurgery.graph.attributes import get_input, get_ints

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import PADDING, find_terms
 from graphsurgery.errors import UnsupportedModelError

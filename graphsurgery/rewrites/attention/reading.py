@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import CAUSAL, LONGEST, PADDING, WINDOW, find_terms

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import numpy_helper
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.editor import Editor

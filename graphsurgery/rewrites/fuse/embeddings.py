@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.activations import GELU, QUICK_GELU, TANH_GELU, Activation
 from graphsurgery.encoder.architecture import BERT, T5, find_family
 from graphsurgery.encoder.attention import Attention

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts

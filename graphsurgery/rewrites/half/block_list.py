@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-import onnx_ir as ir
 from onnx import numpy_helper
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.element_types import FLOAT, ElementTypes, get_node_key
 from graphsurgery.graph.graph import Graph

@@ -14,9 +14,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import helper, numpy_helper
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import to_tensor_proto
 from graphsurgery.graph.element_types import FLOAT, ElementTypes
 from graphsurgery.graph.operators import ATTENTIONS, FILLED, MASK_ENDS, MASK_INPUTS, MASK_STEPS, get_operator

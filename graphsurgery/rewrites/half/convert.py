@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
 from onnx import helper, inliner, numpy_helper
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import MissingDataError, NameNotFoundError, UnsupportedModelError
 from graphsurgery.graph.attributes import list_subgraphs, to_tensor_proto
 from graphsurgery.graph.editor import Editor

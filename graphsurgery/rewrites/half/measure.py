@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import RequestError
 from graphsurgery.graph.element_types import BFLOAT16, FLOAT16, ElementTypes, get_node_key

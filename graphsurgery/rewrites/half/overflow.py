@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphsurgery.compare.reference_formulas import split_heads
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.element_types import FLOAT, get_node_key
 from graphsurgery.graph.operators import ADDED_INPUTS, FUSED_ATTENTIONS, VENDOR, get_operator

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.element_types import FLOAT, ElementTypes, get_node_key
 from graphsurgery.graph.operators import SHAPE_READING, get_operator
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_int, read_array
 from graphsurgery.graph.editor import Editor

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import list_subgraphs
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import ALIGNING, get_operator

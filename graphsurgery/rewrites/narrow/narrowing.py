@@ -7,8 +7,7 @@ by itself, as heads do, it is repeated: whichever position is taken, it is the r
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.operators import ALIGNING, VENDOR, get_operator

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int, get_ints, read_array
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import BROADCASTING, COPYING, RESHAPING, get_operator

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int, get_ints, get_string
 from graphsurgery.graph.operators import (
     BIASED_GELUS,

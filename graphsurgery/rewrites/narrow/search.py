@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.flops import COUNTERS

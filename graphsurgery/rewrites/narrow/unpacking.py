@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.editor import Editor
 from graphsurgery.runtime.observed_dims import Size
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import Attention
 from graphsurgery.errors import require_value
 from graphsurgery.graph.operators import COPYING, SCALING, get_operator

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int, get_ints
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import (

@@ -16,8 +16,8 @@ from __future__ import annotations
 from functools import cached_property
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import require_value
 from graphsurgery.graph.editor import Editor
 from graphsurgery.rewrites.padding_free.building import Builder

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.attention import COUNTED, Attention, counts_tokens, find_attentions
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.scores import PADDING

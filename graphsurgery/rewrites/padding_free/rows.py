@@ -8,8 +8,8 @@ the tokens. Loop with sequences of tensors is in ONNX since opset 13.
 from __future__ import annotations
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_ints
 from graphsurgery.graph.operators import (

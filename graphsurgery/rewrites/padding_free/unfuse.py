@@ -10,8 +10,7 @@ EmbedLayerNormalization and Attention are documented in ONNX Runtime's docs/Cont
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.errors import UnsupportedModelError, require_value
 from graphsurgery.graph.attributes import get_input, get_int, get_ints
 from graphsurgery.graph.editor import Editor

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow, is_lookup
 from graphsurgery.errors import require_value
 from graphsurgery.graph.attributes import get_input

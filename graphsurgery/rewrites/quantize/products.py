@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.activations import GELU, QUICK_GELU, RELU, SILU, TANH_GELU, find_activations
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import require_value

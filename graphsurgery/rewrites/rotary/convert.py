@@ -15,8 +15,8 @@ from math import prod
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.rotations import Rotation
 from graphsurgery.errors import require_value

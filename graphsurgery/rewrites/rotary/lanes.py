@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import MissingDataError
 from graphsurgery.graph.attributes import get_input, get_ints

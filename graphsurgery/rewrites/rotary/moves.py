@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.operators import COPYING, SAME_ORDER, get_operator
@@ -19,9 +19,9 @@ from graphsurgery.graph.symbolic import Sizes
 
 Lanes = np.ndarray[Any, np.dtype[np.object_]]
 """Something for each lane of a value, whose last dims are those of the array."""
-Trace = Callable[[ir.Value], Lanes | None]
+Trace: TypeAlias = "Callable[[ir.Value], Lanes | None]"
 """Returns the lanes of a value, or None if they are not known."""
-Move = Callable[[ir.Node, ir.Value, Facts, Lanes], Lanes | None]
+Move: TypeAlias = "Callable[[ir.Node, ir.Value, Facts, Lanes], Lanes | None]"
 """Returns the lanes of a node's output by those of its first input, or None if the node does not treat all rows alike."""
 
 

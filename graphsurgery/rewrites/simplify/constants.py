@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.graph.attributes import count_bytes, get_constant_tensor, read_array
 from graphsurgery.graph.editor import Editor

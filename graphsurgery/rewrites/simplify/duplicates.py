@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_constant_tensor, list_subgraphs
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
 from graphsurgery.graph.operators import get_operator
 
-Rule = Callable[[Editor, Facts, ir.Node], ir.Value | None]
+Rule: TypeAlias = "Callable[[Editor, Facts, ir.Node], ir.Value | None]"
 """A rule for one operator. It returns the input that equals the output, or None if there is none."""
 DROPOUT_WITHOUT_TRAINING = 7
 """From this opset on, a Dropout drops nothing unless an input (since opset 12) tells it to train."""

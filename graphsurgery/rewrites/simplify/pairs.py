@@ -9,10 +9,11 @@ Cast(Cast(x)) = x                                               if the type betw
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_int, get_ints
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.facts import Facts
@@ -29,7 +30,7 @@ WIDER: dict[int, set[int]] = {
     T.FLOAT: {T.DOUBLE},
 }
 """By type: the types that hold all of its values. A cast there and back changes nothing."""
-Join = Callable[[Editor, Facts, ir.Node, ir.Node], bool]
+Join: TypeAlias = "Callable[[Editor, Facts, ir.Node, ir.Node], bool]"
 """Joins a node with the one behind it that reads it, and returns whether it did."""
 
 

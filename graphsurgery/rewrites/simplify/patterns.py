@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import onnx_ir as ir
-
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input
 from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operators import HALVING, TURNED, WAVES, Path, get_operator

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import count_bytes, get_int, read_array, to_tensor_proto
 from graphsurgery.graph.editor import Editor
 from graphsurgery.graph.graph import Graph
