@@ -5,6 +5,8 @@ PEERS := .venv-peers
 NEWEST := .venv-peers6
 BENCH := .venv-bench
 PIP := -m pip install --quiet --disable-pip-version-check
+REFUSAL := graphsurgery needs Python 3.11 or newer, and $(PYTHON) is {}.{}. Name another one: make PYTHON=python3.12 TARGET
+CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit("$(REFUSAL)".format(*sys.version_info) if sys.version_info < (3, 11) else 0)'
 export HF_HUB_OFFLINE := 1
 unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the package and the tests anew
 
@@ -86,6 +88,7 @@ clean: ## remove environments, caches and demo output
 	rm -rf $(VENV) $(PEERS) $(NEWEST) $(BENCH) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
@@ -98,18 +101,21 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 
 # An unpinned torch pulls gigabytes of CUDA packages, so the pinned one goes in first.
 $(PEERS)/.peers: pyproject.toml
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP) torch==2.13.0
 	$(PEERS)/bin/python $(PIP) -e '.[peers]'
 	@touch $@
 
 $(NEWEST)/.peers: pyproject.toml
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP) torch==2.13.0
 	$(NEWEST)/bin/python $(PIP) -e '.[peers-newest]'
 	@touch $@
 
 $(BENCH)/.bench: pyproject.toml
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python $(PIP) torch==2.13.0
 	$(BENCH)/bin/python $(PIP) -e '.[bench-peers]'

@@ -7,6 +7,7 @@ would be imported with it.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,20 @@ class Deferred(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Import the module and look the name up there. It is kept, so that the next look-up is as quick as in the module."""
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":  # what Python asks of any object
             raise AttributeError(name)
-        value = getattr(import_module(self.__name__), name)
+        value = getattr(_import(self.__name__), name)
         setattr(self, name, value)
         return value
+
+
+@cache
+def _import(name: str) -> ModuleType:
+    """Import a package. ONNX Runtime sends no telemetry then, whatever its build does by default."""
+    module = import_module(name)
+    if name == "onnxruntime":
+        module.disable_telemetry_events()
+    return module
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from graphsurgery.deferred import onnxruntime
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.external import is_external
@@ -50,8 +51,6 @@ class Session:
         self._open(source if isinstance(source, bytes) else str(source), options)
 
     def _open(self, source: bytes | str, options: Any) -> None:
-        import onnxruntime
-
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
@@ -79,12 +78,10 @@ class Session:
         return array.astype(self._halves[name]) if name in self._halves and array.dtype == np.float32 else array
 
     def _run_with_bfloat16(self, feeds: Arrays, names: list[str]) -> list[np.ndarray]:
-        from onnxruntime import OrtValue
-
         values = {
-            name: OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+            name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
             if array.dtype == ml_dtypes.bfloat16
-            else OrtValue.ortvalue_from_numpy(array)
+            else onnxruntime.OrtValue.ortvalue_from_numpy(array)
             for name, array in feeds.items()
         }
         return [value.numpy() for value in self._session.run_with_ort_values(names, values)]
@@ -101,11 +98,9 @@ class LentSession(Session):
 
         Raises UnsupportedModelError with ONNX Runtime's own reason if it cannot load the model.
         """
-        from onnxruntime import OrtValue
-
         options = _session_options(threads=0, plain=True)
         lent = [one for one in weights if _is_lent(one)]
-        self._values = [OrtValue.ortvalue_from_numpy(numpy_helper.to_array(one)) for one in lent]
+        self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(numpy_helper.to_array(one)) for one in lent]
         if lent:
             options.add_external_initializers([one.name for one in lent], self._values)
         self._open(_serialize(graph, (_make_placeholder(one) if _is_lent(one) else one for one in weights)), options)
@@ -179,8 +174,6 @@ def summarize_error(error: Exception) -> str:
 
 
 def _session_options(threads: int, plain: bool) -> Any:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or THREADS
