@@ -360,7 +360,6 @@ EDITING = {"onnx_ir", "sympy", "onnx_graphsurgeon", "tokenizers"}  # the program
         (["inspect", str(FILE)], {"onnx_ir", "sympy"}),
         (["inspect", str(FILE), "--json"], {"onnx_ir", "sympy"}),
         (["rename", str(FILE), "--name", "last_hidden_state=x", "-o", MADE, "--no-verify"], EDITING),
-        (["fix-dim", str(FILE), "--dim", "batch_size=1", "-o", MADE, "--no-verify"], EDITING),
     ],
     ids=lambda one: one[0] if isinstance(one, list) else None,
 )
