@@ -47,7 +47,7 @@ format: $(VENV)/.test ## let ruff rewrite what it can
 types: $(VENV)/.test ## mypy, strict
 	$(VENV)/bin/mypy
 
-generated: $(VENV)/.test ## the library's stub and the tables of edits, from the edits' declarations
+generated: $(VENV)/.test ## the stub, the tables of edits and the reference pages, from declarations and docstrings
 	$(VENV)/bin/python scripts/generate.py
 
 fixtures: $(PEERS)/.peers $(NEWEST)/.peers ## make the committed fixtures again, in both forms

@@ -1,7 +1,10 @@
-"""Everything that is written from the edits' declarations: `make generated`.
+"""Everything that is written from declarations and docstrings: `make generated`.
 
     graphsurgery/__init__.pyi    the library's names and signatures, for type checkers and editors
     docs/edits.md                every edit and its parameters
+    docs/cli.md                  every verb of the command line and its options
+    docs/api.md                  every public name of the library
+    docs/json.md                 what --json prints, from docs/schema.json
     README.md                    the table of edits
 
 The tests compare these files with what this script would write.
@@ -17,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "benchmarks")]
+sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "scripts")]
 
 from page import filled  # noqa: E402
+from reference import api_page, cli_page, json_page  # noqa: E402
 
 import graphsurgery  # noqa: E402
 from graphsurgery.api import make_docstring, make_signature  # noqa: E402
@@ -53,7 +57,8 @@ def main() -> int:
 
 def generated() -> dict[Path, str]:
     """The files that this script writes, and their content."""
-    return {STUB: stub(), EDITS_PAGE: edits_page(), README: filled(README, "edits", readme_table())}
+    pages = {ROOT / "docs" / "cli.md": cli_page(), ROOT / "docs" / "api.md": api_page(), ROOT / "docs" / "json.md": json_page()}
+    return {STUB: stub(), EDITS_PAGE: edits_page(), README: filled(README, "edits", readme_table()), **pages}
 
 
 def stub() -> str:

@@ -192,7 +192,7 @@ def test_a_new_edit_needs_its_file_its_reference_and_one_line(tmp_path: Path) ->
     found = json.loads(python(tmp_path, "-c", dedent(PROGRAM)))
     assert found == {
         "all": ["AddOffset", "add_offset"], "signature": ["model", "offset", "target"], "described": True,
-        "verdict": "PASSED", "back": True, "generated": [True, True, True],
+        "verdict": "PASSED", "back": True, "generated": [True] * 6,
     }  # fmt: skip
     assert "append a constant to every dim" in python(tmp_path, "-m", "graphsurgery", "--help-all")
     assert "The number to add to every dim." in python(tmp_path, "-m", "graphsurgery", "add-offset", "--help")
