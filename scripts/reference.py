@@ -24,10 +24,11 @@ SCHEMA = ROOT / "docs" / "schema.json"
 COLUMNS = 100
 PRINTED = {
     "bake": "baked", "export": "exported", "inspect": "inspection", "verify": "verification", "bench": "benchmark",
-    "recipe": "recorded_recipe", "run": "outcome", "optimize": "outcome", "quantize": "outcome",
+    "recipe show": "recorded_recipe", "recipe list": "listed_recipes", "run": "outcome",
+    "optimize": "outcome", "quantize": "outcome",
     **{listed.verb: "outcome" for listed in EDIT_LIST.values()},
 }  # fmt: skip
-"""The definition in the schema for what each verb prints."""
+"""The definition in the schema for what each verb prints, with the word behind it that decides."""
 JSON_HEAD = """\
 # What `--json` prints
 
