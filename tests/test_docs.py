@@ -64,7 +64,7 @@ def test_make_targets_and_links_exist(page: Path) -> None:
     """Every `make target` that a page names is in the Makefile, and every relative link leads somewhere."""
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
+    assert set(re.findall(r"(?:`|^    |^\$ )make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("http") or (page.parent / link).exists(), link
 
