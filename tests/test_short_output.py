@@ -74,6 +74,7 @@ def test_lines_fit_the_terminal_and_commands_can_be_copied(width: int, folder: P
     assert commands[0] == "graphsurgery optimize model.pooled.onnx"
     assert all(len(line) <= width for line in lines if line[12:] not in commands)
     assert "…" not in "".join(lines)
+    assert all(line == line.rstrip() for line in lines), "a copied line has no trailing blanks"
 
 
 @pytest.mark.usefixtures("short_texts")

@@ -20,6 +20,7 @@ from graphsurgery.report import Comparison, Figure, Report, Verdict, describe_sh
 STYLES = {Verdict.PASSED: "bold green", Verdict.FAILED: "bold red", Verdict.NOT_CHECKED: "bold yellow"}
 SHOWN_NAMES = {"second opinion": "in onnx's evaluator"}
 """What the terminal calls checks whose names in reports say too little."""
+WARNING = "bold yellow"
 CONSUMERS = "Programs that read this file as it is"
 WIDEST = 1000
 """A terminal width, in columns, that holds every table."""
@@ -37,7 +38,7 @@ def render_heading(title: str) -> Text:
 
 def render_warning(text: str) -> Text:
     """Return a warning as every verb prints it."""
-    return Text(f"warning: {text}", style="bold yellow")
+    return Text(f"warning: {text}", style=WARNING)
 
 
 def render_paragraphs(lines: Iterable[str]) -> RenderableType:
@@ -48,7 +49,7 @@ def render_paragraphs(lines: Iterable[str]) -> RenderableType:
 
 def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
     """Return a table of names and values."""
-    table = make_grid()
+    table = _make_grid()
     for name, value in facts:
         table.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
     return table
@@ -56,7 +57,7 @@ def render_facts(facts: Iterable[tuple[str, str]]) -> Table:
 
 def render_interface(interface: Interface) -> Table:
     """Return a table of inputs and outputs with their types."""
-    table = make_grid()
+    table = _make_grid()
     for label, values in (("in", interface.inputs), ("in, optional", interface.optional), ("out", interface.outputs)):
         for value in values:
             name, _, kind = str(value).partition(": ")
@@ -66,7 +67,7 @@ def render_interface(interface: Interface) -> Table:
 
 def render_consumers(readings: Sequence[Compatibility]) -> RenderableType:
     """Return the programs that can read a file and their settings, then the names of those that cannot."""
-    table = make_grid()
+    table = _make_grid()
     for reading in readings:
         if reading.reads:
             table.add_row(Text(reading.consumer, overflow="fold"), Text(reading.detail, style="dim", overflow="fold"))
@@ -81,7 +82,7 @@ def render_proof(report: Report | None) -> RenderableType:
     """Return the section of the proof: one line per check, then notes and what was not checked."""
     if report is None:
         return render_section("Proof", Text("skipped (--no-verify)", style="yellow"))
-    table = make_grid()
+    table = _make_grid()
     for check in report.checks:
         summary = Text(summarize_figures(check) or check.detail, style="dim", overflow="fold")
         table.add_row(_render_verdict(check.verdict), Text(_show_name(check.name)), summary)
@@ -137,7 +138,7 @@ def make_table(names: Sequence[str], figures: Sequence[str], last: str) -> Table
     return table
 
 
-def make_grid() -> Table:
+def _make_grid() -> Table:
     """Return an empty table of aligned columns, without borders and headings."""
     return Table.grid(padding=(0, 2, 0, 0))
 
@@ -189,7 +190,7 @@ def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
 
 def _render_figures(figures: Sequence[Figure]) -> Table:
     """Return one sentence for each figure, behind its verdict if it was judged."""
-    table = make_grid()
+    table = _make_grid()
     for one in figures:
         table.add_row(Text("") if one.least is None else _render_verdict(one.verdict), Text(str(one), overflow="fold"))
     return table

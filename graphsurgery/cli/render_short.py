@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported
-from graphsurgery.cli.render import STYLES, format_size, make_grid, render_warning
+from graphsurgery.cli.render import STYLES, WARNING, format_size
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.model.model import Model
 from graphsurgery.model.staging import Saved
@@ -23,8 +24,35 @@ if TYPE_CHECKING:  # a verb does not import what others need
 
 MOST_LEFT_OUT = 2
 """The most parts of a proof that were not checked and are listed. More are counted."""
+INDENT = 12
+"""The columns that labels take."""
 Line = tuple[str, str | Text]
 """A label and a text."""
+
+
+@dataclass(frozen=True)
+class LabelledLines:
+    """Texts behind their labels. A long text continues below its start, and no line ends with blanks."""
+
+    lines: Sequence[Line]
+    title: Text | None = None
+    """The text above them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title is not None:
+            yield from _wrap(self.title, console, options.max_width)
+        for label, text in self.lines:
+            whole = text if isinstance(text, Text) else Text(text)
+            style = WARNING if label == "warning" else "dim"
+            for place, part in enumerate(_wrap(whole, console, options.max_width - INDENT)):
+                shown = f"{label}:" if label and place == 0 else ""
+                yield Text.assemble((f"{shown:{INDENT}}", style), part)
+
+
+def _wrap(text: Text, console: Console, width: int) -> Iterator[Text]:
+    for part in text.wrap(console, max(width, 1), overflow="fold"):
+        part.rstrip()
+        yield part
 
 
 def render_outcome(outcome: Outcome, seconds: float | None = None) -> RenderableType:
@@ -38,7 +66,7 @@ def render_baked(baked: Baked, seconds: float | None = None) -> RenderableType:
     """Return a few lines on a folder that was baked, with the programs that read its file."""
     title = _render_title(shorten_path(baked.plan.folder), baked.outcome, shorten_path(baked.folder))
     readers = [one.consumer for one in baked.outcome.consumers if one.reads]
-    line = ("readers:", ", ".join(readers) or "no known program reads this file as it is")
+    line = ("readers", ", ".join(readers) or "no known program reads this file as it is")
     return _render(title, baked.outcome, list_next_of_baked(baked), seconds, line)
 
 
@@ -47,35 +75,28 @@ def render_exported(exported: Exported, seconds: float | None = None) -> Rendera
     size = format_size(exported.path.stat().st_size) if exported.path.exists() else ""
     took = "" if seconds is None else f"; {seconds:.1f}s"
     lines: list[Line] = [
-        ("done:", f"{exported.task}, exported by {exported.program}"),
-        ("proof:", f"differs from PyTorch by at most {exported.worst:.1e}{took}"),
+        ("done", f"{exported.task}, exported by {exported.program}"),
+        ("proof", f"differs from PyTorch by at most {exported.worst:.1e}{took}"),
     ]
     title = Text.assemble((shorten_path(exported.path), "bold"), f"  {size}")
-    return Group(title, _render_lines(lines), *_render_end(exported.warnings, list_next_of_exported(exported)))
+    return Group(LabelledLines(lines, title), *_render_end(exported.warnings, list_next_of_exported(exported)))
 
 
 def _render(title: Text, outcome: Outcome, commands: Sequence[str], seconds: float | None, *more: Line) -> RenderableType:
     lines: list[Line] = [
-        ("done:", _describe_work(outcome)),
-        ("interface:", _describe_interface(outcome)),
+        ("done", _describe_work(outcome)),
+        ("interface", _describe_interface(outcome)),
         *_list_findings(outcome, seconds),
         *more,
     ]
-    return Group(title, _render_lines(lines), *_render_end(outcome.warnings, commands))
-
-
-def _render_lines(lines: Sequence[Line]) -> RenderableType:
-    table = make_grid()
-    for label, text in lines:
-        table.add_row(Text(label, style="dim"), text if isinstance(text, Text) else Text(text, overflow="fold"))
-    return table
+    return Group(LabelledLines(lines, title), *_render_end(outcome.warnings, commands))
 
 
 def _render_end(warnings: Sequence[str], commands: Sequence[str]) -> Iterator[RenderableType]:
-    yield from map(render_warning, warnings)
+    yield LabelledLines([("warning", Text(one, WARNING)) for one in warnings])
     for place, command in enumerate(commands):
         label = "next:" if place == 0 else ""
-        yield Text.assemble(f"{label:12}", (command, "cyan"), no_wrap=True, overflow="ignore")  # so that it can be copied
+        yield Text.assemble(f"{label:{INDENT}}", (command, "cyan"), no_wrap=True, overflow="ignore")  # so that it can be copied
 
 
 def _render_title(before: str, outcome: Outcome, after: str) -> Text:
@@ -120,21 +141,21 @@ def _list_findings(outcome: Outcome, seconds: float | None) -> Iterator[Line]:
     """Yield the verdict, what was not checked, and for rewrites the loss, the quality and the speed."""
     took = "" if seconds is None else f"; {seconds:.1f}s"
     if outcome.report is None:
-        yield "proof:", Text(f"skipped (--no-verify){took}", style="yellow")
+        yield "proof", Text(f"skipped (--no-verify){took}", style="yellow")
     else:
-        yield "proof:", _render_verdict(outcome.report, took)
+        yield "proof", _render_verdict(outcome.report, took)
         yield from (("", Text(f"not checked: {line}", style="yellow")) for line in _list_left_out(outcome.report))
     if outcome.loss is not None and outcome.loss.get("min_cosine") is not None:
-        yield "loss:", f"smallest cosine with the vectors in float32 {outcome.loss['min_cosine']:.7f}"
+        yield "loss", f"smallest cosine with the vectors in float32 {outcome.loss['min_cosine']:.7f}"
     if outcome.choice is not None:
         chosen = next((one for one in outcome.choice.candidates if one.name == outcome.choice.chosen), None)
         if chosen is not None and chosen.quality is not None:
-            yield "quality:", str(chosen.quality)
+            yield "quality", str(chosen.quality)
         if chosen is not None and chosen.timings and outcome.timings is None:
-            yield "speed:", "; ".join(map(str, chosen.timings))
+            yield "speed", "; ".join(map(str, chosen.timings))
     if outcome.timings is not None:
         style = "bold yellow" if any(one.helped is False for one in outcome.timings.shapes) else ""
-        yield "speed:", Text(str(outcome.timings), style=style, overflow="fold")
+        yield "speed", Text(str(outcome.timings), style=style, overflow="fold")
 
 
 def _render_verdict(report: Report, took: str) -> Text:
