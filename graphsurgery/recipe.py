@@ -36,6 +36,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, Step, list_steps_since_edit
 from graphsurgery.rewrites.registry import REWRITES, make_rewrite, read_recorded_rewrites
 from graphsurgery.rewrites.rewrite import Rewrite
+from graphsurgery.suggestions import suggest
 
 LARGEST = 1 << 20
 EDIT, REWRITE = "edit", "rewrite"
@@ -84,9 +85,10 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
         return path
     if os.fspath(recipe) in bundled:
         return bundled[os.fspath(recipe)]
+    near = suggest(os.fspath(recipe), bundled)
     raise RecipeError(
         f"there is no file {recipe}, and graphsurgery has no recipe of that name",
-        f"its recipes are {', '.join(bundled)}; graphsurgery recipe list says what they are for",
+        f"{near}its recipes are {', '.join(bundled)}; graphsurgery recipe list says what they are for",
     )
 
 

@@ -1016,7 +1016,7 @@ def git_lfs_pointer(folder: Path) -> Path:
     return write(folder, b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 90405214\n")
 
 
-@refused(MalformedModelError, "is a text (<!DOCTYPE")
+@refused(MalformedModelError, "is a web page (<!DOCTYPE")
 def web_page(folder: Path) -> Path:
     return write(folder, b"<!DOCTYPE html><html><head><title>404</title></head></html>")
 

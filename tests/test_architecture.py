@@ -29,7 +29,7 @@ PACKAGE = ROOT / "graphsurgery"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 LAYERS = (
     ("deferred",),
-    ("version", "errors", "edit_list", "progress", "shown"),
+    ("version", "errors", "edit_list", "progress", "suggestions", "shown"),
     ("interface", "remarks", "argument_types"),
     ("report",),
     ("model",),

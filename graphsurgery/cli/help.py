@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from graphsurgery.suggestions import find_spelling
+
 
 class ColouredFormatter(click.HelpFormatter):
     """Writes headings in bold green and names in cyan. click removes both if stdout is no terminal."""
@@ -31,6 +33,11 @@ class VerbCommand(click.Command):
 
     context_class = ColouredContext
     examples: Sequence[str] = ()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Options may be spelt the British way: ``--normalise``."""
+        options = [name for option in self.params for name in option.opts]
+        return super().parse_args(ctx, [find_spelling(one, options) for one in args])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)

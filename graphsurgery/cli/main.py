@@ -20,6 +20,7 @@ import click
 from graphsurgery.cli.help import ColouredContext, VerbCommand, write_list
 from graphsurgery.cli.printing import CannotPrintError, guard_output
 from graphsurgery.edit_list import EDIT_LIST
+from graphsurgery.suggestions import find_spelling, suggest
 from graphsurgery.version import __version__
 
 SHOW_ALL = "graphsurgery.show_all"
@@ -127,6 +128,7 @@ class LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = find_spelling(cmd_name, VERBS)
         if cmd_name not in VERBS:
             return None
         module, function = VERBS[cmd_name].command.split(":")
@@ -204,11 +206,27 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report_wrong_usage(error: click.ClickException, as_json: bool) -> int:
+    message, advice = _explain_wrong_usage(error)
     if as_json:
-        _print_error(type(error).__name__, error.format_message(), "see graphsurgery --help")
+        _print_error(type(error).__name__, message, advice)
     else:
-        error.show()
+        _show_error(message, advice)
     return WRONG
+
+
+def _explain_wrong_usage(error: click.ClickException) -> tuple[str, str]:
+    """Return click's error in our words: what is wrong, and what to do."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "graphsurgery"
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        advice = f"{suggest(error.command_name, VERBS)}`graphsurgery --help-all` lists all verbs"
+        return f"there is no verb {error.command_name!r}", advice
+    if isinstance(error, click.NoSuchOption):
+        options = [one for option in context.command.params for one in option.opts] if context is not None else []
+        advice = f"{suggest(error.option_name, options)}`{command} --help` lists the options"
+        return f"{command} has no option {error.option_name}", advice
+    message = error.format_message().removesuffix(".")
+    return message[:1].lower() + message[1:], f"`{command} --help` shows how it is used"
 
 
 def _report(error: Exception, as_json: bool) -> int:
@@ -228,10 +246,14 @@ def _report(error: Exception, as_json: bool) -> int:
         outcome = getattr(error, "outcome", None)
         _print_error(type(error).__name__, error.message, error.advice, outcome.to_json() if outcome is not None else None)
     else:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
-        if error.advice:
-            click.echo(f"{click.style('what to do:', bold=True)} {error.advice}", err=True)
+        _show_error(error.message, error.advice)
     return VERDICT if isinstance(error, VerificationFailed) else WRONG
+
+
+def _show_error(message: str, advice: str) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if advice:
+        click.echo(f"{click.style('what to do:', bold=True)} {advice}", err=True)
 
 
 def _recognize_refusal(error: Exception) -> Exception:

@@ -15,6 +15,7 @@ from graphsurgery.errors import NameNotFoundError, RequestError, require_promise
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.suggestions import suggest
 
 MOST_DIGITS = 9
 
@@ -49,7 +50,7 @@ class FixDim(GraphEdit[None]):
             raise RequestError("no dim is given", f"name one with --dim NAME=N; {listed}")
         for name in self.sizes:
             if name not in known:
-                raise NameNotFoundError(f"the model has no symbolic dim {name!r}", listed)
+                raise NameNotFoundError(f"the model has no symbolic dim {name!r}", f"{suggest(name, known)}{listed}")
         return Resolved(self, None, tuple(f"{name} is {size}" for name, size in self.sizes.items()))
 
     def change(self, draft: Draft, found: None) -> None:

@@ -11,6 +11,7 @@ from graphsurgery.encoder.roles import MASK_TYPES, Roles
 from graphsurgery.errors import NameNotFoundError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
+from graphsurgery.suggestions import suggest
 
 ZEROS, ONES, POSITIONS = "zeros", "ones", "positions"
 
@@ -22,7 +23,8 @@ def find_input(model: Model, name: str, option: str = "--input") -> Value:
         raise RequestError("no input is given", f"name one with {option}; the inputs are {listed}")
     value = model.interface.input(name)
     if value is None:
-        raise NameNotFoundError(f"the model has no input {name!r}", f"its inputs are {listed}")
+        advice = f"{suggest(name, (one.name for one in model.interface.inputs))}its inputs are {listed}"
+        raise NameNotFoundError(f"the model has no input {name!r}", advice)
     if any(info.name == name for info in model.proto.graph.output):
         raise UnsupportedModelError(f"{name!r} is both an input and an output", "this is not supported")
     return value

@@ -11,6 +11,7 @@ from graphsurgery.errors import AlreadyAppliedError, NameNotFoundError, RequestE
 from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
+from graphsurgery.suggestions import suggest
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class KeepOutputs(GraphEdit[None]):
         for asked in self.name:
             found = match_names(outputs, asked)
             if not found:
-                raise NameNotFoundError(f"the model has no output {asked!r}", listed)
+                raise NameNotFoundError(f"the model has no output {asked!r}", f"{suggest(asked, outputs)}{listed}")
             names |= dict.fromkeys(found)
         if list(names) == outputs:
             raise AlreadyAppliedError(f"the outputs are {', '.join(outputs)} already", "nothing is left to do")

@@ -32,6 +32,7 @@ from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 from graphsurgery.remarks import Warn
 from graphsurgery.runtime.measure import measure_width, run_short_text
+from graphsurgery.suggestions import suggest
 
 VECTORS: tuple[int | None, ...] = (2,)
 VECTORS_OR_TOKENS: tuple[int | None, ...] = (2, 3, None)
@@ -101,7 +102,8 @@ def find_target(model: Model, name: str | None, purpose: str, ranks: tuple[int |
     else:
         target = model.interface.output(name)
         if target is None:
-            raise NameNotFoundError(f"the model has no output {name!r}", f"its outputs are {listed}")
+            advice = f"{suggest(name, (value.name for value in outputs))}its outputs are {listed}"
+            raise NameNotFoundError(f"the model has no output {name!r}", advice)
     if target.dtype not in FLOATS or target.rank not in ranks:
         dims = "[batch, dim]" if ranks == VECTORS else "[..., dim]"
         raise RequestError(f"{target} cannot be {purpose}: float vectors {dims} are needed", "name another with --target")
@@ -260,7 +262,8 @@ def split_outputs(model: Model, wanted: Sequence[str]) -> tuple[tuple[str, ...],
     names = [value.name for value in model.interface.outputs]
     for name in wanted:
         if name not in names:
-            raise NameNotFoundError(f"the model has no output {name!r} to keep", f"its outputs are {', '.join(names)}")
+            advice = f"{suggest(name, names)}its outputs are {', '.join(names)}"
+            raise NameNotFoundError(f"the model has no output {name!r} to keep", advice)
     return tuple(n for n in names if n in wanted), tuple(n for n in names if n not in wanted)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from graphsurgery.edits.edit import EDITS, PATH, Edit
 from graphsurgery.errors import RecipeError
+from graphsurgery.suggestions import find_spelling, suggest
 
 FROM_HERE = "A relative path starts at the current folder."
 
@@ -136,8 +137,10 @@ def make_from_parameters(kind: type[Kind], given: Mapping[str, Any], where: str)
 
 def make_edit(verb: str, given: Mapping[str, Any], where: str) -> Edit:
     """Return the edit called ``verb``. Raises RecipeError if there is none, and as `make_from_parameters` does."""
+    verb = find_spelling(verb, EDITS)
     if verb not in EDITS:
-        raise RecipeError(f"{where}: there is no edit {verb!r}", f"the edits are {', '.join(EDITS)}")
+        advice = f"{suggest(verb, EDITS)}the edits are {', '.join(EDITS)}"
+        raise RecipeError(f"{where}: there is no edit {verb!r}", advice)
     return make_from_parameters(EDITS[verb], given, where)
 
 
@@ -145,7 +148,7 @@ def require_known(given: Iterable[str], valid: list[str], where: str) -> None:
     """Raise RecipeError if a key is not among the ``valid`` ones."""
     unknown = [key for key in given if key not in valid]
     if unknown:
-        keys = f"the keys are {', '.join(valid)}" if valid else "it has no keys"
+        keys = f"{suggest(unknown[0], valid)}the keys are {', '.join(valid)}" if valid else "it has no keys"
         raise RecipeError(f"{where}: there is no key {unknown[0]!r}", keys)
 
 

@@ -19,6 +19,7 @@ from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
 from graphsurgery.model.provenance import Step
+from graphsurgery.suggestions import suggest
 
 SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -68,7 +69,8 @@ class Rename(GraphEdit[None]):
         symbols = {symbol for dim in known for symbol in SYMBOL.findall(dim)}
         for old, new in dims.items():
             if old not in symbols:
-                raise NameNotFoundError(f"the model has no symbolic dim {old!r}", f"its dims are {', '.join(known) or 'none'}")
+                advice = f"{suggest(old, symbols)}its dims are {', '.join(known) or 'none'}"
+                raise NameNotFoundError(f"the model has no symbolic dim {old!r}", advice)
             if new == old or not SYMBOL.fullmatch(new):
                 what = "is the name that it has" if new == old else "cannot be the name of a dim"
                 raise RequestError(f"{new!r} {what}", "choose a new name of letters, digits and _")
@@ -118,8 +120,9 @@ def _check_name(model: Model, old: str, new: str, pairs: Mapping[str, str]) -> N
     interface = model.interface
     is_input, is_output = interface.input(old) is not None, interface.output(old) is not None
     if not is_input and not is_output:
-        names = ", ".join(value.name for value in (*interface.inputs, *interface.outputs)) or "none"
-        raise NameNotFoundError(f"the model has no input or output {old!r}", f"its inputs and outputs are {names}")
+        names = [value.name for value in (*interface.inputs, *interface.outputs)]
+        advice = f"{suggest(old, names)}its inputs and outputs are {', '.join(names) or 'none'}"
+        raise NameNotFoundError(f"the model has no input or output {old!r}", advice)
     if is_input and is_output:
         raise UnsupportedModelError(f"{old!r} is both an input and an output", "this is not supported")
     if any(annotation.tensor_name == old for annotation in model.proto.graph.quantization_annotation):

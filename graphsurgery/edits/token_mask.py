@@ -22,6 +22,7 @@ from graphsurgery.remarks import Warn
 from graphsurgery.runtime.establish import establish_mask, require_batch_first
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, NONZERO, NOT, list_possible_forms
 from graphsurgery.runtime.probing import GRAPH
+from graphsurgery.suggestions import suggest
 
 ONES, PAD = "ones", "pad"
 """Masks that no input gives: every position is a token; every id but one is a token."""
@@ -112,7 +113,8 @@ def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str) -> 
     roles = find_roles(model.interface, ids, named)
     require_batch_first(model, roles, pooled)
     if ids is not None and model.interface.input(ids) is None:
-        raise NameNotFoundError(f"the model has no input {ids!r}", f"its inputs are {_list_input_names(model)}")
+        near = suggest(ids, (one.name for one in model.interface.inputs))
+        raise NameNotFoundError(f"the model has no input {ids!r}", f"{near}its inputs are {_list_input_names(model)}")
     spec = spec or MaskSpec.parse(_find_default_name(model, roles))
     if spec.kind == PAD:
         return Mask(spec, _find_ids_for_padding(roles, spec))

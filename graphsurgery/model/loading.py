@@ -36,6 +36,17 @@ MOST_DATA_FILES = 1 << 13
 Loadable: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | SurgeonGraph | Model
 POINTER, MOST_TEXT = b"version https://git-lfs", 100
 """How a file begins that Git LFS put in place of a large one, and the bytes to look at to see whether a file is a text."""
+EXPORT = "make the ONNX file from the model's folder: graphsurgery export FOLDER"
+KINDS = {
+    b"\x1f\x8b": ("a gzip archive", "unpack it first, with gunzip or tar"),
+    b"PK\x03\x04": ("a zip archive, such as a PyTorch checkpoint", f"unpack it if an .onnx file is inside; otherwise {EXPORT}"),
+    **{bytes([0x80, version]): ("a pickle, as PyTorch saves weights", EXPORT) for version in range(2, 6)},
+    b"\x89HDF": ("an HDF5 file, which holds weights alone", EXPORT),
+    b"GGUF": ("a GGUF file", EXPORT),
+}
+"""How files of other kinds begin, what they are, and what to do."""
+SAFETENSORS_MARK, SAFETENSORS_MARK_OFFSET = b'{"', 8
+"""How a safetensors file goes on behind the length of its header."""
 ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
 """How a file in ONNX Runtime's own format begins, behind an offset of four bytes."""
 
@@ -75,14 +86,9 @@ def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> 
         what = "the file is in ONNX Runtime's own format (.ort), which holds a graph prepared for one machine"
         raise MalformedModelError(what, "give the .onnx file that it was made from")
     start = source.read(0, min(source.size, MOST_TEXT))
-    if start.startswith(POINTER):
-        raise MalformedModelError("the file is a Git LFS pointer, not the model itself", "git lfs pull, or download it again")
-    words = start.decode().split() if start.isascii() else []
-    if words and len(start) >= len(POINTER) and all(map(str.isprintable, words)):
-        raise MalformedModelError(
-            f"the file is a text ({words[0]} ...), not an ONNX model",
-            "download it again: it may be a web page or a link that was stored as a text",
-        )
+    kind = _recognize_kind(start)
+    if kind is not None:
+        raise MalformedModelError(f"the file is {kind[0]}, not an ONNX model", kind[1])
     document = scan(source)
     files = _check_tensors(document, path, folder)
     check_names(document.proto.graph)
@@ -94,6 +100,25 @@ def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> 
     for name in list_repeated_initializers(document.proto.graph):
         remarks.append(Warn(f"more than one initializer is named {shorten(name)!r}: the last counts, as in ONNX Runtime"))
     return Model(document, path, folder, files, tuple(remarks), loaded=document)
+
+
+def _recognize_kind(start: bytes) -> tuple[str, str] | None:
+    """Return what a file is that begins so and is no ONNX model, and what to do. None if it may be a model."""
+    if start.startswith(POINTER):
+        return "a Git LFS pointer", "git lfs pull, or download it again"
+    found = next((kind for mark, kind in KINDS.items() if start.startswith(mark)), None)
+    if found is not None:
+        return found
+    if start[SAFETENSORS_MARK_OFFSET:].startswith(SAFETENSORS_MARK):
+        return "a safetensors file, which holds weights alone", EXPORT
+    words = start.decode().split() if start.isascii() else []
+    if not words or len(start) < len(POINTER) or not all(map(str.isprintable, words)):
+        return None
+    if words[0].lower().startswith(("<!doctype", "<html")):
+        return f"a web page ({words[0]} ...)", "the download went to a page: take the link of the file itself"
+    if words[0].startswith(("{", "[")):
+        return "a JSON text", "give the .onnx file beside it"
+    return f"a text ({words[0]} ...)", "download it again: it may be a link that was stored as a text"
 
 
 def _check_tensors(document: Document, path: Path | None, folder: Path | None) -> dict[str, ExternalFile]:

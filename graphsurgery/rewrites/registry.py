@@ -17,6 +17,7 @@ from graphsurgery.rewrites.quantize_encoder import Quantize
 from graphsurgery.rewrites.reattach_head import ReattachHead
 from graphsurgery.rewrites.rewrite import Rewrite
 from graphsurgery.rewrites.simplify_encoder import Simplify
+from graphsurgery.suggestions import find_spelling, suggest
 
 ALL: tuple[type[Rewrite], ...] = (
     ReattachHead, Simplify, FuseRotary, FuseAttention, Fuse, PaddingFree, Half, PooledToken, Quantize,
@@ -30,8 +31,10 @@ def make_rewrite(name: str, given: Mapping[str, Any], where: str) -> Rewrite:
 
     Raises RecipeError if there is none, if it refuses the parameters, and as `make_from_parameters`.
     """
+    name = find_spelling(name, REWRITES)
     if name not in REWRITES:
-        raise RecipeError(f"{where}: there is no rewrite {name!r}", f"the rewrites are {', '.join(REWRITES)}")
+        advice = f"{suggest(name, REWRITES)}the rewrites are {', '.join(REWRITES)}"
+        raise RecipeError(f"{where}: there is no rewrite {name!r}", advice)
     try:
         return make_from_parameters(REWRITES[name], given, where)
     except RecipeError:
