@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 BRITISH = re.compile(r"(optim|normal|quant)is")
 """The spelling -ise of our names, which have -ize."""
+LIKENESS = 0.7
+"""The least likeness of a suggestion, by difflib. At 0.6, segment_ids would mean input_ids."""
 
 
 def find_spelling(name: str, choices: Iterable[str]) -> str:
@@ -20,7 +22,7 @@ def find_spelling(name: str, choices: Iterable[str]) -> str:
 def find_nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the one of ``choices`` that ``name`` was probably meant to be, or None."""
     by_lower = {one.lower(): one for one in choices}
-    nearest = difflib.get_close_matches(BRITISH.sub(r"\1iz", name.lower()), by_lower, n=1)
+    nearest = difflib.get_close_matches(BRITISH.sub(r"\1iz", name.lower()), by_lower, n=1, cutoff=LIKENESS)
     return by_lower[nearest[0]] if nearest else None
 
 
