@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the packa
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm test test-peers test-peers-newest test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
+.PHONY: help demo demo-minilm first-hour test test-peers test-peers-newest test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-peers: $(PEERS)/.peers ## reference tests against PyTorch, sentence-transfo
 
 test-peers-newest: $(NEWEST)/.peers ## those that say something new beside sentence-transformers 6 and transformers 5
 	$(NEWEST)/bin/python $(PEER_TESTS)
+
+first-hour: $(VENV)/.test ## do the README as a newcomer does, in fresh clones and environments, and compare what the terminal shows
+	$(VENV)/bin/python tests/first_hour/first_hour.py
 
 test-combinations: $(VENV)/.test ## every rewrite behind every other one on every fixture (many minutes; `make test` has a sample)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/combinations
