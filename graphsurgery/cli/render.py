@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -82,11 +82,15 @@ def render_proof(report: Report | None) -> RenderableType:
     """Return the section of the proof: one line per check, then notes and what was not checked."""
     if report is None:
         return render_section("Proof", Text("skipped (--no-verify)", style="yellow"))
+    return render_section("Proof", Group(_render_checks(report), *_render_remarks(report)))
+
+
+def _render_checks(report: Report) -> RenderableType:
     table = _make_grid()
     for check in report.checks:
         summary = Text(summarize_figures(check) or check.detail, style="dim", overflow="fold")
         table.add_row(_render_verdict(check.verdict), Text(_show_name(check.name)), summary)
-    return render_section("Proof", Group(table, *_render_remarks(report)))
+    return table
 
 
 def render_details(report: Report) -> RenderableType:
@@ -118,7 +122,19 @@ def format_size(count: int) -> str:
 
 def render_report(report: Report) -> RenderableType:
     """Return the details of a report, and its verdict."""
-    return Group(render_details(report), Text.assemble(_render_verdict(report.verdict), f"  {report.cases} cases compared"))
+    return Group(render_details(report), _render_total(report))
+
+
+def render_short_report(report: Report) -> RenderableType:
+    """Return one line per check, what was not checked, warnings and the verdict; the whole report if it did not pass."""
+    if not report:
+        return render_report(report)
+    remarks = _render_remarks(replace(report, remarks=tuple(one for one in report.remarks if isinstance(one, Warn))))
+    return Group(_render_checks(report), *remarks, _render_total(report))
+
+
+def _render_total(report: Report) -> Text:
+    return Text.assemble(_render_verdict(report.verdict), f"  {report.cases} cases compared")
 
 
 def render_model(model: Model) -> RenderableType:

@@ -45,6 +45,9 @@ OPTIONS = (
 )
 
 
+VERBOSE = (click.option("-v", "--verbose", is_flag=True, help="Print every check on every kind of feed."),)
+
+
 def _refuse_with_self(options: dict[str, object]) -> None:
     """Raise RequestError for options that `verify --self` cannot use: the file records its inputs and its tolerances."""
     listed = " and ".join(option for option, value in options.items() if value is not None)
@@ -58,7 +61,8 @@ def _refuse_with_self(options: dict[str, object]) -> None:
 def make_verify_command(verb: str) -> click.Command:
     def callback(
         model: str, against: str | None, itself: bool, texts: str | None, atol: float | None, min_cosine: float | None,
-        top_k: int | None, min_overlap: float | None, rank: float | None, outputs: bool, full: bool, as_json: bool, quiet: bool,
+        top_k: int | None, min_overlap: float | None, rank: float | None, outputs: bool, full: bool,
+        as_json: bool, quiet: bool, verbose: bool,
     ) -> int:  # fmt: skip
         """Prove that MODEL is correct. With --against: the edits that MODEL records, applied to SOURCE, give MODEL's outputs.
         If it records no edits, both files give the same outputs. With --self: MODEL still gives the vectors that it recorded
@@ -88,9 +92,9 @@ def make_verify_command(verb: str) -> click.Command:
         elif quiet:
             print_warnings(report.warnings)
         else:
-            from graphsurgery.cli.render import render_report  # rich is not needed for --json
+            from graphsurgery.cli.render import render_report, render_short_report  # rich is not needed for --json
 
-            out.print(render_report(report))
+            out.print(render_report(report) if verbose else render_short_report(report))
         return OK if report else VERDICT
 
-    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, SHOWN))
+    return click.command(verb, cls=VerbCommand)(with_options(callback, (MODEL,), OPTIONS, VERBOSE, SHOWN))
