@@ -80,6 +80,7 @@ def normalize(text: str) -> str:
     plain = re.sub(r"\d+(?:\.\d+)?e[-+]\d+", "#e-#", plain)
     plain = re.sub(r"<?\d+(?:\.\d+)?%", "#%", plain)
     plain = re.sub(r"\b\d+(?:\.\d+)? (s|ms|MiB|KiB|bytes)\b", r"# \1", plain)
+    plain = re.sub(r"\b\d+(?:\.\d+)?s\b", "#s", plain)
     plain = re.sub(r"\b\d+\.\d+\.\d+\b", "#.#.#", plain)
     plain = re.sub(r"\b[0-9a-f]{16}\b", "#" * 16, plain)
     return re.sub(r" +", " ", plain)
@@ -91,6 +92,7 @@ def do_readme(clone: Path, columns: int, environment: Mapping[str, str], setup: 
     for command in read_commands((clone / "README.md").read_text(encoding="utf-8")):
         is_setup = command.startswith(("python3 -m venv", "pip "))
         if is_setup and not setup:
+            captured.append(f"$ {command}\n")
             continue
         is_inside = setup and not command.startswith("python3 -m venv")
         inside = f". .venv/bin/activate && {command}" if is_inside else command
