@@ -142,7 +142,7 @@ TARGETS = {
 def find_target(name: str | None) -> Target | None:
     """Return the program of that name, None for None. Raise RequestError for another name."""
     if name is not None and name not in TARGETS:
-        raise RequestError(f"there is nothing known of a program {name!r}", f"choose from {', '.join(TARGETS)}")
+        raise RequestError(f"bake knows no program called {name!r}", f"choose from {', '.join(TARGETS)}")
     return None if name is None else TARGETS[name]
 
 
