@@ -1021,7 +1021,7 @@ def web_page(folder: Path) -> Path:
     return write(folder, b"<!DOCTYPE html><html><head><title>404</title></head></html>")
 
 
-@refused(MalformedModelError, "broken")
+@refused(MalformedModelError, "gzip archive")
 def compressed_file(folder: Path) -> Path:
     return write(folder, gzip.compress(model_of().SerializeToString(), mtime=0))
 

@@ -323,9 +323,11 @@ def test_a_lossy_file_is_judged_by_its_budget(files: tuple[Path, Path], capsys: 
     assert itself.verdict is PASSED and itself.observations and not itself.warnings
 
     base = ["verify", str(lossy), "--against", str(source), "--texts", str(texts)]
-    assert run([*base, "--rank", "0.8"]) == OK
-    printed = " ".join(capsys.readouterr().out.split())
-    assert f"PASSED rank correlation of the similarities {rank:.6f}, at least 0.8 asked for" in printed
+    for verbose in ([], ["--verbose"]):
+        assert run([*base, "--rank", "0.8", *verbose]) == OK
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"rank correlation of the similarities {rank:.6f}, at least 0.8 asked for" in printed
+    assert f"PASSED rank correlation of the similarities {rank:.6f}" in printed
     assert "24 texts of" in report.checks[0].detail and "of up to 11 tokens; the worst text is" in report.checks[0].detail
     assert run([*base, "--top-k", "5", "--min-overlap", "0.9999", "--json"]) == VERDICT
     (check,) = json.loads(capsys.readouterr().out)["report"]["checks"]

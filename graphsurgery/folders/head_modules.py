@@ -64,7 +64,8 @@ def warn_of_missing_modules(model: Model) -> tuple[str, ...]:
 def renew_module_warning(model: Model) -> Model:
     """Return ``model`` with the warning about missing modules that it deserves now."""
     others = (one for one in model.remarks if not isinstance(one, MissingModules))
-    return replace(model, remarks=(*others, *warn_of_missing_modules(model)))
+    remarks = (*others, *warn_of_missing_modules(model))
+    return model if remarks == model.remarks else replace(model, remarks=remarks)  # what was read of the model stays with it
 
 
 def _list_missing(modules: tuple[ListedModule, ...], model: Model) -> list[str]:
