@@ -13,10 +13,10 @@ LIKENESS = 0.7
 
 
 def find_spelling(name: str, choices: Iterable[str]) -> str:
-    """Return ``name``, or its American spelling if that is among ``choices`` and ``name`` is not."""
+    """Return ``name`` if it is among ``choices``, else its American spelling, or this behind ``add-``, if that is there."""
     known = tuple(choices)
     american = BRITISH.sub(r"\1iz", name)
-    return american if name not in known and american in known else name
+    return next((one for one in (name, american, f"add-{american}") if one in known), name)
 
 
 def find_nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -52,14 +52,17 @@ def test_british_spellings_are_heard(tmp_path: Path, capsys) -> None:
     pooled = tmp_path / "p.onnx"
     assert run(["add-pooling", str(source), "--mode", "mean", "--normalise", "-o", str(pooled), "--no-verify", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"][0]["parameters"]["normalize"] is True
-    assert run(["add-normalise", str(pooled), "--json"]) == WRONG
-    assert json.loads(capsys.readouterr().out)["error"]["type"] == "AlreadyAppliedError"
+    for verb in ("add-normalise", "normalise", "normalize"):
+        assert run([verb, str(pooled), "--json"]) == WRONG
+        assert json.loads(capsys.readouterr().out)["error"]["type"] == "AlreadyAppliedError"
     assert parse_recipe({"steps": [{"edit": "add-normalise"}]}, "r").steps[0] == graphsurgery.AddNormalize()
 
 
 NAMES: dict[str, Callable[[], object]] = {
     "an output": lambda: graphsurgery.add_normalize(tiny_encoder(), target="last_hiden_state"),
     "an output to keep": lambda: graphsurgery.keep_outputs(tiny_encoder(), ["last_hidden_stat"]),
+    "a hidden state": lambda: graphsurgery.add_pooling(tiny_encoder(), mode="mean", hidden_state="last_hiden_state"),
+    "a mask": lambda: graphsurgery.add_pooling(tiny_encoder(), mode="mean", mask="attention_maks"),
     "an input": lambda: graphsurgery.drop_input(tiny_encoder(), "attention_maks"),
     "a name to change": lambda: graphsurgery.rename(tiny_encoder(), {"input_id": "ids"}),
     "a recipe": lambda: find_recipe("minlm"),

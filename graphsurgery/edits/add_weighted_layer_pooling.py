@@ -26,8 +26,8 @@ from graphsurgery.edits.outputs import (
     tokens_parameter,
 )
 from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
-from graphsurgery.encoder.hidden_state import infer_values
-from graphsurgery.errors import FolderError, NameNotFoundError, RequestError, UnsupportedModelError, WeightsError
+from graphsurgery.encoder.hidden_state import infer_values, make_missing_value_error
+from graphsurgery.errors import FolderError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, read_setting
 from graphsurgery.folders.module_configs import read_module_config
 from graphsurgery.graph.graph import Graph
@@ -79,7 +79,7 @@ def find_layers(
         found = (*found[:-1], _require_before_norm(last, found))
     missing = [name for name in found if graph.value(name) is None]
     if missing:
-        raise NameNotFoundError(f"there is no value {missing[0]!r} in the graph", "name hidden layers with --layers")
+        raise make_missing_value_error(graph, missing[0], "name hidden layers with --layers")
     if len(found) != wanted:
         what = f"the config asks for {wanted} hidden layers (num_hidden_layers + 1), and {len(found)} were found"
         raise UnsupportedModelError(

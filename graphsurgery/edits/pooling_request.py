@@ -12,8 +12,8 @@ from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, Operators
 from graphsurgery.edits.pooling_graph import MODES
 from graphsurgery.encoder.head import WORD_WEIGHTS, read_head_steps
-from graphsurgery.encoder.hidden_state import infer_values
-from graphsurgery.errors import NameNotFoundError, RequestError
+from graphsurgery.encoder.hidden_state import infer_values, make_missing_value_error
+from graphsurgery.errors import RequestError
 from graphsurgery.folders.pooling_config import PoolingConfig, find_pooling_config
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Value
@@ -148,8 +148,9 @@ def find_token_weights(model: Model, name: str | None, modes: Sequence[str]) -> 
     found = name if name is not None else _find_recorded_name(model)
     if found is None or not any(mode in DIVIDING for mode in modes):
         return None
-    if Graph.of(model).value(found) is None:
-        raise NameNotFoundError(f"there is no value {found!r} in the graph", "add-word-weights makes token weights")
+    graph = Graph.of(model)
+    if graph.value(found) is None:
+        raise make_missing_value_error(graph, found, "add-word-weights makes token weights")
     value = model.interface.input(found) or model.interface.output(found) or infer_values(model).output(found)
     if value is not None and (value.rank not in (2, None) or value.dtype not in (*FLOATS, onnx.TensorProto.UNDEFINED)):
         raise RequestError(

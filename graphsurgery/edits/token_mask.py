@@ -205,9 +205,10 @@ def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[st
         whole = model.interface.input(spec.text)  # an input that is itself called lengths:0
         forms = () if whole is None else list_possible_forms(whole)
         choices = [*[f"--mask {_format_spec(form, spec.text)}" for form in forms if form != NONZERO], "ones", "pad:ID"]
+        near = suggest(name, (one.name for one in model.interface.inputs))
         raise NameNotFoundError(
             f"the model has no input {name!r} to take as the mask",
-            f"its inputs are {_list_input_names(model)}; or use {' or '.join(choices)}",
+            f"{near}its inputs are {_list_input_names(model)}; or use {' or '.join(choices)}",
         )
     forms = list_possible_forms(value)
     if spec.kind not in forms:

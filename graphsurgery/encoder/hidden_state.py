@@ -21,6 +21,7 @@ from graphsurgery.graph.operators import NORMS, SCALING, get_operator
 from graphsurgery.interface import Dim, Interface, Value, read_interface, read_value
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
+from graphsurgery.suggestions import suggest
 
 LOG = logging.getLogger(__name__)
 NARROW = (1, 2, 3)
@@ -85,7 +86,7 @@ def find_hidden_state(
         name = next((known[one] for one in (*recorded, *KNOWN_NAMES) if one in KNOWN_NAMES and one in known), None)
         name = name or _choose(model, _list_output_candidates(model, graph, ids), target, ids)
     elif graph.value(name) is None:
-        raise NameNotFoundError(f"there is no value {name!r} in the graph", *_advise(model, graph, ids, target))
+        raise make_missing_value_error(graph, name, *_advise(model, graph, ids, target))
     declared = outputs.get(name) or _find_declared(model, name)
     problem = _find_problem(graph, name, declared, target)
     if problem is not None:
@@ -94,6 +95,12 @@ def find_hidden_state(
     dtype = declared.dtype if declared is not None else onnx.TensorProto.UNDEFINED
     batch = dims[0] if name in outputs and dims[0] is not None else _find_batch_dim(model.interface)
     return HiddenState(name, dtype, batch, dims[1], infer_last_dim(graph, graph.value(name)))
+
+
+def make_missing_value_error(graph: Graph, name: str, advice: str, options: tuple[str, ...] = ()) -> NameNotFoundError:
+    """Return the error for a value ``name`` that the graph lacks. ``advice`` follows the name that was probably meant."""
+    near = suggest(name, (value.name for value in graph.values if value.name))
+    return NameNotFoundError(f"there is no value {name!r} in the graph", f"{near}{advice}", options)
 
 
 def find_logits(model: Model, name: str | None = None, ids: str | None = None) -> HiddenState:
