@@ -8,7 +8,7 @@ from pathlib import Path
 from graphsurgery.encoder.architecture import find_family
 from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.errors import GraphSurgeryError, RecipeError
-from graphsurgery.folders.files import is_there, read_json
+from graphsurgery.folders.files import find_model_folder, list_model_folders, read_json
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, read_encoder_config, read_folder_config
 from graphsurgery.model.model import Model
 from graphsurgery.recipe import Recipe
@@ -41,11 +41,10 @@ def check_facts(recipe: Recipe, model: Model, *, force: bool) -> tuple[str, ...]
 
     Raises RecipeError if there are any, unless ``force`` is set.
     """
-    folders = () if model.place is None else (model.place.parent, model.place.parent.parent)
     mismatches = (
-        *_check_architecture(recipe, model, folders),
-        *_check_padding_side(recipe, folders),
-        *_check_prompts(recipe, folders),
+        *_check_architecture(recipe, model),
+        *_check_padding_side(recipe, model.place),
+        *_check_prompts(recipe, model.place),
     )
     if not mismatches or force:
         return tuple(Warn(f"the recipe is for another model: {one}") for one in mismatches)
@@ -57,12 +56,12 @@ def check_facts(recipe: Recipe, model: Model, *, force: bool) -> tuple[str, ...]
     )
 
 
-def _check_architecture(recipe: Recipe, model: Model, folders: tuple[Path, ...]) -> Iterator[str]:
+def _check_architecture(recipe: Recipe, model: Model) -> Iterator[str]:
     """Yield a mismatch of the architecture with config.json, or with the graph if there is no config.json."""
     if not recipe.architecture:
         return
     wanted = _normalize(recipe.architecture)
-    for folder in folders:
+    for folder in list_model_folders(model.place):
         config = read_encoder_config(folder)
         if config is None or config.model_type is None:
             continue
@@ -90,18 +89,19 @@ def _find_family(model: Model) -> str | None:
         return None
 
 
-def _check_padding_side(recipe: Recipe, folders: tuple[Path, ...]) -> Iterator[str]:
-    path = next((folder / TOKENIZER_CONFIG for folder in folders if is_there(folder / TOKENIZER_CONFIG)), None)
-    if recipe.padding_side is None or path is None:
+def _check_padding_side(recipe: Recipe, place: Path | None) -> Iterator[str]:
+    folder = find_model_folder(place, TOKENIZER_CONFIG)
+    if recipe.padding_side is None or folder is None:
         return
+    path = folder / TOKENIZER_CONFIG
     side = read_json(path).get("padding_side", "right")
     if isinstance(side, str) and side != recipe.padding_side:
         yield f"it needs padding on the {recipe.padding_side}, and {path} pads on the {side}"
 
 
-def _check_prompts(recipe: Recipe, folders: tuple[Path, ...]) -> Iterator[str]:
+def _check_prompts(recipe: Recipe, place: Path | None) -> Iterator[str]:
     """Yield the prompts whose text is another one in the folder. Empty prompts of a folder are not stated."""
-    folder = next((folder for folder in folders if is_there(folder / FOLDER_CONFIG)), None)
+    folder = find_model_folder(place, FOLDER_CONFIG)
     stated = read_folder_config(folder).prompts if folder is not None else {}
     for name, text in recipe.prompts.items():
         if stated.get(name) and stated[name] != text:

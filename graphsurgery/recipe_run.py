@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.folders.files import find_onnx, hash_file, is_there, resolve_inside
+from graphsurgery.folders.files import find_model_folder, find_onnx, hash_file, resolve_inside
 from graphsurgery.folders.home import place_in_folder
 from graphsurgery.folders.modules import MODULES
 from graphsurgery.model.loading import load
@@ -66,9 +66,8 @@ def _hash_sources(places: Sequence[str], folder: Path) -> dict[str, str]:
 
 def _find_model_folder(model: Path) -> Path:
     """Return the model folder of an ONNX file: the one with modules.json, else the parent of a folder ``onnx``."""
-    folders = (model.parent, model.parent.parent)
     own = model.parent.parent if model.parent.name == "onnx" else model.parent
-    return next((folder for folder in folders if is_there(folder / MODULES)), own)
+    return find_model_folder(model, MODULES) or own
 
 
 def list_recipe_notes(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from graphsurgery.remarks import select_notes, select_warnings
+from graphsurgery.remarks import HasRemarks
 from graphsurgery.shown import Shown
 
 SMALLEST_SHARE = 0.001
@@ -172,7 +172,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report(Shown):
+class Report(Shown, HasRemarks):
     """All checks of a model, observations, and what was not checked. A report is true if it PASSED."""
 
     checks: tuple[Check, ...]
@@ -185,12 +185,7 @@ class Report(Shown):
     @property
     def observations(self) -> tuple[str, ...]:
         """The remarks that are no warnings."""
-        return select_notes(self.remarks)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The remarks that are warnings."""
-        return select_warnings(self.remarks)
+        return self.notes
 
     @property
     def verdict(self) -> Verdict:

@@ -55,6 +55,16 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def list_model_folders(model: Path | None) -> tuple[Path, ...]:
+    """Return the folders in which the configs of an ONNX file may lie: its own, and the one above (``onnx/model.onnx``)."""
+    return () if model is None else (model.parent, model.parent.parent)
+
+
+def find_model_folder(model: Path | None, name: str) -> Path | None:
+    """Return the first of `list_model_folders` that holds something called ``name``, or None."""
+    return next((folder for folder in list_model_folders(model) if is_there(folder / name)), None)
+
+
 def is_folder(path: Path) -> bool:
     """Return whether ``path`` is a folder that may be looked into."""
     return os.path.isdir(path)  # noqa: PTH112 -- Path.is_dir raises where a parent may not be entered

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphsurgery.encoder.head import has_own_head, read_head_steps
 from graphsurgery.errors import FolderError
-from graphsurgery.folders.files import is_there
+from graphsurgery.folders.files import find_model_folder
 from graphsurgery.folders.modules import MODULES, ListedModule, list_modules
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import Step
@@ -32,10 +32,7 @@ class MissingModules(Warn):
 
 def find_modules_folder(model: Model) -> Path | None:
     """Return the folder that holds the modules.json of a model: its file's, or the one above (``onnx/model.onnx``)."""
-    place = model.place
-    return (
-        None if place is None else next((one for one in (place.parent, place.parent.parent) if is_there(one / MODULES)), None)
-    )
+    return find_model_folder(model.place, MODULES)
 
 
 def list_folder_modules(model: Model) -> tuple[ListedModule, ...]:

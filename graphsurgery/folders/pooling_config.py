@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import describe_value, is_there, read_json, read_setting, resolve_inside
+from graphsurgery.folders.files import describe_value, find_model_folder, read_json, read_setting, resolve_inside
 
 BOOLEANS = {
     "pooling_mode_cls_token": "cls",
@@ -46,14 +46,14 @@ class PoolingConfig:
 def find_pooling_config(model: Path) -> PoolingConfig | None:
     """Return the pooling config beside ``model`` or one folder above it (``onnx/model.onnx``), or None. Raise RequestError if
     it is broken."""
-    for folder in (model.parent, model.parent.parent):
-        if is_there(folder / NAME):
-            try:
-                path = resolve_inside(folder, NAME, str(folder))
-                return parse_pooling(read_json(path), path)
-            except FolderError as error:
-                raise RequestError(str(error), "give the pooling mode with --mode") from error
-    return None
+    folder = find_model_folder(model, NAME)
+    if folder is None:
+        return None
+    try:
+        path = resolve_inside(folder, NAME, str(folder))
+        return parse_pooling(read_json(path), path)
+    except FolderError as error:
+        raise RequestError(str(error), "give the pooling mode with --mode") from error
 
 
 def parse_pooling(config: dict[str, Any], path: Path) -> PoolingConfig:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from graphsurgery.encoder.architecture import Architecture, find_architecture
 from graphsurgery.errors import FolderError
+from graphsurgery.folders.files import list_model_folders
 from graphsurgery.folders.transformer_config import read_encoder_config
 from graphsurgery.model.model import Model
 from graphsurgery.remarks import Warn
@@ -18,7 +19,7 @@ def detect_architecture(model: Model) -> Architecture | None:
     warning in the architecture's notes.
     """
     complaint: tuple[str, ...] = ()
-    for folder in (model.place.parent, model.place.parent.parent) if model.place is not None else ():
+    for folder in list_model_folders(model.place):
         try:
             config = read_encoder_config(folder)
         except FolderError as error:
