@@ -51,13 +51,9 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     types': word vectors may be widened before they are added. No table is found in a malformed graph, which ONNX Runtime may
     still run.
     """
-    try:
-        lookups = find_once(_LOOKUPS, model, (), lambda: tuple(_find_lookups(Graph.of(model))))
-    except (MalformedModelError, UnsupportedModelError):
-        return Tables()
     rows: dict[str, tuple[int, int]] = {}
     others = []
-    for table, inputs in lookups:
+    for table, inputs in _list_lookups(model):
         if not inputs:
             others.append(table)
         elif len(inputs) == 1 or roles.ids is None or roles.ids.name not in inputs:
@@ -75,6 +71,22 @@ def find_tables(model: Model, roles: Roles) -> Tables:
         types[0] if types else None,
         min(table[0] for table in positions) if positions else None,
     )
+
+
+def find_table_rows(model: Model) -> dict[str, int]:
+    """Return the number of rows of the largest table that each input indexes, by the input's name."""
+    rows: dict[str, int] = {}
+    for table, inputs in _list_lookups(model):
+        rows |= {name: max(table[0], rows.get(name, 0)) for name in inputs}
+    return rows
+
+
+def _list_lookups(model: Model) -> tuple[Lookup, ...]:
+    """Return every table lookup of ``model``, none of a malformed graph."""
+    try:
+        return find_once(_LOOKUPS, model, (), lambda: tuple(_find_lookups(Graph.of(model))))
+    except (MalformedModelError, UnsupportedModelError):
+        return ()
 
 
 def _find_lookups(graph: Graph) -> Iterator[Lookup]:

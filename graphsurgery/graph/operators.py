@@ -99,6 +99,8 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "MatMulInteger"}) | _vendor(
     "FusedMatMul", "DynamicQuantizeMatMul", "MatMulNBits"
 )
 """Matrix products, of two computed values or of one with weights."""
+CONVOLUTION_WEIGHTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, f"{VENDOR}.FusedConv": 1, f"{VENDOR}.QLinearConv": 3}
+"""Convolutions, and the index of the weights ``[out, channels / group, *kernel]`` among their inputs."""
 WIDE_AS_SECOND = frozenset({"MatMul", "MatMulInteger"}) | _vendor("FusedMatMul", "BiasGelu", "DynamicQuantizeMatMul")
 """Operators whose output has the last dim of their second input."""
 WEIGHT_PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
