@@ -20,6 +20,7 @@ from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPoolin
 from graphsurgery.edits.add_word_weights import AddWordWeights
 from graphsurgery.edits.drop_input import DropInput
 from graphsurgery.edits.dynamic_dim import DynamicDim
+from graphsurgery.edits.extract_tower import ExtractTower
 from graphsurgery.edits.fix_dim import FixDim
 from graphsurgery.edits.input_type import InputType
 from graphsurgery.edits.keep_outputs import KeepOutputs
@@ -76,6 +77,7 @@ __all__ = [
     "DropInput",
     "DynamicDim",
     "Exported",
+    "ExtractTower",
     "FixDim",
     "Fuse",
     "FuseAttention",
@@ -124,6 +126,7 @@ __all__ = [
     "drop_input",
     "dynamic_dim",
     "export",
+    "extract_tower",
     "fix_dim",
     "input_type",
     "inspect",
@@ -608,6 +611,32 @@ def dynamic_dim(
 
     Raises:
         RequestError, UnsupportedModelError.
+    """
+
+def extract_tower(
+    model: Loadable,
+    tower: str,
+    *,
+    target: str | None = None,
+) -> Model:
+    """Take one tower out of a joint model of texts and pictures (CLIP, Chinese-CLIP, SigLIP): its embedding ``[batch, dim]``
+    and the inputs, nodes and weights that this needs. Everything else is dropped.
+
+    If the graph normalises the embedding, the output is the vector below that normalisation, so that `add-normalize` puts ours
+    in its place: onnxruntime's optimizer fuses skip norms only then. The output keeps its name; its batch dim is that of the
+    tower's input. The record holds the scale and the bias by which the joint model makes similarities of both embeddings,
+    ``logits = scale * (text . image) + bias``, if the graph shows them.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        tower: The tower to take.
+        target: The tower's embedding. Default: the output of that tower from which the logits are computed.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, NameNotFoundError, UnsupportedModelError.
     """
 
 def fix_dim(

@@ -112,6 +112,10 @@ EXAMPLES = {
         "model.two-outputs.onnx --name sentence_embedding",
         "model.two-outputs.onnx --name 'last_*' -o tokens-alone.onnx",
     ),
+    "extract-tower": (
+        "joint.onnx --tower text",
+        "joint.onnx --tower image --target image_embeds -o image.onnx",
+    ),
     "dynamic-dim": (
         "fixed.onnx --dim batch --dim sequence",
         "fixed.onnx --dim batch=texts -o any-batch.onnx",
@@ -138,6 +142,8 @@ class EditEntry(NamedTuple):
     The class declares the same parameters in the form that users give. This second declaration is intended: records are checked
     against it, because the proof must not trust the classes. `tests/test_hostile_records.py` compares the two.
     """
+    drops: bool = False
+    """Whether it drops what the new outputs do not need: nodes, and their weights. Such an edit cannot be undone."""
 
     @property
     def function(self) -> str:
@@ -246,6 +252,11 @@ EDIT_LIST = {
         EditEntry(
             "keep-outputs", INTERFACE, "outputs", "keep some outputs, in a given order, and drop the others",
             {"name": list[str]},
+        ),
+        EditEntry(
+            "extract-tower", INTERFACE, "tower", "take one tower out of a joint model of texts and pictures",
+            {**TARGET, "tower": str, "vector": str, "dtype": str, "batch": TEXT, "scale": TEXT, "bias": TEXT},
+            drops=True,
         ),
         EditEntry(
             "dynamic-dim", INTERFACE, "dynamic", "let a batch or sequence size vary again that the export fixed",

@@ -102,7 +102,7 @@ SHARED_NAMES = {
         "splits the bytes of a file into fields; tests/test_lossless.py compares every byte",
     ),
     "model.names": (
-        "Namer _collect_graph_names _collect_node_names list_subgraphs walk_graphs",
+        "Namer _collect_graph_names _collect_node_names list_subgraphs walk_captured_names walk_graphs",
         "walks through graphs (the proof has references/nested.py), and names for nodes that the proof adds to the source to "
         "run it: ONNX Runtime refuses a name that is taken",
     ),

@@ -33,6 +33,7 @@ WRITING = {
     "fix-dim": [["--dim", "batch=2"]],
     "add-input": [["--input", "token_type_ids"]],
     "keep-outputs": [["--name", "last_hidden_state"]],
+    "extract-tower": [["--tower", "text"]],
     "optimize": [["--portable", "--no-timing"]],
     "quantize": [["--scheme", "weights-8bit", "--no-timing", "--texts", "texts.txt"]],
 }

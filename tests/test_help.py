@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import FIXTURES
+from joints import joint
 from module_folders import drawn
 from safetensors.numpy import save_file
 
@@ -89,6 +90,7 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [gs.FixDim(("batch_size=2", "sequence_length=8"))], folder / "model.onnx", output=folder / "fixed.onnx", verify=False
     )
     gs.bake(folder / "my-model", folder / "my-model-baked", verify=False)
+    onnx.save(joint(), folder / "joint.onnx")
     for name in ("masked-lm", "causal-lm"):
         write_model(SCORES, folder / f"{name}.onnx")
     write_model(RERANKER, folder / "reranker.onnx")

@@ -21,6 +21,7 @@ from graphsurgery.interface import Interface
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import record_edit
+from graphsurgery.model.reach import drop_unreached
 from graphsurgery.model.records import Document
 
 OLDEST_OPSET = 11
@@ -91,12 +92,14 @@ class Edit(ABC):
     """Whether it restores an earlier file. The proof then compares that file's fingerprint."""
     repeatable: ClassVar[bool] = False
     """Whether it does the same to every encoder with the same interface."""
+    drops: ClassVar[bool] = False
+    """Whether it drops nodes and weights that the new outputs do not need. It cannot be undone. From `edit_list`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         entry = ENTRY_BY_CLASS.get(cls.__name__)
         if entry is not None and cls.__module__.endswith(f".{entry.function}"):
-            cls.verb, cls.step, cls.summary = entry.verb, entry.step, entry.summary
+            cls.verb, cls.step, cls.summary, cls.drops = entry.verb, entry.step, entry.summary, entry.drops
 
     def apply(self, model: Model, *, hash_weights: bool = False) -> Model:
         """Return ``model`` after this edit. ``model`` itself does not change.
@@ -183,7 +186,10 @@ class GraphEdit(Edit, Generic[FoundT]):
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
         draft = Draft(model)
         self.change(draft, found)
-        return record_edit(model.document, draft.finish(), self.verb, self.parameters(), weights)
+        after = draft.finish()
+        if self.drops:
+            after = replace(after, graph=drop_unreached(after.graph))
+        return record_edit(model.document, after, self.verb, self.parameters(), weights)
 
 
 def make_repeated_error(verb: str) -> AlreadyAppliedError:

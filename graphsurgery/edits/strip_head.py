@@ -10,7 +10,7 @@ from graphsurgery.edits.edit import Edit, Resolved
 from graphsurgery.encoder.head import explain_pooling, read_head_steps, read_padding_free_form
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model.model import Model, open_data
-from graphsurgery.model.provenance import MOVE, Step, list_undoable_steps, undo_step
+from graphsurgery.model.provenance import HOUSEKEEPING, MOVE, Step, list_undoable_steps, undo_step
 from graphsurgery.model.records import Document
 from graphsurgery.model.relocate import list_locations, move_tensors
 from graphsurgery.remarks import Warn
@@ -50,8 +50,14 @@ class StripHead(Edit):
                 "the encoder of this file computes only the token that its head takes, and gives it at every position",
                 "strip the head of the file from which the rewrite pooled-token made this one",
             )
+        left = [step for step in list_undoable_steps(model.proto) if step.edit not in HOUSEKEEPING]
+        if not left and not model.rewrites:
+            raise NoHeadError(
+                f"{found[-1].edit} dropped nodes and weights of its source, and this file does not hold them any more",
+                "take the file that it was made from",
+            )
         notes = () if read_padding_free_form(model) is None else (PADDING_FREE,)
-        return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(found))}", *notes))
+        return Resolved(self, None, (f"takes off {', '.join(step.edit for step in reversed(left or found))}", *notes))
 
     def document(self, model: Model, found: Any, weights: str | None) -> Document:
         document = restore_source(model)

@@ -12,6 +12,7 @@ from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
 from graphsurgery.encoder.norms import find_norms
 from graphsurgery.encoder.roles import find_roles
+from graphsurgery.encoder.unit_length import find_scaled_to_length_one
 from graphsurgery.graph.attributes import get_input, get_int, get_ints
 from graphsurgery.graph.operators import (
     BEHIND_POOLING,
@@ -20,8 +21,6 @@ from graphsurgery.graph.operators import (
     PICKING_BY_AXIS,
     REDUCING,
     RESHAPING,
-    SCALING,
-    SQUARE_SUMS,
     TURNING,
     get_operator,
 )
@@ -130,8 +129,8 @@ class _Finder:
     def _go_back(self, node: ir.Node, behind: _Behind) -> ir.Value | None:
         """Return the vectors that ``node`` works on and note in ``behind`` what it does; None if it is not known."""
         operator, tokens = get_operator(node), self.flow.token_inputs(node)
-        vector = self._find_normalized(node)
-        if vector is not None:
+        vector = find_scaled_to_length_one(self.graph, node)
+        if vector is not None and vector in self.flow.tokens:
             behind.normalized = behind.normalized or not behind.dense
             return vector
         if operator in RESHAPING | TURNING or self._is_view(node):
@@ -142,21 +141,6 @@ class _Finder:
         if operator in BEHIND_POOLING and tokens:
             behind.dense = True
             return tokens[0]
-        return None
-
-    def _find_normalized(self, node: ir.Node) -> ir.Value | None:
-        """Return x if a node gives x over its length, sqrt(sum x^2), in one operator or several; else None."""
-        operator = get_operator(node)
-        if operator == "LpNormalization":
-            return get_input(node, 0) if get_int(node, "p", 2) == 2 and get_int(node, "axis", -1) in (-1, 1) else None
-        if operator not in SCALING or len(self.flow.token_inputs(node)) != 2:
-            return None
-        for vector, length in (node.inputs, reversed(node.inputs)) if operator == "Mul" else (node.inputs,):
-            if vector is None or length is None:
-                continue
-            behind = {get_operator(one) for one in self.graph.upstream_nodes(length, until=(vector,))}
-            if vector in self.graph.ancestors([length]) and behind & SQUARE_SUMS:
-                return vector
         return None
 
     def _sums_by_product(self, node: ir.Node) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from graphsurgery.edit_list import TEXT
+from graphsurgery.edit_list import EDIT_LIST, TEXT
 from graphsurgery.errors import NoHeadError, UnsupportedModelError
 from graphsurgery.model import wire
 from graphsurgery.model.parsing import parse
@@ -75,10 +75,18 @@ class Step:
 
 
 def list_undoable_steps(model: onnx.ModelProto) -> list[Step]:
-    """Return the steps recorded after the last rewrite, oldest first, or all steps if there was no rewrite."""
+    """Return the steps recorded after the last one that cannot be undone, oldest first.
+
+    These are rewrites, and edits that drop nodes and weights.
+    """
     found = read_steps(model)
-    start = max((place for place, step in enumerate(found) if step.edit == OPTIMIZED), default=-1)
+    start = max((place for place, step in enumerate(found) if step.edit == OPTIMIZED or _drops(step.edit)), default=-1)
     return found[start + 1 :]
+
+
+def _drops(edit: str) -> bool:
+    """Return whether an edit drops nodes and weights, which the file does not hold any more."""
+    return edit in EDIT_LIST and EDIT_LIST[edit].drops
 
 
 def remove_entries(records: Sequence[Record], keep: Sequence[str] = ()) -> tuple[Record, ...]:
@@ -196,7 +204,8 @@ def _make_entry(before: Document, after: Document, content: dict[str, Any]) -> R
     """Return the newest entry: ``content`` and the undo from ``after`` to ``before``. ``after`` has an empty record in the
     entry's place."""
     kept = [record for record in after.model if record.field == METADATA]
-    return _encode_entry(content | {"undo": compute_undo(before, after)}, kept)
+    undo = {} if _drops(content["edit"]) else compute_undo(before, after)
+    return _encode_entry(content | {"undo": undo}, kept)
 
 
 def _encode_entry(content: dict[str, Any], entries: Sequence[Record]) -> Record:

@@ -12,6 +12,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
 from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.references.chain import Chain
+from graphsurgery.references.nested import drop_unread_inputs
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import RELATIVE, Expected, Values, expect_exactly
 from graphsurgery.runtime.session import Session, open_proto, open_session
@@ -72,14 +73,16 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     If the CPU has no kernel for float16, ONNX Runtime computes in float32 and rounds only the outputs. A head starts with a
     cast to float32, so it gets the unrounded value, and the reference must start from the same value. So the value is cast
     here, too. The cast is negated, because ONNX Runtime rounds a cast that is an output. Only outputs that ``output`` keeps
-    stay outputs. ``plain_run`` switches ONNX Runtime's graph optimisations off.
+    stay outputs. ``plain_run`` switches ONNX Runtime's graph optimisations off. If an edit of ``chain`` drops a part of the
+    source, that part is not run, because feeds of the output do not have its inputs.
     """
     origins = [chain.name_in_source(value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
     inside = [name for name in chain.starts if source.interface.input(name) is None]
     half = [name for name in inside if _may_be_half(source, name)]
     plain = tuple(name for name in inside if name not in half)
-    if not half:
+    drops = any(link.reference.fields is not None and link.reference.fields.keeps(link.parameters) for link in chain)
+    if not half and not drops:
         return OpenedSource(open_session(source, extra_outputs=plain, plain=plain_run), plain, {}, kept)
     source.require_data("running the model")
     proto = source.to_proto()
@@ -93,6 +96,8 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     outputs += [onnx.ValueInfoProto(name=name) for name in (*plain, *negated.values()) if name not in kept]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
+    if drops:
+        drop_unread_inputs(proto.graph)
     return OpenedSource(open_proto(proto, source, plain=plain_run), plain, negated, kept)
 
 

@@ -16,10 +16,10 @@ import onnx
 from graphsurgery.model.model import Model
 from graphsurgery.model.records import Document, Record
 from graphsurgery.model.schema import GRAPH
-from graphsurgery.references.nested import find_subgraphs
+from graphsurgery.references.nested import find_needed, find_subgraphs
 
-NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER = (
-    GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer")
+NODE, INPUT, OUTPUT, VALUE_INFO, INITIALIZER, SPARSE_INITIALIZER = (
+    GRAPH.fields_by_name[name].number for name in ("node", "input", "output", "value_info", "initializer", "sparse_initializer")
 )
 INFOS = {INPUT: "input", OUTPUT: "output", VALUE_INFO: "value_info"}
 Info = onnx.ValueInfoProto
@@ -42,6 +42,9 @@ class Fields:
     """Returns new initializers, which stand behind all others."""
     node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
     """Changes a node, except for its names."""
+    keeps: Callable[[Mapping[str, Any]], list[str] | None] = lambda _: None
+    """Returns the source's values that are kept with all that they are computed from. Other nodes, weights and declared values
+    are dropped; inputs and outputs are not. None: everything stays."""
 
 
 def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
@@ -50,7 +53,11 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     names = {old: new for old, new in fields.names(parameters).items() if old not in made}
     change_info = fields.infos(parameters, graph)
     records: list[Record] = []
+    kept = fields.keeps(parameters)
+    needed = None if kept is None else find_needed(graph, kept)
     for record in model.document.graph:
+        if needed is not None and not _is_needed(record, needed):
+            continue
         if record.field == NODE:
             node = onnx.NodeProto.FromString(record.content)
             _rename_values(node, names)
@@ -71,6 +78,17 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
     records += [Record.literal(INITIALIZER, one.SerializeToString()) for one in fields.initializers(parameters, graph)]
     return replace(model, document=Document(model.document.model, tuple(records), payloads))
+
+
+def _is_needed(record: Record, needed: set[str]) -> bool:
+    """Return whether one of the values in a node, a weight or the declaration of an inner value is ``needed``."""
+    if record.field == NODE:
+        return not needed.isdisjoint(onnx.NodeProto.FromString(record.content).output)
+    if record.field == INITIALIZER:
+        return onnx.TensorProto.FromString(record.content).name in needed
+    if record.field == SPARSE_INITIALIZER:
+        return onnx.SparseTensorProto.FromString(record.content).values.name in needed
+    return record.field != VALUE_INFO or Info.FromString(record.content).name in needed
 
 
 def _choose_outputs(records: Sequence[Record], names: Sequence[str]) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -42,6 +42,30 @@ def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
             if not found.isdisjoint(taken):
                 found |= made
     return found - {name}
+
+
+def find_needed(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
+    """Return the values ``names`` of the main graph, those that they are computed from, and what else the same nodes make."""
+    needed, before = set(names), 0
+    while len(needed) > before:
+        before = len(needed)
+        for node in reversed(graph.node):
+            if not needed.isdisjoint(filter(None, node.output)):
+                needed.update(filter(None, node.output), filter(None, node.input), _find_outer_values(node))
+    return needed
+
+
+def drop_unread_inputs(graph: onnx.GraphProto) -> None:
+    """Remove the nodes of ``graph`` that its outputs do not need, and the inputs and weights that no node reads then."""
+    needed = find_needed(graph, (info.name for info in graph.output))
+    nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
+    for field, left in (
+        (graph.node, nodes),
+        (graph.input, [one for one in graph.input if one.name in needed]),
+        (graph.initializer, [one for one in graph.initializer if one.name in needed]),
+    ):
+        del field[:]
+        field.extend(left)
 
 
 def _find_outer_values(node: onnx.NodeProto) -> set[str]:

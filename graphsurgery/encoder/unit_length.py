@@ -1,0 +1,24 @@
+"""Vectors of length one: x / sqrt(sum x^2), in one operator or several."""
+
+from __future__ import annotations
+
+from graphsurgery.deferred import ir
+from graphsurgery.graph.attributes import get_input, get_int
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import SCALING, SQUARE_SUMS, get_operator
+
+
+def find_scaled_to_length_one(graph: Graph, node: ir.Node) -> ir.Value | None:
+    """Return x if ``node`` gives x over its length, sqrt(sum x^2), in one operator or as the last of several; else None."""
+    operator = get_operator(node)
+    if operator == "LpNormalization":
+        return get_input(node, 0) if get_int(node, "p", 2) == 2 and get_int(node, "axis", -1) in (-1, 1) else None
+    if operator not in SCALING:
+        return None
+    for vector, length in (node.inputs, reversed(node.inputs)) if operator == "Mul" else (node.inputs,):
+        if vector is None or length is None:
+            continue
+        behind = {get_operator(one) for one in graph.upstream_nodes(length, until=(vector,))}
+        if vector in graph.ancestors([length]) and behind & SQUARE_SUMS:
+            return vector
+    return None
