@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from graphsurgery.encoder.head import EMBEDDING
 from graphsurgery.encoder.limits import find_tables
-from graphsurgery.encoder.pictures import find_patches, find_picture_input
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
 from graphsurgery.model.model import Model
 from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.runtime.baked_sizes import restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, MINUS_INFINITY, NOT
 from graphsurgery.runtime.texts import find_tokenizer, read_padding
@@ -32,8 +32,8 @@ ARRAYS = {"ids": "ids", "mask": "attention_mask", "types": "type_ids"}
 """Arrays [batch, sequence] of tokenised texts: the program's names, and the tokenizers package's names for their rows."""
 MADE_UP = 3
 """Tokens of a made-up text, if there is no tokenizer."""
-SAMPLES, CHANNELS, PIXELS = 16000, 3, 224
-"""The samples of a waveform, one second at the usual rate, and the sizes of a picture, if the file does not say them."""
+SAMPLES = 16000
+"""The samples of a waveform, one second at the usual rate, if the file does not fix them."""
 PROMPT_TOKENS = "np.array([prompt_tokens])"
 NO_TOKENIZER = "no tokenizer.json was found, so tokenise with the model's own tokenizer"
 MASKS = {NOT: "mask == 0", ADDITIVE: f"np.where(mask, 0, {MINUS_INFINITY:g})", LENGTHS: "mask.sum(axis=1)"}
@@ -108,19 +108,10 @@ def write_program(
 def describe_inputs(model: Model) -> FeedGenerator:
     """Return a generator of feeds for ``model``, which knows the roles, forms and sizes of its inputs."""
     try:
-        inputs = make_feed_generator(model)
+        return make_feed_generator(model)
     except GraphSurgeryError:  # its record cannot be read: names and types tell what they tell
         roles = find_roles(model.interface)
-        inputs = FeedGenerator(roles, find_tables(model, roles))
-    picture = find_picture_input(inputs.roles.others)
-    if picture is None or inputs.picture:
-        return inputs
-    patches = find_patches(model, picture.name)
-    if patches is None and inputs.roles.ids is not None:
-        return inputs  # a cache
-    sizes = (patches.channels if patches is not None else CHANNELS, PIXELS, PIXELS)
-    named = zip((picture.dims or ())[1:], sizes, strict=True)
-    return replace(inputs, picture=tuple((name, size) for name, size in named if isinstance(name, str)))
+        return restrict_to_baked_sizes(model, FeedGenerator(roles, find_tables(model, roles)))
 
 
 def shorten_path(path: Path) -> str:
@@ -209,8 +200,16 @@ def _make_up(inputs: FeedGenerator, used: Sequence[str], why: str) -> list[str]:
         ids = f"{row}[None, :]" if rows == 1 else f"np.tile({row}, ({rows}, 1))"
         lines = {"ids": f"ids = {ids}", "mask": "mask = np.ones_like(ids)", "types": "types = np.zeros_like(ids)"}
         return ["", f"# made-up tokens: {why}", *(lines[name] for name in used)]
-    columns = inputs.fixed_sequence or SAMPLES
+    columns = _count_samples(inputs) or inputs.fixed_sequence or MADE_UP
     return ["", *([f"mask = np.ones(({rows}, {columns}), np.int64)"] if "mask" in used else [])]
+
+
+def _count_samples(inputs: FeedGenerator) -> int | None:
+    """Return how many samples to make up for a waveform: as many as the file takes, or a second. None without a waveform."""
+    wave = next((value for value in inputs.roles.others if inputs.waveform and value.name == inputs.waveform.name), None)
+    if inputs.waveform is None or wave is None:
+        return None
+    return wave.last_dim if isinstance(wave.last_dim, int) else max(SAMPLES, inputs.waveform.field)
 
 
 def _write_array(value: Value, source: str | None, inputs: FeedGenerator) -> str:
@@ -226,9 +225,10 @@ def _write_unknown(value: Value, kind: str, inputs: FeedGenerator) -> str:
     """Return an array for an input of unknown use: noise for pictures and waveforms, ones or zeros for all others."""
     has_ids = inputs.roles.ids is not None
     rows: int | str = "ids.shape[0]" if has_ids else inputs.fixed_batch or 1
-    wave = value.dtype in FLOATS and value.rank == 2
-    columns: int | str = "ids.shape[1]" if has_ids else inputs.fixed_sequence or (SAMPLES if wave else MADE_UP)
+    columns: int | str = "ids.shape[1]" if has_ids else inputs.fixed_sequence or MADE_UP
     sizes = inputs.list_sizes(value, rows, columns)
+    if inputs.waveform is not None and inputs.waveform == inputs.find_medium(value):
+        sizes[-1] = _count_samples(inputs) or sizes[-1]
     shape = f"[{', '.join(map(str, sizes))}]"
     if value.dtype in FLOATS and not has_ids and 0 not in sizes:
         return f"np.random.default_rng(0).standard_normal({shape}).astype({kind})"

@@ -35,7 +35,8 @@ LAYERS = (
     ("model",),
     ("graph",),
     ("encoder",),
-    ("consumers", "folders", "runtime"),
+    ("consumers", "folders"),
+    ("runtime",),
     ("compare",),
     ("edits", "references", "inspection", "exporting"),
     ("proof",),
@@ -85,7 +86,12 @@ SHARED_MODULES = {
     "graph.operators": "behind graph.graph, and the names that `find_tables` asks for",
     "encoder.roles": "decides what is fed; what an edit found by it is held against another reading (proof/intent.py)",
     "encoder.suspected_sizes": "decides whether a run tries sizes, and which; see runtime.baked_sizes",
-    "encoder.pictures": "decides what is fed: the size of pictures",
+    "encoder.modalities": "decides what is fed: which inputs are pictures and sound",
+    "encoder.frames": "decides what is fed: how long clips are",
+    "runtime.media": "decides what is fed: pictures and sound",
+    "runtime.media_sizes": "decides what is fed: how large pictures are, as a run shows",
+    "folders.picture_config": "decides what is fed: how large pictures are, and how pixels are normalised",
+    "folders.files": "opens files, and reads JSON within limits",
     "graph.facts": "behind encoder.suspected_sizes, like the next five",
     "graph.schemas": "behind graph.facts",
     "graph.shape_rules": "behind graph.facts",
@@ -111,12 +117,14 @@ GRAPH_DOORS = frozenset({
     ("graphsurgery.encoder.limits", "find_tables"),
     ("graphsurgery.encoder.limits", "find_largest_window"),
     ("graphsurgery.encoder.suspected_sizes", "list_suspected_sizes"),
-    ("graphsurgery.encoder.pictures", "find_patches"),
+    ("graphsurgery.encoder.modalities", "list_modalities"),
+    ("graphsurgery.encoder.frames", "find_frame_steps"),
+    ("graphsurgery.encoder.limits", "list_constant_tables"),
     ("graphsurgery.compare.reference_ops", "_make_readable"),
 })  # fmt: skip
-"""By these alone the proof gets at graph.graph. The first four decide what is fed: how many ids there are, how long texts are,
-and at which sizes a run is tried. The last takes from a model what onnx's evaluator cannot run. A fault there makes the second
-opinion differ."""
+"""By these alone the proof gets at graph.graph. All but the last decide what is fed: how many ids there are, how long texts
+are, which inputs are pictures, and at which sizes a run is tried. The last takes from a model what onnx's evaluator cannot run.
+A fault there makes the second opinion differ."""
 DOORS = frozenset({("graphsurgery.model.provenance", "record_edit"), ("graphsurgery.model.provenance", "undo_step")})
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 

@@ -188,7 +188,7 @@ def test_pictures_of_any_size(tmp_path: Path) -> None:
     """One row for all patches: it runs on pictures of more than one size, which says nothing against the file."""
     source = graphsurgery.load(picture_encoder(1))
     generator = make_feed_generator_for(source, find_roles(source.interface))
-    assert generator.any_picture and dict(generator.picture) == {"channels": 3, "height": 8, "width": 8}
+    assert [(one.sizes, one.only) for one in generator.media] == [((3, 224, 224), False)]
     assert not any(SAYS in line for line in graphsurgery.inspect(source).warnings)
     done = graphsurgery.run([AddPooling("mean", mask="ones")], source, output=tmp_path / "out.onnx")
     assert done.report and not any(SAYS in line for line in done.report.warnings)

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
+import onnx
+
 from graphsurgery.deferred import ir
-from graphsurgery.encoder.flow import Flow
 from graphsurgery.errors import NameNotFoundError, UnsupportedModelError
 from graphsurgery.graph.attributes import get_int, get_ints, get_string
-from graphsurgery.graph.operators import PRODUCTS, SHAPE_READING, get_operator
+from graphsurgery.graph.graph import Graph
+from graphsurgery.graph.operators import PRODUCTS, SHAPE_READING, STORED_STEPS, get_operator
 from graphsurgery.model.model import Model
 
 FrameSteps: TypeAlias = "tuple[tuple[int, int], ...]"
@@ -31,12 +33,12 @@ def find_frame_steps(model: Model, waveform: str) -> FrameSteps:
     Raises NameNotFoundError if there is no such input, UnsupportedModelError if frames cannot be counted: there is no such
     convolution, one of them is padded or two-dimensional, or they do not follow one another.
     """
-    return tuple(_read_step(node, rank) for node, rank in _find_convolutions(Flow.of(model), waveform))
+    return tuple(_read_step(node, rank) for node, rank in _find_convolutions(Graph.of(model), waveform))
 
 
 def find_frame_convolutions(model: Model, waveform: str) -> list[ir.Node]:
     """Return the convolutions of `find_frame_steps`. Raises as it does."""
-    return [node for node, _ in _find_convolutions(Flow.of(model), waveform)]
+    return [node for node, _ in _find_convolutions(Graph.of(model), waveform)]
 
 
 def count_frames(samples: int, steps: Sequence[tuple[int, int]]) -> int:
@@ -55,39 +57,44 @@ def compute_receptive_field(steps: Sequence[tuple[int, int]]) -> int:
     return field
 
 
-def _find_convolutions(flow: Flow, waveform: str) -> list[tuple[ir.Node, int]]:
+def _find_convolutions(graph: Graph, waveform: str) -> list[tuple[ir.Node, int]]:
     """Return the convolutions in order, each with the rank of its weights."""
-    start = flow.graph.value(waveform)
+    start = graph.value(waveform)
     if start is None or not start.is_graph_input():
         raise NameNotFoundError(f"the model has no input {waveform!r}", "name the input of the waveform")
     found: list[ir.Node] = []
     reached = {start}
-    for node in flow.graph.nodes:
-        if reached.isdisjoint(flow.graph.all_inputs(node)) or _ends_frames(flow, node):
+    for node in graph.nodes:
+        if reached.isdisjoint(graph.all_inputs(node)) or _ends_frames(graph, node):
             continue
         found += [node] if get_operator(node) == "Conv" else []
         reached.update(node.outputs)
     if not found:
         raise _make_error(f"no convolution reads the input {waveform!r}")
     for one, other in pairwise(found):
-        if other.inputs[0] not in flow.graph.descendants(one.outputs):
+        if other.inputs[0] not in graph.descendants(one.outputs):
             raise _make_error(f"the convolutions {_name(one)} and {_name(other)} do not follow one another")
-    return [(node, _find_rank(flow, node)) for node in found]
+    return [(node, _find_rank(graph, node)) for node in found]
 
 
-def _ends_frames(flow: Flow, node: ir.Node) -> bool:
+def _ends_frames(graph: Graph, node: ir.Node) -> bool:
     """Return whether a node makes something else of frames or samples: a product with weights, positions, or a shape."""
     operator = get_operator(node)
-    if operator in PRODUCTS and any(flow.weights(value) is not None for value in node.inputs):
+    if operator in PRODUCTS and any(_find_weights(graph, value) is not None for value in node.inputs):
         return True
     return operator in SHAPE_READING or (operator == "Conv" and get_int(node, "group", 1) > 1 and is_padded(node))
 
 
-def _find_rank(flow: Flow, node: ir.Node) -> int:
-    weights = flow.weights(node.inputs[1])
+def _find_rank(graph: Graph, node: ir.Node) -> int:
+    weights = _find_weights(graph, node.inputs[1])
     if weights is None:
         raise _make_error(f"the weights of the convolution {_name(node)} are computed")
     return len(weights.dims)
+
+
+def _find_weights(graph: Graph, value: ir.Value | None) -> onnx.TensorProto | None:
+    """Return the stored tensor of ``value``, which may be cast or dequantised before use. None for computed values."""
+    return None if value is None else graph.tensor(graph.origin(value, STORED_STEPS))
 
 
 def is_padded(node: ir.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Limits of what an encoder can be fed: the rows of its embedding tables, and how far its attention looks."""
+"""Limits of what an encoder can be fed: the rows of its embedding tables, its end of text, and how far its attention looks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from graphsurgery.encoder.roles import Roles
 from graphsurgery.errors import MalformedModelError, UnsupportedModelError
 from graphsurgery.graph.attributes import get_constant_tensor, get_input, get_int
 from graphsurgery.graph.graph import Graph
-from graphsurgery.graph.operators import COMPARING, EMBEDDING_NORM, INDEX_STEPS, POSITION_STEPS, STORED_STEPS, get_operator
+from graphsurgery.graph.operators import (
+    COMPARING,
+    EMBEDDING_NORM,
+    INDEX_STEPS,
+    POSITION_STEPS,
+    RESHAPING,
+    STORED_STEPS,
+    get_operator,
+)
 from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
 
@@ -24,8 +32,8 @@ SHORTEST_POSITION_TABLE = 4
 WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
 WIDEST_WINDOW = 1 << 20
 """A larger number is no window. Masks are compared with such numbers, too."""
-Lookup = tuple[tuple[int, int], frozenset[str]]
-"""((rows, width) of a table, names of the inputs that its index is computed from)."""
+Lookup = tuple[tuple[int, int], frozenset[str], frozenset[str]]
+"""((rows, width) of a table, names of the inputs that its index is computed from, and of those that its rows are added to)."""
 _LOOKUPS: Store[tuple[Lookup, ...]] = WeakKeyDictionary()
 
 
@@ -36,6 +44,8 @@ class Tables:
     vocabulary: int | None = None
     types: int | None = None
     positions: int | None = None
+    end_id: int | None = None
+    """The id that ends a text, if the graph looks for it to take that position's vector, as CLIP's text towers do."""
 
     @property
     def longest(self) -> int | None:
@@ -53,9 +63,9 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     """
     rows: dict[str, tuple[int, int]] = {}
     others = []
-    for table, inputs in _list_lookups(model):
+    for table, inputs, beside in _list_lookups(model):
         if not inputs:
-            others.append(table)
+            others += [table] if roles.ids is None or not beside or roles.ids.name in beside else []
         elif len(inputs) == 1 or roles.ids is None or roles.ids.name not in inputs:
             rows.update(dict.fromkeys(inputs, table))
         else:  # the index is a sum of inputs: leave room for the others being 1
@@ -70,15 +80,45 @@ def find_tables(model: Model, roles: Roles) -> Tables:
         vocabulary[0] if vocabulary else None,
         types[0] if types else None,
         min(table[0] for table in positions) if positions else None,
+        None if vocabulary is None or roles.ids is None else _find_end_id(model, roles.ids.name, vocabulary[0]),
     )
+
+
+def _find_end_id(model: Model, ids: str, vocabulary: int) -> int | None:
+    """Return the id at whose first place an ArgMax points: one that ``ids`` are compared with, or the highest of all ids."""
+    graph = Graph.of(model)
+    for node in graph.nodes:
+        if get_operator(node) != "ArgMax" or node.inputs[0] is None:
+            continue
+        looked_at = graph.origin(node.inputs[0], RESHAPING)
+        compared = looked_at.producer()
+        if looked_at.name == ids:
+            return vocabulary - 1
+        if compared is None or get_operator(compared) != "Equal":
+            continue
+        sides = [graph.origin(value, RESHAPING) for value in compared.inputs if value is not None]
+        numbers = [array for side in sides if side.name != ids and (array := graph.array(side)) is not None and array.size == 1]
+        if len(numbers) == 1 and any(side.name == ids for side in sides):
+            return int(numbers[0].reshape(-1)[0])
+    return None
 
 
 def find_table_rows(model: Model) -> dict[str, int]:
     """Return the number of rows of the largest table that each input indexes, by the input's name."""
     rows: dict[str, int] = {}
-    for table, inputs in _list_lookups(model):
+    for table, inputs, _ in _list_lookups(model):
         rows |= {name: max(table[0], rows.get(name, 0)) for name in inputs}
     return rows
+
+
+def list_constant_tables(model: Model) -> list[int]:
+    """Return the numbers of rows of tables that may hold positions, each once, the most rows first.
+
+    They are weights ``[1, rows, width]``, and tables that are looked up by constants.
+    """
+    added = (tensor.dims[1] for tensor in model.initializers.values() if len(tensor.dims) == 3 and tensor.dims[0] == 1)
+    found = {int(rows) for rows in added} | {table[0] for table, inputs, _ in _list_lookups(model) if not inputs}
+    return sorted(found - {1}, reverse=True)
 
 
 def _list_lookups(model: Model) -> tuple[Lookup, ...]:
@@ -102,7 +142,19 @@ def _find_lookups(graph: Graph) -> Iterator[Lookup]:
             tensor = None if table is None else graph.tensor(graph.origin(table, STORED_STEPS))
             if tensor is not None and len(tensor.dims) == 2:
                 rows, width = map(int, tensor.dims)
-                yield (rows, width), _find_index_inputs(graph, None if index is None else get_input(node, index))
+                indexed_by = _find_index_inputs(graph, None if index is None else get_input(node, index))
+                yield (rows, width), indexed_by, frozenset() if indexed_by else _find_inputs_beside(graph, node.outputs[0])
+
+
+def _find_inputs_beside(graph: Graph, rows: ir.Value) -> frozenset[str]:
+    """Return the names of the inputs that ``rows`` of a table are added to: none if they are not added to anything."""
+    values = [rows]
+    for value in values:  # grows during the loop
+        for node in graph.consumers(value):
+            if get_operator(node) == "Add":
+                return frozenset(one.name or "" for one in graph.ancestors(node.outputs) if graph.is_fed(one))
+            values += node.outputs if get_operator(node) in RESHAPING else []
+    return frozenset()
 
 
 def _find_index_inputs(graph: Graph, index: ir.Value | None) -> frozenset[str]:

@@ -18,6 +18,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.embedding import embed_batch
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import LONG, make_mask
+from graphsurgery.runtime.media import describe_length
 from graphsurgery.runtime.session import Session, open_session
 from graphsurgery.runtime.texts import BATCH, Encoded
 
@@ -150,10 +151,13 @@ def describe_bits(model: Model, session: Session, generator: FeedGenerator) -> l
     if where is not None:
         operator = _find_operator(model, where)
         first = f"; the first operator to differ is {operator}" if operator is not None else ""
-        return [f"a text's vector is not the same bits in any batch: up to {worst:.1e} apart with {where.what}{first}"]
+        return [
+            f"a {generator.unit}'s vector is not the same bits in any batch: up to {worst:.1e} apart with {where.what}{first}"
+        ]
     behind = " and with any padding behind it" if generator.has_mask else ""
     return [
-        f"a text's vector is the same bits in any batch{behind}, as tried here on texts of up to {_width(generator)} tokens"
+        f"a {generator.unit}'s vector is the same bits in any batch{behind}, "
+        f"as tried here on {generator.unit}s of up to {describe_length(_width(generator), generator.waveform)}"
     ]
 
 

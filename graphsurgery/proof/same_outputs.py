@@ -118,8 +118,9 @@ class SameOutputs:
             check = Check(NAME, f"the source cannot be run: {error}", stated=Verdict.NOT_CHECKED)
             return [check], [f"{NAME}: the source cannot be run: {error}"]
         left_out = [*source.left_out, *self.generator.left_out]
-        if self.generator.roles.mask is None and self.generator.roles.others:
-            names = list_few(value.name for value in self.generator.roles.others)
+        unknown = [value.name for value in self.generator.roles.others if self.generator.find_medium(value) is None]
+        if self.generator.roles.mask is None and unknown:
+            names = list_few(unknown)
             left_out.append(f"padding: no input was recognised as the attention mask (inputs of unknown use: {names})")
         check = compare_models(source, open_output, limits, is_exact=relation.is_exact)
         return [check], [*left_out, *require_value(self.reach, "how long texts are").not_checked, *check.left_out]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,9 +17,10 @@ from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import RecordedMask, name_prompt_input
-from graphsurgery.runtime.baked_sizes import MOST_WEIGHTS, make_feed_generator_for, restrict_to_baked_sizes
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for, restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
+from graphsurgery.runtime.media_sizes import MOST_WEIGHTS
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import open_session
@@ -51,6 +52,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     form = form or NONZERO
     sized = feed_second_masks(source, restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form)))
     ones = frozenset(chain.input_name_in_output(name) or name for name in sized.ones)
+    named = ((medium, chain.input_name_in_output(medium.name)) for medium in sized.media)
+    media = tuple(replace(medium, name=name) for medium, name in named if name is not None)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
@@ -63,7 +66,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
             called if called in inputs else None, fed, most, form, frozenset(unread),
-            ones=ones, baked=sized.baked, picture=sized.picture, any_picture=sized.any_picture,
+            ones=ones, baked=sized.baked, media=media,
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
@@ -202,10 +205,13 @@ def find_texts(
 ) -> tuple[Encoded | None, str | None]:
     """Return tokenised texts: the user's, or sentences of our own. Without a usable tokenizer, return None and the reason.
 
-    Texts are cut at ``longest`` tokens, by default the generator's `longest_text`.
+    A model of pictures or sound alone has no texts, which needs no reason. Texts are cut at ``longest`` tokens, by default the
+    generator's `longest_text`.
 
     Raise an error instead if the user asked for texts.
     """
+    if path is None and generator.roles.ids is None and generator.media:
+        return None, None
     texts = SENTENCES if path is None else read_texts(os.fspath(path))
     try:
         return encode_texts(source, output, generator, texts, longest or generator.longest_text), None

@@ -93,7 +93,7 @@ def measure_dependence(whole: Whole, generator: FeedGenerator) -> list[str]:
     A dependence on neighbours or on padding behind that is far above rounding is a warning.
     """
     are_pictures = generator.has_rows and not generator.has_texts  # they have no padding
-    one, beside = ("picture", "other pictures in the batch") if are_pictures else ("text", "other texts in the batch")
+    one, beside = generator.unit, f"other {generator.unit}s in the batch"
     unmeasured = f"not measured how much {beside}{'' if are_pictures else ' and padding'} change a vector:"
     if generator.fixed_batch is not None or (generator.fixed_sequence is not None and not are_pictures):
         return [f"{unmeasured} the model's batch {'' if are_pictures else 'or sequence '}size is fixed"]

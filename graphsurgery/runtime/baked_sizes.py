@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from graphsurgery.encoder.limits import find_tables
-from graphsurgery.encoder.pictures import find_patches, find_picture_input, has_position_table
+from graphsurgery.encoder.modalities import list_modalities
 from graphsurgery.encoder.roles import Roles, find_roles
 from graphsurgery.encoder.suspected_sizes import list_suspected_sizes
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
@@ -24,6 +24,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO
+from graphsurgery.runtime.media_sizes import MOST_WEIGHTS, find_media
 from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import Session, open_session
 
@@ -31,16 +32,10 @@ ROWS, COLUMNS = (3, 2), (5, 6)
 """The usual sizes to try: two of each, so that a size that happens to be baked in is not taken for any size."""
 MOST_SIZES = 12
 """At most this many numbers from constants are tried as sizes."""
-MOST_WEIGHTS = 2 << 30
-"""A model with more bytes of weights is not run to see at which sizes it does."""
 BakedSizes = tuple[int | None, int | None]
 FREE: BakedSizes = (None, None)
 LOG = logging.getLogger(__name__)
 _FOUND: Store[BakedSizes] = WeakKeyDictionary()
-Picture = tuple[tuple[tuple[str, int], ...], bool]
-_PICTURES: Store[Picture] = WeakKeyDictionary()
-MOST_PATCHES = 64
-"""The most patches in a row of a picture that is tried."""
 
 
 def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
@@ -50,10 +45,7 @@ def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> 
 
 def restrict_to_baked_sizes(model: Model, generator: FeedGenerator) -> FeedGenerator:
     """Return ``generator``, which draws feeds for ``model``, at the only sizes at which that runs."""
-    value = find_picture_input(generator.roles.others)
-    if value is not None:
-        picture, is_any = find_once(_PICTURES, model, (value.name,), lambda: _find_picture(model, value, generator))
-        generator = replace(generator, picture=picture, any_picture=is_any)
+    generator = replace(generator, media=find_media(model, generator))
     return replace(generator, baked=find_baked_sizes(model, generator))
 
 
@@ -78,7 +70,10 @@ def declare_baked_sizes(model: Model, source: Model | None = None) -> tuple[Inte
     generator = restrict_to_baked_sizes(model, FeedGenerator(roles, find_tables(model, roles)))
     named = zip(roles.ids.dims or () if roles.ids is not None else (), generator.baked, strict=False)
     sizes: dict[Dim, int] = {dim: size for dim, size in named if size is not None and isinstance(dim, str)}
-    sizes |= {} if generator.any_picture else dict(generator.picture)
+    by_name = {value.name: value for value in roles.others}
+    for medium in generator.media:
+        free = zip((by_name[medium.name].dims or ())[1:], medium.sizes, strict=False)
+        sizes |= {dim: size for dim, size in free if medium.only and isinstance(dim, str)}
 
     def declare(value: Value) -> Value:
         return value if value.dims is None else replace(value, dims=tuple(sizes.get(dim, dim) for dim in value.dims))
@@ -92,7 +87,7 @@ def _runs_at_any_size(model: Model) -> bool:
     roles = find_roles(model.interface)
     generator = FeedGenerator(roles, find_tables(model, roles))
     is_fixed = generator.fixed_batch is not None or generator.fixed_sequence is not None
-    if roles.ids is None or roles.ids.rank != 2 or is_fixed or find_picture_input(roles.others) is not None:
+    if roles.ids is None or roles.ids.rank != 2 or is_fixed or any(one.stem for one in list_modalities(model)):
         return False
     return find_baked_sizes(model, generator) == FREE
 
@@ -107,39 +102,6 @@ def _find(model: Model, generator: FeedGenerator) -> BakedSizes:
     except (GraphSurgeryError, MemoryError) as error:
         LOG.debug("it cannot be tried at which sizes the model runs: %s", error)
         return FREE
-
-
-def _find_picture(model: Model, value: Value, generator: FeedGenerator) -> Picture:
-    """Return the sizes of the smallest pictures of whole patches on which ``model`` runs, and whether it runs on larger ones.
-
-    They are by the names of dims, and empty if pictures have a fixed size or none is found. Pictures of a single patch are not
-    tried, because that is broadcast to any number of positions.
-    """
-    names, patches = (value.dims or ())[1:], find_patches(model, value.name)
-    if patches is None or all(isinstance(name, int) for name in names) or model.weight_bytes > MOST_WEIGHTS:
-        return (), False
-    if not list_suspected_sizes(model) and not has_position_table(model):
-        return (), False
-    try:
-        session = open_session(model)
-    except (GraphSurgeryError, MemoryError) as error:
-        LOG.debug("it cannot be tried on which pictures the model runs: %s", error)
-        return (), False
-
-    def size_picture(count: int) -> tuple[tuple[str, int], ...]:
-        sizes = (patches.channels, *[count * patches.step] * 2)
-        return tuple((name, size) for name, size in zip(names, sizes, strict=True) if isinstance(name, str))
-
-    def runs(count: int) -> bool:
-        sized = replace(generator, picture=size_picture(count))
-        try:
-            session.run(sized.generate(np.ones((2, patches.channels), dtype=np.bool_), seed=0))
-        except UnsupportedModelError:
-            return False
-        return True
-
-    found = next((count for count in range(2, MOST_PATCHES + 1) if runs(count)), None)
-    return ((), False) if found is None else (size_picture(found), runs(found + 1))
 
 
 class _Trial:

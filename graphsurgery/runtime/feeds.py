@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.report import list_few
 from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
+from graphsurgery.runtime.media import Medium
 from graphsurgery.runtime.texts import Encoded
 
 DEFAULT_VOCABULARY = 20
@@ -33,6 +34,8 @@ LONGEST_TEXT = 128
 WITHOUT_PADDING = "without padding"
 MOST_UNREAD = 100
 """Integers of an input that no node may read are below this."""
+UNUSED_COLUMNS = 3
+"""The columns of the masks of pictures, which have no sequence: only the number of rows varies."""
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
 """Limits on the product of an input's first two literal sizes, and on that of all. A larger input is not drawn."""
 
@@ -64,10 +67,8 @@ class FeedGenerator:
     text longer than `longest`."""
     baked: tuple[int | None, int | None] = (None, None)
     """The only batch size and the only sequence size at which the model runs although it declares them free; None for any."""
-    picture: tuple[tuple[str, int], ...] = ()
-    """The sizes of pictures at which the model was seen to run, by the names of dims: channels, height and width."""
-    any_picture: bool = False
-    """Whether it was seen to run at another size as well."""
+    media: tuple[Medium, ...] = ()
+    """How the inputs of pictures and sound are drawn."""
     zeros: frozenset[str] = frozenset()
     """Inputs that get zeros, because another file that takes the same feeds has no such input."""
     without_padding: bool = False
@@ -137,7 +138,9 @@ class FeedGenerator:
         if self.roles.mask is not None:
             is_usual = self.form in list_possible_forms(self.roles.mask)
             arrays[self.roles.mask.name] = (
-                encode_mask(mask, self.form, self.roles.mask) if is_usual else self._draw_other(rng, self.roles.mask, mask)
+                encode_mask(self._widen(mask), self.form, self.roles.mask)
+                if is_usual
+                else self._draw_other(rng, self.roles.mask, mask)
             )
         if self.roles.types is not None:
             types = rng.integers(0, self.tables.types or 1, size=mask.shape)
@@ -160,11 +163,29 @@ class FeedGenerator:
 
     @property
     def has_texts(self) -> bool:
-        """Return whether some input may have a text in each row, ``[batch, seq]`` or ``[batch, seq, dim]``.
+        """Return whether some input may have a text or a clip in each row, ``[batch, seq]`` or ``[batch, seq, dim]``.
 
-        Pictures have four dims, and a flat list of ids has one.
+        Pictures and spectrograms have no sequence, and a flat list of ids has one dim.
         """
-        return any(value.rank in (2, 3, None) for value in (*self.roles.known, *self.roles.others))
+        still = {medium.name for medium in self.media if not medium.has_columns}
+        inputs = (*self.roles.known, *self.roles.others)
+        return any(value.rank in (2, 3, None) for value in inputs if value.name not in still)
+
+    @property
+    def waveform(self) -> Medium | None:
+        """The waveform whose frames are the columns of masks; None for a model of texts."""
+        return next((one for one in self.media if one.has_columns), None) if self.roles.ids is None else None
+
+    def count_columns(self, size: int) -> int:
+        """Return how many columns of a mask an input of ``size`` positions has: frames of a waveform, tokens of a text."""
+        return size if self.waveform is None else self.waveform.count_frames(size)
+
+    @property
+    def unit(self) -> str:
+        """The word for what a row of a feed holds: a text, a clip, or what its medium is called."""
+        if self.roles.ids is not None or not self.media:
+            return "text"
+        return "clip" if self.waveform is not None else self.media[0].kind
 
     def cut_feed(self, feed: Mapping[str, np.ndarray], row: int, positions: slice) -> dict[str, np.ndarray]:
         """Return a feed for one row of ``feed`` and, in texts, some of its positions. Other inputs stay as they are."""
@@ -172,14 +193,17 @@ class FeedGenerator:
         by_role = {value.name for value in self.roles.known}
         values = {value.name: value for value in (*self.roles.known, *self.roles.others)}
         batch, sequence = self._leading_dims()
-        has_positions = isinstance(sequence, str) and self.has_texts  # a picture's second dim is its channels
+        has_positions = isinstance(sequence, str) and self.has_texts
         for name, value in values.items():
             dims = value.dims or ()
             if name == self.prompt or part[name].ndim == 0:
                 continue
             if name in by_role or (dims[:1] == (batch,) and isinstance(batch, str)):
                 part[name] = part[name][row : row + 1]
-            if part[name].ndim > 1 and (name in by_role or (has_positions and dims[1:2] == (sequence,))):
+            if part[name].ndim > 1 and self.waveform is not None:
+                columns = self.count_columns(part[name].shape[-1])
+                part[name] = part[name][..., self.waveform.find_samples(positions, columns)] if has_positions else part[name]
+            elif part[name].ndim > 1 and (name in by_role or (has_positions and dims[1:2] == (sequence,))):
                 part[name] = part[name][:, positions]
         return part
 
@@ -187,8 +211,7 @@ class FeedGenerator:
     def baked_in(self) -> list[str]:
         """A sentence about the only sizes at which the model runs, if it declares others."""
         where = [] if self.baked == (None, None) else [describe_texts(*self.baked)]
-        if self.picture and not self.any_picture:
-            where.append(f"on pictures of {' x '.join(str(size) for _, size in self.picture)}")
+        where += [f"on {one.kind}s of {' x '.join(map(str, one.sizes))}" for one in self.media if one.only]
         return [f"the model runs only {one}, although the file declares that any size will do" for one in where]
 
     @property
@@ -218,15 +241,22 @@ class FeedGenerator:
     def _draw_ids(self, rng: np.random.Generator, mask: Mask) -> np.ndarray:
         size = self.tables.vocabulary or DEFAULT_VOCABULARY
         ids = rng.integers(0, size, size=mask.shape)
-        if self.pad_id is None:
-            return ids
-        return np.where(mask, np.where(ids == self.pad_id, (ids + 1) % size, ids), self.pad_id)
+        end = self.tables.end_id
+        for special in {self.pad_id, end} - {None}:
+            ids = np.where(ids == special, (ids + 1) % size, ids)
+        if end is not None:  # the last token ends the text: the graph takes the vector of its position
+            is_last = mask & (np.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True))
+            ids = np.where(is_last, end, ids)
+        return ids if self.pad_id is None else np.where(mask, ids, self.pad_id)
 
     def _draw_other(self, rng: np.random.Generator, value: Value, mask: Mask) -> np.ndarray:
         """Draw an input of unknown role: the names of its dims tell batch and sequence, other symbolic dims are 1."""
         if value.dims is None or value.dtype in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
         shape = self.list_sizes(value, *mask.shape)
+        medium = self.find_medium(value)
+        if medium is not None:
+            return medium.draw(rng, value, tuple(shape), mask, silent=self.roles.mask is None)
         if value.dtype in FLOATS:
             return rng.standard_normal(shape).astype(_numpy(value))
         if value.name in self.unread:
@@ -238,10 +268,13 @@ class FeedGenerator:
     def list_sizes(self, value: Value, rows: Size, columns: Size) -> list[int | Size]:
         """Return the sizes of an input of unknown role, for ``rows`` texts of ``columns`` tokens, which the names of its dims
         tell. A cache is empty, and other symbolic dims are 1."""
-        dims = value.dims or ()
+        dims, medium = value.dims or (), self.find_medium(value)
+        if medium is not None:
+            length = [medium.count_samples(columns) if isinstance(columns, int) else columns] * medium.has_columns
+            drawn = (rows, *medium.sizes, *length)
+            return [dim if isinstance(dim, int) else size for dim, size in zip(dims, drawn, strict=True)]
         leading = zip(self._leading_dims(), (rows, columns), strict=True)
         sizes: dict[Dim, int | Size] = {dim: size for dim, size in leading if isinstance(dim, str)}
-        sizes |= dict(self.picture)
         is_past = "past" in value.name or is_cache(value)
         found = [dim if isinstance(dim, int) else sizes.get(dim, 0 if is_past else 1) if dim else 1 for dim in dims]
         if dims and not isinstance(dims[0], int) and not is_past and dims[0] not in sizes:
@@ -256,15 +289,32 @@ class FeedGenerator:
         """
         return self.roles.ids is None and value.dtype in INTEGERS and value.rank == 1 and value.name != self.prompt
 
+    def find_medium(self, value: Value) -> Medium | None:
+        """Return how an input of pictures or sound is drawn, None for any other input."""
+        return next((one for one in self.media if one.name == value.name), None)
+
+    def _widen(self, mask: Mask) -> Mask:
+        """Return the mask of the samples of a waveform for the mask of its frames, and that of a text as it is."""
+        value, medium = self.roles.mask, self.waveform
+        if value is None or medium is None or value.rank != 2:
+            return mask
+        (samples,) = self.list_sizes(replace(value, name=medium.name), 1, mask.shape[1])[1:]
+        return mask[:, medium.list_places(samples, mask.shape[1])]
+
     def _leading_dims(self) -> tuple[Dim, Dim]:
+        """Return the dims of the batch and of the sequence. That of pictures is None, because they have no sequence."""
         for value in (self.roles.ids, self.roles.mask, *self.roles.others):
             if value is not None and value.dims is not None and len(value.dims) >= 2:
-                return value.dims[0], value.dims[1]
+                medium = self.find_medium(value)
+                sequence = value.dims[1] if medium is None else value.dims[-1] if medium.has_columns else None
+                return value.dims[0], sequence
         return None, None
 
     def _fixed(self, axis: int) -> int | None:
         dim = self._leading_dims()[axis]
-        return dim if isinstance(dim, int) else dict(self.picture).get(dim or "", self.baked[axis])
+        if axis == 1 and not self.has_texts and self.media:
+            return UNUSED_COLUMNS
+        return self.baked[axis] if not isinstance(dim, int) else self.count_columns(dim) if axis == 1 else dim
 
 
 def describe_texts(batch: int | None, sequence: int | None) -> str:

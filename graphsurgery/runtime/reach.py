@@ -20,9 +20,12 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
+from graphsurgery.runtime.media import Medium, describe_length
 
 UNLIMITED = 2048
 """Tokens of the longest feed if nothing in the model limits it."""
+LONGEST_CLIP = 512
+"""Frames of the longest clip: ten seconds at the usual fifty frames a second."""
 SECONDS = 15.0
 """Upper limit on the predicted time of a run of the longest feed."""
 GROWTH = 1.5
@@ -53,21 +56,27 @@ class Reach:
     """The shortest length on which ONNX Runtime could not run the source."""
     no_texts: str = ""
     """Why no length was tried, if no input holds texts."""
+    waveform: Medium | None = None
+    """The waveform whose frames are counted in place of tokens, if there is one."""
+
+    @property
+    def unit(self) -> str:
+        return "texts" if self.waveform is None else "clips"
 
     def __str__(self) -> str:
         if self.no_texts:
             return self.no_texts
         end = ", the longest that the model takes" if self.tokens == self.limit else ""
-        return f"compared on texts of up to {self.tokens} token{'s' * (self.tokens != 1)}{end}"
+        return f"compared on {self.unit} of up to {describe_length(self.tokens, self.waveform)}{end}"
 
     @property
     def not_checked(self) -> list[str]:
         """A sentence about longer texts, if the model may take them."""
         if self.tokens == self.limit or self.no_texts:
             return []
-        longer = f"texts longer than {self.tokens} token{'s' * (self.tokens != 1)}"
+        longer = f"{self.unit} longer than {describe_length(self.tokens, self.waveform)}"
         if self.failed is not None:
-            return [f"{longer}: ONNX Runtime cannot run the source on {self.failed}"]
+            return [f"{longer}: ONNX Runtime cannot run the source on {describe_length(self.failed, self.waveform)}"]
         if self.is_hurried:
             return [f"{longer}: running them would take too much time or memory here; --full does it"]
         return [f"{longer}: the model sets no limit"]
@@ -81,26 +90,28 @@ def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], 
     if not generator.generate(make_mask([1]), seed=0):
         return Reach(generator.longest, no_texts="the model has no inputs, so every run of it is the same")
     if not generator.has_texts:
-        return Reach(generator.longest, no_texts="no input holds texts in its rows, so only the number of rows varied")
+        what = f"{generator.unit}s have one size" if generator.media else "no input holds texts in its rows"
+        return Reach(generator.longest, no_texts=f"{what}, so only the number of rows varied")
+    waveform = generator.waveform
     if generator.fixed_sequence is not None:
-        return Reach(generator.fixed_sequence, generator.fixed_sequence)
+        return Reach(generator.fixed_sequence, generator.fixed_sequence, waveform=waveform)
     trial = _Trial(generator, run)
     short = trial.find_short_length()
     window, table = find_largest_window(source), generator.tables.positions
     if trial.failed is not None:
-        return Reach(short, None, window, failed=trial.failed)
+        return Reach(short, None, window, failed=trial.failed, waveform=waveform)
     ends = table is not None
     if table is not None and (full or trial.limit_cost(table + 1, short) > table):
         ends = not trial.can_run(table + 1)  # a table that does not end there is none of positions
         trial.failed = None
     limit = min((one for one in (table if ends else None, generator.max_length) if one is not None), default=None)
-    goal = limit or max(UNLIMITED, 2 * (window or 0) + 1)
+    goal = limit or (max(UNLIMITED, 2 * (window or 0) + 1) if waveform is None else LONGEST_CLIP)
     tokens = goal if full else trial.limit_cost(goal, short)
     lengths = _list_lengths(tokens, generator.tables.longest, short)
     length = next((one for one in lengths if trial.can_run(one)), short)
     if ends and length == generator.tables.longest and tokens == table:
         limit = length
-    return Reach(length, limit, window, tokens < goal, trial.failed if length != limit else None)
+    return Reach(length, limit, window, tokens < goal, trial.failed if length != limit else None, waveform=waveform)
 
 
 @dataclass

@@ -16,11 +16,10 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.once import Store, find_once
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.mask_forms import NONZERO, list_possible_forms
+from graphsurgery.runtime.media_sizes import MOST_WEIGHTS
 from graphsurgery.runtime.probing import find_meaning_by_run
 from graphsurgery.runtime.session import open_session
 
-MOST_WEIGHTS = 2 << 30
-"""A model with more bytes of weights is not run for this."""
 _FOUND: Store[frozenset[str]] = WeakKeyDictionary()
 
 
