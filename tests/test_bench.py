@@ -177,7 +177,11 @@ def test_a_model_that_cannot_be_run_is_named(tmp_path: Path) -> None:
 def test_models_side_by_side(fixture_copy) -> None:
     """A file and a model in memory: every batch size with every length, the first model's row before the other's."""
     path = fixture_copy("bert")
-    result = bench([path, graphsurgery.add_pooling(path, "mean")], batches=(1, 3), lengths=(5, 7), seconds=0)
+    told: list[tuple[str, int, int]] = []
+    models = [path, graphsurgery.add_pooling(path, "mean")]
+    result = bench(models, batches=(1, 3), lengths=(5, 7), seconds=0, progress=lambda *one: told.append(one))
+    memory = [one for one in told if one[0].startswith("memory")]
+    assert memory[:2] == [("memory: 1 x 5 tokens", 0, 2), ("memory: 1 x 5 tokens", 1, 2)] and len(memory) == 8
     assert [one.title for one in result.contests] == ["1 x 5 tokens", "1 x 7 tokens", "3 x 5 tokens", "3 x 7 tokens"]
     for contest, (texts, tokens) in zip(result.contests, [(1, 5), (1, 7), (3, 5), (3, 7)], strict=True):
         assert [one.model for one in contest.measurements] == ["model.onnx", "model 2"]

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -407,8 +408,10 @@ def test_a_budget_that_cannot_be_kept_shows_what_was_tried(folder: Path, tmp_pat
 
 
 def test_the_way_raises_the_groups_that_gain_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two groups that cost the same: the one with the larger error becomes float32 first."""
+    """Two groups that cost the same: the one with the larger error becomes float32 first. Measuring each is one step."""
+    told: list[tuple[int, int]] = []
     search = QuantizeSearch.__new__(QuantizeSearch)
+    search.__dict__["search"] = SimpleNamespace(progress=lambda _, done, total: told.append((done, total)))
     search.__dict__["groups"] = tuple(products.GroupSize(name, 8, 100, 10) for name in "ab")
     errors = {"a": 0.01, "b": 0.04, "embedding tables": 0.001}
     monkeypatch.setattr(
@@ -419,6 +422,7 @@ def test_the_way_raises_the_groups_that_gain_the_most(monkeypatch: pytest.Monkey
     way = list(search._make_way())
     assert way[0]["b"] == STATIC and way[1]["b"] == FLOAT and way[1]["a"] == STATIC and way[2]["a"] == FLOAT
     assert way[2]["embedding tables"] == "by row"
+    assert told == [(0, 3), (1, 3), (2, 3)]
 
 
 def test_a_recipe_quantises(folder: Path, tmp_path: Path) -> None:

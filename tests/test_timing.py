@@ -83,7 +83,14 @@ def test_times_and_ratio_agree(
     clock = Clock()
     monkeypatch.setattr("graphsurgery.compare.timing.time", SimpleNamespace(perf_counter=lambda: clock.now))
     generator = make_feed_generator(graphsurgery.load(fixture_copy("bert")))
-    timings = measure_times(clock.session(*before), clock.session(*after), generator)  # type: ignore[arg-type]
+    told: list[tuple[str, int, int]] = []
+    timings = measure_times(
+        clock.session(*before),
+        clock.session(*after),
+        generator,
+        progress=lambda *one: told.append(one),  # type: ignore[arg-type]
+    )
+    assert told == [("timing both files", done, len(timings.shapes)) for done in range(len(timings.shapes))]
     for one in timings.shapes:
         told = one.to_json()
         assert told["ratio"] == pytest.approx(told["before_ms"] / told["after_ms"])

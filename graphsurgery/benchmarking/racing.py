@@ -15,7 +15,7 @@ from graphsurgery.compare.budget import measure_budget
 from graphsurgery.compare.timing import Timing, describe_batch, race
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
-from graphsurgery.progress import Progress
+from graphsurgery.progress import Progress, count_parts
 from graphsurgery.proof.source_feeds import make_feed_generator, require_texts
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.memory import measure_memory
@@ -113,10 +113,8 @@ class Racing:
 
     def _race(self, title: str, texts: int, tokens: int, works: Sequence[tuple[Contender, str | None, Work]]) -> Contest:
         """Measure the memory of each work, then run all of them in turns."""
-        memories = []
-        for one, strategy, work in works:
-            self.progress(f"memory: {_describe(title, one, strategy)}")
-            memories.append(measure_memory(one.path, work.feeds, self.threads))
+        counted = count_parts(works, len(works), self.progress, f"memory: {title}")
+        memories = [measure_memory(one.path, work.feeds, self.threads) for one, _, work in counted]
         clients = [_Client(self._open(one), work) for one, _, work in works]
         self.progress(f"timing: {title}")
         rounds = race(clients, self.seconds)
@@ -134,7 +132,3 @@ class Racing:
             self.progress(f"loading {one.name}")
             one.session = open_session(one.model, threads=self.threads)
         return one.session
-
-
-def _describe(title: str, one: Contender, strategy: str | None) -> str:
-    return ", ".join(filter(None, (title, one.name, strategy)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsurgery.progress import Progress, count_parts, ignore_progress
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.other_work import Moment, count_busy_processors
 from graphsurgery.runtime.session import Session
@@ -147,13 +148,16 @@ class Timings:
         return {"helped": self.helped, "others_busy": self.others, "processors": os.cpu_count(), "shapes": shapes}
 
 
-def measure_times(before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False) -> Timings:
+def measure_times(
+    before: Session, after: Session, generator: FeedGenerator, elsewhere: bool = False, progress: Progress = ignore_progress
+) -> Timings:
     """Time both files on each of the `SHAPES` that they take."""
     sizes = generator.sizes
     shapes = dict.fromkeys((sizes.batch or texts, sizes.fit_width(tokens)) for texts, tokens in SHAPES)
     feeds = {shape: generator.generate(np.ones(shape, bool), seed=0) for shape in shapes}
     start = Moment.now()
-    timed = tuple(_time_shape(before, after, feed, *shape) for shape, feed in feeds.items())
+    counted = count_parts(feeds.items(), len(feeds), progress, "timing both files")
+    timed = tuple(_time_shape(before, after, feed, *shape) for shape, feed in counted)
     return Timings(timed, elsewhere, count_busy_processors(start, Moment.now()))
 
 

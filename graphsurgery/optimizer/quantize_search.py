@@ -21,6 +21,7 @@ from graphsurgery.errors import NothingToOptimizeError, VerificationFailed
 from graphsurgery.model.model import Model
 from graphsurgery.optimizer.search import Search
 from graphsurgery.outcome import Outcome, explain_failure
+from graphsurgery.progress import count_parts
 from graphsurgery.proof.quantized import QuantizedJudge
 from graphsurgery.proof.relation import Relation
 from graphsurgery.report import Report, Verdict
@@ -106,7 +107,8 @@ class QuantizeSearch:
     def _make_way(self) -> Iterator[Levels]:
         """Yield the levels of all groups, from all static to all but one float32: each raises one group of those before."""
         current = dict.fromkeys([one.name for one in self.groups], STATIC) | {TABLES: BY_ROW}
-        errors = {name: dict(self._measure_errors(name)) for name in current}
+        counted = count_parts(current, len(current), self.search.progress, "measuring how sensitive each product is")
+        errors = {name: dict(self._measure_errors(name)) for name in counted}
         costs = self._estimate_costs()
         while True:
             yield dict(current)
@@ -128,7 +130,6 @@ class QuantizeSearch:
         """Yield the mean of 1 - cosine if the group ``name`` alone is quantised, at each level."""
         others = dict.fromkeys([one.name for one in self.groups], FLOAT)
         for level in (STATIC, BY_ROW) if name != TABLES else (BY_ROW,):
-            self.search.progress(f"measuring how sensitive {name} is ({level})")
             _, model = self._apply(others | {name: level})
             yield level, 1 - self.calibration.measure(model).mean
         yield FLOAT, 0.0

@@ -228,7 +228,8 @@ class Search:
         self.progress("timing both files")
         is_for_gpus = any(one.rewrite.is_for_gpus for one in chain)
         try:
-            timings = measure_times(open_session(self.source), Session(stage.path), self.proof.same.generator, is_for_gpus)
+            sessions = open_session(self.source), Session(stage.path)
+            timings = measure_times(*sessions, self.proof.same.generator, is_for_gpus, self.progress)
         except GraphSurgeryError as error:
             return replace(outcome, remarks=(*outcome.remarks, f"not timed: {error.message}"))
         return replace(outcome, timings=timings)
