@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from steps import ROOT, SCRATCH, console, embed, graphsurgery, load_tokenizer, say, similarity_matrix, step
+from steps import ROOT, SCRATCH, console, graphsurgery, say, similarity_matrix, step
+
+from graphsurgery import Embedder
 
 TEXTS = (
     "The old ferry waits beside the bridge.",
@@ -33,7 +35,7 @@ def main() -> None:
     step("3. Prove it again, at any time: the output against the file it was made from")
     graphsurgery("verify", "model.pooled.onnx", "--against", "model.onnx", cwd=folder)
 
-    step("4. Embed texts with ONNX Runtime and tokenizers")
+    step("4. Embed texts")
     show_embeddings(folder)
 
 
@@ -44,11 +46,11 @@ def fresh_copy() -> Path:
 
 
 def show_embeddings(folder: Path) -> None:
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    together = embed(folder / "model.pooled.onnx", tokenizer, TEXTS)
-    alone = embed(folder / "model.pooled.onnx", tokenizer, TEXTS, batch=1)
+    model = Embedder(folder / "model.pooled.onnx")
+    together = model.encode(TEXTS)
+    alone = np.stack([model.encode(text) for text in TEXTS])
     lengths = np.linalg.norm(together.astype(np.float64), axis=1)
-    console.print(similarity_matrix(TEXTS, together))
+    console.print(similarity_matrix(TEXTS, model.similarity(together, together)))
     console.print()
     console.print(f"embeddings                  {list(together.shape)} {together.dtype}")
     console.print(f"their lengths               1 to within {np.abs(lengths - 1).max():.0e}")

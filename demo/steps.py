@@ -72,14 +72,14 @@ def _feed(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.array([getattr(one, attribute) for one in found]) for name, attribute in names.items()}
 
 
-def similarity_matrix(texts: Sequence[str], vectors: np.ndarray) -> Table:
-    """Cosines of every text with every other, ``vectors [texts, dim]`` being of length one."""
+def similarity_matrix(texts: Sequence[str], similarities: np.ndarray) -> Table:
+    """How like every text is to every other, ``[texts, texts]``."""
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
     table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=40)
     for number in range(1, len(texts) + 1):
         table.add_column(str(number), justify="right", min_width=4)
-    for number, (text, row) in enumerate(zip(texts, vectors @ vectors.T, strict=True), start=1):
+    for number, (text, row) in enumerate(zip(texts, similarities, strict=True), start=1):
         table.add_row(str(number), text, *(cosine_cell(cosine) for cosine in row))
     return table
 

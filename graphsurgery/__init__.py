@@ -20,6 +20,7 @@ HOMES = {
     "baking.bake": ("Baked", "bake"),
     "benchmarking.bench": ("bench",),
     "benchmarking.results": ("Benchmark",),
+    "embedding.embedder": ("Embedded", "Embedder", "TruncationWarning"),
     "errors": ("GraphSurgeryError", "VerificationFailed"),
     "exporting.export_folder": ("Exported", "export"),
     "inspection": ("Inspection", "inspect"),

@@ -30,6 +30,7 @@ from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.edits.truncate import Truncate
+from graphsurgery.embedding.embedder import Embedded, Embedder, TruncationWarning
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
 from graphsurgery.exporting.export_folder import Exported, export
 from graphsurgery.inspection import Inspection, inspect
@@ -76,6 +77,8 @@ __all__ = [
     "Benchmark",
     "DropInput",
     "DynamicDim",
+    "Embedded",
+    "Embedder",
     "Exported",
     "ExtractTower",
     "FixDim",
@@ -105,6 +108,7 @@ __all__ = [
     "Simplify",
     "StripHead",
     "Truncate",
+    "TruncationWarning",
     "Value",
     "Verdict",
     "VerificationFailed",

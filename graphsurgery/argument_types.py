@@ -37,6 +37,7 @@ def check_argument_types(**advice: str) -> Callable[[Callable[P, R]], Callable[P
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         expected = signature(function)
+        called = function.__qualname__.removesuffix(".__init__")
 
         @wraps(function)
         def checked(*positional: P.args, **named: P.kwargs) -> R:
@@ -44,10 +45,10 @@ def check_argument_types(**advice: str) -> Callable[[Callable[P, R]], Callable[P
                 given = expected.bind(*positional, **named).arguments
             except TypeError as error:  # a missing or an unknown argument
                 raise TypeError(f"{function.__name__}() {error}") from None
+            hints = _read_hints(function)
             for name, value in given.items():
-                if expected.parameters[name].kind is not Parameter.VAR_KEYWORD:
-                    wanted = _read_hints(function)[name]
-                    require_type(value, wanted, f"{function.__name__}: {name}", advice.get(name, ""))
+                if name in hints and expected.parameters[name].kind is not Parameter.VAR_KEYWORD:  # all but a method's self
+                    require_type(value, hints[name], f"{called}: {name}", advice.get(name, ""))
             return function(*positional, **named)
 
         return checked

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,24 @@ def _describe_class(name: str) -> str:
     if is_dataclass(kind) and not issubclass(kind, Exception):
         lines.append(f"{_quote(f'{kind.__name__}{_format_signature(kind)}')}\n")
     lines.append(f"{_format_docstring(kind)}\n")
+    if "__init__" in vars(kind) and kind.__init__.__doc__ and not is_dataclass(kind) and not issubclass(kind, Exception):
+        return "\n".join([*lines, *_describe_calls(kind)])
     rows = [*_list_fields(kind), *_list_members(kind)]
     lines += ["\n".join(["| name | what it is |", "| --- | --- |", *rows]), ""] if rows else []
     return "\n".join(lines)
+
+
+def _describe_calls(kind: type) -> Iterator[str]:
+    """Yield the constructor and the methods of a class in full, and its properties."""
+    yield f"{_quote(f'{kind.__name__}{_format_signature(kind)}')}\n\n{_format_docstring(kind.__init__)}\n"
+    public = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+    for name, member in public.items():
+        if inspect.isfunction(member):
+            bound = f"{name}{_format_signature(member)}".replace("(self, ", "(").replace("(\n    self,\n", "(\n")
+            yield f"#### {kind.__name__}.{name}\n\n{_quote(bound)}\n\n{_format_docstring(member)}\n"
+    rows = [_make_row(f"`{name}`", _escape(inspect.cleandoc(member.__doc__ or ""))) for name, member in public.items()
+            if isinstance(member, property | cached_property)]  # fmt: skip
+    yield "\n".join(["| property | what it is |", "| --- | --- |", *rows, ""])
 
 
 def _list_fields(kind: type) -> Iterator[str]:

@@ -43,7 +43,7 @@ LAYERS = (
     ("rewrites", "snippet"),
     ("api", "outcome", "recipe"),
     ("runner", "recipe_facts"),
-    ("recipe_run", "optimizer", "benchmarking"),
+    ("recipe_run", "optimizer", "benchmarking", "embedding"),
     ("baking",),
     ("cli",),
 )
@@ -71,6 +71,7 @@ SHARED_MODULES = {
     "model.dtypes": "numbers and sizes of element types, from onnx's own table",
     "model.checksums": "sha256 of a weight: finds it in the file again",
     "runtime.session": "ONNX Runtime itself",
+    "runtime.devices": "which of ONNX Runtime's providers computes",
     "runtime.texts": "real texts to feed",
     "runtime.masks": "decides what is fed; tests/test_feeds.py says what each kind has to be",
     "remarks": "sentences for the user, and which of them are warnings",

@@ -15,7 +15,6 @@ from graphsurgery.baking.certificate import hash_sources, make_certificate
 from graphsurgery.baking.companion_files import collect_companion_files, to_json
 from graphsurgery.baking.error_places import name_place
 from graphsurgery.baking.output_folder import (
-    CERTIFICATE,
     STEP,
     check_folder,
     choose_default_folder,
@@ -37,6 +36,7 @@ from graphsurgery.errors import (
 )
 from graphsurgery.exporting import export_folder
 from graphsurgery.exporting.export_folder import Exported
+from graphsurgery.folders.files import BAKED
 from graphsurgery.folders.head_modules import MissingModules
 from graphsurgery.folders.hub import find_model_folder
 from graphsurgery.outcome import Outcome, Output, describe_failure, describe_output
@@ -255,7 +255,7 @@ def _publish(
 ) -> tuple[str, ...]:
     """Write README and certificate, and give the folder its name. Return the places of all files in it."""
     write_file(stage / "README.md", write_readme(plan, outcome).encode(errors="backslashreplace"))
-    write_file(stage / CERTIFICATE, to_json(make_certificate(plan, sources, outcome, stage)))
+    write_file(stage / BAKED, to_json(make_certificate(plan, sources, outcome, stage)))
     files = tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
     commit_folder(stage, target, force=force)
     return files

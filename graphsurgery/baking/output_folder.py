@@ -10,15 +10,13 @@ from pathlib import Path
 
 from graphsurgery.edits.strip_head import undo_steps
 from graphsurgery.errors import FolderError, GraphSurgeryError, OutputExistsError, RequestError, SurroundingsError
-from graphsurgery.folders.files import hash_file, read_json
+from graphsurgery.folders.files import BAKED, hash_file, read_json
 from graphsurgery.model import atomic
 from graphsurgery.model.atomic import FileRange
 from graphsurgery.model.hub_cache import check_outside_cache
 from graphsurgery.model.loading import load
 from graphsurgery.model.sources import FileBytes
 
-CERTIFICATE = "graphsurgery.json"
-"""A file in every folder that graphsurgery made. It lists the other files."""
 FILES, SOURCES = "files", "sources"
 """Keys of the certificate: the sha256 of the folder's other files, and that of the files that they were made from."""
 STEP = "baked"
@@ -67,18 +65,18 @@ def _list_derived_files(output: Path) -> tuple[str, ...]:
 
     if output.is_symlink() or not output.is_dir():
         raise refuse("it is not a folder" if not output.is_symlink() else "it is a symlink")
-    if not (output / CERTIFICATE).is_file():
-        raise refuse(f"graphsurgery did not make it (it has no {CERTIFICATE})")
+    if not (output / BAKED).is_file():
+        raise refuse(f"graphsurgery did not make it (it has no {BAKED})")
     try:
-        certificate = read_json(output / CERTIFICATE)
+        certificate = read_json(output / BAKED)
     except FolderError as error:
         raise refuse(f"graphsurgery did not make it ({error})") from error
     listed, sources = certificate.get(FILES), certificate.get(SOURCES)
     if not isinstance(listed, dict):
-        raise refuse(f"graphsurgery did not make it (its {CERTIFICATE} lists no files)")
+        raise refuse(f"graphsurgery did not make it (its {BAKED} lists no files)")
     paths = (Path(place, name).relative_to(output).as_posix() for place, folders, names in os.walk(output)
              for name in (*names, *(one for one in folders if Path(place, one).is_symlink())))  # fmt: skip
-    others = {name for name in paths if name not in {CERTIFICATE, *listed}}
+    others = {name for name in paths if name not in {BAKED, *listed}}
     derived, changed = _find_derived_files(output, others, sources.values() if isinstance(sources, dict) else ())
     strangers = others - derived - changed
     if strangers:

@@ -9,7 +9,6 @@ from pathlib import Path
 from graphsurgery.baking.encoder import describe_own_class, find_first_features, open_encoder
 from graphsurgery.baking.features import SENTENCE, TOKENS, Features
 from graphsurgery.baking.inner_tokens import LAYERS, TokenEmbeddings
-from graphsurgery.baking.output_folder import CERTIFICATE
 from graphsurgery.baking.steps import (
     Planned,
     plan_classifier_head,
@@ -19,15 +18,15 @@ from graphsurgery.baking.steps import (
     plan_truncation,
 )
 from graphsurgery.baking.targets import FLOAT16_FILE, USUAL_FILE, Target
-from graphsurgery.baking.tokenization import Tokenization, read_tokenization
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_logit_score import AddLogitScore
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.rename import Rename
+from graphsurgery.embedding.tokenization import Tokenization, read_tokenization
 from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.exporting.export_folder import Exported
-from graphsurgery.folders.files import DOWNLOAD, is_there, list_onnx_files
+from graphsurgery.folders.files import BAKED, DOWNLOAD, is_there, list_onnx_files
 from graphsurgery.folders.modules import MODULES, Module, read_modules
 from graphsurgery.folders.router import read_default_route, read_routes
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, FolderConfig, read_encoder_config, read_folder_config
@@ -183,7 +182,7 @@ def _read_modules(folder: Path) -> tuple[Module, ...]:
 
 def _advise_without_modules(folder: Path) -> str:
     """Return what to do with a folder that is not one of sentence-transformers."""
-    if (folder / CERTIFICATE).is_file():
+    if (folder / BAKED).is_file():
         return "graphsurgery baked it already; bake the folder that it was made from"
     advice = "give the folder of a sentence-transformers model, the one with modules.json"
     files = list_onnx_files(folder)

@@ -14,8 +14,8 @@ from graphsurgery.baking.features import SENTENCE
 from graphsurgery.baking.plan import BakePlan
 from graphsurgery.baking.program import find_default_prompt, write_baked_program
 from graphsurgery.baking.targets import BakedFolder
-from graphsurgery.baking.tokenization import Tokenization
 from graphsurgery.edits.pooling_request import PROMPT_LENGTH
+from graphsurgery.embedding.tokenization import Tokenization
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.folders.files import is_there, open_file
 from graphsurgery.folders.modules import Module

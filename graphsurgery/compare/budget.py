@@ -22,14 +22,15 @@ LENGTHS = tuple(int(length) for length in np.rint(np.geomspace(5, 250, 48)))
 Feeds = Sequence[dict[str, np.ndarray]]
 
 
-def measure_budget(session: Session, generator: FeedGenerator, seconds: float = SECONDS) -> int:
+def measure_budget(session: Session, generator: FeedGenerator, seconds: float = SECONDS, padded: bool = True) -> int:
     """Return the smallest of `BUDGETS` that no larger one clearly beats: it needs the least memory.
 
-    ``session`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate.
+    ``session`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate, by
+    tokens alone if the file computes no padding, ``padded`` false.
     Raises UnsupportedModelError if it cannot.
     """
     lengths = [generator.limit_length(length) for length in LENGTHS]
-    runs = [_run_all(session, _draw_feeds(generator, lengths, budget)) for budget in BUDGETS]
+    runs = [_run_all(session, _draw_feeds(generator, lengths, budget, padded)) for budget in BUDGETS]
     rounds = race(runs, seconds)
     best = 0
     for place in range(1, len(BUDGETS)):
@@ -43,6 +44,6 @@ def _run_all(session: Session, feeds: Feeds) -> Callable[[], object]:
     return lambda: [session.run(feed) for feed in feeds]
 
 
-def _draw_feeds(generator: FeedGenerator, lengths: Sequence[int], budget: int) -> Feeds:
-    masks = [make_mask([lengths[one] for one in rows]) for rows in plan(lengths, budget)]
+def _draw_feeds(generator: FeedGenerator, lengths: Sequence[int], budget: int, padded: bool) -> Feeds:
+    masks = [make_mask([lengths[one] for one in rows]) for rows in plan(lengths, budget, padded=padded)]
     return [generator.generate(part, seed=0) for mask in masks for part in generator.sizes.split_into_batches(mask)]

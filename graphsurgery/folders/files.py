@@ -25,6 +25,8 @@ size."""
 LARGEST_VOCABULARY = 256 << 20
 """Upper limit on the bytes of a config with a vocabulary, as WordWeights and BoW have: some 20 bytes for each word."""
 DOWNLOAD = "download the model folder again, whole"
+BAKED = "graphsurgery.json"
+"""A file in every folder that graphsurgery baked: its certificate, which lists the other files."""
 TYPE_NAMES: dict[type, str] = {dict: "a JSON object", list: "a JSON list"}
 
 

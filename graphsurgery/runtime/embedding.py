@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from graphsurgery.progress import Progress, ignore_progress
-from graphsurgery.runtime.batches import plan
+from graphsurgery.runtime.batches import BUDGET, plan
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
 from graphsurgery.runtime.session import Session
 from graphsurgery.runtime.texts import Encoded
@@ -32,7 +33,7 @@ def embed_texts(
     """
     order: list[int] = []
     parts = []
-    for rows in _list_batches(texts, generator.has_mask):
+    for rows in list_batches(texts.mask.sum(axis=1), generator.has_mask):
         progress(doing, len(order), len(texts.ids))
         order += rows
         parts.append(embed_batch(session, generator, texts.take(rows), names))
@@ -40,13 +41,20 @@ def embed_texts(
     return {name: found[place] for name in names if (found := _join([part[name] for part in parts])) is not None}
 
 
-def embed_batch(session: Session, generator: FeedGenerator, batch: Encoded, names: Sequence[str]) -> dict[str, Array | None]:
+def embed_batch(
+    session: Session,
+    generator: FeedGenerator,
+    batch: Encoded,
+    names: Sequence[str],
+    given: Mapping[str, Array] = MappingProxyType({}),
+) -> dict[str, Array | None]:
     """Return the vectors of a batch of texts, run as it is, at the outputs ``names``; None for one that has no vector per text.
 
-    A fixed batch size of the model splits it. Raises UnsupportedModelError if a run fails.
+    A fixed batch size of the model splits it. ``given`` are arrays for inputs that do not follow from the texts. Raises
+    UnsupportedModelError if a run fails.
     """
     feeds = generate_text_feeds(generator, batch)
-    runs = [session.run(feed, names) for feed in feeds]
+    runs = [session.run({**feed, **given}, names) for feed in feeds]
     rows = len(batch.ids) if generator.fixed_batch is None else generator.fixed_batch
     found: dict[str, Array | None] = {}
     for name in names:
@@ -64,10 +72,9 @@ def _join(arrays: Sequence[Array | None]) -> Array | None:
     return np.concatenate(sound)
 
 
-def _list_batches(texts: Encoded, has_mask: bool) -> Iterator[list[int]]:
+def list_batches(lengths: Array, has_mask: bool, budget: int = BUDGET, padded: bool = True) -> Iterator[list[int]]:
     """Yield the indexes of the texts of each batch, as `plan` makes them. Without a mask, its texts are equally long."""
-    lengths = texts.mask.sum(axis=1)
     alike = [np.arange(len(lengths))] if has_mask else [np.flatnonzero(lengths == one) for one in np.unique(lengths)]
     for rows in alike:
-        for batch in plan(lengths[rows]):
+        for batch in plan(lengths[rows], budget, padded=padded):
             yield rows[batch].tolist()

@@ -15,12 +15,13 @@ import onnx
 from onnx import numpy_helper
 
 from graphsurgery.deferred import onnxruntime
-from graphsurgery.errors import UnsupportedModelError
+from graphsurgery.errors import MissingPackageError, UnsupportedModelError
 from graphsurgery.model.dtypes import compute_payload_size
 from graphsurgery.model.external import is_external
 from graphsurgery.model.model import Model, open_data
 from graphsurgery.model.saving import LARGEST_PROTOBUF
 from graphsurgery.model.schema import walk_tensors
+from graphsurgery.runtime.devices import CPU, GPU_ADVICE, Device
 
 Arrays = Mapping[str, np.ndarray]
 FATAL = 4
@@ -37,24 +38,38 @@ LENDABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 class Session:
-    """A model loaded in ONNX Runtime on the CPU."""
+    """A model loaded in ONNX Runtime."""
 
-    def __init__(self, source: str | Path | bytes, folder: Path | None = None, threads: int = 0, plain: bool = False) -> None:
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        folder: Path | None = None,
+        threads: int = 0,
+        plain: bool = False,
+        device: Device = CPU,
+    ) -> None:
         """Load a file, or a serialised model with its external data in ``folder``.
 
         ``threads`` 0 lets ONNX Runtime choose. ``plain`` switches its graph optimisations off. Raises UnsupportedModelError
-        with ONNX Runtime's own reason if it cannot load the model.
+        with ONNX Runtime's own reason if it cannot load the model, MissingPackageError if it leaves out the ``device``.
         """
         options = _session_options(threads, plain)
+        if device.frees_memory:
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         if folder is not None and isinstance(source, bytes):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        self._open(source if isinstance(source, bytes) else str(source), options)
+        self._open(source if isinstance(source, bytes) else str(source), options, device)
 
-    def _open(self, source: bytes | str, options: Any) -> None:
+    def _open(self, source: bytes | str, options: Any, device: Device = CPU) -> None:
+        providers = [(name, dict(device.options.get(name, {}))) for name in device.providers]
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a type per status code, all plain Exceptions
             raise UnsupportedModelError(f"ONNX Runtime cannot load the model: {summarize_error(error)}") from error
+        self.providers = self._session.get_providers()
+        if self.providers[0] != device.providers[0]:  # it falls back to the CPU, with no more than a warning
+            what = f"ONNX Runtime cannot use {device.providers[0]} here, and would run the model on {self.providers[0]}"
+            raise MissingPackageError(what, GPU_ADVICE)
         self.outputs = [value.name for value in self._session.get_outputs()]
         self._halves = {value.name: HALVES[value.type] for value in self._session.get_inputs() if value.type in HALVES}
 
@@ -106,23 +121,25 @@ class LentSession(Session):
         self._open(_serialize(graph, (_make_placeholder(one) if _is_lent(one) else one for one in weights)), options)
 
 
-def open_session(model: Model, extra_outputs: Sequence[str] = (), threads: int = 0, plain: bool = False) -> Session:
+def open_session(
+    model: Model, extra_outputs: Sequence[str] = (), threads: int = 0, plain: bool = False, device: Device = CPU
+) -> Session:
     """Open a session on ``model``, from its file if that has what is needed.
 
-    ``extra_outputs`` are values of the graph that become outputs. ``threads`` and ``plain`` are those of `Session`.
+    ``extra_outputs`` are values of the graph that become outputs. ``threads``, ``plain`` and ``device`` are those of `Session`.
     """
     model.require_data("running the model")
     declared = {value.name for value in model.interface.outputs}
     inside = [name for name in extra_outputs if name not in declared]
     if model.path is not None and not inside and model.is_as_loaded and not model.linked_data:
         with _explain_bfloat16(model):
-            return Session(model.path, threads=threads, plain=plain)
+            return Session(model.path, threads=threads, plain=plain, device=device)
     proto = model.to_proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
-    return open_proto(proto, model, threads, plain)
+    return open_proto(proto, model, threads, plain, device)
 
 
-def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bool = False) -> Session:
+def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bool = False, device: Device = CPU) -> Session:
     """Open a session on ``proto``, the complete graph of ``model`` or one made of it, with the model's external data.
 
     ONNX Runtime follows no symlink that leads out of the folder of a model in memory, and some versions follow none for files
@@ -137,7 +154,7 @@ def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bo
                 if entry.key == "location":
                     entry.value = real[entry.value].relative_to(folder).as_posix()
     with _explain_bfloat16(model):
-        return Session(proto.SerializeToString(), folder=folder, threads=threads, plain=plain)
+        return Session(proto.SerializeToString(), folder=folder, threads=threads, plain=plain, device=device)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
 
     MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
     """
-    loaded = _open(tokenizer)
+    loaded = open_tokenizer(tokenizer)
     side, pad, token = _read_padding(tokenizer, loaded)
     loaded.enable_truncation(max_length=longest)
     loaded.enable_padding(direction=side, pad_id=pad, pad_token=token)
@@ -126,7 +126,7 @@ def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
 
 def read_padding(tokenizer: Path) -> tuple[str, int, str]:
     """Return (side, id, token) of the padding, as the folder of a tokenizer.json says. Raises the errors of `tokenize`."""
-    return _read_padding(tokenizer, _open(tokenizer))
+    return _read_padding(tokenizer, open_tokenizer(tokenizer))
 
 
 def find_closing_token(tokenizer: Path) -> str | None:
@@ -134,11 +134,12 @@ def find_closing_token(tokenizer: Path) -> str | None:
 
     Raises the errors of `tokenize`.
     """
-    encoded = _open(tokenizer).encode("a")
+    encoded = open_tokenizer(tokenizer).encode("a")
     return str(encoded.tokens[-1]) if encoded.ids and encoded.special_tokens_mask[-1] else None
 
 
-def _open(tokenizer: Path) -> Any:
+def open_tokenizer(tokenizer: Path) -> Any:
+    """Return the tokenizer of a tokenizer.json. Raises the errors of `tokenize`."""
     try:
         from tokenizers import Tokenizer
     except ImportError as error:

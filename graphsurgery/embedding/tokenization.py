@@ -1,4 +1,4 @@
-"""How texts become inputs. The README of a baked folder tells it, so that others tokenise as the model was trained."""
+"""How texts become inputs, as a model folder says it: the README of a baked folder tells it, and the Embedder does it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from graphsurgery.errors import FolderError, RequestError
-from graphsurgery.folders.files import is_there, open_file, read_json, resolve_inside
-from graphsurgery.folders.modules import Module
+from graphsurgery.folders.files import BAKED, is_there, open_file, read_json, resolve_inside
+from graphsurgery.folders.modules import MODULES, Module, read_module, read_modules
 from graphsurgery.folders.transformer_config import read_encoder_config, read_transformer_settings
 from graphsurgery.runtime.texts import find_closing_token, read_padding
 
@@ -66,6 +66,24 @@ def read_tokenization(folder: Path, first: Module) -> Tokenization:
         place, True, side, pad, token, _find_longest(first, place), _is_lower_case(first), ends_special=ends_special,
         takes_messages=takes_messages,
     )  # fmt: skip
+
+
+def read_folder_tokenization(folder: Path) -> Tokenization:
+    """Read how texts are tokenised for the model in ``folder``, which may be a baked one without modules.json.
+
+    Raises FolderError for modules or a tokenizer.json that cannot be read.
+    """
+    if is_there(folder / MODULES):
+        return read_tokenization(folder, read_modules(folder)[0])
+    kind = "StaticEmbedding" if _read_baked_kind(folder) == "StaticEmbedding" else "Transformer"
+    return read_tokenization(folder, read_module(folder, "", f"sentence_transformers.models.{kind}", "0", folder))
+
+
+def _read_baked_kind(folder: Path) -> str | None:
+    """Return the kind of the first module that a baked folder was made from, or None if it does not say it."""
+    modules = _read_settings(folder, BAKED).get("modules")
+    first = modules[0] if isinstance(modules, list) and modules else None
+    return first.get("kind") if isinstance(first, dict) else None
 
 
 def _is_special(place: Path, token: str | None) -> bool:

@@ -1,0 +1,410 @@
+"""`Embedder`: texts to vectors by one call, from a baked folder or a pooled file, without PyTorch."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.argument_types import check_argument_types, require_type
+from graphsurgery.embedding import vectors as numbers
+from graphsurgery.embedding.budgets import find_budget, find_cache
+from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization, read_folder_tokenization
+from graphsurgery.embedding.tokenizer import CUT, LONG, Cut, Part, TextTokenizer
+from graphsurgery.encoder.head import EMBEDDING, read_padding_free_form
+from graphsurgery.errors import FolderError, GraphSurgeryError, RequestError, SurroundingsError, UnsupportedModelError
+from graphsurgery.folders.files import find_onnx, is_folder
+from graphsurgery.folders.transformer_config import FolderConfig, read_folder_config
+from graphsurgery.graph.graph import Graph
+from graphsurgery.model.loading import load
+from graphsurgery.model.model import Model
+from graphsurgery.progress import Progress, ignore_progress
+from graphsurgery.proof.source_feeds import make_feed_generator
+from graphsurgery.report import list_few
+from graphsurgery.runtime.batches import BUDGET
+from graphsurgery.runtime.devices import AUTO, choose_device, count_processors
+from graphsurgery.runtime.embedding import embed_batch, list_batches
+from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.session import open_session
+from graphsurgery.runtime.texts import SENTENCES, find_tokenizer
+from graphsurgery.suggestions import suggest
+
+Array = np.ndarray
+WINDOW = 4096
+"""At most this many texts are tokenised and sorted at a time, so that memory stays bounded whatever is asked for."""
+MEASURED_FROM = 256
+"""The best budget of a run is measured when this many texts are first asked for at once: it takes seconds."""
+NEAR_ONE = 1e-4
+"""Vectors whose length is one by as much are taken for normalised."""
+RAISE, SKIP = "raise", "skip"
+MORE_DIMS = "leave dims out, or give a smaller number"
+
+
+class TruncationWarning(UserWarning):
+    """Texts were cut, because they are longer than the model takes."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of texts, and what became of the texts."""
+
+    vectors: Array
+    """``[texts, dims]``, in the order of the texts. The row of a text that has an error is NaN, or 0 in whole numbers."""
+    tokens: int
+    """The tokens that were embedded, special ones included."""
+    cuts: tuple[Cut, ...] = ()
+    """The texts that were cut."""
+    errors: Mapping[int, GraphSurgeryError] = field(default_factory=dict)
+    """Why a text was not embedded, by its place."""
+    budget: int | None = None
+    """The most positions of one run."""
+    seconds: float = 0.0
+
+    def describe_cuts(self, longest: int | None) -> str:
+        """Say which texts were cut; empty if none was."""
+        if not self.cuts:
+            return ""
+        places = list_few([str(one.text) for one in self.cuts])
+        return f"{len(self.cuts)} of {len(self.vectors)} texts were cut at {longest} tokens: {places}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the vectors, ready for JSON."""
+        return {
+            "texts": len(self.vectors), "dims": self.vectors.shape[-1], "tokens": self.tokens,
+            "cuts": [one.to_json() for one in self.cuts], "budget": self.budget, "seconds": self.seconds,
+            "errors": {str(place): error.message for place, error in self.errors.items()},
+        }  # fmt: skip
+
+
+class Embedder:
+    """Embeds texts with a baked folder, or with a pooled ONNX file beside its tokenizer.json.
+
+    Tokenizing, prompts, the longest text and the padding side are those of the folder. Texts are sorted by length, and as many
+    run at once as fit a budget of positions that is measured once on this machine. Any number of threads may use one Embedder.
+    """
+
+    @check_argument_types(model='give the folder that `graphsurgery bake` made: Embedder("my-model-baked")')
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        providers: str | Sequence[str] = AUTO,
+        threads: int | None = None,
+        max_batch_tokens: int | None = None,
+        output: str | None = None,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: a folder with onnx/model.onnx or model.onnx, or an ONNX file with tokenizer.json beside it or above it.
+            providers: ``auto`` (CUDA if this ONNX Runtime has it, else the CPU), ``cpu``, ``cuda``, ``tensorrt``, a name of
+                ONNX Runtime's own, or several in order of preference.
+            threads: the threads of one run. Default: the processors that this process may use, by its container's quota.
+            max_batch_tokens: the most positions of one run, padding included; tokens alone for a padding-free file. Default:
+                what is fastest on this machine, measured when many texts are first embedded, and kept in the user's cache.
+            output: the output that holds the vectors. Default: ``sentence_embedding``, or the only output ``[batch, dim]``.
+
+        Raises:
+            FolderError: the folder lacks an ONNX file or a tokenizer, or its configs cannot be read.
+            UnsupportedModelError: the file does not pool, or takes inputs that texts do not give.
+            MissingPackageError: ONNX Runtime does not have the provider.
+            RequestError: a number is below 1, or a provider or the output is unknown.
+            ModelError, SurroundingsError: as `load` raises them.
+        """
+        for name, number in (("threads", threads), ("max_batch_tokens", max_batch_tokens)):
+            if number is not None and number < 1:
+                raise RequestError(f"{name} is {number}", f"give 1 or more, or leave {name} out")
+        path = Path(os.fspath(model))
+        cache = find_cache() / "tensorrt"
+        device = choose_device(providers, cache)  # before anything large is read
+        self.path, self.folder = _find_places(path)
+        self.model = load(self.path)
+        self.config: FolderConfig = read_folder_config(self.folder)
+        self.tokenization: Tokenization = read_folder_tokenization(self.folder)
+        self.output = _choose_output(self.model, output)
+        self._generator = _make_generator(self.model, self.output)
+        self.max_length = _find_longest(self.tokenization, self._generator)
+        self._tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
+        self.threads = threads or count_processors()
+        self._device = device
+        self._session = open_session(self.model, threads=self.threads, device=device)
+        self.providers: list[str] = self._session.providers
+        self._is_padded = read_padding_free_form(self.model) is None
+        self._budget = max_batch_tokens
+
+    def __repr__(self) -> str:
+        """Return one line: the file, its output, and where it runs."""
+        return f"<Embedder {self.path}: {self.output}, {self.providers[0]}, {self.threads} threads>"
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The folder's prompts by their names."""
+        return self.config.prompts
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        prompt_name: str | None = None,
+        dims: int | None = None,
+        precision: str | None = None,
+        progress: Progress | None = None,
+        *,
+        prompt: str | None = None,
+        on_long: str = CUT,
+        ranges: Array | None = None,
+    ) -> Array:
+        """Return the vectors of ``texts``, ``[texts, dims]`` in the order of the texts; ``[dims]`` for a single text.
+
+        If texts were cut, a `TruncationWarning` says which. `embed` returns that as data, and takes the same arguments.
+        """
+        is_one = isinstance(texts, str)
+        done = self.embed(
+            [texts] if isinstance(texts, str) else texts, prompt_name, dims, precision, progress, prompt=prompt,
+            on_long=on_long, ranges=ranges,
+        )  # fmt: skip
+        if done.cuts:
+            warnings.warn(done.describe_cuts(self.max_length), TruncationWarning, stacklevel=2)
+        return done.vectors[0] if is_one else done.vectors
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        prompt_name: str | None = None,
+        dims: int | None = None,
+        precision: str | None = None,
+        progress: Progress | None = None,
+        *,
+        prompt: str | None = None,
+        on_long: str = CUT,
+        on_error: str = RAISE,
+        ranges: Array | None = None,
+    ) -> Embedded:
+        """Return the vectors of ``texts``, and which of them were cut or could not be embedded.
+
+        Args:
+            texts: one string each.
+            prompt_name: the name of one of the folder's prompts, which goes before each text. Default: the folder's default
+                prompt, if it has one.
+            dims: keep the first dims of each vector (Matryoshka). Vectors of length one are normalised again.
+            precision: float32, float16, int8, uint8, or bits: binary and ubinary. Default: the output's own numbers.
+            progress: called with what is being done, and how many of how many texts are done.
+            prompt: a text to go before each text, in place of a named prompt.
+            on_long: what becomes of a text that is longer than the model takes: ``cut`` embeds its beginning, ``error`` refuses
+                it, ``split`` gives the mean of its parts, weighted by their tokens and normalised if the vectors are.
+            on_error: ``raise`` the first error of a text, or ``skip`` such texts.
+            ranges: ``[2, dims]``, the least and the greatest value of each dim, for int8 and uint8.
+
+        Raises:
+            WrongTypeError: ``texts`` is not a sequence, or, unless errors are skipped, one of them is no string.
+            RequestError: an unknown prompt, precision or choice, too many dims, or a text that cannot be embedded.
+            UnsupportedModelError: a run fails.
+        """
+        start = time.perf_counter()
+        _check_choices(on_long, on_error)
+        for name, value, kind in (
+            ("prompt_name", prompt_name, str | None), ("prompt", prompt, str | None), ("dims", dims, int | None),
+            ("precision", precision, str | None),
+        ):  # fmt: skip
+            require_type(value, kind, name)
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise RequestError(
+                f"texts is {type(texts).__name__}, not a list of strings", "give a list, or one string to encode"
+            )
+        before = self._choose_prompt(prompt_name, prompt)
+        given = self._feed_prompt(before)
+        report: Progress = progress or ignore_progress
+        budget = self._find_budget(len(texts), report)
+        rows: list[Array] = []
+        cuts: list[Cut] = []
+        errors: dict[int, GraphSurgeryError] = {}
+        tokens = 0
+        for first in range(0, max(len(texts), 1), WINDOW):
+            window = texts[first : first + WINDOW]
+            found = self._tokenizer.tokenize(window, before, on_long, first)
+            if found.errors and on_error == RAISE:
+                raise found.errors[min(found.errors)]
+            errors |= found.errors
+            cuts += found.cuts
+            tokens += sum(len(one.ids) for one in found.parts)
+
+            def tell(done: int, first: int = first) -> None:
+                report("embedding texts", min(first + done, len(texts)), len(texts))
+
+            places = np.array([one.text - first for one in found.parts], dtype=np.int64)
+            vectors, places = self._join_parts(self._run(found.parts, given, budget, tell), found.parts, places)
+            rows.append(_place_rows(self._convert(vectors, dims, precision, ranges), places, len(window)))
+        return Embedded(np.concatenate(rows), tokens, tuple(cuts), errors, budget, time.perf_counter() - start)
+
+    def tokenize(self, texts: Sequence[str], prompt_name: str | None = None, *, prompt: str | None = None) -> list[list[int]]:
+        """Return the token ids of each text as they are embedded: with its prompt and special tokens, cut, without padding."""
+        found = self._tokenizer.tokenize(texts, self._choose_prompt(prompt_name, prompt))
+        if found.errors:
+            raise found.errors[min(found.errors)]
+        return [one.ids.tolist() for one in found.parts]
+
+    def similarity(self, one: Array, other: Array) -> Array:
+        """Return how like each other the vectors of two lists are, ``[n, dims], [m, dims] -> [n, m]``.
+
+        The folder says by which function: cosine, unless it names another. Distances are negative, so that more is more alike.
+        """
+        first, second = (np.atleast_2d(np.asarray(side)) for side in (one, other))
+        if first.shape[1] != second.shape[1]:
+            raise RequestError(f"vectors of {first.shape[1]} and {second.shape[1]} dims cannot be compared", "use one model")
+        return numbers.SIMILARITIES[self.config.similarity or "cosine"](first, second)
+
+    @cached_property
+    def is_normalized(self) -> bool:
+        """Whether the file's vectors have length one, as a few sentences show."""
+        found = self._tokenizer.tokenize(SENTENCES)
+        lengths = np.linalg.norm(self._run(found.parts, self._feed_prompt(""), BUDGET).astype(np.float64), axis=1)
+        return bool(np.all(np.abs(lengths - 1) < NEAR_ONE))
+
+    def _run(self, parts: Sequence[Part], given: Mapping[str, Array], budget: int, tell: Any = None) -> Array:
+        """Return the vectors of ``parts``, ``[parts, dim]``."""
+        lengths = np.array([len(one.ids) for one in parts], dtype=np.int64)
+        order: list[int] = []
+        done: list[Array] = []
+        for rows in list_batches(lengths, self._generator.has_mask, budget, self._is_padded):
+            if tell is not None:
+                tell(len(order))
+            batch = self._tokenizer.make_batch([parts[row] for row in rows])
+            vectors = embed_batch(self._session, self._generator, batch, [self.output], given)[self.output]
+            if vectors is None:
+                raise UnsupportedModelError(f"{self.output} does not hold one vector for each text", "name another output")
+            order += rows
+            done.append(vectors)
+        return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self._width), np.float32)
+
+    def _join_parts(self, found: Array, parts: Sequence[Part], places: Array) -> tuple[Array, Array]:
+        """Return (one vector for each text, the places of the texts): the weighted mean of the parts of a text."""
+        if len(np.unique(places)) == len(places):
+            return found, places
+        weights = np.array([self._tokenizer.count_own(one) for one in parts], dtype=np.float64)
+        texts, rows = np.unique(places, return_inverse=True)
+        sums = np.zeros((len(texts), found.shape[1]))
+        np.add.at(sums, rows, found * weights[:, None])
+        means = (sums / np.bincount(rows, weights)[:, None]).astype(found.dtype)
+        return numbers.normalize(means) if self.is_normalized else means, texts
+
+    def _convert(self, vectors: Array, dims: int | None, precision: str | None, ranges: Array | None) -> Array:
+        """Return vectors with as many dims, and in the precision, that were asked for."""
+        if dims is not None:
+            vectors = self._cut_dims(vectors, dims)
+        if precision is None:
+            return vectors
+        if vectors.dtype.kind != "f":
+            raise RequestError(f"{self.output} gives {vectors.dtype} already", "leave precision out")
+        return numbers.convert(vectors.astype(np.float32), precision, ranges)
+
+    def _cut_dims(self, vectors: Array, dims: int) -> Array:
+        if not 1 <= dims <= vectors.shape[1] or vectors.dtype.kind != "f":
+            raise RequestError(
+                f"{dims} dims were asked for, and {self.output} has {vectors.shape[1]} ({vectors.dtype})", MORE_DIMS
+            )
+        kept = np.ascontiguousarray(vectors[:, :dims])
+        return numbers.normalize(kept) if dims < vectors.shape[1] and self.is_normalized else kept
+
+    @property
+    def _width(self) -> int:
+        """The width of the vectors, as far as the file declares it."""
+        value = self.model.interface.output(self.output)
+        last = value.dims[-1] if value is not None and value.dims else 0
+        return last if isinstance(last, int) else 0
+
+    def _find_budget(self, texts: int, progress: Progress) -> int:
+        if self._budget is None and texts >= MEASURED_FROM:
+            progress("measuring the best budget of a run, once on this machine", 0, 0)
+            self._budget = find_budget(self.model, self._session, self._generator, self.threads, self._device, self._is_padded)
+        return self._budget or BUDGET
+
+    def _choose_prompt(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        if name is None:
+            default = self.config.default_prompt_name
+            return "" if default is None else self.prompts.get(default, "")
+        if name not in self.prompts:
+            choices = ", ".join(self.prompts) or "none"
+            raise RequestError(f"the folder has no prompt {name!r}", f"{suggest(name, self.prompts)}its prompts are: {choices}")
+        return self.prompts[name]
+
+    def _feed_prompt(self, prompt: str) -> dict[str, Array]:
+        """Return the number of the prompt's tokens for a file that asks for it."""
+        name = self._generator.prompt
+        return {} if name is None else {name: np.array([self._tokenizer.count_prompt(prompt)], dtype=np.int64)}
+
+
+def _place_rows(vectors: Array, places: Array, texts: int) -> Array:
+    """Return a row for each of ``texts``: NaN, or 0 in whole numbers, where there is no vector."""
+    if len(vectors) == texts:
+        return vectors
+    whole = np.full((texts, vectors.shape[1]), np.nan if vectors.dtype.kind == "f" else 0, dtype=vectors.dtype)
+    whole[places] = vectors
+    return whole
+
+
+def _find_places(path: Path) -> tuple[Path, Path]:
+    """Return (the ONNX file, the folder of its tokenizer and configs) for a folder or a file."""
+    if is_folder(path):
+        return find_onnx(path)[0], path
+    if not path.exists():
+        raise SurroundingsError(f"there is no {path}", "give the folder that `graphsurgery bake` made, or a pooled ONNX file")
+    tokenizer = find_tokenizer(path)
+    if tokenizer is None:
+        raise FolderError(
+            f"there is no {TOKENIZER} beside {path} or above it", "put the model's tokenizer.json beside the file"
+        )
+    return path, tokenizer.parent
+
+
+def _choose_output(model: Model, asked: str | None) -> str:
+    """Return the output that holds one vector for each text."""
+    found = [value.name for value in model.interface.outputs if value.rank == 2]
+    names = [value.name for value in model.interface.outputs]
+    if asked is not None:
+        if asked not in names:
+            raise RequestError(f"there is no output {asked!r}", f"{suggest(asked, names)}the outputs are {', '.join(names)}")
+        return asked
+    if EMBEDDING in found:
+        return EMBEDDING
+    if not found:
+        what = f"the file gives {', '.join(map(str, model.interface.outputs))}, and no output [batch, dim]"
+        raise UnsupportedModelError(what, "it does not pool: `graphsurgery bake` its folder, or `graphsurgery add-pooling` it")
+    if len(found) > 1:
+        raise RequestError(f"several outputs hold one vector for each text: {', '.join(found)}", "choose one with output=")
+    return found[0]
+
+
+def _make_generator(model: Model, output: str) -> FeedGenerator:
+    """Return what makes inputs of token ids. Raises UnsupportedModelError if ``output`` depends on what texts do not give."""
+    generator = make_feed_generator(model)
+    graph = Graph.of(model)
+    value = graph.value(output)
+    read = {one.name for one in graph.ancestors([] if value is None else [value])}
+    unknown = [one for one in generator.roles.others if one.name in read - {generator.prompt, *generator.ones}]
+    if generator.roles.ids is None or unknown:
+        what = "it has no input of token ids" if generator.roles.ids is None else f"{output} depends on {unknown[0]}"
+        raise UnsupportedModelError(f"the file cannot be fed with texts: {what}", "see its inputs with `graphsurgery inspect`")
+    return generator
+
+
+def _find_longest(tokenization: Tokenization, generator: FeedGenerator) -> int | None:
+    """Return the longest text in tokens: the folder's limit, within what the file takes; None for no limit."""
+    if generator.fixed_sequence is not None:
+        return generator.fixed_sequence
+    table = generator.tables
+    limits = [generator.max_length] + ([tokenization.longest, table.positions] if tokenization.longest else [table.longest])
+    return min((one for one in limits if one is not None), default=None)
+
+
+def _check_choices(on_long: str, on_error: str) -> None:
+    for name, given, choices in (("on_long", on_long, LONG), ("on_error", on_error, (RAISE, SKIP))):
+        if given not in choices:
+            raise RequestError(f"{name} is {given!r}", f"{suggest(str(given), choices)}choose from {', '.join(choices)}")

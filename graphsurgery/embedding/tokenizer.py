@@ -1,0 +1,179 @@
+"""Texts as token ids, as a model folder says: its prompt, its longest text, and what becomes of longer ones.
+
+The folder decides, and not tokenizer.json: its own padding and truncation are those of the last program that saved it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization
+from graphsurgery.errors import FolderError, GraphSurgeryError, RequestError, WrongTypeError
+from graphsurgery.model.parsing import shorten
+from graphsurgery.runtime.texts import Encoded, open_tokenizer
+
+CUT, ERROR, SPLIT = "cut", "error", "split"
+LONG = (CUT, ERROR, SPLIT)
+"""What becomes of a text that is longer than the model takes: its beginning, an error, or the mean of its parts."""
+CHARACTERS_PER_TOKEN = 250
+"""A text is cut to this many characters for each token that the model takes, before it is tokenised: one of a million
+characters would take a second. Text Embeddings Inference does the same."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text that was cut, because it is longer than the model takes."""
+
+    text: int
+    """Its place among the texts."""
+    kept: int
+    """The tokens of it that were embedded, special ones included."""
+    tokens: int | None
+    """The tokens that it has, special ones included; None if it was so long that it was not tokenised to its end."""
+
+    def to_json(self) -> dict[str, int | None]:
+        return {"text": self.text, "kept": self.kept, "tokens": self.tokens}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The token ids of a text, or of one of the parts that it was split into."""
+
+    text: int
+    ids: np.ndarray
+    types: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Texts as token ids: at least one part for each text that has no error."""
+
+    parts: tuple[Part, ...]
+    cuts: tuple[Cut, ...]
+    errors: dict[int, GraphSurgeryError]
+    """By its place, why a text cannot be embedded."""
+
+
+class TextTokenizer:
+    """Tokenises the texts of one model. Any number of threads may use it at once."""
+
+    def __init__(self, settings: Tokenization, longest: int | None, vocabulary: int | None) -> None:
+        """Open the tokenizer.json of a folder.
+
+        Args:
+            settings: how the folder says that texts are tokenised.
+            longest: the longest text in tokens, special ones included; None for no limit.
+            vocabulary: the rows of the model's table of token embeddings; None if they are not known.
+
+        Raises:
+            FolderError: the folder has no tokenizer.json, or its chat template makes the texts.
+            MissingPackageError: the tokenizers package is not installed.
+            RequestError: the file cannot be read.
+        """
+        if settings.takes_messages:
+            what = f"the chat template of {settings.folder} makes one text of each input, which only transformers can do"
+            raise FolderError(
+                what, "make the texts with transformers' apply_chat_template, and embed them with this file alone"
+            )
+        if not settings.has_tokenizer:
+            advice = "put the model's tokenizer.json there, or save the tokenizer again with transformers"
+            raise FolderError(f"{settings.folder} has no {TOKENIZER}", advice)
+        self.settings, self.longest, self.vocabulary = settings, longest, vocabulary
+        self._tokenizer = open_tokenizer(settings.folder / TOKENIZER)
+        self._tokenizer.no_padding()
+        if longest is not None:
+            self._tokenizer.enable_truncation(max_length=longest)
+        elif not settings.has_own_limit:
+            self._tokenizer.no_truncation()
+        self._added = self._tokenizer.num_special_tokens_to_add(False) if settings.adds_special else 0
+
+    def tokenize(self, texts: Sequence[object], prompt: str = "", on_long: str = CUT, first: int = 0) -> Tokenized:
+        """Return ``texts`` with ``prompt`` in front of each as token ids. What is wrong with a text is an error of its own.
+
+        ``first`` is the place of the first of them among all texts.
+        """
+        errors: dict[int, GraphSurgeryError] = {}
+        places, prepared, shortened = [], [], set()
+        for place, text in enumerate(texts, first):
+            try:
+                whole = self._prepare(text, prompt, place)
+            except GraphSurgeryError as error:
+                errors[place] = error
+                continue
+            limit = None if self.longest is None or on_long == SPLIT else self.longest * CHARACTERS_PER_TOKEN
+            if limit is not None and len(whole) > limit:
+                shortened.add(place)
+            places.append(place)
+            prepared.append(whole[:limit])
+        encodings = self._tokenizer.encode_batch(prepared, add_special_tokens=self.settings.adds_special)
+        parts: list[Part] = []
+        cuts: list[Cut] = []
+        for place, encoding in zip(places, encodings, strict=True):
+            rest = encoding.overflowing
+            kept, beyond = len(encoding.ids), sum(len(one.ids) - self._added for one in rest)
+            if (rest or place in shortened) and on_long != SPLIT:
+                cut = Cut(place, kept, None if place in shortened else kept + beyond)
+                if on_long == ERROR:
+                    errors[place] = self._make_length_error(cut)
+                    continue
+                cuts.append(cut)
+            try:
+                parts += [self._make_part(place, one) for one in (encoding, *(rest if on_long == SPLIT else ()))]
+            except GraphSurgeryError as error:
+                errors[place] = error
+        return Tokenized(tuple(parts), tuple(cuts), errors)
+
+    def count_prompt(self, prompt: str) -> int:
+        """Return the number of tokens of a prompt, as sentence-transformers counts them: without the one that closes a text."""
+        if not prompt:
+            return 0
+        encoding = self._tokenizer.encode(self._prepare(prompt, "", 0), add_special_tokens=self.settings.adds_special)
+        return len(encoding.ids) - (self.settings.adds_special and self.settings.ends_special)
+
+    def count_own(self, part: Part) -> int:
+        """Return the number of tokens of a part without special ones, but at least 1."""
+        return max(len(part.ids) - self._added, 1)
+
+    def make_batch(self, parts: Sequence[Part]) -> Encoded:
+        """Return parts as one batch ``[parts, longest]``, padded on the folder's side."""
+        pad, side = self.settings.pad_id, self.settings.side
+        width = max(1, *(len(one.ids) for one in parts))
+        shape = (len(parts), width)
+        ids, mask, types = np.full(shape, pad), np.zeros(shape, np.bool_), np.zeros(shape, np.int64)
+        for row, one in enumerate(parts):
+            place = slice(width - len(one.ids), None) if side == "left" else slice(len(one.ids))
+            ids[row, place], mask[row, place], types[row, place] = one.ids, True, one.types
+        return Encoded(ids, mask, types, pad, side)
+
+    def _prepare(self, text: object, prompt: str, place: int) -> str:
+        """Return a text as it is tokenised. Raises WrongTypeError, RequestError for what the tokenizer cannot read."""
+        if not isinstance(text, str):
+            kind = f"a {type(text).__name__}, which would be read as a pair" if isinstance(text, list | tuple) else repr(text)
+            raise WrongTypeError(f"text {place} is {shorten(kind)}", "give one string for each text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError(
+                f"text {place} holds half of a surrogate pair, which no UTF-8 can hold", "decode it again, or leave it out"
+            ) from None
+        whole = prompt + text
+        return whole.lower() if self.settings.lower_case else whole
+
+    def _make_length_error(self, cut: Cut) -> RequestError:
+        has = "is far longer" if cut.tokens is None else f"has {cut.tokens} tokens"
+        return RequestError(
+            f"text {cut.text} {has}, and the model takes {self.longest}", f'give on_long="{CUT}" or on_long="{SPLIT}"'
+        )
+
+    def _make_part(self, place: int, encoding: Any) -> Part:
+        """Return an encoding as arrays. Raises RequestError for ids beyond the table: ONNX Runtime takes -1 without a word."""
+        ids = np.array(encoding.ids, dtype=np.int64)
+        if self.vocabulary is not None and ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary:
+            wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]
+            what = f"text {place} has the token id {wrong}, and the model's table has {self.vocabulary} rows"
+            raise RequestError(what, "put the tokenizer.json of this model beside it")
+        return Part(place, ids, np.array(encoding.type_ids, dtype=np.int64))

@@ -1,0 +1,88 @@
+"""What callers want of vectors: fewer dims, smaller numbers, and how like each other two texts are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from graphsurgery.errors import RequestError
+
+Array = np.ndarray
+HALF, SIGNED, UNSIGNED, BITS, SIGNED_BITS = "float16", "int8", "uint8", "ubinary", "binary"
+PRECISIONS: Mapping[str, type[np.generic]] = {
+    "float32": np.float32, HALF: np.float16, SIGNED: np.int8, UNSIGNED: np.uint8, SIGNED_BITS: np.int8, BITS: np.uint8,
+}  # fmt: skip
+"""The type of the numbers of each precision, by its name in sentence-transformers' ``quantize_embeddings``."""
+BY_RANGES = (SIGNED, UNSIGNED)
+"""The precisions that need the ranges of the dims."""
+LEVELS = 255
+SMALLEST = 1e-12
+"""The least length that a vector is divided by, as in ``torch.nn.functional.normalize``."""
+
+
+def normalize(vectors: Array) -> Array:
+    """Return ``vectors [n, dim]`` with length one, in their own type: ``x / max(norm2(x), 1e-12)``."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, SMALLEST)).astype(vectors.dtype)
+
+
+def convert(vectors: Array, precision: str, ranges: Array | None = None) -> Array:
+    """Return ``vectors [n, dim]`` float32 in a precision of `PRECISIONS`. Bits are packed, eight dims to a byte.
+
+    ``ranges [2, dim]``, the least and the greatest value of each dim, are for int8 and uint8: ``floor((x - least) / step)``
+    with ``step = (greatest - least) / 255``, and 128 less if signed. A bit is ``x > 0``, the first dim's the highest of its
+    byte, and a signed byte is 128 less. As sentence-transformers' ``quantize_embeddings``.
+
+    Raises RequestError if the precision is unknown, or the ranges are missing, of another width or not wanted.
+    """
+    if precision not in PRECISIONS:
+        raise RequestError(f"there is no precision {precision!r}", f"choose from {', '.join(PRECISIONS)}")
+    if (ranges is not None) != (precision in BY_RANGES):
+        what = "needs the range of each dim" if ranges is None else "takes no ranges"
+        raise RequestError(
+            f"the precision {precision} {what}", "ranges are numpy.vstack((x.min(0), x.max(0))) of embeddings x of your own"
+        )
+    if precision in BY_RANGES:
+        levels = _find_levels(vectors, np.asarray(ranges, dtype=np.float32))
+    elif precision in (BITS, SIGNED_BITS):
+        levels = np.packbits(vectors > 0, axis=-1).astype(np.int16)
+    else:
+        return vectors.astype(PRECISIONS[precision])
+    return (levels - (128 if precision in (SIGNED, SIGNED_BITS) else 0)).astype(PRECISIONS[precision])
+
+
+def _find_levels(vectors: Array, ranges: Array) -> Array:
+    if ranges.shape != (2, vectors.shape[1]) or not np.all(np.isfinite(ranges)):
+        raise RequestError(
+            f"the ranges are {list(ranges.shape)}, and the vectors have {vectors.shape[1]} dims", "give finite ranges [2, dims]"
+        )
+    least, greatest = ranges
+    step = (greatest - least) / LEVELS
+    step[step == 0] = 1
+    return np.clip(np.floor((vectors - least) / step), 0, LEVELS).astype(np.int16)
+
+
+def compute_cosine(one: Array, other: Array) -> Array:
+    return normalize(one) @ normalize(other).T
+
+
+def compute_dot(one: Array, other: Array) -> Array:
+    return one @ other.T
+
+
+def compute_euclidean(one: Array, other: Array) -> Array:
+    """Return minus the distances, so that more is more alike."""
+    squares = (one.astype(np.float64) ** 2).sum(1)[:, None] + (other.astype(np.float64) ** 2).sum(1)
+    return -np.sqrt(np.maximum(squares - 2 * one.astype(np.float64) @ other.T.astype(np.float64), 0)).astype(one.dtype)
+
+
+def compute_manhattan(one: Array, other: Array) -> Array:
+    """Return minus the sums of absolute differences."""
+    return -np.stack([np.abs(row - other).sum(1) for row in one]) if len(one) else np.zeros((0, len(other)), one.dtype)
+
+
+SIMILARITIES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "cosine": compute_cosine, "dot": compute_dot, "euclidean": compute_euclidean, "manhattan": compute_manhattan,
+}  # fmt: skip
+"""Similarities ``[n, dim], [m, dim] -> [n, m]``, by their names in sentence-transformers' configs."""
