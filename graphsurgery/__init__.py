@@ -17,6 +17,7 @@ from graphsurgery.edit_list import EDIT_LIST
 from graphsurgery.version import __version__ as __version__
 
 HOMES = {
+    "baking.split_towers": ("SplitTowers", "split_towers"),
     "baking.bake": ("Baked", "bake"),
     "benchmarking.bench": ("bench",),
     "benchmarking.results": ("Benchmark",),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from graphsurgery.baking.bake import Baked, bake
+from graphsurgery.baking.split_towers import SplitTowers, split_towers
 from graphsurgery.benchmarking.bench import bench
 from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.edits.add_activation import AddActivation
@@ -106,6 +107,7 @@ __all__ = [
     "Report",
     "Saved",
     "Simplify",
+    "SplitTowers",
     "StripHead",
     "Truncate",
     "TruncationWarning",
@@ -146,6 +148,7 @@ __all__ = [
     "run",
     "run_recipe",
     "save",
+    "split_towers",
     "strip_head",
     "truncate",
     "verify",

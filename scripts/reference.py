@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "docs" / "schema.json"
 COLUMNS = 100
 PRINTED = {
-    "bake": "baked", "export": "exported", "inspect": "inspection", "verify": "verification", "bench": "benchmark",
+    "bake": "baked", "split-towers": "split_towers", "export": "exported",
+    "inspect": "inspection", "verify": "verification", "bench": "benchmark",
     "recipe show": "recorded_recipe", "recipe list": "listed_recipes", "run": "outcome",
     "optimize": "outcome", "quantize": "outcome",
     **{listed.verb: "outcome" for listed in EDIT_LIST.values()},

@@ -62,7 +62,7 @@ def build_image(to: Nodes, shared: str | None) -> str:
 
 
 def normalize(to: Nodes, value: str, name: str, form: str) -> str:
-    """``value`` over its length, as exporters spell it: ``clip`` (Pow, ReduceSum), ``l2`` (ReduceL2), ``cast`` (a Cast behind)."""
+    """``value`` over its length: ``clip`` by Pow and ReduceSum, ``l2`` by ReduceL2, ``cast`` with a Cast behind that."""
     if form == "clip":
         squares = to.add("Pow", value, to.hold(f"{name}/two", np.float32(2)), name=f"{name}/squares")
         total = to.add("ReduceSum", squares, "last", name=f"{name}/sum", keepdims=1)
@@ -84,6 +84,7 @@ def joint(
     bias: bool = False,
     shared: bool = False,
     scale_first: bool = False,
+    activation: str = "Identity",
     seed: int = 0,
 ) -> onnx.ModelProto:
     """A joint model. ``form`` says how its embeddings are normalised; None: they are not."""
@@ -100,7 +101,7 @@ def joint(
             ends.append(normalize(to, projected, name, form))
     outputs = [helper.make_tensor_value_info(one, TensorProto.FLOAT, [f"{one}_batch", DIM]) for one in (text, image)]
     if logits:
-        add_logits(to, ends, bias, scale_first)
+        add_logits(to, ends, bias, scale_first, activation)
         outputs[:0] = [
             helper.make_tensor_value_info("logits_per_image", TensorProto.FLOAT, ["image_batch", "text_batch"]),
             helper.make_tensor_value_info("logits_per_text", TensorProto.FLOAT, ["text_batch", "image_batch"]),
@@ -112,7 +113,7 @@ def joint(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def add_logits(to: Nodes, ends: list[str], bias: bool, scale_first: bool) -> None:
+def add_logits(to: Nodes, ends: list[str], bias: bool, scale_first: bool, activation: str) -> None:
     """``logits_per_text = scale text . image + bias``, the scale as an exponential, and the transpose of it."""
     scale = to.add("Exp", to.hold("logit_scale", np.float32(np.log(SCALE))), name="scale")
     text = to.add("Mul", ends[0], scale, name="scaled") if scale_first else ends[0]
@@ -120,5 +121,5 @@ def add_logits(to: Nodes, ends: list[str], bias: bool, scale_first: bool) -> Non
     scaled = products if scale_first else to.add("Mul", products, scale, name="scaled_products")
     if bias:
         scaled = to.add("Add", scaled, to.hold("logit_bias", np.array([BIAS], dtype=np.float32)), name="shifted")
-    to.add("Identity", scaled, name="logits_per_text")
+    to.add(activation, scaled, name="logits_per_text")
     to.add("Transpose", "logits_per_text", name="logits_per_image", perm=[1, 0])

@@ -38,7 +38,7 @@ WRITING = {
     "quantize": [["--scheme", "weights-8bit", "--no-timing", "--texts", "texts.txt"]],
 }
 """The verbs that write a file, and plausible options of each."""
-OTHERS = {"bake", "bench", "export", "inspect", "recipe", "run", "verify"}
+OTHERS = {"bake", "bench", "export", "inspect", "recipe", "run", "split-towers", "verify"}
 
 
 def test_every_verb_is_tried() -> None:
@@ -59,6 +59,7 @@ def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: py
         ["recipe", "show", str(path)],
         ["run", "recipe.toml", str(path), *written],
         ["bake", str(path.parent), "-o", str(tmp_path / "baked")],
+        ["split-towers", str(path), "-o", str(tmp_path / "towers"), "--no-verify"],
         ["export", str(path), "-o", str(tmp_path / "e.onnx")],
         ["verify", str(path), "--self"],
         ["verify", str(path), "--against", str(path), "--texts", "texts.txt"],

@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import FIXTURES, ROOT
+from joints import joint
 
 from graphsurgery.cli import main as cli
 
@@ -37,9 +39,10 @@ def run(command: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx and as the model folder
-    my-model."""
+    my-model, and a joint model of texts and pictures as clip.onnx."""
     shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
     shutil.copytree(FIXTURES / "bert", tmp_path / "my-model")
+    onnx.save(joint(bias=True), tmp_path / "clip.onnx")
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "console"):
         for line in block.splitlines():

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import onnx
 import pytest
 from conftest import FIXTURES, ROOT
 from fusions import require_optimizer
+from joints import joint
 
 import graphsurgery
 from graphsurgery.cli.main import OK, VERBS, VERDICT, WRONG, run
@@ -112,6 +114,13 @@ def test_outcomes_of_quantize(folder: Path, capsys: pytest.CaptureFixture[str]) 
     code, printed = call(capsys, "quantize", "pooled.onnx", "-o", "made.onnx", *options)
     assert code == OK and printed["choice"]["candidates"][0]["quality"] is not None
     require_valid(printed, PRINTED["quantize"])
+
+
+def test_two_towers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(joint(), folder / "joint.onnx")
+    code, printed = call(capsys, "split-towers", "joint.onnx", "-o", "towers")
+    assert code == OK and printed["files"]
+    require_valid(printed, PRINTED["split-towers"])
 
 
 def test_baked_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

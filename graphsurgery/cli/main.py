@@ -75,6 +75,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
                 "model.pooled.onnx --scheme weights-8bit --no-timing -o small-weights.onnx",
             ),
         ),
+        "split-towers": Verb(
+            "splitting:make_split_command",
+            "write the two towers of a joint model of texts and pictures",
+            ("joint.onnx -o towers", "joint.onnx -o towers --raw --separate --force"),
+        ),
         "export": Verb(
             "exporting:make_export_command",
             "export the transformer of a model folder, with PyTorch",

@@ -13,6 +13,7 @@ from graphsurgery.snippet import shorten_path
 
 if TYPE_CHECKING:  # a verb does not import what others need
     from graphsurgery.baking.bake import Baked
+    from graphsurgery.baking.split_towers import SplitTowers
     from graphsurgery.exporting.export_folder import Exported
 
 
@@ -47,6 +48,12 @@ def list_next_of_baked(baked: Baked) -> list[str]:
         return []
     place = _quote(baked.outcome.output)
     return [f"graphsurgery verify {place} --self", f"graphsurgery optimize {place}"]
+
+
+def list_next_of_towers(split: SplitTowers) -> list[str]:
+    """Return the commands for the two files of a joint model; none after a dry run."""
+    places = [_quote(outcome.output) for outcome in split.towers.values()] if split.files else []
+    return [f"graphsurgery optimize {place}" for place in places]
 
 
 def list_next_of_exported(exported: Exported) -> list[str]:

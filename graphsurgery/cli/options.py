@@ -35,22 +35,24 @@ Options = tuple[Callable[[Decorated], Decorated], ...]
 STRICT = "Treat any warning as a failure: exit with code 1 and write nothing."
 
 
-def make_proof_options(dry_run: str, full: str, strict: str = STRICT) -> Options:
-    """Return the options of every verb that writes. The arguments are the help texts of three of them."""
+def make_proof_options(dry_run: str, full: str, strict: str = STRICT, keeps_failed: bool = True) -> Options:
+    """Return the options of every verb that writes. The first arguments are the help texts of three of them.
+
+    A verb that never keeps an output whose proof failed has no ``--keep-failed``.
+    """
+    kept = click.option("--keep-failed", is_flag=True, help="Keep an output that failed its proof, so that you can look at it.")
     return (
         click.option("--force", is_flag=True, help="Replace an existing output, never the input."),
         click.option("--dry-run", is_flag=True, help=dry_run),
         click.option("--no-verify", is_flag=True, help="Skip the proof."),
         click.option("--full", is_flag=True, help=full),
-        click.option("--keep-failed", is_flag=True, help="Keep an output that failed its proof, so that you can look at it."),
+        *((kept,) if keeps_failed else ()),
         click.option("--strict", is_flag=True, help=strict),
     )
 
 
-PROVING = make_proof_options(
-    "Do everything except writing. Only what needs no written file is proven.",
-    "Run the whole proof and compare every byte of the weights, whatever the size.",
-)
+FULL = "Run the whole proof and compare every byte of the weights, whatever the size."
+PROVING = make_proof_options("Do everything except writing. Only what needs no written file is proven.", FULL)
 WHOLE = ("Do everything except writing, the whole proof included.", "No effect here: the proof is always the whole one.")
 WHOLE_PROOF = make_proof_options(*WHOLE)
 """For verbs whose proof is always the whole one."""

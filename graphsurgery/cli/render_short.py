@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported
+from graphsurgery.cli.next_commands import list_next, list_next_of_baked, list_next_of_exported, list_next_of_towers
 from graphsurgery.cli.render import STYLES, WARNING, format_size
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.model.model import Model
@@ -20,6 +20,7 @@ from graphsurgery.snippet import shorten_path
 
 if TYPE_CHECKING:  # a verb does not import what others need
     from graphsurgery.baking.bake import Baked
+    from graphsurgery.baking.split_towers import SplitTowers
     from graphsurgery.exporting.export_folder import Exported
 
 MOST_LEFT_OUT = 2
@@ -68,6 +69,22 @@ def render_baked(baked: Baked, seconds: float | None = None) -> RenderableType:
     readers = [one.consumer for one in baked.outcome.consumers if one.reads]
     line = ("readers", ", ".join(readers) or "no known program reads this file as it is")
     return _render(title, baked.outcome, list_next_of_baked(baked), seconds, line)
+
+
+def render_towers(split: SplitTowers, seconds: float | None = None) -> RenderableType:
+    """Return a few lines on each tower of a joint model, and on their similarities."""
+    towers = []
+    for outcome in split.towers.values():
+        source = outcome.source.path
+        title = _render_title("model" if source is None else shorten_path(source), outcome, shorten_path(outcome.output))
+        lines: list[Line] = [("done", _describe_work(outcome)), ("interface", _describe_interface(outcome))]
+        towers.append(LabelledLines([*lines, *_list_findings(outcome, None)], title))
+    took = "" if seconds is None else f"; {seconds:.1f}s"
+    both: list[Line] = []
+    if split.report is not None:
+        (check,) = split.report.checks
+        both.append(("both", Text.assemble((check.verdict.value, STYLES[check.verdict]), f"  {check.detail}{took}")))
+    return Group(*towers, LabelledLines(both), *_render_end(split.warnings, list_next_of_towers(split)))
 
 
 def render_exported(exported: Exported, seconds: float | None = None) -> RenderableType:

@@ -152,7 +152,8 @@ def _describe(model: Model, tower: Tower, scale: str | None, bias: str | None) -
     if tower.is_normalized:
         notes.append(f"{tower.output.name} is the vector before the exported normalisation; add-normalize puts ours behind it")
     if scale is not None:
-        plus = f" + {float(bias):.6g}" if bias is not None else ""
+        added = 0.0 if bias is None else float(bias)
+        plus = "" if bias is None else f" {'-' if added < 0 else '+'} {abs(added):.6g}"
         notes.append(f"the joint model's logits are {float(scale):.6g} * (text . image){plus}; the file records these numbers")
     elif list_similarities(model):
         notes.append(Warn("the scale of the joint model's logits is not recognised, so the file does not record it"))

@@ -133,9 +133,9 @@ def list_similarities(model: Model) -> list[str]:
 def _find_input_kinds(model: Model) -> dict[str, str]:
     """Return `TEXT` or `IMAGE` for each input: pictures, and what stands beside token ids, such as a mask."""
     found = {one.value.name: one.kind for one in list_modalities(model)}
-    if not {PICTURE, TOKEN_IDS} <= set(found.values()):
-        return {}
-    return {one.name: IMAGE if found.get(one.name) == PICTURE else TEXT for one in model.interface.inputs}
+    pictures = {name: IMAGE for name, kind in found.items() if kind == PICTURE}
+    has_texts = TOKEN_IDS in found.values()
+    return pictures | {one.name: TEXT for one in model.interface.inputs if has_texts and one.name not in pictures}
 
 
 def _require_both(joint: _Joint) -> None:

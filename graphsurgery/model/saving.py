@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from graphsurgery.argument_types import check_argument_types
@@ -48,8 +50,25 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, pro
         return stage.commit()
 
 
-def plan_output(model: Model, output: Path, *, force: bool = False, largest: int = LARGEST_PROTOBUF) -> Plan:
-    """Plan which bytes are written where, without writing. Raises as `save` does."""
+@dataclass
+class DataFile:
+    """A data file that several outputs in one folder share: it holds each range that one of ``models`` refers to once.
+
+    The first output that is planned with it writes it.
+    """
+
+    path: Path
+    models: Sequence[Model]
+    is_planned: bool = False
+
+
+def plan_output(
+    model: Model, output: Path, *, force: bool = False, largest: int = LARGEST_PROTOBUF, data: DataFile | None = None
+) -> Plan:
+    """Plan which bytes are written where, without writing. Raises as `save` does.
+
+    With ``data``, external data are copied into that file, also beside the source.
+    """
     with translate_system_errors(output):
         check_output(model, output, force=force)
         plan = Plan(output, model.document)
@@ -59,8 +78,8 @@ def plan_output(model: Model, output: Path, *, force: bool = False, largest: int
             plan.remarks.append(
                 f"data files of the replaced output are kept, in case another model needs them: {', '.join(old)}"
             )
-        if locations and (model.linked_data or not is_same_folder(model.folder, output.parent)):
-            _copy_data(plan, model, locations)
+        if locations and (data is not None or model.linked_data or not is_same_folder(model.folder, output.parent)):
+            _copy_data(plan, model, locations, data or DataFile(choose_data_name(plan.output), (model,)))
         elif locations:
             _keep_data(plan, model, locations)
         if plan.document.size > largest:
@@ -83,19 +102,24 @@ def _keep_data(plan: Plan, model: Model, locations: list[str]) -> None:
     plan.remarks.append(f"the weights stay in {', '.join(locations)}: keep them beside the output")
 
 
-def _copy_data(plan: Plan, model: Model, locations: list[str]) -> None:
-    """Plan one data file beside the output with every range the model refers to, at its own offset after a base per file."""
+def _copy_data(plan: Plan, model: Model, locations: list[str], data: DataFile) -> None:
+    """Plan one data file beside the output with every range that its models refer to, at its own offset after a base per
+    file."""
     model.require_data(f"saving into another folder ({plan.output.parent})")
-    plan.data = choose_data_name(plan.output)
     bases: dict[str, int] = {}
-    for location in locations:
-        base = bases[location] = (plan.data_size // ALIGNMENT + 1) * ALIGNMENT if bases else 0  # above every offset before it
-        source = open_data(model.files[location])
-        for start, end in _list_ranges(model, model.files[location]):
-            plan.data_pieces.append((base + start, Span(source, start, end - start)))
-            plan.data_size = base + end
-    plan.document = record_move(plan.document, plan.data.name, bases)
-    plan.remarks.append(f"the external data were copied to {plan.data.name}")
+    pieces: list[tuple[int, Span]] = []
+    size = 0
+    files = {location: file for one in data.models for location, file in one.files.items()}
+    for location in dict.fromkeys(name for one in data.models for name in list_used_files(one.files, one.document)):
+        base = bases[location] = (size // ALIGNMENT + 1) * ALIGNMENT if bases else 0  # above every offset before it
+        source = open_data(files[location])
+        for start, end in _list_ranges(data.models, files[location]):
+            pieces.append((base + start, Span(source, start, end - start)))
+            size = base + end
+    if not data.is_planned:
+        plan.data, plan.data_pieces, plan.data_size, data.is_planned = data.path, pieces, size, True
+    plan.document = record_move(plan.document, data.path.name, {location: bases[location] for location in locations})
+    plan.remarks.append(f"the external data were copied to {data.path.name}")
 
 
 def _externalise(plan: Plan) -> None:
@@ -119,10 +143,10 @@ def _externalise(plan: Plan) -> None:
     plan.remarks.append(f"{what}: the weights are in {plan.data.name}")
 
 
-def _list_ranges(model: Model, file: ExternalFile) -> list[tuple[int, int]]:
-    """Return the sorted byte ranges of ``file`` that the model refers to. Ranges with less than a block between them are
+def _list_ranges(models: Sequence[Model], file: ExternalFile) -> list[tuple[int, int]]:
+    """Return the sorted byte ranges of ``file`` that the models refer to. Ranges with less than a block between them are
     joined."""
-    wanted = sorted((one.offset, one.offset + one.length) for one in model.externals if one.file == file)
+    wanted = sorted((one.offset, one.offset + one.length) for model in models for one in model.externals if one.file == file)
     joined: list[tuple[int, int]] = []
     for start, end in wanted:
         if joined and start - joined[-1][1] < ALIGNMENT:

@@ -53,7 +53,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     sized = feed_second_masks(source, restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form)))
     ones = frozenset(chain.input_name_in_output(name) or name for name in sized.ones)
     named = ((medium, chain.input_name_in_output(medium.name)) for medium in sized.media)
-    media = tuple(replace(medium, name=name) for medium, name in named if name is not None)
+    media = tuple(replace(medium, name=name) for medium, name in named if name in inputs)
+    media = tuple(replace(medium, only=medium.only and not _is_literal(inputs[medium.name])) for medium in media)
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
@@ -71,6 +72,11 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
     return generator(inputs, generator(inputs | optional) if optional else None)
+
+
+def _is_literal(value: Value) -> bool:
+    """Return whether all dims of an input but the first are numbers."""
+    return all(isinstance(dim, int) for dim in (value.dims or (None, None))[1:])
 
 
 def _find_names(source: Model, chain: Chain, own: Chain) -> tuple[str | None, str | None, str | None]:

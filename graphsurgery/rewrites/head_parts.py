@@ -146,21 +146,25 @@ def split_head(model: Model) -> Parts:
             _replace_document(model, _drop_edit_records(model.document)),
             lost=tuple(step.edit for step in read_head_steps(model)),
         )
+    recorded = read_head_steps(model)
+    dropping = tuple(recorded[: len(recorded) - len(history.steps)])  # up to the last edit that cannot be undone
     head, base, lost = _find_head(history)
     if not head:
-        return Parts(_replace_document(model, _drop_edit_records(model.document)), lost=lost, before=history.steps)
+        return Parts(
+            _replace_document(model, _drop_edit_records(model.document)), lost=lost, before=(*dropping, *history.steps)
+        )
     encoder = history.documents[base]
     bare = _set_outputs(_drop_edit_records(encoder), _list_read_values(head, encoder))
     last = history.documents[-1]
     names = next(one.names for one in reversed(head) if isinstance(one, AddedEdit))
     own = tuple(record for record in last.graph if _belongs_to(names, record))
-    parts = Parts(_replace_document(model, bare), head, own, lost, history.steps[:base])
+    parts = Parts(_replace_document(model, bare), head, own, lost, (*dropping, *history.steps[:base]))
     if _is_whole(parts, last):
         return parts
     return Parts(
         _replace_document(model, _drop_edit_records(model.document)),
         lost=tuple(step.edit for step in history.steps),
-        before=history.steps,
+        before=(*dropping, *history.steps),
     )
 
 
