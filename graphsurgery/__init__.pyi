@@ -30,6 +30,7 @@ from graphsurgery.edits.optional_input import OptionalInput
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
+from graphsurgery.edits.tap import Tap
 from graphsurgery.edits.truncate import Truncate
 from graphsurgery.embedding.embedder import Embedded, Embedder, TruncationWarning
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
@@ -109,6 +110,7 @@ __all__ = [
     "Simplify",
     "SplitTowers",
     "StripHead",
+    "Tap",
     "Truncate",
     "TruncationWarning",
     "Value",
@@ -150,6 +152,7 @@ __all__ = [
     "save",
     "split_towers",
     "strip_head",
+    "tap",
     "truncate",
     "verify",
     "verify_itself",
@@ -828,6 +831,37 @@ def strip_head(
 
     Raises:
         NoHeadError, UnsupportedModelError.
+    """
+
+def tap(
+    model: Loadable,
+    layer: int | str,
+    *,
+    norm: str | None = None,
+    target: str | None = None,
+) -> Model:
+    """Give a hidden layer in place of the last hidden state: ``last_hidden_state [batch, seq, hidden]`` becomes layer N.
+
+    The layers above it and their weights leave the file, and so do all other outputs. Layers are counted as in transformers'
+    ``hidden_states``: 0 is the embeddings' output, N the output of the Nth layer, and -1 the last one. This is fairseq's
+    ``output_layer`` N as well. The layers are found by the graph's structure, in plain and in fused graphs.
+
+    Pre-norm encoders normalise the last layer's output once more. transformers gives the last of the ``hidden_states`` before
+    that for pictures and for the text towers of CLIP and SigLIP, and after it for other texts and for speech. ``--norm``
+    chooses otherwise.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        layer: The number of the hidden layer, from 0 (the embeddings). Negative numbers count from the end.
+        norm: At the last layer: its output `before` the encoder's final normalisation, or `after` it. Default: as
+            transformers gives it.
+        target: The last hidden state, an output. Default: the hidden state found in the graph.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, AlreadyAppliedError, NothingToPoolError, NameNotFoundError, UnsupportedModelError.
     """
 
 def truncate(

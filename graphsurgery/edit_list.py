@@ -88,6 +88,10 @@ EXAMPLES = {
         "model.onnx --target last_hidden_state",
         "model.onnx --target last_hidden_state --skip-first -o tokens.onnx",
     ),
+    "tap": (
+        "model.onnx --layer 1",
+        "model.onnx --layer -2 -o second-to-last.onnx",
+    ),
     "drop-input": (
         "model.onnx --input token_type_ids",
         "model.onnx --input attention_mask --fill ones -o no-mask.onnx",
@@ -227,6 +231,10 @@ EDIT_LIST = {
         EditEntry(
             "mask-tokens", TOKENS, "masked", "set the vectors at padded positions to zero",
             {**TARGET, **MASK, "skip_first": bool},
+        ),
+        EditEntry(
+            "tap", TOKENS, "tapped", "give a hidden layer as the output, and drop the layers above it with their weights",
+            {**TARGET, "layer": str, "norm": TEXT, "values": list[str], "width": int}, drops=True,
         ),
         EditEntry(
             "drop-input", INTERFACE, "dropped",

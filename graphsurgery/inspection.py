@@ -14,6 +14,7 @@ from graphsurgery.consumers import Compatibility, check_consumers
 from graphsurgery.encoder.attention import COUNTED, counts_tokens
 from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import explain_pooling, has_own_head, read_head_steps
+from graphsurgery.encoder.hidden_layers import list_hidden_layers
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
 from graphsurgery.encoder.limits import Tables, find_tables
 from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
@@ -22,6 +23,7 @@ from graphsurgery.errors import FolderError, GraphSurgeryError, MalformedModelEr
 from graphsurgery.folders.head_modules import list_folder_modules, warn_of_missing_modules
 from graphsurgery.folders.modules import ListedModule
 from graphsurgery.folders.pooling_config import find_pooling_config
+from graphsurgery.graph.graph import Graph
 from graphsurgery.graph.operator_counts import OperatorCount, count_operators
 from graphsurgery.interface import Interface, type_name
 from graphsurgery.model.certificate import Certificate, read_certificate
@@ -60,6 +62,8 @@ class Inspection(Shown):
     """The operators of the graph and of its subgraphs, the commonest first."""
     layers: int
     """The number of attentions of the encoder, found by structure; 0 if none is recognised."""
+    hidden_layers: tuple[str, ...]
+    """The values of the hidden layers, the embeddings' output first, as tap counts them. Empty if they are not recognised."""
     hidden: HiddenState | None
     why_not: str | None
     candidates: tuple[str, ...]
@@ -107,7 +111,8 @@ class Inspection(Shown):
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes,
             "operators": [one.to_json() for one in self.operators], "attention_layers": self.layers,
-            "hidden_state": hidden, "why_no_hidden_state": self.why_not, "candidates": list(self.candidates),
+            "hidden_layers": list(self.hidden_layers), "hidden_state": hidden, "why_no_hidden_state": self.why_not,
+            "candidates": list(self.candidates),
             "embedding_tables": tables, "head": list(self.head), "goldens": self.goldens, "pools": self.pools,
             "pooled_outputs": [one.to_json() for one in self.pooled],
             "precision": self.precision, "weights_are": self.weights_are,
@@ -145,6 +150,7 @@ def inspect(source: Loadable) -> Inspection:
         nodes=len(proto.graph.node),
         operators=count_operators(model),
         layers=layers,
+        hidden_layers=_if_valid(lambda: _list_hidden_layers(model, hidden), ()),
         hidden=hidden,
         why_not=why_not,
         candidates=() if hidden else _if_valid(lambda: tuple(list_hidden_candidates(model)), ()),
@@ -185,6 +191,12 @@ def _count_layers(model: Model) -> tuple[int, tuple[str, ...]]:
     blocks = find_blocks(model)
     counted = any(counts_tokens(blocks.flow, one) for one in blocks.attentions)
     return len(blocks.attentions), (COUNTED,) if counted else ()
+
+
+def _list_hidden_layers(model: Model, hidden: HiddenState | None) -> tuple[str, ...]:
+    if hidden is None:
+        return ()
+    return tuple(value.name or "" for value in list_hidden_layers(Graph.of(model), hidden.name))
 
 
 def _if_valid(answer: Callable[[], T], otherwise: T) -> T:

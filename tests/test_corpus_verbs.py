@@ -22,6 +22,7 @@ WRITING = {
     "add-cnn": [["--weights", "absent"]],
     "add-lstm": [["--weights", "absent"]],
     "mask-tokens": [[]],
+    "tap": [["--layer", "1"], ["--layer", "0"], ["--layer", "-1", "--norm", "before"]],
     "truncate": [["--dim", "2"]],
     "output-precision": [["--to", "ubinary"], ["--to", "int8", "--ranges", "absent.npy"]],
     "strip-head": [[]],

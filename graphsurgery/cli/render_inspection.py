@@ -75,6 +75,9 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
         facts.append(("could be pooled", ", ".join(inspection.candidates) or "no value"))
     facts.append(("precision", inspection.weights_are or next(iter(inspection.precision), "no weights")))
     facts.append(("attention layers", str(inspection.layers)))
+    if inspection.hidden_layers:
+        last = len(inspection.hidden_layers) - 1
+        facts.append(("hidden layers", f"0 (the embeddings) to {last}; tap --layer N gives one of them"))
     facts.append(("vocabulary", _describe_table(tables.vocabulary)))
     facts.append(("positions", _describe_table(tables.positions)))
     return [*facts, *_describe_folder(inspection)]

@@ -25,7 +25,7 @@ from graphsurgery.edits.outputs import (
     output_name_parameter,
     tokens_parameter,
 )
-from graphsurgery.encoder.hidden_layers import find_layers_by_name, find_layers_by_structure, find_stream_before_norm
+from graphsurgery.encoder.hidden_layers import find_last_sum, find_layers_by_name, find_layers_by_structure
 from graphsurgery.encoder.hidden_state import infer_values, make_missing_value_error
 from graphsurgery.errors import FolderError, RequestError, UnsupportedModelError, WeightsError
 from graphsurgery.folders.files import DOWNLOAD, read_setting
@@ -70,8 +70,8 @@ def find_layers(
     end = graph.value(target.name)
     layers = find_layers_by_structure(graph, end) if end is not None and not given else ()
     found = given or tuple(value.name or "" for value in layers)
-    stream = find_stream_before_norm(graph, layers)
-    last = None if stream is None else stream.name
+    stream = find_last_sum(graph, layers) if layers else None
+    last = None if stream is None or stream.value is None else stream.value.name
     if last is not None:
         notes.append(f"the last hidden layer is taken {'before' if unnormalised else 'after'} the final normalisation")
         notes += [] if unnormalised else [BEFORE_NORM]

@@ -172,7 +172,11 @@ RMS_NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"}) | _v
 """``SimplifiedLayerNormalization`` is an operator of ONNX Runtime, although it claims the standard domain."""
 NORMS = LAYER_NORMS | RMS_NORMS
 SKIP_NORMS = _vendor("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-"""Norms of the sum of their first two inputs."""
+"""Norms of the sum of their first two inputs, and of a bias if there is one."""
+SKIP_SUM = 3
+"""The index of that sum among their outputs. They give it only if it is asked for."""
+SKIP_BIASES = {f"{VENDOR}.SkipLayerNormalization": 4, f"{VENDOR}.SkipSimplifiedLayerNormalization": 3}
+"""The index of the bias among their inputs."""
 EMBEDDING_NORM = f"{VENDOR}.EmbedLayerNormalization"
 """The norm of the sum of table rows that it looks up itself."""
 PLAIN_NORMS = NORMS - SKIP_NORMS - {EMBEDDING_NORM}

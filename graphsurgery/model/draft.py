@@ -91,6 +91,16 @@ class Draft:
         tensor.name = new
         return tensor
 
+    def take_name_away(self, name: str, step: str) -> None:
+        """Give the value of the output ``name`` another name, so that a new node can make the output, as it is declared."""
+        output = self.tensor(name)
+        inside = gs.Variable(self.namer.new(f"{name}_before_{step}"))
+        for node in (*output.inputs, *output.outputs):
+            for side in (node.inputs, node.outputs):
+                for place, value in enumerate(side):
+                    if value is output:
+                        side[place] = inside
+
     def finish(self) -> Document:
         """Return the edited document."""
         for value, elements in self._held:

@@ -33,18 +33,19 @@ def list_reached_values(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -
 def drop_unreached(graph: Sequence[Record]) -> tuple[Record, ...]:
     """Return the records of ``graph`` without the nodes, weights and declared values that no output needs.
 
-    Inputs and outputs stay. The bytes of a record that stays do not change.
+    Inputs stay, with their default values, and so do outputs. The bytes of a record that stays do not change.
     """
     nodes = {id(one): onnx.NodeProto.FromString(one.content) for one in graph if one.field == NODE}
     outputs = [onnx.ValueInfoProto.FromString(one.content).name for one in graph if one.field == OUTPUT]
     reached = list_reached_values(list(nodes.values()), outputs)
+    stored = reached | {onnx.ValueInfoProto.FromString(one.content).name for one in graph if one.field == INPUT}
     declared = reached | {name for one in nodes.values() if not reached.isdisjoint(one.output) for name in one.output}
 
     def stays(record: Record) -> bool:
         if record.field == NODE:
             return not reached.isdisjoint(nodes[id(record)].output)
         if record.field == INITIALIZER:
-            return onnx.TensorProto.FromString(record.content).name in reached
+            return onnx.TensorProto.FromString(record.content).name in stored
         if record.field == SPARSE:
             return onnx.SparseTensorProto.FromString(record.content).values.name in reached
         if record.field == VALUE_INFO:

@@ -103,12 +103,12 @@ NAME = "head proof"
 
 def prove_head(
     head: Head, chain: Chain, generator: FeedGenerator, widths: Mapping[str, int], renamed: dict[str, str],
-    weights: RecordedWeights, limits: Limits = NO_LIMITS,
+    weights: RecordedWeights, stored: Values, limits: Limits = NO_LIMITS,
 ) -> Check:  # fmt: skip
     """Run ``head`` on drawn values and compare its outputs with the references of ``chain``.
 
-    ``widths`` holds the last dim of every value of the source that they start from. ``renamed`` maps values of the source to
-    their names in the output.
+    ``widths`` holds the last dim of every value of the source that they start from, and ``stored`` those of these values that
+    are weights of the source. ``renamed`` maps values of the source to their names in the output.
     """
     try:
         session = Session(head.proto.SerializeToString(), threads=1)
@@ -126,7 +126,7 @@ def prove_head(
         any_integers=bool(chain.stand_ins) and not any(link.reference.looks_up for link in chain),
         pooled=_find_pooled(chain, generator),
     )  # fmt: skip
-    reference = chain.compose(expect_exactly, weights)
+    reference = chain.compose(lambda feed: expect_exactly(feed | stored), weights)
     what = ", ".join(link.edit for link in chain)
     return judge(
         NAME,

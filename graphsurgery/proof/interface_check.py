@@ -46,6 +46,7 @@ def find_record_misfits(source: Model, chain: Chain) -> list[str]:
     widths: dict[str, int] | None = None
     for (link, in_source), before in zip(chain.walk_from_source(), chain.apply_fields(source), strict=False):
         misfit = link.reference.misfit(link.parameters, before.interface)
+        misfit = misfit or link.reference.misfit_in_graph(link.parameters, before.proto.graph)
         wrong += [] if misfit is None else [f"the record of {link.edit} does not fit the source: {misfit}"]
         width = link.parameters.get("width")
         start = in_source(link.reads[0]) if link.reads and width is not None else None
@@ -60,6 +61,13 @@ def find_record_misfits(source: Model, chain: Chain) -> list[str]:
 def name_unexplained_nodes(changed: Difference) -> list[str]:
     """Name the nodes that were added, for a chain of edits that add none."""
     return [f"node {node.name or node.op_type!r} was added, but no recorded edit adds any" for node in changed.added]
+
+
+def name_values_that_are_back(source: Model, fields: Model, chain: Chain, changed: Difference) -> list[str]:
+    """Name the values of the source that an edit drops, and that the output still computes."""
+    before, after = ({name for node in one.proto.graph.node for name in node.output} for one in (source, fields))
+    back = sorted(changed.made & (before - after) - chain.made)
+    return [f"value {name!r}, which an edit drops, is still computed" for name in back]
 
 
 def walk_outputs(source: Model, chain: Chain) -> Iterator[list[Value]]:

@@ -26,7 +26,12 @@ from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_
 from graphsurgery.proof.head_proof import NAME as HEAD
 from graphsurgery.proof.head_proof import extract_head, find_added_values, find_unread_inputs, prove_head
 from graphsurgery.proof.inference import find_start_widths
-from graphsurgery.proof.interface_check import find_broken_promises, find_record_misfits, name_unexplained_nodes
+from graphsurgery.proof.interface_check import (
+    find_broken_promises,
+    find_record_misfits,
+    name_unexplained_nodes,
+    name_values_that_are_back,
+)
 from graphsurgery.proof.relation import RECORDED
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.same_outputs import SameOutputs
@@ -188,6 +193,7 @@ class _EditProof:
     def _check_untouched(self, every_byte: bool) -> Check:
         broken = find_broken_promises(self.source, self.output, self.chain)
         broken += [] if self.added or self.by_run else name_unexplained_nodes(self.changed)
+        broken += name_values_that_are_back(self.source, self.fields, self.chain, self.changed)
         check, unchecked = check_untouched(self.fields, self.output, self.changed, broken, every_byte=every_byte)
         self.not_checked += unchecked
         return replace(check, conclusive=not self.added and not self.by_run)  # the edits change nothing but fields
@@ -229,7 +235,12 @@ class _EditProof:
             what = f"the added nodes start from {list_few(unread)}, which no recorded edit reads"
             return Check(HEAD, what, stated=Verdict.FAILED)
         widths = find_start_widths(self.source, chain)
-        return prove_head(head, chain, self.generator, widths, changed.renamed, self.weights, self.limits)
+        stored = {
+            name: self.source.values(self.source.initializers[name])
+            for name in chain.starts
+            if name in self.source.initializers
+        }
+        return prove_head(head, chain, self.generator, widths, changed.renamed, self.weights, stored, self.limits)
 
     def _prove_whole(self) -> Check:
         """Run the whole proof.

@@ -44,7 +44,7 @@ class Fields:
     """Changes a node, except for its names."""
     keeps: Callable[[Mapping[str, Any]], list[str] | None] = lambda _: None
     """Returns the source's values that are kept with all that they are computed from. Other nodes, weights and declared values
-    are dropped; inputs and outputs are not. None: everything stays."""
+    are dropped; inputs, with their default values, and outputs are not. None: everything stays."""
 
 
 def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], made: set[str]) -> Model:
@@ -54,7 +54,7 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     change_info = fields.infos(parameters, graph)
     records: list[Record] = []
     kept = fields.keeps(parameters)
-    needed = None if kept is None else find_needed(graph, kept)
+    needed = None if kept is None else find_needed(graph, kept) | _list_kept_inputs(graph, change_info)
     for record in model.document.graph:
         if needed is not None and not _is_needed(record, needed):
             continue
@@ -78,6 +78,10 @@ def apply_fields(model: Model, fields: Fields, parameters: Mapping[str, Any], ma
     records += [Record.literal(INPUT, info.SerializeToString()) for info in fields.inputs(parameters)]
     records += [Record.literal(INITIALIZER, one.SerializeToString()) for one in fields.initializers(parameters, graph)]
     return replace(model, document=Document(model.document.model, tuple(records), payloads))
+
+
+def _list_kept_inputs(graph: onnx.GraphProto, change_info: ChangeInfo) -> set[str]:
+    return {one.name for one in graph.input if change_info("input", Info.FromString(one.SerializeToString())) is not None}
 
 
 def _is_needed(record: Record, needed: set[str]) -> bool:

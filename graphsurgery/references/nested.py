@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import onnx
+
+from graphsurgery.errors import UnsupportedModelError
 
 HOLDERS = frozenset(kind.DESCRIPTOR.full_name for kind in (onnx.GraphProto, onnx.NodeProto, onnx.AttributeProto))
 """The messages that can contain a graph."""
@@ -34,7 +37,7 @@ def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
     ONNX demands that a node stands behind those that make its inputs, so one pass in the graph's order finds them all. Some
     files of ONNX Runtime's optimizer are out of order, so passes are made until one finds nothing new.
     """
-    pairs = [({*node.input, *_find_outer_values(node)}, {*filter(None, node.output)}) for node in graph.node]
+    pairs = [(list_read_values(node), {*filter(None, node.output)}) for node in graph.node]
     found, before = {name}, 0
     while len(found) > before:
         before = len(found)
@@ -51,13 +54,16 @@ def find_needed(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
         before = len(needed)
         for node in reversed(graph.node):
             if not needed.isdisjoint(filter(None, node.output)):
-                needed.update(filter(None, node.output), filter(None, node.input), _find_outer_values(node))
+                needed.update(filter(None, node.output), list_read_values(node))
     return needed
 
 
-def drop_unread_inputs(graph: onnx.GraphProto) -> None:
-    """Remove the nodes of ``graph`` that its outputs do not need, and the inputs and weights that no node reads then."""
-    needed = find_needed(graph, (info.name for info in graph.output))
+def drop_unread_inputs(graph: onnx.GraphProto, fed: Collection[str | None]) -> None:
+    """Remove the nodes of ``graph`` that its outputs do not need, and weights and inputs that no node reads then.
+
+    Inputs that are ``fed`` stay.
+    """
+    needed = find_needed(graph, (info.name for info in graph.output)) | {info.name for info in graph.input if info.name in fed}
     nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
     for field, left in (
         (graph.node, nodes),
@@ -66,6 +72,23 @@ def drop_unread_inputs(graph: onnx.GraphProto) -> None:
     ):
         del field[:]
         field.extend(left)
+
+
+def list_read_values(node: onnx.NodeProto) -> set[str]:
+    """Return the values of the graph around ``node`` that it reads, also in the graphs within it."""
+    return {*node.input, *_find_outer_values(node)} - {""}
+
+
+def sort_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes of a graph, each behind those that make what it reads. Raise UnsupportedModelError if it cannot be."""
+    makers = {made: place for place, node in enumerate(graph.node) for made in node.output if made}
+    needs = {
+        place: {makers[name] for name in list_read_values(node) if name in makers} for place, node in enumerate(graph.node)
+    }
+    try:
+        return [graph.node[place] for place in TopologicalSorter(needs).static_order()]
+    except CycleError as error:
+        raise UnsupportedModelError("a value of the graph is computed from itself", "export the model again") from error
 
 
 def _find_outer_values(node: onnx.NodeProto) -> set[str]:

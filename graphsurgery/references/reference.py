@@ -116,6 +116,8 @@ class Reference:
     """The values that the edit's nodes make in place of inputs of the source, each with the input that it replaces."""
     misfit: Callable[[Parameters, Interface], str | None] = lambda _parameters, _before: None
     """Says how the record does not fit the interface before the edit; None if it fits."""
+    misfit_in_graph: Callable[[Parameters, onnx.GraphProto], str | None] = lambda _parameters, _before: None
+    """Says how the record does not fit the graph before the edit, without the nodes that edits added; None if it fits."""
     resizes: bool = False
     """Whether the edit declares other dims, so that ONNX Runtime may compute the same values in another order."""
     longest: Callable[[Parameters], int | None] = lambda _: None

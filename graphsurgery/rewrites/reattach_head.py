@@ -21,8 +21,9 @@ from graphsurgery.encoder.head import EMBEDDING, POOLING, read_head_steps
 from graphsurgery.errors import NothingToPoolError, RequestError, require_value
 from graphsurgery.graph.graph import Graph
 from graphsurgery.interface import Interface
-from graphsurgery.model.changes import INITIALIZER, NODE, OUTPUT
+from graphsurgery.model.changes import OUTPUT
 from graphsurgery.model.model import Model
+from graphsurgery.model.reach import drop_unreached
 from graphsurgery.model.records import splice_records
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.normalize import normalize
@@ -146,24 +147,14 @@ def _drop_head(model: Model, outputs: Collection[str]) -> Model:
     """
     document, graph = model.document, Graph.of(model)
     ends = [value for name in outputs if (value := graph.value(name)) is not None]
-    needed = {value.name for value in graph.ancestors(ends)}
-    if EMBEDDING in needed:
+    if EMBEDDING in {value.name for value in graph.ancestors(ends)}:
         raise RequestError(
             f"some of the outputs {', '.join(outputs)} are computed from {EMBEDDING}, so its head cannot be replaced",
             INSTEAD,
         )
-    nodes = [record for record in document.graph if record.field == NODE]
-    kept = [record for record in nodes if needed.intersection(onnx.NodeProto.FromString(record.content).output)]
-    weights = [record for record in document.graph if record.field == INITIALIZER and _read_name(record.content) in needed]
     given = [
         record for record in document.graph
         if record.field == OUTPUT and onnx.ValueInfoProto.FromString(record.content).name in outputs
     ]  # fmt: skip
-    records = document.graph
-    for number, wanted in ((NODE, kept), (INITIALIZER, weights), (OUTPUT, given)):
-        records = splice_records(records, number, wanted)
+    records = drop_unreached(splice_records(document.graph, OUTPUT, given))
     return replace(model, document=replace(document, graph=records), loaded=None)
-
-
-def _read_name(content: bytes) -> str:
-    return onnx.TensorProto.FromString(content).name
