@@ -34,9 +34,9 @@ class ExtractTower(GraphEdit[Tower]):
     and the inputs, nodes and weights that this needs. Everything else is dropped.
 
     If the graph normalises the embedding, the output is the vector below that normalisation, so that `add-normalize` puts ours
-    in its place: onnxruntime's optimizer fuses skip norms only then. The output keeps its name; its batch dim is that of the
-    tower's input. The record holds the scale and the bias by which the joint model makes similarities of both embeddings,
-    ``logits = scale * (text . image) + bias``, if the graph shows them.
+    in its place. The output keeps its name; its batch dim is that of the tower's input. The record holds the scale and the bias
+    by which the joint model makes similarities of both embeddings, ``logits = scale * (text . image) + bias``, if the graph
+    shows them.
     """
 
     tower: str = parameter("The tower to take.", "", "text|image", required=True)
