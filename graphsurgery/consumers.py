@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import onnx
 
+from graphsurgery.encoder.modalities import TOKEN_IDS, list_modalities
 from graphsurgery.interface import Interface, Value
+from graphsurgery.model.model import Model
 
 FIRST = ("*first*",)
 ANY = ("*any*",)
@@ -74,6 +76,15 @@ CONSUMERS = (
     Consumer("txtai", FIRST, {2: "as it is"}, takes_one=True),
     Consumer("infinity", ("last_hidden_state",), {3: "pools and normalises itself"}),
 )
+
+
+def list_readers(model: Model, interface: Interface) -> tuple[Compatibility, ...]:
+    """Return what `check_consumers` does for the ``interface`` of ``model``.
+
+    All these programs feed token ids, so there are none for a model of pictures or sound alone.
+    """
+    kinds = {one.kind for one in list_modalities(model)}
+    return check_consumers(interface) if TOKEN_IDS in kinds or not kinds else ()
 
 
 def check_consumers(interface: Interface) -> tuple[Compatibility, ...]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import onnx
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.consumers import Compatibility, check_consumers
+from graphsurgery.consumers import Compatibility, list_readers
 from graphsurgery.encoder.attention import COUNTED, counts_tokens
 from graphsurgery.encoder.blocks import find_blocks
 from graphsurgery.encoder.head import explain_pooling, has_own_head, read_head_steps
@@ -33,6 +33,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.names import list_read_names, list_subgraphs, walk_graphs
 from graphsurgery.model.provenance import GOLDEN, list_steps_since_edit
 from graphsurgery.runtime.baked_sizes import declare_baked_sizes
+from graphsurgery.runtime.input_facts import InputFacts, describe_inputs, warn_of_inputs
 from graphsurgery.shown import Shown
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class Inspection(Shown):
 
     path: str | None
     interface: Interface
+    inputs: tuple[InputFacts, ...]
+    """What the inputs of token ids, pictures and sound expect."""
     file_bytes: int
     weight_bytes: int
     data_files: tuple[str, ...]
@@ -107,6 +110,7 @@ class Inspection(Shown):
         tables = {"vocabulary": self.tables.vocabulary, "types": self.tables.types, "positions": self.tables.positions}
         return {
             "path": self.path, "interface": self.interface.to_json(),
+            "inputs": [one.to_json() for one in self.inputs],
             "optional_inputs": [str(value) for value in self.interface.optional], "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes, "data_files": list(self.data_files), "ir_version": self.ir_version,
             "opsets": self.opsets, "producer": self.producer, "nodes": self.nodes,
@@ -127,7 +131,8 @@ class Inspection(Shown):
 def inspect(source: Loadable) -> Inspection:
     """Look at a model without reading its weights. Raises what `load` raises.
 
-    The model is run only if its graph suggests that it takes one batch or sequence size alone, although it declares both free.
+    The model is run only if its graph suggests that it takes one batch or sequence size alone, although it declares both free,
+    and if only a run tells how large its pictures or how long its clips are.
     """
     model = load(source)
     proto = model.proto
@@ -141,6 +146,7 @@ def inspect(source: Loadable) -> Inspection:
     return Inspection(
         path=str(model.path) if model.path is not None else None,
         interface=model.interface,
+        inputs=describe_inputs(model),
         file_bytes=model.document.size,
         weight_bytes=model.weight_bytes,
         data_files=tuple(model.files),
@@ -173,8 +179,9 @@ def inspect(source: Loadable) -> Inspection:
             *counted,
             *doubts,
             *baked,
+            *warn_of_inputs(model, pooled),
         ),
-        consumers=check_consumers(runs_at),
+        consumers=list_readers(model, runs_at),
         fingerprint=model.fingerprint,
     )
 

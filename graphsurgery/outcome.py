@@ -9,7 +9,7 @@ from typing import Any
 
 from graphsurgery.compare.choice import Choice
 from graphsurgery.compare.timing import Timings
-from graphsurgery.consumers import Compatibility, check_consumers
+from graphsurgery.consumers import Compatibility, list_readers
 from graphsurgery.encoder.architecture import Architecture
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import VerificationFailed
@@ -105,7 +105,7 @@ class Outcome(Shown, HasRemarks):
     @property
     def consumers(self) -> tuple[Compatibility, ...]:
         """For every known program whether it can read the output."""
-        return check_consumers(declare_baked_sizes(self.model, self.source)[0])
+        return list_readers(self.model, declare_baked_sizes(self.model, self.source)[0])
 
     @property
     def is_right(self) -> bool:

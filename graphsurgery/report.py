@@ -132,6 +132,8 @@ class Check:
     conclusive: bool = False
     """Whether the stated verdict needs no numbers, because every byte was compared."""
     figures: tuple[Figure, ...] = ()
+    needed: bool = False
+    """Whether a report in which this check compared nothing has not PASSED, whatever the other checks say."""
 
     @property
     def verdict(self) -> Verdict:
@@ -189,9 +191,14 @@ class Report(Shown, HasRemarks):
 
     @property
     def verdict(self) -> Verdict:
-        """FAILED if any check failed, PASSED if at least one compared numbers (or every byte) and they agreed."""
+        """FAILED if any check failed, PASSED if at least one compared numbers (or every byte) and they agreed.
+
+        If a check is missing that a proof without every byte needs, such as a run of the whole model, it is NOT CHECKED.
+        """
         verdict = combine_verdicts(check.verdict for check in self.checks)
-        compared = any(check.conclusive or check.cases for check in self.checks)
+        is_conclusive = any(check.conclusive for check in self.checks)
+        lacks = any(check.needed and check.verdict is Verdict.NOT_CHECKED for check in self.checks)
+        compared = is_conclusive or (not lacks and any(check.cases for check in self.checks))
         return verdict if compared or verdict is Verdict.FAILED else Verdict.NOT_CHECKED
 
     def __bool__(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from speech import WIDTH, Builder
 
 import graphsurgery
@@ -80,3 +80,29 @@ def test_a_broken_query_projection_fails_on_right_padding_alone(form: str) -> No
         assert np.abs(one.run(feed)[EMBEDS] - other.run(feed)[EMBEDS]).max() > 1e-2
     assert graphsurgery.verify(source, against=source).verdict is Verdict.PASSED
     assert graphsurgery.verify(broken, against=source).verdict is Verdict.FAILED
+
+
+def test_inspect_names_the_end_of_text() -> None:
+    (seen,) = graphsurgery.inspect(make_text_tower(FIRST)).inputs
+    assert (
+        str(seen) == "input_ids: token ids, up to 12 tokens, 0 to 29; the vector is that of the first id 7, which ends a text"
+    )
+
+
+SIGLIP = """
+<ir_version: 8, opset_import: ["" : 17]>
+siglip (int64[batch, seq] input_ids) => (float[batch, seq, 8] last_hidden_state, float[batch, 8] pooler_output) {
+    words = Gather (table, input_ids)
+    last_hidden_state = Tanh (words)
+    place = Constant <value = int64 {-1}> ()
+    pooler_output = Gather <axis = 1> (last_hidden_state, place)
+}
+"""
+
+
+def test_texts_of_the_last_position_must_be_padded() -> None:
+    """As SigLIP's: there is no mask, and a shorter text gives another vector."""
+    model = onnx.parser.parse_model(SIGLIP)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((30, 8), dtype=np.float32), "table"))
+    said = [one for one in graphsurgery.inspect(model).warnings if "pad every text to" in one]
+    assert len(said) == 1 and said[0].startswith("pooler_output is the vector of the last position")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import FIXTURES
 from onnx import numpy_helper
 from speech import HIDDEN, TINY, WAVEFORM, make_speech_encoder
 from test_baked_sizes import picture_encoder
@@ -15,6 +16,7 @@ from test_baked_sizes import picture_encoder
 import graphsurgery
 from graphsurgery.encoder.frames import compute_receptive_field, count_frames
 from graphsurgery.encoder.roles import find_roles
+from graphsurgery.errors import VerificationFailed
 from graphsurgery.model.model import Model
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
@@ -183,3 +185,55 @@ def test_a_fault_in_an_optimized_speech_encoder_is_found() -> None:
     wide.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(wide), wide.name))
     assert graphsurgery.verify(source, against=source).verdict is Verdict.PASSED
     assert graphsurgery.verify(broken, against=source).verdict is Verdict.FAILED
+
+
+CLIPPED = """
+<ir_version: 8, opset_import: ["" : 17]>
+clipped (float[batch, 3, 12, 12] pixel_values) => (float[batch, 8, 3, 3] last_hidden_state) {
+    low = Constant <value_float = 0.0> ()
+    high = Constant <value_float = 1.0> ()
+    kept = Clip (pixel_values, low, high)
+    LINE
+    last_hidden_state = Conv <kernel_shape = [4, 4], strides = [4, 4]> (read, kernel)
+}
+"""
+
+
+@pytest.mark.parametrize(("line", "is_wrong"), [("read = Identity (kept)", True), ("read = Sub (kept, high)", False)])
+def test_pixels_that_are_clipped_to_one(line: str, is_wrong: bool) -> None:
+    """That is wrong for normalised pixels; where the graph normalises behind the clip, pixels are still from 0 to 1."""
+    model = onnx.parser.parse_model(CLIPPED.replace("LINE", line))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 4, 4), dtype=np.float32), "kernel"))
+    said = [one for one in graphsurgery.inspect(model).warnings if "clips pixel_values to 0..1" in one]
+    assert len(said) == is_wrong
+
+
+def test_inspect_says_what_inputs_hold(tmp_path: Path) -> None:
+    """Their kind, size and range; and programs that feed token ids are not listed for pictures and sound."""
+    onnx.save(picture_encoder(9), tmp_path / "model.onnx")
+    numbers = {"image_mean": [0.5, 0.5, 0.4], "image_std": [0.25, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(numbers))
+    seen = [graphsurgery.inspect(one) for one in (tmp_path / "model.onnx", make_speech_encoder(), spectrum_encoder())]
+    assert [str(one.inputs[0]) for one in seen] == [
+        "pixel_values: picture, 3 x 12 x 12, from -2.00 to 2.00, as preprocessor_config.json normalises pixels",
+        f"input_values: waveform, from {FIELD} samples (one frame) up, and a frame more for every 20, "
+        "as the model's processor scales it",
+        "input_features: spectrogram, 6 x 40, as the model's processor computes it",
+    ]
+    assert not any(one.consumers for one in seen)
+    texts = graphsurgery.inspect(FIXTURES / "xlmr" / "model.onnx")  # its positions are counted from two behind padding
+    assert str(texts.inputs[0]) == "input_ids: token ids, up to 62 tokens, 0 to 305" and texts.consumers
+
+
+def test_a_file_that_cannot_be_run_has_not_passed(tmp_path: Path) -> None:
+    """Whatever its head alone does: nothing is written, unless the proof was not asked for."""
+    model = make_speech_encoder()
+    model.graph.node[0].domain = "nobody"  # an operator that no runtime knows
+    model.opset_import.append(onnx.helper.make_opsetid("nobody", 1))
+    wanted = [graphsurgery.AddPooling("mean", mask="ones", hidden_state=HIDDEN)]
+    with pytest.raises(VerificationFailed, match="NOT CHECKED: whole proof") as raised:
+        graphsurgery.run(wanted, model, output=tmp_path / "out.onnx")
+    report = raised.value.outcome.report
+    assert {check.name: check.verdict.value for check in report.checks}["head proof"] == "PASSED"
+    assert not (tmp_path / "out.onnx").exists()
+    assert graphsurgery.run(wanted, model, output=tmp_path / "out.onnx", verify=False).saved

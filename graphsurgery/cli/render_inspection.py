@@ -18,6 +18,7 @@ from graphsurgery.cli.render import (
     render_paragraphs,
     render_section,
 )
+from graphsurgery.encoder.modalities import TOKEN_IDS
 from graphsurgery.graph.operator_counts import OperatorCount
 from graphsurgery.inspection import Inspection
 from graphsurgery.interface import type_name
@@ -36,7 +37,9 @@ def render_inspection(inspection: Inspection, operators: bool = False) -> Render
         parts.append(render_section("Operators", _render_operators(inspection.operators)))
     if inspection.warnings:
         parts.append(render_section("Warnings", render_paragraphs(map(Warn, inspection.warnings))))
-    return Group(*parts, render_section(CONSUMERS, render_consumers(inspection.consumers)))
+    if inspection.consumers:
+        parts.append(render_section(CONSUMERS, render_consumers(inspection.consumers)))
+    return Group(*parts)
 
 
 def _describe_rewrites(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -78,8 +81,10 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     if inspection.hidden_layers:
         last = len(inspection.hidden_layers) - 1
         facts.append(("hidden layers", f"0 (the embeddings) to {last}; tap --layer N gives one of them"))
-    facts.append(("vocabulary", _describe_table(tables.vocabulary)))
-    facts.append(("positions", _describe_table(tables.positions)))
+    facts += [("input", str(one)) for one in inspection.inputs]
+    if any(one.kind == TOKEN_IDS for one in inspection.inputs) or not inspection.inputs:
+        facts.append(("vocabulary", _describe_table(tables.vocabulary)))
+        facts.append(("positions", _describe_table(tables.positions)))
     return [*facts, *_describe_folder(inspection)]
 
 

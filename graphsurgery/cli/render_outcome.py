@@ -37,7 +37,8 @@ def print_outcome(outcome: Outcome) -> None:
     if outcome.saved:
         out.print(render_heading("Run it"))
         out.print(Text(outcome.snippet, style="cyan"), soft_wrap=True)  # unwrapped, so that it can be copied
-    out.print(render_section(CONSUMERS, render_consumers(outcome.consumers)))
+    if outcome.consumers:
+        out.print(render_section(CONSUMERS, render_consumers(outcome.consumers)))
 
 
 def print_optimized(outcome: Outcome) -> None:

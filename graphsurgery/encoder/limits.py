@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import onnx
@@ -32,8 +33,21 @@ SHORTEST_POSITION_TABLE = 4
 WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
 WIDEST_WINDOW = 1 << 20
 """A larger number is no window. Masks are compared with such numbers, too."""
-Lookup = tuple[tuple[int, int], frozenset[str], frozenset[str]]
-"""((rows, width) of a table, names of the inputs that its index is computed from, and of those that its rows are added to)."""
+
+
+class Lookup(NamedTuple):
+    """A table whose rows a node looks up."""
+
+    rows: int
+    width: int
+    inputs: frozenset[str]
+    """The inputs that its index is taken from, or computed from by `INDEX_STEPS` alone; none if it is a place in the text."""
+    beside: frozenset[str] = frozenset()
+    """The inputs that the rows of a place are added to."""
+    counts: bool = False
+    """Whether a place is counted by the numbers of an input, such as the ids that are not padding."""
+
+
 _LOOKUPS: Store[tuple[Lookup, ...]] = WeakKeyDictionary()
 
 
@@ -46,11 +60,18 @@ class Tables:
     positions: int | None = None
     end_id: int | None = None
     """The id that ends a text, if the graph looks for it to take that position's vector, as CLIP's text towers do."""
+    counts: bool = False
+    """Whether positions are counted from the ids that are not padding, and so begin behind the padding id's row."""
 
     @property
     def longest(self) -> int | None:
         """The length of the longest sequence for which the position table certainly has rows."""
         return None if self.positions is None else max(self.positions - POSITION_OFFSET, 1)
+
+    @property
+    def limit(self) -> int | None:
+        """The length of the longest sequence, as the graph counts positions."""
+        return self.longest if self.counts else self.positions
 
 
 def find_tables(model: Model, roles: Roles) -> Tables:
@@ -63,9 +84,12 @@ def find_tables(model: Model, roles: Roles) -> Tables:
     """
     rows: dict[str, tuple[int, int]] = {}
     others = []
-    for table, inputs, beside in _list_lookups(model):
+    counts = False
+    for one in _list_lookups(model):
+        table, inputs = (one.rows, one.width), one.inputs
         if not inputs:
-            others += [table] if roles.ids is None or not beside or roles.ids.name in beside else []
+            others += [table] if roles.ids is None or not one.beside or roles.ids.name in one.beside else []
+            counts = counts or one.counts
         elif len(inputs) == 1 or roles.ids is None or roles.ids.name not in inputs:
             rows.update(dict.fromkeys(inputs, table))
         else:  # the index is a sum of inputs: leave room for the others being 1
@@ -81,6 +105,7 @@ def find_tables(model: Model, roles: Roles) -> Tables:
         types[0] if types else None,
         min(table[0] for table in positions) if positions else None,
         None if vocabulary is None or roles.ids is None else _find_end_id(model, roles.ids.name, vocabulary[0]),
+        counts,
     )
 
 
@@ -106,8 +131,8 @@ def _find_end_id(model: Model, ids: str, vocabulary: int) -> int | None:
 def find_table_rows(model: Model) -> dict[str, int]:
     """Return the number of rows of the largest table that each input indexes, by the input's name."""
     rows: dict[str, int] = {}
-    for table, inputs, _ in _list_lookups(model):
-        rows |= {name: max(table[0], rows.get(name, 0)) for name in inputs}
+    for one in _list_lookups(model):
+        rows |= {name: max(one.rows, rows.get(name, 0)) for name in one.inputs}
     return rows
 
 
@@ -117,7 +142,7 @@ def list_constant_tables(model: Model) -> list[int]:
     They are weights ``[1, rows, width]``, and tables that are looked up by constants.
     """
     added = (tensor.dims[1] for tensor in model.initializers.values() if len(tensor.dims) == 3 and tensor.dims[0] == 1)
-    found = {int(rows) for rows in added} | {table[0] for table, inputs, _ in _list_lookups(model) if not inputs}
+    found = {int(rows) for rows in added} | {one.rows for one in _list_lookups(model) if not one.inputs}
     return sorted(found - {1}, reverse=True)
 
 
@@ -141,9 +166,22 @@ def _find_lookups(graph: Graph) -> Iterator[Lookup]:
             table = get_input(node, place)
             tensor = None if table is None else graph.tensor(graph.origin(table, STORED_STEPS))
             if tensor is not None and len(tensor.dims) == 2:
-                rows, width = map(int, tensor.dims)
-                indexed_by = _find_index_inputs(graph, None if index is None else get_input(node, index))
-                yield (rows, width), indexed_by, frozenset() if indexed_by else _find_inputs_beside(graph, node.outputs[0])
+                where = None if index is None else get_input(node, index)
+                inputs = _find_index_inputs(graph, where)
+                found = Lookup(int(tensor.dims[0]), int(tensor.dims[1]), inputs)
+                yield (
+                    found
+                    if inputs
+                    else found._replace(
+                        beside=_find_inputs_beside(graph, node.outputs[0]), counts=_depends_on_numbers(graph, where)
+                    )
+                )
+
+
+def _depends_on_numbers(graph: Graph, where: ir.Value | None) -> bool:
+    """Return whether ``where`` depends on the numbers of an input, and not only on its shape."""
+    nodes = [] if where is None else graph.upstream_nodes(where)
+    return any(graph.is_fed(value) for node in nodes for value in node.inputs if value is not None)
 
 
 def _find_inputs_beside(graph: Graph, rows: ir.Value) -> frozenset[str]:

@@ -29,8 +29,9 @@ from graphsurgery.model.model import Model
 
 SEQUENCE_AXES = (1, -2)
 """The axes of a sequence in ``[batch, seq, dim]``."""
+LAST_POSITION = "the last position (a token unless padding is behind)"
 PLACES = {
-    0: "the first position (a token unless padding is in front)", -1: "the last position (a token unless padding is behind)",
+    0: "the first position (a token unless padding is in front)", -1: LAST_POSITION,
 }  # fmt: skip
 MOST_STEPS = 64
 """An output is followed back through up to this many nodes."""

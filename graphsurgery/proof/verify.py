@@ -53,7 +53,7 @@ from graphsurgery.remarks import Warn
 from graphsurgery.report import Check, Report, Verdict, list_few
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.reach import FINDING_REACH, CachedRun, extend_to_reach, find_reach
-from graphsurgery.runtime.session import open_session
+from graphsurgery.runtime.session import NO_KERNELS, open_session
 from graphsurgery.runtime.texts import Encoded
 
 WHOLE_BY_DEFAULT = 2 << 30
@@ -183,7 +183,8 @@ class _EditProof:
             except (NothingToPoolError, WeightsDifferError) as error:
                 checks.append(Check(name, str(error), stated=Verdict.FAILED))
             except GraphSurgeryError as error:
-                checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED))
+                can_run = not error.message.startswith(NO_KERNELS)
+                checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED, needed=name == WHOLE and can_run))
                 self.not_checked.append(f"{name}: {error}")
         self.not_checked += [why_no_text] if why_no_text else []
         self.remarks += [line for check in checks for line in check.not_finite]
