@@ -332,8 +332,8 @@ def add_logit_score(
         true_token: The id of the token that means yes.
         false_token: The id of the token that means no.
         target: The logits. Default: logits, else the only output as wide as the vocabulary.
-        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
-            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME or padded:NAME (a token is where it is
+            0), additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
             ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
             input.
         ids: The input with the token ids. Default: input_ids.
@@ -423,21 +423,26 @@ def add_pooling(
     skip_prompt: int | str | None = None,
     replace: bool = False,
     weights_from: str | None = None,
+    lengths: bool = False,
+    padding: str | None = None,
 ) -> Model:
     """Append pooling, and on request L2 normalisation: ``[batch, seq, dim]`` -> ``sentence_embedding [batch, dim]`` float32.
 
     The formulas are those of sentence-transformers' Pooling module (see `pooling_graph`), with two exceptions: rows without any
     token give zeros, and padded positions never contribute. The head computes in float32, whatever the encoder's type is.
 
+    The tokens of speech are frames. If lengths or a mask of samples tell which frames are padding, they are left out of pooling
+    and, unless padding says otherwise, of everything in the encoder that would carry them into a clip's own frames.
+
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
-        mode: Pooling mode: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or auto (read the folder's
-            1_Pooling/config.json). Several modes, separated by commas, are concatenated in that order.
+        mode: Pooling mode: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, statistics, or auto (read the
+            folder's 1_Pooling/config.json). Several modes, separated by commas, are concatenated in that order.
         normalize: Append L2 normalisation as well.
         hidden_state: The value to pool: [batch, seq, dim] in float32, float16, bfloat16 or float64. Default: the hidden
             state found in the graph.
-        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
-            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME or padded:NAME (a token is where it is
+            0), additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
             ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
             input.
         ids: The input with the token ids. Default: input_ids.
@@ -451,6 +456,10 @@ def add_pooling(
         weights_from: For weightedmean, where the positions count from that weigh the tokens: each row's first token
             (first, as sentence-transformers 6 does), or the first position (absolute, as older versions do). The two
             differ with padding in front. Default: first.
+        lengths: For speech: take the number of samples of each clip as a new input input_lengths, int64 [batch], and
+            pool the frames of these samples alone.
+        padding: For speech, what padding behind a clip may change: nothing (exact: a clip's vector is that of the clip
+            alone), or what it changes in transformers' own models (transformers). Default: exact.
 
     Returns:
         the edited model, as a new object.
@@ -481,8 +490,8 @@ def add_splade_pooling(
         strategy: How the tokens are combined: max or sum.
         activation: relu for log(1 + relu(x)), log1p_relu for log(1 + log(1 + relu(x))).
         target: The scores. Default: logits, else the only output as wide as the vocabulary.
-        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
-            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME or padded:NAME (a token is where it is
+            0), additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
             ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
             input.
         ids: The input with the token ids. Default: input_ids.
@@ -554,8 +563,8 @@ def add_word_weights(
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         weights: The WordWeights module's folder, or its config.json. A relative path starts at the current folder.
         target: The token embeddings. Default: the hidden state found in the graph.
-        mask: The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0),
-            additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
+        mask: The mask: an input's name (a token is where it is not 0), not:NAME or padded:NAME (a token is where it is
+            0), additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]),
             ones (every position is a token), or pad:ID (tokens are the ids other than ID). Default: the attention mask
             input.
         ids: The input with the token ids. Default: input_ids.

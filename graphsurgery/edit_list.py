@@ -175,7 +175,8 @@ EDIT_LIST = {
         EditEntry(
             "add-pooling", HEADS, "pooled", "append pooling: from token embeddings to one vector per text",
             {**POOLED, "mode": str, "normalize": bool, "hidden_state": str, "token_weights": TEXT, "skip_prompt": TEXT,
-             "weights_from": TEXT, "replace": bool | None},
+             "weights_from": TEXT, "replace": bool | None, "lengths": bool | None, "padding": TEXT, "waveform": TEXT,
+             "batch": TEXT, "frame_steps": list[str] | None, "rewired": list[str] | None},
         ),
         EditEntry("add-normalize", HEADS, "normalized", "append L2 normalisation: embeddings of length one",
                   {**TARGET, "again": bool | None}),

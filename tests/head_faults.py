@@ -14,6 +14,7 @@ BOOL, INT8, INT32, UINT8, DOUBLE = TensorProto.BOOL, TensorProto.INT8, TensorPro
 
 BY_MODE = {mode: pooling(mode) for mode in MODES}
 CLS, MEAN, MAX, SQRT, WEIGHTED, LAST = (BY_MODE[mode] for mode in MODES)
+STATISTICS = pooling("statistics")
 UNIT, UNIT_CLS, UNIT_TWO = (pooling(mode, normalize=True) for mode in ("mean", "cls", "cls,mean"))
 THREE = pooling("cls,mean,max")
 FLOATS = pooling("mean", {"mask_dtype": FLOAT})
@@ -65,6 +66,14 @@ def sequence_length(p: Plant) -> None:
     """The count of positions instead of that of tokens."""
     every = p.append("Or", p.out("pooling/mask"), p.constant(True, np.bool_), behind="pooling/mask")
     p.become("mask_float", "Cast", every, to=FLOAT)
+
+
+def squares_of_all_positions(p: Plant) -> None:
+    """The squares of padding as well, which count as tokens of 0."""
+    every = p.append("Or", p.out("pooling/mask"), p.constant(True, np.bool_), behind="pooling/mask")
+    cast = p.append("Cast", every, to=FLOAT)
+    p.graph.node.insert(list(p.graph.node).index(p.node("statistics/squares_sum/row")), p.graph.node.pop())
+    p.wire("statistics/squares_sum/row", 0, cast)
 
 
 def last_of_right_padding(p: Plant) -> None:
@@ -314,6 +323,16 @@ UNITS = [
     *table("add-pooling, add-normalize", CHAIN,
         ("missing", lambda p: p.become("normalize/unit", "Identity", p.taken("normalize/unit"))),
         ("the sum instead of the mean, hidden by the norm but in mixed signs", lambda p: p.sum_over("mean/sum", HIDDEN, 1)),
+    ),
+    *table("statistics", STATISTICS,
+        ("the biased deviation, by n", lambda p: p.become("statistics/count_less_one", "Identity", p.out("count"))),
+        ("the variance", lambda p: p.become("statistics/deviation", "Identity")),
+        ("the root of the mean square", lambda p: p.become("statistics/shifted", "Identity", p.out("masked"))),
+        ("over padding", squares_of_all_positions),
+        ("the mean less one token", lambda p: p.wire("statistics/mean", 1, p.out("statistics/others"))),
+        ("NaN for a single token", lambda p: p.wire("statistics/variance", 1, p.out("statistics/count_less_one"))),
+        ("deviation, mean", lambda p: p.swap("statistics/statistics", 0, 1)),
+        ("mean, mean", lambda p: p.wire("statistics/statistics", 1, p.out("statistics/mean"))),
     ),
     *table("cls,mean,max", THREE,
         ("mean,cls,max", lambda p: p.swap("concatenated", 0, 1)),

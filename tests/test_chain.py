@@ -21,7 +21,7 @@ from graphsurgery.model import model as models
 from graphsurgery.model.provenance import Step
 from graphsurgery.references import chain as chains
 from graphsurgery.references.chain import Chain, Link
-from graphsurgery.references.pooling import RecordedMask
+from graphsurgery.references.recorded_mask import RecordedMask
 
 NAMES = ("a", "b", "c", "d", "ids", "mask", "hidden")
 

@@ -44,7 +44,7 @@ VERBS = {
 }  # fmt: skip
 EXCUSED = {
     ("weights",), ("layer",), ("ranges",), ("before_norm",),  # where an edit took something from: no file tells that
-    ("add-pooling", "replace"),  # null stands for false, as in files of older versions
+    ("add-pooling", "replace"), ("add-pooling", "lengths"),  # null stands for false, as in files of older versions
     ("add-normalize", "again"),  # it allows the edit and changes nothing in the file
     ("add-cnn", "keep_target"), ("add-weighted-layer-pooling", "keep_target"),  # the pooling behind them drops it either way
     ("add-dense", "width"), ("add-layer-norm", "width"),  # that of what another edit made: nothing is drawn for it
@@ -57,7 +57,7 @@ EXCUSED = {
 # --- the table ------------------------------------------------------------------------------------------------------------
 
 
-ADDED_LATER = {("add-pooling", "replace"), ("add-normalize", "again")}
+ADDED_LATER = {("add-pooling", "replace"), ("add-pooling", "lengths"), ("add-normalize", "again")}
 """Parameters that files made by older versions do not record."""
 
 

@@ -44,7 +44,7 @@ from graphsurgery.runtime.session import Session
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 EMBEDDING = "sentence_embedding"
-MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "statistics")
 SEVERAL = ("cls,mean", "lasttoken,max,mean_sqrt_len_tokens", "mean,mean", ",".join(MODES))
 ALL = ",".join(MODES)
 MASK_TYPES = ("INT64", "INT32", "BOOL", "FLOAT", "FLOAT16", "UINT8", "INT8", "DOUBLE", "UINT32")
@@ -85,6 +85,10 @@ def pooled(x: Array, m: Array, mode: str, absolute: bool = False) -> Array:
     if mode == "weightedmean":
         w = m * (np.arange(1, seq + 1) - (0 if absolute else m.argmax(axis=1)[:, None]))
         return np.einsum("bs,bsd->bd", w, x) / np.maximum(w.sum(axis=1, keepdims=True), 1)
+    if mode == "statistics":
+        mean = x.sum(axis=1) / count
+        squares = np.where(m[..., None], np.square(x - mean[:, None]), 0).sum(axis=1)
+        return np.concatenate([mean, np.sqrt(squares / np.maximum(count - 1, 1))], axis=1)
     return x.sum(axis=1) / (np.sqrt(count) if mode == "mean_sqrt_len_tokens" else count)
 
 
@@ -99,7 +103,8 @@ def tolerance(x: Array, m: Array, modes: str, normalize: bool = False) -> Array:
         return np.array(1e-6)
     largest = np.where(m[..., None], np.abs(x.astype(np.float64)), 0).max(axis=(1, 2), initial=1)
     tokens = np.sqrt(np.maximum(m.sum(axis=1), 1))
-    scales = [tokens if mode == "mean_sqrt_len_tokens" else np.ones(len(m)) for mode in modes.split(",")]
+    parts = [part for mode in modes.split(",") for part in [mode] * (1 + (mode == "statistics"))]
+    scales = [tokens if part == "mean_sqrt_len_tokens" else np.ones(len(m)) for part in parts]
     return 1e-5 * np.repeat(np.stack([largest * scale for scale in scales], axis=1), x.shape[2], axis=1)
 
 
@@ -181,7 +186,7 @@ def check_file(proto: onnx.ModelProto, source: onnx.ModelProto, mode: str) -> No
     batch, width = output.type.tensor_type.shape.dim
     assert (output.name, output.type.tensor_type.elem_type) == (EMBEDDING, FLOAT)
     assert batch == before[0]
-    assert width.dim_value == before[2].dim_value * len(mode.split(","))
+    assert width.dim_value == before[2].dim_value * (len(mode.split(",")) + mode.count("statistics"))
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -230,7 +235,7 @@ def test_dims(dims: tuple[int | str, int | str], tmp_path: Path) -> None:
     model = tiny_encoder(dims=dims)
     done = graphsurgery.run([graphsurgery.AddPooling(ALL)], model, output=tmp_path / "out.onnx")
     assert done.report
-    assert done.interface.output(EMBEDDING).dims == (dims[0], 8 * len(MODES))
+    assert done.interface.output(EMBEDDING).dims == (dims[0], 8 * (len(MODES) + 1))  # statistics are two vectors
     check_file(onnx.load(done.output), model, ALL)
 
 

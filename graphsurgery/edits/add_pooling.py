@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 
 from graphsurgery.deferred import gs
+from graphsurgery.edits.clip_graph import ClipGraph
+from graphsurgery.edits.clips import EXACT, INPUT_LENGTHS, TRANSFORMERS, Clips, find_clips
 from graphsurgery.edits.draft_operators import FLOAT, Operators, l2_normalize
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.outputs import (
@@ -21,7 +23,7 @@ from graphsurgery.edits.outputs import (
     set_first_output,
     split_outputs,
 )
-from graphsurgery.edits.pooling_graph import MODES, pool
+from graphsurgery.edits.pooling_graph import MODES, count_widths, pool
 from graphsurgery.edits.pooling_request import (
     AUTO,
     FIRST,
@@ -34,11 +36,20 @@ from graphsurgery.edits.pooling_request import (
     read_prompt,
     read_weights_from,
 )
-from graphsurgery.edits.token_mask import Mask, build_mask, exclude_prompt, find_mask, ids_parameter, mask_parameter
+from graphsurgery.edits.token_mask import ONES, Mask, build_mask, exclude_prompt, find_mask, ids_parameter, mask_parameter
 from graphsurgery.encoder.head import EMBEDDING, explain_pooling, has_own_head
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state
-from graphsurgery.errors import AlreadyAppliedError, RequestError, UnsupportedModelError, require_promised, require_value
-from graphsurgery.interface import Interface
+from graphsurgery.encoder.modalities import WAVEFORM, find_input
+from graphsurgery.encoder.roles import find_roles
+from graphsurgery.errors import (
+    AlreadyAppliedError,
+    MaskError,
+    RequestError,
+    UnsupportedModelError,
+    require_promised,
+    require_value,
+)
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 
@@ -48,9 +59,11 @@ class Pooled:
     """The values that pooling starts from."""
 
     hidden: HiddenState
-    mask: Mask
+    mask: Mask | None
+    """The mask of texts. None if ``clips`` are pooled."""
     weights: TokenWeights | None
     modes: tuple[str, ...]
+    clips: Clips | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,9 @@ class AddPooling(GraphEdit[Pooled]):
 
     The formulas are those of sentence-transformers' Pooling module (see `pooling_graph`), with two exceptions: rows without any
     token give zeros, and padded positions never contribute. The head computes in float32, whatever the encoder's type is.
+
+    The tokens of speech are frames. If lengths or a mask of samples tell which frames are padding, they are left out of pooling
+    and, unless padding says otherwise, of everything in the encoder that would carry them into a clip's own frames.
     """
 
     mode: str = parameter(
@@ -101,7 +117,23 @@ class AddPooling(GraphEdit[Pooled]):
         "first|absolute",
         otherwise="first",
     )
+    lengths: bool = parameter(
+        f"For speech: take the number of samples of each clip as a new input {INPUT_LENGTHS}, int64 [batch], and pool the "
+        "frames of these samples alone.",
+        False,
+    )
+    padding: str | None = parameter(
+        f"For speech, what padding behind a clip may change: nothing ({EXACT}: a clip's vector is that of the clip alone), or "
+        f"what it changes in transformers' own models ({TRANSFORMERS}).",
+        None,
+        f"{EXACT}|{TRANSFORMERS}",
+        otherwise=EXACT,
+    )
     width: int = resolved_parameter(0)
+    waveform: str | None = resolved_parameter(None)
+    batch: str | None = resolved_parameter(None)
+    frame_steps: tuple[str, ...] | None = resolved_parameter(None)
+    rewired: tuple[str, ...] | None = resolved_parameter(None)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -123,7 +155,8 @@ class AddPooling(GraphEdit[Pooled]):
         prompt = read_prompt(model, self.skip_prompt)
         modes, doubts = read_modes(self.modes, model.place, prompt)
         hidden = find_hidden_state(model, self.hidden_state, self.ids)
-        mask = find_mask(model, self.mask, self.ids, hidden.name)
+        mask = None if self.lengths else self._find_mask(model, hidden)
+        clips = find_clips(model, None if mask is None else mask.spec, self.padding, hidden)
         if not self.replace:
             check_free(model, self.output_name)
         if self.replace and hidden.name == self.output_name:
@@ -135,21 +168,55 @@ class AddPooling(GraphEdit[Pooled]):
         beside = [EMBEDDING] if model.interface.output(EMBEDDING) is not None and not self.replace else []
         kept, dropped = split_outputs(model, [*self.keep_output, *beside])
         weights = find_token_weights(model, self.token_weights, modes)
+        spec = clips.mask if clips is not None else require_value(mask, "a mask").spec
         edit = replace(
-            self, mode=",".join(modes), hidden_state=hidden.name, mask=str(mask.spec), ids=mask.ids, keep_output=kept,
-            token_weights=None if weights is None else weights.name, skip_prompt=prompt,
+            self, mode=",".join(modes), hidden_state=hidden.name, mask=str(spec), ids=mask.ids if mask is not None else None,
+            keep_output=kept, token_weights=None if weights is None else weights.name, skip_prompt=prompt,
             weights_from=read_weights_from(self.weights_from, modes), width=_find_hidden_size(model, hidden),
         )  # fmt: skip
+        if clips is not None:
+            self._check_clips(kept, hidden, weights, prompt)
+            edit = replace(
+                edit, padding=clips.padding, waveform=clips.waveform, batch=clips.recorded_batch,
+                frame_steps=clips.recorded_steps, rewired=clips.recorded_cuts,
+            )  # fmt: skip
         left_out = f", less {PROMPT_LENGTH if prompt == INPUT else prompt} positions from the first token on" if prompt else ""
-        notes = [f"pools {hidden.name} with {edit.mode}, mask {mask.spec}{left_out}{', normalised' * self.normalize}"]
+        notes = [f"pools {hidden.name} with {edit.mode}, mask {spec}{left_out}{', normalised' * self.normalize}"]
+        notes += [] if clips is None else clips.describe()
         notes += [f"means divide by the sum of {weights.name}"] if weights is not None else []
         notes += [f"takes the place of the file's own {self.output_name}"] if self.replace else []
         notes += [
             *describe_dropped([name for name in dropped if not self.replace or name != self.output_name]),
             *doubts,
-            *mask.warnings,
+            *(mask.warnings if mask is not None else ()),
         ]
-        return Resolved(edit, Pooled(hidden, mask, weights, modes), tuple(notes))
+        return Resolved(edit, Pooled(hidden, mask, weights, modes, clips), tuple(notes))
+
+    def _find_mask(self, model: Model, hidden: HiddenState) -> Mask:
+        """Find the mask. Raises MaskError, also if the model takes clips and has no mask."""
+        waveform = find_input(model, WAVEFORM)
+        if waveform is not None and self.mask is None and find_roles(model.interface, self.ids).mask is None:
+            raise MaskError(
+                f"nothing tells how long the clips of {waveform.value.name} are",
+                f"take their lengths as a new input with --lengths, or choose --mask {ONES} if clips are never padded",
+                ("--lengths", "--mask"),
+            )
+        return find_mask(model, self.mask, self.ids, hidden.name)
+
+    def _check_clips(
+        self, kept: tuple[str, ...], hidden: HiddenState, weights: TokenWeights | None, prompt: str | None
+    ) -> None:
+        """Check that nothing is asked for that clips do not have."""
+        if self.lengths and (self.mask is not None or self.ids is not None):
+            raise RequestError(
+                "--lengths takes the lengths from a new input, and --mask and --ids from one that is there",
+                "leave one of them out",
+            )
+        other = [name for name in kept if name != hidden.name]
+        unknown = {"--keep-output": other, "--token-weights": weights, "--skip-prompt": prompt, "--replace": self.replace}
+        asked = next((option for option, value in unknown.items() if value), None)
+        if asked is not None:
+            raise RequestError(f"{asked} does not go with the lengths of clips", "leave it out, or pool with --mask ones")
 
     def _check_head(self, model: Model) -> None:
         """Check that the model has no head yet, or one of another program that is to be replaced or to stay beside ours."""
@@ -176,14 +243,19 @@ class AddPooling(GraphEdit[Pooled]):
         x = draft.tensor(found.hidden.name)
         if found.hidden.dtype != onnx.TensorProto.FLOAT:
             x = ops.cast(x, FLOAT, "float32")
-        m = m_all = build_mask(ops, found.mask, x)
+        if found.clips is not None:
+            graph = ClipGraph(draft, found.clips)
+            graph.apply_cuts()
+            m = m_all = graph.mask_hidden_state(x)
+        else:
+            m = m_all = build_mask(ops, require_value(found.mask, "a mask"), x)
         if self.skip_prompt is not None:
             m = exclude_prompt(ops.within("prompt"), m, self._prompt_length(draft, ops))
         weights = None if found.weights is None else found.weights.build(ops)
         pooled = pool(ops, x, m, self.width, found.modes, m_all if self.weights_from == FIRST else None, weights)
         if self.normalize:
             pooled = l2_normalize(Operators(draft, "graphsurgery/normalize"), pooled)
-        width = self.width * len(found.modes)
+        width = self.width * count_widths(found.modes)
         set_first_output(draft, pooled, self.output_name, found.hidden.batch, width, self.keep_output, replaced)
 
     def _prompt_length(self, draft: Draft, ops: Operators) -> gs.Variable:
@@ -194,8 +266,15 @@ class AddPooling(GraphEdit[Pooled]):
 
     def ensure(self, before: Interface, after: Interface) -> None:
         added = (PROMPT_VALUE,) if self.skip_prompt == INPUT else ()
-        require_promised(self.verb, "the inputs", (*before.inputs, *added), after.inputs)
+        require_promised(self.verb, "the inputs", (*before.inputs, *added, *self._list_lengths(before)), after.inputs)
         ensure_first_output(self.verb, before, after, self.output_name, self.keep_output, self.replace)
+
+    def _list_lengths(self, before: Interface) -> tuple[Value, ...]:
+        """Return the new input of lengths, or nothing."""
+        if not self.lengths:
+            return ()
+        waveform = require_value(before.input(require_value(self.waveform, "the waveform")), "the waveform")
+        return (Value(INPUT_LENGTHS, onnx.TensorProto.INT64, (waveform.dims or (None,))[:1]),)
 
 
 def _find_hidden_size(model: Model, hidden: HiddenState) -> int:

@@ -3,12 +3,12 @@
 ``x [batch, seq, dim]`` float32 are the token embeddings, ``m [batch, seq]`` bool is true at tokens; every mode gives ``[batch,
 dim]``. Padded positions are excluded with Where, not by multiplying, because NaN * 0 is NaN. A row without tokens gives zeros.
 Sums over tokens are matrix products, so that a text's vector is the same bits in any batch (`Operators.sum_tokens`).
-The modes are those of sentence-transformers' ``Pooling`` module.
+The modes are those of sentence-transformers' ``Pooling`` module, and statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -128,6 +128,20 @@ def weightedmean(ops: Operators, t: Tokens) -> gs.Variable:
     return ops.node("Div", ops.sum_tokens(weights, t.masked, "sum"), _limit_divisor(ops, total), name="weightedmean")
 
 
+def statistics(ops: Operators, t: Tokens) -> gs.Variable:
+    """mean = sum(x m) / max(n, 1e-9), and beside it sqrt(sum((x - mean)^2 m) / max(n - 1, 1)), 0 for a single token.
+
+    Source: statistics pooling of XVector heads in transformers: ``torch.mean`` and ``torch.std`` (NaN for a single token).
+    """
+    average = ops.node("Div", ops.sum_tokens(t.mask_float, t.masked, "sum"), _limit_divisor(ops, t.count), name="mean")
+    shifted = ops.node("Sub", t.masked, ops.unsqueeze(average, 1, "mean_3d"), name="shifted")
+    squares = ops.sum_tokens(t.mask_float, ops.node("Mul", shifted, shifted, name="squares"), "squares_sum")
+    one = ops.constant(1.0, np.float32, "one")
+    others = ops.node("Max", ops.node("Sub", t.count, one, name="count_less_one"), one, name="others")
+    deviation = ops.node("Sqrt", ops.node("Div", squares, others, name="variance"), name="deviation")
+    return ops.node("Concat", average, deviation, name="statistics", axis=1)
+
+
 MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
     "cls": cls,
     "mean": mean,
@@ -135,15 +149,23 @@ MODES: dict[str, Callable[[Operators, Tokens], gs.Variable]] = {
     "mean_sqrt_len_tokens": mean_sqrt_len_tokens,
     "weightedmean": weightedmean,
     "lasttoken": lasttoken,
+    "statistics": statistics,
 }
-"""Every pooling mode by its name in sentence-transformers."""
+"""Every pooling mode by its name: those of sentence-transformers, and statistics."""
+WIDE = {"statistics": 2}
+"""The modes whose results are wider than a token, and how many times."""
+
+
+def count_widths(modes: Sequence[str]) -> int:
+    """Return how many times as wide as a token the results of ``modes`` are side by side."""
+    return sum(WIDE.get(mode, 1) for mode in modes)
 
 
 def pool(
     ops: Operators, x: gs.Tensor, m: gs.Tensor, width: int, modes: tuple[str, ...], m_all: gs.Tensor | None = None,
     token_weights: gs.Tensor | None = None,
 ) -> gs.Variable:  # fmt: skip
-    """Build ``[batch, len(modes) * dim]``: the results of the modes, concatenated in order."""
+    """Build ``[batch, count_widths(modes) * dim]``: the results of the modes, concatenated in order."""
     tokens = Tokens(ops, x, m, width, m_all, token_weights)
     pooled = [MODES[mode](ops.within(mode), tokens) for mode in modes]
     return pooled[0] if len(pooled) == 1 else ops.node("Concat", *pooled, name="concatenated", axis=1)

@@ -28,6 +28,8 @@ ONES, PAD = "ones", "pad"
 """Masks that no input gives: every position is a token; every id but one is a token."""
 PREFIXED = (NOT, ADDITIVE, LENGTHS)
 """Forms of a mask input that its name is written behind; an input alone is `NONZERO`."""
+OTHER_NAMES = {"padded": NOT}
+"""Other words for these forms: fairseq's padding mask is true at padding."""
 MEANING = {
     NONZERO: "not 0 at tokens",
     NOT: "0 at tokens and not 0 at padding",
@@ -40,9 +42,9 @@ OPTION = ("--mask",)
 
 
 def mask_parameter(
-    help: str = "The mask: an input's name (a token is where it is not 0), not:NAME (a token is where it is 0), additive:NAME "
-    "(0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]), ones (every position is a "
-    "token), or pad:ID (tokens are the ids other than ID).",
+    help: str = "The mask: an input's name (a token is where it is not 0), not:NAME or padded:NAME (a token is where it is 0), "
+    "additive:NAME (0 at tokens, a large negative number at padding), lengths:NAME (tokens per row, [batch]), ones (every "
+    "position is a token), or pad:ID (tokens are the ids other than ID).",
 ) -> Any:
     """Declare the parameter of an edit that `find_mask` reads."""
     return parameter(help, None, "SPEC", otherwise="the attention mask input")
@@ -68,7 +70,7 @@ class MaskSpec:
 
     @classmethod
     def parse(cls, text: str) -> MaskSpec:
-        """Read ``NAME``, ``not:NAME``, ``additive:NAME``, ``lengths:NAME``, ``ones`` or ``pad:ID``.
+        """Read ``NAME``, ``not:NAME``, ``padded:NAME``, ``additive:NAME``, ``lengths:NAME``, ``ones`` or ``pad:ID``.
 
         Raise MaskError if ID is no token id.
         """
@@ -77,6 +79,7 @@ class MaskSpec:
         if text == ONES:
             return cls(ONES, text)
         kind, _, number = text.partition(":")
+        kind = OTHER_NAMES.get(kind, kind)
         if kind in PREFIXED and number:
             return cls(kind, text, name=number)
         if kind != PAD or kind == text:

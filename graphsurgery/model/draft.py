@@ -79,11 +79,24 @@ class Draft:
     @contextmanager
     def at_front(self) -> Iterator[None]:
         """Put the nodes added within this context before all other nodes, so that the source's nodes can use them."""
+        with self._inserting(0):
+            yield
+
+    @contextmanager
+    def behind(self, value: str) -> Iterator[None]:
+        """Put the nodes added within this context right behind the node that makes ``value``, so that all its readers can use
+        them."""
+        places = (place for place, node in enumerate(self.graph.nodes) if any(one.name == value for one in node.outputs))
+        with self._inserting(next(places) + 1):
+            yield
+
+    @contextmanager
+    def _inserting(self, place: int) -> Iterator[None]:
         count = len(self.graph.nodes)
         yield
         added = self.graph.nodes[count:]
         del self.graph.nodes[count:]
-        self.graph.nodes[:0] = added
+        self.graph.nodes[place:place] = added
 
     def rename(self, old: str, new: str) -> gs.Tensor:
         """Rename a value wherever it is produced and used."""

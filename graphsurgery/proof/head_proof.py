@@ -20,6 +20,7 @@ from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.proof.judging import judge
 from graphsurgery.references.chain import Chain, Link
 from graphsurgery.references.nested import list_all_nodes
+from graphsurgery.references.pooled_rows import DEVIATION
 from graphsurgery.references.pooling import exclude_prompt, name_prompt_input
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Expected, Known, RunModel, Values, expect_exactly
@@ -192,7 +193,8 @@ def _find_pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Ma
 
 
 def _multiplies(link: Link) -> bool:
-    return link.reference.multiplies or any(link.parameters.get(name) for name in ("normalize", "token_weights"))
+    squares = DEVIATION in (link.parameters.get("mode") or ())
+    return link.reference.multiplies or squares or any(link.parameters.get(name) for name in ("normalize", "token_weights"))
 
 
 def _require_runtime(proto: onnx.ModelProto) -> None:

@@ -27,6 +27,7 @@ GIVEN = ("hidden_state", "target", "mask", "ids", "fill", "value", "like", "inpu
 """The parameters that are recorded in the form in which they were asked for."""
 KEPT = "keep-outputs"
 MASK, IDS = "attention_mask", "input_ids"
+NEW_LENGTHS = "lengths:input_lengths"
 TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
 """The edits that read the encoder's hidden state."""
@@ -85,7 +86,7 @@ def _fits(step: Step, name: str, start: Start) -> bool:
     """Return whether an edit can have found that parameter by itself."""
     recorded = step.parameters[name]
     if name == "mask":
-        return _is_mask(recorded, start.inputs)
+        return _is_mask(recorded, start.inputs, step)
     if name == "ids":
         return _is_ids(recorded, start.inputs)
     if name == "fill":
@@ -95,8 +96,13 @@ def _fits(step: Step, name: str, start: Start) -> bool:
     return name not in ("hidden_state", "target") or step.edit not in OF_TOKENS or _is_tokens(recorded, start)
 
 
-def _is_mask(recorded: Any, inputs: Sequence[Value]) -> bool:
-    """Return whether it is the attention mask if there is one, else an input with mask in its name, or nothing."""
+def _is_mask(recorded: Any, inputs: Sequence[Value], step: Step) -> bool:
+    """Return whether it is the attention mask if there is one, else an input with mask in its name, or nothing.
+
+    If the lengths of clips were asked for, it is their new input.
+    """
+    if step.parameters.get("lengths"):
+        return bool(recorded == NEW_LENGTHS)
     if find_value(inputs, MASK) is not None:
         return bool(recorded == MASK)
     return recorded is None or (find_value(inputs, recorded) is not None and "mask" in recorded.lower())

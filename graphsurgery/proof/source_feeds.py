@@ -16,7 +16,8 @@ from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedMode
 from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
 from graphsurgery.references.chain import Chain, Link, NameInSource
-from graphsurgery.references.pooling import RecordedMask, name_prompt_input
+from graphsurgery.references.pooling import name_prompt_input
+from graphsurgery.references.recorded_mask import RecordedMask
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for, restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
@@ -60,6 +61,8 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
 
     def generator(inputs: dict[str, Value], fed: FeedGenerator | None = None) -> FeedGenerator:
         still = {role: inputs.get(_name_after(chain, getattr(roles, role)) or "") for role in ROLES}
+        lengths = _find_lengths(chain)
+        still |= {"mask": inputs[lengths]} if lengths in inputs else {}
         taken = {value.name for value in still.values() if value is not None}
         others = tuple(value for value in inputs.values() if value.name not in taken)
         called = _find_prompt(chain) or prompt
@@ -194,6 +197,13 @@ def _find_prompt(chain: Chain) -> str | None:
     links = chain.walk_inputs_from_output()
     prompts = [behind(name) for link, behind in links if (name := name_prompt_input(link.parameters)) is not None]
     return prompts[-1] if prompts else None
+
+
+def _find_lengths(chain: Chain) -> str | None:
+    """Return the input that holds the lengths of clips, if ``chain`` added one."""
+    links = list(chain.walk_inputs_from_output())
+    added = [behind(name) for link, behind in links if link.parameters.get("frame_steps") for name in link.added]
+    return added[0] if added else None
 
 
 def require_texts(

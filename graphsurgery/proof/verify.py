@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain as join
 
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.compare.quality import TOP_K, QualityBudget
@@ -21,6 +22,7 @@ from graphsurgery.model.loading import Loadable, load
 from graphsurgery.model.model import Model
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.by_outputs import are_of_different_makers, verify_outputs
+from graphsurgery.proof.clip_cases import list_clip_cases
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
@@ -201,7 +203,8 @@ class _EditProof:
 
     def _list_proofs(self, head_only: bool) -> dict[str, Callable[[], Check]]:
         """Return the proofs that run both the head and the whole model, as far as they apply."""
-        proofs = {HEAD: self._prove_head} if self.added else {}
+        by_run = any(link.reference.by_run_alone and link.makes for link in self.chain)
+        proofs = {HEAD: self._prove_head} if self.added and not by_run else {}
         if head_only and not self.by_run:
             self.not_checked.append(f"{WHOLE}: it runs on the written file")
         elif not self.runs_whole:
@@ -279,8 +282,9 @@ class _EditProof:
         self.progress(FINDING_REACH)
         reach = find_reach(self.source, self.generator, reference, self.full)
         longest = extend_to_reach(self.generator, reach)
-        total = count_whole_feeds(longest, self.texts)
-        cases = report_feeds(make_whole_cases(longest, self.texts), total, self.progress)
+        clips = list_clip_cases(self.generator, self.chain)
+        total = count_whole_feeds(longest, self.texts) + sum(len(feeds) for _, feeds in clips)
+        cases = report_feeds(join(make_whole_cases(longest, self.texts), clips), total, self.progress)
         check = prove_whole(whole, reference, cases, self.limits)
         notes = [*map(Warn, self.generator.baked_in), str(reach)]
         unchecked = (*reach.not_checked, *self.generator.left_out, *tried.unknown)

@@ -66,7 +66,9 @@ class Link:
         """Read a step. Raise UnsupportedModelError if it has no reference here, or if its record cannot be read."""
         require_known("edit", step.edit, REFERENCES)
         reference = REFERENCES[step.edit]
-        parameters, fields = reference.read(step.parameters), reference.fields
+        parameters = reference.read(step.parameters)
+        reference = reference.choose(parameters) or reference
+        fields = reference.fields
         return cls(
             step, reference, parameters, tuple(reference.reads(parameters)), tuple(reference.makes(parameters)),
             reference.stand_ins(parameters), {} if fields is None else fields.names(parameters),

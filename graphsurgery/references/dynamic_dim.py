@@ -6,7 +6,6 @@ is padded behind with the mask and compared at tokens.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,10 +16,9 @@ import onnx
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value
-from graphsurgery.model.step_parameters import is_of_type
 from graphsurgery.references.fields import ChangeInfo, Fields, Info
 from graphsurgery.references.input_edits import compute_nothing
-from graphsurgery.references.pooling import RecordedMask
+from graphsurgery.references.recorded_mask import RecordedMask
 from graphsurgery.references.reference import (
     MOST_TOKENS,
     Array,
@@ -32,6 +30,7 @@ from graphsurgery.references.reference import (
     expect_exactly,
     parse_number,
 )
+from graphsurgery.references.rewired import parse_rewired, parse_rows, rewire_node
 
 BATCH, SEQUENCE = "batch", "sequence"
 PLACES = {BATCH: 0, SEQUENCE: 1}
@@ -46,8 +45,8 @@ def _read(parameters: Parameters) -> Parameters:
     try:
         names = _parse_pairs(parameters["dim"])
         sizes = {which: parse_number(size) or 0 for which, size in _parse_pairs(parameters["sizes"]).items()}
-        follows = {(name, axis): which for name, axis, which in _parse_rows(parameters["follows"])}
-        rewired = {(output, place): value for output, place, value in _parse_rows(parameters["rewired"])}
+        follows = {(name, axis): which for name, axis, which in parse_rows(parameters["follows"])}
+        rewired = parse_rewired(parameters["rewired"])
         right = set(names) == set(sizes) <= set(PLACES) and all(sizes.values()) and math.prod(sizes.values()) <= MOST_TOKENS
         right = right and set(follows.values()) <= set(sizes)
     except (ValueError, RecursionError):
@@ -60,17 +59,6 @@ def _read(parameters: Parameters) -> Parameters:
 
 def _parse_pairs(texts: Sequence[str]) -> dict[str, str]:
     return {which: value for which, _, value in (text.partition("=") for text in texts)}
-
-
-def _parse_rows(texts: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Read the first three elements of each text, a JSON list: a name, a place and a name.
-
-    Raise ValueError or RecursionError for any other text.
-    """
-    rows = [json.loads(text) for text in texts]
-    if not all(is_of_type(row, list[str | int]) and list(map(type, row[:3])) == [str, int, str] for row in rows):
-        raise ValueError("needed are a name, a place and a name")
-    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _list_inputs(parameters: Parameters) -> list[str]:
@@ -100,12 +88,6 @@ def _change_infos(parameters: Parameters, _graph: onnx.GraphProto) -> ChangeInfo
         return None if kind == "value_info" else info
 
     return free_info
-
-
-def _rewire_node(parameters: Parameters, node: onnx.NodeProto) -> None:
-    for (output, place), value in parameters["rewired"].items():
-        if node.output and node.output[0] == output and place < len(node.input):
-            node.input[place] = value
 
 
 def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Dim) -> list[Value]:
@@ -190,7 +172,7 @@ REFERENCE = Reference(
     value=compute_nothing,
     outputs=_declare_outputs,
     read=_read,
-    fields=Fields(infos=_change_infos, node=_rewire_node),
+    fields=Fields(infos=_change_infos, node=rewire_node),
     values_after=_compute_after,
     misfit=_explain_misfit,
     resizes=True,

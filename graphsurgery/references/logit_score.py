@@ -9,7 +9,7 @@ import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Interface
-from graphsurgery.references.pooling import find_tokens, read_mask
+from graphsurgery.references.recorded_mask import find_tokens, read_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     Array,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from graphsurgery.errors import WeightsDifferError
-from graphsurgery.references.pooling import find_tokens, read_mask
+from graphsurgery.references.recorded_mask import find_tokens, read_mask
 from graphsurgery.references.reference import (
     UNIT,
     Array,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.pooling import read_mask
+from graphsurgery.references.recorded_mask import read_mask
 from graphsurgery.references.reference import (
     UNIT,
     Array,

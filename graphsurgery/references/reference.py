@@ -122,6 +122,8 @@ class Reference:
     """Whether the edit declares other dims, so that ONNX Runtime may compute the same values in another order."""
     longest: Callable[[Parameters], int | None] = lambda _: None
     """The longest sequence on which the source can be run for comparison, if there is a limit."""
+    choose: Callable[[Parameters], Reference | None] = lambda _: None
+    """Returns the reference that takes this one's place for these parameters, as `read` gives them; None if this one stays."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes work with the changed interface."""
 

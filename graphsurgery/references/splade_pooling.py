@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsurgery.references.pooling import find_tokens, read_mask
+from graphsurgery.references.recorded_mask import find_tokens, read_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     Array,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphsurgery.errors import NothingToPoolError, WeightsDifferError
-from graphsurgery.references.pooling import find_tokens, read_mask
+from graphsurgery.references.recorded_mask import find_tokens, read_mask
 from graphsurgery.references.reference import (
     RELATIVE,
     Array,

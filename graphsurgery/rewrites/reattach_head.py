@@ -27,7 +27,8 @@ from graphsurgery.model.reach import drop_unreached
 from graphsurgery.model.records import splice_records
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.references.normalize import normalize
-from graphsurgery.references.pooling import ABSOLUTE, FIRST, MODES, WEIGHTED, find_first_tokens, pool
+from graphsurgery.references.pooled_rows import MODES, WEIGHTED, find_first_tokens, pool
+from graphsurgery.references.pooling import ABSOLUTE, FIRST
 from graphsurgery.rewrites.rewrite import Context, Rewrite, Rewritten
 from graphsurgery.runtime.session import open_session
 

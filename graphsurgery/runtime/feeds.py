@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from graphsurgery.interface import Dim, Value
 from graphsurgery.model.dtypes import FLOATS, INTEGERS, to_numpy_dtype
 from graphsurgery.model.model import Model
 from graphsurgery.report import list_few
-from graphsurgery.runtime.mask_forms import NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
+from graphsurgery.runtime.mask_forms import LENGTHS, NONZERO, can_say, decode_mask, encode_mask, list_possible_forms
 from graphsurgery.runtime.masks import LONG, SHORT, Mask, Sizes, generate_longest_masks, generate_masks
 from graphsurgery.runtime.media import Medium
 from graphsurgery.runtime.texts import Encoded
@@ -124,8 +124,9 @@ class FeedGenerator:
             shapes = dict.fromkeys(mask.shape for _, masks in chain.from_iterable(kinds) for mask in masks)
             yield WITHOUT_PADDING, [np.ones(shape, dtype=np.bool_) for shape in shapes]
             return
+        form = self.form if self.waveform is None else LENGTHS  # clips are padded behind
         for kind, masks in chain.from_iterable(kinds):
-            said = [mask for mask in masks if self.roles.mask is None or can_say(mask, self.form)]
+            said = [mask for mask in masks if self.roles.mask is None or can_say(mask, form)]
             if said:
                 yield kind, said
 
@@ -295,10 +296,11 @@ class FeedGenerator:
 
     def _widen(self, mask: Mask) -> Mask:
         """Return the mask of the samples of a waveform for the mask of its frames, and that of a text as it is."""
-        value, medium = self.roles.mask, self.waveform
-        if value is None or medium is None or value.rank != 2:
+        medium = self.waveform
+        value = next((one for one in self.roles.others if medium is not None and one.name == medium.name), None)
+        if medium is None or value is None:
             return mask
-        (samples,) = self.list_sizes(replace(value, name=medium.name), 1, mask.shape[1])[1:]
+        (*_, samples) = self.list_sizes(value, 1, mask.shape[1])
         return mask[:, medium.list_places(samples, mask.shape[1])]
 
     def _leading_dims(self) -> tuple[Dim, Dim]:
