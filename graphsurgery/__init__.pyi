@@ -10,6 +10,7 @@ from graphsurgery.benchmarking.results import Benchmark
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
+from graphsurgery.edits.add_image_input import AddImageInput
 from graphsurgery.edits.add_input import AddInput
 from graphsurgery.edits.add_layer_norm import AddLayerNorm
 from graphsurgery.edits.add_logit_score import AddLogitScore
@@ -66,6 +67,7 @@ __all__ = [
     "AddActivation",
     "AddCnn",
     "AddDense",
+    "AddImageInput",
     "AddInput",
     "AddLayerNorm",
     "AddLogitScore",
@@ -120,6 +122,7 @@ __all__ = [
     "add_activation",
     "add_cnn",
     "add_dense",
+    "add_image_input",
     "add_input",
     "add_layer_norm",
     "add_logit_score",
@@ -256,6 +259,41 @@ def add_dense(
 
     Raises:
         RequestError, FolderError, WeightsError, NameNotFoundError, UnsupportedModelError, WeightsDifferError.
+    """
+
+def add_image_input(
+    model: Loadable,
+    config: str | os.PathLike[str] | None = None,
+    *,
+    input: str | None = None,
+    name: str = "images",
+    device: str = "cpu",
+    clamp: bool = False,
+) -> Model:
+    """Take pictures of any size as ``images`` uint8 ``[batch, height, width, 3]`` and process them in the graph.
+
+    The colours are red, green and blue. The new input takes the place of the pixels ``[batch, 3, H, W]``. The graph resizes,
+    crops around the centre, rescales and normalises as the config of the model's image processor says, with Pillow's two-pass
+    algorithm: equal to transformers' slow processors with Pillow 12 or older, apart from single levels of 255 where a sum is
+    very near to a half. One batch has pictures of one size. Opset 18 or newer resizes with ONNX's Resize; older opsets, lanczos
+    and CUDA resize with matrix products.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        config: The config of the image processor, preprocessor_config.json or processor_config.json. A relative path
+            starts at the current folder. Default: the one beside the model or in the folder above.
+        input: The input of pixels, [batch, 3, height, width]. Default: the only one.
+        name: The name of the new input.
+        device: Where the file will run. On cuda, ONNX Runtime resizes bicubic pictures wrongly, so the file uses matrix
+            products.
+        clamp: Cut the pixels to the range that the processor can give, (0 - mean) / std to (1 - mean) / std of each
+            channel. This changes no pixel of a picture; other programs can read the range from the graph.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, FolderError, NameNotFoundError, UnsupportedModelError.
     """
 
 def add_input(

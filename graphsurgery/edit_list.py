@@ -104,6 +104,10 @@ EXAMPLES = {
         "model.onnx --input segment_ids",
         "model.onnx --input task_ids --like attention_mask --to int32 -o fed.onnx",
     ),
+    "add-image-input": (
+        "vision.onnx --config preprocessor_config.json",
+        "vision.onnx --for cuda --clamp -o pictures.onnx",
+    ),
     "input-type": (
         "model.onnx --to int32",
         "model.onnx --to int32 --input input_ids -o ids32.onnx",
@@ -249,6 +253,12 @@ EDIT_LIST = {
         EditEntry(
             "add-input", INTERFACE, "fed", "take an input that the model ignores, for programs that always feed it",
             {"input": str, "like": str, "to": str, "dims": list[str]},
+        ),
+        EditEntry(
+            "add-image-input", INTERFACE, "images",
+            "take pictures as bytes, of any size: the image processor inside the graph",
+            {"config": str, "input": str, "name": str, "device": str, "clamp": bool, "resize": list[str], "resample": str,
+             "crop": list[str], "scale": str, "mean": list[str], "std": list[str], "dtype": str, "dims": list[str]},
         ),
         EditEntry(
             "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",

@@ -33,6 +33,7 @@ WRITING = {
     "dynamic-dim": [["--dim", "batch"], ["--dim", "sequence"]],
     "fix-dim": [["--dim", "batch=2"]],
     "add-input": [["--input", "token_type_ids"]],
+    "add-image-input": [[], ["--config", "absent.json"]],
     "keep-outputs": [["--name", "last_hidden_state"]],
     "extract-tower": [["--tower", "text"]],
     "optimize": [["--portable", "--no-timing"]],

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import FIXTURES
+from golden import CASES
 from joints import joint
 from module_folders import drawn
 from safetensors.numpy import save_file
@@ -65,6 +66,13 @@ reranker (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (flo
 """
 
 
+PICTURES = """
+<ir_version: 8, opset_import: ["" : 18]>
+tower (float[batch, 3, 8, 8] pixel_values) => (float[batch, 1, 4, 4] patches)
+<float[1, 3, 2, 2] kernel = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> { patches = Conv<strides = [2, 2]> (pixel_values, kernel) }
+"""
+
+
 def write_model(text: str, path: Path) -> None:
     model = onnx.parser.parse_model(text)
     for name, shape in {"table": (VOCABULARY, 4), "words": (4, VOCABULARY)}.items() if "table" in text else ():
@@ -94,6 +102,8 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("masked-lm", "causal-lm"):
         write_model(SCORES, folder / f"{name}.onnx")
     write_model(RERANKER, folder / "reranker.onnx")
+    write_model(PICTURES, folder / "vision.onnx")
+    shutil.copy(CASES / "add_image_input" / "clip.json", folder / "preprocessor_config.json")
     np.save(folder / "ranges.npy", np.stack([np.full(32, -2.0, np.float32), np.full(32, 2.0, np.float32)]))
     (folder / "texts.txt").write_text(
         "\n".join(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]),

@@ -82,14 +82,14 @@ def _make_option(one: Parameter) -> Callable[[Decorated], Decorated]:
     text = _describe(one)
     if one.is_path:
         return click.option(
-            one.option, default=one.default, type=click.Path(), callback=_make_absolute, metavar=PATH, help=text
+            one.option, one.name, default=one.default, type=click.Path(), callback=_make_absolute, metavar=PATH, help=text
         )
     if one.kind is bool:
-        return click.option(one.option, is_flag=True, default=one.default, help=text)
+        return click.option(one.option, one.name, is_flag=True, default=one.default, help=text)
     if one.is_several:
-        return click.option(one.option, multiple=True, metavar=one.metavar, help=text)
+        return click.option(one.option, one.name, multiple=True, metavar=one.metavar, help=text)
     show = bool(one.default)
-    return click.option(one.option, default=one.default, metavar=one.metavar or "TEXT", show_default=show, help=text)
+    return click.option(one.option, one.name, default=one.default, metavar=one.metavar or "TEXT", show_default=show, help=text)
 
 
 def _describe(one: Parameter) -> str:

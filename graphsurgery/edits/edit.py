@@ -37,6 +37,7 @@ def parameter(
     otherwise: str = "",
     takes: Any = None,
     called: str | None = None,
+    option: str | None = None,
     required: bool = False,
     positional: bool = False,
 ) -> Any:
@@ -48,12 +49,13 @@ def parameter(
         otherwise: what the edit uses if the parameter is left out, unless the default says it.
         takes: the type that the library function accepts, if that is more than the field's type.
         called: its name in the library function, if that differs from the field's.
+        option: the command line's option, if that differs from the field's name, which may not be a word of Python.
         required: whether the library function demands it.
         positional: whether the library function accepts it by position, like the first parameter and the required ones.
     """
     metadata = {
-        "help": help, "metavar": metavar, "otherwise": otherwise, "takes": takes, "called": called, "required": required,
-        "positional": positional,
+        "help": help, "metavar": metavar, "otherwise": otherwise, "takes": takes, "called": called, "option": option,
+        "required": required, "positional": positional,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 

@@ -37,6 +37,8 @@ class Parameter:
     """The type that the library function accepts."""
     called: str
     """Its name in the library function."""
+    option: str
+    """The command line's option."""
     required: bool
     """Whether the library function demands it."""
     positional: bool
@@ -48,11 +50,6 @@ class Parameter:
     @property
     def is_several(self) -> bool:
         return typing.get_origin(self.kind) is tuple
-
-    @property
-    def option(self) -> str:
-        """The command line's option."""
-        return f"--{self.name.replace('_', '-')}"
 
     @property
     def library_default(self) -> Any:
@@ -90,7 +87,8 @@ def _read_parameter(one: Field[Any], kind: Any, first: bool) -> Parameter:
     required = stated["required"]
     return Parameter(
         one.name, kind, one.default, stated["help"], stated["metavar"], stated["otherwise"],
-        stated["takes"] or _find_library_type(kind, stated["metavar"]), stated["called"] or one.name, required,
+        stated["takes"] or _find_library_type(kind, stated["metavar"]), stated["called"] or one.name,
+        stated["option"] or f"--{one.name.replace('_', '-')}", required,
         first or required or stated["positional"],
     )  # fmt: skip
 

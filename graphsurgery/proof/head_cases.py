@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from graphsurgery.references.reference import Values
 from graphsurgery.runtime.feeds import FeedGenerator, list_prompt_lengths, make_short_mask
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, can_say
 from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, RIGHT, Mask, make_mask
+from graphsurgery.runtime.pictures import ImageFeed, draw_images
 
 SEEDS = 2
 LARGE = 3e4
@@ -63,11 +65,18 @@ class HeadFeeds:
     """Those of ``values`` that hold one number of 0 or more per token, 0 at padding: ``[batch, seq]``."""
     any_integers: bool = False
     """Whether integers that no encoder would take are fed as well, because a conversion must hold for all of them."""
+    images: ImageFeed | None = None
+    """The input of pictures that the head processes, if any."""
+    only_images: bool = False
+    """Whether the head starts from pictures alone, so that masks and hidden states make no difference."""
     pooled: Callable[[Values, Mask], Mask] | None = None
     """Finds the tokens that are pooled, if not all are. The values at the others must make no difference either."""
 
     def generate_cases(self) -> Iterator[tuple[str, list[Values]]]:
-        """Yield feeds by kind: masks of every kind on normally distributed values, then unusual values and masks."""
+        """Yield feeds by kind: pictures, masks of every kind on normally distributed values, then unusual values and masks."""
+        yield from self._generate_images()
+        if self.only_images:
+            return
         masks = dict(self.generator.generate_masks())
         for kind, some in masks.items():
             yield kind, [self._generate(mask, seed) for mask in some for seed in range(SEEDS)]
@@ -95,7 +104,9 @@ class HeadFeeds:
             ("tiny values", TINY, 0.0),
         ):
             yield kind, [self._generate(mask, scale=scale, shift=shift) for mask in ragged]
-        most = max(MOST_NUMBERS // max(self.widths.values(), default=1), 1)
+        images = self.images
+        largest = max([*self.widths.values(), 1 if images is None else 3 * math.prod(images.processed)])
+        most = max(MOST_NUMBERS // largest, 1)
         sizes = self.generator.sizes
         many = make_mask([1] * min(MANY, most), self.generator.fixed_sequence)
         yield "many rows", [self._generate(mask) for mask in sizes.split_into_batches(many)]
@@ -103,6 +114,18 @@ class HeadFeeds:
             lengths = [min(length, most) for length in (VERY_LONG, SHORTER)]
             some = [mask for length in lengths for mask in sizes.split_into_batches(make_mask([length]))]
             yield "very long", [self._generate(mask, shift=3.0, waves=True) for mask in some]
+
+    def _generate_images(self) -> Iterator[tuple[str, list[Values]]]:
+        """Yield pictures of many sizes, two in a batch, if the head processes any."""
+        images = self.images
+        if images is None:
+            return
+        mask = make_mask([1] * (self.generator.fixed_batch or 2), self.generator.fixed_sequence)
+        for kind, sizes in images.list_sizes():
+            feeds = [self._generate(mask, seed) for seed in range(len(sizes))]
+            rows = [len(feed[images.name]) for feed in feeds]
+            drawn = [draw_images(np.random.default_rng(seed), rows[seed], *size) for seed, size in enumerate(sizes)]
+            yield f"pictures: {kind}", [feed | {images.name: some} for feed, some in zip(feeds, drawn, strict=True)]
 
     def _make_alternating_masks(self) -> list[Mask]:
         """Return `ALTERNATING` with padding behind it; an empty list if the sequence is too short for it."""

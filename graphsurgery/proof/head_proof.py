@@ -18,6 +18,7 @@ from graphsurgery.proof.difference import Difference
 from graphsurgery.proof.head_cases import HeadFeeds
 from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.proof.judging import judge
+from graphsurgery.proof.source_feeds import find_images
 from graphsurgery.references.chain import Chain, Link
 from graphsurgery.references.nested import list_all_nodes
 from graphsurgery.references.pooled_rows import DEVIATION
@@ -119,12 +120,13 @@ def prove_head(
     inputs = {value.name: value for value in head.inputs}
     called = {name: _name_in_output(chain, renamed, name) for name in chain.starts}
     values = [inputs.get(name) or Value(name, onnx.TensorProto.FLOAT, None) for name in called.values()]
-    sizes = {called[name]: size for name, size in widths.items()}
+    sizes, images = {called[name]: size for name, size in widths.items()}, find_images(chain)
     feeds = HeadFeeds(
         values, generator, sizes, masked=any(link.parameters.get("mask") is not None for link in chain),
         padded=generator.has_mask and _ignores_padding(chain), multiplies=any(map(_multiplies, chain)),
         saturates=any(link.reference.saturates for link in chain), per_token=_find_per_token(chain, renamed),
         any_integers=bool(chain.stand_ins) and not any(link.reference.looks_up for link in chain),
+        images=images, only_images=images is not None and set(inputs) == {images.name},
         pooled=_find_pooled(chain, generator),
     )  # fmt: skip
     reference = chain.compose(lambda feed: expect_exactly(feed | stored), weights)

@@ -11,6 +11,7 @@ import numpy as np
 
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.limits import find_tables
+from graphsurgery.encoder.modalities import PICTURE
 from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value, read_value
@@ -21,13 +22,15 @@ from graphsurgery.references.recorded_mask import RecordedMask
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for, restrict_to_baked_sizes
 from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
+from graphsurgery.runtime.media import Medium
 from graphsurgery.runtime.media_sizes import MOST_WEIGHTS
+from graphsurgery.runtime.pictures import ImageFeed
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import open_session
 from graphsurgery.runtime.texts import SENTENCES, Encoded, find_tokenizer, read_texts, tokenize
 
-OPTIONAL, ADDED = "optional-input", "add-input"
+OPTIONAL, ADDED, IMAGES = "optional-input", "add-input", "add-image-input"
 ROLES = ("ids", "mask", "types", "positions")
 
 
@@ -54,8 +57,10 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
     sized = feed_second_masks(source, restrict_to_baked_sizes(source, FeedGenerator(roles, tables, form=form)))
     ones = frozenset(chain.input_name_in_output(name) or name for name in sized.ones)
     named = ((medium, chain.input_name_in_output(medium.name)) for medium in sized.media)
-    media = tuple(replace(medium, name=name) for medium, name in named if name in inputs)
-    media = tuple(replace(medium, only=medium.only and not _is_literal(inputs[medium.name])) for medium in media)
+    media = [replace(medium, name=name) for medium, name in named if name in inputs]
+    media = [replace(medium, only=medium.only and not _is_literal(inputs[medium.name])) for medium in media]
+    images = find_images(chain)
+    media += [] if images is None else [Medium(images.name, PICTURE, (*images.kept, 3))]
     limits = [link.reference.longest(link.parameters) for link in chain]
     most = min((limit for limit in limits if limit is not None), default=None)
 
@@ -70,7 +75,7 @@ def make_feed_generator(source: Model, chain: Chain | None = None) -> FeedGenera
         return FeedGenerator(
             Roles(**still, others=others), tables, pad if still["ids"] is not None else None,
             called if called in inputs else None, fed, most, form, frozenset(unread),
-            ones=ones, baked=sized.baked, media=media,
+            ones=ones, baked=sized.baked, media=tuple(media),
         )  # fmt: skip
 
     optional = {name: value for name, value in _list_inputs(after).items() if name in _list_optional(chain)}
@@ -190,6 +195,15 @@ def _find_inputs(source: Model, names: Sequence[str | None], called: NameInSourc
 def _name_after(chain: Chain, value: Value | None) -> str | None:
     """Return the name of the source's input ``value`` after ``chain``."""
     return None if value is None else chain.input_name_in_output(value.name)
+
+
+def find_images(chain: Chain) -> ImageFeed | None:
+    """Return how the input of pictures is fed that ``chain`` added, if it added one."""
+    found = [
+        ImageFeed(behind(link.parameters["name"]), link.parameters["resize"], link.parameters["crop"])
+        for link, behind in chain.walk_inputs_from_output() if link.edit == IMAGES
+    ]  # fmt: skip
+    return next(iter(found), None)
 
 
 def _find_prompt(chain: Chain) -> str | None:
