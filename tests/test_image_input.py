@@ -16,6 +16,7 @@ from faults import Fault
 from image_faults import EQUIVALENT, IMAGE_FAULTS
 from onnx import TensorProto, helper
 from PIL import Image
+from test_baked_sizes import picture_encoder
 
 import graphsurgery
 from graphsurgery import AddImageInput, AddNormalize, InputType, Rename
@@ -302,13 +303,24 @@ def test_forms_of_configs(
     assert graphsurgery.verify(output, against=source, head_only=True).verdict is not FAILED
 
 
+def test_the_config_of_another_size_is_refused(tmp_path: Path) -> None:
+    """Also where the file declares any size, and runs at one only: a table of positions has a row for each patch."""
+    source = graphsurgery.load(picture_encoder(9))
+    square = {"image_processor_type": "ViTImageProcessor", "crop_size": None, "do_center_crop": None}
+    with pytest.raises(RequestError, match="runs on pictures of 3 x 12 x 12 alone"):
+        AddImageInput(write_config(tmp_path, **square, size=16)).apply(source)
+    output = AddImageInput(write_config(tmp_path, **square, size=12)).apply(source)
+    assert graphsurgery.verify(output, against=source).verdict is PASSED
+    assert not [line for line in graphsurgery.inspect(output).warnings if "runs only" in line]
+
+
 def test_fed_pictures_are_of_every_kind() -> None:
     """Smaller, larger, odd, much longer one way than the other; and those of the whole proof are not resized."""
     feed = ImageFeed("images", (48,), (40, 40))
     sizes = [size for _, some in feed.list_sizes() for size in some]
     assert min(map(min, sizes)) == 1 and max(map(max, sizes)) >= 96
     assert any(max(size) > 5 * min(size) for size in sizes) and any(size[0] % 2 for size in sizes)
-    assert {min(feed.choose_kept_size(seed)) for seed in range(9)} == {48}
+    assert feed.kept == (48, 51) and ImageFeed("images", (40, 33), ()).kept == (40, 33)
     drawn = draw_images(np.random.default_rng(0), 2, 30, 40)
     assert drawn.dtype == np.uint8 and drawn.shape == (2, 30, 40, 3) and not np.array_equal(drawn[0], drawn[1])
     assert drawn.min() == 0 and drawn.max() == 255

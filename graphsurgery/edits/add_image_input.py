@@ -16,6 +16,7 @@ from graphsurgery.edits.inputs import find_input, list_symbolic_dims
 from graphsurgery.edits.module_weights import to_absolute_path, to_recorded_path
 from graphsurgery.encoder.modalities import PICTURE
 from graphsurgery.encoder.modalities import find_input as find_input_of_kind
+from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import RequestError, UnsupportedModelError, require_promised
 from graphsurgery.folders.files import find_model_folder
 from graphsurgery.folders.processor_config import CONFIGS, Processor, read_processor
@@ -24,6 +25,7 @@ from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
+from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 
 IMAGES = "images"
 CPU, CUDA = "cpu", "cuda"
@@ -55,19 +57,26 @@ def find_pixels(model: Model, name: str | None) -> Value:
     return value
 
 
-def check_size(value: Value, processor: Processor, path: Path) -> None:
-    """Raise RequestError unless the input takes pictures of the size that the processor makes."""
+def check_size(model: Model, value: Value, processor: Processor, path: Path) -> None:
+    """Raise RequestError unless the input takes pictures of the size that the processor makes.
+
+    Exporters declare sizes free at which the model does not run, so runs show which one it takes.
+    """
     if not processor.size:
         raise RequestError(
             f"{path} keeps each picture's aspect and crops nothing, so that pictures of one batch would differ in size",
             "the model needs pictures of one size: give a crop_size, or a height and a width, in a copy of the config",
         )
-    made = (3, *processor.size)
-    if any(dim != size for dim, size in zip((value.dims or ())[1:], made, strict=True) if isinstance(dim, int)):
-        raise RequestError(
-            f"{path} makes pictures of {join_sizes(made)}, and the model takes {value}",
-            "name the config that belongs to this model with --config",
-        )
+    made, declared = (3, *processor.size), (value.dims or ())[1:]
+    advice = "name the config that belongs to this model with --config"
+    if any(dim != size for dim, size in zip(declared, made, strict=True) if isinstance(dim, int)):
+        raise RequestError(f"{path} makes pictures of {join_sizes(made)}, and the model takes {value}", advice)
+    if all(isinstance(dim, int) for dim in declared):
+        return
+    medium = make_feed_generator_for(model, find_roles(model.interface)).find_medium(value)
+    if medium is not None and medium.only and medium.sizes != made:
+        runs = f"the model runs on pictures of {join_sizes(medium.sizes)} alone"
+        raise RequestError(f"{path} makes pictures of {join_sizes(made)}, and {runs}", advice)
 
 
 def choose_dims(model: Model, value: Value) -> tuple[Dim, Dim, Dim, Dim]:
@@ -156,7 +165,7 @@ class AddImageInput(GraphEdit[Found]):
         value = find_pixels(model, self.input)
         path = self._find_config(model)
         processor = read_processor(path)
-        check_size(value, processor, path)
+        check_size(model, value, processor, path)
         if not self.name or Namer.of(model.proto).has(self.name):
             what = f"there is already a value {self.name!r}" if self.name else "the new input has no name"
             raise RequestError(what, "choose another name with --name")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+
 @dataclass(frozen=True)
 class ImageFeed:
     """How a model that processes pictures inside is fed: the name of its input, and the sizes at which something changes."""
@@ -25,7 +26,7 @@ class ImageFeed:
 
     @property
     def kept(self) -> tuple[int, int]:
-        """Height and width of a picture that is not resized, so that every level is exact; longer than the crop if it may be."""
+        """Height and width of a picture that is not resized, so that every level is exact; it is cropped if it may be."""
         if len(self.resize) == 2:
             return self.resize[0], self.resize[1]
         height, width = self.resize * 2 or self.processed
