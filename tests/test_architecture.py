@@ -78,7 +78,6 @@ SHARED_MODULES = {
     "runtime.mask_forms": "the forms in which masks are fed; the references read them by code of their own",
     "runtime.probing": "what a run shows of inputs; edits read the graph first, and a test holds both against each other",
     "runtime.feeds": "decides what is fed, and not what is expected",
-    "runtime.pictures": "draws the pictures that are fed, and decides their sizes",
     "runtime.baked_sizes": "decides what is fed: the only sizes at which a run gives rows and tokens as they were fed",
     "runtime.second_masks": "decides what is fed, by runs alone: zeros or ones for an input whose use is not known",
     "model.once": "keeps an answer with its model",

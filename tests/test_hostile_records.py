@@ -49,6 +49,7 @@ EXCUSED = {
     ("add-cnn", "keep_target"), ("add-weighted-layer-pooling", "keep_target"),  # the pooling behind them drops it either way
     ("add-dense", "width"), ("add-layer-norm", "width"),  # that of what another edit made: nothing is drawn for it
     ("extract-tower", "scale"), ("extract-tower", "bias"),  # of the joint model: tests/test_split_towers.py proves them
+    ("add-image-input", "config"), ("add-image-input", "clamp"),  # where the settings came from; no pixel is changed by it
     ("dynamic-dim", "mask"),  # without one every position is compared
 }  # fmt: skip
 """What a file can be right with, whatever is said of it."""

@@ -23,9 +23,9 @@ from graphsurgery import AddImageInput, AddNormalize, InputType, Rename
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.model.model import Model
+from graphsurgery.proof.pictures import ImageFeed, draw_images
 from graphsurgery.references.image_input import REFERENCE, find_size, process
 from graphsurgery.report import Verdict
-from graphsurgery.runtime.pictures import ImageFeed, draw_images
 from graphsurgery.runtime.session import Session
 
 PASSED, FAILED = Verdict.PASSED, Verdict.FAILED

@@ -14,11 +14,11 @@ import onnx
 from graphsurgery.errors import require_value
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import FLOATS, to_numpy_dtype
+from graphsurgery.proof.pictures import ImageFeed, draw_images
 from graphsurgery.references.reference import Values
 from graphsurgery.runtime.feeds import FeedGenerator, list_prompt_lengths, make_short_mask
 from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, can_say
 from graphsurgery.runtime.masks import EMPTY_ROW, HOLES, LEFT, RIGHT, Mask, make_mask
-from graphsurgery.runtime.pictures import ImageFeed, draw_images
 
 SEEDS = 2
 LARGE = 3e4

@@ -16,6 +16,7 @@ from graphsurgery.encoder.roles import IDS_NAMES, MASK_NAMES, Roles, find_roles
 from graphsurgery.errors import GraphSurgeryError, RequestError, UnsupportedModelError
 from graphsurgery.interface import Value, read_value
 from graphsurgery.model.model import Model
+from graphsurgery.proof.pictures import ImageFeed
 from graphsurgery.references.chain import Chain, Link, NameInSource
 from graphsurgery.references.pooling import name_prompt_input
 from graphsurgery.references.recorded_mask import RecordedMask
@@ -24,7 +25,6 @@ from graphsurgery.runtime.feeds import FeedGenerator, require_drawable
 from graphsurgery.runtime.mask_forms import NONZERO, mean_the_same
 from graphsurgery.runtime.media import Medium
 from graphsurgery.runtime.media_sizes import MOST_WEIGHTS
-from graphsurgery.runtime.pictures import ImageFeed
 from graphsurgery.runtime.probing import SEQUENCE_FIRST, Run, find_layout_by_run, find_meaning_by_run, is_form_of_run
 from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import open_session

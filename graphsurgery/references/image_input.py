@@ -35,7 +35,7 @@ from graphsurgery.references.reference import (
     require_known,
 )
 
-PIXELS = ("float16", "float32", "float64")
+PIXELS, DEVICES = ("float16", "float32", "float64"), ("cpu", "cuda")
 MOST_PIXELS = 4096
 """The longest edge to which a record may ask for pictures to be resized or cropped."""
 NEAR_HALF = 0.01
@@ -152,6 +152,7 @@ def process(images: Array, parameters: Parameters) -> Expected:
 def _read(parameters: Parameters) -> Parameters:
     """Read the texts as numbers: ``resize`` and ``crop`` as sizes, ``scale``, ``mean`` and ``std`` as floats."""
     require_known("element type of pixels", parameters["dtype"], PIXELS)
+    require_known("device", parameters["device"], DEVICES)
     sizes = {name: tuple(map(parse_number, parameters[name])) for name in ("resize", "crop")}
     mean, std = (_read_floats(parameters[name]) for name in ("mean", "std"))
     (scale,) = _read_floats([parameters["scale"]])

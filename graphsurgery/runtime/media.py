@@ -15,7 +15,6 @@ from graphsurgery.encoder.modalities import PICTURE, WAVEFORM
 from graphsurgery.interface import Value
 from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.runtime.masks import Mask
-from graphsurgery.runtime.pictures import draw_images
 
 MIDDLE, SPREAD = 0.5, 0.5
 """The mean and the deviation of pixels if no processor says them: pixels are fed from -1 to 1."""
@@ -73,22 +72,23 @@ class Medium:
     def draw(self, rng: np.random.Generator, value: Value, shape: tuple[int, ...], mask: Mask, silent: bool) -> np.ndarray:
         """Return an array of ``shape``. Where ``silent``, samples of padding are zeros."""
         kind = to_numpy_dtype(value.dtype)
-        if self.kind == PICTURE and value.dtype == onnx.TensorProto.UINT8:  # bytes have their channels last
-            return draw_images(rng, *shape[:3])
         if self.kind == PICTURE:
-            return self._draw_pictures(rng, shape).astype(kind)
+            return self._draw_pictures(rng, value, shape).astype(kind)
         noise = rng.standard_normal(shape)
         if self.kind == WAVEFORM and silent:
             sounds = mask[:, self.list_places(shape[-1], mask.shape[1])]
             noise *= sounds.reshape(len(sounds), *[1] * (len(shape) - 2), -1)
         return noise.astype(kind)
 
-    def _draw_pictures(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Return pixels as the processor gives them, shifted and scaled: ``[batch, channels, height, width]``."""
-        rows, channels, height, width = shape
+    def _draw_pictures(self, rng: np.random.Generator, value: Value, shape: tuple[int, ...]) -> np.ndarray:
+        """Return pixels as the processor gives them: of 0 to 255 as bytes, or shifted and scaled as floats."""
+        is_last = value.dtype == onnx.TensorProto.UINT8  # channels stand last in bytes, and first in floats
+        rows, channels, height, width = (shape[0], shape[3], *shape[1:3]) if is_last else shape
         slope = np.linspace(-0.5, 0.5, height)[:, None] + np.linspace(-0.5, 0.5, width)[None, :]
         plain = rng.uniform(0, 1, (rows, channels, 1, 1)) + rng.uniform(-1, 1, (rows, 1, 1, 1)) * slope
-        levels = np.clip(plain + NOISE * rng.standard_normal(shape), 0, 1)
+        levels = np.clip(plain + NOISE * rng.standard_normal((rows, channels, height, width)), 0, 1)
+        if is_last:
+            return np.asarray(np.round(levels * 255).transpose(0, 2, 3, 1))
         known = len(self.mean) == len(self.std) == channels
         mean, std = (np.array(one if known else [usual] * channels)[:, None, None]
                      for one, usual in ((self.mean, MIDDLE), (self.std, SPREAD)))  # fmt: skip

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 import graphsurgery
 from graphsurgery.edits.add_image_input import AddImageInput
+from graphsurgery.proof.pictures import draw_images
 from graphsurgery.references.image_input import crop_array, find_size
-from graphsurgery.runtime.pictures import draw_images
 from graphsurgery.runtime.session import Session
 
 SQUARE, EDGE, CROP = {"size": {"height": 32, "width": 32}}, {"size": {"shortest_edge": 36}}, {"crop_size": 32}
