@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from graphsurgery.baking.plan import BakePlan, Request, check_uncut, plan_bake
 from graphsurgery.baking.program import write_baked_program
 from graphsurgery.baking.readme import write_readme
 from graphsurgery.baking.targets import check_target, find_target
+from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import (
     AlreadyAppliedError,
     FolderError,
     GraphSurgeryError,
     MaskError,
     NothingToPoolError,
+    StrictError,
     VerificationFailed,
 )
 from graphsurgery.exporting import export_folder
@@ -46,6 +49,8 @@ from graphsurgery.runner import run
 from graphsurgery.shown import Shown
 from graphsurgery.snippet import shorten_path
 
+PICTURES = "onnx/image.onnx"
+"""The second file of a folder whose encoder is a joint model. The first one embeds texts."""
 ENCODER_ERRORS = (AlreadyAppliedError, MaskError, NothingToPoolError)
 """Errors that are about the encoder's file, whichever edit raises them."""
 
@@ -59,6 +64,8 @@ class Baked(Shown):
     plan: BakePlan
     outcome: Outcome
     """The outcome of the edits: the ONNX file and its proof."""
+    pictures: Outcome | None
+    """The outcome of the second file, which embeds pictures, if the folder's file is a joint model of texts and pictures."""
     files: tuple[str, ...]
     """The files in the folder, none after a dry run."""
 
@@ -69,7 +76,8 @@ class Baked(Shown):
     @property
     def warnings(self) -> tuple[str, ...]:
         """All warnings: about the folder, the encoder, the file and its proof."""
-        return self.outcome.warnings
+        more = self.pictures.warnings if self.pictures is not None else ()
+        return tuple(dict.fromkeys((*self.outcome.warnings, *more)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
@@ -78,6 +86,7 @@ class Baked(Shown):
             "folder": str(self.folder) if self.files else None,
             "files": list(self.files),
             "modules": [{"name": module.name, "kind": module.kind} for module in self.plan.modules],
+            "pictures": self.pictures.to_json() if self.pictures is not None else None,
             **{key: outcome[key] for key in ("steps", "interface", "notes", "warnings", "report", "consumers")},
         }
 
@@ -178,30 +187,41 @@ def _bake(
         for name, content in collect_companion_files(plan).items():
             write_file(stage / name, content)
         (stage / plan.file).parent.mkdir()
-        try:
-            outcome = run(
-                plan.steps, plan.encoder, output=stage / plan.file, verify=verify, full=full, dry_run=dry_run,
-                keep_failed=keep_failed, goldens=True, sources=sources, progress=progress,
-            )  # fmt: skip
-        except VerificationFailed as error:
-            raise _explain_failure(error, plan, sources, stage, target, force) from error
-        except GraphSurgeryError as error:
-            name_place(error, _find_culprit(error, plan), plan.encoder.path)
-            raise
+
+        def make(steps: Sequence[Edit], file: str) -> Outcome:
+            try:
+                outcome = run(
+                    steps, plan.encoder, output=stage / file, verify=verify, full=full, dry_run=dry_run,
+                    keep_failed=keep_failed, goldens=True, sources=sources, progress=progress,
+                )  # fmt: skip
+            except VerificationFailed as error:
+                raise _explain_failure(error, plan, file, sources, stage, target, force) from error
+            except GraphSurgeryError as error:
+                name_place(error, _find_culprit(error, plan), plan.encoder.path)
+                raise
+            return _move_outcome(outcome, plan, file, target)
+
+        outcome = make(plan.steps, plan.file)
+        pictures = make(plan.picture_steps, PICTURES) if plan.picture_steps else None
         check_uncut(plan, outcome.interface)
         if plan.target is not None:
             check_target(plan.target, outcome.interface)
-        outcome = _move_outcome(outcome, plan, target)
-        if strict and outcome.warnings:
-            if keep_failed and not dry_run:
-                _publish(plan, sources, outcome, stage, target, force)
-            else:
-                outcome = outcome.with_saved(None)
-            raise make_strict_error(outcome.warnings, describe_output(outcome, target), outcome)
+        baked = Baked(target, plan, outcome, pictures, ())
+        publish = partial(_publish, plan, sources, outcome, stage, target, force)
+        if strict and baked.warnings:
+            raise _make_strict_error(baked, publish if keep_failed and not dry_run else None)
         if dry_run:
-            return Baked(target, plan, outcome, ())
+            return baked
         progress("writing the folder")
-        return Baked(target, plan, outcome, _publish(plan, sources, outcome, stage, target, force))
+        return replace(baked, files=publish())
+
+
+def _make_strict_error(baked: Baked, publish: Callable[[], object] | None) -> StrictError:
+    """Return the error for the warnings of a folder, which says whether it was kept all the same: ``publish`` keeps it."""
+    if publish is not None:
+        publish()
+    outcome = baked.outcome if publish is not None else baked.outcome.with_saved(None)
+    return make_strict_error(baked.warnings, describe_output(outcome, baked.folder), outcome)
 
 
 def _find_culprit(error: GraphSurgeryError, plan: BakePlan) -> Path | None:
@@ -212,28 +232,29 @@ def _find_culprit(error: GraphSurgeryError, plan: BakePlan) -> Path | None:
     file = plan.encoder.path or plan.modules[0].path
     if isinstance(error, ENCODER_ERRORS):
         return file
-    origins = zip(plan.steps, plan.origins, strict=True)
+    origins = zip(plan.steps, plan.origins, strict=True)  # the edits of pictures are about the encoder's file
     return next((origin for step, origin in origins if step is error.edit), file)
 
 
-def _move_outcome(outcome: Outcome, plan: BakePlan, target: Path) -> Outcome:
-    """Return the outcome with the paths that its files have in ``target``, and with the plan's notes."""
-    place, saved = target / plan.file, outcome.saved
+def _move_outcome(outcome: Outcome, plan: BakePlan, file: str, target: Path) -> Outcome:
+    """Return the outcome of ``file`` with the paths that its files have in ``target``, and with the plan's notes."""
+    place, saved = target / file, outcome.saved
     if saved is not None:
         saved = replace(saved, path=place, data=place.with_name(saved.data.name) if saved.data is not None else None)
-    embed = write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")
+    embed = None if file == PICTURES else write_baked_program(plan, outcome.model, f"{shorten_path(target)}/")
     outputs = (Output(outcome.model, place, saved),)
     remarks = (one for one in outcome.remarks if not isinstance(one, MissingModules))  # the plan has all modules
-    return replace(outcome, outputs=outputs, remarks=(*plan.remarks, *remarks), program=embed)
+    noted = () if file == PICTURES else plan.remarks
+    return replace(outcome, outputs=outputs, remarks=(*noted, *remarks), program=embed)
 
 
 def _explain_failure(
-    error: VerificationFailed, plan: BakePlan, sources: Mapping[str, str], stage: Path, target: Path, force: bool
+    error: VerificationFailed, plan: BakePlan, file: str, sources: Mapping[str, str], stage: Path, target: Path, force: bool
 ) -> VerificationFailed:
     """Return the error of a failed proof, about the folder. If the user asked to keep a failed output, publish the folder."""
     if not isinstance(error.outcome, Outcome):
         return error
-    outcome = _move_outcome(error.outcome, plan, target)
+    outcome = _move_outcome(error.outcome, plan, file, target)
     if outcome.saved is not None:
         _publish(plan, sources, outcome, stage, target, force)
     return VerificationFailed(describe_failure(outcome, target), error.advice, outcome)

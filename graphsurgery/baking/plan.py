@@ -18,12 +18,14 @@ from graphsurgery.baking.steps import (
     plan_truncation,
 )
 from graphsurgery.baking.targets import FLOAT16_FILE, USUAL_FILE, Target
+from graphsurgery.baking.towers import TakenTower, take_towers
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_logit_score import AddLogitScore
 from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.output_precision import OutputPrecision
 from graphsurgery.edits.rename import Rename
 from graphsurgery.embedding.tokenization import Tokenization, read_tokenization
+from graphsurgery.encoder.towers import IMAGE, TEXT
 from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.folders.files import BAKED, DOWNLOAD, is_there, list_onnx_files
@@ -78,6 +80,8 @@ class BakePlan(HasRemarks):
     """The program to bake for, if one was named."""
     is_exported: bool = False
     """Whether the encoder's file was made from the folder's weights for this bake."""
+    picture_steps: tuple[Edit, ...] = ()
+    """The edits that make a second file, for pictures, if ``encoder`` is a joint model. ``steps`` then make that for texts."""
 
     def __repr__(self) -> str:
         """Return one line: the folder, and the edits."""
@@ -116,7 +120,9 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     """
     config = read_folder_config(folder)
     modules, notes = _choose_route(_read_modules(folder), request.route)
-    encoder, note = open_encoder(folder, modules[0], request.onnx, request.exported)
+    joint, note = open_encoder(folder, modules[0], request.onnx, request.exported)
+    towers = take_towers(modules[0], joint)
+    encoder = towers[TEXT].model if towers else joint
     outputs, tokens = find_first_features(folder, modules, encoder)
     kept = _choose_kept(request, outputs, encoder, tokens)
     width = tokens.width if tokens is not None else None
@@ -125,7 +131,8 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
         notes=[*notes, note, *describe_own_class(modules[0], encoder), *_describe_tokens(folder, kept, tokens)],
         encoder_outputs=tuple(value.name for value in encoder.interface.outputs),
     )  # fmt: skip
-    planned: list[Planned] = _name_embedding(features, encoder.path)
+    planned: list[Planned] = [(edit, joint.path) for edit in towers[TEXT].edits] if towers else []
+    planned += _name_embedding(features, encoder.path)
     if modules[0].kind == "Transformer" and modules[0].own_class is None:
         planned += [(step, modules[0].path) for step in plan_classifier_head(modules[0], features)]
     planned += [(step, folder) for step in plan_m3_outputs(folder, kept, features.outputs.get(TOKENS, ""))]
@@ -145,10 +152,26 @@ def plan_bake(folder: Path, request: Request) -> BakePlan:
     steps, origins = zip(*planned, strict=True)
     tokenization = read_tokenization(folder, modules[0])
     uncut = config.truncate_dim if request.truncate_dim is None and config.truncate_dim == features.embedding else None
+    pictures = _plan_pictures(folder, config, modules, request, towers[IMAGE]) if towers else ()
     return BakePlan(
-        folder, config, modules, encoder, steps, origins, tuple(features.notes), tokenization, width, uncut,
-        request.target, request.exported is not None,
+        folder, config, modules, joint, steps, origins, tuple(features.notes), tokenization, width, uncut,
+        request.target, request.exported is not None, pictures,
     )  # fmt: skip
+
+
+def _plan_pictures(
+    folder: Path, config: FolderConfig, modules: tuple[Module, ...], request: Request, tower: TakenTower
+) -> tuple[Edit, ...]:
+    """Return the edits that make the file of pictures: the tower, and the same modules and cuts as for texts."""
+    (embedding,) = (value.name for value in tower.model.interface.outputs)
+    features = Features({SENTENCE: embedding}, encoder_outputs=(embedding,))
+    planned = _name_embedding(features, None)
+    for module in modules[1:]:
+        planned += [(step, module.path) for step in plan_module(module, features)]
+    planned += plan_truncation(folder, config, features, request.truncate_dim)
+    if request.precision is not None:
+        planned.append((OutputPrecision(request.precision, request.ranges), None))
+    return (*tower.edits, *(step for step, _ in planned))
 
 
 def _name_embedding(features: Features, encoder: Path | None) -> list[Planned]:

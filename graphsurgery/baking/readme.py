@@ -60,6 +60,7 @@ def write_readme(plan: BakePlan, outcome: Outcome) -> str:
         f"# {plan.name}, as one ONNX file",
         f"`{plan.file}` holds the whole model: {_list_modules(plan)}.{_describe_data_file(outcome)}",
         *_describe_own_class(plan),
+        *_describe_pictures(plan),
         _write_interface(plan, outcome),
         "## Run it",
         f"```python\n{write_baked_program(plan, outcome.model)}\n```",
@@ -110,6 +111,16 @@ def _describe_module(module: Module) -> str:
     if module.kind != "Pooling":
         return module.own_class or module.kind
     return f"Pooling ({' and '.join(parse_pooling(module.config, module.path).modes)})"
+
+
+def _describe_pictures(plan: BakePlan) -> list[str]:
+    """Return what the second file of a folder of two towers is for."""
+    if not plan.picture_steps:
+        return []
+    return [
+        "`onnx/image.onnx` embeds pictures in the same space: it takes `pixel_values` from the model's image processor, and a "
+        "text and a picture are as similar as their embeddings are."
+    ]
 
 
 def _describe_own_class(plan: BakePlan) -> list[str]:

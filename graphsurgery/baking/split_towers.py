@@ -6,17 +6,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.baking.output_folder import commit_folder, stage_folder
 from graphsurgery.baking.similarities import check_similarities
+from graphsurgery.baking.towers import take_tower
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.edit import Edit
-from graphsurgery.edits.extract_tower import ExtractTower
-from graphsurgery.edits.fix_dim import FixDim
 from graphsurgery.encoder.towers import IMAGE, KINDS, TEXT
 from graphsurgery.errors import OutputExistsError
 from graphsurgery.model import atomic
@@ -32,7 +30,6 @@ from graphsurgery.proof.verify import verify as verify_model
 from graphsurgery.remarks import make_strict_error
 from graphsurgery.report import Report, Verdict, join_reports
 from graphsurgery.runner import ROOM
-from graphsurgery.runtime.baked_sizes import declare_baked_sizes
 from graphsurgery.shown import Shown
 
 WEIGHTS = "weights"
@@ -149,24 +146,12 @@ class _Tower:
 
 
 def _make_tower(source: Model, kind: str, target: str | None, raw: bool) -> _Tower:
-    """Take one tower out of ``source``, declare the only size of pictures at which it runs, and normalise its vectors."""
-    edits: list[Edit] = [ExtractTower(kind, target)]
-    model = edits[0].apply(source)
-    sizes = _list_only_sizes(model)
-    more: list[Edit] = [FixDim(tuple(f"{name}={size}" for name, size in sizes.items()))] if sizes else []
-    more += [] if raw else [AddNormalize()]
-    return _Tower(reduce(lambda one, edit: edit.apply(one), more, model), [*edits, *more])
-
-
-def _list_only_sizes(model: Model) -> dict[str, int]:
-    """Return the dims that ``model`` declares free although it runs at one size alone, with that size."""
-    declared, _ = declare_baked_sizes(model)
-    pairs = (
-        pair
-        for before, after in zip(model.interface.inputs, declared.inputs, strict=True)
-        for pair in zip(before.dims or (), after.dims or (), strict=True)
-    )
-    return {name: size for name, size in pairs if isinstance(name, str) and isinstance(size, int)}
+    """Take one tower out of ``source``, and normalise its vectors unless they are wanted ``raw``."""
+    taken = take_tower(source, kind, target)
+    if raw:
+        return _Tower(taken.model, taken.edits)
+    normalize = AddNormalize()
+    return _Tower(normalize.apply(taken.model), (*taken.edits, normalize))
 
 
 def _plan(
