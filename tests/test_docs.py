@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 from conftest import FIXTURES, ROOT
+from golden import CASES
 from joints import joint
 from speech import make_speech_encoder
 
@@ -40,10 +41,11 @@ def run(command: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Console blocks, line by line, then Python blocks, in a folder that holds a fixture as model.onnx and as the model folder
-    my-model, a joint model of texts and pictures as clip.onnx, and small speech encoders."""
+    my-model, a joint model of texts and pictures as clip.onnx with the config of its processor, and small speech encoders."""
     shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
     shutil.copytree(FIXTURES / "bert", tmp_path / "my-model")
     onnx.save(joint(bias=True), tmp_path / "clip.onnx")
+    shutil.copy(CASES / "add_image_input" / "clip.json", tmp_path / "preprocessor_config.json")
     onnx.save(make_speech_encoder(), tmp_path / "speech.onnx")
     onnx.save(make_speech_encoder(mask="mask"), tmp_path / "masked-speech.onnx")
     monkeypatch.chdir(tmp_path)

@@ -218,7 +218,7 @@ class FeedGenerator:
     @property
     def left_out(self) -> list[str]:
         """A sentence about the inputs that always get the same numbers. The proof does not see a fault in what they do."""
-        known = {self.prompt, *self.unread}
+        known = {self.prompt, *self.unread, *(medium.name for medium in self.media)}
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
         fed: dict[str, list[str]] = {}
