@@ -18,6 +18,7 @@ from graphsurgery.edits.add_lstm import AddLstm
 from graphsurgery.edits.add_normalize import AddNormalize
 from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.add_splade_pooling import AddSpladePooling
+from graphsurgery.edits.add_waveform_normalize import AddWaveformNormalize
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
 from graphsurgery.edits.drop_input import DropInput
@@ -75,6 +76,7 @@ __all__ = [
     "AddNormalize",
     "AddPooling",
     "AddSpladePooling",
+    "AddWaveformNormalize",
     "AddWeightedLayerPooling",
     "AddWordWeights",
     "Baked",
@@ -130,6 +132,7 @@ __all__ = [
     "add_normalize",
     "add_pooling",
     "add_splade_pooling",
+    "add_waveform_normalize",
     "add_weighted_layer_pooling",
     "add_word_weights",
     "bake",
@@ -541,6 +544,31 @@ def add_splade_pooling(
 
     Raises:
         AlreadyAppliedError, NothingToPoolError, MaskError, NameNotFoundError, UnsupportedModelError, RequestError.
+    """
+
+def add_waveform_normalize(
+    model: Loadable,
+    input: str | None = None,
+    *,
+    mask: str | None = None,
+) -> Model:
+    """Normalise each clip inside the graph: ``y = (x - mean) / sqrt(var + 1e-7)``, ``[batch, samples]``, computed in float64.
+
+    mean and var (the population's) are those of a clip's own samples: all of a row, or those that a mask or lengths in samples
+    tell. Samples of padding become 0, and so does a silent clip. As transformers' Wav2Vec2FeatureExtractor with
+    ``do_normalize`` on each clip alone. Callers then feed the sound as it is, at the model's sampling rate.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        input: The input that holds waveforms. Default: the only one that holds them.
+        mask: Which samples are a clip's own: lengths:NAME (samples of each clip, [batch]), NAME (not 0 there), not:NAME
+            (0 there) or ones (all). Default: input_lengths, else the attention mask if it counts samples, else all.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, MaskError, NameNotFoundError, AlreadyAppliedError, UnsupportedModelError.
     """
 
 def add_weighted_layer_pooling(

@@ -112,6 +112,10 @@ EXAMPLES = {
         "model.onnx --to int32",
         "model.onnx --to int32 --input input_ids -o ids32.onnx",
     ),
+    "add-waveform-normalize": (
+        "speech.onnx",
+        "speech.onnx --mask ones -o normalized.onnx",
+    ),
     "rename": (
         "model.onnx --name last_hidden_state=token_embeddings",
         "model.onnx --name input_ids=ids --dim batch_size=batch -o named.onnx",
@@ -263,6 +267,11 @@ EDIT_LIST = {
         EditEntry(
             "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",
             {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
+        ),
+        EditEntry(
+            "add-waveform-normalize", INTERFACE, "waveform",
+            "normalise waveforms inside the graph: zero mean and unit variance of each clip",
+            {"input": str, "mask": str, "inside": str},
         ),
         EditEntry(
             "rename", INTERFACE, "renamed", "give inputs, outputs and symbolic dims other names",

@@ -29,6 +29,7 @@ WRITING = {
     "drop-input": [["--input", "attention_mask"], ["--input", "token_type_ids"]],
     "optional-input": [["--input", "token_type_ids"]],
     "input-type": [["--to", "int32"]],
+    "add-waveform-normalize": [[], ["--mask", "attention_mask"]],
     "rename": [["--name", "input_ids=ids"], ["--dim", "batch=b"]],
     "dynamic-dim": [["--dim", "batch"], ["--dim", "sequence"]],
     "fix-dim": [["--dim", "batch=2"]],

@@ -18,6 +18,7 @@ from golden import CASES
 from joints import joint
 from module_folders import drawn
 from safetensors.numpy import save_file
+from speech import make_speech_encoder
 
 import graphsurgery as gs
 from graphsurgery.cli.main import FIRST, OK, VERBS, WRONG, run
@@ -99,6 +100,7 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     gs.bake(folder / "my-model", folder / "my-model-baked", verify=False)
     onnx.save(joint(), folder / "joint.onnx")
+    onnx.save(make_speech_encoder(), folder / "speech.onnx")
     for name in ("masked-lm", "causal-lm"):
         write_model(SCORES, folder / f"{name}.onnx")
     write_model(RERANKER, folder / "reranker.onnx")

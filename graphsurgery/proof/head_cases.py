@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -32,6 +32,12 @@ SMALL = 3e-3
 """Values whose squares are about as large as the epsilon of layer normalisation; and values near 0 have signs, too."""
 TINY = 1e-13
 """Values whose vectors are shorter than the smallest divisor of a normalisation."""
+SOUNDS = {
+    "quiet sound": (1e-3, 0.0), "loud sound": (3e4, 0.0), "sound with an offset": (1.0, 5.0),
+    "quiet sound with an offset": (0.01, 0.3), "constant sound": (0.0, 0.3), "silence": (0.0, 0.0),
+}  # fmt: skip
+"""The scale and the offset of sounds."""
+BEHIND = {"NaN behind a clip": np.float32(np.nan), "1e9 behind a clip": np.float32(1e9)}
 MANY = 256
 """The number of rows. Bytes and signs jump at a value, and only the few rows near the jump show a fault."""
 VERY_LONG, SHORTER, MOST_NUMBERS = 2817, 257, 1 << 20
@@ -71,6 +77,8 @@ class HeadFeeds:
     """Whether the head starts from pictures alone, so that masks and hidden states make no difference."""
     pooled: Callable[[Values, Mask], Mask] | None = None
     """Finds the tokens that are pooled, if not all are. The values at the others must make no difference either."""
+    sounds: Mapping[str, Callable[[Values], Mask]] = field(default_factory=dict)
+    """The inputs of waveforms that the head normalises. Each function finds a clip's own samples, ``[batch, samples]``."""
 
     def generate_cases(self) -> Iterator[tuple[str, list[Values]]]:
         """Yield feeds by kind: pictures, masks of every kind on normally distributed values, then unusual values and masks."""
@@ -94,6 +102,8 @@ class HeadFeeds:
                 "NaN in the prompt",
                 [self._generate(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)],
             )
+        for name, find_own in self.sounds.items():
+            yield from self._generate_sounds(name, find_own, [*ragged, *masks[EMPTY_ROW]])
         lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
             ("large values", BENT if self.saturates else LARGE, 0.0),
@@ -148,6 +158,17 @@ class HeadFeeds:
     def _generate_with_prompt(self, mask: Mask, length: int) -> Values:
         feed, prompt = self._generate(mask), require_value(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
+
+    def _generate_sounds(
+        self, name: str, find_own: Callable[[Values], Mask], masks: Sequence[Mask]
+    ) -> Iterator[tuple[str, list[Values]]]:
+        """Yield quiet and loud sounds, with and without an offset, and what may lie behind a clip."""
+        drawn = [self._generate(mask, seed) for seed, mask in enumerate(masks)]
+        for kind, (scale, offset) in SOUNDS.items():
+            yield kind, [feed | {name: (feed[name] * scale + offset).astype(feed[name].dtype)} for feed in drawn]
+        for kind, behind in BEHIND.items():
+            own = [find_own(feed).reshape(feed[name].shape) for feed in drawn]
+            yield kind, [feed | {name: np.where(m, feed[name], behind)} for feed, m in zip(drawn, own, strict=True)]
 
     def _generate_around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx
 
@@ -23,6 +24,7 @@ from graphsurgery.references.chain import Chain, Link
 from graphsurgery.references.nested import list_all_nodes
 from graphsurgery.references.pooled_rows import DEVIATION
 from graphsurgery.references.pooling import exclude_prompt, name_prompt_input
+from graphsurgery.references.recorded_mask import RecordedMask
 from graphsurgery.references.recorded_weights import RecordedWeights
 from graphsurgery.references.reference import Expected, Known, RunModel, Values, expect_exactly
 from graphsurgery.report import Check, Verdict
@@ -101,6 +103,7 @@ def find_added_values(output: Model, chain: Chain, changed: Difference) -> froze
 
 
 NAME = "head proof"
+NORMALIZED_SOUND = "add-waveform-normalize"
 
 
 def prove_head(
@@ -127,7 +130,7 @@ def prove_head(
         saturates=any(link.reference.saturates for link in chain), per_token=_find_per_token(chain, renamed),
         any_integers=bool(chain.stand_ins) and not any(link.reference.looks_up for link in chain),
         images=images, only_images=images is not None and set(inputs) == {images.name},
-        pooled=_find_pooled(chain, generator),
+        pooled=_find_pooled(chain, generator), sounds=_find_sounds(chain),
     )  # fmt: skip
     reference = chain.compose(lambda feed: expect_exactly(feed | stored), weights)
     what = ", ".join(link.edit for link in chain)
@@ -192,6 +195,23 @@ def _find_pooled(chain: Chain, generator: FeedGenerator) -> Callable[[Values, Ma
         return exclude_prompt(parameters, Known(expect_exactly(length)), mask)
 
     return pooled
+
+
+def _find_sounds(chain: Chain) -> dict[str, Callable[[Values], Mask]]:
+    """Return, for each waveform that an edit normalises, a function that finds a clip's own samples."""
+    found: dict[str, Callable[[Values], Mask]] = {}
+    for link, behind in chain.walk_inputs_from_output():
+        if link.edit == NORMALIZED_SOUND:
+            name, mask = behind(link.parameters["input"]), link.parameters["mask"]
+            found[name] = partial(
+                _find_own_samples, name, replace(mask, input=None if mask.input is None else behind(mask.input))
+            )
+    return found
+
+
+def _find_own_samples(name: str, mask: RecordedMask, feed: Values) -> Mask:
+    tokens: Mask = mask.find_tokens(Known(expect_exactly(feed)), (len(feed[name]), feed[name].shape[-1]))
+    return tokens
 
 
 def _multiplies(link: Link) -> bool:

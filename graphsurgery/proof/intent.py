@@ -31,6 +31,8 @@ NEW_LENGTHS = "lengths:input_lengths"
 TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states")
 OF_TOKENS = ("add-pooling", "add-cnn", "add-lstm", "add-word-weights", "add-weighted-layer-pooling")
 """The edits that read the encoder's hidden state."""
+OF_SOUND, LENGTHS = "add-waveform-normalize", "input_lengths"
+"""The edit that normalises clips, and the input that tells how many samples each clip has."""
 FILLS = {
     "mask": "ones", "type": "zeros", "segment": "zeros", "position": "positions", "past": "empty", "present": "empty",
     "cache": "empty",
@@ -85,6 +87,8 @@ def _find_wrong_outputs(step: Step, outputs: Sequence[Value], wanted: Mapping[st
 def _fits(step: Step, name: str, start: Start) -> bool:
     """Return whether an edit can have found that parameter by itself."""
     recorded = step.parameters[name]
+    if name == "mask" and step.edit == OF_SOUND:
+        return _tells_samples(recorded, start.inputs)
     if name == "mask":
         return _is_mask(recorded, start.inputs, step)
     if name == "ids":
@@ -106,6 +110,13 @@ def _is_mask(recorded: Any, inputs: Sequence[Value], step: Step) -> bool:
     if find_value(inputs, MASK) is not None:
         return bool(recorded == MASK)
     return recorded is None or (find_value(inputs, recorded) is not None and "mask" in recorded.lower())
+
+
+def _tells_samples(recorded: Any, inputs: Sequence[Value]) -> bool:
+    """Return whether it is the lengths of clips if they are an input, else the attention mask if there is one, or nothing."""
+    if find_value(inputs, LENGTHS) is not None:
+        return bool(recorded == f"lengths:{LENGTHS}")
+    return recorded == "ones" or (find_value(inputs, MASK) is not None and bool(recorded == MASK))
 
 
 def _is_ids(recorded: Any, inputs: Sequence[Value]) -> bool:
