@@ -77,15 +77,20 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
         facts.append(("hidden state", str(inspection.why_not)))
         facts.append(("could be pooled", ", ".join(inspection.candidates) or "no value"))
     facts.append(("precision", inspection.weights_are or next(iter(inspection.precision), "no weights")))
-    facts.append(("attention layers", str(inspection.layers)))
-    if inspection.hidden_layers:
-        last = len(inspection.hidden_layers) - 1
-        facts.append(("hidden layers", f"0 (the embeddings) to {last}; tap --layer N gives one of them"))
+    facts += _describe_layers(inspection)
     facts += [("input", str(one)) for one in inspection.inputs]
     if any(one.kind == TOKEN_IDS for one in inspection.inputs) or not inspection.inputs:
         facts.append(("vocabulary", _describe_table(tables.vocabulary)))
         facts.append(("positions", _describe_table(tables.positions)))
     return [*facts, *_describe_folder(inspection)]
+
+
+def _describe_layers(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    """Yield how many attentions there are, and the hidden layers that tap can give."""
+    yield "attention layers", str(inspection.layers)
+    if inspection.hidden_layers:
+        last = len(inspection.hidden_layers) - 1
+        yield "hidden layers", f"0 (the embeddings) to {last}; tap --layer N gives one of them"
 
 
 def _describe_folder(inspection: Inspection) -> Iterator[tuple[str, str]]:

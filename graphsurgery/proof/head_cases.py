@@ -102,8 +102,7 @@ class HeadFeeds:
                 "NaN in the prompt",
                 [self._generate(mask, seed, padding=np.nan) for mask in some for seed in range(3 * SEEDS)],
             )
-        for name, find_own in self.sounds.items():
-            yield from self._generate_sounds(name, find_own, [*ragged, *masks[EMPTY_ROW]])
+        yield from self._generate_sounds([*ragged, *masks[EMPTY_ROW]])
         lowest = -BENT if self.saturates else LOWEST_MULTIPLIED if self.multiplies else LOWEST
         for kind, scale, shift in (
             ("large values", BENT if self.saturates else LARGE, 0.0),
@@ -159,16 +158,15 @@ class HeadFeeds:
         feed, prompt = self._generate(mask), require_value(self.generator.prompt, "the input of prompt lengths")
         return feed | {prompt: np.full_like(feed[prompt], length)}
 
-    def _generate_sounds(
-        self, name: str, find_own: Callable[[Values], Mask], masks: Sequence[Mask]
-    ) -> Iterator[tuple[str, list[Values]]]:
+    def _generate_sounds(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         """Yield quiet and loud sounds, with and without an offset, and what may lie behind a clip."""
         drawn = [self._generate(mask, seed) for seed, mask in enumerate(masks)]
-        for kind, (scale, offset) in SOUNDS.items():
-            yield kind, [feed | {name: (feed[name] * scale + offset).astype(feed[name].dtype)} for feed in drawn]
-        for kind, behind in BEHIND.items():
+        for name, find_own in self.sounds.items():
+            for kind, (scale, offset) in SOUNDS.items():
+                yield kind, [feed | {name: (feed[name] * scale + offset).astype(feed[name].dtype)} for feed in drawn]
             own = [find_own(feed).reshape(feed[name].shape) for feed in drawn]
-            yield kind, [feed | {name: np.where(m, feed[name], behind)} for feed, m in zip(drawn, own, strict=True)]
+            for kind, behind in BEHIND.items():
+                yield kind, [feed | {name: np.where(m, feed[name], behind)} for feed, m in zip(drawn, own, strict=True)]
 
     def _generate_around_padding(self, masks: Sequence[Mask]) -> Iterator[tuple[str, list[Values]]]:
         if self.masked:
