@@ -97,7 +97,7 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)
     if drops:
-        drop_unread_inputs(proto.graph, {chain.name_in_source(value.name) for value in output.interface.inputs})
+        drop_unread_inputs(proto.graph, {chain.name_in_source(one.name) for one in output.proto.graph.input})
     return OpenedSource(open_proto(proto, source, plain=plain_run), plain, negated, kept)
 
 
