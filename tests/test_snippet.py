@@ -15,6 +15,7 @@ from baked_folders import write_tokenizer
 from conftest import FIXTURES
 from encoders import HIDDEN, IDS, MASK, TYPE_IDS, tiny_encoder
 from golden import Case, case_files
+from joints import joint
 from onnx import TensorProto, helper, numpy_helper
 from printed_programs import run_program
 from safetensors.numpy import save_file
@@ -123,9 +124,12 @@ def test_after_every_recipe(path: Path, tmp_path: Path) -> None:
     for step in read_recipe(path).steps:
         placed, width = place_weights(step, width, tmp_path)
         steps.append(placed)
-    classifiers = {"add-activation": with_logits("batch", 1), "add-splade-pooling": with_logits("batch", "sequence", 50)}
+    others = {
+        "add-activation": with_logits("batch", 1), "add-splade-pooling": with_logits("batch", "sequence", 50),
+        "extract-tower": joint(),
+    }  # fmt: skip
     write_tokenizer(tmp_path)
-    assert len(check_program(apply(steps, classifiers.get(steps[0].verb, tiny_encoder()), tmp_path))) == 2
+    assert len(check_program(apply(steps, others.get(steps[0].verb, tiny_encoder()), tmp_path))) == 2
 
 
 def waves() -> onnx.ModelProto:

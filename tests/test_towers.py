@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,14 @@ def test_our_normalisation_can_be_added_once() -> None:
     normalized = graphsurgery.add_normalize(graphsurgery.extract_tower(joint(), "image"))
     with pytest.raises(RequestError, match="already"):
         graphsurgery.add_normalize(normalized)
+
+
+@pytest.mark.parametrize("name", ["clip", "chinese-clip", "siglip"])
+def test_recipes_of_text_towers(name: str, tmp_path: Path) -> None:
+    onnx.save(joint(bias=True), tmp_path / "model.onnx")
+    made = graphsurgery.run_recipe(name, tmp_path / "model.onnx", output=tmp_path / "text.onnx")
+    (vectors,) = compute(made.model, draw(3, "text")).values()
+    assert np.allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-6) and made.report
 
 
 def test_subgraphs_that_read_a_value_keep_it() -> None:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import graphsurgery
+from graphsurgery.recipe import list_recipes
 from graphsurgery.report import Verdict
 
 NEAR = 1e-5
@@ -128,6 +129,9 @@ def test_towers_of(kind: str, export: Export, tmp_path: Path, worst) -> None:
     sessions = {
         name: onnxruntime.InferenceSession(one.output, providers=["CPUExecutionProvider"]) for name, one in split.towers.items()
     }
+    if kind in list_recipes():
+        made = graphsurgery.run_recipe(kind, tmp_path / "model.onnx", output=tmp_path / "recipe.onnx", verify=False)
+        assert made.model.proto.graph == split.towers["text"].model.proto.graph
     parameters = split.towers["text"].steps[0]["parameters"]
     scale, bias = float(parameters["scale"]), float(parameters["bias"] or 0)
     assert scale == pytest.approx(np.exp(SCALE), rel=1e-6) and bias == (BIAS if kind == "siglip" else 0)
