@@ -117,7 +117,7 @@ IMAGE_FAULTS = [
         ("the longest edge", lambda p: p.become("resize/shortest", "ReduceMax", keepdims=1)),
         ("to one pixel more", lambda p: p.set("resize/shortest_edge", [9])),
         ("the longer edge rounded up", rounded_up),
-        ("squashed to a square", lambda p: p.wire("resize/resized", 3, p.ints(8, 8))),
+        ("squashed to a square", lambda p: p.wire("resize/sizes", 1, p.ints(8, 8))),
         ("height for width", lambda p: sizes_exchanged(p, "resize/new_size")),
         ("cropped one pixel later", lambda p: shifted(p, "crop/start", 1)),
         ("cropped in front", lambda p: p.wire("crop/cropped", 1, p.ints(0, 0))),
@@ -153,7 +153,7 @@ IMAGE_FAULTS = [
         ("padded the other way", lambda p: p.swap("pad/pads", 1, 3)),
         ("edges repeated", lambda p: p.attribute("pad/padded", mode="edge")),
         ("padded after the mean", lambda p: p.set("pad/black", 123)),
-        ("not resized", lambda p: p.use_instead(p.out("resize/resized"), p.out("resize/kept"))),
+        ("not resized", lambda p: p.use_instead(p.out("resize/resized"), p.out("channels_first"))),
     ),
     *table("vit", VIT,
         ("weights outside of the picture", lambda p: p.attribute("resize/resized", exclude_outside=0)),
@@ -195,9 +195,6 @@ IMAGE_FAULTS = [
     ),
 ]  # fmt: skip
 EQUIVALENT = [
-    *table("clip", CLIP,
-        ("without the Reshape to the same dims", lambda p: p.without("kept"), "it changes nothing, but for ONNX Runtime"),
-    ),
     *table("clip by products", CLIP_PRODUCTS,
         ("halves to the even number", lambda p: (p.set("width/half_level", 0), p.become("width/floor", "Round")),
          "differs where a sum is exactly a half, which a sum of float32 cannot tell from one a little below"),

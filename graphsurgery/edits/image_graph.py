@@ -88,15 +88,15 @@ def find_new_size(ops: Operators, size: gs.Tensor, asked: tuple[int, ...]) -> tu
 def resize_bytes(ops: Operators, picture: Picture, new: tuple[int, ...] | gs.Tensor, resample: str) -> Picture:
     """Resize levels in uint8: ONNX Runtime then rounds and clips after each pass, as Pillow does.
 
-    The Reshape changes nothing. Without it, ONNX Runtime 1.32 moves the Transpose before it behind a bilinear Resize, and then
-    finds that the number of sizes is not the number of axes.
+    All four sizes are given. With those of two axes alone, ONNX Runtime 1.32 fails where it moves the Transpose before a bilinear
+    Resize behind it: it counts the sizes wrongly.
     """
-    sizes = Picture(picture.levels, new).size_vector(ops)
+    front = take(ops, ops.node("Shape", picture.levels, name="shape"), [0, 1], "front")
+    sizes = ops.node("Concat", front, Picture(picture.levels, new).size_vector(ops), name="sizes", axis=0)
     coefficient: dict[str, Any] = {"cubic_coeff_a": CUBIC} if resample == BICUBIC else {}
     none = gs.Variable.empty()
-    kept = ops.node("Reshape", picture.levels, ops.constant([0, 0, 0, 0], np.int64, "same_dims"), name="kept")
     resized = ops.node(
-        "Resize", kept, none, none, sizes, name="resized", axes=[2, 3], mode=MODES[resample], antialias=1,
+        "Resize", picture.levels, none, none, sizes, name="resized", mode=MODES[resample], antialias=1,
         exclude_outside=1, coordinate_transformation_mode="half_pixel", **coefficient,
     )  # fmt: skip
     return Picture(resized, new)

@@ -114,6 +114,9 @@ def test_an_exported_tower_sees_what_the_processor_makes(tmp_path: Path) -> None
     made = tmp_path / "vit" / "onnx" / "images.onnx"
     done = graphsurgery.run([AddImageInput()], path, output=made)
     assert done.report, done.report
+    fused = [graphsurgery.optimize(file, output=tmp_path / f"{file.stem}.fused.onnx", time=False) for file in (path, made)]
+    assert all(one.report for one in fused)
+    assert fused[0].fusions.summary == fused[1].fusions.summary  # the processor is in no fusion's way
     session = Session(made.read_bytes())
     for seed, (height, width) in enumerate(SIZES):
         images = draw_images(np.random.default_rng(seed), 2, height, width)
