@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from tap_faults import ADDED, HIDDEN, POST, PRE, TAP_FAULTS
 
 import graphsurgery
-from graphsurgery import AddPooling, Tap
+from graphsurgery import AddPooling, InputType, Tap
 from graphsurgery.encoder.hidden_layers import find_last_sum, list_hidden_layers
 from graphsurgery.encoder.hidden_state import find_hidden_state
 from graphsurgery.errors import NoHeadError, RequestError, UnsupportedModelError
@@ -211,3 +211,9 @@ def test_an_input_that_may_be_left_out_stays_one() -> None:
     assert tapped.interface.optional == lenient.interface.optional != ()
     assert graphsurgery.verify(tapped, against=POST.loaded)
     assert open_session(tapped).run({"input_ids": np.ones((2, 3), np.int64)})[HIDDEN].shape == (2, 3, 4)
+
+
+def test_behind_an_edit_of_the_ids(tmp_path: Path) -> None:
+    """Nodes of an earlier edit make the ids that the embeddings look up."""
+    steps = [InputType("int32"), Tap("1"), AddPooling("mean")]
+    assert graphsurgery.run(steps, FIXTURES / "bert" / "model.onnx", output=tmp_path / "tapped.onnx").report

@@ -12,7 +12,8 @@ from sound_faults import ALL, CHANNEL, EQUIVALENT, INSIDE, LENGTHS, MASK, SOUND_
 from speech import HIDDEN, make_speech_encoder
 
 import graphsurgery
-from graphsurgery import AddWaveformNormalize
+from graphsurgery import AddPooling, AddWaveformNormalize, Rename, Tap
+from graphsurgery.errors import RequestError
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import open_session
 
@@ -107,3 +108,40 @@ def test_equivalents_pass(fault: Fault) -> None:
 def test_there_are_enough() -> None:
     names = [str(fault) for fault in SOUND_FAULTS]
     assert len(set(names)) == len(names) >= 35
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Tap("1"), AddPooling("mean", lengths=True), AddWaveformNormalize()),
+        (AddWaveformNormalize(), Tap("1")),
+        (AddPooling("mean", lengths=True), AddWaveformNormalize(), Rename(("input_values=wave",))),
+    ],
+    ids=["tap, pool, normalise", "normalise, tap", "pool, normalise, rename"],
+)
+def test_in_any_order(steps: tuple, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Edits of speech encoders go together, in one run, and no library prints anything of its own."""
+    assert graphsurgery.run(list(steps), make_speech_encoder(), output=tmp_path / "speech.onnx").report
+    assert not capfd.readouterr().out
+
+
+def test_one_by_one_and_optimized(tmp_path: Path) -> None:
+    """A clip's vector is that of the clip alone, normalised, also when the file is optimized."""
+    paths = [tmp_path / f"{name}.onnx" for name in ("source", "pooled", "normal", "fast")]
+    graphsurgery.save(graphsurgery.load(make_speech_encoder()), paths[0])
+    graphsurgery.run([AddPooling("mean", lengths=True)], paths[0], output=paths[1], verify=False)
+    assert graphsurgery.run([AddWaveformNormalize()], paths[1], output=paths[2]).report
+    graphsurgery.optimize(paths[2], output=paths[3], time=False, verify=False)
+    sound = draw(0.02, 0.1, np.nan)[:2]
+    alone = normalize(sound[1, : SAMPLES[1]])[None].astype(np.float32)
+    wanted = open_session(graphsurgery.load(paths[0])).run({WAVE: alone})[HIDDEN].mean(axis=1)
+    for path in paths[2:]:
+        feed = {WAVE: sound, "input_lengths": np.array(SAMPLES[:2])}
+        made = open_session(graphsurgery.load(path)).run(feed)["sentence_embedding"]
+        assert np.abs(made[1] - wanted[0]).max() < 1e-4
+
+
+def test_lengths_come_before_normalisation() -> None:
+    normal = AddWaveformNormalize().apply(graphsurgery.load(make_speech_encoder()))
+    with pytest.raises(RequestError, match="normalises its waveforms over every sample of a row"):
+        AddPooling("mean", lengths=True).apply(normal)

@@ -108,9 +108,7 @@ class AddWaveformNormalize(GraphEdit[Sound]):
         draft.changes.names[name] = found.inside
         with draft.at_front():
             ops = Operators(draft, "graphsurgery/waveform")
-            x = draft.tensor(name)
-            has_channel = found.value.rank == 3
-            given = gs.Variable(name, dtype=x.dtype)
+            given, has_channel = draft.tensor(name), found.value.rank == 3
             flat = ops.squeeze(given, 1, "samples") if has_channel else given
             m = build_mask(ops, Mask(found.mask, None), flat)
             y = normalize_samples(ops, ops.cast(flat, DOUBLE, "float64"), m)

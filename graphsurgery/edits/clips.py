@@ -24,6 +24,7 @@ from graphsurgery.encoder.frames import (
     find_frame_steps,
     is_padded,
 )
+from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState
 from graphsurgery.encoder.modalities import WAVEFORM, find_input
 from graphsurgery.errors import RequestError, UnsupportedModelError, require_value
@@ -44,6 +45,7 @@ EXACT, TRANSFORMERS = "exact", "transformers"
 FRAMES, SCORES, STATISTICS = "frames", "scores", "statistics"
 """What a cut does: frames of padding become 0, no frame attends to them, or group norm leaves them out."""
 SCOPE = "graphsurgery/clips"
+NORMALIZED_SOUND = "add-waveform-normalize"
 OPTION = ("--padding",)
 
 
@@ -140,11 +142,20 @@ def find_clips(model: Model, mask: MaskSpec | None, padding: str | None, hidden:
     if mask is None and Namer.of(model.proto).has(INPUT_LENGTHS):
         advice = f"if it is an input that holds the lengths of clips, use --mask {LENGTHS}:{INPUT_LENGTHS}"
         raise RequestError(f"the name {INPUT_LENGTHS!r} is taken in this graph", advice)
+    _refuse_normalized_padding(model)
     value, how = waveform.value, padding or EXACT
     steps = find_frame_steps(model, value.name)
     cuts = _Planner(model, value.name, steps).plan(how, has_mask=mask is not None)
     spec = mask or MaskSpec.parse(f"{LENGTHS}:{INPUT_LENGTHS}")
     return Clips(value.name, (value.dims or (None,))[0], steps, spec, mask is None, how, cuts)
+
+
+def _refuse_normalized_padding(model: Model) -> None:
+    """Raise RequestError if an edit that the file records normalises waveforms over their padding, which then reaches clips."""
+    for step in read_head_steps(model):
+        if step.edit == NORMALIZED_SOUND and step.given.get("mask") == ONES:
+            what = "the file normalises its waveforms over every sample of a row, padding too, because it has no lengths"
+            raise RequestError(what, f"take the file without that ({NORMALIZED_SOUND}), add the lengths, and normalise then")
 
 
 def _counts_samples(model: Model, spec: MaskSpec, waveform: Value, hidden: HiddenState) -> bool:

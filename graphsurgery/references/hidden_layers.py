@@ -110,7 +110,9 @@ def skip_copies(graph: onnx.GraphProto, name: str) -> str:
 def _find_embeddings(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
     """Return the node that makes embeddings of an input: of the first ones that take weights, the one that takes most."""
     weights = _count_weights(graph)
-    fed, embedded = {info.name for info in graph.input}, set[str]()
+    made = {name for node in graph.node for name in node.output} | {one.name for one in graph.initializer}
+    fed = {name for node in nodes for name in node.input} - made  # inputs, and what earlier edits make in their place
+    embedded = set[str]()
     found: list[tuple[int, onnx.NodeProto]] = []
     for node in nodes:
         read = list_read_values(node) if node.op_type not in SHAPES else set()
