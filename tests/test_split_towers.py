@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import FIXTURES
 from joints import BIAS, PIXELS, SCALE, joint
 from onnx import numpy_helper
 from planting import Plant
@@ -57,6 +58,25 @@ def test_both_files(options: dict[str, object], tmp_path: Path) -> None:
         assert graphsurgery.verify(tower, against=source)
     assert tower.interface.inputs[0].dims == ("image_batch", 3, PIXELS, PIXELS)
     assert split.report is not None and bool(split.report) is ("logits" not in options)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_the_towers_of_an_export(name: str, tmp_path: Path) -> None:
+    """Both files give what PyTorch gave, and the similarities with the recorded scale and bias."""
+    golden = np.load(FIXTURES / "towers" / f"{name}.npz")
+    split = graphsurgery.split_towers(FIXTURES / "towers" / f"{name}.onnx", tmp_path / "towers")
+    assert split.report and not split.towers["image"].warnings
+    vectors = {}
+    for kind, one in split.towers.items():
+        assert one.interface.outputs[0].dims[0] == one.interface.inputs[0].dims[0]
+        feed = {value.name: golden[value.name] for value in one.interface.inputs}
+        vectors[kind] = compute(graphsurgery.load(one.output), feed)[f"{kind}_embeds"]
+        assert np.allclose(vectors[kind], golden[f"{kind}_embeds"], atol=1e-6)
+    assert split.towers["image"].interface.inputs[0].dims[1:] == (3, 16, 16)
+    parameters = split.towers["text"].steps[0]["parameters"]
+    logits = float(parameters["scale"]) * vectors["text"] @ vectors["image"].T + float(parameters["bias"] or 0)
+    assert np.allclose(logits, golden["logits_per_text"], atol=1e-5 * np.abs(golden["logits_per_text"]).max())
+    assert (parameters["bias"] is not None) is (name == "siglip")
 
 
 def test_raw_vectors_are_not_normalised(tmp_path: Path) -> None:
