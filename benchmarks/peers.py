@@ -109,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         files = make_files(Path(folder))
         measured = {
-            workload.name: measure(workload, files, rounds, Path(folder), arguments.only)
+            workload.name: measure(workload, files, rounds, Path(folder), choose_engines(arguments.only))
             for workload in make_workloads(arguments.quick)
         }
     text = render(measured)
@@ -146,17 +146,20 @@ def make_files(folder: Path) -> Files:
     shutil.copytree(model_folder(), model)
     export_model(model, "transformers", folder / "transformer")
     export_model(model, "sentence_transformers", folder / "pooled")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / name, folder / name)  # beside the files that are made here
     (model / "onnx").mkdir()
     shutil.copy(folder / "transformer" / "model.onnx", model / "onnx" / "model.onnx")
     baked, speed = folder / "baked.onnx", folder / "speed.onnx"
     packed, portable = folder / "padding-free.onnx", folder / "portable.onnx"
-    _run("add-pooling", model / "onnx" / "model.onnx", "--mode", "mean", "--normalize", "-o", baked)
-    _run("optimize", "--speed", baked, "-o", speed)
+    run_graphsurgery("add-pooling", model / "onnx" / "model.onnx", "--mode", "mean", "--normalize", "-o", baked)
+    run_graphsurgery("optimize", "--speed", baked, "-o", speed)
     for form, place in (("rows", packed), ("gather", portable)):
         recipe = folder / f"{form}.toml"
         recipe.write_text(f'[[steps]]\nrewrite = "padding-free"\nform = "{form}"\n', encoding="utf-8")
-        _run("run", recipe, baked, "-o", place)
-    return Files(model, folder / "pooled" / "model.onnx", baked, speed if speed.exists() else baked, packed, portable)
+        run_graphsurgery("run", recipe, baked, "-o", place)
+    int8 = folder / "int8.onnx"
+    return Files(model, folder / "pooled" / "model.onnx", baked, speed if speed.exists() else baked, packed, portable, int8)
 
 
 def export_model(model: Path, library: str, folder: Path) -> None:
@@ -166,7 +169,7 @@ def export_model(model: Path, library: str, folder: Path) -> None:
     )
 
 
-def _run(*arguments: object) -> None:
+def run_graphsurgery(*arguments: object) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "graphsurgery", *map(str, arguments)],
@@ -190,10 +193,15 @@ def start(engines: Sequence[str], files: Files, folder: Path) -> Iterator[dict[s
         yield workers
 
 
-def measure(workload: Workload, files: Files, rounds: int, folder: Path, only: list[str] | None) -> list[Row]:
-    """Run every engine in every round. The first run of an engine gives its vectors and its memory, and does not count."""
+def choose_engines(only: Sequence[str] | None) -> list[str]:
+    """Return the first engine, and those whose names contain one of ``only``; all if none is given."""
     first, *others = ENGINES
-    engines = [first, *(one for one in others if not only or any(part in one for part in only))]
+    return [first, *(one for one in others if not only or any(part in one for part in only))]
+
+
+def measure(workload: Workload, files: Files, rounds: int, folder: Path, engines: Sequence[str]) -> list[Row]:
+    """Run every engine in every round. The first run of an engine gives its vectors and its memory, and does not count."""
+    first = engines[0]
     texts = folder / "texts.json"
     texts.write_text(json.dumps(workload.texts), encoding="utf-8")
     shuffled = random.Random(SEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ class Files:
     padding_free: Path
     portable: Path
     """The padding-free file of standard operators."""
+    int8: Path
+    """The file that `graphsurgery quantize` made of ``baked``, if it was made."""
 
 
 class Runner(Protocol):
@@ -162,6 +165,14 @@ def open_fastembed(files: Files) -> Encode:
     return lambda texts: np.stack(list(model.embed(texts, batch_size=BATCH)))
 
 
+def open_embedder(path: Path, budget: int | None = None) -> Encode:
+    """Return `graphsurgery.Embedder` on a file: it tokenises, plans by a budget that it measures, and runs."""
+    from graphsurgery import Embedder
+
+    model = Embedder(path, threads=THREADS, providers="cpu", max_batch_tokens=budget)
+    return lambda texts: model.encode(texts)
+
+
 ENGINES: dict[str, Callable[[Files], Encode]] = {
     "sentence-transformers, PyTorch": open_sentence_transformers,
     "sentence-transformers, ONNX": open_st_onnx,
@@ -177,5 +188,14 @@ ENGINES: dict[str, Callable[[Files], Encode]] = {
     "ours: baked, --speed, plan": lambda files: make_planned(files.model, open_onnx(files.speed), plan_padded),
     "ours: padding-free, plan": lambda files: make_planned(files.model, open_onnx(files.padding_free), plan_packed),
     "ours: padding-free, arrival": lambda files: make_planned(files.model, open_onnx(files.padding_free), plan_arrival),
+    "Embedder: baked": lambda files: open_embedder(files.baked),
+    "Embedder: baked, --speed": lambda files: open_embedder(files.speed),
 }
 """The first one is what all others are compared with."""
+BUDGETS = (128, 256, 512, 1024, 2048, 4096)
+SEARCHED: dict[str, Callable[[Files], Encode]] = {
+    **{f"Embedder: baked, {budget} positions": partial(lambda budget, files: open_embedder(files.baked, budget), budget)
+       for budget in BUDGETS},
+    "Embedder: int8": lambda files: open_embedder(files.int8),
+}  # fmt: skip
+"""Engines of the benchmark of the Embedder alone: the budgets among which the measured one should be the best, and int8."""

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from contest.engines import ENGINES, Encode, Files
+from contest.engines import ENGINES, SEARCHED, Encode, Files
 
 
 def main() -> None:
     name, files = sys.argv[1], {key: Path(value) for key, value in json.loads(sys.argv[2]).items()}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an engine prints is no answer
-    encode = ENGINES[name](Files(**files))
+    encode = {**ENGINES, **SEARCHED}[name](Files(**files))
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(encode, json.loads(line))), file=answers, flush=True)
