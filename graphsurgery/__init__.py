@@ -21,6 +21,7 @@ HOMES = {
     "baking.bake": ("Baked", "bake"),
     "benchmarking.bench": ("bench",),
     "benchmarking.results": ("Benchmark",),
+    "embedding.embed_file": ("EmbeddedFile", "embed_file"),
     "embedding.embedder": ("Embedded", "Embedder", "TruncationWarning"),
     "errors": ("GraphSurgeryError", "VerificationFailed"),
     "exporting.export_folder": ("Exported", "export"),

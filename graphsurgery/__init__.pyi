@@ -34,6 +34,7 @@ from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.edits.tap import Tap
 from graphsurgery.edits.truncate import Truncate
+from graphsurgery.embedding.embed_file import EmbeddedFile, embed_file
 from graphsurgery.embedding.embedder import Embedded, Embedder, TruncationWarning
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
 from graphsurgery.exporting.export_folder import Exported, export
@@ -84,6 +85,7 @@ __all__ = [
     "DropInput",
     "DynamicDim",
     "Embedded",
+    "EmbeddedFile",
     "Embedder",
     "Exported",
     "ExtractTower",
@@ -139,6 +141,7 @@ __all__ = [
     "bench",
     "drop_input",
     "dynamic_dim",
+    "embed_file",
     "export",
     "extract_tower",
     "fix_dim",

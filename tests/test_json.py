@@ -142,6 +142,14 @@ def test_verifications(options: list[str], folder: Path, capsys: pytest.CaptureF
     require_valid(printed, PRINTED["verify"])
 
 
+def test_embedded_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "texts.txt").write_text("one\n\n" + "long " * 60, encoding="utf-8")
+    given = ["--model", "pooled.onnx", "-o", "vectors.npy", "--on-error", "skip", "--force"]
+    code, printed = call(capsys, "embed", "texts.txt", *given)
+    assert code == OK and printed["errors"] and printed["cut"]
+    require_valid(printed, PRINTED["embed"])
+
+
 def test_benchmarks_recipes_and_exports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An export needs PyTorch, so that its result is made here without one."""
     code, printed = call(capsys, "bench", "pooled.onnx", "model.onnx", "--batches", "1", "--lengths", "8", "--seconds", "0")

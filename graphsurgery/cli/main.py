@@ -80,6 +80,14 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "write the two towers of a joint model of texts and pictures",
             ("joint.onnx -o towers", "joint.onnx -o towers --raw --separate --force"),
         ),
+        "embed": Verb(
+            "embedding:make_embed_command",
+            "embed a file of texts, in a run that can be interrupted",
+            (
+                "texts.txt --model my-model-baked -o vectors.parquet",
+                "texts.txt --model my-model-baked --precision float16 -o vectors.npy",
+            ),
+        ),
         "export": Verb(
             "exporting:make_export_command",
             "export the transformer of a model folder, with PyTorch",
@@ -114,8 +122,8 @@ GROUPS: dict[str, dict[str, Verb]] = {
 for _one in EDIT_LIST.values():
     GROUPS.setdefault(_one.group, {})[_one.verb] = Verb("editing:make_edit_command", _one.summary, _one.examples)
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
-FIRST = ("export", "inspect", "add-pooling", "add-normalize", "bake", "verify", "optimize", "quantize", "bench", "run")
-"""The verbs that most users need, in the order in which they need them. ``--help`` shows these, ``--help-all`` all of them."""
+FIRST = ("export", "inspect", "add-pooling", "bake", "verify", "optimize", "quantize", "bench", "embed", "run")
+"""The ten verbs that most users need, in the order in which they need them. ``--help`` shows these, ``--help-all`` all."""
 
 REFUSALS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS,

@@ -185,6 +185,7 @@ class Embedder:
         on_long: str = CUT,
         on_error: str = RAISE,
         ranges: Array | None = None,
+        first: int = 0,
     ) -> Embedded:
         """Return the vectors of ``texts``, and which of them were cut or could not be embedded.
 
@@ -200,6 +201,7 @@ class Embedder:
                 it, ``split`` gives the mean of its parts, weighted by their tokens and normalised if the vectors are.
             on_error: ``raise`` the first error of a text, or ``skip`` such texts.
             ranges: ``[2, dims]``, the least and the greatest value of each dim, for int8 and uint8.
+            first: the place of the first text, for cuts, errors and messages, if these texts are part of a longer list.
 
         Raises:
             WrongTypeError: ``texts`` is not a sequence, or, unless errors are skipped, one of them is no string.
@@ -217,7 +219,7 @@ class Embedder:
             raise RequestError(
                 f"texts is {type(texts).__name__}, not a list of strings", "give a list, or one string to encode"
             )
-        before = self._choose_prompt(prompt_name, prompt)
+        before = self.choose_prompt(prompt_name, prompt)
         given = self._feed_prompt(before)
         report: Progress = progress or ignore_progress
         budget = self._find_budget(len(texts), report)
@@ -225,26 +227,26 @@ class Embedder:
         cuts: list[Cut] = []
         errors: dict[int, GraphSurgeryError] = {}
         tokens = 0
-        for first in range(0, max(len(texts), 1), WINDOW):
-            window = texts[first : first + WINDOW]
-            found = self._tokenizer.tokenize(window, before, on_long, first)
+        for start_of_window in range(0, max(len(texts), 1), WINDOW):
+            window, place = texts[start_of_window : start_of_window + WINDOW], first + start_of_window
+            found = self._tokenizer.tokenize(window, before, on_long, place)
             if found.errors and on_error == RAISE:
                 raise found.errors[min(found.errors)]
             errors |= found.errors
             cuts += found.cuts
             tokens += sum(len(one.ids) for one in found.parts)
 
-            def tell(done: int, first: int = first) -> None:
-                report("embedding texts", min(first + done, len(texts)), len(texts))
+            def tell(done: int, before_it: int = start_of_window) -> None:
+                report("embedding texts", min(before_it + done, len(texts)), len(texts))
 
-            places = np.array([one.text - first for one in found.parts], dtype=np.int64)
+            places = np.array([one.text - place for one in found.parts], dtype=np.int64)
             vectors, places = self._join_parts(self._run(found.parts, given, budget, tell), found.parts, places)
             rows.append(_place_rows(self._convert(vectors, dims, precision, ranges), places, len(window)))
         return Embedded(np.concatenate(rows), tokens, tuple(cuts), errors, budget, time.perf_counter() - start)
 
     def tokenize(self, texts: Sequence[str], prompt_name: str | None = None, *, prompt: str | None = None) -> list[list[int]]:
         """Return the token ids of each text as they are embedded: with its prompt and special tokens, cut, without padding."""
-        found = self._tokenizer.tokenize(texts, self._choose_prompt(prompt_name, prompt))
+        found = self._tokenizer.tokenize(texts, self.choose_prompt(prompt_name, prompt))
         if found.errors:
             raise found.errors[min(found.errors)]
         return [one.ids.tolist() for one in found.parts]
@@ -280,7 +282,7 @@ class Embedder:
                 raise UnsupportedModelError(f"{self.output} does not hold one vector for each text", "name another output")
             order += rows
             done.append(vectors)
-        return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self._width), np.float32)
+        return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self.width), np.float32)
 
     def _join_parts(self, found: Array, parts: Sequence[Part], places: Array) -> tuple[Array, Array]:
         """Return (one vector for each text, the places of the texts): the weighted mean of the parts of a text."""
@@ -312,8 +314,8 @@ class Embedder:
         return numbers.normalize(kept) if dims < vectors.shape[1] and self.is_normalized else kept
 
     @property
-    def _width(self) -> int:
-        """The width of the vectors, as far as the file declares it."""
+    def width(self) -> int:
+        """The width of the vectors, as the file declares it; 0 if it does not."""
         value = self.model.interface.output(self.output)
         last = value.dims[-1] if value is not None and value.dims else 0
         return last if isinstance(last, int) else 0
@@ -324,7 +326,8 @@ class Embedder:
             self._budget = find_budget(self.model, self._session, self._generator, self.threads, self._device, self._is_padded)
         return self._budget or BUDGET
 
-    def _choose_prompt(self, name: str | None, prompt: str | None) -> str:
+    def choose_prompt(self, name: str | None, prompt: str | None = None) -> str:
+        """Return the text that goes before each text: ``prompt``, else the folder's prompt ``name``, else its default one."""
         if prompt is not None:
             return prompt
         if name is None:

@@ -1,0 +1,327 @@
+"""embed: a file of texts to a file of vectors, in bounded memory, which a killed run goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.argument_types import check_argument_types
+from graphsurgery.embedding.embedder import RAISE, SKIP, Embedded, Embedder
+from graphsurgery.embedding.parts import EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, add_vectors, open_writer
+from graphsurgery.embedding.rows import (
+    JSONL,
+    PARQUET,
+    TEXT,
+    Digest,
+    Rows,
+    digest_file,
+    find_format,
+    import_arrow,
+    read_rows,
+)
+from graphsurgery.embedding.tokenization import TOKENIZER
+from graphsurgery.embedding.tokenizer import CUT
+from graphsurgery.errors import RequestError, SurroundingsError, require_value
+from graphsurgery.folders.files import hash_file
+from graphsurgery.folders.ranges import read_ranges
+from graphsurgery.model.certificate import list_versions
+from graphsurgery.progress import Progress, ignore_progress
+from graphsurgery.report import list_few
+from graphsurgery.runtime.devices import AUTO
+
+STDIN = "-"
+NPY = "npy"
+WRITTEN = {".parquet": PARQUET, ".npy": NPY, ".jsonl": JSONL}
+"""The formats of outputs, by the ends of their names."""
+EMPTY = "the text is empty"
+FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """The result of `embed_file`."""
+
+    output: Path
+    rows: int
+    dims: int
+    tokens: int
+    """The tokens that this run embedded. Those of parts that were there already do not count."""
+    cut: int
+    """The texts that this run cut, because they are longer than the model takes."""
+    errors: Mapping[int, str] = field(default_factory=dict)
+    """By its place in the input, counted from 0, why a row has no vector."""
+    resumed: int = 0
+    """The rows that an earlier run had done."""
+    seconds: float = 0.0
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """How the vectors were made. Vectors can be compared if these are equal."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of texts that were cut, and of rows without a vector."""
+        found = [f"{self.cut} texts were cut at {self.identity.get('max_length')} tokens"] if self.cut else []
+        if self.errors:
+            places = list_few([f"{place} ({why})" for place, why in self.errors.items()])
+            found.append(f"{len(self.errors)} rows have no vector: {places}")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": str(self.output), "rows": self.rows, "dims": self.dims, "tokens": self.tokens, "cut": self.cut,
+            "errors": {str(place): why for place, why in self.errors.items()}, "resumed": self.resumed,
+            "seconds": self.seconds, "identity": dict(self.identity), "warnings": list(self.warnings),
+        }  # fmt: skip
+
+
+@check_argument_types(model='give the folder that `graphsurgery bake` made: embed_file("texts.txt", "my-model-baked", ...)')
+def embed_file(
+    texts: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str],
+    format: str | None = None,
+    column: str = TEXT,
+    id_column: str | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    dims: int | None = None,
+    precision: str | None = None,
+    ranges: str | os.PathLike[str] | None = None,
+    on_long: str = CUT,
+    on_error: str = RAISE,
+    providers: str = AUTO,
+    threads: int | None = None,
+    max_batch_tokens: int | None = None,
+    force: bool = False,
+    progress: Progress = ignore_progress,
+) -> EmbeddedFile:
+    """Embed the texts of a file, and write their vectors with all columns of the input beside them.
+
+    A run that is interrupted, or killed, leaves its parts beside the output. The same call goes on with them, and ends with the
+    same bytes as a run in one go. The Parquet metadata say how the vectors were made.
+
+    Args:
+        texts: a file with a text a line (.txt), JSON lines (.jsonl), CSV with a heading (.csv) or Parquet, or ``-`` for stdin.
+        model: a folder that `bake` made, or a pooled ONNX file. See `Embedder`.
+        output: where to write: .parquet (the input's columns and ``embedding``, a list of a fixed size), .jsonl (the same), or
+            .npy (``[rows, dims]`` alone).
+        format: lines, jsonl, csv or parquet, if the name does not tell it.
+        column: the column of the texts. Plain lines have the one column ``text``.
+        id_column: a column that names the rows in messages.
+        prompt_name, prompt, dims, precision, on_long: as `Embedder.embed` takes them.
+        ranges: a .npy or .json file with ``[2, dims]``, for int8 and uint8.
+        on_error: ``raise`` the first error of a row, such as an empty text, or ``skip`` such rows: their vectors are null then
+            (NaN or 0 in .npy), and the result says why.
+        providers, threads, max_batch_tokens: as `Embedder` takes them.
+        force: replace an existing output, and drop parts of other texts or options.
+        progress: called with the texts and tokens of a second, and how many of how many rows are done.
+
+    Raises:
+        RequestError: a row, an option or a column is wrong, or there are parts of another run.
+        OutputExistsError: the output exists already.
+        MissingPackageError: pyarrow is not installed.
+        SurroundingsError: the input cannot be read, or the disk is full.
+        FolderError, ModelError, UnsupportedModelError: as `Embedder` raises them.
+    """
+    start = time.perf_counter()
+    import_arrow()
+    target = Path(os.fspath(output))
+    written = _find_written(target)
+    if on_error not in (RAISE, SKIP):
+        raise RequestError(f"on_error is {on_error!r}", f"choose from {RAISE}, {SKIP}")
+    embedder = Embedder(model, providers=providers, threads=threads, max_batch_tokens=max_batch_tokens)
+    found_ranges = None if ranges is None else read_ranges(Path(os.fspath(ranges)), embedder.width)
+    identity = describe_vectors(embedder, embedder.choose_prompt(prompt_name, prompt), dims, precision, on_long, found_ranges)
+    with _open_input(os.fspath(texts)) as path:
+        form = find_format(Path(os.fspath(texts)) if os.fspath(texts) != STDIN else Path("stdin.txt"), format)
+        digest = digest_file(path, form)
+        parts = PartsFolder(target)
+        manifest = {
+            "input": digest.sha256, "column": column, "id_column": id_column, "part_rows": PART_ROWS, "format": form,
+            "written": written, **identity,
+        }  # fmt: skip
+        job = _Job(embedder, parts, path, form, column, id_column, on_error, digest, progress)
+
+        def embed(rows: list[Any], first: int) -> Embedded:
+            return embedder.embed(
+                rows, dims=dims, precision=precision, prompt=identity["prompt"], on_long=on_long, on_error=SKIP,
+                ranges=found_ranges, first=first,
+            )  # fmt: skip
+
+        with parts.open(manifest, force=force):
+            if not parts.is_done:
+                job.run(embed)
+                parts.finish(job.merge(written, identity), force=force)
+            else:  # a run was killed when only its parts were left to remove
+                parts.remove()
+    return EmbeddedFile(
+        target, job.rows, job.dims, job.tokens, job.cut, dict(job.errors), job.resumed, time.perf_counter() - start, identity
+    )
+
+
+def describe_vectors(
+    embedder: Embedder, prompt: str, dims: int | None, precision: str | None, on_long: str, ranges: np.ndarray | None
+) -> dict[str, Any]:
+    """Return how vectors are made, ready for JSON. Vectors can be compared if these are equal."""
+    data = sorted({file.path for file in embedder.model.files.values()}, key=str)
+    return {
+        "model_sha256": [hash_file(embedder.path), *map(hash_file, data)],
+        "tokenizer_sha256": hash_file(embedder.tokenization.folder / TOKENIZER),
+        "output": embedder.output, "prompt": prompt, "max_length": embedder.max_length, "on_long": on_long, "dims": dims,
+        "precision": precision or FLOAT32, "ranges": None if ranges is None else ranges.tolist(),
+        "similarity": embedder.config.similarity or "cosine", "versions": list_versions(),
+    }  # fmt: skip
+
+
+class _Job:
+    """The rows of one input on their way to the output."""
+
+    def __init__(
+        self, embedder: Embedder, parts: PartsFolder, path: Path, form: str, column: str, id_column: str | None, on_error: str,
+        digest: Digest, progress: Progress,
+    ) -> None:  # fmt: skip
+        self.embedder, self.parts, self.path, self.form, self.column = embedder, parts, path, form, column
+        self.id_column, self.on_error, self.digest, self.progress = id_column, on_error, digest, progress
+        self.rows = self.tokens = self.cut = self.resumed = self.dims = self.count = 0
+        self.errors: dict[int, str] = {}
+        self.start = time.perf_counter()
+
+    def run(self, embed: Callable[[list[Any], int], Embedded]) -> None:
+        """Make all parts that are not there yet."""
+        first = self.parts.read_part(0)
+        schema = None if first is None else first.table.drop_columns([EMBEDDING]).schema
+        for number, rows in enumerate(read_rows(self.path, self.form, self.column, PART_ROWS, schema)):
+            if self.id_column is not None and self.id_column not in rows.table.column_names:
+                names = ", ".join(rows.table.column_names)
+                raise RequestError(f"there is no column {self.id_column!r}", f"the columns are {names}")
+            self._tell()
+            part = self.parts.read_part(number)
+            if part is not None and part.table.num_rows == len(rows.texts):
+                self.resumed += len(rows.texts)
+            else:
+                part = self._make_part(rows, embed)
+                self.parts.write_part(number, part)
+            self.count, self.rows = number + 1, self.rows + len(rows.texts)
+            self.errors |= part.errors
+            self.dims = part.table.schema.field(EMBEDDING).type.list_size
+        if not self.count:
+            raise RequestError(f"{self.path} holds no rows", "give a file with one text or more")
+
+    def _make_part(self, rows: Rows, embed: Callable[[list[Any], int], Embedded]) -> Part:
+        """Embed the texts of some rows. What is wrong with a row is its own error."""
+        texts = [None if one == "" else one for one in rows.texts]  # which is an error
+        errors = {rows.first + place: EMPTY for place, one in enumerate(texts) if one is None}
+        errors |= rows.broken
+        done = embed(texts, rows.first)
+        errors |= {
+            place: error.message.removeprefix(f"text {place} ") for place, error in done.errors.items() if place not in errors
+        }
+        if errors and self.on_error == RAISE:
+            place = min(errors)
+            raise RequestError(
+                f"row {self._name(rows, place)}: {errors[place]}",
+                "mend the row, or give --on-error skip to leave its vector out",
+            )
+        self.tokens += done.tokens
+        self.cut += len(done.cuts)
+        missing = [place - rows.first for place in errors]
+        vectors = done.vectors.copy()
+        vectors[missing] = np.nan if vectors.dtype.kind == "f" else 0
+        return Part(add_vectors(rows.table, vectors, missing), errors)
+
+    def _name(self, rows: Rows, place: int) -> str:
+        if self.id_column is None:
+            return str(place)
+        return f"{place} ({self.id_column} {rows.table.column(self.id_column)[place - rows.first].as_py()!r})"
+
+    def _tell(self) -> None:
+        seconds, done = time.perf_counter() - self.start, self.rows - self.resumed
+        speed = f": {done / seconds:.0f} texts/s, {self.tokens / seconds:.0f} tokens/s" if done else ""
+        left = ""
+        if done and self.digest.rows is not None:
+            minutes, rest = divmod(round((self.digest.rows - self.rows) / done * seconds), 60)
+            left = f", {minutes}:{rest:02d} left"
+        self.progress(f"embedding rows{speed}{left}", self.rows, self.digest.rows or 0)
+
+    def merge(self, written: str, identity: Mapping[str, Any]) -> Path:
+        """Make the output of all parts, in their folder. Return its path."""
+        self.progress("joining the parts")
+        made = self.parts.path / f"merged.{written}"
+        made.unlink(missing_ok=True)
+        _MERGERS[written](made, self._read_parts(), self.rows, identity)
+        with made.open("rb+") as file:
+            os.fsync(file.fileno())
+        return made
+
+    def _read_parts(self) -> Iterator[Any]:
+        for number in range(self.count):
+            yield require_value(self.parts.read_part(number), f"part {number}").table
+
+
+def _merge_parquet(made: Path, tables: Iterator[Any], _: int, identity: Mapping[str, Any]) -> None:
+    first = next(tables)
+    schema = first.schema.with_metadata({METADATA: json.dumps(identity, sort_keys=True)})
+    with open_writer(made, schema) as writer:
+        writer.write_table(first.cast(schema), row_group_size=PART_ROWS)
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=PART_ROWS)
+
+
+def _merge_jsonl(made: Path, tables: Iterator[Any], _: int, __: Mapping[str, Any]) -> None:
+    with made.open("w", encoding="utf-8", newline="\n") as file:
+        for table in tables:
+            others = table.drop_columns([EMBEDDING]).to_pylist()
+            for one, vector in zip(others, table.column(EMBEDDING).to_pylist(), strict=True):
+                file.write(json.dumps(one | {EMBEDDING: vector}, ensure_ascii=False, default=str) + "\n")
+
+
+def _merge_npy(made: Path, tables: Iterator[Any], rows: int, _: Mapping[str, Any]) -> None:
+    target: np.memmap | None = None
+    done = 0
+    for table in tables:
+        column = table.column(EMBEDDING).combine_chunks()
+        values = column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+        if target is None:
+            target = np.lib.format.open_memmap(made, "w+", values.dtype, (rows, values.shape[1]))
+        target[done : done + len(values)] = values
+        done += len(values)
+    if target is not None:
+        target.flush()
+
+
+_MERGERS: Mapping[str, Callable[[Path, Iterator[Any], int, Mapping[str, Any]], None]] = {
+    PARQUET: _merge_parquet, JSONL: _merge_jsonl, NPY: _merge_npy,
+}  # fmt: skip
+
+
+def _find_written(output: Path) -> str:
+    found = WRITTEN.get(output.suffix.lower())
+    if found is None:
+        raise RequestError(f"{output} does not tell its format", f"give a name that ends with {', '.join(WRITTEN)}")
+    if not output.parent.is_dir():
+        raise SurroundingsError(f"there is no folder {output.parent}", "make it, or choose another place with -o")
+    return found
+
+
+@contextmanager
+def _open_input(texts: str) -> Iterator[Path]:
+    """Give the path of the input. What comes on stdin is put into a temporary file first, because it is read twice."""
+    if texts != STDIN:
+        yield Path(texts)
+        return
+    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
