@@ -19,7 +19,7 @@ from graphsurgery.runtime.masks import make_mask
 
 SHORT, LONG = 3, 30
 """The frames of a clip, and of one that is about ten times longer."""
-OFFSET = 5.0
+OFFSET = 3.0
 """The mean of a signal whose deviation is 1."""
 BEHIND = {"NaN": np.nan, "infinity": np.inf, "1e9": 1e9}
 """What lies behind a clip whose padding must make no difference."""
