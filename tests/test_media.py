@@ -16,7 +16,7 @@ from test_baked_sizes import picture_encoder
 import graphsurgery
 from graphsurgery.encoder.frames import compute_receptive_field, count_frames
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import VerificationFailed
+from graphsurgery.errors import MaskError, VerificationFailed
 from graphsurgery.model.model import Model
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
@@ -237,3 +237,13 @@ def test_a_file_that_cannot_be_run_has_not_passed(tmp_path: Path) -> None:
     assert {check.name: check.verdict.value for check in report.checks}["head proof"] == "PASSED"
     assert not (tmp_path / "out.onnx").exists()
     assert graphsurgery.run(wanted, model, output=tmp_path / "out.onnx", verify=False).saved
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("mask", None), ("mask", "attention_mask"), ("lengths", "lengths:attention_mask")])
+def test_a_mask_of_samples_is_no_mask_of_frames(kind: str, asked: str | None) -> None:
+    """add-pooling turns it into one; verbs that do not are refused, and no file is made that cannot run."""
+    model = make_speech_encoder(mask=kind)
+    with pytest.raises(MaskError, match="has frames, which are fewer") as raised:
+        graphsurgery.mask_tokens(model, HIDDEN, mask=asked)
+    assert "--lengths" in raised.value.advice
+    assert graphsurgery.verify(graphsurgery.mask_tokens(model, HIDDEN, mask="ones"), against=model)

@@ -201,7 +201,7 @@ class AddPooling(GraphEdit[Pooled]):
                 f"take their lengths as a new input with --lengths, or choose --mask {ONES} if clips are never padded",
                 ("--lengths", "--mask"),
             )
-        return find_mask(model, self.mask, self.ids, hidden.name)
+        return find_mask(model, self.mask, self.ids, hidden.name, takes_samples=True)
 
     def _check_clips(
         self, kept: tuple[str, ...], hidden: HiddenState, weights: TokenWeights | None, prompt: str | None

@@ -14,6 +14,7 @@ from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import BOOL, INT32, INT64, Operators
 from graphsurgery.edits.edit import parameter
 from graphsurgery.encoder.attention import COUNTED
+from graphsurgery.encoder.modalities import WAVEFORM, find_input
 from graphsurgery.encoder.roles import MASK_NAMES, Roles, find_roles, is_ids_like
 from graphsurgery.errors import MaskError, NameNotFoundError, require_value
 from graphsurgery.interface import type_name
@@ -103,13 +104,15 @@ class Mask:
     """What to know of the encoder's own use of the mask."""
 
 
-def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str) -> Mask:
+def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str, *, takes_samples: bool = False) -> Mask:
     """Find the mask that is ``asked`` for, else the attention mask input; ``ids`` names the input of token ids.
 
-    ``pooled`` is the value of tokens that the mask is for.
+    ``pooled`` is the value of tokens that the mask is for. ``takes_samples``: whether the mask may say which samples of a
+    waveform are a clip's, because it is turned into one of frames.
 
-    Raise MaskError, which lists the choices, if there is none, if it has not the form that is asked for, or if the encoder
-    takes it for something else than it is asked for as; LayoutError if the sequence stands before the batch.
+    Raise MaskError, which lists the choices, if there is none, if it has not the form that is asked for, if it says which
+    samples are a clip's where frames are needed, or if the encoder takes it for something else than it is asked for as;
+    LayoutError if the sequence stands before the batch.
     """
     spec = None if asked is None else MaskSpec.parse(asked)
     named = None if spec is None or spec.name is None or model.interface.input(spec.name) is None else spec.name
@@ -121,8 +124,25 @@ def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str) -> 
     spec = spec or MaskSpec.parse(_find_default_name(model, roles))
     if spec.kind == PAD:
         return Mask(spec, _find_ids_for_padding(roles, spec))
+    if not takes_samples:
+        _require_positions(model, spec, pooled)
     warnings = () if spec.name is None else _check_mask_input(model, spec, ids)
     return Mask(spec, roles.ids.name if roles.ids else None, warnings)
+
+
+def _require_positions(model: Model, spec: MaskSpec, pooled: str) -> None:
+    """Raise MaskError for a mask of the samples of a waveform: ``pooled`` has frames, which are fewer."""
+    waveform, value = find_input(model, WAVEFORM), model.interface.input(spec.name or "")
+    if waveform is None or value is None:
+        return
+    samples = waveform.value.last_dim
+    if spec.kind == LENGTHS or (value.rank == 2 and (samples is None or value.last_dim in (None, samples))):
+        raise MaskError(
+            f"{value} tells the samples of each clip, and {pooled} has frames, which are fewer",
+            "only add-pooling counts the frames of samples: by such a mask, or by a new input with --lengths; --mask ones "
+            "takes every frame",
+            ("--mask",),
+        )
 
 
 def build_mask(ops: Operators, mask: Mask, x: gs.Tensor) -> gs.Variable:
