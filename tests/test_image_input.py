@@ -255,6 +255,8 @@ def test_the_config_is_found_beside_the_model(tmp_path: Path) -> None:
         ({"resample": 0}, r"resample is 0 \(nearest\)"),
         ({"resample": 5}, r"resample is 5 \(hamming\)"),
         ({"resample": "bicubic"}, "resample is 'bicubic'"),
+        ({"resample": [3]}, "resample is a JSON list"),
+        ({"image_std": float("nan")}, "image_std is nan"),
         ({"size": {"longest_edge": 48}}, "longest_edge"),
         ({"size": {"shortest_edge": 48, "longest_edge": 96}}, "longest_edge"),
         ({"size": {"shortest_edge": 0}}, "size is 0"),

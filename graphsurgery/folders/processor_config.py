@@ -179,12 +179,12 @@ def _check_sizes(sizes: list[Any], key: str, path: Path) -> tuple[int, ...]:
 
 def _read_filter(config: Mapping[str, Any], path: Path) -> str:
     number = _require(config, "resample", path)
-    if number not in FILTERS or isinstance(number, bool):
+    if not isinstance(number, int) or isinstance(number, bool) or number not in FILTERS:
         named = OTHER_FILTERS.get(number) if isinstance(number, int) else None
         what = f"resample is {describe_value(number)}{f' ({named})' if named else ''}"
         known = ", ".join(f"{one} ({name})" for one, name in FILTERS.items())
         raise _refuse(path, what, f"the filters that are understood are {known}")
-    return FILTERS[int(number)]
+    return FILTERS[number]
 
 
 def _read_channels(config: Mapping[str, Any], key: str, path: Path) -> tuple[float, ...]:
