@@ -17,6 +17,7 @@ from graphsurgery.encoder.head import explain_pooling, has_own_head, read_head_s
 from graphsurgery.encoder.hidden_layers import list_hidden_layers
 from graphsurgery.encoder.hidden_state import HiddenState, find_hidden_state, list_hidden_candidates
 from graphsurgery.encoder.limits import Tables, find_tables
+from graphsurgery.encoder.modalities import WAVEFORM, find_input
 from graphsurgery.encoder.pooled_output import PooledOutput, find_pooled_outputs
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import FolderError, GraphSurgeryError, MalformedModelError, UnsupportedModelError
@@ -263,7 +264,12 @@ def _list_warnings(model: Model, hidden: HiddenState | None) -> list[str]:
         if isinstance(last, int) and last != hidden.width:
             found.append(f"{hidden.name} is declared {last} wide, but the weights give {hidden.width}")
     if hidden is not None and find_roles(model.interface).mask is None:
-        found.append("there is no attention mask input: pooling needs --mask ones or --mask pad:ID")
+        ways = (
+            "--mask ones or --mask pad:ID"
+            if find_input(model, WAVEFORM) is None
+            else "--lengths, or --mask ones without padding"
+        )
+        found.append(f"there is no attention mask input: pooling needs {ways}")
     return found
 
 

@@ -161,6 +161,23 @@ def test_lengths_survive_optimize(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, pool_alone(make_speech_encoder("group"), sound)[:, :8], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "first", [graphsurgery.AddPooling("mean", lengths=True), graphsurgery.Tap(layer="1")], ids=["pool", "tap"]
+)
+def test_layers_and_normalised_sound_go_with_lengths(first: graphsurgery.Edit, tmp_path: Path) -> None:
+    """Pool and then normalise the sound by the same lengths; or pool an inner layer."""
+    second = (
+        graphsurgery.AddWaveformNormalize() if first.verb == "add-pooling" else graphsurgery.AddPooling("max", lengths=True)
+    )
+    done = graphsurgery.run([first, second], make_speech_encoder("group"), output=tmp_path / "out.onnx")
+    assert done.report
+    assert [value.name for value in done.interface.inputs] == [WAVEFORM, "input_lengths"]
+
+
+def test_inspect_says_that_lengths_are_needed() -> None:
+    assert any("pooling needs --lengths" in one for one in graphsurgery.inspect(make_speech_encoder()).warnings)
+
+
 def make_spectrogram_encoder() -> onnx.ModelProto:
     """A spectrogram, a convolution over it: ``[batch, 4, frames]`` -> ``[batch, frames, 8]``."""
     weight = onnx.numpy_helper.from_array(np.ones((8, 4, 3), np.float32), "w")
