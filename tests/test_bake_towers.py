@@ -23,6 +23,7 @@ from graphsurgery.errors import VerificationFailed
 METHODS = {"text": {"method": "get_text_features", "method_output_name": "pooler_output"}}
 NEWER = transformer(modality_config=METHODS, module_output_name="sentence_embedding")
 OLDER = Entry("CLIPModel")
+OLDEST = Entry("CLIPModel", "0_CLIPModel")
 
 
 @pytest.mark.parametrize("first", [NEWER, OLDER], ids=["Transformer", "CLIPModel"])
@@ -34,7 +35,7 @@ def test_a_text_tower(first: Entry, tmp_path: Path, capsys) -> None:
     assert np.allclose(embed(tmp_path / "model-baked")[0], before / np.linalg.norm(before), atol=1e-6)
 
 
-@pytest.mark.parametrize("first", [NEWER, OLDER], ids=["Transformer", "CLIPModel"])
+@pytest.mark.parametrize("first", [NEWER, OLDER, OLDEST], ids=["Transformer", "CLIPModel", "0_CLIPModel"])
 @pytest.mark.parametrize("unit", [True, False], ids=["normalised", "as they are"])
 def test_a_joint_model_becomes_two_files(first: Entry, unit: bool, tmp_path: Path, capsys) -> None:
     """The modules decide whether the vectors are normalised, whatever the joint model does; both files are proven."""
