@@ -26,8 +26,8 @@ TINY = {
     "bert": "bert", "mpnet": "mpnet", "xlm-roberta": "xlmr", "t5": "t5", "qwen3": "qwen3", "gemma3_text": "gemma3",
     "nomic_bert": "bert",  # needs code of the model's own; the recipe says so
 }  # fmt: skip
-ELSEWHERE = ("bge-m3", "clip", "chinese-clip", "siglip")
-"""Recipes with a test of their own: below, and those of towers in test_towers.py."""
+ELSEWHERE = ("bge-m3", "clip", "chinese-clip", "siglip", "hubert", "wav2vec2", "wavlm")
+"""Recipes with a test of their own: below, those of towers in test_towers.py, those of speech in test_hidden_layers.py."""
 RELATIVE, UNIT = 1e-5, 1e-6
 
 
