@@ -35,8 +35,11 @@ def test_a_text_tower(first: Entry, tmp_path: Path, capsys) -> None:
     assert np.allclose(embed(tmp_path / "model-baked")[0], before / np.linalg.norm(before), atol=1e-6)
 
 
-@pytest.mark.parametrize("first", [NEWER, OLDER, OLDEST], ids=["Transformer", "CLIPModel", "0_CLIPModel"])
-@pytest.mark.parametrize("unit", [True, False], ids=["normalised", "as they are"])
+@pytest.mark.parametrize(
+    ("first", "unit"),
+    [(NEWER, True), (OLDER, False), (OLDEST, False)],
+    ids=["Transformer, Normalize", "CLIPModel", "0_CLIPModel"],
+)
 def test_a_joint_model_becomes_two_files(first: Entry, unit: bool, tmp_path: Path, capsys) -> None:
     """The modules decide whether the vectors are normalised, whatever the joint model does; both files are proven."""
     modules = (first, normalize("1_Normalize")) if unit else (first,)
