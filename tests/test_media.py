@@ -15,6 +15,7 @@ from test_baked_sizes import picture_encoder
 
 import graphsurgery
 from graphsurgery.encoder.frames import compute_receptive_field, count_frames
+from graphsurgery.encoder.limits import Tables
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import MaskError, VerificationFailed
 from graphsurgery.model.model import Model
@@ -22,6 +23,7 @@ from graphsurgery.report import Verdict
 from graphsurgery.runtime.baked_sizes import make_feed_generator_for
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.media import Medium
+from graphsurgery.runtime.media_sizes import find_media
 from graphsurgery.runtime.session import open_session
 
 FIELD = compute_receptive_field(TINY)
@@ -115,6 +117,7 @@ def test_a_spectrogram_is_as_long_as_the_position_table() -> None:
         (1, {"preprocessor_config.json": {"crop_size": {"height": 8, "width": 12}, "size": {"shortest_edge": 30}}}, (3, 8, 12)),
         (1, {"preprocessor_config.json": {"size": {"shortest_edge": 28}}}, (3, 28, 28)),
         (9, {"config.json": {"image_size": 20}}, (3, 12, 12)),
+        (1, {"config.json": {"image_size": 8000}}, (3, 224, 224)),
         (9, {"config.json": "nothing", "preprocessor_config.json": {"size": [], "crop_size": True}}, (3, 12, 12)),
     ],
 )
@@ -135,6 +138,14 @@ def test_sizes_that_the_file_declares() -> None:
     assert medium.sizes == (3, 12, 12) and not medium.only
 
 
+def test_pictures_that_are_too_large_are_not_drawn() -> None:
+    """One side is declared, and it alone would fill the memory."""
+    model = picture_encoder(9)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1 << 24
+    source = graphsurgery.load(model)
+    assert find_media(source, FeedGenerator(find_roles(source.interface), Tables())) == ()
+
+
 @pytest.mark.parametrize("mean, std", [((), ()), ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))])
 def test_pixels_are_in_the_processors_range(mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path) -> None:
     """From (0 - mean) / std to (1 - mean) / std in each channel, or -1 to 1; no two pictures are alike."""
@@ -147,6 +158,15 @@ def test_pixels_are_in_the_processors_range(mean: tuple[float, ...], std: tuple[
         low, high = pictures[:, channel].min(), pictures[:, channel].max()
         assert low == pytest.approx((0 - middle) / spread) and high == pytest.approx((1 - middle) / spread)
     assert np.ptp(pictures.mean(axis=(2, 3)), axis=0).min() > 0.5
+
+
+@pytest.mark.parametrize("std", ["NaN", "1e-300", "0", '"wide"', "-1"])
+def test_numbers_that_no_processor_has(std: str, tmp_path: Path) -> None:
+    """Pixels are fed from -1 to 1 then."""
+    onnx.save(picture_encoder(9), tmp_path / "model.onnx")
+    (tmp_path / "preprocessor_config.json").write_text(f'{{"image_mean": [0, 0, 0], "image_std": [{std}, 1, 1]}}')
+    fed = make_generator(graphsurgery.load(tmp_path / "model.onnx")).generate(np.ones((9, 3), dtype=np.bool_), seed=0)
+    assert (fed["pixel_values"].min(), fed["pixel_values"].max()) == (-1, 1)
 
 
 def test_bytes_have_their_channels_last() -> None:

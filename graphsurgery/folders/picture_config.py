@@ -18,6 +18,8 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 TOWER, PIXELS, CROP, SIZE = "vision_config", "image_size", "crop_size", "size"
 LARGEST = 1 << 13
 """Larger numbers are no sizes of pictures."""
+SMALLEST, FARTHEST = 1e-3, 1e3
+"""A deviation of pixels is above the first, and means and deviations are below the second."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read_picture_config(model: Path | None) -> PictureConfig:
     said = (processor.get(CROP), processor.get(SIZE), config.get(PIXELS), (tower or {}).get(PIXELS))
     sizes = tuple(dict.fromkeys(size for one in said for size in _list_sizes(one)))
     mean, std = (_list_numbers(processor.get(name)) for name in ("image_mean", "image_std"))
-    is_normalised = processor.get("do_normalize") is not False and len(mean) == len(std) and all(one > 0 for one in std)
+    is_normalised = processor.get("do_normalize") is not False and len(mean) == len(std) and min(std, default=0) > SMALLEST
     return PictureConfig(sizes, mean, std) if is_normalised else PictureConfig(sizes)
 
 
@@ -66,4 +68,5 @@ def _list_sizes(said: object) -> Iterator[tuple[int, int]]:
 
 def _list_numbers(said: object) -> tuple[float, ...]:
     numbers = said if isinstance(said, list) else []
-    return tuple(float(one) for one in numbers) if all(type(one) in (int, float) for one in numbers) else ()
+    is_usual = all(type(one) in (int, float) and abs(one) < FARTHEST for one in numbers)  # neither text nor NaN
+    return tuple(float(one) for one in numbers) if is_usual else ()

@@ -39,6 +39,8 @@ OTHER_ROWS = (0, 1, 2, 5)
 USUAL_FRAMES = (3000, 1024, 512, 128, 100)
 """Frames of a spectrogram to try if the graph does not tell: those of Whisper, of the Audio Spectrogram Transformer, ..."""
 USUAL_BINS = (80, 128, 64)
+MOST_NUMBERS = 1 << 23
+"""A picture or spectrogram of more numbers is not drawn."""
 LONGEST_FIELD = 1 << 15
 """A waveform that has to be longer than this many samples is not drawn."""
 LOG = logging.getLogger(__name__)
@@ -57,11 +59,12 @@ def find_media(model: Model, generator: FeedGenerator) -> tuple[Medium, ...]:
 def _find(model: Model, generator: FeedGenerator) -> tuple[Medium, ...]:
     others = {value.name for value in generator.roles.others}
     config = read_picture_config(model.place)
-    shown = [(one, one.stem) for one in list_modalities(model) if one.stem is not None and one.value.name in others]
-    media = [next(_list_choices(model, one, stem, config)) for one, stem in shown]
+    stems = [(one, one.stem) for one in list_modalities(model) if one.stem is not None and one.value.name in others]
+    listed = ((one, stem, list(_list_choices(model, one, stem, config))) for one, stem in stems)
+    shown = [(one, stem, choices) for one, stem, choices in listed if choices]  # none: what it declares is too large
+    media = [choices[0] for *_, choices in shown]
     trial = _Trial(model, generator)
-    for place, (one, stem) in enumerate(shown):
-        choices = list(_list_choices(model, one, stem, config))
+    for place, (one, stem, choices) in enumerate(shown):
         if len(choices) == 1 and one.kind != WAVEFORM:
             continue  # all sizes are declared
         chosen = next((choice for choice in choices if trial.runs([*media[:place], choice, *media[place + 1 :]])), None)
@@ -87,7 +90,7 @@ def _list_choices(model: Model, found: Modality, stem: Stem, config: PictureConf
     sizes = _list_pictures(model, found.value, stem, config) if found.kind == PICTURE else _list_spectrograms(model, stem)
     declared = (found.value.dims or ())[1:]
     fixed = (tuple(_fix(dim, size) for dim, size in zip(declared, one, strict=True)) for one in sizes)
-    yield from (replace(medium, sizes=one) for one in dict.fromkeys(fixed))
+    yield from (replace(medium, sizes=one) for one in dict.fromkeys(fixed) if math.prod(one) <= MOST_NUMBERS)
 
 
 def _fix(dim: int | str | None, size: int) -> int:
@@ -174,7 +177,7 @@ class _Trial:
     def runs(self, media: Iterable[Medium]) -> bool:
         """Return whether the model runs on ``media`` and gives something."""
         generator = replace(self._generator, media=tuple(media))
-        if self._model.weight_bytes > MOST_WEIGHTS:
+        if self._model.weight_bytes > MOST_WEIGHTS or any(math.prod(one.sizes) > MOST_NUMBERS for one in generator.media):
             return False
         mask = np.ones((generator.fixed_batch or 2, generator.fixed_sequence or 1), dtype=np.bool_)
         try:
