@@ -29,7 +29,7 @@ def make_text_tower(form: str, queries: float = 1.0) -> onnx.ModelProto:
     length = make.node("Gather", make.node("Shape", IDS), make.store(np.array(1, np.int64)))
     places = make.node("Range", make.store(np.array(0, np.int64)), length, make.store(np.array(1, np.int64)))
     x = make.node("Add", words, make.node("Gather", make.weight(LONGEST, WIDTH), places))
-    q, k, v = (make.split_heads(make.project(x, WIDTH, WIDTH)) for _ in range(3))
+    q, k, v = (make.split_heads(make.project(x, WIDTH, WIDTH), flat=False) for _ in range(3))
     scaled = make.node("Mul", q, make.store(np.float32(queries)))
     scores = make.node("MatMul", scaled, make.node("Transpose", k, perm=[0, 1, 3, 2]))
     rows, columns = (make.node("Unsqueeze", places, make.integers(axis)) for axis in (1, 0))
