@@ -217,3 +217,34 @@ def test_behind_an_edit_of_the_ids(tmp_path: Path) -> None:
     """Nodes of an earlier edit make the ids that the embeddings look up."""
     steps = [InputType("int32"), Tap("1"), AddPooling("mean")]
     assert graphsurgery.run(steps, FIXTURES / "bert" / "model.onnx", output=tmp_path / "tapped.onnx").report
+
+
+PATCHES = """
+<ir_version: 9, opset_import: ["" : 18]>
+pictures (float[batch, 3, 8, 8] pixel_values) => (float[batch, 4, 6] last_hidden_state)
+<int64[3] shape = {0, 6, -1}>
+{
+   patches = Conv <kernel_shape = [4, 4], strides = [4, 4]> (pixel_values, filters)
+   flat = Reshape (patches, shape)
+   rows = Transpose <perm = [0, 2, 1]> (flat)
+   placed = Add (rows, positions)
+   turned_0 = Transpose <perm = [0, 2, 1]> (placed)
+   scores_0 = MatMul (placed, turned_0)
+   seen_0 = Softmax <axis = 2> (scores_0)
+   attended_0 = MatMul (seen_0, placed)
+   layer_1 = Add (placed, attended_0)
+   turned_1 = Transpose <perm = [0, 2, 1]> (layer_1)
+   scores_1 = MatMul (layer_1, turned_1)
+   seen_1 = Softmax <axis = 2> (scores_1)
+   attended_1 = MatMul (seen_1, layer_1)
+   last_hidden_state = Add (layer_1, attended_1)
+}
+"""
+
+
+def test_pictures_with_a_fixed_number_of_patches() -> None:
+    model, rng = onnx.parser.parse_model(PATCHES), np.random.default_rng(0)
+    for name, shape in {"filters": (6, 3, 4, 4), "positions": (1, 4, 6)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) * 0.2, name))
+    for layer in (0, 1):
+        assert graphsurgery.verify(graphsurgery.tap(model, layer), against=model)
