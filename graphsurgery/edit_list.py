@@ -283,7 +283,10 @@ EDIT_LIST = {
         ),
         EditEntry(
             "extract-tower", INTERFACE, "tower", "take one tower out of a joint model of texts and pictures",
-            {**TARGET, "tower": str, "vector": str, "dtype": str, "batch": TEXT, "scale": TEXT, "bias": TEXT},
+            {
+                **TARGET, "tower": str, "vector": str, "inputs": list[str], "dtype": str, "batch": TEXT, "scale": TEXT,
+                "bias": TEXT,
+            },
             drops=True,
         ),
         EditEntry(

@@ -16,9 +16,9 @@ from graphsurgery.edits.token_mask import ONES, Mask, MaskSpec, build_mask
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.modalities import WAVEFORM, find_modality, list_modalities
 from graphsurgery.encoder.roles import find_roles
-from graphsurgery.errors import AlreadyAppliedError, MaskError, NameNotFoundError, RequestError
+from graphsurgery.errors import AlreadyAppliedError, MaskError, NameNotFoundError, RequestError, require_promised
 from graphsurgery.folders.files import find_model_folder, read_json
-from graphsurgery.interface import Value
+from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.dtypes import INTEGERS
 from graphsurgery.model.model import Model
@@ -114,6 +114,10 @@ class AddWaveformNormalize(GraphEdit[Sound]):
             y = normalize_samples(ops, ops.cast(flat, DOUBLE, "float64"), m)
             y = ops.unsqueeze(y, 1, "with_channel") if has_channel else y
             ops.node("Cast", y, name="waveform", output=found.inside, to=found.value.dtype)
+
+    def ensure(self, before: Interface, after: Interface) -> None:
+        super().ensure(before, after)
+        require_promised(self.verb, "the outputs", before.outputs, after.outputs)
 
 
 def find_waveform(model: Model, name: str | None) -> Value:

@@ -44,6 +44,7 @@ class ExtractTower(GraphEdit[Tower]):
         "The tower's embedding.", None, "NAME", otherwise="the output of that tower from which the logits are computed"
     )
     vector: str | None = resolved_parameter(None)
+    inputs: tuple[str, ...] = resolved_parameter(())
     dtype: str | None = resolved_parameter(None)
     batch: str | None = resolved_parameter(None)
     scale: str | None = resolved_parameter(None)
@@ -61,7 +62,8 @@ class ExtractTower(GraphEdit[Tower]):
         batch = found.inputs[0].dims[0] if found.inputs and found.inputs[0].dims else None
         scale, bias = _read_similarity(model, found)
         edit = replace(
-            self, target=found.output.name, vector=found.vector, dtype=type_name(kind),
+            self, target=found.output.name, vector=found.vector, inputs=tuple(one.name for one in found.inputs),
+            dtype=type_name(kind),
             batch=None if batch is None else str(batch), scale=scale, bias=bias,
         )  # fmt: skip
         return Resolved(edit, found, tuple(_describe(model, found, scale, bias)))
@@ -83,7 +85,7 @@ class ExtractTower(GraphEdit[Tower]):
     def ensure(self, before: Interface, after: Interface) -> None:
         output = require_value(before.output(require_value(self.target, "target")), "the embedding")
         require_promised(self.verb, "the outputs", (self._declare(output),), after.outputs)
-        kept = tuple(value for value in before.inputs if value in after.inputs)
+        kept = tuple(value for value in before.inputs if value.name in self.inputs)
         require_promised(self.verb, "the inputs", kept, after.inputs)
 
     def _declare(self, output: Value) -> Value:

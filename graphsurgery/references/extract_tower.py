@@ -57,10 +57,11 @@ def _rename(parameters: Parameters) -> dict[str, str]:
 
 def _change_infos(parameters: Parameters, graph: onnx.GraphProto) -> ChangeInfo:
     needed = find_needed(graph, [parameters["vector"]])
+    reached = needed & set(parameters["inputs"])
 
     def change(kind: str, info: Info) -> Info | None:
         if kind == "input":
-            return info if info.name in needed else None
+            return info if info.name in reached else None
         return info if kind == "output" or info.name != parameters["vector"] else None
 
     return change
