@@ -64,7 +64,9 @@ def _find_levels(vectors: Array, ranges: Array) -> Array:
 
 
 def compute_cosine(one: Array, other: Array) -> Array:
-    return normalize(one) @ normalize(other).T
+    """Return the cosines. They are computed in float64, so that a vector's with itself is 1."""
+    first, second = (normalize(side.astype(np.float64)) for side in (one, other))
+    return (first @ second.T).astype(np.result_type(one, other, np.float16))
 
 
 def compute_dot(one: Array, other: Array) -> Array:
