@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import FIXTURES
 from encoders import HIDDEN, tiny_encoder
 from onnx import helper, numpy_helper
 
@@ -155,3 +156,19 @@ def test_unnamed_scores_of_tokens_are_not_pooled_unless_named(labels: int, tmp_p
         graphsurgery.add_pooling(model, mode="mean")
     assert "it could be normed" in refused.value.advice
     assert graphsurgery.add_pooling(model, mode="mean", hidden_state="output_0").interface.outputs[0].dims == ("batch", labels)
+
+
+def test_towers_of_a_joint_model_are_described_by_what_they_take() -> None:
+    """Pictures have no padding, and CLIP's texts are pooled at one token, which the ids alone decide."""
+    joint = FIXTURES / "towers" / "clip.onnx"
+    texts, pictures = (graphsurgery.inspect(graphsurgery.extract_tower(joint, kind)) for kind in ("text", "image"))
+    assert [(one.pooled_by, one.masked) for one in texts.pooled] == [("one token", None)]
+    assert [(one.pooled_by, one.masked) for one in pictures.pooled] == [("the first position", None)]
+    assert not [line for line in pictures.warnings if "padding" in line]
+
+
+def test_a_head_that_is_not_recognised_is_none_that_is_missing() -> None:
+    odd = make_pooled('vectors = Einsum <equation: string = "bsd->bd"> (last_hidden_state)')
+    found = graphsurgery.inspect(odd)
+    assert not found.pooled
+    assert "how it is pooled is not recognised" in str(found)

@@ -22,7 +22,9 @@ from graphsurgery.encoder.modalities import TOKEN_IDS
 from graphsurgery.graph.operator_counts import OperatorCount
 from graphsurgery.inspection import Inspection
 from graphsurgery.interface import type_name
+from graphsurgery.model.dtypes import FLOATS
 from graphsurgery.remarks import Warn
+from graphsurgery.report import list_few
 
 
 def render_inspection(inspection: Inspection, operators: bool = False) -> RenderableType:
@@ -60,8 +62,10 @@ def _describe_rewrites(recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 
 def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
     tables = inspection.tables
-    foreign = "none by graphsurgery" if inspection.pooled else "none: the file does not pool"
-    facts = [("head", inspection.pools or foreign), *(("pooled output", str(one)) for one in inspection.pooled)]
+    facts = [
+        ("head", inspection.pools or _describe_foreign_head(inspection)),
+        *(("pooled output", str(one)) for one in inspection.pooled),
+    ]
     if inspection.head:
         facts.append(("steps", ", ".join(step["edit"] for step in inspection.head)))
     if inspection.optimized is not None:
@@ -83,6 +87,16 @@ def _describe_encoder(inspection: Inspection) -> list[tuple[str, str]]:
         facts.append(("vocabulary", _describe_table(tables.vocabulary)))
         facts.append(("positions", _describe_table(tables.positions)))
     return [*facts, *_describe_folder(inspection)]
+
+
+def _describe_foreign_head(inspection: Inspection) -> str:
+    """Say what is known of a head that graphsurgery did not make."""
+    vectors = [value.name for value in inspection.interface.outputs if value.rank == 2 and value.dtype in FLOATS]
+    if inspection.pooled:
+        return "none by graphsurgery"
+    if vectors and inspection.hidden is None:
+        return f"none by graphsurgery; {list_few(vectors)}: how it is pooled is not recognised"
+    return "none: the file does not pool"
 
 
 def _describe_layers(inspection: Inspection) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from graphsurgery.deferred import ir
 from graphsurgery.encoder.flow import Flow
+from graphsurgery.encoder.modalities import PICTURE, SPECTROGRAM, list_modalities
 from graphsurgery.encoder.norms import find_norms
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.encoder.unit_length import find_scaled_to_length_one
@@ -111,8 +112,11 @@ class _Finder:
         self.flow, self.graph = flow, flow.graph
         mask = find_roles(flow.model.interface).mask
         value = None if mask is None else self.graph.value(mask.name)
+        self.mask = value
         self.masks: frozenset[ir.Value] = frozenset() if value is None else frozenset((value, *self.graph.descendants([value])))
         self.norms = frozenset(norm.output for norm in find_norms(flow))
+        self.whole = frozenset(one.value.name for one in list_modalities(flow.model) if one.kind in (PICTURE, SPECTROGRAM))
+        self.inputs = frozenset(value.name for value in flow.model.interface.inputs)
 
     def find(self, name: str) -> PooledOutput:
         value, behind = self.graph.value(name), _Behind()
@@ -158,7 +162,8 @@ class _Finder:
         pooled_by = "mean" if pooled_by == "sum" and behind.divided else pooled_by
         masked, hidden = (True, get_input(node, 1)) if by_product else self._find_mask(get_input(node, 0))
         source = hidden.name if hidden is not None else None
-        return PooledOutput(name, pooled_by, masked, behind.normalized, behind.dense, source)
+        is_masked = masked or (False if self._can_be_padded(name) else None)
+        return PooledOutput(name, pooled_by, is_masked, behind.normalized, behind.dense, source)
 
     def _describe_token(self, name: str, node: ir.Node, behind: _Behind) -> PooledOutput:
         places = self._read_places(node)
@@ -166,9 +171,22 @@ class _Finder:
         source = hidden.name if hidden is not None else None
         if places is not None:
             which = PLACES.get(places, f"position {places}")
+            which = which if self._can_be_padded(name) else which.partition(" (")[0]
             return PooledOutput(name, which, None, behind.normalized, behind.dense, source)
-        masked = any(value in self.masks for value in node.inputs[1:] if value is not None)
+        masked = any(self._reads_mask(value) for value in node.inputs[1:] if value is not None)
         return PooledOutput(name, "one token", masked or None, behind.normalized, behind.dense, source)
+
+    def _reads_mask(self, value: ir.Value) -> bool:
+        """Return whether ``value`` is computed from the numbers of the mask, and not from its shape alone."""
+        if value not in self.masks:
+            return False
+        return value is self.mask or any(self.mask in node.inputs for node in self.graph.upstream_nodes(value))
+
+    def _can_be_padded(self, name: str) -> bool:
+        """Return whether the output ``name`` reaches an input that may hold padding. Pictures and spectrograms are whole."""
+        value = self.graph.value(name)
+        reached = {one.name for one in self.graph.ancestors([] if value is None else [value])} & self.inputs
+        return not reached or bool(reached - self.whole)
 
     def _find_mask(self, value: ir.Value | None) -> tuple[bool, ir.Value | None]:
         """Return whether the mask changes what is pooled on its way from the hidden state, and that hidden state."""
@@ -185,9 +203,15 @@ class _Finder:
         return masked, value
 
     def _is_view(self, node: ir.Node) -> bool:
-        """Return whether a Slice or a Gather keeps every position, as those along the last axis do."""
+        """Return whether a Slice or a Gather keeps every position, as those along the last axis do.
+
+        One at computed places of the first axis does not: batch and sequence are one axis there.
+        """
         axes = self._read_axes(node)
-        return get_operator(node) in PICKING_BY_AXIS and axes is not None and not set(axes) & {1, -2}
+        if get_operator(node) not in PICKING_BY_AXIS or axes is None or set(axes) & {1, -2}:
+            return False
+        is_lookup = get_input(node, 0) not in self.flow.tokens
+        return set(axes) != {0} or is_lookup or self._read_places(node) is not None
 
     def _read_axes(self, node: ir.Node) -> list[int] | None:
         """Return the axes along which a node reduces or picks, or None if they are not known."""
