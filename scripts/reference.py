@@ -250,7 +250,8 @@ def _format_docstring(of: Any) -> str:
 def _format_part(part: str) -> str:
     title, _, rest = part.partition("\n")
     if title in ("Args:", "Returns:", "Raises:") and rest:
-        items = re.sub(r"\n\s{4,}(?=\s)", " ", textwrap.dedent(rest)) if title == "Args:" else " ".join(rest.split())
+        is_list = title == "Args:" or re.match(r"\s*\w+(?:, \w+)*: ", rest)
+        items = re.sub(r"\n\s{4,}(?=\s)", " ", textwrap.dedent(rest)) if is_list else " ".join(rest.split())
         listed = [re.sub(r"^(\w+(?:, \w+)*): ", r"`\1`: ", " ".join(one.split())) for one in _split_items(items)]
         return f"{title}\n\n" + "\n".join(f"- {_escape(one)}" for one in listed)
     return textwrap.indent(part, "") if part.startswith("    ") or "\n    " in part else _escape(" ".join(part.split()))
