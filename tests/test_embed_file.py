@@ -255,6 +255,21 @@ def test_a_run_goes_on_where_the_last_one_ended(baked: Path, lines: Path, tmp_pa
     assert done.resumed == 2 * PART and done.rows == 7 and digest(out) == digest(tmp_path / "whole.parquet")
 
 
+def test_the_batches_are_those_of_the_run_that_began(baked: Path, lines: Path, tmp_path: Path, monkeypatch) -> None:
+    """A budget that is measured anew may come out otherwise. It is kept with the parts."""
+    budgets_of: list[int | None] = []
+    embed = Embedder.embed
+    monkeypatch.setattr(
+        Embedder, "embed", lambda self, *a, **b: budgets_of.append(self.max_batch_tokens) or embed(self, *a, **b)
+    )
+    for measured in (64, 2048):
+        monkeypatch.setattr(Embedder, "measure_budget", lambda *_, measured=measured: measured)
+        if measured == 64:
+            interrupt(baked, lines, tmp_path / "out.npy", 1)
+    embed_file(lines, baked, output=tmp_path / "out.npy")
+    assert set(budgets_of) == {64}
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "other rows", "no Parquet"])
 def test_a_damaged_part_is_made_again(damage: str, baked: Path, lines: Path, tmp_path: Path) -> None:
     embed_file(lines, baked, output=tmp_path / "whole.parquet")

@@ -384,8 +384,9 @@ def test_threads_are_those_of_the_container(tmp_path: Path, monkeypatch) -> None
 @pytest.fixture
 def measured(monkeypatch) -> Iterator[list[bool]]:
     calls: list[bool] = []
-    monkeypatch.setattr(embedder, "MEASURED_FROM", 4)
+    monkeypatch.setattr(embedder, "MEASURED_FROM", 10)
     monkeypatch.setattr(budgets, "measure_budget", lambda *_, padded: calls.append(padded) or 1024)
+    monkeypatch.setattr(budgets, "_time_run", lambda *_: 0.001)
     return calls
 
 
@@ -402,6 +403,20 @@ def test_the_budget_is_measured_once_on_a_machine(baked: Path, measured: list[bo
     assert Embedder(baked).embed(TEXTS).budget == 1024 and len(measured) == 3
     monkeypatch.setenv(budgets.CACHE, str(Path(__file__)))  # no folder: nothing can be kept
     assert Embedder(baked).embed(TEXTS).budget == 1024 and len(measured) == 4
+
+
+def test_measuring_is_worth_its_time(baked: Path, measured: list[bool], monkeypatch) -> None:
+    """A large model's budget is measured only if there is far more to embed."""
+    monkeypatch.setattr(budgets, "_time_run", lambda *_: 1.0)
+    assert Embedder(baked).embed(TEXTS).budget == 512 and not measured
+    model = Embedder(baked)
+    model.measure_budget(512 * budgets.RUNS / budgets.SHARE + 1)
+    assert measured and model.embed(TEXTS).budget == 1024
+
+
+def test_a_run_is_timed(model: Embedder) -> None:
+    seconds = budgets._time_run(model._session, model._generator)
+    assert 0 < seconds < 60
 
 
 def test_progress_counts_texts(model: Embedder, monkeypatch) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import platform
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from graphsurgery.compare.budget import measure_budget
+from graphsurgery.compare.budget import BUDGETS, LENGTHS, measure_budget
+from graphsurgery.compare.timing import LEAST
 from graphsurgery.deferred import onnxruntime
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.atomic import make_temporary_name
@@ -17,16 +19,28 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.batches import BUDGET
 from graphsurgery.runtime.devices import Device
 from graphsurgery.runtime.feeds import FeedGenerator
+from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import Session
 
 CACHE = "GRAPHSURGERY_CACHE"
 """The environment variable that names the folder of what was measured."""
+PATIENCE = 4.0
+"""Measuring may take so many seconds, however little there is to embed."""
+SHARE = 0.1
+"""It may take this share of the time that the texts at hand take."""
+RUNS = (LEAST + 1) * len(BUDGETS) * sum(LENGTHS) / BUDGET
+"""About how many runs of `BUDGET` positions measuring takes."""
 
 
-def find_budget(model: Model, session: Session, generator: FeedGenerator, threads: int, device: Device, padded: bool) -> int:
-    """Return the most positions of one run: what was measured before on this machine, or what is measured now, in seconds.
+def find_budget(
+    model: Model, session: Session, generator: FeedGenerator, threads: int, device: Device, padded: bool, tokens: float
+) -> int | None:
+    """Return the most positions of one run: what was measured before on this machine, or what is measured now.
 
-    ``padded`` is false for a file that computes no padding.
+    Args:
+        padded: false for a file that computes no padding.
+        tokens: about how many tokens are at hand. If measuring would take long beside them, as for a large model and few texts,
+            nothing is measured, and None is returned.
     """
     place = find_cache() / "budgets" / f"{_identify(model, threads, device)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -34,15 +48,29 @@ def find_budget(model: Model, session: Session, generator: FeedGenerator, thread
         if isinstance(found, int) and found > 0:
             return found
     try:
+        seconds = _time_run(session, generator)
+        if seconds * RUNS > max(PATIENCE, SHARE * seconds * tokens / BUDGET):
+            return None
         budget = measure_budget(session, generator, padded=padded)
     except UnsupportedModelError:
-        return BUDGET
+        return None
     with suppress(OSError):  # a cache that cannot be written is done without
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = make_temporary_name(place)
         temporary.write_text(json.dumps({"positions": budget}), encoding="utf-8")
         temporary.replace(place)
     return budget
+
+
+def _time_run(session: Session, generator: FeedGenerator) -> float:
+    """Return the seconds of one run of about `BUDGET` positions: texts of an eighth of that, the second time."""
+    length = generator.limit_length(BUDGET // 8)
+    (mask, *_) = generator.sizes.split_into_batches(make_mask([length] * max(BUDGET // length, 1)))
+    feed = generator.generate(mask, seed=0)
+    session.run(feed)
+    start = time.perf_counter()
+    session.run(feed)
+    return (time.perf_counter() - start) * BUDGET / mask.size
 
 
 def find_cache() -> Path:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.embedding.embedder import RAISE, SKIP, Embedded, Embedder
-from graphsurgery.embedding.parts import EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, add_vectors, open_writer
+from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedded, Embedder
+from graphsurgery.embedding.parts import BUDGET, EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, add_vectors, open_writer
 from graphsurgery.embedding.rows import (
     JSONL,
     PARQUET,
@@ -161,6 +161,8 @@ def embed_file(
 
         with parts.open(manifest, force=force):
             if not parts.is_done:
+                tokens = path.stat().st_size / CHARACTERS_OF_TOKEN
+                embedder.max_batch_tokens = parts.recall(BUDGET, lambda: embedder.measure_budget(tokens, progress))
                 job.run(embed)
                 parts.finish(job.merge(written, identity), force=force)
             else:  # a run was killed when only its parts were left to remove

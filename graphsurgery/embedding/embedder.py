@@ -39,8 +39,10 @@ from graphsurgery.suggestions import suggest
 Array = np.ndarray
 WINDOW = 4096
 """At most this many texts are tokenised and sorted at a time, so that memory stays bounded whatever is asked for."""
-MEASURED_FROM = 256
-"""The best budget of a run is measured when this many texts are first asked for at once: it takes seconds."""
+CHARACTERS_OF_TOKEN = 4
+"""About so many characters make a token."""
+MEASURED_FROM = 8192
+"""The best budget of a run is measured when about so many tokens are first asked for at once: it takes seconds."""
 NEAR_ONE = 1e-4
 """Vectors whose length is one by as much are taken for normalised."""
 RAISE, SKIP = "raise", "skip"
@@ -137,7 +139,7 @@ class Embedder:
         self._session = open_session(self.model, threads=self.threads, device=device)
         self.providers: list[str] = self._session.providers
         self._is_padded = read_padding_free_form(self.model) is None
-        self._budget = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens
 
     def __repr__(self) -> str:
         """Return one line: the file, its output, and where it runs."""
@@ -222,7 +224,7 @@ class Embedder:
         before = self.choose_prompt(prompt_name, prompt)
         given = self._feed_prompt(before)
         report: Progress = progress or ignore_progress
-        budget = self._find_budget(len(texts), report)
+        budget = self.measure_budget(sum(len(one) for one in texts if isinstance(one, str)) / CHARACTERS_OF_TOKEN, report)
         rows: list[Array] = []
         cuts: list[Cut] = []
         errors: dict[int, GraphSurgeryError] = {}
@@ -260,6 +262,16 @@ class Embedder:
         if first.shape[1] != second.shape[1]:
             raise RequestError(f"vectors of {first.shape[1]} and {second.shape[1]} dims cannot be compared", "use one model")
         return numbers.SIMILARITIES[self.config.similarity or "cosine"](first, second)
+
+    def measure_budget(self, tokens: float, progress: Progress = ignore_progress) -> int:
+        """Return the budget of a run: the best one, which is measured unless it is given or known, or a usual one if measuring
+        takes long beside so many ``tokens``."""
+        if self.max_batch_tokens is None and tokens >= MEASURED_FROM:
+            progress("measuring the best budget of a run, once on this machine", 0, 0)
+            self.max_batch_tokens = find_budget(
+                self.model, self._session, self._generator, self.threads, self._device, self._is_padded, tokens
+            )
+        return self.max_batch_tokens or BUDGET
 
     @cached_property
     def is_normalized(self) -> bool:
@@ -319,12 +331,6 @@ class Embedder:
         value = self.model.interface.output(self.output)
         last = value.dims[-1] if value is not None and value.dims else 0
         return last if isinstance(last, int) else 0
-
-    def _find_budget(self, texts: int, progress: Progress) -> int:
-        if self._budget is None and texts >= MEASURED_FROM:
-            progress("measuring the best budget of a run, once on this machine", 0, 0)
-            self._budget = find_budget(self.model, self._session, self._generator, self.threads, self._device, self._is_padded)
-        return self._budget or BUDGET
 
     def choose_prompt(self, name: str | None, prompt: str | None = None) -> str:
         """Return the text that goes before each text: ``prompt``, else the folder's prompt ``name``, else its default one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -32,7 +32,7 @@ EMBEDDING = "embedding"
 METADATA = b"graphsurgery"
 """The key of the Parquet metadata that says, in JSON, how the vectors were made."""
 ERRORS = b"graphsurgery.errors"
-MANIFEST, LOCK, DONE = "manifest.json", "lock", "done.json"
+MANIFEST, LOCK, DONE, BUDGET = "manifest.json", "lock", "done.json", "budget.json"
 PART_ROWS = 4096
 COMPRESSION = "zstd"
 MOST_DIFFERENCES = 3
@@ -101,6 +101,15 @@ class PartsFolder:
         """Whether the output was made of these parts, and is whole: only the parts are left to remove."""
         done = self._read(DONE)
         return done is not None and self.output.is_file() and hash_file(self.output) == done.get("sha256")
+
+    def recall(self, name: str, make: Callable[[], int]) -> int:
+        """Return the number that an earlier run has kept under ``name``, or make it and keep it."""
+        found = (self._read(name) or {}).get("value")
+        if isinstance(found, int):
+            return found
+        value = make()
+        self.write(name, json.dumps({"value": value}).encode())
+        return value
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, which gets its name when it is whole and on the disk."""
