@@ -267,3 +267,18 @@ def test_a_mask_of_samples_is_no_mask_of_frames(kind: str, asked: str | None) ->
         graphsurgery.mask_tokens(model, HIDDEN, mask=asked)
     assert "--lengths" in raised.value.advice
     assert graphsurgery.verify(graphsurgery.mask_tokens(model, HIDDEN, mask="ones"), against=model)
+
+
+@pytest.mark.parametrize(
+    ("model", "titles", "said"),
+    [
+        (picture_encoder(9), ["1 picture", "2 pictures"], "pictures/s"),
+        (make_speech_encoder("group"), ["1 x 8 frames", "2 x 8 frames"], "frames/s"),
+    ],
+    ids=["pictures", "clips"],
+)
+def test_speed_is_told_in_the_words_of_the_medium(model: onnx.ModelProto, titles: list[str], said: str) -> None:
+    """Pictures and clips are no texts, and have no tokens."""
+    found = graphsurgery.bench(model, batches=(1, 2), lengths=(8,), seconds=0)
+    assert [one.title for one in found.contests] == titles
+    assert said in " ".join(str(found).split()) and "texts/s" not in str(found) and "tokens" not in str(found)

@@ -12,7 +12,7 @@ from pathlib import Path
 from graphsurgery.benchmarking.results import Contest, Measurement
 from graphsurgery.benchmarking.work import PLANNED, Work, describe_strategy, draw_work, split_texts
 from graphsurgery.compare.budget import measure_budget
-from graphsurgery.compare.timing import Timing, describe_batch, race
+from graphsurgery.compare.timing import TEXT, Timing, describe_batch, race
 from graphsurgery.model.model import Model
 from graphsurgery.model.saving import save
 from graphsurgery.progress import Progress, count_parts
@@ -109,9 +109,12 @@ class Racing:
     def run_shape(self, texts: int, tokens: int) -> Contest:
         """Measure one batch of equal texts, with each model."""
         works = [(one, None, draw_work(one.generator, texts, tokens)) for one in self.contenders]
-        return self._race(describe_batch(texts, tokens, 1.0), texts, tokens, works)
+        unit = self.contenders[0].generator.unit
+        return self._race(describe_batch(texts, tokens, 1.0, unit), texts, tokens, works, unit)
 
-    def _race(self, title: str, texts: int, tokens: int, works: Sequence[tuple[Contender, str | None, Work]]) -> Contest:
+    def _race(
+        self, title: str, texts: int, tokens: int, works: Sequence[tuple[Contender, str | None, Work]], unit: str = TEXT
+    ) -> Contest:
         """Measure the memory of each work, then run all of them in turns."""
         counted = count_parts(works, len(works), self.progress, f"memory: {title}")
         memories = [measure_memory(one.path, work.feeds, self.threads) for one, _, work in counted]
@@ -120,7 +123,8 @@ class Racing:
         rounds = race(clients, self.seconds)
         measurements = (
             Measurement(
-                one.name, strategy, Timing(texts, tokens, tuple((seconds[0], seconds[place]) for seconds in rounds)),
+                one.name, strategy,
+                Timing(texts, tokens, tuple((seconds[0], seconds[place]) for seconds in rounds), unit=unit),
                 tuple(client.rounds[1:]), work.texts, work.tokens, memory,
             )
             for place, ((one, strategy, work), client, memory) in enumerate(zip(works, clients, memories, strict=True))

@@ -10,11 +10,10 @@ from rich.text import Text
 
 from graphsurgery.benchmarking.results import FASTER, SLOWER, Benchmark, Contest, Measurement
 from graphsurgery.cli.render import TableOrLines, make_table, render_section
-from graphsurgery.compare.timing import BUSY
+from graphsurgery.compare.timing import BUSY, COLUMNS
 
 STYLES = {FASTER: "green", SLOWER: "bold yellow", BUSY: "yellow"}
 Row = tuple[Contest, Measurement]
-FIGURES = ("p50 ms", "p95 ms", "texts/s", "tokens/s", "peak MB (in runs)")
 
 
 def render_benchmark(result: Benchmark) -> RenderableType:
@@ -34,24 +33,31 @@ def render_benchmark(result: Benchmark) -> RenderableType:
 def _render_table(result: Benchmark, rows: Sequence[Row]) -> Table:
     has_strategies = rows[0][1].strategy is not None
     names = ["model", "texts together"] if has_strategies else ["batch", "model"]
-    table = make_table(names, FIGURES, "speed" if len(rows) > len(result.contests) else "")
+    table = make_table(
+        names, [name for name, _ in _list_figures(rows[0][1])], "speed" if len(rows) > len(result.contests) else ""
+    )
     for contest, one in rows:
         cells = (one.model, one.strategy or "") if has_strategies else (contest.title, one.model)
-        table.add_row(*map(Text, (*cells, *_list_figures(one))), _render_speed(contest, one))
+        table.add_row(*map(Text, (*cells, *(figure for _, figure in _list_figures(one)))), _render_speed(contest, one))
     return table
 
 
 def _describe_row(contest: Contest, one: Measurement) -> Text:
     name = f"{one.model}, {one.strategy or contest.title}"
-    figures = ", ".join(f"{name} {figure}" for name, figure in zip(FIGURES, _list_figures(one), strict=True))
+    figures = ", ".join(f"{called} {figure}" for called, figure in _list_figures(one))
     return Text.assemble((name, "bold"), f": {figures}  ", _render_speed(contest, one))
 
 
-def _list_figures(one: Measurement) -> tuple[str, ...]:
+def _list_figures(one: Measurement) -> list[tuple[str, str]]:
+    """Return the figures with their names: texts and tokens in a second, clips and frames, or pictures alone."""
     memory = "-"
     if one.memory is not None:
         memory = f"{one.memory.peak / 1e6:,.0f} ({max(one.memory.peak - one.memory.loaded, 0) / 1e6:,.0f})"
-    return (*map(_format_time, one.latency), *(f"{number:,.0f}" for number in one.throughput), memory)
+    half, most = map(_format_time, one.latency)
+    rows, columns = (f"{number:,.0f}" for number in one.throughput)
+    unit = one.timing.unit
+    each = [(f"{COLUMNS[unit]}/s", columns)] if unit in COLUMNS else []
+    return [("p50 ms", half), ("p95 ms", most), (f"{unit}s/s", rows), *each, ("peak MB (in runs)", memory)]
 
 
 def _format_time(milliseconds: float) -> str:

@@ -29,6 +29,9 @@ CHANCE = 0.05
 WIDE = 1.25
 """If the middle half of the pairs' ratios is wider than this, the machine did other things between the runs."""
 BUSY = "not judged: the machine was busy"
+TEXT = "text"
+COLUMNS = {TEXT: "tokens", "clip": "frames"}
+"""What the columns of a batch are, by what its rows are. Pictures and spectrograms have none."""
 NOTEWORTHY = 0.1
 """Other programs are mentioned from so many busy processors on."""
 
@@ -42,6 +45,8 @@ class Timing:
     pairs: tuple[tuple[float, float], ...]
     fill: float = 1.0
     """The share of positions that hold tokens."""
+    unit: str = TEXT
+    """What a row is: `FeedGenerator.unit`."""
 
     @property
     def before(self) -> float:
@@ -86,7 +91,7 @@ class Timing:
         return scatters and low < WIDE and high > 1 / WIDE
 
     def __str__(self) -> str:
-        return f"{self.ratio:.2f}x at {describe_batch(self.texts, self.tokens, self.fill)}"
+        return f"{self.ratio:.2f}x at {describe_batch(self.texts, self.tokens, self.fill, self.unit)}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -96,8 +101,11 @@ class Timing:
         }  # fmt: skip
 
 
-def describe_batch(texts: int, tokens: int, fill: float) -> str:
-    return f"{texts} x {tokens} tokens" + (f", {fill:.0%} full" if fill < 1 else "")
+def describe_batch(rows: int, columns: int, fill: float, unit: str = TEXT) -> str:
+    """Describe a batch by its numbers of rows and columns: of texts and tokens, of clips and frames, or of pictures."""
+    if unit not in COLUMNS:
+        return f"{rows} {unit}{'s' * (rows != 1)}"
+    return f"{rows} x {columns} {COLUMNS[unit]}" + (f", {fill:.0%} full" if fill < 1 else "")
 
 
 @dataclass(frozen=True)
@@ -157,13 +165,13 @@ def measure_times(
     feeds = {shape: generator.generate(np.ones(shape, bool), seed=0) for shape in shapes}
     start = Moment.now()
     counted = count_parts(feeds.items(), len(feeds), progress, "timing both files")
-    timed = tuple(_time_shape(before, after, feed, *shape) for shape, feed in counted)
+    timed = tuple(_time_shape(before, after, feed, *shape, generator.unit) for shape, feed in counted)
     return Timings(timed, elsewhere, count_busy_processors(start, Moment.now()))
 
 
-def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int) -> Timing:
+def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], texts: int, tokens: int, unit: str) -> Timing:
     rounds = race([lambda: before.run(feed), lambda: after.run(feed)])
-    return Timing(texts, tokens, tuple((first, second) for first, second in rounds))
+    return Timing(texts, tokens, tuple((first, second) for first, second in rounds), unit=unit)
 
 
 def race(runs: Sequence[Callable[[], object]], seconds: float = SECONDS) -> list[list[float]]:

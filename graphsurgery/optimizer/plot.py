@@ -21,7 +21,7 @@ def draw_choice(choice: Choice, title: str, path: Path, *, force: bool) -> None:
     Raises SurroundingsError if it cannot be written.
     """
     timed = [one for one in choice.candidates if one.timings]
-    batches = [describe_batch(one.texts, one.tokens, one.fill) for one in timed[0].timings]
+    batches = [describe_batch(one.texts, one.tokens, one.fill, one.unit) for one in timed[0].timings]
     height = WIDTH / len(batches)
     figure = import_figure()(figsize=(9, 1.5 + 0.25 * len(timed) * (len(batches) + 1)), layout="constrained")
     axes = figure.subplots()

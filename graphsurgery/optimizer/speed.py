@@ -119,7 +119,7 @@ class SpeedSearch:
             rounds = race([partial(one.run, batch.feed) for one in sessions], SECONDS)
             for place, those in enumerate(timings, 1):
                 pairs = tuple((one[0], one[place]) for one in rounds)
-                those.append(Timing(batch.texts, batch.tokens, pairs, batch.fill))
+                those.append(Timing(batch.texts, batch.tokens, pairs, batch.fill, batch.unit))
         for (one, _), those in zip(made, timings, strict=True):
             yield replace(one, timings=tuple(those))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.compare.timing import describe_batch
+from graphsurgery.compare.timing import TEXT, describe_batch
 from graphsurgery.compare.vectors import Array
 from graphsurgery.errors import RequestError
 from graphsurgery.model.model import Model
@@ -38,9 +38,11 @@ class Batch:
     fill: float
     """The share of positions that hold tokens."""
     feed: dict[str, Array]
+    unit: str = TEXT
+    """What a row is: `FeedGenerator.unit`."""
 
     def __str__(self) -> str:
-        return describe_batch(self.texts, self.tokens, self.fill)
+        return describe_batch(self.texts, self.tokens, self.fill, self.unit)
 
 
 def make_workload(source: Model, generator: FeedGenerator, workload: str | os.PathLike[str] | None) -> list[Batch]:
@@ -68,4 +70,4 @@ def _draw_batch(generator: FeedGenerator, texts: int, tokens: int, fill: float) 
     fill = fill if generator.has_mask and texts > 1 else 1.0
     lengths = np.rint(np.linspace(tokens, (2 * fill - 1) * tokens, texts)).astype(int)  # in even steps, so the mean is `fill`
     mask = make_mask([max(1, int(length)) for length in lengths])
-    return Batch(texts, tokens, fill, generator.generate(mask, seed=0))
+    return Batch(texts, tokens, fill, generator.generate(mask, seed=0), generator.unit)
