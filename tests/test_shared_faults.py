@@ -183,7 +183,7 @@ def test_another_mask(broken, tmp_path: Path, edit: Edit, roles_of: Any) -> None
 
 
 def test_another_mask_than_asked_for(broken, tmp_path: Path) -> None:
-    broken(token_mask.find_mask, lambda *_: token_mask.Mask(token_mask.MaskSpec.parse(IDS), IDS))
+    broken(token_mask.find_mask, lambda *_, **__: token_mask.Mask(token_mask.MaskSpec.parse(IDS), IDS))
     failed(AddPooling("mean", mask=MASK), tiny_encoder(), tmp_path, "as asked")
 
 

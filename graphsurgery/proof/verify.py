@@ -13,6 +13,7 @@ from graphsurgery.compare.tally import MOST_BEYOND
 from graphsurgery.compare.tolerance import Limits
 from graphsurgery.errors import (
     GraphSurgeryError,
+    MissingDataError,
     NothingToPoolError,
     RequestError,
     UnsupportedModelError,
@@ -185,7 +186,7 @@ class _EditProof:
             except (NothingToPoolError, WeightsDifferError) as error:
                 checks.append(Check(name, str(error), stated=Verdict.FAILED))
             except GraphSurgeryError as error:
-                can_run = not error.message.startswith(NO_KERNELS)
+                can_run = not error.message.startswith(NO_KERNELS) and not isinstance(error, MissingDataError)
                 checks.append(Check(name, str(error), stated=Verdict.NOT_CHECKED, needed=name == WHOLE and can_run))
                 self.not_checked.append(f"{name}: {error}")
         self.not_checked += [why_no_text] if why_no_text else []
