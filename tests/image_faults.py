@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from encoders import picture_tower
 from faults import table
 from golden import CASES
 from onnx import TensorProto
+from picture_towers import picture_tower
 from planting import Plant
 
 import graphsurgery

@@ -11,10 +11,10 @@ from typing import Any
 import image_faults
 import numpy as np
 import pytest
-from encoders import picture_tower
 from faults import Fault
 from image_faults import EQUIVALENT, IMAGE_FAULTS
 from onnx import TensorProto, helper
+from picture_towers import picture_tower
 from PIL import Image
 from test_baked_sizes import picture_encoder
 

@@ -16,6 +16,7 @@ from test_baked_sizes import picture_encoder
 import graphsurgery
 from graphsurgery.encoder.frames import compute_receptive_field, count_frames
 from graphsurgery.encoder.limits import Tables
+from graphsurgery.encoder.modalities import list_modalities
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import MaskError, VerificationFailed
 from graphsurgery.model.model import Model
@@ -282,3 +283,19 @@ def test_speed_is_told_in_the_words_of_the_medium(model: onnx.ModelProto, titles
     found = graphsurgery.bench(model, batches=(1, 2), lengths=(8,), seconds=0)
     assert [one.title for one in found.contests] == titles
     assert said in " ".join(str(found).split()) and "texts/s" not in str(found) and "tokens" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("dims", "kinds"), [("batch, seq, 8", ["token ids"]), ("batch, 8, frames", ["token ids", "spectrogram"])]
+)
+def test_what_each_token_has_is_no_spectrogram(dims: str, kinds: list[str]) -> None:
+    """Token embeddings that go into a convolution have the ids' own dims."""
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        encoder (int64[batch, seq] input_ids, float[{dims}] x) => (float[batch, seq, 8] hidden)
+        {{ turned = Transpose<perm = [0, 2, 1]> (x)  held = Conv (turned, kernel)  rows = Gather (table, input_ids)
+           back = Transpose<perm = [0, 2, 1]> (held)  hidden = Add (rows, back) }}
+    """)
+    for name, shape in {"kernel": (8, 8, 1), "table": (20, 8)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    assert [one.kind for one in list_modalities(graphsurgery.load(model))] == kinds

@@ -86,8 +86,19 @@ def _list(model: Model) -> tuple[Modality, ...]:
     except (MalformedModelError, UnsupportedModelError):
         return ()
     ids = _find_ids(model)
-    found = (Modality(one, TOKEN_IDS) if one == ids else _find_stem_kind(graph, one) for one in model.interface.inputs)
+    others = (one for one in model.interface.inputs if not _has_positions_of(one, ids))
+    found = (Modality(one, TOKEN_IDS) if one == ids else _find_stem_kind(graph, one) for one in others)
     return tuple(one for one in found if one is not None)
+
+
+def _has_positions_of(value: Value, ids: Value | None) -> bool:
+    """Return whether an input holds something for each token, such as its embedding ``[batch, seq, hidden]``.
+
+    Its dims have the names of those of the ids ``[batch, seq]``.
+    """
+    if ids is None or value == ids or ids.dims is None or value.dims is None or len(value.dims) < len(ids.dims):
+        return False
+    return value.dims[: len(ids.dims)] == ids.dims and all(isinstance(dim, str) for dim in ids.dims)
 
 
 def _find_ids(model: Model) -> Value | None:

@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import transformers
-from encoders import picture_tower
 from exports import export_folder
 from onnx import TensorProto, helper
+from picture_towers import picture_tower
 
 import graphsurgery
 from graphsurgery.edits.add_image_input import AddImageInput
