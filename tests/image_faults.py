@@ -13,17 +13,15 @@ from faults import table
 from golden import CASES
 from onnx import TensorProto
 from picture_towers import picture_tower
-from planting import Plant
+from planting import Plant, Spoilable
 
-import graphsurgery
 from graphsurgery import AddImageInput
-from graphsurgery.model.model import Model
 
 CONFIGS = CASES / "add_image_input"
 
 
 @dataclass(frozen=True, eq=False)
-class Processed:
+class Processed(Spoilable):
     """A tower of pictures that processes them as the config of that name says."""
 
     config: str
@@ -34,13 +32,9 @@ class Processed:
     def source(self) -> onnx.ModelProto:
         return picture_tower((8, 8), self.opset)
 
-    @cached_property
-    def loaded(self) -> Model:
-        return graphsurgery.load(self.source)
-
-    @cached_property
-    def output(self) -> onnx.ModelProto:
-        return AddImageInput(str(CONFIGS / f"{self.config}.json"), **self.parameters).apply(self.loaded).to_proto()
+    @property
+    def edits(self) -> list[AddImageInput]:
+        return [AddImageInput(str(CONFIGS / f"{self.config}.json"), **self.parameters)]
 
     def __str__(self) -> str:
         return f"{self.config}, opset {self.opset}"

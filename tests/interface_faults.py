@@ -14,7 +14,7 @@ from decoders import CACHES, FLAG, PRESENT, TASK, tiny_decoder
 from encoders import FLOAT16, HIDDEN, IDS, MASK, POSITION_IDS, TYPE_IDS, tiny_encoder
 from faults import table
 from onnx import TensorProto, helper, numpy_helper
-from planting import Plant
+from planting import Plant, Spoilable
 
 from graphsurgery import (
     AddInput,
@@ -26,16 +26,14 @@ from graphsurgery import (
     KeepOutputs,
     OptionalInput,
     Rename,
-    load,
 )
 from graphsurgery.edits.edit import Edit
-from graphsurgery.model.model import Model
 
 EMBEDDING = "sentence_embedding"
 
 
 @dataclass(frozen=True, eq=False)
-class Edited:
+class Edited(Spoilable):
     """A right output to be spoilt: ``edits`` on a tiny encoder."""
 
     edits: Sequence[Edit]
@@ -46,21 +44,6 @@ class Edited:
         model = tiny_encoder(**self.encoder)
         model.graph.value_info.append(helper.make_tensor_value_info("words", TensorProto.FLOAT, ["batch", "sequence", 8]))
         return model
-
-    @cached_property
-    def loaded(self) -> Model:
-        """The source, loaded once for all faults."""
-        return load(self.source)
-
-    @cached_property
-    def output(self) -> onnx.ModelProto:
-        model = self.loaded
-        for edit in self.edits:
-            model = edit.apply(model)
-        return model.to_proto()
-
-    def __str__(self) -> str:
-        return ", ".join(edit.verb for edit in self.edits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from graphsurgery import Model, load
+from graphsurgery.edits.edit import Edit
+
+
+class Spoilable:
+    """A right output to be spoilt: ``edits`` on a ``source``."""
+
+    source: onnx.ModelProto
+    edits: Sequence[Edit]
+
+    @cached_property
+    def loaded(self) -> Model:
+        """The source, loaded once for all faults."""
+        return load(self.source)
+
+    @cached_property
+    def output(self) -> onnx.ModelProto:
+        return reduce(lambda model, edit: edit.apply(model), self.edits, self.loaded).to_proto()
+
+    def __str__(self) -> str:
+        return ", ".join(edit.verb for edit in self.edits)
 
 
 class Plant:

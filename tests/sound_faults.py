@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 
 import numpy as np
 import onnx
 from faults import table
 from golden import CASES, Case
 from onnx import TensorProto
-from planting import Plant
+from planting import Plant, Spoilable
 
-from graphsurgery import AddWaveformNormalize, Rename, load
+from graphsurgery import AddWaveformNormalize, Rename
 from graphsurgery.edits.edit import Edit
-from graphsurgery.model.model import Model
 
 WAVE, INSIDE = "input_values", "graphsurgery/waveform/input_values"
 
 
 @dataclass(frozen=True, eq=False)
-class Normalized:
+class Normalized(Spoilable):
     """A right output to be spoilt: ``edits`` on the encoder of a golden case, whose nodes are named by their outputs."""
 
     name: str
@@ -34,17 +33,8 @@ class Normalized:
             node.name = node.output[0]
         return model
 
-    @cached_property
-    def loaded(self) -> Model:
-        """The source, loaded once for all faults."""
-        return load(self.source)
-
-    @cached_property
-    def output(self) -> onnx.ModelProto:
-        return reduce(lambda model, edit: edit.apply(model), self.edits, self.loaded).to_proto()
-
     def __str__(self) -> str:
-        return f"{self.name}: {', '.join(edit.verb for edit in self.edits)}"
+        return f"{self.name}: {super().__str__()}"
 
 
 ALL, LENGTHS, MASK, CHANNEL = map(Normalized, ("all_samples", "lengths", "mask", "with_channel"))

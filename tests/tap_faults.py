@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -15,17 +15,16 @@ from faults import table
 from golden import CASES, Case
 from interface_faults import dim
 from onnx import TensorProto, helper, numpy_helper
-from planting import Plant
+from planting import Plant, Spoilable
 
-from graphsurgery import AddPooling, Rename, Tap, load
+from graphsurgery import AddPooling, Rename, Tap
 from graphsurgery.edits.edit import Edit
-from graphsurgery.model.model import Model
 
 HIDDEN, TOKENS = "last_hidden_state", "token_embeddings"
 
 
 @dataclass(frozen=True, eq=False)
-class Tapped:
+class Tapped(Spoilable):
     """A right output to be spoilt: ``edits`` on the encoder of a golden case of tap, whose nodes are named by their outputs."""
 
     name: str
@@ -41,17 +40,8 @@ class Tapped:
         node.input[2] = "upper"  # a weight of the last layer alone
         return model
 
-    @cached_property
-    def loaded(self) -> Model:
-        """The source, loaded once for all faults."""
-        return load(self.source)
-
-    @cached_property
-    def output(self) -> onnx.ModelProto:
-        return reduce(lambda model, edit: edit.apply(model), self.edits, self.loaded).to_proto()
-
     def __str__(self) -> str:
-        return f"{self.name}: {', '.join(edit.verb for edit in self.edits)}"
+        return f"{self.name}: {super().__str__()}"
 
 
 POST = Tapped("post_norm", [Tap("1")])

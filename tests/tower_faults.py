@@ -12,17 +12,16 @@ from faults import table
 from interface_faults import declared, dim
 from joints import PICTURES, joint
 from onnx import TensorProto, helper, numpy_helper
-from planting import Plant
+from planting import Plant, Spoilable
 
-from graphsurgery import AddNormalize, ExtractTower, load
+from graphsurgery import AddNormalize, ExtractTower
 from graphsurgery.edits.edit import Edit
-from graphsurgery.model.model import Model
 
 TEXT, IMAGE = "text_embeds", "image_embeds"
 
 
 @dataclass(frozen=True, eq=False)
-class Taken:
+class Taken(Spoilable):
     """A right output to be spoilt: ``edits`` on a joint model."""
 
     edits: Sequence[Edit]
@@ -31,21 +30,6 @@ class Taken:
     @cached_property
     def source(self) -> onnx.ModelProto:
         return joint(**self.model)
-
-    @cached_property
-    def loaded(self) -> Model:
-        """The source, loaded once for all faults."""
-        return load(self.source)
-
-    @cached_property
-    def output(self) -> onnx.ModelProto:
-        model = self.loaded
-        for edit in self.edits:
-            model = edit.apply(model)
-        return model.to_proto()
-
-    def __str__(self) -> str:
-        return ", ".join(edit.verb for edit in self.edits)
 
 
 ADDED = Taken([ExtractTower("text")], {"shared": True})

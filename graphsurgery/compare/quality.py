@@ -126,7 +126,7 @@ def measure_quality(reference: Array, candidate: Array, top_k: int = TOP_K) -> Q
     paired = np.arange(len(wanted))
     if len(paired) > MOST_PAIRED:
         paired = np.rint(np.linspace(0, len(wanted) - 1, MOST_PAIRED)).astype(np.int64)
-    before, after = (np.round(compute_similarities(side[paired]), DECIMALS) for side in (wanted, found))
+    before, after = (np.round(compute_similarities(side[paired], side[paired]), DECIMALS) for side in (wanted, found))
     return Quality(
         len(wanted), float(cosines.min()), float(np.percentile(cosines, 1)), float(cosines.mean()),
         _compare_neighbours(before, after, top_k), _correlate_ranks(before, after), int(cosines.argmin()), top_k, len(paired),

@@ -40,13 +40,20 @@ def compute_cosines(one: Array, other: Array) -> Array:
     return compare_vectors(one, other)[0]
 
 
-def compute_similarities(vectors: Array) -> Array:
-    """Return the cosine between every two of ``vectors [n, dim]`` float64, as ``[n, n]``. It is 0 where one of them is zero."""
+def compute_similarities(one: Array, other: Array) -> Array:
+    """Return the cosine between each of ``one [n, dim]`` and each of ``other [m, dim]``, float64, as ``[n, m]``.
+
+    It is 0 where one of them is zero.
+    """
+    return _scale_to_length_one(one) @ _scale_to_length_one(other).T
+
+
+def _scale_to_length_one(vectors: Array) -> Array:
     largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
     scaled = vectors / np.where(largest > 0, largest, 1)  # the squares of the largest numbers would overflow
     lengths = np.linalg.norm(scaled, axis=-1, keepdims=True)
-    units = scaled / np.where(lengths > 0, lengths, 1)
-    return units @ units.T
+    units: Array = scaled / np.where(lengths > 0, lengths, 1)
+    return units
 
 
 def measure_largest_difference(one: Array, other: Array) -> float:

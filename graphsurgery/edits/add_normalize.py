@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
 import onnx
 
 from graphsurgery.edits.draft_operators import Operators, l2_normalize
@@ -14,6 +13,7 @@ from graphsurgery.edits.outputs import build_output, find_pooling, find_target, 
 from graphsurgery.edits.rename import Rename, undo_rename
 from graphsurgery.edits.truncate import Truncate, name_cuts, parse_dims
 from graphsurgery.encoder.head import has_own_head, read_head_steps
+from graphsurgery.encoder.unit_length import have_length_one
 from graphsurgery.errors import AlreadyAppliedError, GraphSurgeryError, require_promised
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.draft import Draft
@@ -66,9 +66,7 @@ def _explain_length_one(model: Model, target: Value) -> str | None:
         vectors = run_short_text(model, target.name, "length")
     except GraphSurgeryError:
         return None
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
-    is_one = lengths.size and np.all(np.abs(lengths - 1) < NEAR_ONE)
-    return "its vectors have length one in a run" if is_one else None
+    return "its vectors have length one in a run" if have_length_one(vectors, NEAR_ONE) else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from graphsurgery.deferred import gs
+from graphsurgery.edits.clips import INPUT_LENGTHS
 from graphsurgery.edits.draft_operators import Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import find_input
@@ -29,7 +30,6 @@ from graphsurgery.runtime.mask_forms import LENGTHS, list_possible_forms
 DOUBLE = onnx.TensorProto.DOUBLE
 EPSILON = 1e-7
 """Added to the variance, as Wav2Vec2FeatureExtractor does."""
-INPUT_LENGTHS = "input_lengths"
 CONFIG, SETTING = "preprocessor_config.json", "do_normalize"
 WITHOUT_LENGTHS = Warn(
     "every sample of a row counts as the clip's own, padding too: feed clips of one length together, or let the file take "

@@ -23,6 +23,7 @@ from graphsurgery.encoder.frames import (
     find_frame_convolutions,
     find_frame_steps,
     is_padded,
+    quote_name,
 )
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.hidden_state import HiddenState
@@ -205,7 +206,7 @@ class _Planner:
     def _plan_statistics(self) -> Iterator[Cut]:
         for node in self.flow.graph.nodes:
             if get_operator(node) == "GroupNormalization" and node.outputs[0] in self.flow.tokens:
-                raise self._make_error(f"{_name(node)} takes its mean over groups of channels")
+                raise self._make_error(f"{quote_name(node)} takes its mean over groups of channels")
             if get_operator(node) == "InstanceNormalization" and node.outputs[0] in self.flow.tokens:
                 behind = self.flow.graph.ancestors([node.outputs[0]])
                 before = sum(one.outputs[0] in behind for one in self.convolutions)
@@ -220,7 +221,7 @@ class _Planner:
             if get_operator(node) != "Conv" or not is_fed or node in self.convolutions or not is_padded(node):
                 continue
             if any(stride > 1 for stride in get_ints(node, "strides") or []):
-                raise self._make_error(f"the padded convolution {_name(node)} leaves frames out")
+                raise self._make_error(f"the padded convolution {quote_name(node)} leaves frames out")
             yield self._cut(FRAMES, require_value(node.inputs[0], "the frames"), self.steps, reader=node)
 
     def _plan_attention(self) -> Iterator[Cut]:
@@ -249,7 +250,3 @@ class _Planner:
             f"use --padding {TRANSFORMERS}; a clip's vector may then depend on the clips beside it",
             OPTION,
         )
-
-
-def _name(node: ir.Node) -> str:
-    return repr(node.name or node.outputs[0].name)

@@ -14,7 +14,7 @@ from graphsurgery.compare.budget import BUDGETS, LENGTHS, measure_budget
 from graphsurgery.compare.timing import LEAST
 from graphsurgery.deferred import onnxruntime
 from graphsurgery.errors import UnsupportedModelError
-from graphsurgery.model.atomic import make_temporary_name
+from graphsurgery.model.atomic import replace_file
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.batches import BUDGET
 from graphsurgery.runtime.devices import Device
@@ -56,9 +56,7 @@ def find_budget(
         return None
     with suppress(OSError):  # a cache that cannot be written is done without
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = make_temporary_name(place)
-        temporary.write_text(json.dumps({"positions": budget}), encoding="utf-8")
-        temporary.replace(place)
+        replace_file(place, json.dumps({"positions": budget}).encode())
     return budget
 
 

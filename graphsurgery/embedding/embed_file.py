@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedded, Embedder
+from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedded, Embedder, check_choice
 from graphsurgery.embedding.parts import BUDGET, EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, add_vectors, open_writer
 from graphsurgery.embedding.rows import (
     JSONL,
@@ -138,8 +138,7 @@ def embed_file(
     import_arrow()
     target = Path(os.fspath(output))
     written = _find_written(target)
-    if on_error not in (RAISE, SKIP):
-        raise RequestError(f"on_error is {on_error!r}", f"choose from {RAISE}, {SKIP}")
+    check_choice("on_error", on_error, (RAISE, SKIP))
     embedder = Embedder(model, providers=providers, threads=threads, max_batch_tokens=max_batch_tokens)
     found_ranges = None if ranges is None else read_ranges(Path(os.fspath(ranges)), embedder.width)
     identity = describe_vectors(embedder, embedder.choose_prompt(prompt_name, prompt), dims, precision, on_long, found_ranges)
@@ -237,10 +236,7 @@ class _Job:
             )
         self.tokens += done.tokens
         self.cut += len(done.cuts)
-        missing = [place - rows.first for place in errors]
-        vectors = done.vectors.copy()
-        vectors[missing] = np.nan if vectors.dtype.kind == "f" else 0
-        return Part(add_vectors(rows.table, vectors, missing), errors)
+        return Part(add_vectors(rows.table, done.vectors, [place - rows.first for place in errors]), errors)
 
     def _name(self, rows: Rows, place: int) -> str:
         if self.id_column is None:

@@ -19,6 +19,7 @@ from graphsurgery.embedding.budgets import find_budget, find_cache
 from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization, read_folder_tokenization
 from graphsurgery.embedding.tokenizer import CUT, LONG, Cut, Part, TextTokenizer
 from graphsurgery.encoder.head import EMBEDDING, read_padding_free_form
+from graphsurgery.encoder.unit_length import have_length_one
 from graphsurgery.errors import FolderError, GraphSurgeryError, RequestError, SurroundingsError, UnsupportedModelError
 from graphsurgery.folders.files import find_onnx, is_folder
 from graphsurgery.folders.transformer_config import FolderConfig, read_folder_config
@@ -277,8 +278,7 @@ class Embedder:
     def is_normalized(self) -> bool:
         """Whether the file's vectors have length one, as a few sentences show."""
         found = self._tokenizer.tokenize(SENTENCES)
-        lengths = np.linalg.norm(self._run(found.parts, self._feed_prompt(""), BUDGET).astype(np.float64), axis=1)
-        return bool(np.all(np.abs(lengths - 1) < NEAR_ONE))
+        return have_length_one(self._run(found.parts, self._feed_prompt(""), BUDGET), NEAR_ONE)
 
     def _run(self, parts: Sequence[Part], given: Mapping[str, Array], budget: int, tell: Any = None) -> Array:
         """Return the vectors of ``parts``, ``[parts, dim]``."""
@@ -414,6 +414,11 @@ def _find_longest(tokenization: Tokenization, generator: FeedGenerator) -> int |
 
 
 def _check_choices(on_long: str, on_error: str) -> None:
-    for name, given, choices in (("on_long", on_long, LONG), ("on_error", on_error, (RAISE, SKIP))):
-        if given not in choices:
-            raise RequestError(f"{name} is {given!r}", f"{suggest(str(given), choices)}choose from {', '.join(choices)}")
+    check_choice("on_long", on_long, LONG)
+    check_choice("on_error", on_error, (RAISE, SKIP))
+
+
+def check_choice(name: str, given: str, choices: Sequence[str]) -> None:
+    """Raise RequestError unless the argument ``name`` is one of ``choices``."""
+    if given not in choices:
+        raise RequestError(f"{name} is {given!r}", f"{suggest(str(given), choices)}choose from {', '.join(choices)}")

@@ -22,7 +22,7 @@ import numpy as np
 from graphsurgery.embedding.rows import import_arrow
 from graphsurgery.errors import OutputExistsError, RequestError, SurroundingsError
 from graphsurgery.folders.files import hash_file
-from graphsurgery.model.atomic import make_temporary_name, move_into_place, sync_folder, write_new_file
+from graphsurgery.model.atomic import move_into_place, replace_file, sync_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -113,11 +113,7 @@ class PartsFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, which gets its name when it is whole and on the disk."""
-        path = self.path / name
-        temporary = make_temporary_name(path)
-        write_new_file(temporary, [(0, content)], len(content))
-        temporary.replace(path)
-        sync_folder(self.path)
+        replace_file(self.path / name, content)
 
     def write_part(self, number: int, part: Part) -> None:
         """Write the rows of one part."""

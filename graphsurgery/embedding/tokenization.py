@@ -11,7 +11,7 @@ from graphsurgery.errors import FolderError, RequestError
 from graphsurgery.folders.files import BAKED, is_there, open_file, read_json, resolve_inside
 from graphsurgery.folders.modules import MODULES, Module, read_module, read_modules
 from graphsurgery.folders.transformer_config import read_encoder_config, read_transformer_settings
-from graphsurgery.runtime.texts import find_closing_token, read_padding
+from graphsurgery.runtime.texts import read_padding_and_end
 
 TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
@@ -55,8 +55,8 @@ def read_tokenization(folder: Path, first: Module) -> Tokenization:
         return Tokenization(place, False, longest=_find_longest(first, place), lower_case=_is_lower_case(first))
     open_file(resolve_inside(place, TOKENIZER, str(place)))
     try:
-        side, pad, token = read_padding(place / TOKENIZER)
-        ends_special = _is_special(place, find_closing_token(place / TOKENIZER))
+        side, pad, token, end = read_padding_and_end(place / TOKENIZER)
+        ends_special = _is_special(place, end)
     except RequestError as error:
         raise FolderError(error.message, error.advice) from error
     if first.kind == "StaticEmbedding":  # its module takes the tokenizer as it is, padding and special tokens left out

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from graphsurgery.compare.vectors import compute_similarities
 from graphsurgery.errors import RequestError
 
 Array = np.ndarray
@@ -65,8 +66,8 @@ def _find_levels(vectors: Array, ranges: Array) -> Array:
 
 def compute_cosine(one: Array, other: Array) -> Array:
     """Return the cosines. They are computed in float64, so that a vector's with itself is 1."""
-    first, second = (normalize(side.astype(np.float64)) for side in (one, other))
-    return (first @ second.T).astype(np.result_type(one, other, np.float16))
+    cosines = compute_similarities(one.astype(np.float64), other.astype(np.float64))
+    return cosines.astype(np.result_type(one, other, np.float16))
 
 
 def compute_dot(one: Array, other: Array) -> Array:

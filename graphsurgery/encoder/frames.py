@@ -73,7 +73,7 @@ def _find_convolutions(graph: Graph, waveform: str) -> list[tuple[ir.Node, int]]
         raise _make_error(f"no convolution reads the input {waveform!r}")
     for one, other in pairwise(found):
         if other.inputs[0] not in graph.descendants(one.outputs):
-            raise _make_error(f"the convolutions {_name(one)} and {_name(other)} do not follow one another")
+            raise _make_error(f"the convolutions {quote_name(one)} and {quote_name(other)} do not follow one another")
     return [(node, _find_rank(graph, node)) for node in found]
 
 
@@ -88,7 +88,7 @@ def _ends_frames(graph: Graph, node: ir.Node) -> bool:
 def _find_rank(graph: Graph, node: ir.Node) -> int:
     weights = _find_weights(graph, node.inputs[1])
     if weights is None:
-        raise _make_error(f"the weights of the convolution {_name(node)} are computed")
+        raise _make_error(f"the weights of the convolution {quote_name(node)} are computed")
     return len(weights.dims)
 
 
@@ -105,14 +105,15 @@ def is_padded(node: ir.Node) -> bool:
 def _read_step(node: ir.Node, rank: int) -> tuple[int, int]:
     kernel = get_ints(node, "kernel_shape")
     if rank != 3 or kernel is None:
-        raise _make_error(f"the convolution {_name(node)} runs over {rank - 2} dims, not over time alone")
+        raise _make_error(f"the convolution {quote_name(node)} runs over {rank - 2} dims, not over time alone")
     if is_padded(node):
-        raise _make_error(f"the convolution {_name(node)} is padded, so that frames at a clip's end see zeros")
+        raise _make_error(f"the convolution {quote_name(node)} is padded, so that frames at a clip's end see zeros")
     stride, dilation = (get_ints(node, name) or [1] for name in ("strides", "dilations"))
     return (kernel[0] - 1) * dilation[0] + 1, stride[0]
 
 
-def _name(node: ir.Node) -> str:
+def quote_name(node: ir.Node) -> str:
+    """Return how messages name a node: by its name, or else by its first output."""
     return repr(node.name or node.outputs[0].name)
 
 

@@ -1,6 +1,8 @@
-"""Vectors of length one: x / sqrt(sum x^2), in one operator or several."""
+"""Vectors of length one: x / sqrt(sum x^2), in one operator or several, and what a run shows of it."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from graphsurgery.deferred import ir
 from graphsurgery.graph.attributes import get_input, get_int
@@ -22,3 +24,9 @@ def find_scaled_to_length_one(graph: Graph, node: ir.Node) -> ir.Value | None:
         if vector in graph.ancestors([length]) and behind & SQUARE_SUMS:
             return vector
     return None
+
+
+def have_length_one(vectors: np.ndarray, near: float) -> bool:
+    """Return whether there are ``vectors [..., dim]``, and all have length one to within ``near``."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
+    return bool(lengths.size and np.all(np.abs(lengths - 1) < near))

@@ -71,6 +71,14 @@ def write_new_file(path: Path, pieces: Iterable[tuple[int, Piece]], size: int, p
         raise
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` in place of what is there, whole and durably, or raise OSError and change nothing."""
+    temporary = make_temporary_name(path)
+    write_new_file(temporary, [(0, content)], len(content))
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
 def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:
     """Give the file ``temporary`` the name ``path``. Raise FileExistsError if ``path`` exists and ``force`` is not set.
 

@@ -129,13 +129,15 @@ def read_padding(tokenizer: Path) -> tuple[str, int, str]:
     return _read_padding(tokenizer, open_tokenizer(tokenizer))
 
 
-def find_closing_token(tokenizer: Path) -> str | None:
-    """Return the special token that a tokenizer.json puts behind a text, such as [SEP], or None if it puts none there.
+def read_padding_and_end(tokenizer: Path) -> tuple[str, int, str, str | None]:
+    """Return what `read_padding` does, and the special token that is put behind a text, such as [SEP]; None if there is none.
 
     Raises the errors of `tokenize`.
     """
-    encoded = open_tokenizer(tokenizer).encode("a")
-    return str(encoded.tokens[-1]) if encoded.ids and encoded.special_tokens_mask[-1] else None
+    loaded = open_tokenizer(tokenizer)
+    encoded = loaded.encode("a")
+    end = str(encoded.tokens[-1]) if encoded.ids and encoded.special_tokens_mask[-1] else None
+    return *_read_padding(tokenizer, loaded), end
 
 
 def open_tokenizer(tokenizer: Path) -> Any:
