@@ -4,6 +4,7 @@ VENV := .venv
 PEERS := .venv-peers
 NEWEST := .venv-peers6
 BENCH := .venv-bench
+SERVICES := .venv-services
 PIP := -m pip install --quiet --disable-pip-version-check
 REFUSAL := graphsurgery needs Python 3.11 or newer, and $(PYTHON) is {}.{}. Name another one: make PYTHON=python3.12 TARGET
 CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit("$(REFUSAL)".format(*sys.version_info) if sys.version_info < (3, 11) else 0)'
@@ -11,9 +12,10 @@ export HF_HUB_OFFLINE := 1
 unexport PYTHONDONTWRITEBYTECODE # or every test process would compile the package and the tests anew
 
 PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --strict-markers" tests/peers
+SERVICE_TESTS := -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/services
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm first-hour test test-peers test-peers-newest test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
+.PHONY: help demo demo-minilm first-hour test test-peers test-peers-newest test-services test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ test-peers: $(PEERS)/.peers ## reference tests against PyTorch, sentence-transfo
 
 test-peers-newest: $(NEWEST)/.peers ## those that say something new beside sentence-transformers 6 and transformers 5
 	$(NEWEST)/bin/python $(PEER_TESTS)
+
+test-services: $(SERVICES)/.services ## the service beside real clients and Redis, and Ray (needs redis-server)
+	$(SERVICES)/bin/python $(SERVICE_TESTS)
 
 first-hour: $(VENV)/.test ## do the README as a newcomer does, in fresh clones and environments, and compare what the terminal shows
 	$(VENV)/bin/python tests/first_hour/first_hour.py
@@ -88,7 +93,7 @@ optimize-cost: $(VENV)/.test ## the table of docs/optimize.md: seconds and memor
 	$(VENV)/bin/python benchmarks/optimize_cost.py --write
 
 clean: ## remove environments, caches and demo output
-	rm -rf $(VENV) $(PEERS) $(NEWEST) $(BENCH) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(NEWEST) $(BENCH) $(SERVICES) .demo .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(CHECK_PYTHON)
@@ -122,4 +127,10 @@ $(BENCH)/.bench: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python $(PIP) torch==2.13.0
 	$(BENCH)/bin/python $(PIP) -e '.[bench-peers]'
+	@touch $@
+
+$(SERVICES)/.services: pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(SERVICES)
+	$(SERVICES)/bin/python $(PIP) -e '.[services]'
 	@touch $@

@@ -1,0 +1,43 @@
+"""The limits and options of a service: one value, made by the command line, read by every part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphsurgery.runtime.devices import AUTO
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a folder is served. Sizes are in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    providers: str = AUTO
+    threads: int | None = None
+    max_batch_tokens: int | None = None
+    """The most positions of one run; measured on this machine if None."""
+    max_queue: int = 512
+    """Inputs that may wait or run at once. One request more is answered with 429."""
+    max_queue_seconds: float = 30.0
+    """A request is refused with 429 if what waits before it would take longer."""
+    max_items: int = 2048
+    """Inputs of one request."""
+    max_body: int = 2_000_000
+    read_timeout: float = 10.0
+    """The body of a request has to arrive within this time."""
+    max_connections: int = 2048
+    drain: float = 30.0
+    """After SIGTERM, requests in flight have this long to end."""
+    api_key: str | None = None
+    cors: tuple[str, ...] = ()
+    """Origins that browsers may ask from."""
+    cache: str = "memory"
+    """``memory``, ``none``, or the redis:// URL of a server."""
+    cache_bytes: int = 256_000_000
+    cache_seconds: float | None = None
+    """How long an entry is kept. None for as long as there is room (in memory), or until Redis drops it."""
+    accept_token_ids: bool = False
+    cut_long: bool = True
+    """Whether a text that is too long is cut, unless its request says otherwise."""
+    json_logs: bool = False

@@ -1,0 +1,63 @@
+"""What a service computes with: a tower takes inputs of one kind (texts, pairs, pictures, clips) and gives one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphsurgery.errors import GraphSurgeryError
+
+TEXT, PAIR, IMAGE, AUDIO = "text", "pair", "image", "audio"
+"""The kinds of towers: a text, a text beside a query (the scores of a cross-encoder), a picture, a clip of speech."""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts of a request are tokenised. What differs here never shares a batch, an entry of the cache or a flight."""
+
+    prompt: str = ""
+    """The text that goes before each text, already chosen."""
+    on_long: str = "cut"
+    """``cut`` or ``error``, as `Embedder.embed` has it."""
+    cut_from: str = "right"
+    """Which end of a text that is too long is cut off."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An input that is ready to run."""
+
+    content: Any
+    """What the tower runs: the ids of a text, the pixels of a picture, the samples of a clip."""
+    size: int
+    """Its length for the budget of a run: tokens, or 1 for what has no length."""
+    tokens: int = 0
+    """Its tokens, as usage counts them."""
+    is_cut: bool = False
+    """Whether the text was longer than the model takes."""
+    group: Any = None
+    """Inputs run together only if their groups are equal: the count of a prompt's tokens, or the size of a picture."""
+
+
+class Tower(Protocol):
+    """One model. `prepare` is called by several threads at once, `run` by one."""
+
+    kind: str
+    budget: int
+    """The most positions of one run."""
+    is_padded: bool
+    """Whether a run computes padding, so that its positions are rows x longest."""
+    width: int
+    identity: str
+    """The sha256 of everything that decides a row but the input itself and the options: model, tokenizer, longest text."""
+
+    def prepare(self, inputs: Sequence[Any], options: TextOptions) -> list[Prepared | GraphSurgeryError]:
+        """Return each input ready to run, or why it cannot be, which concerns no other input."""
+        ...
+
+    def run(self, inputs: Sequence[Prepared]) -> np.ndarray:
+        """Return ``[inputs, width]``, as the file gives it. Raises UnsupportedModelError if the run fails."""
+        ...
