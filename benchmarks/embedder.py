@@ -29,6 +29,8 @@ PAGE = ROOT / "docs" / "embedding.md"
 SHORT, LONG = 900, 100
 OWN = "Embedder: baked"
 BESIDE = ("sentence-transformers", "fastembed", "ONNX Runtime, arrival", "ONNX Runtime, one", "Embedder")
+OTHER_FILES = (f"{OWN}, --speed", "Embedder: padding-free", "Embedder: int8", "Embedder: padding-free, int8")
+"""What may be faster: the Embedder on files that compute less."""
 MOST_BEHIND = 1.05
 
 
@@ -45,7 +47,8 @@ def main() -> None:
         folder = Path(name)
         files = make_files(folder)
         if not arguments.quick:
-            run_graphsurgery("quantize", files.baked, "-o", files.int8, "--min-cosine", "0.99")
+            for source, target in ((files.baked, files.int8), (files.padding_free, files.packed_int8)):
+                run_graphsurgery("quantize", source, "-o", target, "--min-cosine", "0.99")
         rows = measure(
             Workload("mixed texts, all at once", texts, len(texts)), files, 2 if arguments.quick else 5, folder, engines
         )
@@ -67,7 +70,7 @@ def list_misses(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         ahead = median(mine / other for mine, other in zip(own.seconds, row.seconds, strict=True))
         limit = MOST_BEHIND if row.engine in SEARCHED else 1.0
-        if ahead > limit and "int8" not in row.engine and not row.engine.startswith(f"{OWN}, --speed"):
+        if ahead > limit and row.engine not in OTHER_FILES:
             wrong.append(f"{row.engine} is {ahead:.2f} times as fast as {OWN}")
     return wrong
 

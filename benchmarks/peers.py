@@ -158,8 +158,9 @@ def make_files(folder: Path) -> Files:
         recipe = folder / f"{form}.toml"
         recipe.write_text(f'[[steps]]\nrewrite = "padding-free"\nform = "{form}"\n', encoding="utf-8")
         run_graphsurgery("run", recipe, baked, "-o", place)
-    int8 = folder / "int8.onnx"
-    return Files(model, folder / "pooled" / "model.onnx", baked, speed if speed.exists() else baked, packed, portable, int8)
+    fastest = speed if speed.exists() else baked
+    int8, packed_int8 = folder / "int8.onnx", folder / "padding-free-int8.onnx"
+    return Files(model, folder / "pooled" / "model.onnx", baked, fastest, packed, portable, int8, packed_int8)
 
 
 def export_model(model: Path, library: str, folder: Path) -> None:

@@ -36,6 +36,8 @@ class Files:
     """The padding-free file of standard operators."""
     int8: Path
     """The file that `graphsurgery quantize` made of ``baked``, if it was made."""
+    packed_int8: Path
+    """The same, made of ``padding_free``."""
 
 
 class Runner(Protocol):
@@ -196,6 +198,8 @@ BUDGETS = (128, 256, 512, 1024, 2048, 4096)
 SEARCHED: dict[str, Callable[[Files], Encode]] = {
     **{f"Embedder: baked, {budget} positions": partial(lambda budget, files: open_embedder(files.baked, budget), budget)
        for budget in BUDGETS},
+    "Embedder: padding-free": lambda files: open_embedder(files.padding_free),
     "Embedder: int8": lambda files: open_embedder(files.int8),
+    "Embedder: padding-free, int8": lambda files: open_embedder(files.packed_int8),
 }  # fmt: skip
 """Engines of the benchmark of the Embedder alone: the budgets among which the measured one should be the best, and int8."""

@@ -12,6 +12,8 @@ from graphsurgery import PaddingFree
 from graphsurgery.runtime.texts import CALIBRATE, JUDGE
 from quantized.given import Given, Made, open_onnx
 
+INVARIANT = ("ours: `--min-cosine", "ours: padding-free")
+"""How the rows begin whose vectors are promised not to depend on the batch."""
 BUDGETS = (0.98, 0.99, 0.995, 0.999)
 MAIN = 0.99
 SCHEMES = ("qdq", "weights-8bit", "weights-4bit", "weights-fp16")
