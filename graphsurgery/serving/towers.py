@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,8 +42,31 @@ class Prepared:
     """Inputs run together only if their groups are equal: the count of a prompt's tokens, or the size of a picture."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a service tells about a tower: in `/info`, in the log, and when it starts."""
+
+    model: str
+    """The path of the ONNX file."""
+    sha256: str
+    """That of the ONNX file."""
+    dims: int
+    dtype: str = "float32"
+    longest: int | None = None
+    """The longest text in tokens. None if there is no limit."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    """The name of the prompt that is used if a request names none."""
+    similarity: str = "cosine"
+    providers: Sequence[str] = ()
+    """ONNX Runtime's names of what the model runs on."""
+    threads: int | None = None
+    is_batch_invariant: bool | None = None
+    """Whether a row has the same bits in any batch, as tried on this machine. None if it was not tried."""
+
+
 class Tower(Protocol):
-    """One model. `prepare` is called by several threads at once, `run` by one."""
+    """One model. `prepare` is called by several threads at once, `run` and `warm_up` by one."""
 
     kind: str
     budget: int
@@ -60,4 +83,13 @@ class Tower(Protocol):
 
     def run(self, inputs: Sequence[Prepared]) -> np.ndarray:
         """Return ``[inputs, width]``, as the file gives it. Raises UnsupportedModelError if the run fails."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run once, so that the first request does not pay for it, and try whether rows are the same bits in any batch."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the model. Complete after `warm_up`."""
         ...
