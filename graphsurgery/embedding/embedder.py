@@ -16,6 +16,7 @@ import numpy as np
 from graphsurgery.argument_types import check_argument_types, require_type
 from graphsurgery.embedding import vectors as numbers
 from graphsurgery.embedding.budgets import find_budget, find_cache
+from graphsurgery.embedding.prompts import choose_prompt
 from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization, read_folder_tokenization
 from graphsurgery.embedding.tokenizer import CUT, LONG, Cut, Part, TextTokenizer
 from graphsurgery.encoder.head import EMBEDDING, read_padding_free_form
@@ -47,7 +48,6 @@ MEASURED_FROM = 8192
 NEAR_ONE = 1e-4
 """Vectors whose length is one by as much are taken for normalised."""
 RAISE, SKIP = "raise", "skip"
-MORE_DIMS = "leave dims out, or give a smaller number"
 
 
 class TruncationWarning(UserWarning):
@@ -310,20 +310,12 @@ class Embedder:
     def _convert(self, vectors: Array, dims: int | None, precision: str | None, ranges: Array | None) -> Array:
         """Return vectors with as many dims, and in the precision, that were asked for."""
         if dims is not None:
-            vectors = self._cut_dims(vectors, dims)
+            vectors = numbers.cut_dims(vectors, dims, self.is_normalized, self.output)
         if precision is None:
             return vectors
         if vectors.dtype.kind != "f":
             raise RequestError(f"{self.output} gives {vectors.dtype} already", "leave precision out")
         return numbers.convert(vectors.astype(np.float32), precision, ranges)
-
-    def _cut_dims(self, vectors: Array, dims: int) -> Array:
-        if not 1 <= dims <= vectors.shape[1] or vectors.dtype.kind != "f":
-            raise RequestError(
-                f"{dims} dims were asked for, and {self.output} has {vectors.shape[1]} ({vectors.dtype})", MORE_DIMS
-            )
-        kept = np.ascontiguousarray(vectors[:, :dims])
-        return numbers.normalize(kept) if dims < vectors.shape[1] and self.is_normalized else kept
 
     @property
     def width(self) -> int:
@@ -336,13 +328,7 @@ class Embedder:
         """Return the text that goes before each text: ``prompt``, else the folder's prompt ``name``, else its default one."""
         if prompt is not None:
             return prompt
-        if name is None:
-            default = self.config.default_prompt_name
-            return "" if default is None else self.prompts.get(default, "")
-        if name not in self.prompts:
-            choices = ", ".join(self.prompts) or "none"
-            raise RequestError(f"the folder has no prompt {name!r}", f"{suggest(name, self.prompts)}its prompts are: {choices}")
-        return self.prompts[name]
+        return choose_prompt(self.prompts, self.config.default_prompt_name, name)
 
     def _feed_prompt(self, prompt: str) -> dict[str, Array]:
         """Return the number of the prompt's tokens for a file that asks for it."""

@@ -18,6 +18,7 @@ PRECISIONS: Mapping[str, type[np.generic]] = {
 BY_RANGES = (SIGNED, UNSIGNED)
 """The precisions that need the ranges of the dims."""
 LEVELS = 255
+MORE_DIMS = "leave dims out, or give a smaller number"
 SMALLEST = 1e-12
 """The least length that a vector is divided by, as in ``torch.nn.functional.normalize``."""
 
@@ -26,6 +27,17 @@ def normalize(vectors: Array) -> Array:
     """Return ``vectors [n, dim]`` with length one, in their own type: ``x / max(norm2(x), 1e-12)``."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return (vectors / np.maximum(lengths, SMALLEST)).astype(vectors.dtype)
+
+
+def cut_dims(vectors: Array, dims: int, is_normalized: bool, output: str) -> Array:
+    """Return the first ``dims`` of each of ``vectors [n, dim]`` (Matryoshka), with length one again if they had it.
+
+    ``output`` names them in the message of the RequestError that is raised if they have not so many dims, or no floats.
+    """
+    if not 1 <= dims <= vectors.shape[1] or vectors.dtype.kind != "f":
+        raise RequestError(f"{dims} dims were asked for, and {output} has {vectors.shape[1]} ({vectors.dtype})", MORE_DIMS)
+    kept = np.ascontiguousarray(vectors[:, :dims])
+    return normalize(kept) if dims < vectors.shape[1] and is_normalized else kept
 
 
 def convert(vectors: Array, precision: str, ranges: Array | None = None) -> Array:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphsurgery.embedding.tokenization import Tokenization
 from graphsurgery.errors import GraphSurgeryError
 
 TEXT, PAIR, IMAGE, AUDIO = "text", "pair", "image", "audio"
@@ -59,17 +58,15 @@ class Facts:
     default_prompt: str | None = None
     """The name of the prompt that is used if a request names none."""
     similarity: str = "cosine"
-    is_normalized: bool = False
-    """Whether the vectors have length one, as `Embedder.is_normalized` tells."""
-    is_probability: bool = False
-    """Whether the scores of a cross-encoder are between 0 and 1 already, because the file ends with a sigmoid or softmax."""
-    tokenization: Tokenization | None = None
-    """How the folder tokenises texts. None if the tower takes no texts."""
     providers: Sequence[str] = ()
     """ONNX Runtime's names of what the model runs on."""
     threads: int | None = None
     is_batch_invariant: bool | None = None
     """Whether a row has the same bits in any batch, as tried on this machine. None if it was not tried."""
+    is_normalized: bool = False
+    """Whether the vectors have length one, as `Embedder.is_normalized` tells."""
+    is_probability: bool = False
+    """Whether the scores of a cross-encoder are between 0 and 1 already, because the file ends with a sigmoid or softmax."""
 
 
 class Tower(Protocol):
