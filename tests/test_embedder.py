@@ -273,8 +273,8 @@ def test_a_split_text_is_the_mean_of_its_parts(baked: Path, model: Embedder) -> 
 def test_characters_are_cut_before_tokens(model: Embedder, monkeypatch) -> None:
     """A huge text is not tokenised to its end, and that is told."""
     seen: list[int] = []
-    inner = model._tokenizer._tokenizer
-    model._tokenizer._tokenizer = SimpleNamespace(
+    inner = model.tokenizer._tokenizer
+    model.tokenizer._tokenizer = SimpleNamespace(
         encode_batch=lambda texts, **more: seen.extend(map(len, texts)) or inner.encode_batch(texts, **more)
     )
     (cut,) = model.embed(["the cat " * 200_000]).cuts

@@ -134,12 +134,12 @@ class Embedder:
         self.output = _choose_output(self.model, output)
         self._generator = _make_generator(self.model, self.output)
         self.max_length = _find_longest(self.tokenization, self._generator)
-        self._tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
+        self.tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
         self.threads = threads or count_processors()
         self._device = device
         self._session = open_session(self.model, threads=self.threads, device=device)
         self.providers: list[str] = self._session.providers
-        self._is_padded = read_padding_free_form(self.model) is None
+        self.is_padded = read_padding_free_form(self.model) is None
         self.max_batch_tokens = max_batch_tokens
 
     def __repr__(self) -> str:
@@ -232,7 +232,7 @@ class Embedder:
         tokens = 0
         for start_of_window in range(0, max(len(texts), 1), WINDOW):
             window, place = texts[start_of_window : start_of_window + WINDOW], first + start_of_window
-            found = self._tokenizer.tokenize(window, before, on_long, place)
+            found = self.tokenizer.tokenize(window, before, on_long, place)
             if found.errors and on_error == RAISE:
                 raise found.errors[min(found.errors)]
             errors |= found.errors
@@ -249,7 +249,7 @@ class Embedder:
 
     def tokenize(self, texts: Sequence[str], prompt_name: str | None = None, *, prompt: str | None = None) -> list[list[int]]:
         """Return the token ids of each text as they are embedded: with its prompt and special tokens, cut, without padding."""
-        found = self._tokenizer.tokenize(texts, self.choose_prompt(prompt_name, prompt))
+        found = self.tokenizer.tokenize(texts, self.choose_prompt(prompt_name, prompt))
         if found.errors:
             raise found.errors[min(found.errors)]
         return [one.ids.tolist() for one in found.parts]
@@ -270,14 +270,14 @@ class Embedder:
         if self.max_batch_tokens is None and tokens >= MEASURED_FROM:
             progress("measuring the best budget of a run, once on this machine", 0, 0)
             self.max_batch_tokens = find_budget(
-                self.model, self._session, self._generator, self.threads, self._device, self._is_padded, tokens
+                self.model, self._session, self._generator, self.threads, self._device, self.is_padded, tokens
             )
         return self.max_batch_tokens or BUDGET
 
     @cached_property
     def is_normalized(self) -> bool:
         """Whether the file's vectors have length one, as a few sentences show."""
-        found = self._tokenizer.tokenize(SENTENCES)
+        found = self.tokenizer.tokenize(SENTENCES)
         return have_length_one(self._run(found.parts, self._feed_prompt(""), BUDGET), NEAR_ONE)
 
     def _run(self, parts: Sequence[Part], given: Mapping[str, Array], budget: int, tell: Any = None) -> Array:
@@ -285,22 +285,42 @@ class Embedder:
         lengths = np.array([len(one.ids) for one in parts], dtype=np.int64)
         order: list[int] = []
         done: list[Array] = []
-        for rows in list_batches(lengths, self._generator.has_mask, budget, self._is_padded):
+        for rows in list_batches(lengths, self._generator.has_mask, budget, self.is_padded):
             if tell is not None:
                 tell(len(order))
-            batch = self._tokenizer.make_batch([parts[row] for row in rows])
-            vectors = embed_batch(self._session, self._generator, batch, [self.output], given)[self.output]
-            if vectors is None:
-                raise UnsupportedModelError(f"{self.output} does not hold one vector for each text", "name another output")
+            done.append(self._run_once([parts[row] for row in rows], given))
             order += rows
-            done.append(vectors)
         return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self.width), np.float32)
+
+    def _run_once(self, parts: Sequence[Part], given: Mapping[str, Array]) -> Array:
+        batch = self.tokenizer.make_batch(parts)
+        vectors = embed_batch(self._session, self._generator, batch, [self.output], given)[self.output]
+        if vectors is None:
+            raise UnsupportedModelError(f"{self.output} does not hold one vector for each text", "name another output")
+        return vectors
+
+    def run_batch(self, parts: Sequence[Part], prompt_tokens: int | None = None) -> Array:
+        """Return the vectors of tokenised texts, ``[parts, dim]``, of one run.
+
+        `tokenizer` makes the parts. They have the same number of ``prompt_tokens`` (`count_prompt`), and the same length unless
+        `mixes_lengths`. Raises UnsupportedModelError if the run fails.
+        """
+        return self._run_once(parts, self._name_prompt(prompt_tokens))
+
+    @property
+    def mixes_lengths(self) -> bool:
+        """Whether texts of different lengths can share a run: the file takes a mask that tells padding from tokens."""
+        return self._generator.has_mask
+
+    def count_prompt(self, prompt: str) -> int | None:
+        """Return the number of a prompt's tokens for a file that asks for it, else None."""
+        return None if self._generator.prompt is None else self.tokenizer.count_prompt(prompt)
 
     def _join_parts(self, found: Array, parts: Sequence[Part], places: Array) -> tuple[Array, Array]:
         """Return (one vector for each text, the places of the texts): the weighted mean of the parts of a text."""
         if len(np.unique(places)) == len(places):
             return found, places
-        weights = np.array([self._tokenizer.count_own(one) for one in parts], dtype=np.float64)
+        weights = np.array([self.tokenizer.count_own(one) for one in parts], dtype=np.float64)
         texts, rows = np.unique(places, return_inverse=True)
         sums = np.zeros((len(texts), found.shape[1]))
         np.add.at(sums, rows, found * weights[:, None])
@@ -332,8 +352,11 @@ class Embedder:
 
     def _feed_prompt(self, prompt: str) -> dict[str, Array]:
         """Return the number of the prompt's tokens for a file that asks for it."""
+        return self._name_prompt(self.count_prompt(prompt))
+
+    def _name_prompt(self, tokens: int | None) -> dict[str, Array]:
         name = self._generator.prompt
-        return {} if name is None else {name: np.array([self._tokenizer.count_prompt(prompt)], dtype=np.int64)}
+        return {} if name is None or tokens is None else {name: np.array([tokens], dtype=np.int64)}
 
 
 def _place_rows(vectors: Array, places: Array, texts: int) -> Array:

@@ -5,6 +5,7 @@ The folder decides, and not tokenizer.json: its own padding and truncation are t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from graphsurgery.runtime.texts import Encoded, open_tokenizer
 CUT, ERROR, SPLIT = "cut", "error", "split"
 LONG = (CUT, ERROR, SPLIT)
 """What becomes of a text that is longer than the model takes: its beginning, an error, or the mean of its parts."""
+RIGHT, LEFT = "right", "left"
+SIDES = (RIGHT, LEFT)
+"""From which end a text that is too long is cut."""
 CHARACTERS_PER_TOKEN = 250
 """A text is cut to this many characters for each token that the model takes, before it is tokenised: one of a million
 characters would take a second. Text Embeddings Inference does the same."""
@@ -58,6 +62,19 @@ class Tokenized:
     """By its place, why a text cannot be embedded."""
 
 
+@dataclass(frozen=True)
+class Token:
+    """One token of a text."""
+
+    id: int
+    text: str
+    """How the tokenizer writes it, marks of its own included."""
+    is_special: bool
+    start: int
+    """Where it begins in the text, its prompt included, in characters."""
+    stop: int
+
+
 class TextTokenizer:
     """Tokenises the texts of one model. Any number of threads may use it at once."""
 
@@ -83,18 +100,34 @@ class TextTokenizer:
             advice = "put the model's tokenizer.json there, or save the tokenizer again with transformers"
             raise FolderError(f"{settings.folder} has no {TOKENIZER}", advice)
         self.settings, self.longest, self.vocabulary = settings, longest, vocabulary
-        self._tokenizer = open_tokenizer(settings.folder / TOKENIZER)
-        self._tokenizer.no_padding()
-        if longest is not None:
-            self._tokenizer.enable_truncation(max_length=longest)
-        elif not settings.has_own_limit:
-            self._tokenizer.no_truncation()
+        self._lock = threading.Lock()
+        self._left: Any = None
+        self._tokenizer = self._open(RIGHT)
         self._added = self._tokenizer.num_special_tokens_to_add(False) if settings.adds_special else 0
 
-    def tokenize(self, texts: Sequence[object], prompt: str = "", on_long: str = CUT, first: int = 0) -> Tokenized:
+    def _open(self, cut_from: str) -> Any:
+        opened = open_tokenizer(self.settings.folder / TOKENIZER)
+        opened.no_padding()
+        if self.longest is not None:
+            opened.enable_truncation(max_length=self.longest, direction=cut_from)
+        elif not self.settings.has_own_limit:
+            opened.no_truncation()
+        return opened
+
+    def _find(self, cut_from: str) -> Any:
+        """Return the tokenizer that cuts texts from this end. The one for the left is opened when it is first asked for."""
+        if cut_from == RIGHT:
+            return self._tokenizer
+        with self._lock:
+            self._left = self._left or self._open(LEFT)
+        return self._left
+
+    def tokenize(
+        self, texts: Sequence[object], prompt: str = "", on_long: str = CUT, first: int = 0, cut_from: str = RIGHT
+    ) -> Tokenized:
         """Return ``texts`` with ``prompt`` in front of each as token ids. What is wrong with a text is an error of its own.
 
-        ``first`` is the place of the first of them among all texts.
+        ``first`` is the place of the first of them among all texts. A text that is cut from the left loses its prompt first.
         """
         errors: dict[int, GraphSurgeryError] = {}
         places, prepared, shortened = [], [], set()
@@ -108,8 +141,8 @@ class TextTokenizer:
             if limit is not None and len(whole) > limit:
                 shortened.add(place)
             places.append(place)
-            prepared.append(whole[:limit])
-        encodings = self._tokenizer.encode_batch(prepared, add_special_tokens=self.settings.adds_special)
+            prepared.append(whole[:limit] if cut_from == RIGHT or limit is None else whole[-limit:])
+        encodings = self._find(cut_from).encode_batch(prepared, add_special_tokens=self.settings.adds_special)
         parts: list[Part] = []
         cuts: list[Cut] = []
         for place, encoding in zip(places, encodings, strict=True):
@@ -126,6 +159,17 @@ class TextTokenizer:
             except GraphSurgeryError as error:
                 errors[place] = error
         return Tokenized(tuple(parts), tuple(cuts), errors)
+
+    def list_tokens(self, text: object, prompt: str = "", adds_special: bool = True) -> list[Token]:
+        """Return the tokens of a text, with its prompt in front, as they are embedded: a long text is cut.
+
+        Raises WrongTypeError, RequestError for a text that the tokenizer cannot read.
+        """
+        whole = self._prepare(text, prompt, 0)
+        limit = None if self.longest is None else self.longest * CHARACTERS_PER_TOKEN
+        encoding = self._tokenizer.encode(whole[:limit], add_special_tokens=adds_special and self.settings.adds_special)
+        columns = (encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets)
+        return [Token(id, text, bool(special), *place) for id, text, special, place in zip(*columns, strict=True)]
 
     def count_prompt(self, prompt: str) -> int:
         """Return the number of tokens of a prompt, as sentence-transformers counts them: without the one that closes a text."""
@@ -169,11 +213,33 @@ class TextTokenizer:
             f"text {cut.text} {has}, and the model takes {self.longest}", f'give on_long="{CUT}" or on_long="{SPLIT}"'
         )
 
+    def accept_ids(self, ids: Sequence[object], on_long: str = CUT, place: int = 0, cut_from: str = RIGHT) -> tuple[Part, bool]:
+        """Return (token ids of another's making as a part, whether it is cut). Nothing is put around them.
+
+        Raises WrongTypeError, RequestError for what is no id of this model, and for too many if ``on_long`` is ``error``.
+        """
+        wrong = next((one for one in ids if isinstance(one, bool) or not isinstance(one, int)), None)
+        if wrong is not None or not ids:
+            what = "is empty" if wrong is None else f"holds {shorten(repr(wrong))}"
+            raise WrongTypeError(f"the list of token ids {place} {what}", "give one whole number for each token")
+        found = np.array(ids, dtype=np.object_)
+        if np.any(found < 0) or np.any(found >= (self.vocabulary or 1 << 31)):
+            raise self._make_id_error(place, found)
+        is_cut = self.longest is not None and len(ids) > self.longest
+        if is_cut and on_long == ERROR:
+            raise self._make_length_error(Cut(place, 0, len(ids)))
+        kept = found[: self.longest] if cut_from == RIGHT else found[-(self.longest or 0) :]
+        return Part(place, kept.astype(np.int64), np.zeros(len(kept), dtype=np.int64)), is_cut
+
     def _make_part(self, place: int, encoding: Any) -> Part:
         """Return an encoding as arrays. Raises RequestError for ids beyond the table: ONNX Runtime takes -1 without a word."""
         ids = np.array(encoding.ids, dtype=np.int64)
         if self.vocabulary is not None and ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary:
-            wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]
-            what = f"text {place} has the token id {wrong}, and the model's table has {self.vocabulary} rows"
-            raise RequestError(what, "put the tokenizer.json of this model beside it")
+            error = self._make_id_error(place, ids)
+            error.advice = "put the tokenizer.json of this model beside it"
+            raise error
         return Part(place, ids, np.array(encoding.type_ids, dtype=np.int64))
+
+    def _make_id_error(self, place: int, ids: np.ndarray) -> RequestError:
+        wrong = ids[(ids < 0) | (ids >= (self.vocabulary or 1 << 31))][0]
+        return RequestError(f"text {place} has the token id {wrong}, and the model's table has {self.vocabulary} rows")

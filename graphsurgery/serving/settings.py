@@ -18,7 +18,7 @@ class ServeSettings:
     max_batch_tokens: int | None = None
     """The most positions of one run; measured on this machine if None."""
     max_queue: int = 512
-    """Inputs that may wait or run at once. One request more is answered with 429."""
+    """While so many inputs wait or run, further requests are answered with 429."""
     max_queue_seconds: float = 30.0
     """A request is refused with 429 if what waits before it would take longer."""
     max_items: int = 2048

@@ -1,0 +1,215 @@
+"""The engine: one thread that runs what waits, a batch at a time, the moment that it is free."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError
+from graphsurgery.serving.errors import ServiceError, UnhealthyError
+from graphsurgery.serving.scheduling import WaitingLine
+from graphsurgery.serving.towers import Prepared, Tower
+
+LATEST = 0.2
+"""The weight of the latest run in the speed of a tower."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """An input in the engine. Its result is in it when the engine hands it back."""
+
+    key: bytes
+    tower: Tower
+    input: Prepared
+    waiters: int = 1
+    """How many requests wait for it. The engine leaves it out if none does when its turn comes."""
+    arrival: float = field(default_factory=time.perf_counter)
+    preparation: float = 0.0
+    """The seconds that it took to make it ready."""
+    queue: float = 0.0
+    """The seconds that it waited."""
+    run: float = 0.0
+    """The seconds of its run."""
+    vector: np.ndarray | None = None
+    error: GraphSurgeryError | None = None
+    is_dropped: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.input.size
+
+    @property
+    def group(self) -> Hashable:
+        return self.tower.kind, self.input.group
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A run that is done."""
+
+    tickets: Sequence[Ticket]
+    seconds: float
+    positions: int
+    """What was computed, padding included."""
+
+
+class Engine:
+    """Runs inputs in batches, in a thread of its own. An input that makes a run fail fails alone.
+
+    Any thread may call it. The results come to ``settle`` in the engine's thread.
+    """
+
+    def __init__(
+        self,
+        settle: Callable[[Sequence[Ticket]], None],
+        watch: Callable[[Batch], None] = lambda _: None,
+        on_death: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
+        """Make an engine that does not run yet.
+
+        Args:
+            settle: gets tickets with their result: a vector, an error, or that they were dropped.
+            watch: gets each run that is done, for metrics.
+            on_death: is called once if the thread ends by an error of its own. All tickets have an error then.
+        """
+        self._settle, self._watch, self._on_death = settle, watch, on_death
+        self._line: WaitingLine[Ticket] = WaitingLine()
+        self._changed = threading.Condition()
+        self._speeds: dict[str, float] = {}
+        self._running: Sequence[Ticket] = ()
+        self._is_open = False
+        self._death: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._is_open = True
+        self._thread.start()
+
+    def stop(self, seconds: float | None = None) -> bool:
+        """Take no more inputs, run those that wait, and return whether that is done within ``seconds``."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread has ended by an error of its own."""
+        return self._death is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many inputs wait."""
+        return len(self._line)
+
+    @property
+    def expected_wait(self) -> float:
+        """The seconds that what waits will take, by the speed of the last runs. 0 until a run of each tower is done."""
+        with self._changed:
+            sizes: Counter[str] = Counter()
+            for group, size in self._line.sizes.items():
+                sizes[group[0]] += size  # type: ignore[index]
+        return sum(size / self._speeds[kind] for kind, size in sizes.items() if kind in self._speeds)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Put inputs into the queue. Raises UnhealthyError if the engine has stopped."""
+        with self._changed:
+            if not self._is_open:
+                raise UnhealthyError("the service has stopped computing", "ask again when it has started again")
+            for one in tickets:
+                self._line.add(one)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        try:
+            while self._run_next():
+                pass
+        except BaseException as error:  # whatever it is, nobody may wait for this thread any more
+            self._die(error)
+
+    def _run_next(self) -> bool:
+        """Run the next batch. Return False if the engine is stopped and nothing waits."""
+        with self._changed:
+            while (oldest := self._line.find_oldest()) is None:
+                if not self._is_open:
+                    return False
+                self._changed.wait()
+            dropped = self._line.drop(_is_unwanted)
+            oldest = self._line.find_oldest()
+            if oldest is not None:
+                tower = oldest.tower
+                self._running = self._line.take(oldest.group, tower.budget, padded=tower.is_padded)
+        for one in dropped:
+            one.is_dropped = True
+        if dropped:
+            self._settle(dropped)
+        if oldest is not None:
+            self._run(oldest.tower, self._running)
+            self._settle(self._running)
+            self._running = ()
+        return True
+
+    def _run(self, tower: Tower, tickets: Sequence[Ticket]) -> None:
+        """Run a batch. If it fails, its halves run, so that in the end what cannot be run fails alone."""
+        start = time.perf_counter()
+        try:
+            vectors = tower.run([one.input for one in tickets])
+        except Exception as error:
+            if len(tickets) > 1:
+                middle = len(tickets) // 2
+                self._run(tower, tickets[:middle])
+                self._run(tower, tickets[middle:])
+            else:
+                tickets[0].error = _describe_failure(error)
+                tickets[0].queue, tickets[0].run = start - tickets[0].arrival, time.perf_counter() - start
+            return
+        seconds = time.perf_counter() - start
+        for one, vector in zip(tickets, vectors, strict=True):
+            one.queue, one.run = start - one.arrival, seconds
+            if np.all(np.isfinite(vector)):
+                one.vector = vector.copy()  # so that a row does not keep its whole batch
+                one.vector.flags.writeable = False  # several requests may share it
+            else:
+                one.error = ServiceError("the model's numbers for this input are not finite")
+        self._note(tower, Batch(tickets, seconds, _count_positions(tower, tickets)))
+
+    def _note(self, tower: Tower, batch: Batch) -> None:
+        speed = sum(one.size for one in batch.tickets) / max(batch.seconds, 1e-6)
+        known = self._speeds.get(tower.kind, speed)
+        self._speeds[tower.kind] = known + LATEST * (speed - known)
+        self._watch(batch)
+
+    def _die(self, error: BaseException) -> None:
+        with self._changed:
+            self._death, self._is_open = error, False
+            left = [*self._running, *self._line.drop(lambda _: True)]
+        for one in left:
+            one.vector, one.error = None, UnhealthyError("the service has stopped computing", "ask again")
+        try:
+            self._settle(left)
+        finally:
+            self._on_death(error)
+
+
+def _is_unwanted(ticket: Ticket) -> bool:
+    return ticket.waiters < 1
+
+
+def _count_positions(tower: Tower, tickets: Sequence[Ticket]) -> int:
+    sizes = [one.size for one in tickets]
+    return max(sizes) * len(sizes) if tower.is_padded else sum(sizes)
+
+
+def _describe_failure(error: Exception) -> GraphSurgeryError:
+    """Return why an input could not be run. What is no error of ours is named by its type alone: it may hold anything."""
+    if isinstance(error, ServiceError):
+        return error
+    what = error.message if isinstance(error, UnsupportedModelError) else f"the run failed ({type(error).__name__})"
+    return ServiceError(what)

@@ -1,0 +1,330 @@
+"""The service behind every route: it looks into the cache, runs what is not there, and computes nothing twice at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from graphsurgery.embedding.tokenizer import Token
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.runtime.devices import count_processors
+from graphsurgery.serving.answers import Answer, Answers
+from graphsurgery.serving.cache import Cache
+from graphsurgery.serving.engine import Batch, Engine, Ticket
+from graphsurgery.serving.entries import Entry
+from graphsurgery.serving.errors import (
+    EmptyRequestError,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
+    UnhealthyError,
+    UnknownRouteError,
+)
+from graphsurgery.serving.keys import make_keys
+from graphsurgery.serving.settings import ServeSettings
+from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions, Tower
+
+INLINE = 2000
+"""Texts of so few characters are tokenised at once: handing them to a thread takes longer."""
+LEAST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""The limits of Retry-After, in seconds."""
+USUAL = TextOptions()
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """An input that is being looked for or computed. All requests that ask for it meanwhile wait for the one result."""
+
+    result: asyncio.Future[Landed]
+    waiters: int = 0
+    ticket: Ticket | None = None
+
+    def join(self) -> None:
+        self.waiters += 1
+        if self.ticket is not None:
+            self.ticket.waiters = self.waiters
+
+    def leave(self) -> None:
+        self.waiters -= 1
+        if self.ticket is not None:
+            self.ticket.waiters = self.waiters
+
+
+@dataclass(frozen=True)
+class Landed:
+    """The result of a flight, and the seconds that it took."""
+
+    answer: Answer
+    tokenization: float = 0.0
+    queue: float = 0.0
+    run: float = 0.0
+
+
+class Service:
+    """Answers requests with the towers of a folder. All of its methods are called from one event loop."""
+
+    def __init__(self, towers: Mapping[str, Tower], settings: ServeSettings, cache: Cache | None = None) -> None:
+        """Make a service that does not run yet.
+
+        Args:
+            towers: by kind, what the folder can compute. The service runs one input at a time of all of them together.
+            settings: its limits.
+            cache: where rows are kept; None for no cache.
+        """
+        self.towers, self.settings, self.cache = dict(towers), settings, cache
+        self.on_death: Callable[[BaseException], None] = lambda _: None
+        """Called in the event loop if the engine ends by an error of its own."""
+        self.on_batch: Callable[[Batch], None] = lambda _: None
+        """Called in the engine's thread after each run."""
+        self._engine = Engine(self._settle_from_thread, lambda batch: self.on_batch(batch), self._die_from_thread)
+        self._flights: dict[bytes, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = ThreadPoolExecutor(count_processors(), thread_name_prefix="prepare")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inside = 0
+        self._is_warm = self._is_draining = False
+
+    async def start(self) -> None:
+        """Warm the towers up and start the engine. Raises what a tower raises if it cannot run."""
+        self._loop = asyncio.get_running_loop()
+        for tower in self.towers.values():
+            await self._loop.run_in_executor(self._pool, tower.warm_up)
+        self._engine.start()
+        self._is_warm = True
+
+    def drain(self) -> None:
+        """Answer new requests with 503 from now on. Those that are in flight go on."""
+        self._is_draining = True
+
+    async def stop(self, seconds: float | None = None) -> bool:
+        """Take no more requests, and return whether all in flight were answered within ``seconds``."""
+        self.drain()
+        is_done = await asyncio.to_thread(self._engine.stop, seconds)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        for one in self._tasks:
+            one.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.cache is not None:
+            await self.cache.close()
+        return is_done
+
+    # --- what is known of it ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_healthy(self) -> bool:
+        """False once the engine has ended by an error."""
+        return not self._engine.has_died
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered: the towers are warm, the engine runs, and the service does not end."""
+        return self._is_warm and not self._is_draining and self.is_healthy
+
+    @property
+    def inside(self) -> int:
+        """The inputs of all requests that are being answered."""
+        return self._inside
+
+    @property
+    def waiting(self) -> int:
+        """The inputs that wait for the engine."""
+        return self._engine.waiting
+
+    @property
+    def facts(self) -> dict[str, Facts]:
+        """By kind, what the towers tell of themselves."""
+        return {kind: tower.facts for kind, tower in self.towers.items()}
+
+    def require_room(self) -> None:
+        """Raise UnhealthyError if no request is answered, OverloadedError if the queue is full.
+
+        The guards ask this before they read a body. A request that is let in brings all of its inputs, so that a large one gets
+        its turn, too: the queue holds fewer than ``max_queue + max_items`` inputs.
+        """
+        if not self.is_ready:
+            raise UnhealthyError("the service is starting, ending or broken", "ask again later")
+        self._require_queue()
+
+    def _require_queue(self) -> None:
+        wait = self._engine.expected_wait
+        if self._inside >= self.settings.max_queue or wait > self.settings.max_queue_seconds:
+            raise OverloadedError(
+                f"{self._inside} inputs wait or run already", "ask again after the seconds of Retry-After",
+                min(max(wait, LEAST_WAIT), LONGEST_WAIT),
+            )  # fmt: skip
+
+    # --- requests ---------------------------------------------------------------------------------------------------------
+
+    async def answer(self, kind: str, inputs: Sequence[Any], options: TextOptions = USUAL) -> Answers:
+        """Return an answer for each input, in their order. What is wrong with an input is in its own answer.
+
+        Raises:
+            UnknownRouteError: the folder has no tower of this kind.
+            EmptyRequestError, InvalidRequestError: there are no inputs, or more than ``max_items``.
+            OverloadedError: the queue is full.
+            UnhealthyError: the service starts, ends, or has lost its engine.
+        """
+        tower = self._require_tower(kind)
+        if not inputs:
+            raise EmptyRequestError("the request has no inputs", "send one input or more")
+        if len(inputs) > self.settings.max_items:
+            raise InvalidRequestError(
+                f"the request has {len(inputs)} inputs, and the service takes {self.settings.max_items}",
+                "send several requests",
+            )
+        if not self._is_warm:
+            raise UnhealthyError("the service is starting", "ask again later")
+        self._require_queue()  # and no more: a request that came before the service was told to end is answered
+        self._inside += len(inputs)
+        try:
+            return await self._answer(tower, inputs, options)
+        finally:
+            self._inside -= len(inputs)
+
+    async def list_tokens(
+        self, texts: Sequence[str], options: TextOptions = USUAL, adds_special: bool = True
+    ) -> list[list[Token]]:
+        """Return the tokens of each text, as `TextTower.list_tokens` does. Raises InvalidRequestError, UnknownRouteError."""
+        list_tokens = getattr(self._require_tower(TEXT), "list_tokens", None)
+        if list_tokens is None:
+            raise UnknownRouteError("this model does not list tokens", "send texts to be embedded")
+        return await self._call(lambda: [list_tokens(one, options, adds_special) for one in texts])
+
+    def _require_tower(self, kind: str) -> Tower:
+        tower = self.towers.get(kind)
+        if tower is None:
+            raise UnknownRouteError(
+                f"this model takes no {kind} inputs", f"it takes {', '.join(self.towers)}: see /info for what it is"
+            )
+        return tower
+
+    async def _answer(self, tower: Tower, inputs: Sequence[Any], options: TextOptions) -> Answers:
+        keys = make_keys(tower.kind, tower.identity, options, inputs)
+        mine: dict[bytes, Any] = {}
+        flights: dict[bytes, Flight] = {}
+        for key, one in zip(keys, inputs, strict=True):
+            if key in flights:
+                continue
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._flights[key] = Flight(asyncio.get_running_loop().create_future())
+                mine[key] = one
+            flight.join()
+            flights[key] = flight
+        if mine:  # in a task of its own: if this request's client leaves, others may wait for the same result
+            task = asyncio.create_task(self._fly(tower, mine, {key: flights[key] for key in mine}, options))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            pending = [one.result for one in flights.values() if not one.result.done()]
+            if pending:
+                await asyncio.wait(pending)
+        finally:
+            for flight in flights.values():
+                flight.leave()
+        landed = {key: flight.result.result() for key, flight in flights.items()}
+        return Answers(
+            [landed[key].answer for key in keys],
+            max(one.tokenization for one in landed.values()),
+            max(one.queue for one in landed.values()),
+            max(one.run for one in landed.values()),
+        )
+
+    async def _fly(
+        self, tower: Tower, mine: Mapping[bytes, Any], flights: Mapping[bytes, Flight], options: TextOptions
+    ) -> None:
+        """Look for inputs in the cache, and hand the others to the engine."""
+        try:
+            left = await self._look_up(tower, mine)
+            if not left:
+                return
+            start = self._now()
+            prepared = await self._prepare(tower, list(left.values()), options)
+            seconds = self._now() - start
+            tickets = []
+            for key, one in zip(left, prepared, strict=True):
+                if isinstance(one, Prepared):
+                    tickets.append(Ticket(key, tower, one, flights[key].waiters, preparation=seconds))
+                    flights[key].ticket = tickets[-1]
+                else:
+                    self._land(key, Landed(Answer(None, error=one), seconds))
+            self._engine.submit(tickets)
+        except GraphSurgeryError as error:
+            self._fail(flights, error)
+        except BaseException:
+            self._fail(flights, ServiceError("the service failed on this request"))
+            raise
+
+    async def _look_up(self, tower: Tower, mine: Mapping[bytes, Any]) -> dict[bytes, Any]:
+        """Answer what the cache holds, and return what it does not."""
+        if self.cache is None:
+            return dict(mine)
+        found: Iterable[Entry | None] = await self.cache.get_many(list(mine), tower.width)
+        left = {}
+        for (key, one), entry in zip(mine.items(), found, strict=True):
+            if entry is None:
+                left[key] = one
+            else:
+                self._land(key, Landed(Answer(entry.vector, entry.tokens, entry.is_cut, from_cache=True)))
+        return left
+
+    async def _prepare(
+        self, tower: Tower, inputs: Sequence[Any], options: TextOptions
+    ) -> Sequence[Prepared | GraphSurgeryError]:
+        if tower.kind == TEXT and sum(len(one) if isinstance(one, str) else INLINE for one in inputs) < INLINE:
+            return tower.prepare(inputs, options)
+        return await self._call(lambda: tower.prepare(inputs, options))
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # --- results ----------------------------------------------------------------------------------------------------------
+
+    def _settle_from_thread(self, tickets: Sequence[Ticket]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._settle, tickets)
+
+    def _die_from_thread(self, error: BaseException) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.on_death, error)
+
+    def _settle(self, tickets: Sequence[Ticket]) -> None:
+        kept = {}
+        for one in tickets:
+            flight = self._flights.get(one.key)
+            if one.is_dropped and flight is not None and flight.waiters:  # somebody asked again while it was being dropped
+                self._submit_again(one, flight)
+                continue
+            if one.vector is not None:
+                kept[one.key] = Entry(one.vector, one.input.tokens, one.input.is_cut)
+            answer = Answer(one.vector, one.input.tokens, one.input.is_cut, one.error)
+            self._land(one.key, Landed(answer, one.preparation, one.queue, one.run))
+        if kept and self.cache is not None:
+            task = asyncio.ensure_future(self.cache.put_many(kept))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _submit_again(self, ticket: Ticket, flight: Flight) -> None:
+        ticket.is_dropped, ticket.waiters = False, flight.waiters
+        try:
+            self._engine.submit([ticket])
+        except UnhealthyError as error:
+            self._land(ticket.key, Landed(Answer(None, error=error)))
+
+    def _land(self, key: bytes, landed: Landed) -> None:
+        """Give the result to all who wait for it. From now on the same input is looked for again: an error is not kept."""
+        flight = self._flights.pop(key, None)
+        if flight is not None and not flight.result.done():
+            flight.result.set_result(landed)
+
+    def _fail(self, flights: Mapping[bytes, Flight], error: GraphSurgeryError) -> None:
+        for key, flight in flights.items():
+            if self._flights.get(key) is flight:
+                self._land(key, Landed(Answer(None, error=error)))

@@ -1,0 +1,106 @@
+"""A folder that embeds texts as a tower: the `Embedder`, its tokenising and its runs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphsurgery.embedding.embed_file import describe_vectors
+from graphsurgery.embedding.embedder import MEASURED_FROM, Embedder
+from graphsurgery.embedding.tokenizer import CUT, Part, Token
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.runtime.texts import SENTENCES
+from graphsurgery.serving.errors import InvalidRequestError
+from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions
+
+SHORTER = "send a shorter text, or let it be cut"
+
+
+class TextTower:
+    """Gives texts the vectors that `Embedder.encode` gives them. A list of whole numbers is taken for token ids."""
+
+    kind = TEXT
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.budget = embedder.measure_budget(MEASURED_FROM)
+        self.is_padded = embedder.is_padded
+        self.width = embedder.width
+        self.dtype = np.dtype(np.float32)
+        description = describe_vectors(embedder, "", None, None, CUT, None)
+        self._sha256 = str(description["model_sha256"][0])
+        text = json.dumps([description, embedder.providers], sort_keys=True)
+        self.identity = hashlib.sha256(text.encode()).hexdigest()
+        self._is_batch_invariant: bool | None = None
+
+    def prepare(self, inputs: Sequence[Any], options: TextOptions) -> list[Prepared | GraphSurgeryError]:
+        """Tokenise texts. A text that cannot be tokenised has its own error."""
+        prompt_tokens = self.embedder.count_prompt(options.prompt)
+        ready: dict[int, Prepared | GraphSurgeryError] = {
+            place: self._accept_ids(one, options, prompt_tokens) for place, one in enumerate(inputs) if isinstance(one, list)
+        }
+        places = [place for place in range(len(inputs)) if place not in ready]
+        found = self.embedder.tokenizer.tokenize(
+            [inputs[place] for place in places], options.prompt, options.on_long, cut_from=options.cut_from
+        )
+        cuts = {one.text for one in found.cuts}
+        ready |= {places[one.text]: self._make_prepared(one, one.text in cuts, prompt_tokens) for one in found.parts}
+        ready |= {places[place]: _make_invalid(error, place) for place, error in found.errors.items()}
+        return [ready[place] for place in range(len(inputs))]
+
+    def run(self, inputs: Sequence[Prepared]) -> np.ndarray:
+        return self.embedder.run_batch([one.content for one in inputs], inputs[0].group[0])
+
+    def list_tokens(self, text: str, options: TextOptions, adds_special: bool = True) -> list[Token]:
+        """Return the tokens of a text, with its prompt in front. A long text is cut. Raises InvalidRequestError."""
+        try:
+            return self.embedder.tokenizer.list_tokens(text, options.prompt, adds_special)
+        except GraphSurgeryError as error:
+            raise _make_invalid(error, 0) from error
+
+    def warm_up(self) -> None:
+        """Run a few sentences alone and together, which also shows whether a text's vector depends on its batch."""
+        ready = []
+        for one in self.prepare(SENTENCES, TextOptions()):
+            if isinstance(one, GraphSurgeryError):
+                raise one
+            ready.append(one)
+        alone = [self.run([one])[0] for one in ready]
+        self.width, self.dtype = alone[0].shape[0], alone[0].dtype
+        together = ready if self.embedder.mixes_lengths else [ready[0]] * 3
+        wanted = alone if self.embedder.mixes_lengths else [alone[0]] * 3
+        rows = self.run(together)
+        self._is_batch_invariant = all(one.tobytes() == other.tobytes() for one, other in zip(rows, wanted, strict=True))
+
+    @property
+    def facts(self) -> Facts:
+        one = self.embedder
+        return Facts(
+            str(one.path), self._sha256, self.width, self.dtype.name, one.max_length, one.prompts,
+            one.config.default_prompt_name, one.config.similarity or "cosine", is_normalized=one.is_normalized,
+            providers=tuple(one.providers), threads=one.threads,
+            is_batch_invariant=self._is_batch_invariant,
+        )  # fmt: skip
+
+    def _accept_ids(self, ids: list[Any], options: TextOptions, prompt_tokens: int | None) -> Prepared | GraphSurgeryError:
+        if options.prompt:
+            return InvalidRequestError("a prompt cannot go before token ids", "send texts, or leave the prompt out")
+        try:
+            part, is_cut = self.embedder.tokenizer.accept_ids(ids, options.on_long, 0, options.cut_from)
+        except GraphSurgeryError as error:
+            return _make_invalid(error, 0)
+        return self._make_prepared(part, is_cut, prompt_tokens)
+
+    def _make_prepared(self, part: Part, is_cut: bool, prompt_tokens: int | None) -> Prepared:
+        length = len(part.ids)
+        return Prepared(part, max(length, 1), length, is_cut, (prompt_tokens, None if self.embedder.mixes_lengths else length))
+
+
+def _make_invalid(error: GraphSurgeryError, place: int) -> InvalidRequestError:
+    """Return what is wrong with a text, without its place: the same text may be at another place of another request."""
+    message = error.message.replace(f"text {place} ", "the text ").replace(f"token ids {place} ", "token ids ")
+    return InvalidRequestError(message, SHORTER if "the model takes" in message else error.advice)
