@@ -21,6 +21,12 @@ class InvalidRequestError(ServiceError):
     status, kind = 422, "Validation"
 
 
+class MalformedRequestError(ServiceError):
+    """The body cannot be read at all: it is not JSON."""
+
+    status, kind = 400, "Validation"
+
+
 class EmptyRequestError(ServiceError):
     """A batch without items."""
 

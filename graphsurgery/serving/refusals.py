@@ -14,6 +14,8 @@ FAILED = "the model failed on this request"
 NATIVE, OPENAI, COHERE = "native", "openai", "cohere"
 """The forms of error bodies: that of Text Embeddings Inference, which our own routes share, OpenAI's, and Cohere's."""
 OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+MOST_SHOWN = 500
+"""A message of more characters is cut: it shows what a client sent."""
 TEI_BACKEND = 424
 """The status that Text Embeddings Inference gives to a run that failed."""
 
@@ -78,4 +80,5 @@ def _describe(error: Exception) -> tuple[int, str, str]:
 
 
 def _join(error: GraphSurgeryError) -> str:
-    return f"{error.message}; {error.advice}" if error.advice else error.message
+    message = error.message if len(error.message) <= MOST_SHOWN else f"{error.message[:MOST_SHOWN]}..."
+    return f"{message}; {error.advice}" if error.advice else message

@@ -40,4 +40,6 @@ class ServeSettings:
     accept_token_ids: bool = False
     cut_long: bool = True
     """Whether a text that is too long is cut, unless its request says otherwise."""
+    flat_errors: bool = False
+    """Whether OpenAI's routes write errors as Text Embeddings Inference does: ``{"message", "code", "type"}``."""
     json_logs: bool = False

@@ -1,0 +1,76 @@
+"""The routes of a service as an ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.serving.context import Context
+from graphsurgery.serving.errors import ServiceError, UnknownRouteError
+from graphsurgery.serving.refusals import refuse
+from graphsurgery.serving.routes import batch, cohere, health, openai, rerank, tei
+from graphsurgery.serving.schemas import describe_bodies
+from graphsurgery.serving.service import Service
+from graphsurgery.serving.settings import ServeSettings
+from graphsurgery.version import __version__
+
+GONE = 499
+"""What is logged for a client that left before its request was read."""
+
+
+class WrongMethodError(ServiceError):
+    """There is such a route, but not for this method."""
+
+    status, kind = 405, "Validation"
+
+
+def make_app(service: Service, settings: ServeSettings) -> FastAPI:
+    """Return the application: it has every route, whatever the folder can do, and refuses what it cannot by name."""
+    app = FastAPI(title="graphsurgery serve", version=__version__, description="Embeddings from a model folder.")
+    app.state.context = context = Context(service, settings)
+    for one in (tei, batch, openai, cohere, rerank, health):
+        one.add_routes(app, context)
+
+    async def answer_error(request: Request, error: Exception) -> Response:
+        refusal = refuse(request.url.path, error, settings.flat_errors)
+        return Response(refusal.content, refusal.status, refusal.headers)
+
+    async def answer_http_error(request: Request, error: Exception) -> Response:
+        return await answer_error(request, _name_http_error(request, error))
+
+    async def answer_nobody(request: Request, error: Exception) -> Response:
+        return Response(status_code=GONE)
+
+    app.add_exception_handler(GraphSurgeryError, answer_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
+    app.add_exception_handler(Exception, answer_error)
+    _add_schemas(app)
+    return app
+
+
+def _name_http_error(request: Request, error: Exception) -> Exception:
+    """Return the errors of Starlette as ours."""
+    status = error.status_code if isinstance(error, HTTPException) else ServiceError.status
+    if status == UnknownRouteError.status:
+        return UnknownRouteError(f"there is no route {request.url.path}", "see the list at /docs")
+    if status == WrongMethodError.status:
+        return WrongMethodError(f"{request.url.path} does not answer {request.method}", "see the list at /docs")
+    return ServiceError(str(getattr(error, "detail", error)))
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Add the schemas of bodies to the OpenAPI page, which FastAPI makes."""
+    make_page = app.openapi
+
+    def make_whole_page() -> dict[str, Any]:
+        page = make_page()
+        page.setdefault("components", {}).setdefault("schemas", {}).update(describe_bodies())
+        return page
+
+    app.openapi = make_whole_page  # type: ignore[method-assign]

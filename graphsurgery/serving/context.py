@@ -1,0 +1,100 @@
+"""What every route does: choose how texts are tokenised, ask the service, and bring its vectors into the form asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from graphsurgery.embedding.prompts import choose_prompt
+from graphsurgery.embedding.tokenizer import CUT, ERROR
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.serving.answers import Answer, Answers
+from graphsurgery.serving.errors import OverloadedError, UnhealthyError
+from graphsurgery.serving.inputs import Item, ItemReader
+from graphsurgery.serving.schemas import Direction
+from graphsurgery.serving.service import Service
+from graphsurgery.serving.settings import ServeSettings
+from graphsurgery.serving.towers import TEXT, Facts, TextOptions
+from graphsurgery.serving.writing import Form, shape_vectors
+
+FOLDER_OF_FILE = "onnx"
+"""The folder inside a model folder that holds its ONNX files."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A service, as routes use it."""
+
+    service: Service
+    settings: ServeSettings
+
+    @cached_property
+    def reader(self) -> ItemReader:
+        return ItemReader(self.service.towers, self.settings)
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the tower of texts, or of the first one."""
+        found = self.service.facts
+        return found.get(TEXT) or next(iter(found.values()))
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the model: that of its folder."""
+        folder = Path(self.facts.model).absolute().parent
+        return folder.parent.name if folder.name == FOLDER_OF_FILE else folder.name
+
+    def choose_options(
+        self, truncate: bool | None = None, direction: Direction | None = None, prompt_name: str | None = None
+    ) -> TextOptions:
+        """Return how the texts of a request are tokenised. Raises RequestError for a prompt that the folder does not have."""
+        prompt = choose_prompt(self.facts.prompts, self.facts.default_prompt, prompt_name)
+        is_cut = self.settings.cut_long if truncate is None else truncate
+        return TextOptions(prompt, CUT if is_cut else ERROR, (direction or "right").lower())
+
+    async def answer(self, items: Sequence[Item], options: TextOptions) -> Answers:
+        """Return an answer for each input, in their order, whatever their kinds are. Each may hold an error of its own."""
+        found: list[Answer] = [Answer(None)] * len(items)
+        parts: list[Answers] = []
+        for kind in dict.fromkeys(one.kind for one in items):
+            places = [place for place, one in enumerate(items) if one.kind == kind]
+            parts.append(await self.service.answer(kind, [items[place].content for place in places], options))
+            for place, one in zip(places, parts[-1].answers, strict=True):
+                found[place] = one
+        return Answers(
+            found, sum(one.tokenization for one in parts), sum(one.queue for one in parts), sum(one.inference for one in parts)
+        )
+
+    def shape(self, items: Sequence[Item], answers: Answers, form: Form, field: str) -> list[np.ndarray]:
+        """Return the vectors of a request. Raises the first error of an input, which tells its place in ``field``."""
+        names = [f"`{field}[{place}]`" for place in range(len(items))] if len(items) > 1 else [f"`{field}`"]
+        for error in find_errors(answers.answers, names).values():
+            raise error
+        return self.shape_answered(items, answers.answers, form)
+
+    def shape_answered(self, items: Sequence[Item], answers: Sequence[Answer], form: Form) -> list[np.ndarray]:
+        """Return the vectors of inputs that have no error, one for each of ``answers``."""
+        rows: dict[int, np.ndarray] = {}
+        for kind in dict.fromkeys(one.kind for one in items):
+            places = [place for place, one in enumerate(items) if one.kind == kind]
+            vectors = [vector for place in places if (vector := answers[place].vector) is not None]
+            rows |= zip(places, shape_vectors(vectors, form, self.service.facts[kind]), strict=True)
+        return [rows[place] for place in range(len(items))]
+
+
+def find_errors(answers: Sequence[Answer], names: Sequence[str]) -> dict[int, GraphSurgeryError]:
+    """Return what is wrong with inputs, by their places, with their ``names`` in the messages.
+
+    Raises UnhealthyError, OverloadedError, which concern the whole request.
+    """
+    found: dict[int, GraphSurgeryError] = {}
+    for place, one in enumerate(answers):
+        if isinstance(one.error, UnhealthyError | OverloadedError):
+            raise one.error
+        if one.error is not None:
+            found[place] = type(one.error)(f"{names[place]}: {one.error.message}", one.error.advice)
+    return found
