@@ -131,7 +131,7 @@ class Embedder:
         self.model = load(self.path)
         self.config: FolderConfig = read_folder_config(self.folder)
         self.tokenization: Tokenization = read_folder_tokenization(self.folder)
-        self.output = _choose_output(self.model, output)
+        self.output = choose_output(self.model, output)
         self._generator = _make_generator(self.model, self.output)
         self.max_length = _find_longest(self.tokenization, self._generator)
         self.tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
@@ -382,8 +382,8 @@ def _find_places(path: Path) -> tuple[Path, Path]:
     return path, tokenizer.parent
 
 
-def _choose_output(model: Model, asked: str | None) -> str:
-    """Return the output that holds one vector for each text."""
+def choose_output(model: Model, asked: str | None = None) -> str:
+    """Return the output that holds one vector for each input. Raises RequestError, UnsupportedModelError."""
     found = [value.name for value in model.interface.outputs if value.rank == 2]
     names = [value.name for value in model.interface.outputs]
     if asked is not None:
@@ -396,7 +396,7 @@ def _choose_output(model: Model, asked: str | None) -> str:
         what = f"the file gives {', '.join(map(str, model.interface.outputs))}, and no output [batch, dim]"
         raise UnsupportedModelError(what, "it does not pool: `graphsurgery bake` its folder, or `graphsurgery add-pooling` it")
     if len(found) > 1:
-        raise RequestError(f"several outputs hold one vector for each text: {', '.join(found)}", "choose one with output=")
+        raise RequestError(f"several outputs hold one vector for each input: {', '.join(found)}", "choose one with output=")
     return found[0]
 
 

@@ -24,6 +24,10 @@ class ServeSettings:
     max_items: int = 2048
     """Inputs of one request."""
     max_body: int = 2_000_000
+    max_pixels: int = 25_000_000
+    """Pixels of one picture."""
+    max_clip_seconds: float = 60.0
+    """The longest clip of speech. The memory of a run grows with the square of it: 0.5 GB for a minute of HuBERT base."""
     read_timeout: float = 10.0
     """The body of a request has to arrive within this time."""
     max_connections: int = 2048
