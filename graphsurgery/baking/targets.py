@@ -70,7 +70,11 @@ def _write_transformers_js(baked: BakedFolder) -> list[str]:
         'const inputs = await tokenizer(["How are you?"], { padding: true, truncation: true });',
         f"const {{ {baked.interface.outputs[0].name} }} = await model(inputs);",
     ]
-    return [*_fence("js", *lines), "The pipeline `feature-extraction` pools `last_hidden_state` itself, as its options say."]
+    notes = (
+        "The pipeline `feature-extraction` pools `last_hidden_state` itself, as its options say. A text that is longer than "
+        "the model takes loses its closing token in transformers.js, and gets another vector than elsewhere."
+    )
+    return [*_fence("js", *lines), notes]
 
 
 def _join_options(dtype: str, baked: BakedFolder) -> str:
