@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,10 @@ SIDES = (RIGHT, LEFT)
 CHARACTERS_PER_TOKEN = 250
 """A text is cut to this many characters for each token that the model takes, before it is tokenised: one of a million
 characters would take a second. Text Embeddings Inference does the same."""
+
+
+Input: TypeAlias = "str | tuple[str, str]"
+"""What a tokenizer takes: a text, or a pair of texts."""
 
 
 @dataclass(frozen=True)
@@ -133,23 +137,22 @@ class TextTokenizer:
         places, prepared, shortened = [], [], set()
         for place, text in enumerate(texts, first):
             try:
-                whole = self._prepare(text, prompt, place)
+                whole = self._prepare_input(text, prompt, place)
             except GraphSurgeryError as error:
                 errors[place] = error
                 continue
             limit = None if self.longest is None or on_long == SPLIT else self.longest * CHARACTERS_PER_TOKEN
-            if limit is not None and len(whole) > limit:
-                shortened.add(place)
+            prepared.append(_shorten(whole, limit, cut_from))
             places.append(place)
-            prepared.append(whole[:limit] if cut_from == RIGHT or limit is None else whole[-limit:])
+            if prepared[-1] != whole:
+                shortened.add(place)
         encodings = self._find(cut_from).encode_batch(prepared, add_special_tokens=self.settings.adds_special)
         parts: list[Part] = []
         cuts: list[Cut] = []
         for place, encoding in zip(places, encodings, strict=True):
             rest = encoding.overflowing
-            kept, beyond = len(encoding.ids), sum(len(one.ids) - self._added for one in rest)
             if (rest or place in shortened) and on_long != SPLIT:
-                cut = Cut(place, kept, None if place in shortened else kept + beyond)
+                cut = Cut(place, len(encoding.ids), None if place in shortened else self._count_tokens(encoding))
                 if on_long == ERROR:
                     errors[place] = self._make_length_error(cut)
                     continue
@@ -192,6 +195,14 @@ class TextTokenizer:
             place = slice(width - len(one.ids), None) if side == "left" else slice(len(one.ids))
             ids[row, place], mask[row, place], types[row, place] = one.ids, True, one.types
         return Encoded(ids, mask, types, pad, side)
+
+    def _prepare_input(self, given: object, prompt: str, place: int) -> Input:
+        """Return an input as it is tokenised, as `_prepare` does."""
+        return self._prepare(given, prompt, place)
+
+    def _count_tokens(self, encoding: Any) -> int | None:
+        """Return the tokens of a text that was cut, special ones included; None if they are not known."""
+        return len(encoding.ids) + sum(len(one.ids) - self._added for one in encoding.overflowing)
 
     def _prepare(self, text: object, prompt: str, place: int) -> str:
         """Return a text as it is tokenised. Raises WrongTypeError, RequestError for what the tokenizer cannot read."""
@@ -243,3 +254,9 @@ class TextTokenizer:
     def _make_id_error(self, place: int, ids: np.ndarray) -> RequestError:
         wrong = ids[(ids < 0) | (ids >= (self.vocabulary or 1 << 31))][0]
         return RequestError(f"text {place} has the token id {wrong}, and the model's table has {self.vocabulary} rows")
+
+
+def _shorten(whole: Input, limit: int | None, cut_from: str) -> Input:
+    """Return a text, or both of a pair, with at most ``limit`` characters."""
+    kept = slice(limit) if cut_from == RIGHT or limit is None else slice(-limit, None)
+    return whole[kept] if isinstance(whole, str) else (whole[0][kept], whole[1][kept])

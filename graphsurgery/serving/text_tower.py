@@ -24,9 +24,12 @@ class TextTower:
     """Gives texts the vectors that `Embedder.encode` gives them. A list of whole numbers is taken for token ids."""
 
     kind = TEXT
+    samples: Sequence[Any] = SENTENCES
+    """What it is warmed up with."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
+        self.tokenizer = embedder.tokenizer
         self.budget = embedder.measure_budget(MEASURED_FROM)
         self.is_padded = embedder.is_padded
         self.width = embedder.width
@@ -39,17 +42,20 @@ class TextTower:
 
     def prepare(self, inputs: Sequence[Any], options: TextOptions) -> list[Prepared | GraphSurgeryError]:
         """Tokenise texts. A text that cannot be tokenised has its own error."""
-        prompt_tokens = self.embedder.count_prompt(options.prompt)
-        ready: dict[int, Prepared | GraphSurgeryError] = {
-            place: self._accept_ids(one, options, prompt_tokens) for place, one in enumerate(inputs) if isinstance(one, list)
-        }
+        ready = {place: self._accept_ids(one, options) for place, one in enumerate(inputs) if isinstance(one, list)}
         places = [place for place in range(len(inputs)) if place not in ready]
-        found = self.embedder.tokenizer.tokenize(
-            [inputs[place] for place in places], options.prompt, options.on_long, cut_from=options.cut_from
-        )
+        texts = self._tokenize([inputs[place] for place in places], options)
+        ready |= dict(zip(places, texts, strict=True))
+        return [ready[place] for place in range(len(inputs))]
+
+    def _tokenize(self, inputs: Sequence[Any], options: TextOptions) -> list[Prepared | GraphSurgeryError]:
+        prompt_tokens = self.embedder.count_prompt(options.prompt)
+        found = self.tokenizer.tokenize(inputs, options.prompt, options.on_long, cut_from=options.cut_from)
         cuts = {one.text for one in found.cuts}
-        ready |= {places[one.text]: self._make_prepared(one, one.text in cuts, prompt_tokens) for one in found.parts}
-        ready |= {places[place]: _make_invalid(error, place) for place, error in found.errors.items()}
+        ready: dict[int, Prepared | GraphSurgeryError] = {
+            one.text: self._make_prepared(one, one.text in cuts, prompt_tokens) for one in found.parts
+        }
+        ready |= {place: _make_invalid(error, place) for place, error in found.errors.items()}
         return [ready[place] for place in range(len(inputs))]
 
     def run(self, inputs: Sequence[Prepared]) -> np.ndarray:
@@ -58,14 +64,14 @@ class TextTower:
     def list_tokens(self, text: str, options: TextOptions, adds_special: bool = True) -> list[Token]:
         """Return the tokens of a text, with its prompt in front. A long text is cut. Raises InvalidRequestError."""
         try:
-            return self.embedder.tokenizer.list_tokens(text, options.prompt, adds_special)
+            return self.tokenizer.list_tokens(text, options.prompt, adds_special)
         except GraphSurgeryError as error:
             raise _make_invalid(error, 0) from error
 
     def warm_up(self) -> None:
         """Run a few sentences alone and together, which also shows whether a text's vector depends on its batch."""
         ready = []
-        for one in self.prepare(SENTENCES, TextOptions()):
+        for one in self.prepare(self.samples, TextOptions()):
             if isinstance(one, GraphSurgeryError):
                 raise one
             ready.append(one)
@@ -86,14 +92,14 @@ class TextTower:
             is_batch_invariant=self._is_batch_invariant,
         )  # fmt: skip
 
-    def _accept_ids(self, ids: list[Any], options: TextOptions, prompt_tokens: int | None) -> Prepared | GraphSurgeryError:
+    def _accept_ids(self, ids: list[Any], options: TextOptions) -> Prepared | GraphSurgeryError:
         if options.prompt:
             return InvalidRequestError("a prompt cannot go before token ids", "send texts, or leave the prompt out")
         try:
-            part, is_cut = self.embedder.tokenizer.accept_ids(ids, options.on_long, 0, options.cut_from)
+            part, is_cut = self.tokenizer.accept_ids(ids, options.on_long, 0, options.cut_from)
         except GraphSurgeryError as error:
             return _make_invalid(error, 0)
-        return self._make_prepared(part, is_cut, prompt_tokens)
+        return self._make_prepared(part, is_cut, self.embedder.count_prompt(""))
 
     def _make_prepared(self, part: Part, is_cut: bool, prompt_tokens: int | None) -> Prepared:
         length = len(part.ids)
