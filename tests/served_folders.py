@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from baked_folders import put_json
 from conftest import FIXTURES
 from starlette.testclient import TestClient
@@ -74,6 +77,29 @@ def serve(*towers: Tower, **settings: Any) -> Iterator[TestClient]:
         client.portal.call(service.start)
         yield client
         client.portal.call(service.stop)
+
+
+@contextmanager
+def listen(*towers: Tower, **settings: Any) -> Iterator[str]:
+    """Serve towers on a free port of this machine, and yield the address."""
+    chosen = ServeSettings(**settings)
+    service = Service({one.kind: one for one in towers}, chosen)
+    config = uvicorn.Config(make_app(service, chosen), port=0, http="httptools", log_level="warning")
+    server = uvicorn.Server(config)
+
+    async def run() -> None:
+        await service.start()
+        await server.serve()
+        await service.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
 
 
 def open_text_tower(folder: Path) -> TextTower:
