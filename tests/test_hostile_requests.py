@@ -148,6 +148,14 @@ def test_options_that_are_wrong(path: str, options: dict[str, Any], says: str, c
     check(client, path, json.dumps({ROUTES[path]: value} | options).encode(), 422, says)
 
 
+def test_a_wrong_form_is_refused_before_anything_is_computed() -> None:
+    seen: list[str] = []
+    with serve(make_tower(TEXT, lambda text: seen.append(text) or [1.0], 1, is_normalized=True)) as client:
+        for options in ({"dimensions": 2}, {"normalize": False}):
+            assert client.post("/embed", json={"inputs": "a"} | options).status_code == 422
+        assert client.post("/v2/embed", json={"texts": ["a"], "output_dimension": 2}).status_code == 422 and seen == []
+
+
 def test_a_million_wrong_texts_are_one_error(client: TestClient) -> None:
     body = {"inputs": {"source_sentence": "a", "sentences": [1] * 1_000_000}}
     check(client, "/similarity", json.dumps(body).encode(), 422, "`inputs.sentences`: Value error, item 0 is of a wrong type")

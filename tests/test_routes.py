@@ -252,7 +252,7 @@ def test_pictures_in_coheres_form(joint: TestClient) -> None:
         ({"inputs": "data:image/png,abc"}, "`inputs` is a data URL without base64"),
         ({"inputs": [{"image": 3}]}, "`inputs[0]` is an object that holds no input"),
         ({"inputs": [{"image": data_url(WAV, "audio/wav")}]}, "`inputs[0].image` is no data URL of pictures"),
-        ({"inputs": "data:image/png;base64,"}, "the body is empty"),
+        ({"inputs": "data:image/png;base64,"}, "`inputs` holds no bytes"),
     ],
 )
 def test_pictures_that_are_none(body: Any, message: str, joint: TestClient) -> None:

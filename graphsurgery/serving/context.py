@@ -24,6 +24,9 @@ from graphsurgery.serving.writing import Form, shape_vectors
 FOLDER_OF_FILE = "onnx"
 """The folder inside a model folder that holds its ONNX files."""
 
+AS_IT_IS = Form()
+"""Vectors as the file gives them."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -56,23 +59,30 @@ class Context:
         is_cut = self.settings.cut_long if truncate is None else truncate
         return TextOptions(prompt, CUT if is_cut else ERROR, (direction or "right").lower())
 
-    async def answer(self, items: Sequence[Item], options: TextOptions) -> Answers:
-        """Return an answer for each input, in their order, whatever their kinds are. Each may hold an error of its own."""
+    async def answer(self, items: Sequence[Item], options: TextOptions, form: Form = AS_IT_IS) -> Answers:
+        """Return an answer for each input, in their order, whatever their kinds are. Each may hold an error of its own.
+
+        Raises what `shape_vectors` raises for a ``form`` that the model cannot give, before anything is computed.
+        """
         found: list[Answer] = [Answer(None)] * len(items)
         parts: list[Answers] = []
-        for kind in dict.fromkeys(one.kind for one in items):
+        kinds = dict.fromkeys(one.kind for one in items)
+        for kind in kinds:
+            facts = self.service.facts[kind]
+            shape_vectors([np.zeros(facts.dims, facts.dtype)], form, facts)
+        for kind in kinds:
             places = [place for place, one in enumerate(items) if one.kind == kind]
-            parts.append(await self.service.answer(kind, [items[place].content for place in places], options))
+            contents = [items[place].content for place in places]
+            parts.append(await self.service.answer(kind, contents, options if kind == TEXT else TextOptions()))
             for place, one in zip(places, parts[-1].answers, strict=True):
                 found[place] = one
         return Answers(
             found, sum(one.tokenization for one in parts), sum(one.queue for one in parts), sum(one.inference for one in parts)
         )
 
-    def shape(self, items: Sequence[Item], answers: Answers, form: Form, field: str) -> list[np.ndarray]:
-        """Return the vectors of a request. Raises the first error of an input, which tells its place in ``field``."""
-        names = [f"`{field}[{place}]`" for place in range(len(items))] if len(items) > 1 else [f"`{field}`"]
-        for error in find_errors(answers.answers, names).values():
+    def shape(self, items: Sequence[Item], answers: Answers, form: Form = AS_IT_IS) -> list[np.ndarray]:
+        """Return the vectors of a request. Raises the first error of an input, which tells its place."""
+        for error in find_errors(answers.answers, [one.place for one in items]).values():
             raise error
         return self.shape_answered(items, answers.answers, form)
 
@@ -87,7 +97,7 @@ class Context:
 
 
 def find_errors(answers: Sequence[Answer], names: Sequence[str]) -> dict[int, GraphSurgeryError]:
-    """Return what is wrong with inputs, by their places, with their ``names`` in the messages.
+    """Return what is wrong with inputs, by their number, with their ``names`` in the messages.
 
     Raises UnhealthyError, OverloadedError, which concern the whole request.
     """
@@ -96,5 +106,5 @@ def find_errors(answers: Sequence[Answer], names: Sequence[str]) -> dict[int, Gr
         if isinstance(one.error, UnhealthyError | OverloadedError):
             raise one.error
         if one.error is not None:
-            found[place] = type(one.error)(f"{names[place]}: {one.error.message}", one.error.advice)
+            found[place] = type(one.error)(f"`{names[place]}`: {one.error.message}", one.error.advice)
     return found

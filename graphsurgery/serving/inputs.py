@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,8 @@ class Item:
 
     kind: str
     content: str | list[int] | bytes
-
-    @property
-    def characters(self) -> int:
-        return len(self.content) if isinstance(self.content, str) else 0
+    place: str
+    """Where it stands in the body, for messages."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,14 @@ class ItemReader:
     def read_texts(self, texts: Sequence[str], field: str) -> list[str]:
         """Return ``texts``, which have to be texts: a data URL is one, too."""
         self.check_count(len(texts))
-        return [_check_text(one, f"{field}[{place}]") for place, one in enumerate(texts)]
+        return [check_text(one, f"{field}[{place}]") for place, one in enumerate(texts)]
 
-    def read_media(self, content: bytes, kind: str) -> Item:
+    def read_media(self, content: bytes, kind: str, place: str = "body") -> Item:
         """Return the bytes of a picture or a clip as an input."""
-        self._check_kind(kind, "body")
+        self._check_kind(kind, place)
         if not content:
-            raise EmptyRequestError("the body is empty", "send the bytes of the file")
-        return Item(kind, content)
+            raise EmptyRequestError(f"`{place}` holds no bytes", "send those of the file")
+        return Item(kind, content, place)
 
     def _read_one(self, value: Any, place: str, kind: str | None) -> Item:
         if isinstance(value, dict):
@@ -103,8 +101,7 @@ class ItemReader:
             return self._read_text(value, place)
         if found is None or kind not in (None, found):
             raise InvalidRequestError(f"`{place}` is no data URL of {NAMES[kind or TEXT]}", NOT_FETCHED)
-        self._check_kind(found, place)
-        return self.read_media(_decode(value, place), found)
+        return self.read_media(_decode(value, place), found, place)
 
     def _read_object(self, value: dict[str, Any], place: str) -> Item:
         """Return the input of ``{"text": ...}``, ``{"image": ...}`` or ``{"audio": ...}``."""
@@ -115,7 +112,7 @@ class ItemReader:
 
     def _read_text(self, value: str, place: str) -> Item:
         self._check_kind(TEXT, place)
-        return Item(TEXT, _check_text(value, place))
+        return Item(TEXT, check_text(value, place), place)
 
     def _read_ids(self, value: list[Any], place: str) -> Item:
         if not _are_ids(value):
@@ -123,7 +120,7 @@ class ItemReader:
         if not self.settings.accept_token_ids:
             raise InvalidRequestError(f"`{place}` holds token ids, which may be of another model's tokenizer", IDS_ADVICE)
         self._check_kind(TEXT, place)
-        return Item(TEXT, value)
+        return Item(TEXT, value, place)
 
     def _check_kind(self, kind: str, place: str) -> None:
         if PAIR in self.kinds and kind not in self.kinds:
@@ -142,7 +139,12 @@ def _are_ids(value: list[Any]) -> bool:
     return bool(value) and all(type(one) is int for one in value)
 
 
-def _check_text(value: str, place: str) -> str:
+def count_characters(items: Iterable[Item]) -> int:
+    return sum(len(one.content) for one in items if isinstance(one.content, str))
+
+
+def check_text(value: str, place: str) -> str:
+    """Return a text. Raises InvalidRequestError if it is empty, or holds what no tokenizer takes as it is."""
     if not value:
         raise InvalidRequestError(f"`{place}` cannot be empty", "leave it out")
     if NUL in value:

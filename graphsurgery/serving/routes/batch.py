@@ -12,7 +12,7 @@ from graphsurgery.embedding.embedder import RAISE
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.serving.context import Context, find_errors
 from graphsurgery.serving.errors import ServiceError
-from graphsurgery.serving.inputs import Item
+from graphsurgery.serving.inputs import Item, count_characters
 from graphsurgery.serving.refusals import refuse
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import BatchBody, read_body, read_json
@@ -37,17 +37,15 @@ def add_routes(app: FastAPI, context: Context) -> None:
         if errors and body.on_error == RAISE:
             raise errors[min(errors)]
         items = {place: one for place, one in enumerate(read) if isinstance(one, Item)}
-        answers = await context.answer(list(items.values()), options)
+        form = Form(body.dimensions, body.normalize, body.precision)
+        answers = await context.answer(list(items.values()), options, form)
         answered = dict(zip(items, answers.answers, strict=True))
-        wrong = find_errors(answers.answers, [f"`texts[{place}]`" for place in items])
+        wrong = find_errors(answers.answers, [one.place for one in items.values()])
         errors |= {place: wrong[number] for number, place in enumerate(items) if number in wrong}
         if errors and body.on_error == RAISE:
             raise errors[min(errors)]
         done = [place for place in items if place not in errors]
-        rows = context.shape_answered(
-            [items[place] for place in done], [answered[place] for place in done],
-            Form(body.dimensions, body.normalize, body.precision),
-        )  # fmt: skip
+        rows = context.shape_answered([items[place] for place in done], [answered[place] for place in done], form)
         by_place = dict(zip(done, rows, strict=True))
         content = {
             "embeddings": [by_place.get(place) for place in range(len(read))],
@@ -56,7 +54,6 @@ def add_routes(app: FastAPI, context: Context) -> None:
             "truncated": [place for place, one in answered.items() if one.is_cut],
             "errors": {str(place): refuse(PATH, errors[place]).body for place in sorted(errors)},
         }
-        characters = sum(one.characters for one in items.values())
-        return answer_json(content, make_headers(answers, characters, start, context.facts))
+        return answer_json(content, make_headers(answers, count_characters(items.values()), start, context.facts))
 
     add_post(app, PATH, post_batch, BatchBody, "Embed inputs, each with an error of its own.", EXAMPLE, "graphsurgery")

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from graphsurgery.embedding.vectors import BY_RANGES
 from graphsurgery.serving.context import Context
 from graphsurgery.serving.errors import InvalidRequestError
-from graphsurgery.serving.inputs import Item
+from graphsurgery.serving.inputs import Item, count_characters
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import CohereBody, Direction, read_body, read_json
 from graphsurgery.serving.towers import IMAGE, TEXT
@@ -52,11 +52,11 @@ async def _embed(context: Context, body: CohereBody) -> Response:
         raise InvalidRequestError(what, "ask for float, and convert with `graphsurgery embed --precision`")
     items, field = _read_items(context, body)
     options = context.choose_options(body.truncate != "NONE", DIRECTIONS[body.truncate], _find_prompt(context, body.input_type))
-    answers = await context.answer(items, options)
+    forms = {kind: Form(body.output_dimension, precision=None if kind in (FLOAT, BASE64) else kind) for kind in kinds}
+    answers = await context.answer(items, options, forms[kinds[0]])
     embeddings = {}
-    for kind in dict.fromkeys(kinds):
-        precision = None if kind in (FLOAT, BASE64) else kind
-        rows = context.shape(items, answers, Form(body.output_dimension, precision=precision), field)
+    for kind, form in forms.items():
+        rows = context.shape(items, answers, form)
         embeddings[kind] = [write_base64(one) for one in rows] if kind == BASE64 else rows
     units = {"images": len(items)} if field == "images" else {"input_tokens": answers.tokens}
     content = {
@@ -66,7 +66,7 @@ async def _embed(context: Context, body: CohereBody) -> Response:
         "meta": {"api_version": {"version": "2"}, "billed_units": units},
         "response_type": "embeddings_by_type",
     }
-    return answer_json(content, make_headers(answers, sum(one.characters for one in items), start, context.facts))
+    return answer_json(content, make_headers(answers, count_characters(items), start, context.facts))
 
 
 def _find_prompt(context: Context, input_type: str | None) -> str | None:

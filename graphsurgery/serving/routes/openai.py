@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from graphsurgery.serving.answers import Answers
 from graphsurgery.serving.context import Context
+from graphsurgery.serving.inputs import count_characters
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import OpenAIBody, read_body, read_json
 from graphsurgery.serving.writing import Form, answer_json, make_headers, write_base64
@@ -29,13 +30,13 @@ def add_routes(app: FastAPI, context: Context) -> None:
         start = time.perf_counter()
         body = read_body(OpenAIBody, await read_json(request))
         items = context.reader.read(body.input, "input", body.modality)
-        answers = await context.answer(
-            items, context.choose_options(body.truncate, body.truncation_direction, body.prompt_name)
-        )
-        rows = context.shape(items, answers, Form(body.dimensions, body.normalize), "input")
+        options = context.choose_options(body.truncate, body.truncation_direction, body.prompt_name)
+        form = Form(body.dimensions, body.normalize)
+        answers = await context.answer(items, options, form)
+        rows = context.shape(items, answers, form)
         embeddings = [write_base64(one) for one in rows] if body.encoding_format == "base64" else rows
         data = [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(embeddings)]
-        headers = make_headers(answers, sum(one.characters for one in items), start, context.facts)
+        headers = make_headers(answers, count_characters(items), start, context.facts)
         whole = {"object": "list", "data": data, "model": context.name, "usage": count_usage(answers)}
         return answer_json(whole, headers)
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from graphsurgery.serving.answers import Answers
 from graphsurgery.serving.context import Context, find_errors
 from graphsurgery.serving.errors import InvalidRequestError, UnknownRouteError
+from graphsurgery.serving.inputs import check_text
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import RerankBody, read_body, read_json
 from graphsurgery.serving.towers import PAIR, Facts
@@ -41,11 +42,11 @@ async def rerank(context: Context, path: str, content: Any) -> Response:
     if PAIR not in context.service.towers:
         raise UnknownRouteError("this model embeds, and scores no pairs", "serve the folder of a cross-encoder")
     texts, field = _read_texts(body)
-    (query,) = context.reader.read_texts([body.query], "query")
+    query = check_text(body.query, "query")
     texts = context.reader.read_texts(texts, field)
     options = context.choose_options(body.truncate, body.truncation_direction)
     answers = await context.service.answer(PAIR, [(query, one) for one in texts], options)
-    for error in find_errors(answers.answers, [f"`{field}[{place}]`" for place in range(len(texts))]).values():
+    for error in find_errors(answers.answers, [f"{field}[{place}]" for place in range(len(texts))]).values():
         raise error
     scores = _read_scores(answers, context.service.facts[PAIR], body.raw_scores)
     order = np.argsort(-scores, kind="stable").tolist()

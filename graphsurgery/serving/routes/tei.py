@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from graphsurgery.embedding.vectors import SIMILARITIES
 from graphsurgery.serving.context import Context
-from graphsurgery.serving.inputs import Item, find_media
+from graphsurgery.serving.inputs import Item, count_characters, find_media
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.routes.rerank import rerank
 from graphsurgery.serving.schemas import SimilarityBody, TeiBody, TextBody, TokenizeBody, read_body, read_json
@@ -91,27 +91,22 @@ def _read_parameter(value: str) -> Any:
 
 async def _answer(context: Context, items: list[Item], options: TextOptions, form: Form) -> Response:
     start = time.perf_counter()
-    answers = await context.answer(items, options)
-    rows = context.shape(items, answers, form, "inputs")
-    return answer_json(rows, make_headers(answers, _count_characters(items), start, context.facts))
-
-
-def _count_characters(items: list[Item]) -> int:
-    return sum(one.characters for one in items)
+    answers = await context.answer(items, options, form)
+    rows = context.shape(items, answers, form)
+    return answer_json(rows, make_headers(answers, count_characters(items), start, context.facts))
 
 
 async def _compare(context: Context, content: Any) -> Response:
     start = time.perf_counter()
     body = read_body(SimilarityBody, content)
     chosen = body.parameters or TextBody()
-    source = context.reader.read_texts([body.inputs.source_sentence], "inputs.source_sentence")
-    sentences = context.reader.read_texts(body.inputs.sentences, "inputs.sentences")
-    items = [Item(TEXT, one) for one in (*source, *sentences)]
+    source = context.reader.read(body.inputs.source_sentence, "inputs.source_sentence", TEXT)
+    items = source + context.reader.read(body.inputs.sentences, "inputs.sentences", TEXT)
     options = context.choose_options(chosen.truncate, chosen.truncation_direction, chosen.prompt_name)
     answers = await context.answer(items, options)
-    rows = np.stack(context.shape(items, answers, Form(), "inputs"))
+    rows = np.stack(context.shape(items, answers))
     found = SIMILARITIES[context.facts.similarity](rows[:1], rows[1:])[0]
-    return answer_json(found, make_headers(answers, _count_characters(items), start, context.facts))
+    return answer_json(found, make_headers(answers, count_characters(items), start, context.facts))
 
 
 async def _tokenize(context: Context, content: Any) -> Response:
