@@ -30,8 +30,8 @@ from graphsurgery.serving.towers import IMAGE, Prepared
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""The formats that are opened. Pillow knows others that run further programs, such as PostScript."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""The formats that are opened. Pillow knows others: PostScript runs a further program, and broken TIFF files fill the log."""
 DEEP = ("I", "F")
 """How the names of Pillow's modes of more than 8 bits begin: converted to RGB, they would be cut at 255."""
 MOST_ELONGATED = 200
