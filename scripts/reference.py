@@ -25,7 +25,7 @@ SCHEMA = ROOT / "docs" / "schema.json"
 COLUMNS = 100
 PRINTED = {
     "bake": "baked", "split-towers": "split_towers", "export": "exported",
-    "inspect": "inspection", "verify": "verification", "bench": "benchmark", "embed": "embedded_file",
+    "inspect": "inspection", "verify": "verification", "bench": "benchmark", "embed": "embedded_file", "serve": "served",
     "recipe show": "recorded_recipe", "recipe list": "listed_recipes", "run": "outcome",
     "optimize": "outcome", "quantize": "outcome",
     **{listed.verb: "outcome" for listed in EDIT_LIST.values()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib
+import logging
 import os
 import pickle
 import shutil
@@ -145,6 +146,31 @@ def optimizer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from graphsurgery.rewrites.fuse.runner import run_optimizer
 
     monkeypatch.setattr(fuse_encoder, "run_optimizer", run_optimizer)
+
+
+@pytest.fixture
+def own_logs() -> Iterator[None]:
+    """Gives the loggers back as they were: a service in the tests' process takes them."""
+    from graphsurgery.serving.logs import LIBRARIES, NAME
+
+    loggers = [logging.getLogger(name) for name in (NAME, *LIBRARIES)]
+    before = [(list(one.handlers), one.propagate, one.level) for one in loggers]
+    yield
+    for one, state in zip(loggers, before, strict=True):
+        one.handlers, one.propagate, one.level = state
+
+
+@pytest.fixture
+def short_services(monkeypatch: pytest.MonkeyPatch, own_logs: None) -> None:
+    """Services end as soon as they are ready."""
+    from graphsurgery.serving.server import Process
+
+    async def warm_up_and_end(process: Process) -> None:
+        await warm_up(process)
+        process._end()
+
+    warm_up = Process._warm_up
+    monkeypatch.setattr(Process, "_warm_up", warm_up_and_end)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ WRITING = {
     "quantize": [["--scheme", "weights-8bit", "--no-timing", "--texts", "texts.txt"]],
 }
 """The verbs that write a file, and plausible options of each."""
-OTHERS = {"bake", "bench", "embed", "export", "inspect", "recipe", "run", "split-towers", "verify"}
+OTHERS = {"bake", "bench", "embed", "export", "inspect", "recipe", "run", "serve", "split-towers", "verify"}
 
 
 def test_every_verb_is_tried() -> None:
@@ -49,7 +49,7 @@ def test_every_verb_is_tried() -> None:
 
 
 @pytest.mark.parametrize("path", corpus_params())
-@pytest.mark.usefixtures("short_texts", "loaded_once")
+@pytest.mark.usefixtures("short_texts", "loaded_once", "short_services")
 def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text('[[steps]]\nedit = "add-pooling"\nmode = "mean"\n', encoding="utf-8")
@@ -60,6 +60,7 @@ def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: py
         ["inspect", str(path)],
         ["bench", str(path), "--batches", "1", "--lengths", "8", "--seconds", "0"],
         ["embed", "texts.txt", "--model", str(path), "-o", "vectors.npy"],
+        ["serve", str(path), "--port", "0", "--max-batch-tokens", "64"],
         ["recipe", "show", str(path)],
         ["run", "recipe.toml", str(path), *written],
         ["bake", str(path.parent), "-o", str(tmp_path / "baked")],

@@ -23,12 +23,13 @@ from speech import make_speech_encoder
 import graphsurgery as gs
 from graphsurgery.cli.main import FIRST, OK, VERBS, WRONG, run
 
-UNPROVEN = {"verify", "bench", "embed", "inspect", "recipe", "export"}
+UNPROVEN = {"verify", "bench", "embed", "serve", "inspect", "recipe", "export"}
 """Verbs without an option --no-verify."""
 MADE_BY = {"add-pooling": "model.pooled.onnx", "bake": "my-model-baked"}
 """What other examples need and these verbs make."""
 SHORTER = {
     "bench": ["--batches", "1", "--lengths", "8", "--seconds", "0.01"],
+    "serve": ["--port", "0", "--max-batch-tokens", "64"],
     "quantize": ["--no-timing", "--texts", "texts.txt", "--calibrate", "texts.txt"],
 }
 """Options that make an example run in a second. The last one counts where the example gives it, too."""
@@ -114,7 +115,7 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("short_texts")
+@pytest.mark.usefixtures("short_texts", "short_services")
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_run(verb: str, examples_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Both examples that a verb's help ends with, as they stand there, apart from proofs, which other tests are about."""

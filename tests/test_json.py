@@ -150,6 +150,13 @@ def test_embedded_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     require_valid(printed, PRINTED["embed"])
 
 
+@pytest.mark.usefixtures("short_services")
+def test_services(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = call(capsys, "serve", "pooled.onnx", "--port", "0", "--max-batch-tokens", "64")
+    assert code == OK and printed["unanswered"] == 0 and printed["address"].startswith("http://127.0.0.1:")
+    require_valid(printed, PRINTED["serve"])
+
+
 def test_benchmarks_recipes_and_exports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An export needs PyTorch, so that its result is made here without one."""
     code, printed = call(capsys, "bench", "pooled.onnx", "model.onnx", "--batches", "1", "--lengths", "8", "--seconds", "0")

@@ -88,6 +88,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
                 "texts.txt --model my-model-baked --precision float16 -o vectors.npy",
             ),
         ),
+        "serve": Verb(
+            "serving:make_serve_command",
+            "serve a folder over HTTP: the routes of TEI, OpenAI, Cohere",
+            ("my-model-baked", "my-model-baked --port 9000 --cache redis://localhost:6379/0 --json-logs"),
+        ),
         "export": Verb(
             "exporting:make_export_command",
             "export the transformer of a model folder, with PyTorch",
@@ -122,7 +127,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
 for _one in EDIT_LIST.values():
     GROUPS.setdefault(_one.group, {})[_one.verb] = Verb("editing:make_edit_command", _one.summary, _one.examples)
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
-FIRST = ("export", "inspect", "add-pooling", "bake", "verify", "optimize", "quantize", "bench", "embed", "run")
+FIRST = ("export", "inspect", "add-pooling", "bake", "verify", "optimize", "quantize", "bench", "embed", "serve")
 """The ten verbs that most users need, in the order in which they need them. ``--help`` shows these, ``--help-all`` all."""
 
 REFUSALS = frozenset({

@@ -105,6 +105,10 @@ class Engine:
         return self._death is not None
 
     @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """How many inputs wait."""
         return len(self._line)

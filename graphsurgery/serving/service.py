@@ -13,7 +13,7 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.runtime.devices import count_processors
 from graphsurgery.serving.answers import Answer, Answers
 from graphsurgery.serving.cache import Cache
-from graphsurgery.serving.engine import Batch, Engine, Ticket
+from graphsurgery.serving.engine import Engine, Ticket
 from graphsurgery.serving.entries import Entry
 from graphsurgery.serving.errors import (
     EmptyRequestError,
@@ -26,6 +26,7 @@ from graphsurgery.serving.errors import (
 from graphsurgery.serving.keys import make_keys
 from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions, Tower
+from graphsurgery.serving.watcher import Watcher
 
 INLINE = 2000
 """Texts of so few characters are tokenised at once: handing them to a thread takes longer."""
@@ -66,24 +67,29 @@ class Landed:
 class Service:
     """Answers requests with the towers of a folder. All of its methods are called from one event loop."""
 
-    def __init__(self, towers: Mapping[str, Tower], settings: ServeSettings, cache: Cache | None = None) -> None:
+    def __init__(
+        self, towers: Mapping[str, Tower], settings: ServeSettings, cache: Cache | None = None, watcher: Watcher | None = None
+    ) -> None:
         """Make a service that does not run yet.
 
         Args:
             towers: by kind, what the folder can compute. The service runs one input at a time of all of them together.
             settings: its limits.
             cache: where rows are kept; None for no cache.
+            watcher: is told what happens.
         """
         self.towers, self.settings, self.cache = dict(towers), settings, cache
         self.on_death: Callable[[BaseException], None] = lambda _: None
         """Called in the event loop if the engine ends by an error of its own."""
-        self.on_batch: Callable[[Batch], None] = lambda _: None
-        """Called in the engine's thread after each run."""
-        self._engine = Engine(self._settle_from_thread, lambda batch: self.on_batch(batch), self._die_from_thread)
+        self.watcher = watcher or Watcher()
+        self._engine = Engine(self._settle_from_thread, self.watcher.see_batch, self._die_from_thread)
         self._flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(count_processors(), thread_name_prefix="prepare")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._facts: dict[str, Facts] = {}
+        self.answered = 0
+        """The requests that were answered."""
         self._inside = 0
         self._is_warm = self._is_draining = False
 
@@ -92,6 +98,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         for tower in self.towers.values():
             await self._loop.run_in_executor(self._pool, tower.warm_up)
+        self._facts = {kind: tower.facts for kind, tower in self.towers.items()}
         self._engine.start()
         self._is_warm = True
 
@@ -120,6 +127,11 @@ class Service:
         return not self._engine.has_died
 
     @property
+    def is_running(self) -> bool:
+        """Whether the engine's thread is there."""
+        return self._engine.is_running
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests are answered: the towers are warm, the engine runs, and the service does not end."""
         return self._is_warm and not self._is_draining and self.is_healthy
@@ -135,9 +147,14 @@ class Service:
         return self._engine.waiting
 
     @property
+    def expected_wait(self) -> float:
+        """The seconds that what waits for the engine will take."""
+        return self._engine.expected_wait
+
+    @property
     def facts(self) -> dict[str, Facts]:
         """By kind, what the towers tell of themselves."""
-        return {kind: tower.facts for kind, tower in self.towers.items()}
+        return self._facts or {kind: tower.facts for kind, tower in self.towers.items()}
 
     def require_room(self) -> None:
         """Raise UnhealthyError if no request is answered, OverloadedError if the queue is full.
@@ -150,6 +167,8 @@ class Service:
         self._require_queue()
 
     def _require_queue(self) -> None:
+        if not self._is_warm:
+            raise UnhealthyError("the service is starting", "ask again later")
         wait = self._engine.expected_wait
         if self._inside >= self.settings.max_queue or wait > self.settings.max_queue_seconds:
             raise OverloadedError(
@@ -168,7 +187,24 @@ class Service:
             OverloadedError: the queue is full.
             UnhealthyError: the service starts, ends, or has lost its engine.
         """
-        tower = self._require_tower(kind)
+        start = self._now()
+        try:
+            tower = self._require_tower(kind)
+            self._check_inputs(inputs)
+            self._require_queue()  # and no more: a request that came before the service was told to end is answered
+            self._inside += len(inputs)
+            try:
+                answers = await self._answer(tower, inputs, options)
+            finally:
+                self._inside -= len(inputs)
+        except BaseException as error:  # CancelledError is a client that left
+            self.watcher.see_refusal(error)
+            raise
+        self.answered += 1
+        self.watcher.see_answers(kind, answers, self._now() - start)
+        return answers
+
+    def _check_inputs(self, inputs: Sequence[Any]) -> None:
         if not inputs:
             raise EmptyRequestError("the request has no inputs", "send one input or more")
         if len(inputs) > self.settings.max_items:
@@ -176,14 +212,6 @@ class Service:
                 f"the request has {len(inputs)} inputs, and the service takes {self.settings.max_items}",
                 "send several requests",
             )
-        if not self._is_warm:
-            raise UnhealthyError("the service is starting", "ask again later")
-        self._require_queue()  # and no more: a request that came before the service was told to end is answered
-        self._inside += len(inputs)
-        try:
-            return await self._answer(tower, inputs, options)
-        finally:
-            self._inside -= len(inputs)
 
     async def list_tokens(
         self, texts: Sequence[str], options: TextOptions = USUAL, adds_special: bool = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from graphsurgery.errors import RequestError
 from graphsurgery.runtime.devices import AUTO
 
 
@@ -47,3 +49,15 @@ class ServeSettings:
     flat_errors: bool = False
     """Whether OpenAI's routes write errors as Text Embeddings Inference does: ``{"message", "code", "type"}``."""
     json_logs: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise RequestError for a number that cannot be."""
+        for name in ("max_queue", "max_items", "max_body", "max_connections", "read_timeout", "max_queue_seconds"):
+            if not getattr(self, name) > 0:
+                raise RequestError(f"{name} is {getattr(self, name)}", "give a number above 0")
+        if not 0 <= self.drain < math.inf:
+            raise RequestError(f"drain is {self.drain} seconds", "give 0 or more")
+        if not 0 <= self.port < 1 << 16:
+            raise RequestError(f"the port is {self.port}", "give one up to 65535, or 0 for any that is free")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
+            raise RequestError("the API key is empty, or an HTTP header cannot hold it", "give printable ASCII")
