@@ -9,7 +9,7 @@ import click
 from graphsurgery.cli.console import out, print_warnings, run_verb
 from graphsurgery.cli.help import VerbCommand
 from graphsurgery.cli.options import SHOWN, with_options
-from graphsurgery.embedding.embed_file import EmbeddedFile, embed_file
+from graphsurgery.embedding.embed_file import ENGINES, PROCESS, EmbeddedFile, embed_file
 from graphsurgery.embedding.embedder import RAISE, SKIP
 from graphsurgery.embedding.rows import FORMATS, TEXT
 from graphsurgery.embedding.tokenizer import CUT, LONG
@@ -43,10 +43,18 @@ OPTIONS = (
     click.option(
         "--provider", "providers", default=AUTO, show_default=True, metavar="|".join((AUTO, *PROVIDERS)), help="What to run on."
     ),
-    click.option("--threads", type=int, metavar="N", help="Threads of a run. [default: the processors of this process]"),
+    click.option(
+        "--threads", type=int, metavar="N",
+        help="Threads of a run. [default: the processors of this process, or 1 for each worker of Ray]",
+    ),
     click.option(
         "--max-batch-tokens", type=int, metavar="N", help="Positions of one run. [default: measured once on this machine]"
     ),
+    click.option(
+        "--engine", type=click.Choice(ENGINES), default=PROCESS, show_default=True,
+        help="Embed in this process, or on workers of Ray, here or on a cluster.",
+    ),
+    click.option("--workers", type=int, metavar="N", help="Workers of Ray. [default: as many as the processors allow]"),
     click.option("--force", is_flag=True, help="Replace an existing output, and drop parts of another run."),
 )  # fmt: skip
 

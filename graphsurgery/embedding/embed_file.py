@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphsurgery.argument_types import check_argument_types
-from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedded, Embedder, check_choice
-from graphsurgery.embedding.parts import BUDGET, EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, add_vectors, open_writer
+from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedder, check_choice
+from graphsurgery.embedding.part_maker import MadePart, PartMaker, PartOptions, describe_vectors
+from graphsurgery.embedding.parts import BUDGET, EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, open_writer
+from graphsurgery.embedding.ray_engine import import_ray, make_parts_on_ray
 from graphsurgery.embedding.rows import (
     JSONL,
     PARQUET,
@@ -30,12 +32,9 @@ from graphsurgery.embedding.rows import (
     import_arrow,
     read_rows,
 )
-from graphsurgery.embedding.tokenization import TOKENIZER
 from graphsurgery.embedding.tokenizer import CUT
 from graphsurgery.errors import RequestError, SurroundingsError, require_value
-from graphsurgery.folders.files import hash_file
 from graphsurgery.folders.ranges import read_ranges
-from graphsurgery.model.certificate import list_versions
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.report import list_few
 from graphsurgery.runtime.devices import AUTO
@@ -44,8 +43,8 @@ STDIN = "-"
 NPY = "npy"
 WRITTEN = {".parquet": PARQUET, ".npy": NPY, ".jsonl": JSONL}
 """The formats of outputs, by the ends of their names."""
-EMPTY = "the text is empty"
-FLOAT32 = "float32"
+PROCESS, RAY = ENGINES = ("process", "ray")
+"""What the texts are embedded by: this process, or workers of Ray."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,8 @@ def embed_file(
     providers: str = AUTO,
     threads: int | None = None,
     max_batch_tokens: int | None = None,
+    engine: str = PROCESS,
+    workers: int | None = None,
     force: bool = False,
     progress: Progress = ignore_progress,
 ) -> EmbeddedFile:
@@ -123,15 +124,19 @@ def embed_file(
         ranges: a .npy or .json file with ``[2, dims]``, for int8 and uint8.
         on_error: ``raise`` the first error of a row, such as an empty text, or ``skip`` such rows: their vectors are null then
             (NaN or 0 in .npy), and the result says why.
-        providers, threads, max_batch_tokens: as `Embedder` takes them.
+        providers, threads, max_batch_tokens: as `Embedder` takes them. With Ray, a worker has one thread unless you say
+            otherwise.
+        engine: ``process`` embeds in this process. ``ray`` embeds with Ray Data, on the workers of the cluster that
+            RAY_ADDRESS names, or else on this machine. Both write the same parts, so that one goes on with the other's.
+        workers: the workers of Ray, each with the model in its memory. Default: as many as the processors allow.
         force: replace an existing output, and drop parts of other texts or options.
         progress: called with the texts and tokens of a second, and how many of how many rows are done.
 
     Raises:
         RequestError: a row, an option or a column is wrong, or there are parts of another run.
         OutputExistsError: the output exists already.
-        MissingPackageError: pyarrow is not installed.
-        SurroundingsError: the input cannot be read, or the disk is full.
+        MissingPackageError: pyarrow is not installed, or Ray, if it was asked for.
+        SurroundingsError: the input cannot be read, the disk is full, or Ray's workers fail or do nothing for a minute.
         FolderError, ModelError, UnsupportedModelError: as `Embedder` raises them.
     """
     start = time.perf_counter()
@@ -139,9 +144,15 @@ def embed_file(
     target = Path(os.fspath(output))
     written = _find_written(target)
     check_choice("on_error", on_error, (RAISE, SKIP))
+    _check_engine(engine, workers)
+    if engine == RAY:
+        import_ray()
+        threads = threads or 1  # of each worker
     embedder = Embedder(model, providers=providers, threads=threads, max_batch_tokens=max_batch_tokens)
     found_ranges = None if ranges is None else read_ranges(Path(os.fspath(ranges)), embedder.width)
-    identity = describe_vectors(embedder, embedder.choose_prompt(prompt_name, prompt), dims, precision, on_long, found_ranges)
+    chosen = embedder.choose_prompt(prompt_name, prompt)
+    options = PartOptions(chosen, dims, precision, on_long, found_ranges, on_error, id_column)
+    identity = describe_vectors(embedder, options)
     with _open_input(os.fspath(texts)) as path:
         form = find_format(Path(os.fspath(texts)) if os.fspath(texts) != STDIN else Path("stdin.txt"), format)
         digest = digest_file(path, form)
@@ -150,107 +161,99 @@ def embed_file(
             "input": digest.sha256, "column": column, "id_column": id_column, "part_rows": PART_ROWS, "format": form,
             "written": written, **identity,
         }  # fmt: skip
-        job = _Job(embedder, parts, path, form, column, id_column, on_error, digest, progress)
-
-        def embed(rows: list[Any], first: int) -> Embedded:
-            return embedder.embed(
-                rows, dims=dims, precision=precision, prompt=identity["prompt"], on_long=on_long, on_error=SKIP,
-                ranges=found_ranges, first=first,
-            )  # fmt: skip
-
+        job = _Job(parts, _Source(path, form, column, id_column), digest, progress)
         with parts.open(manifest, force=force):
             if not parts.is_done:
                 tokens = path.stat().st_size / CHARACTERS_OF_TOKEN
                 embedder.max_batch_tokens = parts.recall(BUDGET, lambda: embedder.measure_budget(tokens, progress))
-                job.run(embed)
+                if engine == RAY:
+                    job.run(lambda rows: make_parts_on_ray(rows, embedder, options, workers, job.tell))
+                else:
+                    maker = PartMaker(embedder, options)
+                    job.run(lambda rows: ((number, maker.make(one)) for number, one in rows))
                 parts.finish(job.merge(written, identity), force=force)
             else:  # a run was killed when only its parts were left to remove
                 parts.remove()
+    errors = dict(sorted(job.errors.items()))
     return EmbeddedFile(
-        target, job.rows, job.dims, job.tokens, job.cut, dict(job.errors), job.resumed, time.perf_counter() - start, identity
+        target, job.rows, job.dims, job.tokens, job.cut, errors, job.resumed, time.perf_counter() - start, identity
     )
 
 
-def describe_vectors(
-    embedder: Embedder, prompt: str, dims: int | None, precision: str | None, on_long: str, ranges: np.ndarray | None
-) -> dict[str, Any]:
-    """Return how vectors are made, ready for JSON. Vectors can be compared if these are equal."""
-    data = sorted({file.path for file in embedder.model.files.values()}, key=str)
-    return {
-        "model_sha256": [hash_file(embedder.path), *map(hash_file, data)],
-        "tokenizer_sha256": hash_file(embedder.tokenization.folder / TOKENIZER),
-        "output": embedder.output, "prompt": prompt, "max_length": embedder.max_length, "on_long": on_long, "dims": dims,
-        "precision": precision or FLOAT32, "ranges": None if ranges is None else ranges.tolist(),
-        "similarity": embedder.config.similarity or "cosine", "versions": list_versions(),
-    }  # fmt: skip
+def _check_engine(engine: str, workers: int | None) -> None:
+    check_choice("engine", engine, ENGINES)
+    if workers is not None and engine != RAY:
+        raise RequestError(f"workers is {workers}, and the engine is {engine}", "leave workers out, or give --engine ray")
+    if workers is not None and workers < 1:
+        raise RequestError(f"workers is {workers}", "give 1 or more, or leave workers out")
+
+
+class _Source(NamedTuple):
+    """Where the rows come from."""
+
+    path: Path
+    form: str
+    column: str
+    id_column: str | None
+
+
+NumberedRows = Iterator[tuple[int, Rows]]
+"""The rows of parts, with the numbers of the parts."""
 
 
 class _Job:
     """The rows of one input on their way to the output."""
 
-    def __init__(
-        self, embedder: Embedder, parts: PartsFolder, path: Path, form: str, column: str, id_column: str | None, on_error: str,
-        digest: Digest, progress: Progress,
-    ) -> None:  # fmt: skip
-        self.embedder, self.parts, self.path, self.form, self.column = embedder, parts, path, form, column
-        self.id_column, self.on_error, self.digest, self.progress = id_column, on_error, digest, progress
+    def __init__(self, parts: PartsFolder, source: _Source, digest: Digest, progress: Progress) -> None:
+        self.parts, self.source, self.digest, self.progress = parts, source, digest, progress
         self.rows = self.tokens = self.cut = self.resumed = self.dims = self.count = 0
         self.errors: dict[int, str] = {}
         self.start = time.perf_counter()
 
-    def run(self, embed: Callable[[list[Any], int], Embedded]) -> None:
-        """Make all parts that are not there yet."""
+    def run(self, make_parts: Callable[[NumberedRows], Iterator[tuple[int, MadePart]]]) -> None:
+        """Make all parts that are not there yet. ``make_parts`` gives the part of each number and rows that it is given."""
+        for number, made in make_parts(self._list_missing()):
+            self.parts.write_part(number, made.part)
+            self.tokens += made.tokens
+            self.cut += made.cut
+            self._count(made.part)
+        if not self.count:
+            raise RequestError(f"{self.source.path} holds no rows", "give a file with one text or more")
+
+    def _list_missing(self) -> NumberedRows:
+        """Yield the rows of each part that is not there, or not as it was written."""
+        path, form, column, id_column = self.source
         first = self.parts.read_part(0)
         schema = None if first is None else first.table.drop_columns([EMBEDDING]).schema
-        for number, rows in enumerate(read_rows(self.path, self.form, self.column, PART_ROWS, schema)):
-            if self.id_column is not None and self.id_column not in rows.table.column_names:
+        for number, rows in enumerate(read_rows(path, form, column, PART_ROWS, schema)):
+            if id_column is not None and id_column not in rows.table.column_names:
                 names = ", ".join(rows.table.column_names)
-                raise RequestError(f"there is no column {self.id_column!r}", f"the columns are {names}")
-            self._tell()
+                raise RequestError(f"there is no column {id_column!r}", f"the columns are {names}")
+            self.tell()
+            self.count = number + 1
             part = self.parts.read_part(number)
             if part is not None and part.table.num_rows == len(rows.texts):
                 self.resumed += len(rows.texts)
+                self._count(part)
             else:
-                part = self._make_part(rows, embed)
-                self.parts.write_part(number, part)
-            self.count, self.rows = number + 1, self.rows + len(rows.texts)
-            self.errors |= part.errors
-            self.dims = part.table.schema.field(EMBEDDING).type.list_size
-        if not self.count:
-            raise RequestError(f"{self.path} holds no rows", "give a file with one text or more")
+                yield number, rows
 
-    def _make_part(self, rows: Rows, embed: Callable[[list[Any], int], Embedded]) -> Part:
-        """Embed the texts of some rows. What is wrong with a row is its own error."""
-        texts = [None if one == "" else one for one in rows.texts]  # which is an error
-        errors = {rows.first + place: EMPTY for place, one in enumerate(texts) if one is None}
-        errors |= rows.broken
-        done = embed(texts, rows.first)
-        errors |= {
-            place: error.message.removeprefix(f"text {place} ") for place, error in done.errors.items() if place not in errors
-        }
-        if errors and self.on_error == RAISE:
-            place = min(errors)
-            raise RequestError(
-                f"row {self._name(rows, place)}: {errors[place]}",
-                "mend the row, or give --on-error skip to leave its vector out",
-            )
-        self.tokens += done.tokens
-        self.cut += len(done.cuts)
-        return Part(add_vectors(rows.table, done.vectors, [place - rows.first for place in errors]), errors)
+    def _count(self, part: Part) -> None:
+        self.rows += part.table.num_rows
+        self.errors |= part.errors
+        self.dims = part.table.schema.field(EMBEDDING).type.list_size
 
-    def _name(self, rows: Rows, place: int) -> str:
-        if self.id_column is None:
-            return str(place)
-        return f"{place} ({self.id_column} {rows.table.column(self.id_column)[place - rows.first].as_py()!r})"
-
-    def _tell(self) -> None:
-        seconds, done = time.perf_counter() - self.start, self.rows - self.resumed
-        speed = f": {done / seconds:.0f} texts/s, {self.tokens / seconds:.0f} tokens/s" if done else ""
+    def tell(self, underway: int = 0) -> None:
+        """Report the progress, with so many rows done of parts that are underway."""
+        rows = self.rows + underway
+        seconds, done = time.perf_counter() - self.start, rows - self.resumed
+        tokens = f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
+        speed = f": {done / seconds:.0f} texts/s{tokens}" if done else ""
         left = ""
         if done and self.digest.rows is not None:
-            minutes, rest = divmod(round((self.digest.rows - self.rows) / done * seconds), 60)
+            minutes, rest = divmod(round((self.digest.rows - rows) / done * seconds), 60)
             left = f", {minutes}:{rest:02d} left"
-        self.progress(f"embedding rows{speed}{left}", self.rows, self.digest.rows or 0)
+        self.progress(f"embedding rows{speed}{left}", rows, self.digest.rows or 0)
 
     def merge(self, written: str, identity: Mapping[str, Any]) -> Path:
         """Make the output of all parts, in their folder. Return its path."""

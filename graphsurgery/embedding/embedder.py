@@ -127,6 +127,7 @@ class Embedder:
         path = Path(os.fspath(model))
         cache = find_cache() / "tensorrt"
         device = choose_device(providers, cache)  # before anything large is read
+        self.given = path
         self.path, self.folder = _find_places(path)
         self.model = load(self.path)
         self.config: FolderConfig = read_folder_config(self.folder)
@@ -145,6 +146,11 @@ class Embedder:
     def __repr__(self) -> str:
         """Return one line: the file, its output, and where it runs."""
         return f"<Embedder {self.path}: {self.output}, {self.providers[0]}, {self.threads} threads>"
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether texts are embedded on the CPU alone."""
+        return self._device.is_cpu
 
     @property
     def prompts(self) -> dict[str, str]:
