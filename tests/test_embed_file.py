@@ -187,6 +187,9 @@ def test_lines_that_are_no_json(baked: Path, tmp_path: Path) -> None:
         ("a\n", "in.txt", {"on_error": "stop"}, "on_error is 'stop'"),
         ("a\n", "in.txt", {"prompt_name": "qery"}, "no prompt 'qery'"),
         ("a\n", "in.txt", {"dims": 99}, "99 dims were asked for"),
+        ("a\n", "in.txt", {"engine": "rey"}, "engine is 'rey'"),
+        ("a\n", "in.txt", {"workers": 2}, "workers is 2, and the engine is process"),
+        ("a\n", "in.txt", {"engine": "ray", "workers": 0}, "workers is 0"),
     ],
 )
 def test_what_is_refused(content: str, name: str, given: dict, said: str, baked: Path, tmp_path: Path) -> None:
@@ -208,6 +211,14 @@ def test_places_that_are_refused(baked: Path, lines: Path, tmp_path: Path, monke
     with pytest.raises(MissingPackageError, match="needs pyarrow"):
         embed_file(lines, baked, output=tmp_path / "out.npy")
     assert run(["embed", str(lines), "--model", str(baked), "-o", str(tmp_path / "out.npy")]) == WRONG
+
+
+def test_ray_is_asked_for_by_its_extra(baked: Path, lines: Path, tmp_path: Path, monkeypatch) -> None:
+    """Before anything is read. tests/services embeds with it."""
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingPackageError, match="needs Ray Data") as caught:
+        embed_file(lines, baked, output=tmp_path / "out.npy", engine="ray")
+    assert "graphsurgery[ray]" in caught.value.advice and not (tmp_path / "out.npy.parts").exists()
 
 
 def test_an_output_that_exists_is_kept(baked: Path, lines: Path, tmp_path: Path) -> None:

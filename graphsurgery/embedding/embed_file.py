@@ -18,7 +18,7 @@ import numpy as np
 
 from graphsurgery.argument_types import check_argument_types
 from graphsurgery.embedding.embedder import CHARACTERS_OF_TOKEN, RAISE, SKIP, Embedder, check_choice
-from graphsurgery.embedding.part_maker import MadePart, PartMaker, PartOptions, describe_vectors
+from graphsurgery.embedding.part_maker import MadePart, PartMaker, PartOptions
 from graphsurgery.embedding.parts import BUDGET, EMBEDDING, METADATA, PART_ROWS, Part, PartsFolder, open_writer
 from graphsurgery.embedding.ray_engine import import_ray, make_parts_on_ray
 from graphsurgery.embedding.rows import (
@@ -151,8 +151,8 @@ def embed_file(
     embedder = Embedder(model, providers=providers, threads=threads, max_batch_tokens=max_batch_tokens)
     found_ranges = None if ranges is None else read_ranges(Path(os.fspath(ranges)), embedder.width)
     chosen = embedder.choose_prompt(prompt_name, prompt)
-    options = PartOptions(chosen, dims, precision, on_long, found_ranges, on_error, id_column)
-    identity = describe_vectors(embedder, options)
+    maker = PartMaker(embedder, PartOptions(chosen, dims, precision, on_long, found_ranges, on_error, id_column))
+    identity = maker.describe()
     with _open_input(os.fspath(texts)) as path:
         form = find_format(Path(os.fspath(texts)) if os.fspath(texts) != STDIN else Path("stdin.txt"), format)
         digest = digest_file(path, form)
@@ -167,9 +167,8 @@ def embed_file(
                 tokens = path.stat().st_size / CHARACTERS_OF_TOKEN
                 embedder.max_batch_tokens = parts.recall(BUDGET, lambda: embedder.measure_budget(tokens, progress))
                 if engine == RAY:
-                    job.run(lambda rows: make_parts_on_ray(rows, embedder, options, workers, job.tell))
+                    job.run(lambda rows: make_parts_on_ray(rows, maker, workers, job.tell))
                 else:
-                    maker = PartMaker(embedder, options)
                     job.run(lambda rows: ((number, maker.make(one)) for number, one in rows))
                 parts.finish(job.merge(written, identity), force=force)
             else:  # a run was killed when only its parts were left to remove

@@ -134,7 +134,7 @@ class Embedder:
         self.tokenization: Tokenization = read_folder_tokenization(self.folder)
         self.output = choose_output(self.model, output)
         self._generator = _make_generator(self.model, self.output)
-        self.max_length = _find_longest(self.tokenization, self._generator)
+        self.max_length = find_longest(self.tokenization, self._generator)
         self.tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
         self.threads = threads or count_processors()
         self._device = device
@@ -419,7 +419,7 @@ def _make_generator(model: Model, output: str) -> FeedGenerator:
     return generator
 
 
-def _find_longest(tokenization: Tokenization, generator: FeedGenerator) -> int | None:
+def find_longest(tokenization: Tokenization, generator: FeedGenerator) -> int | None:
     """Return the longest text in tokens: the folder's limit, within what the file takes; None for no limit."""
     if generator.fixed_sequence is not None:
         return generator.fixed_sequence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,11 @@ class PartMaker:
     def __init__(self, embedder: Embedder, options: PartOptions) -> None:
         self.embedder, self.options = embedder, options
 
+    def describe(self) -> dict[str, Any]:
+        """Return how its vectors are made, as `describe_vectors` says it."""
+        asked = self.options
+        return describe_vectors(self.embedder, asked.prompt, asked.dims, asked.precision, asked.on_long, asked.ranges)
+
     def make(self, rows: Rows, progress: Progress | None = None) -> MadePart:
         """Embed the texts of some rows. A fault of a row concerns no other row.
 
@@ -84,20 +88,15 @@ class PartMaker:
         return str(place) if column is None else f"{place} ({column} {rows.table.column(column)[place - rows.first].as_py()!r})"
 
 
-def describe_vectors(embedder: Embedder, options: PartOptions) -> dict[str, Any]:
+def describe_vectors(
+    embedder: Embedder, prompt: str, dims: int | None, precision: str | None, on_long: str, ranges: np.ndarray | None
+) -> dict[str, Any]:
     """Return how vectors are made, ready for JSON. Vectors can be compared if these are equal."""
     data = sorted({file.path for file in embedder.model.files.values()}, key=str)
-    ranges = options.ranges
     return {
         "model_sha256": [hash_file(embedder.path), *map(hash_file, data)],
         "tokenizer_sha256": hash_file(embedder.tokenization.folder / TOKENIZER),
-        "output": embedder.output, "prompt": options.prompt, "max_length": embedder.max_length, "on_long": options.on_long,
-        "dims": options.dims, "precision": options.precision or FLOAT32,
-        "ranges": None if ranges is None else ranges.tolist(),
+        "output": embedder.output, "prompt": prompt, "max_length": embedder.max_length, "on_long": on_long, "dims": dims,
+        "precision": precision or FLOAT32, "ranges": None if ranges is None else ranges.tolist(),
         "similarity": embedder.config.similarity or "cosine", "versions": list_versions(),
     }  # fmt: skip
-
-
-def make_absolute(path: str | Path) -> str:
-    """Return a path that means the same in another process."""
-    return str(Path(path).absolute())

@@ -23,7 +23,7 @@ from threading import Event, Thread
 from typing import Any
 
 from graphsurgery.embedding.embedder import Embedder
-from graphsurgery.embedding.part_maker import MadePart, PartMaker, PartOptions, describe_vectors, make_absolute
+from graphsurgery.embedding.part_maker import MadePart, PartMaker, PartOptions
 from graphsurgery.embedding.rows import Rows, import_arrow
 from graphsurgery.errors import GraphSurgeryError, MissingPackageError, RequestError, SurroundingsError
 from graphsurgery.runtime.devices import count_processors
@@ -61,8 +61,7 @@ def import_ray() -> Any:
 
 def make_parts_on_ray(
     missing: Iterator[tuple[int, Rows]],
-    embedder: Embedder,
-    options: PartOptions,
+    maker: PartMaker,
     workers: int | None,
     tell: Callable[[int], None],
 ) -> Iterator[tuple[int, MadePart]]:
@@ -70,8 +69,7 @@ def make_parts_on_ray(
 
     Args:
         missing: the number and the rows of each part.
-        embedder: this process's own one. Workers open the same model with the same threads, provider and budget.
-        options: how vectors are made.
+        maker: this process's own one. Workers open the same model with the same threads, provider and budget.
         workers: how many workers there are. Default: as many as the processors allow.
         tell: called with the rows that are done of parts that are underway.
 
@@ -83,7 +81,7 @@ def make_parts_on_ray(
     if first is None:  # nothing is left to do, and Ray need not be started
         return
     ray = import_ray()
-    plan = _Plan.of(embedder, options)
+    plan = _Plan.of(maker)
     with _open_ray(ray, plan, workers) as count, _set_up_ray_data(ray):
         monitor = ray.remote(num_cpus=0)(_Monitor).remote()
         blocks = [ray.put(_pack(ROWS, [number], [pickle.dumps(rows)])) for number, rows in chain([first], missing)]
@@ -116,10 +114,11 @@ class _Plan:
     """How the vectors are made. A worker whose model or packages differ refuses to make any."""
 
     @classmethod
-    def of(cls, embedder: Embedder, options: PartOptions) -> _Plan:
+    def of(cls, maker: PartMaker) -> _Plan:
+        embedder = maker.embedder
         return cls(
-            make_absolute(embedder.given), embedder.providers[0], embedder.threads, 0 if embedder.is_on_cpu else 1,
-            embedder.max_batch_tokens, embedder.output, options, describe_vectors(embedder, options),
+            str(embedder.given.absolute()), embedder.providers[0], embedder.threads, 0 if embedder.is_on_cpu else 1,
+            embedder.max_batch_tokens, embedder.output, maker.options, maker.describe(),
         )  # fmt: skip
 
     def open(self) -> PartMaker:
@@ -131,14 +130,15 @@ class _Plan:
             max_batch_tokens=self.max_batch_tokens,
             output=self.output,
         )
-        found = describe_vectors(embedder, self.options)
+        maker = PartMaker(embedder, self.options)
+        found = maker.describe()
         different = [name for name, value in self.identity.items() if found.get(name) != value]
         if different:
             one = different[0]
             what = f"{one} is {found.get(one)!r} on the machine {platform.node()}, and was {self.identity[one]!r} at the start"
             advice = "give all machines the same files and packages"
             raise SurroundingsError(f"a worker would make other vectors: {what}", advice)
-        return PartMaker(embedder, self.options)
+        return maker
 
 
 @dataclass

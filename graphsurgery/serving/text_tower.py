@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.embedding.embed_file import describe_vectors
 from graphsurgery.embedding.embedder import MEASURED_FROM, Embedder
+from graphsurgery.embedding.part_maker import describe_vectors
 from graphsurgery.embedding.tokenizer import CUT, Part, Token
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.runtime.texts import SENTENCES

@@ -137,21 +137,28 @@ def test_a_worker_with_another_model(cluster: None, baked: Path, texts: Path, mo
         embed(texts, baked, "out.parquet", engine="ray", workers=1)
 
 
+PROGRAM = f"""
+import sys
+from graphsurgery.cli.main import main
+from graphsurgery.embedding import embed_file
+embed_file.PART_ROWS = {PART}
+main(["embed", *sys.argv[1:], "--engine", "ray", "--workers", "2", "--json"])
+"""
+
+
 def test_a_killed_run_of_the_command_line(baked: Path, tmp_path: Path) -> None:
     """It starts a Ray of its own. SIGKILL while the parts are made, then the same command to its end."""
     path, out = tmp_path / "in.txt", tmp_path / "out.npy"
-    path.write_text("".join(f"number {place} of many\n" for place in range(3 * 4096 + 1)), encoding="utf-8")
-    module.PART_ROWS = 4096
+    path.write_text("".join(f"number {place} of many\n" for place in range(2000)), encoding="utf-8")
     embed_file(path, baked, output=tmp_path / "whole.npy")
-    command = [sys.executable, "-m", "graphsurgery", "embed", path, "--model", baked, "-o", out, "--engine", "ray"]
-    given = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*map(str, command), "--workers", "2"], **given) as process:
+    command = [sys.executable, "-c", PROGRAM, str(path), "--model", str(baked), "-o", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         first = tmp_path / "out.npy.parts" / "000000.parquet"
         while not first.exists() and process.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not out.exists()
-    done = subprocess.run([*map(str, command), "--json"], **given, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed"] >= PART
     assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
