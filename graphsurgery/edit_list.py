@@ -116,6 +116,14 @@ EXAMPLES = {
         "speech.onnx",
         "speech.onnx --mask ones -o normalized.onnx",
     ),
+    "align-mask": (
+        "masked-frames.onnx",
+        "masked-frames.onnx -o aligned.onnx",
+    ),
+    "relax-dim": (
+        "fixed-speech.onnx",
+        "fixed-speech.onnx --dim batch --dim samples=length -o any-clip.onnx",
+    ),
     "rename": (
         "model.onnx --name last_hidden_state=token_embeddings",
         "model.onnx --name input_ids=ids --dim batch_size=batch -o named.onnx",
@@ -265,13 +273,17 @@ EDIT_LIST = {
              "crop": list[str], "scale": str, "mean": list[str], "std": list[str], "dtype": str, "dims": list[str]},
         ),
         EditEntry(
-            "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, with a cast inside",
+            "input-type", INTERFACE, "typed", "take ids and masks as int32 or int64, or half precision as float32",
             {"to": str, "input": list[str], "inside": list[str], "dtypes": list[str]},
         ),
         EditEntry(
             "add-waveform-normalize", INTERFACE, "waveform",
             "normalise waveforms inside the graph: zero mean and unit variance of each clip",
             {"input": str, "mask": str, "inside": str},
+        ),
+        EditEntry(
+            "align-mask", TOKENS, "aligned", "let a mask hide frames where the export lets it hide channels",
+            {"where": list[str], "rewired": list[str]},
         ),
         EditEntry(
             "rename", INTERFACE, "renamed", "give inputs, outputs and symbolic dims other names",
@@ -295,6 +307,10 @@ EDIT_LIST = {
                 "dim": list[str], "sizes": list[str], "inputs": list[str], "ids": str, "mask": TEXT, "follows": list[str],
                 "rewired": list[str],
             },
+        ),
+        EditEntry(
+            "relax-dim", INTERFACE, "relaxed", "declare sizes of pictures and sound free that the nodes take at any size",
+            {"dim": list[str], "sizes": list[str], "follows": list[str]},
         ),
         EditEntry(
             "fix-dim", INTERFACE, "fixed", "give a symbolic dim a number, wherever the file declares it", {"dim": list[str]},

@@ -138,6 +138,13 @@ class Plant:
     def output(self, name: str) -> onnx.ValueInfoProto:
         return next(info for info in self.graph.output if info.name == name)
 
+    def set_dim(self, name: str, axis: int, dim: int | str) -> None:
+        """Another declared dim of an input or output."""
+        info = next(info for info in (*self.graph.input, *self.graph.output) if info.name == name)
+        one = info.type.tensor_type.shape.dim[axis]
+        one.Clear()
+        setattr(one, "dim_value" if isinstance(dim, int) else "dim_param", dim)
+
     def claimed(self, name: str) -> Any:
         """A parameter in the newest metadata entry."""
         return self._newest()[1]["parameters"][name]

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from graphsurgery.encoder.frames import compute_receptive_field, count_frames
+
 Steps = Sequence[tuple[int, int]]
 TINY = ((10, 5), (3, 2), (2, 2))
 """(kernel, stride) of the convolutions of these encoders: one frame is made of 30 samples."""
@@ -72,6 +74,16 @@ class Builder:
             return self.node("Where", name, zero, x)
         return self.node("Where", self.node("Cast", name, to=TensorProto.BOOL), x, zero)
 
+    def hide(self, x: str, steps: Steps) -> str:
+        """x ``[batch, frames, dim]`` with 0 in the place of padding, by a mask that lacks the last dim.
+
+        A frame is padding if its last sample is.
+        """
+        field, hop = compute_receptive_field(steps), int(np.prod([stride for _, stride in steps]))
+        ends = [self.integers(number) for number in (field - 1, np.iinfo(np.int64).max, 1, hop)]
+        frames = self.node("Slice", "padding_mask", *ends, name="padded_frames")
+        return self.node("Where", frames, self.store(np.float32(0)), x, name="hidden_frames")
+
     def normalize(self, x: str, width: int) -> str:
         if self.opset < 17:
             mean = self.node("ReduceMean", x, axes=[-1])
@@ -115,7 +127,7 @@ class Builder:
 def make_speech_encoder(
     norm: str = "group", *, positions: int = 1, steps: Steps = TINY, layers: int = 2, seed: int = 0, opset: int = 17,
     flat_heads: bool = False, channel_dim: bool = False, mask: str = "", mask_name: str = "attention_mask", pad: int = 0,
-    squeeze: int = 1,
+    squeeze: int = 1, misaligned: bool = False, sizes: tuple[int | str, int | str] = ("batch", "samples"),
 ) -> onnx.ModelProto:  # fmt: skip
     """A speech encoder: float32 ``input_values [batch, samples]`` -> ``last_hidden_state [batch, frames, 8]``.
 
@@ -124,6 +136,8 @@ def make_speech_encoder(
     ``flat_heads``: scores are ``[batch heads, frames, frames]``. ``channel_dim``: the waveform is ``[batch, 1, samples]``.
     ``mask``: a second input, by which samples of padding become 0: an int64 mask, bool padding, or lengths.
     ``pad``: zeros at both ends of the first convolution. ``squeeze``: the stride of the positional convolution.
+    ``misaligned``: a second input, bool ``padding_mask [batch, samples]``, hides frames as fairseq's ``x[padding_mask] = 0`` is
+    exported: by a Where whose condition ``[batch, frames]`` lacks the dim of the channels. ``sizes``: of the waveform.
     """
     make = Builder(seed, opset)
     x = make.mask_samples(WAVEFORM, mask, mask_name)
@@ -136,6 +150,7 @@ def make_speech_encoder(
             x = make.node("InstanceNormalization", x, make.weight(CHANNELS, at=1.0), make.weight(CHANNELS), epsilon=1e-5)
         x = make.node("Tanh", x)
     x = make.project(make.normalize(make.turn(x), CHANNELS), CHANNELS, WIDTH)
+    x = make.hide(x, steps) if misaligned else x
     added = make.turn(x)
     for _ in range(positions):
         added = make.node("Tanh", make.convolve(added, WIDTH, WIDTH, 3, stride=squeeze, pad=1, group=2))
@@ -145,11 +160,14 @@ def make_speech_encoder(
     for _ in range(layers):
         x = make.attend(x, flat_heads)
     make.nodes[-1].output[0] = HIDDEN
-    shape = ["batch", 1, "samples"] if channel_dim else ["batch", "samples"]
+    batch, samples = sizes
+    shape = [batch, 1, samples] if channel_dim else [batch, samples]
     inputs = [helper.make_tensor_value_info(WAVEFORM, TensorProto.FLOAT, shape)]
+    inputs += [helper.make_tensor_value_info("padding_mask", TensorProto.BOOL, list(sizes))] if misaligned else []
     inputs += [] if not mask else [helper.make_tensor_value_info(mask_name, *MASKS[mask])]
+    frames = "frames" if isinstance(samples, str) else count_frames(samples, steps)
     graph = helper.make_graph(
         make.nodes, "speech", inputs,
-        [helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, ["batch", "frames", WIDTH])], make.weights,
+        [helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [batch, frames, WIDTH])], make.weights,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, producer_name="tests")

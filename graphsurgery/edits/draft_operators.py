@@ -58,8 +58,8 @@ class Operators:
         products = self.node("MatMul", rows, x, name=f"{name}/products")
         return self.node("Gather", products, self.constant(0, np.int64, f"{name}/first"), name=name, axis=1)
 
-    def unsqueeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
-        return self._over_axis("Unsqueeze", x, axis, name, since=13)
+    def unsqueeze(self, x: gs.Tensor, axis: int, name: str, output: str | None = None) -> gs.Variable:
+        return self._over_axis("Unsqueeze", x, axis, name, since=13, output=output)
 
     def squeeze(self, x: gs.Tensor, axis: int, name: str) -> gs.Variable:
         return self._over_axis("Squeeze", x, axis, name, since=13)

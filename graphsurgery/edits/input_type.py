@@ -1,4 +1,4 @@
-"""input-type: take ids and masks as int32 or int64."""
+"""input-type: take ids and masks as int32 or int64, and half-precision inputs as float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import onnx
 
 from graphsurgery.deferred import gs
-from graphsurgery.edits.draft_operators import INT32, INT64, Operators
+from graphsurgery.edits.draft_operators import FLOAT, INT32, INT64, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import find_input
 from graphsurgery.encoder.roles import is_ids_like
@@ -18,7 +18,9 @@ from graphsurgery.model.draft import Draft
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
 
-TYPES = {"int32": INT32, "int64": INT64}
+TYPES = {"int32": INT32, "int64": INT64, "float32": FLOAT}
+TAKEN = {"int32": (INT64,), "int64": (INT32,), "float32": (onnx.TensorProto.FLOAT16,)}
+"""The element types that inputs may have before, by the one that they get."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,18 @@ class Cast:
 
 @dataclass(frozen=True)
 class InputType(GraphEdit[dict[str, Cast]]):
-    """Take ids, masks and other integer inputs as int32 or int64. A Cast inside the graph converts them to their old type.
+    """Take ids, masks and other integer inputs as int32 or int64, or float16 inputs as float32.
 
-    This applies to all inputs ``[batch, seq]`` of the other type, or to the named ones.
+    A Cast inside the graph converts them to their old type.
+
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs, or to the named ones.
     """
 
     repeatable: ClassVar[bool] = True
 
-    to: str = parameter("The element type to take: int32 or int64.", "", "int32|int64", required=True)
+    to: str = parameter("The element type to take: int32, int64 or float32.", "", "int32|int64|float32", required=True)
     input: tuple[str, ...] = parameter(
-        "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type"
+        "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type, or every float16 input"
     )
     inside: tuple[str, ...] = resolved_parameter(())
     dtypes: tuple[str, ...] = resolved_parameter(())
@@ -49,27 +53,18 @@ class InputType(GraphEdit[dict[str, Cast]]):
         """Find the inputs. Raises RequestError (type, nothing to change), NameNotFoundError, UnsupportedModelError."""
         require_opset(model, self.verb)
         if self.to not in TYPES:
-            raise RequestError(f"inputs cannot be taken as {self.to!r}", "choose --to int32 or --to int64")
+            raise RequestError(f"inputs cannot be taken as {self.to!r}", f"choose --to {' or --to '.join(TYPES)}")
         asked = tuple(dict.fromkeys(self.input)) or tuple(
             value.name for value in model.interface.inputs if self._needs_change(value)
         )
         values = [find_input(model, name) for name in asked]
         for value in values:
-            if value.dtype not in TYPES.values():
-                raise RequestError(
-                    f"{value} is neither int32 nor int64",
-                    "leave it out: input-type changes only between these two types (ids, token types, masks of integers)",
-                )
             if value.dtype == TYPES[self.to]:
                 raise RequestError(f"{value} is already {self.to}", f"leave out --input {value.name}")
+            if value.dtype not in TAKEN[self.to]:
+                raise self._refuse(value)
         if not values:
-            listed = ", ".join(map(str, model.interface.inputs)) or "none"
-            other = next(kind for kind in TYPES if kind != self.to)
-            raise RequestError(
-                f"no input [batch, seq] is {other}; the inputs are {listed}",
-                f"nothing is left to do if {self.to} is wanted; --to {other} goes the other way, and --input NAME changes an "
-                f"input of other dims",
-            )
+            raise self._find_nothing(model)
         names = Namer.of(model.proto)
         found = {value.name: Cast(names.new(f"graphsurgery/inputs/{value.name}"), value.dtype) for value in values}
         edit = replace(
@@ -79,7 +74,27 @@ class InputType(GraphEdit[dict[str, Cast]]):
         return Resolved(edit, found, (f"{', '.join(asked)}: {self.to}, cast inside the graph",))
 
     def _needs_change(self, value: Value) -> bool:
-        return is_ids_like(value) and value.dtype in TYPES.values() and value.dtype != TYPES[self.to]
+        return value.dtype in TAKEN[self.to] and (self.to == "float32" or is_ids_like(value))
+
+    def _refuse(self, value: Value) -> RequestError:
+        if self.to == "float32":
+            return RequestError(f"{value} is not float16", "leave it out: only float16 inputs can be taken as float32")
+        return RequestError(
+            f"{value} is neither int32 nor int64",
+            "leave it out: input-type changes only between these two types (ids, token types, masks of integers)",
+        )
+
+    def _find_nothing(self, model: Model) -> RequestError:
+        """Return the error for a model that has no input to change."""
+        listed = ", ".join(map(str, model.interface.inputs)) or "none"
+        if self.to == "float32":
+            return RequestError(f"no input is float16; the inputs are {listed}", "nothing is left to do")
+        other = next(kind for kind in TYPES if kind != self.to)
+        return RequestError(
+            f"no input [batch, seq] is {other}; the inputs are {listed}",
+            f"nothing is left to do if {self.to} is wanted; --to {other} goes the other way, and --input NAME changes an "
+            f"input of other dims",
+        )
 
     def change(self, draft: Draft, found: dict[str, Cast]) -> None:
         def retype(kind: str, info: onnx.ValueInfoProto) -> bool:

@@ -10,6 +10,7 @@ import onnx
 
 from graphsurgery.model.model import Model
 from graphsurgery.model.names import Namer
+from graphsurgery.proof.corrected_source import CorrectedSource, correct_source, needs_correction
 from graphsurgery.proof.inference import find_typed_value
 from graphsurgery.references.chain import Chain
 from graphsurgery.references.nested import drop_unread_inputs
@@ -24,7 +25,7 @@ HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class OpenedSource:
     """The source, opened so that it gives the values that the references start from."""
 
-    session: Session
+    session: Session | CorrectedSource
     plain: tuple[str, ...]
     """The values that it gives unchanged."""
     negated: dict[str, str]
@@ -74,7 +75,8 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     cast to float32, so it gets the unrounded value, and the reference must start from the same value. So the value is cast
     here, too. The cast is negated, because ONNX Runtime rounds a cast that is an output. Only outputs that ``output`` keeps
     stay outputs. ``plain_run`` switches ONNX Runtime's graph optimisations off. If an edit of ``chain`` drops a part of the
-    source, that part is not run, because feeds of the output do not have its inputs.
+    source, that part is not run, because feeds of the output do not have its inputs. If an edit mends the source, it is run
+    as `CorrectedSource` says.
     """
     origins = [chain.name_in_source(value.name) for value in output.interface.outputs]
     kept = tuple(name for name in origins if name is not None and source.interface.output(name) is not None)
@@ -82,7 +84,8 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     half = [name for name in inside if _may_be_half(source, name)]
     plain = tuple(name for name in inside if name not in half)
     drops = any(link.reference.fields is not None and link.reference.fields.keeps(link.parameters) for link in chain)
-    if not half and not drops:
+    mends = needs_correction(chain)
+    if not half and not drops and not mends:
         return OpenedSource(open_session(source, extra_outputs=plain, plain=plain_run), plain, {}, kept)
     source.require_data("running the model")
     proto = source.to_proto()
@@ -98,7 +101,8 @@ def open_source(source: Model, output: Model, chain: Chain, plain_run: bool = Fa
     proto.graph.output.extend(outputs)
     if drops:
         drop_unread_inputs(proto.graph, {chain.name_in_source(one.name) for one in output.proto.graph.input})
-    return OpenedSource(open_proto(proto, source, plain=plain_run), plain, negated, kept)
+    opened = correct_source(proto, source, chain, plain_run) if mends else open_proto(proto, source, plain=plain_run)
+    return OpenedSource(opened, plain, negated, kept)
 
 
 def has_half_weights(source: Model) -> bool:

@@ -5,7 +5,7 @@ No weights of the encoder are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,9 +42,12 @@ class Head:
     outputs: tuple[str, ...]
 
 
-def extract_head(source: Model, output: Model, changed: Difference, also: Sequence[Value] = ()) -> Head:
+def extract_head(
+    source: Model, output: Model, changed: Difference, also: Sequence[Value] = (), inner: Collection[str] = ()
+) -> Head:
     """Return the nodes that were added to ``output`` as a model, which gives the values ``also`` as well.
 
+    Nodes that make ``inner`` values, for nodes of the source, are left out.
     Raise UnsupportedModelError if nothing was added, or if it leads to no output.
     """
     outputs = [info for info in output.proto.graph.output if info.name in changed.made]
@@ -53,13 +56,15 @@ def extract_head(source: Model, output: Model, changed: Difference, also: Sequen
     if not names:
         raise UnsupportedModelError("no added node computes an output", "compare the outputs themselves")
     renamed = {new: old for old, new in changed.renamed.items()}
-    taken = [name for name in changed.taken if name not in output.initializers]
+    added = [node for node in changed.added if not set(inner) & set(node.output)]
+    read = {name for node in list_all_nodes(onnx.GraphProto(node=added)) for name in node.input}
+    taken = [name for name in changed.taken if name not in output.initializers and (not inner or name in read)]
     inputs = [
         replace(_find_type(source, renamed[name]), name=name) if name in renamed else _find_type(output, name) for name in taken
     ]
     weights = [_read_tensor(output, output.initializers[name]) for name in changed.taken if name in output.initializers]
     graph = onnx.helper.make_graph(
-        _read_nodes(output, changed.added),
+        _read_nodes(output, added),
         "head",
         [onnx.helper.make_tensor_value_info(value.name, value.dtype, None) for value in inputs],
         outputs,
@@ -83,7 +88,7 @@ def _read_tensor(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(model.values(tensor), tensor.name)
 
 
-def _read_nodes(model: Model, nodes: tuple[onnx.NodeProto, ...]) -> list[onnx.NodeProto]:
+def _read_nodes(model: Model, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return copies of the nodes, with the large tensors in their attributes read in."""
     done = []
     for node in nodes:

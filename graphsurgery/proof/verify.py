@@ -24,6 +24,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.by_outputs import are_of_different_makers, verify_outputs
 from graphsurgery.proof.clip_cases import list_clip_cases
+from graphsurgery.proof.corrected_source import list_made_inside
 from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.expected import ExpectedOutputs, has_half_weights, open_source
 from graphsurgery.proof.head_proof import NAME as HEAD
@@ -35,6 +36,7 @@ from graphsurgery.proof.interface_check import (
     name_unexplained_nodes,
     name_values_that_are_back,
 )
+from graphsurgery.proof.mended_cases import list_mended_cases
 from graphsurgery.proof.relation import RECORDED
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.same_outputs import SameOutputs
@@ -234,7 +236,7 @@ class _EditProof:
         if missing:
             return Check(HEAD, f"no added node makes {missing[0]}, which a recorded edit makes", stated=Verdict.FAILED)
         taken = [value for value in chain.list_stand_ins(self.source) if value.name in changed.made]
-        head = extract_head(self.fields, self.output, changed, taken)
+        head = extract_head(self.fields, self.output, changed, taken, list_made_inside(chain))
         unread = find_unread_inputs(head, chain, changed.renamed)
         if unread:
             what = f"the added nodes start from {list_few(unread)}, which no recorded edit reads"
@@ -264,7 +266,7 @@ class _EditProof:
                 worst = max(one.worst for one in check.comparisons)
                 plain, check, notes = True, again, [f"with these optimisations, the files are {worst:.1e} apart", *found]
         if plain:
-            self.remarks.append("run without ONNX Runtime's graph optimisations, which round otherwise if dims change")
+            self.remarks.append("run without ONNX Runtime's graph optimisations, which round otherwise if dims or types change")
         self.remarks += notes
         return check
 
@@ -283,9 +285,9 @@ class _EditProof:
         self.progress(FINDING_REACH)
         reach = find_reach(self.source, self.generator, reference, self.full)
         longest = extend_to_reach(self.generator, reach)
-        clips = list_clip_cases(self.generator, self.chain)
-        total = count_whole_feeds(longest, self.texts) + sum(len(feeds) for _, feeds in clips)
-        cases = report_feeds(join(make_whole_cases(longest, self.texts), clips), total, self.progress)
+        special = [*list_clip_cases(self.generator, self.chain), *list_mended_cases(self.generator, self.chain)]
+        total = count_whole_feeds(longest, self.texts) + sum(len(feeds) for _, feeds in special)
+        cases = report_feeds(join(make_whole_cases(longest, self.texts), special), total, self.progress)
         check = prove_whole(whole, reference, cases, self.limits)
         notes = [*map(Warn, self.generator.baked_in), str(reach)]
         unchecked = (*reach.not_checked, *self.generator.left_out, *tried.unknown)

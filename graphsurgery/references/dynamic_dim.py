@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -31,6 +30,7 @@ from graphsurgery.references.reference import (
     parse_number,
 )
 from graphsurgery.references.rewired import parse_rewired, parse_rows, rewire_node
+from graphsurgery.references.row_groups import join_groups, list_groups
 
 BATCH, SEQUENCE = "batch", "sequence"
 PLACES = {BATCH: 0, SEQUENCE: 1}
@@ -114,13 +114,12 @@ def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> di
     long = {name for name in by_row if name in parameters["inputs"] or feed[name].ndim > 2}
     padded = {name: _pad_behind(array, length) if name in long else array for name, array in feed.items()}
     groups = []
-    for start in range(0, rows, group):
-        chosen = [min(row, rows - 1) for row in range(start, start + group)]
+    for chosen in list_groups(rows, group):
         groups.append(before({name: array[chosen] if name in by_row else array for name, array in padded.items()}))
     values = {}
     for name in groups[0]:
         if name not in feed:
-            whole = _join_groups([one[name] for one in groups], rows, group)
+            whole = join_groups([one[name] for one in groups], rows, group)
             values[name] = _compare_at_tokens(whole, mask, length) if length > columns else whole
     return values | expect_exactly(feed)
 
@@ -129,25 +128,6 @@ def _pad_behind(array: Array, length: int) -> Array:
     """Return ``[batch, seq, ...]`` with zeros behind, up to ``length``."""
     missing = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
     return np.pad(array, missing)
-
-
-def _join_groups(parts: Sequence[Expected], rows: int, group: int) -> Expected:
-    """Return the rows of all groups, one group after the other."""
-    if np.ndim(parts[0].values) == 0 or len(parts[0].values) != group:
-        return parts[0]
-
-    def join(arrays: Sequence[Any]) -> Array:
-        return np.concatenate(arrays)[:rows]
-
-    known = [one.rounding for one in parts if one.rounding is not None]
-    return replace(
-        parts[0],
-        values=join([one.values for one in parts]),
-        tolerance=join([np.broadcast_to(one.tolerance, one.values.shape) for one in parts]),
-        rounding=join([np.broadcast_to(one, parts[0].values.shape) for one in known]) if known else None,
-        output=None if parts[0].output is None else join([one.output for one in parts]),
-        promised=None,
-    )
 
 
 def _compare_at_tokens(whole: Expected, mask: Array, length: int) -> Expected:

@@ -5,7 +5,7 @@ Tolerances (float32 head against float64 reference): 1e-5 * max(1, max|x|) over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -50,6 +50,21 @@ class Expected:
 
 RunModel: TypeAlias = Callable[[Values], dict[str, Expected]]
 """From a feed to a model's values by name: its inputs, its outputs, and the values that references read."""
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """A value of the source that the reference computes itself, because the source's own node fails or computes another one."""
+
+    value: str
+    reads: tuple[str, ...]
+    """The values that the source's node reads."""
+    made: str
+    """The value that the edit's nodes make, and that this node reads now."""
+    compute: Callable[[Sequence[Array]], Array]
+    """Computes the value from those that the node reads."""
+    compute_own: Callable[[Sequence[Array]], Array]
+    """Computes what the source's own node gives. Raises ValueError where that fails."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +134,15 @@ class Reference:
     misfit_in_graph: Callable[[Parameters, onnx.GraphProto], str | None] = lambda _parameters, _before: None
     """Says how the record does not fit the graph before the edit, without the nodes that edits added; None if it fits."""
     resizes: bool = False
-    """Whether the edit declares other dims, so that ONNX Runtime may compute the same values in another order."""
+    """Whether the edit declares other dims, or floats of another type, so that ONNX Runtime may round values otherwise."""
     longest: Callable[[Parameters], int | None] = lambda _: None
     """The longest sequence on which the source can be run for comparison, if there is a limit."""
     choose: Callable[[Parameters], Reference | None] = lambda _: None
     """Returns the reference that takes this one's place for these parameters, as `read` gives them; None if this one stays."""
+    substitutes: Callable[[Parameters], Sequence[Substitute]] = lambda _: []
+    """The values of the source that this reference computes itself. What the source computes from them stays the source's."""
+    lifts: Callable[[Parameters], Collection[tuple[str, int]]] = lambda _: ()
+    """The dims of the source's inputs, by name and axis, whose declared numbers do not bind the source in the proof."""
     by_run_alone: bool = False
     """Whether only a run can tell that the source's nodes work with the changed interface."""
 

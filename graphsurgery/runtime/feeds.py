@@ -274,7 +274,9 @@ class FeedGenerator:
             length = [medium.count_samples(columns) if isinstance(columns, int) else columns] * medium.has_columns
             drawn = (rows, *medium.sizes, *length)
             return [dim if isinstance(dim, int) else size for dim, size in zip(dims, drawn, strict=True)]
-        leading = zip(self._leading_dims(), (rows, columns), strict=True)
+        sounds = self.waveform  # a dim that is called as that of its samples counts samples as well
+        many = columns if sounds is None or not isinstance(columns, int) else sounds.count_samples(columns)
+        leading = zip(self._leading_dims(), (rows, many), strict=True)
         sizes: dict[Dim, int | Size] = {dim: size for dim, size in leading if isinstance(dim, str)}
         is_past = "past" in value.name or is_cache(value)
         found = [dim if isinstance(dim, int) else sizes.get(dim, 0 if is_past else 1) if dim else 1 for dim in dims]
