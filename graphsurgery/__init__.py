@@ -25,6 +25,7 @@ HOMES = {
     "embedding.embedder": ("Embedded", "Embedder", "TruncationWarning"),
     "errors": ("GraphSurgeryError", "VerificationFailed"),
     "exporting.export_folder": ("Exported", "export"),
+    "fixing.fix": ("Fixed", "fix"),
     "inspection": ("Inspection", "inspect"),
     "interface": ("Interface", "Value"),
     "model.loading": ("load",),

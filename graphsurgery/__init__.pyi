@@ -21,6 +21,7 @@ from graphsurgery.edits.add_splade_pooling import AddSpladePooling
 from graphsurgery.edits.add_waveform_normalize import AddWaveformNormalize
 from graphsurgery.edits.add_weighted_layer_pooling import AddWeightedLayerPooling
 from graphsurgery.edits.add_word_weights import AddWordWeights
+from graphsurgery.edits.align_mask import AlignMask
 from graphsurgery.edits.drop_input import DropInput
 from graphsurgery.edits.dynamic_dim import DynamicDim
 from graphsurgery.edits.extract_tower import ExtractTower
@@ -30,6 +31,7 @@ from graphsurgery.edits.keep_outputs import KeepOutputs
 from graphsurgery.edits.mask_tokens import MaskTokens
 from graphsurgery.edits.optional_input import OptionalInput
 from graphsurgery.edits.output_precision import OutputPrecision
+from graphsurgery.edits.relax_dim import RelaxDim
 from graphsurgery.edits.rename import Rename
 from graphsurgery.edits.strip_head import StripHead
 from graphsurgery.edits.tap import Tap
@@ -38,6 +40,7 @@ from graphsurgery.embedding.embed_file import EmbeddedFile, embed_file
 from graphsurgery.embedding.embedder import Embedded, Embedder, TruncationWarning
 from graphsurgery.errors import GraphSurgeryError, VerificationFailed
 from graphsurgery.exporting.export_folder import Exported, export
+from graphsurgery.fixing.fix import Fixed, fix
 from graphsurgery.inspection import Inspection, inspect
 from graphsurgery.interface import Interface, Value
 from graphsurgery.model.loading import Loadable, load
@@ -80,6 +83,7 @@ __all__ = [
     "AddWaveformNormalize",
     "AddWeightedLayerPooling",
     "AddWordWeights",
+    "AlignMask",
     "Baked",
     "Benchmark",
     "DropInput",
@@ -90,6 +94,7 @@ __all__ = [
     "Exported",
     "ExtractTower",
     "FixDim",
+    "Fixed",
     "Fuse",
     "FuseAttention",
     "FuseRotary",
@@ -110,6 +115,7 @@ __all__ = [
     "Quantize",
     "ReattachHead",
     "Recipe",
+    "RelaxDim",
     "Rename",
     "Report",
     "Saved",
@@ -137,6 +143,7 @@ __all__ = [
     "add_waveform_normalize",
     "add_weighted_layer_pooling",
     "add_word_weights",
+    "align_mask",
     "bake",
     "bench",
     "drop_input",
@@ -144,6 +151,7 @@ __all__ = [
     "embed_file",
     "export",
     "extract_tower",
+    "fix",
     "fix_dim",
     "input_type",
     "inspect",
@@ -155,6 +163,7 @@ __all__ = [
     "output_precision",
     "plan",
     "quantize",
+    "relax_dim",
     "rename",
     "run",
     "run_recipe",
@@ -650,6 +659,26 @@ def add_word_weights(
             WeightsDifferError.
     """
 
+def align_mask(
+    model: Loadable,
+) -> Model:
+    """Let a mask of frames hide frames: ``Where(mask [batch, frames], a, b)`` with a or b ``[batch, frames, channels]``.
+
+    ONNX aligns shapes at their ends, so such a node reads the mask as ``[1, frames, channels]``. It fails in most runs; with as
+    many frames as channels it runs, and hides channels. fairseq's ``x[padding_mask] = 0`` is exported in this form. The edit
+    puts an Unsqueeze before the condition: ``[batch, frames, 1]``. The nodes are found by their ranks and by runs. The proof
+    computes each of them in numpy, between the parts of the source before it and behind it.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        UnsupportedModelError, RequestError.
+    """
+
 def drop_input(
     model: Loadable,
     input: str,
@@ -752,14 +781,16 @@ def input_type(
     *,
     input: Sequence[str] = (),
 ) -> Model:
-    """Take ids, masks and other integer inputs as int32 or int64. A Cast inside the graph converts them to their old type.
+    """Take ids, masks and other integer inputs as int32 or int64, or float16 inputs as float32.
 
-    This applies to all inputs ``[batch, seq]`` of the other type, or to the named ones.
+    A Cast inside the graph converts them to their old type.
+
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs, or to the named ones.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
-        to: The element type to take: int32 or int64.
-        input: An input to change. Default: every input [batch, seq] of the other type.
+        to: The element type to take: int32, int64 or float32.
+        input: An input to change. Default: every input [batch, seq] of the other type, or every float16 input.
 
     Returns:
         the edited model, as a new object.
@@ -868,6 +899,29 @@ def output_precision(
 
     Raises:
         RequestError, WeightsError, NameNotFoundError, UnsupportedModelError.
+    """
+
+def relax_dim(
+    model: Loadable,
+    dims: Sequence[str] | Mapping[str, str] = (),
+) -> Model:
+    """Declare the batch, the length of a waveform, or the height and width of pictures free, where the nodes take any size.
+
+    Only declared dims change, and no node: some exports bind inputs to the sizes of the example that they were traced with,
+    although nothing inside depends on them. A size is freed after runs at two other sizes. In another batch, each row must give
+    what it gives at the declared size. At another length, height or width the model has to run, with rows that do not depend on
+    each other; whether a model is any good on such pictures, no run can tell. For texts, see `dynamic-dim`, which also replaces
+    sizes inside the graph.
+
+    Args:
+        model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
+        dims: A size to free, and a name for the dim. Default: every fixed size that the nodes take at other sizes.
+
+    Returns:
+        the edited model, as a new object.
+
+    Raises:
+        RequestError, UnsupportedModelError.
     """
 
 def rename(

@@ -19,6 +19,7 @@ The tree (each error is also the natural builtin named in brackets):
     │   ├── AlreadyAppliedError                the file already has a head, or this edit
     │   ├── NoHeadError                        strip-head has nothing to take off
     │   ├── NothingToOptimizeError             the optimizer would change nothing
+    │   ├── NothingToFixError                  no known fault of an export can be mended
     │   ├── UnsupportedModelError              an opset, dtype or structure outside what an edit supports
     │   ├── RecipeError                        a recipe file is malformed, or has an unknown name
     │   └── OutputExistsError [FileExistsError]
@@ -147,6 +148,14 @@ class UnsupportedModelError(RequestError):
 
 class NothingToOptimizeError(RequestError):
     """The optimizer would change nothing."""
+
+
+class NothingToFixError(RequestError):
+    """No known fault of an export can be mended. ``outcome`` holds the faults that were found all the same."""
+
+    def __init__(self, message: str, advice: str = "", outcome: object = None) -> None:
+        super().__init__(message, advice)
+        self.outcome = outcome
 
 
 class RecipeError(RequestError):

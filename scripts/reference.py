@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "docs" / "schema.json"
 COLUMNS = 100
 PRINTED = {
-    "bake": "baked", "split-towers": "split_towers", "export": "exported",
+    "bake": "baked", "split-towers": "split_towers", "fix": "fixed", "export": "exported",
     "inspect": "inspection", "verify": "verification", "bench": "benchmark", "embed": "embedded_file", "serve": "served",
     "recipe show": "recorded_recipe", "recipe list": "listed_recipes", "run": "outcome",
     "optimize": "outcome", "quantize": "outcome",

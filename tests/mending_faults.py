@@ -133,11 +133,10 @@ MENDING_FAULTS = [
             "patches", 0, "Mul", p.constant(0.0, np.float16))),
     ),
 ]  # fmt: skip
+ALIKE = "both files are compared at the declared sizes, where they agree"
 EQUIVALENT = [
     *table("align-mask", ALIGNED,
         ("the axis counted from the front", lambda p: p.set("mask/condition/axes", [2]), "2 is the last of three axes"),
     ),
-    *table("relax-dim", RELAXED,
-        ("forgotten", lambda p: p.forget(), "without the record, both files are compared at the declared sizes, where both are right"),
-    ),
+    *table("relax-dim", RELAXED, ("forgotten", lambda p: p.forget(), ALIKE)),
 ]  # fmt: skip

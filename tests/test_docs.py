@@ -48,6 +48,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copy(CASES / "add_image_input" / "clip.json", tmp_path / "preprocessor_config.json")
     onnx.save(make_speech_encoder(), tmp_path / "speech.onnx")
     onnx.save(make_speech_encoder(mask="mask"), tmp_path / "masked-speech.onnx")
+    onnx.save(make_speech_encoder("layer", misaligned=True, sizes=(1, 430)), tmp_path / "exported-speech.onnx")
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "console"):
         for line in block.splitlines():

@@ -102,6 +102,8 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gs.bake(folder / "my-model", folder / "my-model-baked", verify=False)
     onnx.save(joint(), folder / "joint.onnx")
     onnx.save(make_speech_encoder(), folder / "speech.onnx")
+    onnx.save(make_speech_encoder("layer", misaligned=True), folder / "masked-frames.onnx")
+    onnx.save(make_speech_encoder("layer", sizes=(1, 430)), folder / "fixed-speech.onnx")
     for name in ("masked-lm", "causal-lm"):
         write_model(SCORES, folder / f"{name}.onnx")
     write_model(RERANKER, folder / "reranker.onnx")

@@ -14,6 +14,7 @@ import pytest
 from conftest import FIXTURES, ROOT
 from fusions import require_optimizer
 from joints import joint
+from speech import make_speech_encoder
 
 import graphsurgery
 from graphsurgery.cli.main import OK, VERBS, VERDICT, WRONG, run
@@ -121,6 +122,13 @@ def test_two_towers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = call(capsys, "split-towers", "joint.onnx", "-o", "towers")
     assert code == OK and printed["files"]
     require_valid(printed, PRINTED["split-towers"])
+
+
+def test_mended_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(make_speech_encoder(sizes=(1, 430)), folder / "speech.onnx")
+    code, printed = call(capsys, "fix", "speech.onnx", "--no-verify")
+    assert code == OK and len(printed["faults"]) == 2
+    require_valid(printed, PRINTED["fix"])
 
 
 def test_baked_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ PAGE = '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-fami
 RENDERERS = {
     "Outcome": "render_short:render_outcome",
     "Baked": "render_short:render_baked",
+    "Fixed": "render_short:render_fixed",
     "SplitTowers": "render_short:render_towers",
     "Exported": "render_short:render_exported",
     "Inspection": "render_inspection:render_inspection",

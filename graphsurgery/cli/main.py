@@ -80,6 +80,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "write the two towers of a joint model of texts and pictures",
             ("joint.onnx -o towers", "joint.onnx -o towers --raw --separate --force"),
         ),
+        "fix": Verb(
+            "fixing:make_fix_command",
+            "mend the known faults of an export, or name them",
+            ("fixed-speech.onnx", "masked-frames.onnx -o mended.onnx"),
+        ),
         "embed": Verb(
             "embedding:make_embed_command",
             "embed a file of texts, in a run that can be interrupted",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a verb does not import what others need
     from graphsurgery.baking.bake import Baked
     from graphsurgery.baking.split_towers import SplitTowers
     from graphsurgery.exporting.export_folder import Exported
+    from graphsurgery.fixing.fix import Fixed
 
 MOST_LEFT_OUT = 2
 """The most parts of a proof that were not checked and are listed. More are counted."""
@@ -69,6 +70,16 @@ def render_baked(baked: Baked, seconds: float | None = None) -> RenderableType:
     readers = [one.consumer for one in baked.outcome.consumers if one.reads]
     line = ("readers", ", ".join(readers) or "no known program reads this file as it is")
     return _render(title, baked.outcome, list_next_of_baked(baked), seconds, line)
+
+
+def render_fixed(fixed: Fixed, seconds: float | None = None) -> RenderableType:
+    """Return a line on each fault of an export, and a few lines on the edits that mended some of them."""
+    outcome = fixed.outcome
+    source = outcome.source.path
+    title = _render_title("model" if source is None else shorten_path(source), outcome, shorten_path(outcome.output))
+    mended = [("mended" if place == 0 else "", f"{one} ({one.mended_by})") for place, one in enumerate(fixed.mended)]
+    lines: list[Line] = [*mended, ("interface", _describe_interface(outcome)), *_list_findings(outcome, seconds)]
+    return Group(LabelledLines(lines, title), *_render_end(fixed.warnings, list_next(outcome)))
 
 
 def render_towers(split: SplitTowers, seconds: float | None = None) -> RenderableType:

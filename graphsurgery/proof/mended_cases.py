@@ -36,8 +36,7 @@ def _list_mask_cases(generator: FeedGenerator, chain: Chain) -> Iterator[tuple[s
     """Yield feeds whose inputs of marks are ones in front, behind, and anywhere: which of them means padding, nobody says."""
     if not any(link.reference.substitutes(link.parameters) for link in chain):
         return
-    values = (*generator.roles.others, *([generator.roles.mask] if generator.roles.mask is not None else []))
-    marks = [one for one in values if one.dtype in OF_MASKS and one.rank == 2]
+    marks = _list_marks(generator)
     if not marks:
         return
     for kind, place in (("marks in front", 0), ("marks behind", 1), ("marks anywhere", 2)):
@@ -48,6 +47,21 @@ def _list_mask_cases(generator: FeedGenerator, chain: Chain) -> Iterator[tuple[s
             feed |= {one.name: _mark(one, feed[one.name].shape, place, seed) for one in marks}
             feeds.append(feed)
         yield kind, feeds
+
+
+def _list_marks(generator: FeedGenerator) -> list[Value]:
+    """Return the inputs that may say which samples or frames are padding."""
+    values = (*generator.roles.others, *([generator.roles.mask] if generator.roles.mask is not None else []))
+    return [one for one in values if one.dtype in OF_MASKS and one.rank == 2]
+
+
+def list_left_out(generator: FeedGenerator, chain: Chain) -> list[str]:
+    """Return a sentence about the inputs that get the same numbers in every feed, those of `list_mended_cases` too."""
+    if not any(link.reference.substitutes(link.parameters) for link in chain):
+        return generator.left_out
+    fed = {one.name for one in _list_marks(generator)}
+    others = tuple(one for one in generator.roles.others if one.name not in fed)
+    return replace(generator, roles=replace(generator.roles, others=others)).left_out
 
 
 def _mark(value: Value, shape: tuple[int, ...], place: int, seed: int) -> np.ndarray:

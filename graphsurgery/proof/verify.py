@@ -36,7 +36,7 @@ from graphsurgery.proof.interface_check import (
     name_unexplained_nodes,
     name_values_that_are_back,
 )
-from graphsurgery.proof.mended_cases import list_mended_cases
+from graphsurgery.proof.mended_cases import list_left_out, list_mended_cases
 from graphsurgery.proof.relation import RECORDED
 from graphsurgery.proof.same_bits import describe_bits
 from graphsurgery.proof.same_outputs import SameOutputs
@@ -290,7 +290,7 @@ class _EditProof:
         cases = report_feeds(join(make_whole_cases(longest, self.texts), special), total, self.progress)
         check = prove_whole(whole, reference, cases, self.limits)
         notes = [*map(Warn, self.generator.baked_in), str(reach)]
-        unchecked = (*reach.not_checked, *self.generator.left_out, *tried.unknown)
+        unchecked = (*reach.not_checked, *list_left_out(self.generator, self.chain), *tried.unknown)
         self.not_checked += [line for line in unchecked if line not in self.not_checked]
         if check.verdict is Verdict.PASSED:
             self.progress("measuring how the batch and padding change a vector")
