@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,7 @@ class Clips(Case):
 GROUP = Clips({"mode": "mean"}, speech={"norm": "group"})
 LAYER = Clips({"mode": "statistics"}, speech={"norm": "layer", "positions": 2})
 AS_TORCH = Clips({"mode": "mean", "padding": "transformers"}, speech={"norm": "group"})
+AS_TORCH_MASKED = Clips({"mode": "mean", "padding": "transformers"}, speech={"norm": "layer"})
 UNIT = Clips({"mode": "mean", "normalize": True}, speech={"norm": "layer"})
 
 
@@ -90,6 +92,15 @@ def by_multiplying(p: Plant) -> None:
     """Frames of padding times 0: NaN * 0 is NaN."""
     mask = p.append("Cast", p.taken("frames/kept"), behind="mask_3/mask_3d", to=FLOAT)
     p.become("frames/kept", "Mul", p.taken("frames/kept", 1), mask)
+
+
+def forget_cuts(p: Plant) -> None:
+    """Every node reads what it read in the source, and the record says so."""
+    source = {node.output[0]: node for node in AS_TORCH_MASKED.source.graph.node}
+    nodes = {node.output[0]: node for node in p.graph.node}
+    for output, place, _ in map(json.loads, p.claimed("rewired")):
+        nodes[output].input[place] = source[output].input[place]
+    p.claim(rewired=[])
 
 
 CLIP_FAULTS = [
@@ -149,6 +160,10 @@ CLIP_FAULTS = [
         ("every frame pooled", lambda p: p.become("mask_3/is_frame", "GreaterOrEqual", p.taken("mask_3/is_frame"), p.ints(0))),
         ("division that truncates", lambda p: truncate(p, 3)),
         ("one frame too many", lambda p: p.become("mask_3/is_frame", "LessOrEqual")),
+    ),
+    *table("transformers, masked", AS_TORCH_MASKED,
+        ("padding is left out of pooling alone", forget_cuts),
+        ("attention to padding", lambda p: from_source(p, "scores/kept")),
     ),
     *table("normalize", UNIT,
         ("missing", lambda p: p.become("normalize/unit", "Identity", p.taken("normalize/unit"))),

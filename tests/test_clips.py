@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from clip_faults import AS_TORCH, CLIP_EQUIVALENT, CLIP_FAULTS, GROUP, LAYER, UNIT
+from clip_faults import AS_TORCH, AS_TORCH_MASKED, CLIP_EQUIVALENT, CLIP_FAULTS, GROUP, LAYER, UNIT
 from faults import Fault
 from onnx import TensorProto, helper
 from speech import HIDDEN, TINY, WAVEFORM, make_speech_encoder
@@ -111,7 +111,7 @@ def test_layer_norm_as_in_transformers_is_exact() -> None:
     assert models[0].graph == models[1].graph
 
 
-@pytest.mark.parametrize("case", [GROUP, LAYER, AS_TORCH, UNIT], ids=["group", "layer", "as torch", "unit"])
+@pytest.mark.parametrize("case", [GROUP, LAYER, AS_TORCH, AS_TORCH_MASKED, UNIT], ids=str)
 def test_what_is_spoilt_was_right(case) -> None:
     assert graphsurgery.verify(case.output, against=case.loaded).verdict is Verdict.PASSED
 

@@ -35,6 +35,8 @@ from graphsurgery.references.reference import (
 from graphsurgery.references.rewired import parse_rewired, rewire_node
 
 EXACT, TRANSFORMERS = "exact", "transformers"
+OVER_TIME = ("InstanceNormalization", "GroupNormalization", "GroupNorm")
+"""Norms that take their mean over the frames of a clip. transformers gives encoders with one of them no mask."""
 LOUDER = 1 + 2.0**-20
 """By this factor, a clip is the same sound in other numbers, so that the source rounds otherwise."""
 OF_CLIPS = ("lengths", "padding", "waveform", "batch", "frame_steps", "rewired")
@@ -165,6 +167,19 @@ def _declare_lengths(parameters: Parameters) -> list[onnx.ValueInfoProto]:
     return [onnx.helper.make_tensor_value_info(parameters["mask"].input, onnx.TensorProto.INT64, dims)]
 
 
+def _explain_misfit(parameters: Parameters, graph: onnx.GraphProto) -> str | None:
+    """Return why the record cannot be right: transformers masks the frames of an encoder without group norm. None if it can.
+
+    A file with a mask of its own does so itself.
+    """
+    has_own_mask = not parameters["lengths"]
+    if parameters["padding"] != TRANSFORMERS or parameters["rewired"] or has_own_mask:
+        return None
+    if any(node.op_type in OVER_TIME for node in graph.node):
+        return None
+    return "an encoder without group norm leaves padding out in transformers, and no node of this one is recorded to do so"
+
+
 def refuse_value(_parameters: Parameters, _known: Known) -> list[Expected]:
     """Raise UnsupportedModelError: the nodes of the source read other values, so the appended ones alone tell nothing."""
     raise UnsupportedModelError("clips are proven by running the whole model", "run the whole proof")
@@ -176,6 +191,7 @@ REFERENCE = Reference(
     value=refuse_value,
     outputs=declare_pooled_output,
     fields=Fields(inputs=_declare_lengths, node=rewire_node),
+    misfit_in_graph=_explain_misfit,
     values_after=_compute_after,
     by_run_alone=True,
 )
