@@ -11,7 +11,7 @@ from graphsurgery.deferred import gs
 from graphsurgery.edits.draft_operators import FLOAT, INT32, INT64, Operators
 from graphsurgery.edits.edit import GraphEdit, Resolved, parameter, require_opset, resolved_parameter
 from graphsurgery.edits.inputs import find_input
-from graphsurgery.encoder.roles import is_ids_like
+from graphsurgery.encoder.roles import is_cache, is_ids_like
 from graphsurgery.errors import RequestError, require_promised
 from graphsurgery.interface import Interface, Value, type_name
 from graphsurgery.model.draft import Draft
@@ -37,14 +37,18 @@ class InputType(GraphEdit[dict[str, Cast]]):
 
     A Cast inside the graph converts them to their old type.
 
-    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs, or to the named ones.
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are no caches, or to the
+    named ones.
     """
 
     repeatable: ClassVar[bool] = True
 
     to: str = parameter("The element type to take: int32, int64 or float32.", "", "int32|int64|float32", required=True)
     input: tuple[str, ...] = parameter(
-        "An input to change.", (), "NAME", otherwise="every input [batch, seq] of the other type, or every float16 input"
+        "An input to change.",
+        (),
+        "NAME",
+        otherwise="every input [batch, seq] of the other type, or every float16 input but caches",
     )
     inside: tuple[str, ...] = resolved_parameter(())
     dtypes: tuple[str, ...] = resolved_parameter(())
@@ -74,7 +78,8 @@ class InputType(GraphEdit[dict[str, Cast]]):
         return Resolved(edit, found, (f"{', '.join(asked)}: {self.to}, cast inside the graph",))
 
     def _needs_change(self, value: Value) -> bool:
-        return value.dtype in TAKEN[self.to] and (self.to == "float32" or is_ids_like(value))
+        fits = not is_cache(value) if self.to == "float32" else is_ids_like(value)
+        return value.dtype in TAKEN[self.to] and fits
 
     def _refuse(self, value: Value) -> RequestError:
         if self.to == "float32":

@@ -24,7 +24,7 @@ from graphsurgery.edits.misaligned_masks import list_suspects
 from graphsurgery.edits.relax_dim import RelaxDim, try_fixed_sizes
 from graphsurgery.encoder.head import read_head_steps
 from graphsurgery.encoder.modalities import WAVEFORM, find_modality
-from graphsurgery.encoder.roles import find_roles
+from graphsurgery.encoder.roles import find_roles, is_cache
 from graphsurgery.errors import GraphSurgeryError, RequestError
 from graphsurgery.interface import Value
 from graphsurgery.model.model import Model
@@ -269,7 +269,7 @@ def _try(model: Model, generator: FeedGenerator, rows: int) -> tuple[bool, str |
 def _find_half_inputs(found: _Findings) -> _Findings:
     """Find inputs of half precision: callers have to convert their numbers, and loud sound overflows."""
     inputs = found.model.interface.inputs
-    half = [value for value in inputs if value.dtype == onnx.TensorProto.FLOAT16]
+    half = [value for value in inputs if value.dtype == onnx.TensorProto.FLOAT16 and not is_cache(value)]
     brain = [value for value in inputs if value.dtype == onnx.TensorProto.BFLOAT16]
     found = found.name(
         *(Fault(HALF, one.name, "it takes bfloat16", why="ONNX Runtime's CPU has no kernels for it") for one in brain),
