@@ -785,12 +785,14 @@ def input_type(
 
     A Cast inside the graph converts them to their old type.
 
-    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs, or to the named ones.
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are no caches, or to the
+    named ones.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
         to: The element type to take: int32, int64 or float32.
-        input: An input to change. Default: every input [batch, seq] of the other type, or every float16 input.
+        input: An input to change. Default: every input [batch, seq] of the other type, or every float16 input but
+            caches.
 
     Returns:
         the edited model, as a new object.
