@@ -108,6 +108,7 @@ MENDING_FAULTS = [
         ("a dim fewer in the file", lambda p: p.set_dim("input_values", 0, 1)),
         ("a dim fewer in the record", lambda p: p.claim(sizes=[SIZES], dim=["samples=samples"])),
         ("another declared size in the record", lambda p: p.claim(sizes=[SIZES.replace("430", "431")])),
+        ("tried at the declared size alone", lambda p: p.claim(sizes=[SIZES.replace("410", "430")])),
         ("a size too large to run", lambda p: p.claim(sizes=[SIZES.replace("873", str(1 << 40))])),
         ("an output's dim in the record", lambda p: p.claim(follows=[])),
         ("an output declared as before", lambda p: p.set_dim(HIDDEN, 1, 21)),

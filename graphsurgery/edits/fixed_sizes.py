@@ -1,8 +1,8 @@
 """Sizes of pictures and sound that a file declares as numbers, and runs that show whether its nodes take other sizes, too.
 
 A batch of another size has to give each row what the file gives it at its own size. For another height, width or length there
-is nothing to compare with: the model has to run at two other sizes, neither of which divides its own, and a row must not depend
-on the rows beside it.
+is nothing to compare with: the model has to run at two other sizes, of sound at none that is a multiple of its own, and a row
+must not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -166,10 +166,12 @@ class SizeTrials:
         return TriedSize(fixed, others, self._find_changes(fixed, seen, others))
 
     def _try_size(self, lifted: Model, session: Session, fixed: FixedSize) -> TriedSize:
-        """Run at two other sizes, if the batch may vary with rows that must not depend on each other."""
+        """Run at two other sizes. If the batch may vary, each row has to give what it gives alone."""
         seen: list[Arrays] = []
         others: list[int] = []
-        rows = self._rows if self._has_fixed_batch(lifted) else 3
+        value = lifted.interface.input(fixed.places[0][0])
+        has_fixed_batch = value is None or not value.dims or isinstance(value.dims[0], int)
+        rows = self._rows if has_fixed_batch else 3
         for feed, size in self._draw_others(lifted, fixed, rows):
             found = session.run(feed)
             reason = _explain_lack(found, self._own, rows, self._rows, f"at a size of {size}")
@@ -182,22 +184,20 @@ class SizeTrials:
             others.append(size)
         return TriedSize(fixed, tuple(others), self._find_changes(fixed, seen, others))
 
-    def _has_fixed_batch(self, lifted: Model) -> bool:
-        first = lifted.interface.inputs[0].dims
-        return not first or isinstance(first[0], int)
-
     def _draw_others(self, lifted: Model, fixed: FixedSize, rows: int) -> Iterator[tuple[Arrays, int]]:
         name, axis = fixed.places[0]
+        media = self._generator.media
         if fixed.which == SAMPLES:
             own = self._columns
-            shapes = [(own - 1 if own > 1 else own + 2, self._generator.media), (2 * own + 1, self._generator.media)]
-        else:
-            sizes = (fixed.size + fixed.step, 2 * fixed.size + fixed.step)
-            shapes = [(self._columns, tuple(self._resize(one, name, axis, size) for one in self._generator.media))
-                      for size in sizes]  # fmt: skip
-        for columns, media in shapes:
-            feed = self._draw(lifted, rows, columns, media)
-            yield feed, feed[name].shape[axis]
+            for columns in (own - 1 if own > 1 else own + 2, 2 * own + 1):
+                feed = self._draw(lifted, rows, columns, media)
+                if feed[name].shape[axis] % fixed.size == 0:  # what is cut into pieces of the declared size would run
+                    feed = self._draw(lifted, rows, columns + 1, media)
+                yield feed, feed[name].shape[axis]
+            return
+        for size in (fixed.size + fixed.step, 2 * fixed.size + fixed.step):
+            resized = tuple(self._resize(one, name, axis, size) for one in media)
+            yield self._draw(lifted, rows, self._columns, resized), size
 
     @staticmethod
     def _resize(medium: Medium, name: str, axis: int, size: int) -> Medium:

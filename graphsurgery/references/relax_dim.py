@@ -61,6 +61,8 @@ def _read_size(text: str) -> FreedSize:
     name, axis, which, *numbers = row
     if axis < 0 or not all(0 < number <= MOST for number in numbers):
         raise ValueError("the numbers are no sizes")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("the other sizes show nothing unless they are others")
     return FreedSize(name, axis, which, numbers[0], tuple(numbers[1:]))
 
 
