@@ -15,7 +15,7 @@ PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --s
 SERVICE_TESTS := -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/services
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm first-hour test test-peers test-peers-newest test-services test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
+.PHONY: help demo demo-minilm serve-demo first-hour test test-peers test-peers-newest test-services test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize bench-serve fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-peers-newest: $(NEWEST)/.peers ## those that say something new beside sente
 
 test-services: $(SERVICES)/.services ## the service beside real clients and Redis, and Ray (needs redis-server)
 	$(SERVICES)/bin/python $(SERVICE_TESTS)
+
+serve-demo: $(VENV)/.serve ## serve a folder, ask it with OpenAI's client, and end the service
+	$(VENV)/bin/python demo/serve_demo.py
 
 first-hour: $(VENV)/.test ## do the README as a newcomer does, in fresh clones and environments, and compare what the terminal shows
 	$(VENV)/bin/python tests/first_hour/first_hour.py
@@ -74,6 +77,10 @@ bench-padding-free: $(PEERS)/.peers ## padding-free files of all-MiniLM-L6-v2 by
 bench-quantize: $(BENCH)/.bench ## quantised files of all-MiniLM-L6-v2, ours and other programs': quality, size and speed (Linux, some two hours)
 	$(BENCH)/bin/python benchmarks/quantize.py --write
 
+bench-serve: $(SERVICES)/.services $(PEERS)/.peers ## the service beside a tutorial's, on all-MiniLM-L6-v2, for docs/serving.md (Linux, redis-server, 40 minutes)
+	test -f .demo/minilm/model.onnx || $(PEERS)/bin/python demo/demo_minilm.py
+	$(SERVICES)/bin/python benchmarks/serve.py --write
+
 fault-table: $(VENV)/.test ## the table of docs/verification.md: planted faults by kind of interface, and how many are caught
 	$(VENV)/bin/python benchmarks/planted_faults.py --write
 
@@ -101,6 +108,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python $(PIP) -e .
+	@touch $@
+
+$(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP) -e '.[serve]' 'openai>=1.50'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python

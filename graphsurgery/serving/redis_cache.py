@@ -8,8 +8,8 @@ in the background.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class RedisCache:
         self._expiry = None if seconds is None else max(1, round(seconds * 1000))
         self._reading, self._writing = reading or Breaker(), Breaker()
         self._stats = CacheStats()
-        self._waiting: dict[bytes, bytes] = {}
+        self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
         self._waiting_bytes = 0
         self._writer: asyncio.Task[None] | None = None
 
@@ -118,7 +118,7 @@ class RedisCache:
 
     def _take(self, count: int) -> dict[bytes, bytes]:
         """Remove the oldest entries that wait, and return them."""
-        taken = {key: self._waiting.pop(key) for key in list(itertools.islice(self._waiting, count))}
+        taken = dict(self._waiting.popitem(last=False) for _ in range(min(count, len(self._waiting))))
         self._waiting_bytes -= sum(map(len, taken.values()))
         return taken
 
