@@ -44,7 +44,7 @@ def main() -> None:
     step("2. Serve it")
     port = find_port()
     with serve("served", port) as address:
-        say(f"It answers on {address}, on this machine alone, and does not say so before it is warm.")
+        say(f"It listens at {address}, for this machine alone, and is ready: the model has run once.")
 
         step("3. Ask it with OpenAI's client")
         show_answers(address)

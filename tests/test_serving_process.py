@@ -29,6 +29,7 @@ from graphsurgery.embedding import budgets
 from graphsurgery.errors import SurroundingsError
 from graphsurgery.serving import server
 from graphsurgery.serving.serve import Served, serve
+from graphsurgery.serving.serve import _listen as listen
 from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.text_tower import TextTower
 
@@ -172,6 +173,24 @@ def test_it_ends_when_what_is_in_flight_is_answered(running: Running) -> None:
 def test_a_port_that_is_taken_is_told_before_the_model_is_read() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken, pytest.raises(SurroundingsError, match="cannot listen"):
         serve("there is no such folder", ServeSettings(port=taken.getsockname()[1]))
+
+
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head() -> None:
+    """Connections to the service have TCP_NODELAY."""
+
+    async def accept() -> int:
+        option: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def read_option(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            option.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(ServeSettings(port=0)) as listener:
+            async with await asyncio.start_server(read_option, sock=listener):
+                with closing(socket.create_connection(listener.getsockname())):
+                    return await asyncio.wait_for(option, 10)
+
+    assert asyncio.run(accept())
 
 
 def test_several_workers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
