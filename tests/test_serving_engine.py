@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from serving import BAD, NOT_A_NUMBER, POISON, FakeTower, serving
 
+from graphsurgery.serving import engine
 from graphsurgery.serving.errors import (
     EmptyRequestError,
     InvalidRequestError,
@@ -19,6 +21,7 @@ from graphsurgery.serving.errors import (
 )
 from graphsurgery.serving.memory_cache import MemoryCache
 from graphsurgery.serving.scheduling import RUN_COST, WaitingLine, choose_batch
+from graphsurgery.serving.service import INLINE
 from graphsurgery.serving.towers import PAIR, TEXT, TextOptions
 
 SHORT, LONG = 13, 256
@@ -107,6 +110,17 @@ def test_what_makes_a_run_fail_fails_alone() -> None:
             assert isinstance(found[2].error, ServiceError) and "RuntimeError" in found[2].error.message
             assert "not finite" in found[4].error.message
             assert service.is_healthy and (await service.answer(TEXT, ["e"])).answers[0].vector is not None
+
+    run(check())
+
+
+def test_a_tower_that_gives_too_few_rows_fails_its_inputs_and_not_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTower, "run", lambda *_: np.ones((3, 3), dtype=np.float32))
+
+    async def check() -> None:
+        async with serving(FakeTower(budget=100)) as service:
+            found = (await service.answer(TEXT, ["a", "b"])).answers
+            assert all("3 rows for 1 inputs" in one.error.message for one in found) and service.is_healthy
 
     run(check())
 
@@ -256,6 +270,44 @@ def test_what_is_in_flight_is_answered_before_the_end() -> None:
             assert all(one.answers[0].vector is not None for one in await asyncio.gather(*held))
             assert isinstance((await service.answer(TEXT, ["late"])).answers[0].error, UnhealthyError)
 
+    run(check())
+
+
+def test_a_run_that_hangs_is_told_by_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        tower = FakeTower()
+        async with serving(tower) as service:
+            tower.gate.clear()
+            held = asyncio.create_task(service.answer(TEXT, ["held"]))
+            await tower.wait_for_run()
+            assert service.is_healthy
+            monkeypatch.setattr(engine, "STUCK", 0.0)
+            assert not service.is_healthy and not service.is_ready
+            tower.gate.set()
+            await held
+            assert service.is_healthy and service.is_ready
+
+    run(check())
+
+
+def test_a_long_text_that_is_tokenised_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts are tokenised by threads, and short ones need none of them."""
+    prepare, gate = FakeTower.prepare, threading.Event()
+
+    def prepare_slowly(tower: FakeTower, inputs: list[str], options: TextOptions) -> list:
+        if len(inputs[0]) > INLINE:
+            gate.wait(20)
+        return prepare(tower, inputs, options)
+
+    async def check() -> None:
+        async with serving(FakeTower(budget=10_000)) as service:
+            held = [asyncio.create_task(service.answer(TEXT, [f"{number} " * INLINE])) for number in range(10)]
+            await asyncio.sleep(0.01)
+            assert (await service.answer(TEXT, ["short"])).answers[0].vector is not None
+            gate.set()
+            assert all(one.answers[0].tokens == INLINE for one in await asyncio.gather(*held))
+
+    monkeypatch.setattr(FakeTower, "prepare", prepare_slowly)
     run(check())
 
 

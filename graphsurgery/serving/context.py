@@ -64,21 +64,35 @@ class Context:
 
         Raises what `shape_vectors` raises for a ``form`` that the model cannot give, before anything is computed.
         """
+        kinds = list(dict.fromkeys(one.kind for one in items))
+        for kind in kinds:
+            self._require_form(kind, form)
+        if len(kinds) == 1:
+            return await self._answer_kind(kinds[0], items, options)
         found: list[Answer] = [Answer(None)] * len(items)
         parts: list[Answers] = []
-        kinds = dict.fromkeys(one.kind for one in items)
-        for kind in kinds:
-            facts = self.service.facts[kind]
-            shape_vectors([np.zeros(facts.dims, facts.dtype)], form, facts)
         for kind in kinds:
             places = [place for place, one in enumerate(items) if one.kind == kind]
-            contents = [items[place].content for place in places]
-            parts.append(await self.service.answer(kind, contents, options if kind == TEXT else TextOptions()))
+            parts.append(await self._answer_kind(kind, [items[place] for place in places], options))
             for place, one in zip(places, parts[-1].answers, strict=True):
                 found[place] = one
         return Answers(
             found, sum(one.tokenization for one in parts), sum(one.queue for one in parts), sum(one.inference for one in parts)
         )
+
+    async def _answer_kind(self, kind: str, items: Sequence[Item], options: TextOptions) -> Answers:
+        return await self.service.answer(kind, [one.content for one in items], options if kind == TEXT else TextOptions())
+
+    def _require_form(self, kind: str, form: Form) -> None:
+        """Raise what `shape_vectors` raises for a form that the model cannot give. It is tried once for each form."""
+        facts = self.service.facts[kind]
+        if (kind, form) not in self._known_forms:
+            shape_vectors([np.zeros(facts.dims, facts.dtype)], form, facts)
+            self._known_forms.add((kind, form))
+
+    @cached_property
+    def _known_forms(self) -> set[tuple[str, Form]]:
+        return set()
 
     def shape(self, items: Sequence[Item], answers: Answers, form: Form = AS_IT_IS) -> list[np.ndarray]:
         """Return the vectors of a request. Raises the first error of an input, which tells its place."""

@@ -15,6 +15,8 @@ from graphsurgery.serving.errors import ServiceError, UnhealthyError
 from graphsurgery.serving.scheduling import WaitingLine
 from graphsurgery.serving.towers import Prepared, Tower
 
+STUCK = 120.0
+"""A run that takes so many seconds hangs, and the service is not healthy."""
 LATEST = 0.2
 """The weight of the latest run in the speed of a tower."""
 
@@ -82,6 +84,7 @@ class Engine:
         self._changed = threading.Condition()
         self._speeds: dict[str, float] = {}
         self._running: Sequence[Ticket] = ()
+        self._run_start: float | None = None
         self._is_open = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -100,9 +103,10 @@ class Engine:
         return not self._thread.is_alive()
 
     @property
-    def has_died(self) -> bool:
-        """Whether the thread has ended by an error of its own."""
-        return self._death is not None
+    def is_healthy(self) -> bool:
+        """False if the thread has ended by an error of its own, or if its run hangs."""
+        start = self._run_start
+        return self._death is None and (start is None or time.perf_counter() - start < STUCK)
 
     @property
     def is_running(self) -> bool:
@@ -156,15 +160,18 @@ class Engine:
             self._settle(dropped)
         if oldest is not None:
             self._run(oldest.tower, self._running)
+            self._run_start = None
             self._settle(self._running)
             self._running = ()
         return True
 
     def _run(self, tower: Tower, tickets: Sequence[Ticket]) -> None:
         """Run a batch. If it fails, its halves run, so that in the end what cannot be run fails alone."""
-        start = time.perf_counter()
+        start = self._run_start = time.perf_counter()
         try:
             vectors = tower.run([one.input for one in tickets])
+            if len(vectors) != len(tickets):
+                raise UnsupportedModelError(f"the run gave {len(vectors)} rows for {len(tickets)} inputs")
         except Exception as error:
             if len(tickets) > 1:
                 middle = len(tickets) // 2
@@ -175,9 +182,10 @@ class Engine:
                 tickets[0].queue, tickets[0].run = start - tickets[0].arrival, time.perf_counter() - start
             return
         seconds = time.perf_counter() - start
-        for one, vector in zip(tickets, vectors, strict=True):
+        finite = np.isfinite(vectors).reshape(len(tickets), -1).all(axis=1)
+        for one, vector, is_finite in zip(tickets, vectors, finite.tolist(), strict=True):
             one.queue, one.run = start - one.arrival, seconds
-            if np.all(np.isfinite(vector)):
+            if is_finite:
                 one.vector = vector.copy()  # so that a row does not keep its whole batch
                 one.vector.flags.writeable = False  # several requests may share it
             else:

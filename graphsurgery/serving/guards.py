@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -216,7 +216,7 @@ def _find_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | Non
 def _find_id(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Return the id that the client gives its request, if it is one, or a new one."""
     given = _find_header(headers, REQUEST_ID)
-    return given if given is not None and SOUND_ID.fullmatch(given) else secrets.token_hex(16).encode()
+    return given if given is not None and SOUND_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
 
 
 def _require_key(headers: list[tuple[bytes, bytes]], key: str) -> None:

@@ -7,6 +7,7 @@ never share a key.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,7 @@ def make_keys(kind: str, identity: str, options: TextOptions, inputs: Sequence[A
     Raises:
         WrongTypeError: an input is of another type.
     """
-    common = hashlib.sha256()
-    for field in (VERSION, kind.encode(), identity.encode(), *_list_options(options)):
-        common.update(_frame(b"f", field))
+    common = _start(kind, identity, options)
     keys = []
     for one in inputs:
         own = common.copy()
@@ -41,6 +40,15 @@ def make_keys(kind: str, identity: str, options: TextOptions, inputs: Sequence[A
             own.update(part)
         keys.append(own.digest())
     return keys
+
+
+@functools.lru_cache(maxsize=64)
+def _start(kind: str, identity: str, options: TextOptions) -> Any:
+    """Return the sha256 of what all inputs of a request share. Most requests share it, too."""
+    common = hashlib.sha256()
+    for field in (VERSION, kind.encode(), identity.encode(), *_list_options(options)):
+        common.update(_frame(b"f", field))
+    return common
 
 
 def _list_options(options: TextOptions) -> Iterator[bytes]:

@@ -28,8 +28,8 @@ class MemoryCache:
         self.stats = CacheStats()
         self._kept: OrderedDict[bytes, tuple[Entry, float]] = OrderedDict()
 
-    async def get_many(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
-        """Return the entry of each key, or None."""
+    def find(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
+        """Return the entry of each key, or None. As `get_many`, for callers that save the price of a coroutine."""
         now = self.clock()
         found = [self._get(key, width, now) for key in keys]
         hits = sum(one is not None for one in found)
@@ -37,7 +37,11 @@ class MemoryCache:
         self.stats.misses += len(found) - hits
         return found
 
-    async def put_many(self, entries: Mapping[bytes, Entry]) -> None:
+    async def get_many(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
+        """Return the entry of each key, or None."""
+        return self.find(keys, width)
+
+    def keep(self, entries: Mapping[bytes, Entry]) -> None:
         """Keep these entries, and drop those that were not used for the longest time."""
         now = self.clock()
         for key, entry in entries.items():
@@ -46,6 +50,10 @@ class MemoryCache:
             self._count(entry, 1)
         while self.stats.bytes > self.most_bytes:
             self._drop(next(iter(self._kept)))
+
+    async def put_many(self, entries: Mapping[bytes, Entry]) -> None:
+        """Keep these entries, as `keep` does."""
+        self.keep(entries)
 
     async def close(self) -> None:
         """Drop every entry."""

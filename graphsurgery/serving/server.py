@@ -31,6 +31,9 @@ the warm-up failed, so that a supervisor should start it again."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 IDLE = 5
 """An idle connection is kept for so many seconds."""
+SWITCH = 0.0005
+"""The seconds for which a thread may keep Python's interpreter while another waits for it. Python's default is ten times that:
+so long the engine would wait for a busy event loop after each run, and the model would stand still."""
 LAST = 2.0
 """The engine has so many seconds to end when everything is answered."""
 
@@ -66,7 +69,7 @@ class Process:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        with _handle_signals(lambda: loop.call_soon_threadsafe(self._end)):
+        with _handle_signals(lambda: loop.call_soon_threadsafe(self._end)), _switch_fast():
             logger.info("listening at %s, warming up", self.address)
             warming = asyncio.create_task(self._warm_up())
             await self.server.serve(sockets=[self.listener])
@@ -113,6 +116,16 @@ class Process:
         logger.error("the engine has failed, and the service ends: %s: %s", type(error).__name__, error)
         self.code = DIED
         self.server.should_exit = True
+
+
+@contextmanager
+def _switch_fast() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager

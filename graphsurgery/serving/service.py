@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,10 @@ from graphsurgery.serving.errors import (
     UnhealthyError,
     UnknownRouteError,
 )
+from graphsurgery.serving.flights import Flight, Flights, Landed
 from graphsurgery.serving.keys import make_keys
+from graphsurgery.serving.logs import logger
+from graphsurgery.serving.memory_cache import MemoryCache
 from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions, Tower
 from graphsurgery.serving.watcher import Watcher
@@ -33,35 +37,6 @@ INLINE = 2000
 LEAST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """The limits of Retry-After, in seconds."""
 USUAL = TextOptions()
-
-
-@dataclass(eq=False, slots=True)
-class Flight:
-    """An input that is being looked for or computed. All requests that ask for it meanwhile wait for the one result."""
-
-    result: asyncio.Future[Landed]
-    waiters: int = 0
-    ticket: Ticket | None = None
-
-    def join(self) -> None:
-        self.waiters += 1
-        if self.ticket is not None:
-            self.ticket.waiters = self.waiters
-
-    def leave(self) -> None:
-        self.waiters -= 1
-        if self.ticket is not None:
-            self.ticket.waiters = self.waiters
-
-
-@dataclass(frozen=True)
-class Landed:
-    """The result of a flight, and the seconds that it took."""
-
-    answer: Answer
-    tokenization: float = 0.0
-    queue: float = 0.0
-    run: float = 0.0
 
 
 class Service:
@@ -83,7 +58,7 @@ class Service:
         """Called in the event loop if the engine ends by an error of its own."""
         self.watcher = watcher or Watcher()
         self._engine = Engine(self._settle_from_thread, self.watcher.see_batch, self._die_from_thread)
-        self._flights: dict[bytes, Flight] = {}
+        self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(count_processors(), thread_name_prefix="prepare")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,8 +98,8 @@ class Service:
 
     @property
     def is_healthy(self) -> bool:
-        """False once the engine has ended by an error."""
-        return not self._engine.has_died
+        """False once the engine has ended by an error, and while a run hangs."""
+        return self._engine.is_healthy
 
     @property
     def is_running(self) -> bool:
@@ -187,7 +162,7 @@ class Service:
             OverloadedError: the queue is full.
             UnhealthyError: the service starts, ends, or has lost its engine.
         """
-        start = self._now()
+        start = time.perf_counter()
         try:
             tower = self._require_tower(kind)
             self._check_inputs(inputs)
@@ -201,7 +176,7 @@ class Service:
             self.watcher.see_refusal(error)
             raise
         self.answered += 1
-        self.watcher.see_answers(kind, answers, self._now() - start)
+        self.watcher.see_answers(kind, answers, time.perf_counter() - start)
         return answers
 
     def _check_inputs(self, inputs: Sequence[Any]) -> None:
@@ -232,86 +207,69 @@ class Service:
 
     async def _answer(self, tower: Tower, inputs: Sequence[Any], options: TextOptions) -> Answers:
         keys = make_keys(tower.kind, tower.identity, options, inputs)
-        mine: dict[bytes, Any] = {}
-        flights: dict[bytes, Flight] = {}
-        for key, one in zip(keys, inputs, strict=True):
-            if key in flights:
-                continue
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = Flight(asyncio.get_running_loop().create_future())
-                mine[key] = one
-            flight.join()
-            flights[key] = flight
-        if mine:  # in a task of its own: if this request's client leaves, others may wait for the same result
-            task = asyncio.create_task(self._fly(tower, mine, {key: flights[key] for key in mine}, options))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        try:
-            pending = [one.result for one in flights.values() if not one.result.done()]
-            if pending:
-                await asyncio.wait(pending)
-        finally:
-            for flight in flights.values():
-                flight.leave()
-        landed = {key: flight.result.result() for key, flight in flights.items()}
-        return Answers(
-            [landed[key].answer for key in keys],
-            max(one.tokenization for one in landed.values()),
-            max(one.queue for one in landed.values()),
-            max(one.run for one in landed.values()),
-        )
+        waiting, new = self._flights.join(keys)
+        if new:
+            by_key = dict(zip(keys, inputs, strict=True))
+            self._begin(_Job(tower, options, {key: by_key[key] for key in new}, new))
+        return await waiting.wait()
 
-    async def _fly(
-        self, tower: Tower, mine: Mapping[bytes, Any], flights: Mapping[bytes, Flight], options: TextOptions
-    ) -> None:
-        """Look for inputs in the cache, and hand the others to the engine."""
-        try:
-            left = await self._look_up(tower, mine)
-            if not left:
+    def _begin(self, job: _Job) -> None:
+        """Look for inputs in the cache, and hand the others to the engine: at once where nothing has to be waited for, or in a
+        task of its own. If the client of this request leaves, others may wait for the same inputs."""
+        if isinstance(self.cache, MemoryCache) or self.cache is None:
+            try:
+                self._take_hits(job, [] if self.cache is None else self.cache.find(list(job.inputs), job.tower.width))
+                if job.is_short:
+                    self._submit(job, job.prepare())
+                    return
+            except Exception as error:
+                self._fail(job, error)
                 return
-            start = self._now()
-            prepared = await self._prepare(tower, list(left.values()), options)
-            seconds = self._now() - start
-            tickets = []
-            for key, one in zip(left, prepared, strict=True):
-                if isinstance(one, Prepared):
-                    tickets.append(Ticket(key, tower, one, flights[key].waiters, preparation=seconds))
-                    flights[key].ticket = tickets[-1]
-                else:
-                    self._land(key, Landed(Answer(None, error=one), seconds))
-            self._engine.submit(tickets)
-        except GraphSurgeryError as error:
-            self._fail(flights, error)
-        except BaseException:
-            self._fail(flights, ServiceError("the service failed on this request"))
-            raise
+        self._keep_task(self._fly(job))
 
-    async def _look_up(self, tower: Tower, mine: Mapping[bytes, Any]) -> dict[bytes, Any]:
-        """Answer what the cache holds, and return what it does not."""
-        if self.cache is None:
-            return dict(mine)
-        found: Iterable[Entry | None] = await self.cache.get_many(list(mine), tower.width)
-        left = {}
-        for (key, one), entry in zip(mine.items(), found, strict=True):
-            if entry is None:
-                left[key] = one
+    async def _fly(self, job: _Job) -> None:
+        try:
+            if self.cache is not None and not isinstance(self.cache, MemoryCache):
+                self._take_hits(job, await self.cache.get_many(list(job.inputs), job.tower.width))
+            if job.inputs:
+                self._submit(job, job.prepare() if job.is_short else await self._call(job.prepare))
+        except Exception as error:
+            self._fail(job, error)
+
+    def _keep_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _take_hits(self, job: _Job, found: Sequence[Entry | None]) -> None:
+        """Answer what the cache holds, and take it out of the job."""
+        for key, entry in zip(list(job.inputs), found, strict=False):
+            if entry is not None:
+                del job.inputs[key]
+                self._flights.land(key, Landed(Answer(entry.vector, entry.tokens, entry.is_cut, from_cache=True)))
+
+    def _submit(self, job: _Job, prepared: Sequence[Prepared | GraphSurgeryError]) -> None:
+        tickets = []
+        for key, one in zip(job.inputs, prepared, strict=True):
+            if isinstance(one, Prepared):
+                flight = job.flights[key]
+                flight.ticket = Ticket(key, job.tower, one, flight.waiters, preparation=job.seconds)
+                tickets.append(flight.ticket)
             else:
-                self._land(key, Landed(Answer(entry.vector, entry.tokens, entry.is_cut, from_cache=True)))
-        return left
+                self._flights.land(key, Landed(Answer(None, error=one), job.seconds))
+        if tickets:
+            self._engine.submit(tickets)
 
-    async def _prepare(
-        self, tower: Tower, inputs: Sequence[Any], options: TextOptions
-    ) -> Sequence[Prepared | GraphSurgeryError]:
-        if tower.kind == TEXT and sum(len(one) if isinstance(one, str) else INLINE for one in inputs) < INLINE:
-            return tower.prepare(inputs, options)
-        return await self._call(lambda: tower.prepare(inputs, options))
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if isinstance(error, GraphSurgeryError):
+            told = error
+        else:  # a bug; what it says may hold anything
+            logger.error("inputs could not be made ready", exc_info=error)
+            told = ServiceError("the service failed on this request")
+        self._flights.land_all(job.flights.items(), Landed(Answer(None, error=told)))
 
     async def _call(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     # --- results ----------------------------------------------------------------------------------------------------------
 
@@ -326,33 +284,49 @@ class Service:
     def _settle(self, tickets: Sequence[Ticket]) -> None:
         kept = {}
         for one in tickets:
-            flight = self._flights.get(one.key)
+            flight = self._flights.find(one.key)
             if one.is_dropped and flight is not None and flight.waiters:  # somebody asked again while it was being dropped
                 self._submit_again(one, flight)
                 continue
             if one.vector is not None:
                 kept[one.key] = Entry(one.vector, one.input.tokens, one.input.is_cut)
             answer = Answer(one.vector, one.input.tokens, one.input.is_cut, one.error)
-            self._land(one.key, Landed(answer, one.preparation, one.queue, one.run))
-        if kept and self.cache is not None:
-            task = asyncio.ensure_future(self.cache.put_many(kept))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._flights.land(one.key, Landed(answer, one.preparation, one.queue, one.run))
+        if isinstance(self.cache, MemoryCache):
+            self.cache.keep(kept)
+        elif self.cache is not None and kept:
+            self._keep_task(self.cache.put_many(kept))
 
     def _submit_again(self, ticket: Ticket, flight: Flight) -> None:
         ticket.is_dropped, ticket.waiters = False, flight.waiters
         try:
             self._engine.submit([ticket])
         except UnhealthyError as error:
-            self._land(ticket.key, Landed(Answer(None, error=error)))
+            self._flights.land(ticket.key, Landed(Answer(None, error=error)))
 
-    def _land(self, key: bytes, landed: Landed) -> None:
-        """Give the result to all who wait for it. From now on the same input is looked for again: an error is not kept."""
-        flight = self._flights.pop(key, None)
-        if flight is not None and not flight.result.done():
-            flight.result.set_result(landed)
 
-    def _fail(self, flights: Mapping[bytes, Flight], error: GraphSurgeryError) -> None:
-        for key, flight in flights.items():
-            if self._flights.get(key) is flight:
-                self._land(key, Landed(Answer(None, error=error)))
+@dataclass(eq=False, slots=True)
+class _Job:
+    """The inputs of a request that are its own to look for."""
+
+    tower: Tower
+    options: TextOptions
+    inputs: dict[bytes, Any]
+    flights: Mapping[bytes, Flight]
+    seconds: float = 0.0
+    """How long it took to make them ready."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the inputs are made ready faster than they are handed to a thread."""
+        return (
+            self.tower.kind == TEXT
+            and sum(len(one) if isinstance(one, str) else INLINE for one in self.inputs.values()) < INLINE
+        )
+
+    def prepare(self) -> Sequence[Prepared | GraphSurgeryError]:
+        start = time.perf_counter()
+        try:
+            return self.tower.prepare(list(self.inputs.values()), self.options)
+        finally:
+            self.seconds = time.perf_counter() - start
