@@ -17,7 +17,7 @@ from graphsurgery.edits.align_mask import AlignMask
 from graphsurgery.edits.dynamic_dim import DynamicDim
 from graphsurgery.edits.edit import OLDEST_OPSET, Edit
 from graphsurgery.edits.fix_dim import FixDim
-from graphsurgery.edits.fixed_sizes import BATCH, TriedSize, find_failing_node, list_fixed_sizes
+from graphsurgery.edits.fixed_sizes import BATCH, HEIGHT, WIDTH, TriedSize, find_failing_node, list_fixed_sizes
 from graphsurgery.edits.input_type import InputType
 from graphsurgery.edits.inputs import list_symbolic_dims
 from graphsurgery.edits.misaligned_masks import list_suspects
@@ -210,7 +210,10 @@ def _describe_freed(one: TriedSize) -> Fault:
 def _describe_resisting(one: TriedSize) -> Fault:
     where = one.resisting or _list_places(one)
     what = f"{one.fixed.which} {one.fixed.size} is fixed inside: the model fails at other sizes, or gives other numbers"
-    return Fault(BAKED, where, what, why=f"{one.reason}; export the model again with dynamic axes")
+    advice = "export the model again with dynamic axes"
+    if one.fixed.which in (HEIGHT, WIDTH):
+        advice = "this is right for a model with a table of positions that it does not interpolate"
+    return Fault(BAKED, where, what, why=f"{one.reason}; {advice}")
 
 
 def _list_places(one: TriedSize) -> str:

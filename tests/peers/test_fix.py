@@ -12,6 +12,7 @@ import torch
 from installed import HAS_OPTIMUM
 from speech_models import Encoder, make_model
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 import graphsurgery
 from graphsurgery.errors import NothingToFixError
@@ -107,3 +108,34 @@ def test_a_fixed_export_resists(tmp_path: Path, options: dict[str, Any]) -> None
     faults = caught.value.outcome.faults
     assert {fault.kind for fault in faults} == {"baked size"}
     assert {fault.where.partition(" ")[2].strip("'") for fault in faults} <= nodes, faults
+
+
+PICTURES = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(("kind", "mended"), [("dinov2", ["relax-dim"] * 2), ("vit", [None] * 2)])
+def test_pictures_of_other_sizes(tmp_path: Path, kind: str, mended: list[str | None]) -> None:
+    """DINOv2 interpolates its table of positions in the graph, so other sizes run. That of ViT resists, and is named."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **PICTURES, attn_implementation="eager")
+    model = Pictures(AutoModel.from_config(config)).eval()
+    dims = {"pixel_values": {0: "batch"}, "last_hidden_state": {0: "batch"}}
+    path = export(model, tmp_path / "model.onnx", {"pixel_values": torch.randn(2, 3, 32, 32)}, dims, opset_version=17)
+    examined = examine(graphsurgery.load(path))
+    assert [fault.mended_by for fault in examined.faults] == mended
+    if not all(mended):
+        assert {fault.where.partition(" ")[0] for fault in examined.faults} == {"Add"}
+        return
+    fixed = graphsurgery.fix(path)
+    compare(model, fixed.outcome.output, {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 40, 64), np.float32)})
+
+
+class Pictures(nn.Module):
+    """A model as a function of pixels to its last hidden state."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values).last_hidden_state
