@@ -180,6 +180,15 @@ def test_sizes_that_are_declared_free_and_are_not() -> None:
     assert fixed.outcome.interface == graphsurgery.load(onnx.parser.parse_model(text)).interface
 
 
+def test_sizes_of_pictures_that_a_joint_model_declares_free() -> None:
+    """The node that resists is named, and the advice is right: what `fix-dim` has fixed is no fault."""
+    (fault,) = examine(graphsurgery.load(FIXTURES / "towers" / "clip.onnx")).faults
+    assert (fault.kind, fault.where, fault.mended_by) == ("baked size", "Add '/vision_model/embeddings/Add'", None)
+    assert fault.why == "declare it: graphsurgery fix-dim --dim num_channels=3 --dim height=16 --dim width=16"
+    declared = graphsurgery.fix_dim(FIXTURES / "towers" / "clip.onnx", dims={"num_channels": 3, "height": 16, "width": 16})
+    assert examine(declared).faults == ()
+
+
 @pytest.mark.parametrize("name", ["bert", "modernbert", "t5", "qwen3-dynamo"])
 def test_a_right_export_has_no_fault(name: str) -> None:
     with pytest.raises(NothingToFixError, match="none of the known faults"):

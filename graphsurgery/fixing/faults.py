@@ -119,9 +119,9 @@ def _find_sizes(found: _Findings) -> _Findings:
     """Find sizes that are declared as numbers although the nodes take others, and sizes that nodes hold."""
     if any(step.edit == FixDim.verb for step in read_head_steps(found.model)):
         return found  # they were fixed on purpose
-    roles = find_roles(found.model.interface)
-    is_of_texts = roles.ids is not None and roles.ids.rank == 2
-    return _find_sizes_of_texts(found, roles.ids) if is_of_texts and roles.ids is not None else _find_sizes_of_media(found)
+    ids = find_roles(found.model.interface).ids
+    found = _find_sizes_of_media(found) if ids is None or ids.rank != 2 else _find_sizes_of_texts(found, ids)
+    return found.name(*_list_lies(found.model))
 
 
 def _find_sizes_of_texts(found: _Findings, ids: Value) -> _Findings:
@@ -199,7 +199,7 @@ def _find_sizes_of_media(found: _Findings) -> _Findings:
     if free:
         edit = RelaxDim(tuple(f"{one.fixed.which}={names[one.fixed.which]}" for one in free))
         found = found.mend(edit, *map(_describe_freed, free))
-    return found.name(*(_describe_resisting(one) for one in tried if one.reason is not None), *_list_lies(found.model))
+    return found.name(*(_describe_resisting(one) for one in tried if one.reason is not None))
 
 
 def _describe_freed(one: TriedSize) -> Fault:
@@ -231,10 +231,11 @@ def _list_lies(model: Model) -> Iterator[Fault]:
     for medium in (one for one in generator.media if one.only):
         value = model.interface.input(medium.name)
         dims = zip((value.dims or ())[1:] if value is not None else (), medium.sizes, strict=False)
-        free = [f"{dim}={size}" for dim, size in dims if isinstance(dim, str)]
-        advice = " ".join(f"--dim {one}" for one in free)
+        free = {dim: size for dim, size in dims if isinstance(dim, str)}
+        advice = " ".join(f"--dim {dim}={size}" for dim, size in free.items())
         node = _find_resisting_node(model, generator, medium)
-        what = f"{', '.join(free)} is declared free, and the model runs at no other size"
+        only = " x ".join(map(str, free.values()))
+        what = f"{medium.name} is declared of any {', '.join(free)}, and the model runs at {only} alone"
         yield Fault(BAKED, node or medium.name, what, why=f"declare it: graphsurgery fix-dim {advice}")
     yield from _find_fixed_batch(model, generator)
 
