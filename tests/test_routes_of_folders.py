@@ -53,6 +53,8 @@ def test_texts_and_pictures_of_one_folder(tmp_path: Path) -> None:
         found = client.post("/embed", json={"inputs": ["how are you", data_url(picture, "image/png")]})
         close(found.json(), wanted)
         close(client.post("/", content=picture, headers={"content-type": "image/png"}).json()[0], wanted[1])
+        both = client.post("/v1/embeddings", json={"input": ["how are you", data_url(picture, "image/png")]}).json()["data"]
+        close([one["embedding"] for one in both], wanted)
         cohere = client.post("/v2/embed", json={"images": [data_url(picture, "image/png")], "embedding_types": ["ubinary"]})
         assert cohere.json()["embeddings"]["ubinary"] == [np.packbits(wanted[1] > 0).tolist()]
         bad = client.post("/embed", json={"inputs": ["how are you", data_url(picture[:60], "image/png")]})
@@ -71,6 +73,13 @@ def test_clips_of_speech(tmp_path: Path) -> None:
         close(client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"], wanted)
         refused = client.post("/embed", content=clip[:30], headers={"content-type": "audio/wav"})
         assert refused.status_code == 422 and refused.json()["error"].startswith("`body`: ")
+        slow = encode_clip(draw_clip(8000), rate=8000)
+        refused = client.post("/embed", content=slow, headers={"content-type": "audio/wav"})
+        assert (
+            refused.status_code == 422
+            and "takes 16000; send" in refused.json()["error"]
+            and "ffmpeg" in refused.json()["error"]
+        )
         assert client.post("/embed", json={"inputs": "a text"}).json()["error"].endswith("send sound")
 
 
@@ -86,3 +95,8 @@ def test_a_cross_encoder(path: str, tmp_path: Path) -> None:
         close([one["score"] for one in found], np.sort(wanted)[::-1])
         assert towers["pair"].facts.is_probability and [one["text"] for one in found] == [texts[one["index"]] for one in found]
         assert client.get("/info").json()["model_type"] == {"reranker": {}}
+        best = client.post("/v2/rerank", json={"query": "how are you?", "documents": texts, "top_n": 1}).json()["results"]
+        assert [one["index"] for one in best] == [int(np.argmax(wanted))]
+        long = client.post(path, json={"query": "you", "texts": ["how " * 40], "truncate": False})
+        assert long.status_code == 422 and "longer than the 32 tokens" in long.json()["error"]
+        assert "/rerank" in client.post("/embed", json={"inputs": "how are you?"}).json()["error"]
