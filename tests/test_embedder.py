@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from baked_folders import put_json
+from baked_folders import normalize, put_json, transformer, write_folder
 from conftest import FIXTURES
 from encoders import FLOAT, tiny_encoder
 from tokenizers import AddedToken, Tokenizer
@@ -475,6 +475,21 @@ def test_padding_in_front(tmp_path: Path) -> None:
     assert model.tokenization.side == "left"
     together = model.encode(TEXTS[:4])
     np.testing.assert_allclose(together, [model.encode(text) for text in TEXTS[:4]], atol=1e-5)
+
+
+def test_texts_of_siglip_are_padded_to_its_length(tmp_path: Path) -> None:
+    """Its text tower takes the vector of the last position, and has no mask: a text without padding has another vector."""
+    text = transformer(modality_config={"text": {"method": "get_text_features"}}, module_output_name="sentence_embedding")
+    folder = write_folder(tmp_path / "siglip", (text, normalize("1_Normalize")), at="")
+    (folder / "onnx").mkdir()
+    shutil.copyfile(FIXTURES / "towers" / "siglip.onnx", folder / "onnx" / "model.onnx")
+    ours = Embedder(graphsurgery.bake(folder, verify=False).folder)
+    texts = ["how are you", "It is cold today.", "fine"]
+    session = onnxruntime.InferenceSession(ours.path)
+    for ids, vector in zip(ours.tokenize(texts), ours.encode(texts), strict=True):
+        padded = np.pad(ids, (0, 16 - len(ids)))
+        assert np.abs(session.run(None, {"input_ids": padded[None]})[0][0] - vector).max() < CLOSE
+    assert ours.mixes_lengths
 
 
 def test_files_that_texts_do_not_feed(tmp_path: Path, baked: Path) -> None:

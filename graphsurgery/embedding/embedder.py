@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from graphsurgery.embedding.budgets import find_budget, find_cache
 from graphsurgery.embedding.prompts import choose_prompt
 from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization, read_folder_tokenization
 from graphsurgery.embedding.tokenizer import CUT, LONG, Cut, Part, TextTokenizer
-from graphsurgery.encoder.head import EMBEDDING, read_padding_free_form
+from graphsurgery.encoder.head import EMBEDDING, has_own_head, read_padding_free_form
+from graphsurgery.encoder.pooled_output import LAST_POSITION, find_pooled_outputs
 from graphsurgery.encoder.unit_length import have_length_one
 from graphsurgery.errors import FolderError, GraphSurgeryError, RequestError, SurroundingsError, UnsupportedModelError
 from graphsurgery.folders.files import find_onnx, is_folder
@@ -135,6 +136,8 @@ class Embedder:
         self.output = choose_output(self.model, output)
         self._generator = _make_generator(self.model, self.output)
         self.max_length = find_longest(self.tokenization, self._generator)
+        if self.max_length is not None and _takes_last_position(self.model, self._generator, self.output):
+            self._generator = replace(self._generator, baked=(self._generator.baked[0], self.max_length))
         self.tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
         self.threads = threads or count_processors()
         self._device = device
@@ -291,7 +294,7 @@ class Embedder:
         lengths = np.array([len(one.ids) for one in parts], dtype=np.int64)
         order: list[int] = []
         done: list[Array] = []
-        for rows in list_batches(lengths, self._generator.has_mask, budget, self.is_padded):
+        for rows in list_batches(lengths, self.mixes_lengths, budget, self.is_padded):
             if tell is not None:
                 tell(len(order))
             done.append(self._run_once([parts[row] for row in rows], given))
@@ -315,8 +318,8 @@ class Embedder:
 
     @property
     def mixes_lengths(self) -> bool:
-        """Whether texts of different lengths can share a run: the file takes a mask that tells padding from tokens."""
-        return self._generator.has_mask
+        """Whether texts of different lengths can share a run: a mask tells padding from tokens, or all are padded alike."""
+        return self._generator.has_mask or self._generator.fixed_sequence is not None
 
     def count_prompt(self, prompt: str) -> int | None:
         """Return the number of a prompt's tokens for a file that asks for it, else None."""
@@ -417,6 +420,13 @@ def _make_generator(model: Model, output: str) -> FeedGenerator:
         what = "it has no input of token ids" if generator.roles.ids is None else f"{output} depends on {unknown[0]}"
         raise UnsupportedModelError(f"the file cannot be fed with texts: {what}", "see its inputs with `graphsurgery inspect`")
     return generator
+
+
+def _takes_last_position(model: Model, generator: FeedGenerator, output: str) -> bool:
+    """Return whether the last position is pooled, padding or not: texts are then padded to the model's length, as SigLIP's."""
+    if generator.roles.mask is not None or has_own_head(model):
+        return False
+    return any((one.name, one.pooled_by) == (output, LAST_POSITION) for one in find_pooled_outputs(model))
 
 
 def find_longest(tokenization: Tokenization, generator: FeedGenerator) -> int | None:
