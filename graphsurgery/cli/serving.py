@@ -50,6 +50,8 @@ OPTIONS = (
     _make_limit("--max-queue-s", "max_queue_seconds", float, "Refuse requests with 429 if what waits takes longer."),
     _make_limit("--max-items", "max_items", int, "Inputs of one request."),
     _make_limit("--max-body", "max_body", int, "Bytes of one request."),
+    _make_limit("--max-pixels", "max_pixels", int, "Pixels of one picture."),
+    _make_limit("--max-clip-s", "max_clip_seconds", float, "Seconds of one clip of speech."),
     _make_limit("--max-connections", "max_connections", int, "Connections at once."),
     _make_limit("--read-timeout", "read_timeout", float, "A request has to arrive within so many seconds."),
     _make_limit("--drain-s", "drain", float, "After SIGTERM, answer what is in flight within so many seconds."),

@@ -95,7 +95,7 @@ def _check_header(image: Image, most_pixels: int) -> None:
     width, height = image.size
     if width * height > most_pixels:
         what = f"a picture has {width} x {height} pixels, and at most {most_pixels} are allowed"
-        raise InvalidRequestError(what, "make it smaller, or start the service with a larger max_pixels")
+        raise InvalidRequestError(what, "make it smaller, or start the service with a larger --max-pixels")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         what = f"a picture has {width} x {height} pixels: one edge is more than {MOST_ELONGATED} times the other"
         raise InvalidRequestError(what, "cut it into parts")

@@ -69,7 +69,7 @@ def decode_clip(data: object, rate: int, most_seconds: float) -> np.ndarray:
     clip = samples.reshape(-1, form.nchannels).mean(axis=1, dtype=np.float64).astype(np.float32)
     if len(clip) > most_seconds * rate:
         what = f"a clip lasts {len(clip) / rate:.1f} seconds, and at most {most_seconds:g} are allowed"
-        raise InvalidRequestError(what, "cut it into parts, or start the service with a larger max_clip_seconds")
+        raise InvalidRequestError(what, "cut it into parts, or start the service with a larger --max-clip-s")
     return clip
 
 
