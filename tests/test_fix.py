@@ -18,6 +18,7 @@ from picture_towers import picture_tower
 from speech import HIDDEN, WAVEFORM, make_speech_encoder
 
 import graphsurgery
+from graphsurgery import AddPooling, AlignMask, RelaxDim, StripHead
 from graphsurgery.cli.main import OK, VERDICT, WRONG, run
 from graphsurgery.errors import NothingToFixError, StrictError, UnsupportedModelError
 from graphsurgery.fixing.faults import examine
@@ -76,6 +77,17 @@ def test_several_faults_at_once(tmp_path: Path) -> None:
     assert Session(tmp_path / "mended.onnx").run(feed)[HIDDEN].shape == (3, 10, 8)
     with pytest.raises(NothingToFixError, match="none of the known faults"):
         graphsurgery.fix(tmp_path / "mended.onnx")
+
+
+def test_a_mended_file_pools_by_lengths(tmp_path: Path) -> None:
+    """In one run with the mending, and in one of its own. What is cut to a clip alone, the mask of samples, too."""
+    steps = [AlignMask(), RelaxDim(), AddPooling("mean", lengths=True)]
+    source = make_speech_encoder("group", misaligned=True, sizes=(1, 430))
+    assert graphsurgery.run(steps, source, output=tmp_path / "pooled.onnx").report
+    mended = graphsurgery.fix(source, output=tmp_path / "mended.onnx").outcome.output
+    assert graphsurgery.run(steps[2:], mended, output=tmp_path / "again.onnx").report
+    back = graphsurgery.run([StripHead()], mended, output=tmp_path / "back.onnx")
+    assert back.report and graphsurgery.load(tmp_path / "back.onnx").fingerprint == graphsurgery.load(source).fingerprint
 
 
 def bake_in(model: onnx.ModelProto, dims: list[int], after: str) -> onnx.ModelProto:

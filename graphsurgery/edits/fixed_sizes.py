@@ -116,7 +116,7 @@ def free_dims(draft: Draft, names: Mapping[Place, str], follows: Mapping[Place, 
     """
 
     def free(kind: str, info: onnx.ValueInfoProto) -> bool:
-        if kind == "output" and follows is None:
+        if kind == "output" and follows is None and info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")
         named = names if kind == "input" else (follows or {}) if kind == "output" else {}
         for axis, dim in enumerate(info.type.tensor_type.shape.dim if named else ()):

@@ -141,7 +141,8 @@ def _lift(graph: onnx.GraphProto, lifted: Collection[tuple[str, int]]) -> None:
                 dim.Clear()
     del graph.value_info[:]
     for info in graph.output:
-        info.type.tensor_type.ClearField("shape")
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
 
 
 def _cut(graph: onnx.GraphProto, source: Model, substitutes: Iterable[Substitute]) -> None:

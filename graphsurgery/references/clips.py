@@ -113,8 +113,9 @@ def _run_alone(parameters: Parameters, feed: Values, row: int, length: int, befo
     none = np.zeros((0, parameters["width"]))
     if not length:
         return none
+    samples = feed[waveform].shape[-1]
     alone = {name: array[row : row + 1] for name, array in feed.items()}
-    alone[waveform] = alone[waveform][..., :length]
+    alone |= {name: array[..., :length] for name, array in alone.items() if array.ndim > 1 and array.shape[-1] == samples}
     if mask.input in alone:
         whole = np.ones((1, length)) if mask.kind not in ZERO_AT_TOKENS else np.zeros((1, length))
         whole = np.array([length]) if mask.kind == LENGTHS else whole
