@@ -79,6 +79,15 @@ def test_several_faults_at_once(tmp_path: Path) -> None:
         graphsurgery.fix(tmp_path / "mended.onnx")
 
 
+def test_a_mask_that_runs_and_is_wrong_at_the_only_declared_size() -> None:
+    """8 frames and 8 channels: no run at the declared size fails, so the search runs at others."""
+    source = make_speech_encoder("layer", misaligned=True, sizes=(1, 170))
+    feed = {WAVEFORM: np.ones((1, 170), np.float32), "padding_mask": np.arange(170)[None] > 90}
+    assert Session(source.SerializeToString()).run(feed)[HIDDEN].shape == (1, 8, 8)
+    fixed = graphsurgery.fix(source, output="never.onnx", dry_run=True)
+    assert [fault.kind for fault in fixed.mended] == ["mask", "declared size", "declared size"] and fixed.outcome.report
+
+
 def test_a_mended_file_pools_by_lengths(tmp_path: Path) -> None:
     """In one run with the mending, and in one of its own. What is cut to a clip alone, the mask of samples, too."""
     steps = [AlignMask(), RelaxDim(), AddPooling("mean", lengths=True)]

@@ -127,6 +127,16 @@ def free_dims(draft: Draft, names: Mapping[Place, str], follows: Mapping[Place, 
     draft.changes.infos.append(free)
 
 
+def lift_sizes(model: Model) -> Model:
+    """Return ``model`` with all sizes of `list_fixed_sizes` declared free, whether or not its nodes take others."""
+    names = {place: one.which for one in list_fixed_sizes(model) for place in one.places}
+    if not names:
+        return model
+    draft = Draft(model)
+    free_dims(draft, names, None)
+    return replace(model, document=draft.finish())
+
+
 class SizeTrials:
     """Runs a model of pictures or sound at other sizes than it declares."""
 
@@ -135,7 +145,10 @@ class SizeTrials:
         self._model, self._freed = model, dict[Place, str]()
         self._generator = make_feed_generator_for(model, find_roles(model.interface))
         self._session = open_session(model)
-        self._rows, self._columns = self._generator.fixed_batch or 2, self._generator.fixed_sequence or 5
+        fixed = {one.which: one.size for one in list_fixed_sizes(model)}
+        self._rows = fixed.get(BATCH) or self._generator.fixed_batch or 2
+        samples = fixed.get(SAMPLES)
+        self._columns = self._generator.count_columns(samples) if samples else self._generator.fixed_sequence or 5
         self._own = self._session.run(self._draw(model, self._rows, self._columns))
 
     def run(self, fixed: FixedSize, name: str) -> TriedSize:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.deferred import ir
+from graphsurgery.edits.fixed_sizes import lift_sizes
 from graphsurgery.encoder.roles import find_roles
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.graph.facts import Facts
@@ -73,23 +74,30 @@ def _find_rank(facts: Facts, value: ir.Value | None) -> int | None:
 def is_misaligned(model: Model, suspect: Misaligned, values: tuple[str, ...]) -> bool:
     """Run ``model`` up to a suspected node, and return whether its condition belongs to the frames of ``values``.
 
-    The condition then has their first two sizes in every run, and in some run ONNX cannot align it as it stands. A model that
-    is too large is not run, and one that does not run up to the node shows nothing: False.
+    The condition then has their first two sizes in every run, and in some run ONNX cannot align it as it stands. Sizes that are
+    only declared do not bind these runs. A model that is too large is not run, and one that does not run up to the node shows
+    nothing: False.
     """
     if model.weight_bytes > MOST_WEIGHTS:
         return False
-    try:
-        part = cut_model(model, list(dict.fromkeys((suspect.condition, *values))))
-        generator, session = make_feed_generator_for(part, find_roles(part.interface)), open_session(part)
-        shapes = []
-        for rows, columns in SHAPES:
-            size = generator.fixed_batch or rows, generator.fixed_sequence or columns
-            found = session.run(generator.generate(np.ones(size, dtype=np.bool_), seed=0))
-            shapes.append((found[suspect.condition].shape, [found[name].shape for name in values]))
-    except (GraphSurgeryError, MemoryError) as error:
-        LOG.debug("%s cannot be tried: %s", suspect.node, error)
-        return False
-    return all(_has_leading_sizes(*one) for one in shapes) and any(not _can_align(*one) for one in shapes)
+    part = cut_model(model, list(dict.fromkeys((suspect.condition, *values))))
+    for one in (lift_sizes(part), part):
+        try:
+            shapes = list(_list_shapes(one, suspect.condition, values))
+        except (GraphSurgeryError, MemoryError) as error:
+            LOG.debug("%s cannot be tried: %s", suspect.node, error)
+            continue
+        return all(_has_leading_sizes(*one) for one in shapes) and any(not _can_align(*one) for one in shapes)
+    return False
+
+
+def _list_shapes(part: Model, condition: str, values: tuple[str, ...]) -> Iterator[tuple[Shape, list[Shape]]]:
+    """Yield the shapes of a condition and of the values that it chooses from, in one run for each of `SHAPES`."""
+    generator, session = make_feed_generator_for(part, find_roles(part.interface)), open_session(part)
+    for rows, columns in SHAPES:
+        size = generator.fixed_batch or rows, generator.fixed_sequence or columns
+        found = session.run(generator.generate(np.ones(size, dtype=np.bool_), seed=0))
+        yield found[condition].shape, [found[name].shape for name in values]
 
 
 def _has_leading_sizes(condition: Shape, values: list[Shape]) -> bool:

@@ -93,8 +93,11 @@ def _draw(generator: FeedGenerator, sizes: Sizes) -> Values:
     roles = generator.roles
     known = {name: fix(one) for name in ("ids", "mask", "types", "positions") if (one := getattr(roles, name)) is not None}
     fixed = replace(generator, roles=replace(roles, others=tuple(map(fix, roles.others)), **known))
-    shape = fixed.fixed_batch or 2, fixed.fixed_sequence or SHAPES[-1][1]
-    return fixed.generate(np.ones(shape, dtype=np.bool_), seed=len(sizes))
+    rows = next((size for (_, axis), size in sizes.items() if axis == 0), fixed.fixed_batch or 2)
+    sounds = generator.waveform
+    samples = next((size for (name, axis), size in sizes.items() if sounds and name == sounds.name and axis > 0), None)
+    columns = fixed.count_columns(samples) if samples else fixed.fixed_sequence or SHAPES[-1][1]
+    return fixed.generate(np.ones((rows, columns), dtype=np.bool_), seed=len(sizes))
 
 
 def _list_loud_cases(generator: FeedGenerator, chain: Chain) -> Iterator[tuple[str, list[Values]]]:
