@@ -154,6 +154,13 @@ def test_a_size_that_runs_and_is_wrong_stays(dims: list[int]) -> None:
         graphsurgery.relax_dim(source, dims=[which])
 
 
+def test_rows_are_compared_whatever_the_declared_batch() -> None:
+    """A batch of three is freed, and then a length at which three rows would be mixed up stays fixed."""
+    source = bake_in(make_speech_encoder("layer", sizes=(3, 430)), [-1, 21, 8], "add_19")
+    with pytest.raises(UnsupportedModelError, match="samples 430 stays fixed"):
+        graphsurgery.relax_dim(source, dims=["batch", "samples"])
+
+
 def test_texts_are_freed_by_dynamic_dim() -> None:
     fixed = graphsurgery.fix(tiny_encoder(dims=(2, 8)), output="never.onnx", dry_run=True)
     assert [fault.mended_by for fault in fixed.faults] == ["dynamic-dim"] * 2

@@ -188,7 +188,7 @@ class SizeTrials:
         for feed, size in self._draw_others(lifted, fixed, rows):
             found = session.run(feed)
             reason = _explain_lack(found, self._own, rows, self._rows, f"at a size of {size}")
-            if reason is None and rows != self._rows:
+            if reason is None and not has_fixed_batch:
                 alone = [session.run(_take_rows(feed, rows, slice(row, row + 1))) for row in range(rows)]
                 reason = _explain_difference(found, _join(alone, rows), f"in a batch of {rows} at a size of {size}")
             if reason is not None:
