@@ -287,17 +287,14 @@ def _merge_jsonl(made: Path, tables: Iterator[Any], _: int, __: Mapping[str, Any
 
 
 def _merge_npy(made: Path, tables: Iterator[Any], rows: int, _: Mapping[str, Any]) -> None:
-    target: np.memmap | None = None
-    done = 0
-    for table in tables:
-        column = table.column(EMBEDDING).combine_chunks()
-        values = column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-        if target is None:
-            target = np.lib.format.open_memmap(made, "w+", values.dtype, (rows, values.shape[1]))
-        target[done : done + len(values)] = values
-        done += len(values)
-    if target is not None:
-        target.flush()
+    with made.open("wb") as file:  # and not by a memory map: its pages count as memory of this process
+        for number, table in enumerate(tables):
+            column = table.column(EMBEDDING).combine_chunks()
+            values = column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+            if not number:
+                header = {"descr": values.dtype.str, "fortran_order": False, "shape": (rows, values.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(values).data)
 
 
 _MERGERS: Mapping[str, Callable[[Path, Iterator[Any], int, Mapping[str, Any]], None]] = {

@@ -32,6 +32,8 @@ PATIENCE = 60.0
 """After so many seconds without a sign of life from any worker, the run ends with an error."""
 INTERVAL = 0.5
 """So many seconds pass between two looks at what the workers have done."""
+ANSWER = 5.0
+"""What they have done is known within so many seconds, or asked for again."""
 LEAST_BETWEEN = 1.0
 """A worker tells how far it is at most once in so many seconds."""
 BEAT, BUSY = 5.0, 0.1
@@ -124,12 +126,9 @@ class _Plan:
     def open(self) -> PartMaker:
         """Open the model in this process. Raises SurroundingsError if it is not the one that the run began with."""
         embedder = Embedder(
-            self.model,
-            providers=self.provider,
-            threads=self.threads,
-            max_batch_tokens=self.max_batch_tokens,
+            self.model, providers=self.provider, threads=self.threads, max_batch_tokens=self.max_batch_tokens,
             output=self.output,
-        )
+        )  # fmt: skip
         maker = PartMaker(embedder, self.options)
         found = maker.describe()
         different = [name for name, value in self.identity.items() if found.get(name) != value]
@@ -189,11 +188,8 @@ class _Worker:
 
     def __call__(self, block: Any) -> Any:
         """Return the parts for a block of rows that were packed."""
-        numbers = block.column(NUMBER).to_pylist()
-        made = [
-            self._make(number, pickle.loads(rows.as_py())) for number, rows in zip(numbers, block.column(ROWS), strict=True)
-        ]
-        return _pack(MADE, numbers, [pickle.dumps(one) for one in made])
+        made = {number: self._make(number, rows) for number, rows in _unpack(ROWS, block)}
+        return _pack(MADE, list(made), [pickle.dumps(one) for one in made.values()])
 
     def _make(self, number: int, rows: Rows) -> MadePart | GraphSurgeryError:
         if self._maker is None:
@@ -329,7 +325,7 @@ def _watch(
             if found is None:
                 return
             if isinstance(found, Exception):
-                raise _explain(ray, found) from found
+                raise _explain(ray, found)
             done.add(found[0])
             yield found
             since = time.monotonic()
@@ -340,7 +336,7 @@ def _watch(
 def _ask(ray: Any, monitor: Any) -> _Heard | None:
     """Return what the monitor has heard, or None if it does not answer."""
     with suppress(ray.exceptions.RayError):
-        return ray.get(monitor.read.remote(), timeout=INTERVAL)
+        return ray.get(monitor.read.remote(), timeout=ANSWER)
     return None
 
 
@@ -370,5 +366,7 @@ def _explain(ray: Any, error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray."):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         what = f"Ray could not go on: {' '.join(lines[:3])[:300]}"
-        return SurroundingsError(what, f"{LACKS_MEMORY}{RETRY}")
+        ours = SurroundingsError(what, f"{LACKS_MEMORY}{RETRY}")
+        ours.__cause__ = error
+        return ours
     return error
