@@ -21,6 +21,7 @@ HOMES = {
     "baking.bake": ("Baked", "bake"),
     "benchmarking.bench": ("bench",),
     "benchmarking.results": ("Benchmark",),
+    "deploying.deploy": ("Deployment", "deploy"),
     "embedding.embed_file": ("EmbeddedFile", "embed_file"),
     "embedding.embedder": ("Embedded", "Embedder", "TruncationWarning"),
     "errors": ("GraphSurgeryError", "VerificationFailed"),

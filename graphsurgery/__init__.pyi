@@ -7,6 +7,7 @@ from graphsurgery.baking.bake import Baked, bake
 from graphsurgery.baking.split_towers import SplitTowers, split_towers
 from graphsurgery.benchmarking.bench import bench
 from graphsurgery.benchmarking.results import Benchmark
+from graphsurgery.deploying.deploy import Deployment, deploy
 from graphsurgery.edits.add_activation import AddActivation
 from graphsurgery.edits.add_cnn import AddCnn
 from graphsurgery.edits.add_dense import AddDense
@@ -86,6 +87,7 @@ __all__ = [
     "AlignMask",
     "Baked",
     "Benchmark",
+    "Deployment",
     "DropInput",
     "DynamicDim",
     "Embedded",
@@ -146,6 +148,7 @@ __all__ = [
     "align_mask",
     "bake",
     "bench",
+    "deploy",
     "drop_input",
     "dynamic_dim",
     "embed_file",

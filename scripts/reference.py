@@ -26,6 +26,7 @@ COLUMNS = 100
 PRINTED = {
     "bake": "baked", "split-towers": "split_towers", "fix": "fixed", "export": "exported",
     "inspect": "inspection", "verify": "verification", "bench": "benchmark", "embed": "embedded_file", "serve": "served",
+    "deploy": "deployment",
     "recipe show": "recorded_recipe", "recipe list": "listed_recipes", "run": "outcome",
     "optimize": "outcome", "quantize": "outcome",
     **{listed.verb: "outcome" for listed in EDIT_LIST.values()},

@@ -44,7 +44,7 @@ LAYERS = (
     ("api", "outcome", "recipe"),
     ("runner", "recipe_facts"),
     ("recipe_run", "optimizer", "benchmarking", "embedding"),
-    ("baking", "serving", "fixing"),
+    ("baking", "serving", "fixing", "deploying"),
     ("cli",),
 )
 """Each layer imports only from layers above it, and from itself; but edits and proof, side by side, know nothing of each

@@ -44,7 +44,7 @@ WRITING = {
     "quantize": [["--scheme", "weights-8bit", "--no-timing", "--texts", "texts.txt"]],
 }
 """The verbs that write a file, and plausible options of each."""
-OTHERS = {"bake", "bench", "embed", "export", "inspect", "recipe", "run", "serve", "split-towers", "verify"}
+OTHERS = {"bake", "bench", "deploy", "embed", "export", "inspect", "recipe", "run", "serve", "split-towers", "verify"}
 
 
 def test_every_verb_is_tried() -> None:
@@ -64,6 +64,7 @@ def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: py
         ["bench", str(path), "--batches", "1", "--lengths", "8", "--seconds", "0"],
         ["embed", "texts.txt", "--model", str(path), "-o", "vectors.npy"],
         ["serve", str(path), "--port", "0", "--max-batch-tokens", "64"],
+        ["deploy", str(path.parent), "--for", "kserve", "-o", str(tmp_path / "deployed"), "--file", path.name],
         ["recipe", "show", str(path)],
         ["run", "recipe.toml", str(path), *written],
         ["bake", str(path.parent), "-o", str(tmp_path / "baked")],

@@ -165,6 +165,12 @@ def test_services(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     require_valid(printed, PRINTED["serve"])
 
 
+def test_deployments(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = call(capsys, "deploy", ".", "--for", "triton", "--file", "pooled.onnx", "-o", "repository", "--name", "m")
+    assert code == OK and printed["steps"] and printed["files"] == ["m/config.pbtxt"]
+    require_valid(printed, PRINTED["deploy"])
+
+
 def test_benchmarks_recipes_and_exports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An export needs PyTorch, so that its result is made here without one."""
     code, printed = call(capsys, "bench", "pooled.onnx", "model.onnx", "--batches", "1", "--lengths", "8", "--seconds", "0")

@@ -20,7 +20,7 @@ from graphsurgery.exporting.export_folder import Exported
 from graphsurgery.remarks import HasRemarks, Warn
 from graphsurgery.report import Report
 
-READS = {"inspect", "verify", "bench", "embed", "recipe", "serve"}
+READS = {"inspect", "verify", "bench", "deploy", "embed", "recipe", "serve"}
 """The verbs that write no model."""
 SAYS = "cls, but mean was requested: the vectors will differ"
 

@@ -98,6 +98,14 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "serve a folder over HTTP: the routes of TEI, OpenAI, Cohere",
             ("my-model-baked", "my-model-baked --port 9000 --cache redis://localhost:6379/0 --json-logs"),
         ),
+        "deploy": Verb(
+            "deploying:make_deploy_command",
+            "write the files by which Triton, Docker and others serve a folder",
+            (
+                "my-model-baked --for triton -o repository --with-model",
+                "my-model-baked --for systemd --place /srv/models/my-model",
+            ),
+        ),
         "export": Verb(
             "exporting:make_export_command",
             "export the transformer of a model folder, with PyTorch",

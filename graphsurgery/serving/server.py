@@ -15,14 +15,9 @@ from typing import NoReturn
 
 import uvicorn
 
-from graphsurgery.serving.app import make_app
-from graphsurgery.serving.cache import open_cache
+from graphsurgery.serving.asgi import make_application
 from graphsurgery.serving.connections import make_protocol
-from graphsurgery.serving.folder_towers import open_towers
-from graphsurgery.serving.guards import guard
 from graphsurgery.serving.logs import logger
-from graphsurgery.serving.metrics import Metrics, add_metrics_route
-from graphsurgery.serving.service import Service
 from graphsurgery.serving.settings import ServeSettings
 
 ENDED, UNANSWERED, DIED = 0, 1, 3
@@ -53,16 +48,11 @@ class Process:
         self.code, self.unanswered = ENDED, 0
         host, port = listener.getsockname()[:2]
         self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        metrics = Metrics()
-        cache = open_cache(settings)  # first: a wrong address is told before the model is read
-        self.service: Service = Service(open_towers(folder, settings), settings, cache, metrics)
+        self.service, application = make_application(folder, settings)
         self.service.on_death = self._end_dead
-        metrics.watch(self.service)
-        app = make_app(self.service, settings)
-        add_metrics_route(app, metrics)
         config = uvicorn.Config(
-            guard(app, self.service, settings, metrics), http=make_protocol(settings.read_timeout), loop="asyncio", ws="none",
-            lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=IDLE,
+            application, http=make_protocol(settings.read_timeout), loop="asyncio", ws="none", lifespan="off",
+            log_config=None, access_log=False, server_header=False, timeout_keep_alive=IDLE,
             limit_concurrency=settings.max_connections, timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type]
         )  # fmt: skip
         self.server = _Server(config)
