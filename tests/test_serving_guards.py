@@ -139,6 +139,22 @@ def test_the_rest_of_too_large_a_body_is_read_for_a_while() -> None:
     check(test, max_body=4)
 
 
+def test_the_bodies_of_all_requests_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "BODIES", 2)
+
+    async def test(_: Service, routes: Routes, app: Any) -> None:
+        gate = asyncio.Event()
+        slow = [asyncio.create_task(ask(app, [part(b"abcd", True), gate.wait, part(b"")])) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        refused = await ask(app, [part(b"a")])
+        assert refused.status == 429 and refused.headers["retry-after"] == "1"
+        gate.set()
+        assert [one.status for one in await asyncio.gather(*slow)] == [200, 200]
+        assert (await ask(app, [part(b"a")])).status == 200 and len(routes.bodies) == 3
+
+    check(test, max_body=4)
+
+
 def test_half_a_body_is_told_that_it_is_late() -> None:
     async def test(_: Service, routes: Routes, app: Any) -> None:
         sent = await ask(app, [part(b"half", True)], "/v1/embeddings")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from graphsurgery.serving.errors import LargeRequestError, ServiceError, SlowRequestError, UnauthorizedError
+from graphsurgery.serving.errors import LargeRequestError, OverloadedError, ServiceError, SlowRequestError, UnauthorizedError
 from graphsurgery.serving.logs import log_request, logger
 from graphsurgery.serving.metrics import Metrics
 from graphsurgery.serving.refusals import refuse
@@ -28,6 +28,8 @@ PUBLIC = frozenset({"/", "/health", "/ping", "/ready", "/metrics"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 REQUEST_ID = b"x-request-id"
 SOUND_ID = re.compile(rb"[\w.:-]{1,128}")
+BODIES = 64
+"""The bodies of all requests together may have as many bytes as so many of the largest ones."""
 LINGER = 2.0
 """For so long, the rest of a body that is too large is read and thrown away: closing the connection at once would take the
 answer from a client that still writes."""
@@ -56,6 +58,8 @@ class Guards:
 
     def __init__(self, app: Application, service: Service, settings: ServeSettings, metrics: Metrics | None = None) -> None:
         self.app, self.service, self.settings, self.metrics = app, service, settings, metrics
+        self._held = 0
+        """The bytes of all bodies in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -90,29 +94,32 @@ class Guards:
             await self.app(scope, receive, response.send)
             return
         self.service.require_room()
-        body = await self._read_body(headers, receive)
-        await self._answer(scope, body, receive, response)
+        body = Body()
+        try:
+            await self._read_body(body, headers, receive)
+            await self._answer(scope, b"".join(body.parts), receive, response)
+        finally:
+            self._held -= body.size
 
-    async def _read_body(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-        """Return the body. Raises OverflowingError, SlowRequestError, Gone."""
+    async def _read_body(self, body: Body, headers: list[tuple[bytes, bytes]], receive: Receive) -> None:
+        """Fill ``body``. Raises OverflowingError, OverloadedError, SlowRequestError, Gone."""
         limit, seconds = self.settings.max_body, self.settings.read_timeout
         length = _find_header(headers, b"content-length")
         if length is not None and length.isdigit() and int(length[:20]) > limit:
             raise OverflowingError(limit, is_coming=_find_header(headers, b"expect") is None)
-        parts, size = [], 0
         try:
             async with asyncio.timeout(seconds):
-                while True:
+                is_coming = True
+                while is_coming:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Gone
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
+                    self._held += body.add(message.get("body", b""))
                     is_coming = message.get("more_body", False)
-                    if size > limit:
+                    if body.size > limit:
                         raise OverflowingError(limit, is_coming)
-                    if not is_coming:
-                        return b"".join(parts)
+                    if self._held > BODIES * limit:
+                        raise OverloadedError("the bodies of other requests take all the memory for them", "ask again later")
         except TimeoutError:
             raise SlowRequestError(f"the body did not arrive within {seconds:g} seconds", "send it faster") from None
 
@@ -176,6 +183,20 @@ class Guards:
                 request_id=response.id.decode(), method=scope["method"], path=scope["path"], status=response.status,
                 seconds=round(seconds, 6),
             )  # fmt: skip
+
+
+class Body:
+    """The parts of a body that are there."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, part: bytes) -> int:
+        """Add a part, and return its bytes."""
+        self.parts.append(part)
+        self.size += len(part)
+        return len(part)
 
 
 class Response:

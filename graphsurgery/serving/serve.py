@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from graphsurgery.errors import MissingPackageError, SurroundingsError
 from graphsurgery.serving.settings import ServeSettings
 
+OTHER_FILES = 256
+"""Room for the files of the model and of libraries beside those of connections."""
 PACKAGES = ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn")
 
 
@@ -66,6 +68,7 @@ def serve(folder: str | os.PathLike[str], settings: ServeSettings, *, is_quiet: 
     from graphsurgery.serving.server import Process
 
     set_up_logs(settings.json_logs, is_quiet=is_quiet)
+    _allow_connections(settings.max_connections)
     start, path = time.perf_counter(), Path(os.fspath(folder))
     with _listen(settings) as listener:
         process = Process(path, settings, listener)
@@ -79,6 +82,18 @@ def _require_packages() -> None:
         raise MissingPackageError(
             f"serving needs packages that are not installed: {', '.join(missing)}", "pip install 'graphsurgery[serve]'"
         )
+
+
+def _allow_connections(most: int) -> None:
+    """Let the process open so many connections, as far as the system lets it: many systems allow 1,024 files unless asked."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = most + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            most_allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most_allowed, hard))
 
 
 @contextmanager
