@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.serving.answers import Answers
 from graphsurgery.serving.cache import Cache
 from graphsurgery.serving.errors import InvalidRequestError
 from graphsurgery.serving.service import Service
@@ -63,6 +64,14 @@ class FakeTower:
         """Wait until a run has begun."""
         while not self.entered.acquire(blocking=False):
             await asyncio.sleep(0.001)
+
+    async def hold(self, service: Service, *texts: str) -> list[asyncio.Task[Answers]]:
+        """Close the gate, and ask for each text in a request of its own: the first one runs, the others wait."""
+        self.gate.clear()
+        held = [asyncio.create_task(service.answer(TEXT, [text])) for text in texts]
+        await self.wait_for_run()
+        await asyncio.sleep(0.01)
+        return held
 
 
 @asynccontextmanager

@@ -160,9 +160,7 @@ def test_a_client_that_leaves_does_not_take_the_result_from_others() -> None:
     async def check() -> None:
         tower = FakeTower()
         async with serving(tower) as service:
-            tower.gate.clear()
-            first = asyncio.create_task(service.answer(TEXT, ["same"]))
-            await tower.wait_for_run()
+            (first,) = await tower.hold(service, "same")
             second = asyncio.create_task(service.answer(TEXT, ["same"]))
             await asyncio.sleep(0.01)
             first.cancel()
@@ -177,9 +175,7 @@ def test_inputs_that_nobody_waits_for_are_left_out() -> None:
     async def check() -> None:
         tower = FakeTower()
         async with serving(tower) as service:
-            tower.gate.clear()
-            held = asyncio.create_task(service.answer(TEXT, ["held"]))
-            await tower.wait_for_run()
+            (held,) = await tower.hold(service, "held")
             gone = asyncio.create_task(service.answer(TEXT, ["gone"]))
             await asyncio.sleep(0.01)
             assert service.waiting == 1 and service.inside == 2
@@ -218,10 +214,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     async def check() -> None:
         tower = FakeTower()
         async with serving(tower, max_queue=4, max_queue_seconds=1e9) as service:
-            tower.gate.clear()
-            held = [asyncio.create_task(service.answer(TEXT, [f"{number} a"])) for number in range(4)]
-            await tower.wait_for_run()
-            await asyncio.sleep(0.01)
+            held = await tower.hold(service, "0 a", "1 a", "2 a", "3 a")
             with pytest.raises(OverloadedError) as refused:
                 await service.answer(TEXT, ["more"])
             assert refused.value.retry_after >= 1
@@ -257,9 +250,7 @@ def test_what_is_in_flight_is_answered_before_the_end() -> None:
     async def check() -> None:
         tower = FakeTower(budget=1)
         async with serving(tower) as service:
-            tower.gate.clear()
-            held = [asyncio.create_task(service.answer(TEXT, [f"{number}"])) for number in range(5)]
-            await tower.wait_for_run()
+            held = await tower.hold(service, "0", "1", "2", "3", "4")
             service.drain()
             assert not service.is_ready and service.is_healthy
             with pytest.raises(UnhealthyError):
@@ -277,9 +268,7 @@ def test_a_run_that_hangs_is_told_by_health(monkeypatch: pytest.MonkeyPatch) -> 
     async def check() -> None:
         tower = FakeTower()
         async with serving(tower) as service:
-            tower.gate.clear()
-            held = asyncio.create_task(service.answer(TEXT, ["held"]))
-            await tower.wait_for_run()
+            (held,) = await tower.hold(service, "held")
             assert service.is_healthy
             monkeypatch.setattr(engine, "STUCK", 0.0)
             assert not service.is_healthy and not service.is_ready
@@ -326,7 +315,8 @@ def test_the_death_of_the_engine_is_told_to_all_who_wait() -> None:
             await asyncio.sleep(0.01)
             tower.gate.set()
             assert all(isinstance(one.answers[0].error, UnhealthyError) for one in await asyncio.gather(*held))
-            await asyncio.sleep(0.01)
+            while not told:
+                await asyncio.sleep(0.001)
             assert [type(one) for one in told] == [Death] and not service.is_healthy and not service.is_ready
 
     run(check())

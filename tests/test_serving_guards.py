@@ -198,9 +198,7 @@ def test_a_full_queue_refuses_before_the_body_is_read() -> None:
         tower = FakeTower()
         async with serving(tower, max_queue=1) as service:
             app = guard(Routes(), service, service.settings)
-            tower.gate.clear()
-            held = asyncio.create_task(service.answer(TEXT, ["held"]))
-            await tower.wait_for_run()
+            (held,) = await tower.hold(service, "held")
             sent = await ask(app, [part(b"body")])
             assert sent.status == 429 and int(sent.headers["retry-after"]) >= 1 and sent.asked == 0
             assert (await ask(app, [], "/health", "GET")).status == 200
@@ -247,9 +245,7 @@ def test_the_work_for_a_client_that_left_is_stopped() -> None:
                 await service.answer(TEXT, ["gone"])
 
             app = guard(Routes(embed), service, service.settings)
-            tower.gate.clear()
-            held = asyncio.create_task(service.answer(TEXT, ["held"]))
-            await tower.wait_for_run()
+            (held,) = await tower.hold(service, "held")
             leave = asyncio.Event()
             leaving = asyncio.create_task(ask(app, [part(b"body"), leave.wait, LEFT]))
             staying = asyncio.create_task(service.answer(TEXT, ["stays"]))
