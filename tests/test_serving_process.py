@@ -223,20 +223,32 @@ def test_it_ends_with_a_code_of_its_own_if_the_engine_dies(dies: str, folder: Pa
 
 
 @pytest.mark.usefixtures("own_logs")
-def test_an_input_that_hangs_is_not_waited_for_longer_than_stated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, exits = threading.Event(), []
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_input_that_hangs_is_not_waited_for_longer_than_stated(
+    signals: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one signal for as long as `drain`, with a second one not at all."""
+    gate = threading.Event()
 
     async def hang_and_end(process: server.Process) -> None:
         await warm_up(process)
         monkeypatch.setattr(TextTower, "run", lambda *_: gate.wait(30))
-        process.held = asyncio.create_task(process.service.answer("text", ["a"]))
+        tasks.append(asyncio.create_task(process.service.answer("text", ["a"])))
         await asyncio.sleep(0.05)
-        process._end()
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
 
+    def exit_here(process: server.Process, code: int) -> None:
+        exits.append((code, process.service.inside))
+        process.server.force_exit = True
+
+    tasks: list[asyncio.Task[Any]] = []
+    exits: list[tuple[int, int]] = []
     warm_up = server.Process._warm_up
     monkeypatch.setattr(server.Process, "_warm_up", hang_and_end)
-    monkeypatch.setattr(server.Process, "_exit", lambda _, code: exits.append(code))
+    monkeypatch.setattr(server.Process, "_exit", exit_here)
     monkeypatch.setattr(server, "LAST", 0.05)
-    ended = serve(folder, ServeSettings(port=0, max_batch_tokens=64, drain=0.1))
+    ended = serve(folder, ServeSettings(port=0, max_batch_tokens=64, drain=0.1 if signals == 1 else 1000))
     gate.set()
-    assert exits == [server.UNANSWERED] and ended.unanswered == 1 and ended.warnings
+    assert exits[0] == (server.UNANSWERED, 1) and ended.unanswered == 1 and ended.warnings

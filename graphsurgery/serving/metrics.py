@@ -45,6 +45,8 @@ FAILURES = {
 }  # fmt: skip
 """The label of a failure, by its error."""
 INFERENCE = "inference"
+METHODS = SINGLE, BATCH = "single", "batch"
+"""The label of requests of one input, and of several."""
 OWN = "graphsurgery"
 
 
@@ -60,8 +62,10 @@ class Metrics(Watcher):
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Tally("te_request_count", "Requests, of one input or of a batch", ["method"], registry=registry)
-        self._successes = Tally("te_request_success", "Requests that were answered", ["method"], registry=registry)
+        requests = Tally("te_request_count", "Requests, of one input or of a batch", ["method"], registry=registry)
+        successes = Tally("te_request_success", "Requests that were answered", ["method"], registry=registry)
+        self._requests = {name: requests.labels(name) for name in METHODS}
+        self._successes = {name: successes.labels(name) for name in METHODS}
         self._failures = Tally("te_request_failure", "Requests and inputs that failed", ["err"], registry=registry)
         self._durations = {
             name: Histogram(f"te_request{name}_duration", f"Seconds of a request{what}", buckets=SECONDS, registry=registry)
@@ -104,8 +108,8 @@ class Metrics(Watcher):
 
     def see_answers(self, kind: str, answers: Answers, seconds: float) -> None:
         inputs = answers.answers
-        method, name = "single" if len(inputs) == 1 else "batch", "predict" if kind == PAIR else "embed"
-        self._requests.labels(method).inc()
+        method, name = SINGLE if len(inputs) == 1 else BATCH, "predict" if kind == PAIR else "embed"
+        self._requests[method].inc()
         self._inputs[name].inc(len(inputs))
         good = [one for one in inputs if one.error is None]
         self._input_successes[name].inc(len(good))
@@ -115,7 +119,7 @@ class Metrics(Watcher):
                 self._failures.labels(_name_failure(one.error)).inc()
         if len(good) < len(inputs):
             return
-        self._successes.labels(method).inc()
+        self._successes[method].inc()
         times = {
             "": seconds, "_tokenization": answers.tokenization, "_queue": answers.queue, "_inference": answers.inference,
         }  # fmt: skip
