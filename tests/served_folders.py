@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 import graphsurgery
 from graphsurgery import Embedder
 from graphsurgery.serving.app import make_app
+from graphsurgery.serving.guards import guard
 from graphsurgery.serving.service import Service
 from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.text_tower import TextTower
@@ -81,10 +82,11 @@ def serve(*towers: Tower, **settings: Any) -> Iterator[TestClient]:
 
 @contextmanager
 def listen(*towers: Tower, **settings: Any) -> Iterator[str]:
-    """Serve towers on a free port of this machine, and yield the address."""
+    """Serve towers behind their guards on a free port of this machine, and yield the address."""
     chosen = ServeSettings(**settings)
     service = Service({one.kind: one for one in towers}, chosen)
-    config = uvicorn.Config(make_app(service, chosen), port=0, http="httptools", log_level="warning")
+    app = guard(make_app(service, chosen), service, chosen)
+    config = uvicorn.Config(app, port=0, http="httptools", log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
 
     async def run() -> None:
