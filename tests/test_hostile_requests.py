@@ -158,7 +158,7 @@ def test_a_wrong_form_is_refused_before_anything_is_computed() -> None:
 
 def test_a_million_wrong_texts_are_one_error(client: TestClient) -> None:
     body = {"inputs": {"source_sentence": "a", "sentences": [1] * 1_000_000}}
-    check(client, "/similarity", json.dumps(body).encode(), 422, "`inputs.sentences`: Value error, item 0 is of a wrong type")
+    check(client, "/similarity", json.dumps(body).encode(), 422, "`inputs.sentences`: Item 0 is of a wrong type")
 
 
 def test_a_long_text_is_answered(client: TestClient) -> None:

@@ -142,6 +142,7 @@ def test_cuts_are_told(direction: str, client: TestClient, model: Embedder) -> N
     assert done.headers["x-truncated-inputs"] == "1"
     is_beginning = np.allclose(done.json()[0], model.embed([text]).vectors[0], atol=CLOSE)
     assert is_beginning == (direction.lower() == "right")
+    assert ask(client, "/v2/embed", {"texts": [text, "a"]})["meta"]["warnings"] == ["inputs that were cut: 1"]
     usage = ask(client, "/v1/embeddings", {"input": [text, "a"]})["usage"]
     assert usage["truncated_inputs"] == 1 and usage["total_tokens"] == LONGEST + 3
     assert "x-truncated-inputs" not in client.post("/embed", json={"inputs": "a"}).headers
@@ -152,7 +153,10 @@ def test_long_texts_are_refused_where_the_request_or_the_service_says_so(client:
     assert status == 422 and message.startswith("`inputs[1]`: the text has 162 tokens, and the model takes 32")
     assert refused(client, "/v2/embed", {"texts": [LONG], "truncate": "NONE"})[0] == 422
     with serve(tower, cut_long=False) as strict:
-        assert refused(strict, "/v1/embeddings", {"input": LONG})[0] == 422
+        assert (
+            refused(strict, "/v1/embeddings", {"input": LONG})[0] == refused(strict, "/v2/embed", {"texts": [LONG]})[0] == 422
+        )
+        assert ask(strict, "/v2/embed", {"texts": [LONG], "truncate": "START"})["meta"]["warnings"]
         assert len(ask(strict, "/embed", {"inputs": LONG, "truncate": True})) == 1
 
 
@@ -285,6 +289,8 @@ def test_rerank_in_the_form_of_tei(ranker: TestClient) -> None:
         found = ask(ranker, path, body)
         assert [one["index"] for one in found] == [1, 2, 0] and all(one.keys() == {"index", "score"} for one in found)
     close([one["score"] for one in found], 1 / (1 + np.exp([-2.0, 0.0, 1.0])))
+    with serve(make_tower(PAIR, lambda _: [-1e30], 1)) as sure:
+        assert ask(sure, "/rerank", body)[0] == {"index": 0, "score": 0.0}
     raw = ask(ranker, "/rerank", body | {"raw_scores": True, "return_text": True})
     assert raw[0] == {"index": 1, "score": 2.0, "text": "abc"}
 

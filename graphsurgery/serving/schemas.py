@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from graphsurgery.report import list_few
@@ -46,7 +47,7 @@ def _take_all(*kinds: type) -> BeforeValidator:
         items = value if isinstance(value, list) else ()
         wrong = next((place for place, one in enumerate(items) if not isinstance(one, kinds)), None)
         if wrong is not None:
-            raise ValueError(f"item {wrong} is of a wrong type")
+            raise PydanticCustomError("item", "Item {place} is of a wrong type", {"place": wrong})
         return value
 
     return BeforeValidator(check)
@@ -120,7 +121,9 @@ class CohereBody(Body):
         default=None, description="A bit is x > 0. int8 and uint8 are refused, because they need ranges of your own vectors."
     )
     output_dimension: Dimensions = None
-    truncate: Literal["NONE", "START", "END"] = Field(default="END", description="The end of long texts that is cut off.")
+    truncate: Literal["NONE", "START", "END"] | None = Field(
+        default=None, description="The end of long texts that is cut off. Default: END, unless the service cuts no texts."
+    )
 
 
 class SimilarityInputs(Body):

@@ -79,3 +79,15 @@ def make_headers(answers: Answers, characters: int, start: float, facts: Facts) 
         **{name: str(round(seconds * 1000)) for name, seconds in times.items()},
         **({CUT: str(answers.cut)} if answers.cut else {}),
     }
+
+
+def count_usage(answers: Answers) -> dict[str, Any]:
+    """Return the tokens that were embedded, and how many inputs were cut if any was."""
+    cut = {"truncated_inputs": answers.cut} if answers.cut else {}
+    return {"prompt_tokens": answers.tokens, "total_tokens": answers.tokens, **cut}
+
+
+def make_meta(answers: Answers, units: Mapping[str, int]) -> dict[str, Any]:
+    """Return what Cohere's answers tell beside their results. ``units`` are those that Cohere would bill."""
+    warnings = {"warnings": [f"inputs that were cut: {answers.cut}"]} if answers.cut else {}
+    return {"api_version": {"version": "2"}, "billed_units": dict(units), **warnings}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
 from served_folders import bake_fixture, listen, make_tower, open_text_tower
+from serving import FakeTower
 
 from graphsurgery import Embedder
 from graphsurgery.serving.text_tower import TextTower
@@ -123,3 +125,38 @@ def test_curl_sends_a_file(tmp_path: Path) -> None:
         for path in ("/embed?normalize=false", "/?normalize=false"):
             done = subprocess.run(["curl", "-sf", f"{address}{path}", *command], capture_output=True, check=True, text=True)
             assert json.loads(done.stdout) == [[4000.0, 0.0]]
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key(tower: TextTower, model: Embedder) -> None:
+    with listen(tower, api_key="secret") as address:
+        ask = openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0).embeddings.create
+        close(ask(model="any", input="a").data[0].embedding, model.encode("a"))
+        known = TextEmbeddingsInference(model_name="any", base_url=address, auth_token="secret")
+        close(known.get_text_embedding("a"), model.encode("a"))
+        with pytest.raises(openai.AuthenticationError, match="API key"):
+            openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0).embeddings.create(model="any", input="a")
+        with pytest.raises(cohere.UnauthorizedError):
+            cohere.ClientV2(api_key="none", base_url=address).embed(texts=["a"], model="any", input_type="search_query")
+
+
+def test_a_full_queue() -> None:
+    """Clients know the refusal, and for how long to wait."""
+    tower = FakeTower()
+    tower.gate.clear()
+    with listen(tower, max_queue=1) as address, ThreadPoolExecutor() as pool:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        first = pool.submit(client.embeddings.create, model="any", input="two words")
+        try:
+            assert tower.entered.acquire(timeout=30)
+            with pytest.raises(openai.RateLimitError) as caught:
+                client.embeddings.create(model="any", input="a")
+            assert caught.value.response.headers["retry-after"] == "1" and caught.value.type == "rate_limit_error"
+            other = cohere.ClientV2(api_key="none", base_url=address)
+            with pytest.raises(cohere.TooManyRequestsError):
+                other.embed(texts=["a"], model="any", input_type="search_query", request_options={"max_retries": 0})
+        finally:
+            tower.gate.set()
+        assert first.result().data[0].embedding == [2, 9, 1]

@@ -18,7 +18,7 @@ from graphsurgery.serving.inputs import Item, count_characters
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import CohereBody, Direction, read_body, read_json
 from graphsurgery.serving.towers import IMAGE, TEXT
-from graphsurgery.serving.writing import Form, answer_json, make_headers, write_base64
+from graphsurgery.serving.writing import Form, answer_json, make_headers, make_meta, write_base64
 
 FAMILY = "Cohere"
 FLOAT, BASE64 = "float", "base64"
@@ -27,7 +27,10 @@ PROMPTS: Mapping[str, tuple[str, ...]] = {
     "classification": ("classification",), "clustering": ("clustering",),
 }  # fmt: skip
 """The folder's prompts that the ``input_type`` of a request stands for: the first one that there is."""
-DIRECTIONS: Mapping[str, Direction] = {"START": "left", "END": "right", "NONE": "right"}
+SIDES: Mapping[str | None, tuple[bool | None, Direction | None]] = {
+    None: (None, None), "NONE": (False, None), "START": (True, "left"), "END": (True, "right"),
+}  # fmt: skip
+"""Whether long texts are cut, and which end is cut off, by the field ``truncate``."""
 EXAMPLE = {
     "id": "...", "embeddings": {"float": [[0.1, 0.2]]}, "texts": ["a text"], "response_type": "embeddings_by_type",
     "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 3}},
@@ -51,7 +54,8 @@ async def _embed(context: Context, body: CohereBody) -> Response:
         what = f"`embedding_types` holds {unknown}, which needs the ranges of your own vectors"
         raise InvalidRequestError(what, "ask for float, and convert with `graphsurgery embed --precision`")
     items, field = _read_items(context, body)
-    options = context.choose_options(body.truncate != "NONE", DIRECTIONS[body.truncate], _find_prompt(context, body.input_type))
+    is_cut, direction = SIDES[body.truncate]
+    options = context.choose_options(is_cut, direction, _find_prompt(context, body.input_type))
     forms = {kind: Form(body.output_dimension, precision=None if kind in (FLOAT, BASE64) else kind) for kind in kinds}
     answers = await context.answer(items, options, forms[kinds[0]])
     embeddings = {}
@@ -63,7 +67,7 @@ async def _embed(context: Context, body: CohereBody) -> Response:
         "id": uuid.uuid4().hex,
         "embeddings": embeddings,
         **({"texts": body.texts} if body.texts is not None else {}),
-        "meta": {"api_version": {"version": "2"}, "billed_units": units},
+        "meta": make_meta(answers, units),
         "response_type": "embeddings_by_type",
     }
     return answer_json(content, make_headers(answers, count_characters(items), start, context.facts))

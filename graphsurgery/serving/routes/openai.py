@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from graphsurgery.serving.answers import Answers
 from graphsurgery.serving.context import Context
 from graphsurgery.serving.inputs import count_characters
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import OpenAIBody, read_body, read_json
-from graphsurgery.serving.writing import Form, answer_json, make_headers, write_base64
+from graphsurgery.serving.writing import Form, answer_json, count_usage, make_headers, write_base64
 
 FAMILY = "OpenAI"
 EXAMPLE = {
@@ -47,9 +45,3 @@ def add_routes(app: FastAPI, context: Context) -> None:
     for prefix in ("/v1", ""):
         add_post(app, f"{prefix}/embeddings", post_embeddings, OpenAIBody, "Embed inputs.", EXAMPLE, FAMILY)
         app.add_api_route(f"{prefix}/models", get_models, tags=[FAMILY], summary="Name the model.", response_model=None)
-
-
-def count_usage(answers: Answers) -> dict[str, Any]:
-    """Return the tokens that were embedded, and how many inputs were cut if any was."""
-    cut = {"truncated_inputs": answers.cut} if answers.cut else {}
-    return {"prompt_tokens": answers.tokens, "total_tokens": answers.tokens, **cut}

@@ -17,8 +17,8 @@ from graphsurgery.serving.errors import InvalidRequestError, UnknownRouteError
 from graphsurgery.serving.inputs import check_text
 from graphsurgery.serving.routes.documented import add_post
 from graphsurgery.serving.schemas import RerankBody, read_body, read_json
-from graphsurgery.serving.towers import PAIR, Facts
-from graphsurgery.serving.writing import answer_json, make_headers
+from graphsurgery.serving.towers import PAIR
+from graphsurgery.serving.writing import answer_json, count_usage, make_headers, make_meta
 
 FAMILY = "Reranking"
 EXAMPLE = [{"index": 1, "score": 0.99}, {"index": 0, "score": 0.01}]
@@ -28,19 +28,22 @@ def add_routes(app: FastAPI, context: Context) -> None:
     """Add `/rerank`, in the form that the fields of the body choose, and the same at `/v1/rerank` and `/v2/rerank`."""
 
     async def post_rerank(request: Request) -> Response:
-        return await rerank(context, request.url.path, await read_json(request))
+        return await rerank(context, await read_json(request))
 
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
         what = "Order texts by how they answer a query."
         add_post(app, path, post_rerank, RerankBody, what, EXAMPLE, FAMILY)
 
 
-async def rerank(context: Context, path: str, content: Any) -> Response:
+async def rerank(context: Context, content: Any) -> Response:
     """Answer a request for an order. ``texts`` asks for the form of Text Embeddings Inference, ``documents`` for Cohere's."""
     start = time.perf_counter()
     body = read_body(RerankBody, content)
     if PAIR not in context.service.towers:
         raise UnknownRouteError("this model embeds, and scores no pairs", "serve the folder of a cross-encoder")
+    facts = context.service.facts[PAIR]
+    if body.raw_scores and facts.is_probability:
+        raise InvalidRequestError("the file ends with a sigmoid, so that there are no raw scores", "leave raw_scores out")
     texts, field = _read_texts(body)
     query = check_text(body.query, "query")
     texts = context.reader.read_texts(texts, field)
@@ -48,9 +51,9 @@ async def rerank(context: Context, path: str, content: Any) -> Response:
     answers = await context.service.answer(PAIR, [(query, one) for one in texts], options)
     for error in find_errors(answers.answers, [f"{field}[{place}]" for place in range(len(texts))]).values():
         raise error
-    scores = _read_scores(answers, context.service.facts[PAIR], body.raw_scores)
+    scores = _read_scores(answers, is_raw=body.raw_scores or facts.is_probability)
     order = np.argsort(-scores, kind="stable").tolist()
-    headers = make_headers(answers, len(query) + sum(map(len, texts)), start, context.service.facts[PAIR])
+    headers = make_headers(answers, len(query) + sum(map(len, texts)), start, facts)
     ranked = [(place, float(scores[place])) for place in order[: body.top_n or None]]
     if field == "texts":
         with_text = body.return_text
@@ -59,17 +62,15 @@ async def rerank(context: Context, path: str, content: Any) -> Response:
     results = [
         _write(place, "relevance_score", score, "document", documents[place], body.return_documents) for place, score in ranked
     ]
-    usage = {"prompt_tokens": answers.tokens, "total_tokens": answers.tokens}
-    meta = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
-    whole = {
+    content = {
         "id": uuid.uuid4().hex,
         "object": "rerank",
         "results": results,
         "model": context.name,
-        "usage": usage,
-        "meta": meta,
+        "usage": count_usage(answers),
+        "meta": make_meta(answers, {"search_units": 1}),
     }
-    return answer_json(whole, headers)
+    return answer_json(content, headers)
 
 
 def _read_texts(body: RerankBody) -> tuple[list[str], str]:
@@ -90,17 +91,13 @@ def _read_document(document: str | dict[str, Any], place: int) -> str:
     return text
 
 
-def _read_scores(answers: Answers, facts: Facts, raw: bool) -> np.ndarray:
-    """Return a score for each pair, between 0 and 1 unless ``raw`` ones were asked for."""
+def _read_scores(answers: Answers, is_raw: bool) -> np.ndarray:
+    """Return a score for each pair: as the file gives it if ``is_raw``, else its sigmoid."""
     rows = np.stack([one.vector for one in answers.answers if one.vector is not None]).reshape(len(answers.answers), -1)
     if rows.shape[1] != 1:
         raise InvalidRequestError(f"this model gives {rows.shape[1]} numbers for a pair, and no score", "serve a cross-encoder")
     scores = rows[:, 0].astype(np.float64)
-    if facts.is_probability:
-        if raw:
-            raise InvalidRequestError("the file ends with a sigmoid, so that there are no raw scores", "leave raw_scores out")
-        return scores
-    return scores if raw else 1 / (1 + np.exp(-scores))
+    return scores if is_raw else np.exp(-np.logaddexp(0, -scores))
 
 
 def _write(place: int, name: str, score: float, kind: str, text: Any, with_text: bool) -> dict[str, Any]:

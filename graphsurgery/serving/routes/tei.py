@@ -62,7 +62,7 @@ async def _answer_any(context: Context, request: Request) -> Response:
         return await _embed_request(context, request)
     content = await read_json(request)
     if isinstance(content, dict) and "query" in content:
-        return await rerank(context, request.url.path, content)
+        return await rerank(context, content)
     inputs = content.get("inputs") if isinstance(content, dict) else None
     is_comparison = isinstance(inputs, dict) and "source_sentence" in inputs
     return await (_compare if is_comparison else _embed)(context, content)
