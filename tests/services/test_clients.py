@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from graphsurgery.serving.towers import PAIR
 TEXTS = ["the cat sat", "a", "a vector of length one"]
 LONG = "the cat " * 40
 CLOSE = 1e-6
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,34 @@ def test_a_full_queue() -> None:
         finally:
             tower.gate.set()
         assert first.result().data[0].embedding == [2, 9, 1]
+
+
+# --- the documentation ----------------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCUMENTED = "http://127.0.0.1:8080"
+PROGRAMS = re.findall(r"^```py\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL) for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda one: one.split()[1])
+def test_documented_programs(program: str, address: str, model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends with vectors of one or of two texts."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    names: dict[str, Any] = {}
+    exec(program.replace(DOCUMENTED, address), names)
+    prompt = "query" if "search_query" in program else None
+    texts = ["How are you?", "It is cold today."][: len(names["vectors"])]
+    close(names["vectors"], model.encode(texts, prompt))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.split()[2].rpartition(":8080")[2])
+def test_documented_commands(command: str, address: str) -> None:
+    done = subprocess.run(shlex.split(command.replace(DOCUMENTED, address)), capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout)
+
+
+def test_the_documentation_has_both() -> None:
+    assert len(PROGRAMS) == 4 and len(COMMANDS) == 4
