@@ -327,7 +327,7 @@ def test_rerank_refuses(ranker: TestClient, client: TestClient) -> None:
 
 def test_health_and_info(client: TestClient, model: Embedder) -> None:
     for path in ("/health", "/ready", "/ping", "/"):
-        assert client.get(path).status_code == 200
+        assert client.get(path).status_code == client.head(path).status_code == 200
     info = client.get("/info").json()
     assert info["model_id"] == "bert-baked" and info["max_input_length"] == LONGEST and len(info["model_sha"]) == 64
     one = info["towers"]["text"]

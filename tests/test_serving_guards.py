@@ -317,7 +317,8 @@ def test_metrics_count_what_happened() -> None:
     found = asyncio.run(asyncio.wait_for(run(), 30))
     assert found["te_request_count", "single"] == 2 and found["te_request_count", "batch"] == 1
     assert found["te_request_success", "single"] == 2 and found["te_request_success", "batch"] == 0
-    assert found["te_request_failure", "validation"] == 1 and found["te_embed_count", ""] == 5
+    assert found["te_request_failure", "validation"] == 2  # the bad text, and the body that is too large
+    assert ("te_request_failure", "inference") not in found and found["te_embed_count", ""] == 5
     assert found["te_batch_next_size_count", ""] == 2 and found["te_batch_next_size_sum", ""] == 3
     assert found["te_batch_next_tokens_sum", ""] == 4 + 300 and found["graphsurgery_padding_total", ""] == 1
     assert found["graphsurgery_truncated_inputs_total", ""] == 1 and found["te_queue_size", ""] == 0

@@ -25,6 +25,7 @@ from graphsurgery.serving.errors import (
     EmptyRequestError,
     InvalidRequestError,
     OverloadedError,
+    ServiceError,
     UnknownRouteError,
 )
 from graphsurgery.serving.towers import PAIR
@@ -151,7 +152,9 @@ def add_metrics_route(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _name_failure(error: BaseException) -> str:
-    return next((name for kind, name in FAILURES.items() if isinstance(error, kind)), INFERENCE)
+    is_refused = isinstance(error, ServiceError) and error.status < 500
+    usual = FAILURES[InvalidRequestError] if is_refused else INFERENCE
+    return next((name for kind, name in FAILURES.items() if isinstance(error, kind)), usual)
 
 
 class _State(Collector):

@@ -36,7 +36,9 @@ def add_routes(app: FastAPI, context: Context) -> None:
     for path in ("/health", "/ping", "/"):
         what = "Tell whether the service runs."
         app.add_api_route(path, get_health, tags=[FAMILY], summary=what, response_model=None, include_in_schema=path != "/")
+        app.add_api_route(path, get_health, methods=["HEAD"], response_model=None, include_in_schema=False)
     app.add_api_route("/ready", get_ready, tags=[FAMILY], summary="Tell whether requests are answered.", response_model=None)
+    app.add_api_route("/ready", get_ready, methods=["HEAD"], response_model=None, include_in_schema=False)
     app.add_api_route("/info", get_info, tags=[FAMILY], summary="Tell what is served.", response_model=None)
 
 
