@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import HOUSEKEEPING, Step
 
@@ -24,6 +27,15 @@ POOLINGS = {POOLING: "mode", SPLADE: "strategy", LOGIT_SCORE: ""}
 def read_head_steps(model: Model) -> list[Step]:
     """Return the edits that the file records, oldest first. Housekeeping steps, such as moving weights, are left out."""
     return [step for step in model.recorded if step.edit not in HOUSEKEEPING]
+
+
+def list_recorded_edits(model: Model) -> list[Mapping[str, Any]]:
+    """Return the parameters of every edit that the file records, with its verb as ``edit``, those below rewrites included.
+
+    A rewrite records the edits whose own entries it replaced (``before``).
+    """
+    below = (edit for step in model.rewrites for edit in step.given.get("before") or ())
+    return [*below, *({"edit": step.edit, **step.given} for step in read_head_steps(model))]
 
 
 def has_own_head(model: Model) -> bool:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.edits.add_pooling import AddPooling
 from graphsurgery.edits.add_waveform_normalize import AddWaveformNormalize, choose_mask, find_waveform
 from graphsurgery.edits.clips import EXACT, NORMALIZED_SOUND
 from graphsurgery.edits.token_mask import ONES, MaskSpec
 from graphsurgery.encoder.frames import compute_receptive_field, find_frame_steps
-from graphsurgery.encoder.head import read_head_steps
+from graphsurgery.encoder.head import POOLING, list_recorded_edits
 from graphsurgery.errors import FolderError, UnsupportedModelError
 from graphsurgery.folders.files import find_model_folder, read_json, read_setting
 from graphsurgery.folders.picture_config import PROCESSOR
@@ -103,7 +102,7 @@ class SpeechTower(FileTower):
         self.rate, normalizes = _read_processor(model)
         self._shortest = _find_shortest(model)
         self._most_seconds = settings.max_clip_seconds
-        if normalizes and not any(step.edit == NORMALIZED_SOUND for step in read_head_steps(model)):
+        if normalizes and not any(edit["edit"] == NORMALIZED_SOUND for edit in list_recorded_edits(model)):
             model = AddWaveformNormalize().apply(model)
         self._input = find_waveform(model, None)
         spec = choose_mask(model, self._input)
@@ -166,5 +165,5 @@ def _check_inputs(model: Model, waveform: Value, mask: Value | None) -> None:
 
 def _leaves_padding_out(model: Model, spec: MaskSpec) -> bool:
     """Return whether the vector of a clip is that of the clip alone, whatever lies behind it."""
-    poolings = [step for step in read_head_steps(model) if step.edit == AddPooling.verb]
-    return spec.kind != ONES and any(step.given.get("padding") == EXACT for step in poolings)
+    poolings = [edit for edit in list_recorded_edits(model) if edit["edit"] == POOLING]
+    return spec.kind != ONES and any(edit.get("padding") == EXACT for edit in poolings)
