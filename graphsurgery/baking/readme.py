@@ -119,7 +119,7 @@ def _describe_pictures(plan: BakePlan) -> list[str]:
         return []
     return [
         "`onnx/image.onnx` embeds pictures in the same space: it takes `pixel_values` from the model's image processor, and a "
-        "text and a picture are as similar as their embeddings are."
+        "text and a picture are as similar as their embeddings are. `graphsurgery serve` takes both, pictures as files."
     ]
 
 
