@@ -37,10 +37,10 @@ DEEP = ("I", "F")
 MOST_ELONGATED = 200
 """The long edge of a picture has at most as many times the pixels of the short one. A processor that makes the short edge 224
 pixels long would make pictures of gigabytes of others."""
-EDGE_OF_POSITION = 32
-"""A square of as many pixels counts as one position of a run, as it is one token of CLIP's usual model."""
+EDGE_OF_POSITION = 64
+"""A square with this edge in pixels counts as one position, so that the usual budget holds two million pixels in one run."""
 FEWEST_POSITIONS = 49
-"""A smaller picture is resized to 224 x 224 pixels, and takes as long as one."""
+"""The positions of a small picture. CLIP's usual model makes as many tokens of each, whatever its size."""
 MOST_HELD = 1 << 20
 """A picture of more pixels waits as the bytes that were sent, and is decoded again when it runs: a file of 100 kB can hold 25
 million pixels, so that a queue of decoded pictures could fill the memory."""
