@@ -13,6 +13,7 @@ logger = logging.getLogger(NAME)
 FACTS = "facts"
 """The attribute of a log record that holds more fields."""
 LIBRARIES = ("uvicorn", "asyncio")
+"""Their errors alone are logged: uvicorn warns of each request that is no HTTP, so that a client could fill the log."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,10 +31,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(is_json: bool, *, is_quiet: bool = False) -> None:
-    """Send the service's log, and warnings of the libraries below it, to stderr."""
+    """Send the service's log, and errors of the libraries below it, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    levels = {NAME: logging.WARNING if is_quiet else logging.INFO, **dict.fromkeys(LIBRARIES, logging.WARNING)}
+    levels = {NAME: logging.WARNING if is_quiet else logging.INFO, **dict.fromkeys(LIBRARIES, logging.ERROR)}
     for name, level in levels.items():
         one = logging.getLogger(name)
         one.handlers, one.propagate = [handler], False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Service:
         """Make a service that does not run yet.
 
         Args:
-            towers: by kind, what the folder can compute. The service runs one input at a time of all of them together.
+            towers: by kind, what the folder can compute. They share one engine: it runs one batch at a time, of one of them.
             settings: its limits.
             cache: where rows are kept; None for no cache.
             watcher: is told what happens.
@@ -165,19 +166,28 @@ class Service:
         start = time.perf_counter()
         try:
             tower = self._require_tower(kind)
-            self._check_inputs(inputs)
-            self._require_queue()  # and no more: a request that came before the service was told to end is answered
-            self._inside += len(inputs)
-            try:
+            with self._admit(inputs):
                 answers = await self._answer(tower, inputs, options)
-            finally:
-                self._inside -= len(inputs)
         except BaseException as error:  # CancelledError is a client that left
             self.watcher.see_refusal(error)
             raise
         self.answered += 1
         self.watcher.see_answers(kind, answers, time.perf_counter() - start)
         return answers
+
+    @contextmanager
+    def _admit(self, inputs: Sequence[Any]) -> Iterator[None]:
+        """Count inputs as inside. Raises EmptyRequestError, InvalidRequestError, OverloadedError, UnhealthyError.
+
+        A request that came before the service was told to end is let in.
+        """
+        self._check_inputs(inputs)
+        self._require_queue()
+        self._inside += len(inputs)
+        try:
+            yield
+        finally:
+            self._inside -= len(inputs)
 
     def _check_inputs(self, inputs: Sequence[Any]) -> None:
         if not inputs:
@@ -191,11 +201,13 @@ class Service:
     async def list_tokens(
         self, texts: Sequence[str], options: TextOptions = USUAL, adds_special: bool = True
     ) -> list[list[Token]]:
-        """Return the tokens of each text, as `TextTower.list_tokens` does. Raises InvalidRequestError, UnknownRouteError."""
+        """Return the tokens of each text, as `TextTower.list_tokens` does. Raises what `answer` raises, and InvalidRequestError
+        for a text that cannot be tokenised."""
         list_tokens = getattr(self._require_tower(TEXT), "list_tokens", None)
         if list_tokens is None:
             raise UnknownRouteError("this model does not list tokens", "send texts to be embedded")
-        return await self._call(lambda: [list_tokens(one, options, adds_special) for one in texts])
+        with self._admit(texts):
+            return await self._call(lambda: [list_tokens(one, options, adds_special) for one in texts])
 
     def _require_tower(self, kind: str) -> Tower:
         tower = self.towers.get(kind)
