@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.serving.context import Context
 from graphsurgery.serving.errors import ServiceError, UnknownRouteError
 from graphsurgery.serving.refusals import refuse
+from graphsurgery.serving.route_list import render_route_list
 from graphsurgery.serving.routes import batch, cohere, health, openai, rerank, tei
 from graphsurgery.serving.schemas import describe_bodies
 from graphsurgery.serving.service import Service
@@ -31,7 +32,10 @@ class WrongMethodError(ServiceError):
 
 def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     """Return the application: it has every route, whatever the folder can do, and refuses what it cannot by name."""
-    app = FastAPI(title="graphsurgery serve", version=__version__, description="Embeddings from a model folder.")
+    app = FastAPI(
+        title="graphsurgery serve", version=__version__, description="Embeddings from a model folder.",
+        docs_url=None, redoc_url=None,  # these pages load their scripts from a public server
+    )  # fmt: skip
     app.state.context = context = Context(service, settings)
     for one in (tei, batch, openai, cohere, rerank, health):
         one.add_routes(app, context)
@@ -51,6 +55,11 @@ def make_app(service: Service, settings: ServeSettings) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(Exception, answer_error)
     _add_schemas(app)
+
+    @app.get("/docs", include_in_schema=False)
+    async def get_docs() -> HTMLResponse:
+        return HTMLResponse(render_route_list(app.openapi()))
+
     return app
 
 
