@@ -435,6 +435,14 @@ def test_a_recipe_quantises(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no.onnx").exists()
 
 
+def test_a_small_budget_leaves_drawn_feeds_a_limit(folder: Path, tmp_path: Path) -> None:
+    assert make(folder, min_cosine=0.96).least_cosine == pytest.approx(0.88)
+    rewrite = make(folder, min_cosine=0.01)
+    assert rewrite.least_cosine == 0
+    outcome = graphsurgery.run([rewrite], folder / "bert" / "pooled.onnx", output=tmp_path / "out.onnx")
+    assert outcome.report is not None and outcome.report
+
+
 def test_the_dynamic_kind_says_what_its_vectors_depend_on(folder: Path, bert: Model) -> None:
     rewrite = make(folder, scheme="dynamic")
     notes = apply_rewrite(rewrite, bert, Context(lambda _: [])).notes

@@ -105,7 +105,9 @@ class Quantize(Rewrite):
 
     @property
     def least_cosine(self) -> float | None:
-        return min(LEAST_COSINE_OF_INTEGERS, 1 - FARTHER * (1 - self.min_cosine)) if self.min_cosine else None
+        if not self.min_cosine:
+            return None
+        return min(LEAST_COSINE_OF_INTEGERS, max(1 - FARTHER * (1 - self.min_cosine), min(self.min_cosine, 0.0)))
 
     @property
     def is_batch_invariant(self) -> bool:
