@@ -31,6 +31,8 @@ ENTRY = Entry(np.linspace(-1, 1, WIDTH, dtype=np.float32), tokens=5, is_cut=True
 COMMAND = re.compile(rb"\*\d+\r\n\$")
 NEVER = 60.0
 """Longer than any test may take: a call that hangs fails by it."""
+SHORT = 0.02
+"""How long a server is waited for that will not answer."""
 
 
 class Clock:
@@ -201,6 +203,12 @@ def answering(answer: bytes | None) -> Callable[..., Awaitable[None]]:
     return talk
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is waited for, however busy the machine is."""
+    monkeypatch.setattr(redis_cache, "PATIENCE", NEVER / 2)
+
+
 @asynccontextmanager
 async def open_bad(talk: Callable[..., Awaitable[None]], breaker: Breaker | None = None) -> AsyncIterator[RedisCache]:
     """A cache in a server that talks so."""
@@ -229,6 +237,8 @@ def test_whatever_a_server_says_is_a_miss(
     answer: bytes | None, failures: int, wrong: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_cache, "CLOSING", 0.01)
+    if answer is None:
+        monkeypatch.setattr(redis_cache, "PATIENCE", SHORT)
 
     async def test() -> None:
         async with open_bad(answering(answer)) as cache:
@@ -241,6 +251,7 @@ def test_whatever_a_server_says_is_a_miss(
 def test_a_server_that_hangs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """After three requests that waited in vain no other waits, until one may try again."""
     monkeypatch.setattr(redis_cache, "CLOSING", 0.01)
+    monkeypatch.setattr(redis_cache, "PATIENCE", SHORT)
     clock = Clock()
 
     async def test() -> None:

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture(autouse=True)
 def ready(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty server, and more patience with it: the machine of the tests has other things to do."""
-    monkeypatch.setattr(redis_cache, "PATIENCE", 0.2)
+    monkeypatch.setattr(redis_cache, "PATIENCE", 0.5)
     server.client.flushall()
 
 
