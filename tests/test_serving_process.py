@@ -33,7 +33,7 @@ from graphsurgery.serving.serve import _listen as listen
 from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.text_tower import TextTower
 
-READ_TIMEOUT = 0.3
+READ_TIMEOUT = 1.0
 BEGIN = b"POST /embed HTTP/1.1\r\nHost: a\r\n"
 MAX_BODY = 10_000
 
@@ -78,9 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def start(folder: Path) -> Iterator[Running]:
+def start(folder: Path, read_timeout: float = 30) -> Iterator[Running]:
     arguments = ["serve", str(folder), "--port", "0", "--json-logs", "--json", "--max-batch-tokens", "64", "--cache", "none"]
-    limits = ["--read-timeout", str(READ_TIMEOUT), "--max-body", str(MAX_BODY), "--max-queue", "100000"]
+    limits = ["--read-timeout", str(read_timeout), "--max-body", str(MAX_BODY), "--max-queue", "100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "graphsurgery", *arguments, *limits], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), budgets.CACHE: str(folder.parent / "cache")},
@@ -98,7 +98,7 @@ def start(folder: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Running]:
-    with start(folder) as made:
+    with start(folder, READ_TIMEOUT) as made:
         yield made
 
 
