@@ -15,7 +15,7 @@ PEER_TESTS := -m pytest -q -n 2 --dist worksteal --override-ini="addopts=-ra --s
 SERVICE_TESTS := -m pytest -q --override-ini="addopts=-ra --strict-markers" tests/services
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-minilm serve-demo first-hour test test-peers test-peers-newest test-services test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-quantize bench-serve fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
+.PHONY: help demo demo-minilm serve-demo first-hour test test-peers test-peers-newest test-services test-combinations lint types format fixtures bench bench-peers bench-padding-free bench-embedder bench-quantize bench-serve fault-table exports-table optimize-table attention-lengths pooled-token optimize-cost clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bench-peers: $(BENCH)/.bench ## all-MiniLM-L6-v2 on PyTorch, ONNX Runtime, faste
 
 bench-padding-free: $(PEERS)/.peers ## padding-free files of all-MiniLM-L6-v2 by several plans: speed and memory (Linux, a quarter of an hour)
 	$(PEERS)/bin/python benchmarks/padding_free.py --write
+
+bench-embedder: $(BENCH)/.bench ## the Embedder beside other ways to embed the same texts, and its options (Linux, half an hour)
+	$(BENCH)/bin/python benchmarks/embedder.py --write
+	$(BENCH)/bin/python benchmarks/session_options.py --write
 
 bench-quantize: $(BENCH)/.bench ## quantised files of all-MiniLM-L6-v2, ours and other programs': quality, size and speed (Linux, some two hours)
 	$(BENCH)/bin/python benchmarks/quantize.py --write
