@@ -18,8 +18,8 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.step_parameters import is_of_type
 from graphsurgery.references.fields import Fields
-from graphsurgery.references.input_edits import compute_nothing, keep_outputs
-from graphsurgery.references.reference import Array, Expected, Parameters, Reference, RunModel, Substitute, Values
+from graphsurgery.references.input_edits import compute_as_before, compute_nothing, keep_outputs
+from graphsurgery.references.reference import Array, Parameters, Reference, Substitute
 from graphsurgery.references.rewired import parse_rewired, rewire_node
 
 WIDTH = 4
@@ -64,10 +64,6 @@ def _list_substitutes(parameters: Parameters) -> list[Substitute]:
     return [Substitute(output, tuple(read), made[output], choose_frames, choose_as_exported) for output, *read in rows]
 
 
-def _compute_after(_parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
-    return before(feed)
-
-
 REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
@@ -75,7 +71,7 @@ REFERENCE = Reference(
     outputs=keep_outputs,
     read=_read,
     fields=Fields(node=rewire_node),
-    values_after=_compute_after,
+    values_after=compute_as_before,
     misfit_in_graph=_explain_misfit,
     substitutes=_list_substitutes,
     by_run_alone=True,

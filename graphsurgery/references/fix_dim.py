@@ -10,8 +10,8 @@ import onnx
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Value
 from graphsurgery.references.fields import ChangeInfo, Fields, Info
-from graphsurgery.references.input_edits import compute_nothing
-from graphsurgery.references.reference import Expected, Parameters, Reference, RunModel, Values, parse_number
+from graphsurgery.references.input_edits import compute_as_before, compute_nothing
+from graphsurgery.references.reference import Parameters, Reference, parse_number
 
 
 def _read(parameters: Parameters) -> Parameters:
@@ -45,10 +45,6 @@ def _declare_outputs(parameters: Parameters, before: Sequence[Value], _batch: Di
     return [replace(value, dims=shapes.get(value.name)) for value in before]
 
 
-def _compute_after(_parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
-    return before(feed)
-
-
 REFERENCE = Reference(
     reads=lambda _: [],
     makes=lambda _: [],
@@ -56,6 +52,6 @@ REFERENCE = Reference(
     outputs=_declare_outputs,
     read=_read,
     fields=Fields(infos=_change_infos),
-    values_after=_compute_after,
+    values_after=compute_as_before,
     resizes=True,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.interface import Dim, Interface, Value, type_name
-from graphsurgery.references.reference import Array, Expected, Known, Parameters, require_known
+from graphsurgery.references.reference import Array, Expected, Known, Parameters, RunModel, Values, require_known
 
 FILLS = ("zeros", "ones", "positions")
 DTYPES = (
@@ -21,6 +21,11 @@ DTYPES = (
 def compute_nothing(_parameters: Parameters, _known: Known) -> list[Expected]:
     """Return no value: the edit makes none of its own."""
     return []
+
+
+def compute_as_before(_parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
+    """Return the model's values before the edit, which changes no value for a feed that both take."""
+    return before(feed)
 
 
 def find_named(names: Sequence[str], asked: str) -> list[str]:
