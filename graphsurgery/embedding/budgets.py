@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from graphsurgery.errors import UnsupportedModelError
 from graphsurgery.model.atomic import replace_file
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.batches import BUDGET
-from graphsurgery.runtime.devices import Device
+from graphsurgery.runtime.devices import Device, choose_device
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import Session
@@ -75,6 +76,11 @@ def find_cache() -> Path:
     """Return the folder of what was measured: `CACHE`, or ``graphsurgery`` in the user's cache folder."""
     given = os.environ.get(CACHE)
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphsurgery"
+
+
+def choose_cached_device(providers: str | Sequence[str]) -> Device:
+    """Return the device as `choose_device` does. TensorRT keeps its engines in the cache folder."""
+    return choose_device(providers, find_cache() / "tensorrt")
 
 
 def _identify(model: Model, threads: int, device: Device) -> str:

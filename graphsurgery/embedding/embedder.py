@@ -15,7 +15,7 @@ import numpy as np
 
 from graphsurgery.argument_types import check_argument_types, require_type
 from graphsurgery.embedding import vectors as numbers
-from graphsurgery.embedding.budgets import find_budget, find_cache
+from graphsurgery.embedding.budgets import choose_cached_device, find_budget
 from graphsurgery.embedding.prompts import choose_prompt
 from graphsurgery.embedding.tokenization import TOKENIZER, Tokenization, read_folder_tokenization
 from graphsurgery.embedding.tokenizer import CUT, LONG, Cut, Part, TextTokenizer
@@ -32,7 +32,7 @@ from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.proof.source_feeds import make_feed_generator
 from graphsurgery.report import list_few
 from graphsurgery.runtime.batches import BUDGET
-from graphsurgery.runtime.devices import AUTO, choose_device, count_processors
+from graphsurgery.runtime.devices import AUTO, count_processors
 from graphsurgery.runtime.embedding import embed_batch, list_batches
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import open_session
@@ -126,8 +126,7 @@ class Embedder:
             if number is not None and number < 1:
                 raise RequestError(f"{name} is {number}", f"give 1 or more, or leave {name} out")
         path = Path(os.fspath(model))
-        cache = find_cache() / "tensorrt"
-        device = choose_device(providers, cache)  # before anything large is read
+        device = choose_cached_device(providers)  # before anything large is read
         self.given = path
         self.path, self.folder = _find_places(path)
         self.model = load(self.path)

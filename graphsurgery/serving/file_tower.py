@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graphsurgery.embedding.budgets import find_cache
+from graphsurgery.embedding.budgets import choose_cached_device
 from graphsurgery.embedding.embedder import NEAR_ONE, choose_output
 from graphsurgery.encoder.unit_length import have_length_one
 from graphsurgery.errors import GraphSurgeryError, UnsupportedModelError, require_value
@@ -19,7 +19,7 @@ from graphsurgery.folders.files import find_model_folder, hash_file
 from graphsurgery.folders.transformer_config import FOLDER_CONFIG, read_folder_config
 from graphsurgery.model.model import Model
 from graphsurgery.runtime.batches import BUDGET
-from graphsurgery.runtime.devices import choose_device, count_processors
+from graphsurgery.runtime.devices import count_processors
 from graphsurgery.runtime.masks import Sizes
 from graphsurgery.runtime.session import open_session
 from graphsurgery.serving.errors import InvalidRequestError
@@ -47,13 +47,13 @@ class FileTower(ABC):
 
         Raises:
             UnsupportedModelError: the file has no output ``[batch, width]``, or cannot be run.
-            RequestError, MissingPackageError: as `choose_device` and `choose_output` raise them.
+            RequestError, MissingPackageError: as `choose_cached_device` and `choose_output` raise them.
         """
         self.model, self.output = model, choose_output(model)
         self.path = require_value(model.place, "the place of the model")
         self.threads = settings.threads or count_processors()
         self.budget = settings.max_batch_tokens or BUDGET
-        device = choose_device(settings.providers, find_cache() / "tensorrt")
+        device = choose_cached_device(settings.providers)
         self._session = open_session(model, threads=self.threads, device=device)
         fields = [self.kind, model.fingerprint, model.weights_fingerprint(), self._session.providers, *others]
         self.identity = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
