@@ -55,6 +55,10 @@ class Service:
             watcher: is told what happens.
         """
         self.towers, self.settings, self.cache = dict(towers), settings, cache
+        self._near = cache if isinstance(cache, MemoryCache) else None
+        """The cache, if it answers at once."""
+        self._far = cache if self._near is None else None
+        """The cache, if it has to be waited for."""
         self.on_death: Callable[[BaseException], None] = lambda _: None
         """Called in the event loop if the engine ends by an error of its own."""
         self.watcher = watcher or Watcher()
@@ -228,9 +232,10 @@ class Service:
     def _begin(self, job: _Job) -> None:
         """Look for inputs in the cache, and hand the others to the engine: at once where nothing has to be waited for, or in a
         task of its own. If the client of this request leaves, others may wait for the same inputs."""
-        if isinstance(self.cache, MemoryCache) or self.cache is None:
+        if self._far is None:
             try:
-                self._take_hits(job, [] if self.cache is None else self.cache.find(list(job.inputs), job.tower.width))
+                if self._near is not None:
+                    self._take_hits(job, self._near.find(list(job.inputs), job.tower.width))
                 if job.is_short:
                     self._submit(job, job.prepare())
                     return
@@ -241,8 +246,8 @@ class Service:
 
     async def _fly(self, job: _Job) -> None:
         try:
-            if self.cache is not None and not isinstance(self.cache, MemoryCache):
-                self._take_hits(job, await self.cache.get_many(list(job.inputs), job.tower.width))
+            if self._far is not None:
+                self._take_hits(job, await self._far.get_many(list(job.inputs), job.tower.width))
             if job.inputs:
                 self._submit(job, job.prepare() if job.is_short else await self._call(job.prepare))
         except Exception as error:
@@ -255,7 +260,7 @@ class Service:
 
     def _take_hits(self, job: _Job, found: Sequence[Entry | None]) -> None:
         """Answer what the cache holds, and take it out of the job."""
-        for key, entry in zip(list(job.inputs), found, strict=False):
+        for key, entry in zip(list(job.inputs), found, strict=True):
             if entry is not None:
                 del job.inputs[key]
                 self._flights.land(key, Landed(Answer(entry.vector, entry.tokens, entry.is_cut, from_cache=True)))
@@ -304,10 +309,10 @@ class Service:
                 kept[one.key] = Entry(one.vector, one.input.tokens, one.input.is_cut)
             answer = Answer(one.vector, one.input.tokens, one.input.is_cut, one.error)
             self._flights.land(one.key, Landed(answer, one.preparation, one.queue, one.run))
-        if isinstance(self.cache, MemoryCache):
-            self.cache.keep(kept)
-        elif self.cache is not None and kept:
-            self._keep_task(self.cache.put_many(kept))
+        if self._near is not None:
+            self._near.keep(kept)
+        elif self._far is not None and kept:
+            self._keep_task(self._far.put_many(kept))
 
     def _submit_again(self, ticket: Ticket, flight: Flight) -> None:
         ticket.is_dropped, ticket.waiters = False, flight.waiters
