@@ -18,7 +18,6 @@ Paths in steps start at the folder of the ONNX file, or at its parent folder if 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -98,6 +97,8 @@ def read_recipe(path: Path, model: Path | None = None) -> Recipe:
     Raises RecipeError if the file is not TOML, or has an unknown key, edit or rewrite, or a value of the wrong type. The
     message gives the path to the bad key and lists the valid ones.
     """
+    import tomllib
+
     file = open_file(path)
     if file.size > LARGEST:
         raise RecipeError(f"{path} has {file.size} bytes, too many for a recipe", "give a recipe file")

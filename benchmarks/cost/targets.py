@@ -11,6 +11,8 @@ COPIES, SECONDS_BESIDE_COPY = 1.5, 0.5
 MOST_RESIDENT = 200e6
 EXTERNAL_SECONDS = 1.0
 HELP_SECONDS, IMPORT_SECONDS, IMPORT_RESIDENT = 0.2, 0.3, 60e6
+ONNX_IMPORTS = 2.7
+"""IMPORT_SECONDS as a multiple of what ``import onnx`` took on the machine where that bound was set, 0.11 s."""
 BESIDE_OUTPUT = 1 << 16
 """Bytes beside the output that a process may write: its report."""
 
@@ -44,6 +46,7 @@ def judged(results: dict[str, dict[str, Row]]) -> list[Target]:
         targets.append(
             _seconds("from graphsurgery import *, whole process", results["starts"]["import"], "process_s", IMPORT_SECONDS)
         )
+        targets.append(_beside_onnx(results["starts"]))
         targets.append(_resident("from graphsurgery import *", results["starts"], "import", IMPORT_RESIDENT))
     return targets
 
@@ -78,6 +81,16 @@ def _seconds(what: str, row: Row, figure: str, bound: float) -> Target:
     if row.stopped or not times:
         return _unmeasured(what, f"{bound} s", row)
     return Target(what, f"{bound} s", f"{_spread(times)} s", middle(times) < bound)
+
+
+def _beside_onnx(rows: dict[str, Row]) -> Target:
+    """Judged by the median over the rounds of time / `import onnx`, which says the same on slower machines."""
+    what, bound = "from graphsurgery import *, against `import onnx`", f"{ONNX_IMPORTS} x"
+    onnx = {run.round: run.process_s for run in rows["import_onnx"].done}
+    ratios = [run.process_s / onnx[run.round] for run in rows["import"].done if run.round in onnx]
+    if rows["import"].stopped or not ratios:
+        return _unmeasured(what, bound, rows["import"])
+    return Target(what, bound, f"{_spread(ratios)} x", middle(ratios) <= ONNX_IMPORTS)
 
 
 def _unmoved(rows: dict[str, Row], name: str) -> Target:

@@ -10,6 +10,7 @@ import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, Protocol, TypeVar
 
@@ -71,6 +72,7 @@ class Parameter:
         return to_absolute(value) if self.is_path else _to_text(value)
 
 
+@cache
 def list_parameters(edit: type[Edit]) -> tuple[Parameter, ...]:
     """Return the parameters of ``edit`` that users give, in order."""
     kinds = typing.get_type_hints(edit)

@@ -14,7 +14,6 @@ from graphsurgery.errors import WeightsError
 from graphsurgery.folders.files import DOWNLOAD, is_folder, is_there, open_file, resolve_inside
 from graphsurgery.folders.safetensors_file import looks_like_safetensors, read_safetensors
 from graphsurgery.folders.stored_tensor import StoredTensor
-from graphsurgery.folders.torch_file import read_legacy, read_zip
 from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
@@ -55,6 +54,8 @@ class Weights(Mapping[str, np.ndarray]):
 
 def read_weights(path: Path) -> Weights:
     """Return the weights in ``path``, a module folder or a weights file. Raise FolderError if they cannot be read."""
+    from graphsurgery.folders.torch_file import read_legacy, read_zip  # here, because most programs read no such file
+
     file = open_file(find_weights_file(path) if is_folder(path) else path)
     start = file.read(0, min(16, file.size))
     if start.startswith(b"PK\3\4"):
