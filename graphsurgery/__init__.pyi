@@ -189,9 +189,9 @@ def add_activation(
 ) -> Model:
     """Append an activation to an output: ``y = activation(x)``, float32. It turns a cross-encoder's logits into scores.
 
-    As ``activation_fn`` of sentence-transformers' CrossEncoder. That one is sigmoid for one label and identity for several,
-    unless the model's config names another. The activation is torch.nn's, with its defaults. Softmax, softmin and log-softmax
-    are computed over the last dim of ``[batch, dim]``.
+    It does what ``activation_fn`` does in sentence-transformers' CrossEncoder: by default sigmoid for one label and identity
+    for several, unless the model's config names another. The activation is torch.nn's, with its defaults. Softmax, softmin and
+    log-softmax are computed over the last dim of ``[batch, dim]``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -219,9 +219,9 @@ def add_cnn(
 
     Each kernel gives ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, where x is 0 before the first position
     and after the last. The results of the kernels are concatenated. W ``[out, in, size]`` and b ``[out]`` are
-    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which also
-    convolves over the values at padded positions, so a token near padding depends on them. Kernels of even size are refused
-    because they shorten the sequence.
+    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. The result equals that of sentence-transformers'
+    CNN module, which also convolves over the values at padded positions, so a token near padding depends on them. Kernels of
+    even size are refused because they shorten the sequence.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -253,9 +253,9 @@ def add_dense(
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. As sentence-transformers' Dense
-    module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if the file has R ``[out, in]``,
-    ``residual.weight``.
+    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. The result equals that of
+    sentence-transformers' Dense module; with a residual, that of PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if
+    the file has R ``[out, in]``, ``residual.weight``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -323,7 +323,7 @@ def add_input(
 ) -> Model:
     """Take an input and ignore it, for programs that always feed it: ``token_type_ids`` for a model that has none.
 
-    The input stands behind all others. No node reads it.
+    The input comes after all others. No node reads it.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -347,9 +347,9 @@ def add_layer_norm(
 ) -> Model:
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
-    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they
-    are its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. As sentence-transformers'
-    LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
+    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they are
+    its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. The result equals that of
+    sentence-transformers' LayerNorm module and of torch.nn.LayerNorm (arXiv 1607.06450).
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -379,9 +379,10 @@ def add_logit_score(
 ) -> Model:
     """Append the score of a reranker that answers yes or no: ``x [batch, seq, vocabulary]`` -> ``scores [batch, 1]`` float32.
 
-    The score is ``x[last, true] - x[last, false]``, the log-odds of the two tokens behind the text; without a false token it is
-    ``x[last, true]``. As sentence-transformers' LogitScore module (version 6), which reads the last position of texts that are
-    padded on the left; here it is the last token, whichever side is padded. A row without any token gives 0.
+    The score is ``x[last, true] - x[last, false]``, the log-odds of the two tokens as the continuation of the text. Without a
+    false token it is ``x[last, true]``. The result equals that of sentence-transformers' LogitScore module (version 6), except
+    for padding: that module reads the last position, and so needs padding on the left; this edit reads the last token,
+    whichever side is padded. A row without any token gives 0.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -415,12 +416,13 @@ def add_lstm(
 ) -> Model:
     """Run an LSTM over the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, directions * H]``.
 
-    Each position computes, from the state h and the cell c of the previous one (0 at first): ``i, f, o = sigmoid(W x + b + R h
-    + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then ``c = f c + i g`` and ``h = o tanh(c)``, in
-    float32. Each layer reads the one below. A second direction starts at a row's last token, and its h are concatenated to
-    those of the first. The weights are those of a model folder's LSTM module. As sentence-transformers' LSTM module with
-    pack_padded_sequence: a row is as long as it has tokens, at least 1, and starts at position 0, so padding has to be on the
-    right. Zeros follow after a row's length. (sentence-transformers cuts the result to the longest row; this edit does not.)
+    Each position computes, from the state h and the cell c of the previous one (0 at first):
+    ``i, f, o = sigmoid(W x + b + R h + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then
+    ``c = f c + i g`` and ``h = o tanh(c)``, in float32. Each layer reads the one below. A second direction starts at a row's
+    last token, and its h are concatenated to those of the first. The weights are those of a model folder's LSTM module. The
+    result equals that of sentence-transformers' LSTM module with pack_padded_sequence: a row is as long as it has tokens, at
+    least 1, and starts at position 0, so padding has to be on the right. Zeros follow after a row's length.
+    (sentence-transformers cuts the result to the longest row; this edit does not.)
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -450,8 +452,8 @@ def add_normalize(
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
     The output keeps its name and its place. The old value gets a new name inside the graph. Token embeddings
-    ``[batch, seq, dim]`` are normalised token by token. As sentence-transformers' Normalize module and
-    ``torch.nn.functional.normalize``.
+    ``[batch, seq, dim]`` are normalised token by token. The result equals that of sentence-transformers' Normalize module and
+    of ``torch.nn.functional.normalize``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -538,8 +540,8 @@ def add_splade_pooling(
     """Append SPLADE pooling: scores ``x [batch, seq, vocabulary]`` -> ``sentence_embedding [batch, vocabulary]`` float32.
 
     The result is the max over the tokens, or the sum, of ``log(1 + relu(x))``, or of ``log(1 + log(1 + relu(x)))`` with
-    ``--activation log1p_relu``. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), except that
-    padded positions never contribute, whatever their values are. A row without any token gives zeros.
+    ``--activation log1p_relu``. The result equals that of sentence-transformers' SpladePooling module (arXiv 2109.10086,
+    2504.14839), except that padded positions never contribute, whatever their values are. A row without any token gives zeros.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -570,8 +572,9 @@ def add_waveform_normalize(
     """Normalise each clip inside the graph: ``y = (x - mean) / sqrt(var + 1e-7)``, ``[batch, samples]``, computed in float64.
 
     mean and var (the population's) are those of a clip's own samples: all of a row, or those that a mask or lengths in samples
-    tell. Samples of padding become 0, and so does a silent clip. As transformers' Wav2Vec2FeatureExtractor with
-    ``do_normalize`` on each clip alone. Callers then feed the sound as it is, at the model's sampling rate.
+    tell. Samples of padding become 0, and so does a silent clip. The result equals that of transformers'
+    Wav2Vec2FeatureExtractor with ``do_normalize`` on each clip alone. Callers then feed the sound as it is, at the model's
+    sampling rate.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -599,9 +602,9 @@ def add_weighted_layer_pooling(
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
     ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on; layer 0 is the embeddings' output. w is
-    ``layer_weights`` of a model folder's WeightedLayerPooling module. As sentence-transformers' module on transformers' hidden
-    states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are found by the graph's
-    structure.
+    ``layer_weights`` of a model folder's WeightedLayerPooling module. The result equals that of sentence-transformers' module
+    on transformers' hidden states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are
+    found by the graph's structure.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -788,7 +791,7 @@ def input_type(
 
     A Cast inside the graph converts them to their old type.
 
-    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are no caches, or to the
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are not caches, or to the
     named ones.
 
     Args:
@@ -886,10 +889,10 @@ def output_precision(
 ) -> Model:
     """Give the embedding in fewer bits: int8 or uint8 (one byte per dim), binary or ubinary (one bit per dim, eight to a byte).
 
-    As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
-    min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the highest bit. int8 and binary are
-    these less 128. min and max are the smallest and largest value of each dim over texts of the kind to be embedded. They come
-    from ``--ranges``, a .npy or .json file of ``[2, dim]``.
+    The result equals that of sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0,
+    255)`` with ``step = (max - min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the
+    highest bit. int8 and binary are these minus 128. min and max are the smallest and largest value of each dim over texts of
+    the kind to be embedded. They come from ``--ranges``, a .npy or .json file of ``[2, dim]``.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -915,8 +918,8 @@ def relax_dim(
     Only declared dims change, and no node: some exports bind inputs to the sizes of the example that they were traced with,
     although nothing inside depends on them. A size is freed after runs at two other sizes. In another batch, each row must give
     what it gives at the declared size. At another length, height or width the model has to run, with rows that do not depend on
-    each other; whether a model is any good on such pictures, no run can tell. For texts, see `dynamic-dim`, which also replaces
-    sizes inside the graph.
+    each other; no run can tell whether the model gives good results on such pictures. For texts, see `dynamic-dim`, which also
+    replaces sizes inside the graph.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -958,7 +961,8 @@ def strip_head(
 ) -> Model:
     """Undo every edit that graphsurgery recorded in the file, newest first. The result is the file before them, byte for byte.
 
-    If the weights were copied to a data file in another folder, they stay there. Then all but their location is restored.
+    If the weights were copied to a data file in another folder, they stay there. In that case everything except their location
+    is restored.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -983,9 +987,9 @@ def tap(
     ``hidden_states``: 0 is the embeddings' output, N the output of the Nth layer, and -1 the last one. This is fairseq's
     ``output_layer`` N as well. The layers are found by the graph's structure, in plain and in fused graphs.
 
-    Pre-norm encoders normalise the last layer's output once more. transformers gives the last of the ``hidden_states`` before
-    that for pictures and for the text towers of CLIP and SigLIP, and after it for other texts and for speech. ``--norm``
-    chooses otherwise.
+    Pre-norm encoders normalise the last layer's output once more. For pictures and for the text towers of CLIP and SigLIP, the
+    last of transformers' ``hidden_states`` is the value before that normalisation. For other texts and for speech, it is the
+    value after it. ``--norm`` overrides this choice.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.
@@ -1011,8 +1015,9 @@ def truncate(
     """Keep the first dims of an embedding and normalise them: ``y = x[..., :dim] / max(norm2(x[..., :dim]), 1e-12)``.
 
     For models trained to be truncated (Matryoshka Representation Learning, arXiv 2205.13147). With one ``dim`` the result
-    replaces the target. With several, they become outputs ``<target>_<dim>`` after it, from one run of the encoder. As
-    sentence-transformers' ``truncate_dim`` with ``normalize_embeddings``; ``--keep-length`` does not normalise.
+    replaces the target. With several, they become outputs ``<target>_<dim>`` after it, from one run of the encoder. The result
+    equals that of sentence-transformers' ``truncate_dim`` with ``normalize_embeddings``; with ``--keep-length``, nothing is
+    normalised.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

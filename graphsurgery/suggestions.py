@@ -13,7 +13,8 @@ LIKENESS = 0.7
 
 
 def find_spelling(name: str, choices: Iterable[str]) -> str:
-    """Return ``name`` if it is among ``choices``, else its American spelling, or this behind ``add-``, if that is there."""
+    """Return ``name`` if it is among ``choices``; else its American spelling, with or without ``add-`` before it, if that
+    is."""
     known = tuple(choices)
     american = BRITISH.sub(r"\1iz", name)
     return next((one for one in (name, american, f"add-{american}") if one in known), name)

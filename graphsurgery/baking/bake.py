@@ -119,22 +119,24 @@ def bake(
         folder: the model folder: ``modules.json`` (a cross-encoder: ``config.json``) and the transformer-only ONNX file; or the
             name of a model on the Hugging Face hub, ``owner/name``: it is taken from the hub's cache, or downloaded into it.
         output: the folder to make; None for ``<folder>-baked`` beside it, or in the current folder for a model of the hub.
-        onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx; it may lie anywhere, as where Optimum wrote it.
+        onnx: the encoder's file, if it is not onnx/model.onnx or model.onnx; it may lie anywhere, for example where Optimum
+            wrote it.
         export: make that file from the folder's weights first, as `export` does (extra ``export``); the folder stays as it is.
         route: the route of a Router module; a file holds one route.
         truncate_dim: keep the first dims of the embedding, normalised again; several numbers give several outputs.
         precision, ranges: as in `output_precision`.
         keep_output: ``token_embeddings`` keeps the hidden state as an output; ``sparse_weights`` and ``colbert_vectors`` make
             those of bge-m3; the name of another output of the encoder's file keeps that.
-        skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None for an
-            input of the graph that says it.
+        skip_prompt: how many tokens of the prompt are not pooled, for a Pooling module that leaves the prompt out; None to make
+            this number an input of the graph.
         target: the program that is to load the folder, a key of `graphsurgery.baking.targets.TARGETS`: outputs and file names
-            are as it wants them, and the README says how to set it up. RequestError if it cannot run the file.
+            are as that program expects them, and the README says how to set it up.
         verify, full, force, dry_run, keep_failed, strict: as in `run`. ``force`` replaces only a folder that graphsurgery made,
             with the files that graphsurgery made in it since.
 
     Raises:
-        FolderError and WeightsError for faults in the folder; VerificationFailed; what `run` raises. Nothing is left behind.
+        FolderError and WeightsError for faults in the folder; RequestError if the ``target`` program cannot run the file;
+            VerificationFailed; what `run` raises. Nothing is left behind, except with ``keep_failed``.
     """
     source = Path(folder).absolute()
     found = None if source.exists() else find_model_folder(os.fspath(folder), weights=export, onnx=not export and onnx is None)
@@ -217,7 +219,7 @@ def _bake(
 
 
 def _make_strict_error(baked: Baked, publish: Callable[[], object] | None) -> StrictError:
-    """Return the error for the warnings of a folder, which says whether it was kept all the same: ``publish`` keeps it."""
+    """Return the error for the warnings of a folder. If ``publish`` is given, it keeps the folder, and the error says so."""
     if publish is not None:
         publish()
     outcome = baked.outcome if publish is not None else baked.outcome.with_saved(None)

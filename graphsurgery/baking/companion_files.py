@@ -42,7 +42,7 @@ def collect_companion_files(plan: BakePlan) -> dict[str, bytes | FileBytes]:
 
 
 def find_copied_files(plan: BakePlan) -> dict[str, FileBytes]:
-    """Return the files to copy, each from the first of these that has it: the tokenizer's, first module's, model's folder."""
+    """Return the files to copy: each from the folder of the tokenizer, else of the first module, else of the model."""
     folders = (plan.tokenization.folder, plan.modules[0].path, plan.folder)
     places = dict.fromkeys((*TOKENIZER_FILES, *CONFIG_FILES), folders) | dict.fromkeys(FOLDER_FILES, (plan.folder,))
     files = {}

@@ -42,7 +42,7 @@ CHOOSING = frozenset({"lora", "adapter", "adapters", "adaptation", "adaptations"
 
 
 def open_encoder(folder: Path, module: Module, name: str | None, exported: Exported | None) -> tuple[Model, str]:
-    """Return the encoder that the first module is, and a note on where it comes from."""
+    """Return the encoder of the first module, and a note on where it comes from."""
     if exported is not None:
         return place_in_folder(load(exported.path), folder), f"the encoder was exported by {exported.program}"
     if module.kind in TABLES:
@@ -80,9 +80,9 @@ def _find_elsewhere(folder: Path, name: str) -> Path | None:
 
 
 def describe_own_class(module: Module, encoder: Model) -> list[str]:
-    """Return notes on a first module of a class of the folder's own, whose code nobody reads: its ONNX file is what it is.
+    """Return notes on a first module whose class is defined in the folder. Its code is not read; only its ONNX file counts.
 
-    They name what its configs show that changes its values, and the file's inputs beside the usual ones.
+    The notes name the settings in its configs that change its values, and the file's inputs besides the usual ones.
     """
     if module.own_class is None:
         return []
@@ -107,7 +107,7 @@ def _show_choices(key: str, value: object) -> str:
 
 
 def _find_embedding(encoder: Model) -> str | None:
-    """Return the output that holds one vector per text: the only one [batch, dim], or the one that is named so."""
+    """Return the output that holds one vector per text: ``sentence_embedding``, else the only one ``[batch, dim]``."""
     vectors = [value.name for value in encoder.interface.outputs if value.rank == 2 and value.dtype in FLOATS]
     return SENTENCE if SENTENCE in vectors else vectors[0] if len(vectors) == 1 else None
 

@@ -12,7 +12,7 @@ ADVICE = {
     "--dim": "write one such as --truncate-dim 256, or several such as --truncate-dim 512,256",
     "--to": "choose from int8, uint8, binary, ubinary with --output-precision",
 }
-"""The advice of a bake if an edit's own names one of these options, which have other names in bake."""
+"""The advice to give in a bake, by the option that an edit's own advice names. In bake, these options have other names."""
 POOLING_OPTIONS = frozenset({"--mask", "--hidden-state", "--ids", "--mode", "--replace"})
 """Options of add-pooling that bake does not have."""
 

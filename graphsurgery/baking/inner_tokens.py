@@ -1,7 +1,8 @@
-"""The token embeddings behind the heads of a file that gives none: found by structure, and established by a run.
+"""Find token embeddings inside a file that does not output them: by the structure of its graph, confirmed by a run.
 
 Exports of bge-m3 give what its three heads make (a vector, a weight per token, a vector per token), and other exports only the
-pooled vector. The token embeddings are inside: one of the encoder's last normalisations. Which one it is, its own outputs tell.
+pooled vector. The token embeddings are inside: one of the encoder's last normalisations. The file's own outputs tell which one
+it is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from graphsurgery.runtime.session import open_session
 
 LOG = logging.getLogger(__name__)
 LENGTHS = [7, 4, 1]
-"""Tokens of the rows that are fed, padded on the right."""
+"""The number of tokens in each row that is fed. Rows are padded on the right."""
 AGREEMENT, ROUNDING = 1e-4, 8
 """How far an output may be from a head's formula, as a share of the largest number (float32 orders its sums in other ways), or
 in units of the output type's precision if that is more (float16)."""
@@ -44,7 +45,7 @@ class TokenEmbeddings:
     width: int | None
     heads: tuple[str, ...] = ()
     is_inside: bool = False
-    """Whether they are no output of the file."""
+    """Whether they are an inner value, and not an output of the file."""
 
 
 def find_token_embeddings(encoder: Model, folder: Path) -> TokenEmbeddings:
@@ -66,7 +67,7 @@ def find_token_embeddings(encoder: Model, folder: Path) -> TokenEmbeddings:
 
 
 def _match_outputs(encoder: Model, folder: Path) -> tuple[str, tuple[str, ...]] | None:
-    """Return the candidate that an output is made of, and the layers of bge-m3 that other outputs are; None without any."""
+    """Return the inner value that an output is made of, and the layers of bge-m3 that other outputs hold. None without any."""
     outputs = [value.name for value in encoder.interface.outputs]
     pooled = [one.hidden_state for one in find_pooled_outputs(encoder) if one.hidden_state is not None]
     candidates = [one for one in dict.fromkeys((*pooled, *list_hidden_candidates(encoder))) if one not in outputs]

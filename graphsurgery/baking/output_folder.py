@@ -34,7 +34,7 @@ def choose_default_folder(source: Path) -> Path:
 def check_folder(source: Path, output: Path, *, force: bool) -> tuple[str, ...]:
     """Check that a folder can be made at ``output``, apart from ``source``. With ``force`` it may replace one of ours.
 
-    Return the files that go with the folder to be replaced although its bake did not make them: see `_find_derived_files`.
+    Return the files that would be deleted with the old folder although its bake did not make them: see `_find_derived_files`.
     Raises OutputExistsError or SurroundingsError, and RequestError for a place in the Hugging Face cache.
     """
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(output))

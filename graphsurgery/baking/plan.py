@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class BakePlan(HasRemarks):
-    """The plan of a bake: ``steps`` on ``encoder``."""
+    """The plan of a bake: the edits ``steps``, to be applied to ``encoder``."""
 
     folder: Path
     config: FolderConfig
@@ -81,7 +81,8 @@ class BakePlan(HasRemarks):
     is_exported: bool = False
     """Whether the encoder's file was made from the folder's weights for this bake."""
     picture_steps: tuple[Edit, ...] = ()
-    """The edits that make a second file, for pictures, if ``encoder`` is a joint model. ``steps`` then make that for texts."""
+    """The edits that make a second file, for pictures, if ``encoder`` is a joint model. ``steps`` then make the file for
+    texts."""
 
     def __repr__(self) -> str:
         """Return one line: the folder, and the edits."""
@@ -175,7 +176,7 @@ def _plan_pictures(
 
 
 def _name_embedding(features: Features, encoder: Path | None) -> list[Planned]:
-    """Return the edit that gives the embedding of an encoder that pools by itself its usual name, if it has another."""
+    """Return the edit that renames the embedding of an encoder that pools by itself; none if it has the usual name already."""
     name = features.outputs.get(SENTENCE, SENTENCE)
     if name == SENTENCE:
         return []
@@ -231,7 +232,7 @@ def _choose_route(modules: tuple[Module, ...], route: str | None) -> tuple[tuple
 
 
 def _refuse_unused(request: Request, steps: Sequence[Edit]) -> None:
-    """Raise RequestError for options that would make no difference."""
+    """Raise RequestError for options that would have no effect."""
     if request.ranges is not None and request.precision is None:
         raise RequestError("ranges are for int8 and uint8, but no precision was asked for", "add --output-precision int8")
     if request.skip_prompt is not None and not any(getattr(step, "skip_prompt", None) for step in steps):

@@ -20,7 +20,7 @@ FLOAT16_FILE = "onnx/model_fp16.onnx"
 
 @dataclass(frozen=True)
 class BakedFolder:
-    """What a setting depends on."""
+    """The facts about a baked folder that a program's setting depends on."""
 
     name: str
     """The name of the folder."""

@@ -18,7 +18,7 @@ from graphsurgery.runtime.baked_sizes import declare_baked_sizes
 
 @dataclass(frozen=True)
 class TakenTower:
-    """A tower, and the edits that made it of the joint model. Its vectors are not normalised."""
+    """A tower, and the edits that took it out of the joint model. Its vectors are not normalised."""
 
     model: Model
     edits: tuple[Edit, ...]

@@ -25,7 +25,7 @@ from graphsurgery.remarks import select_warnings
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 """The numbers of texts, and the tokens of each, that are run if no text file is given."""
 LONGEST = 512
-"""The texts of a file are cut at so many tokens, unless the model takes fewer."""
+"""The texts of a file are cut at this many tokens, unless the model takes fewer."""
 SECONDS = 3.0
 """How long each kind of work is repeated, all contenders in turns; or five rounds if these take longer."""
 
@@ -56,10 +56,12 @@ def bench(
         texts: a UTF-8 file, one text a line. It is run with each of ``strategies``. Needs a tokenizer.json beside each model,
             or beside the first one. Without it, batches of equal texts are drawn: each of ``batches`` with each of ``lengths``.
         strategies: how a client puts the texts into batches: ``arrival`` (32 at a time, as they come), ``single`` (one at a
-            time), ``budget`` (sorted, cut at so many positions, as `plan` does) and ``tokens`` (sorted, cut at so many tokens,
-            for files that compute no padding). The first three if it is None.
-        budget: the positions or tokens of one run for the last two. If it is None, it is measured on the first model.
-        longest: texts are cut at so many tokens: 512 if it is None, and never more than a model takes.
+            time), ``budget`` (sorted by length, and cut into runs of at most ``budget`` positions, as `plan` does) and
+            ``tokens`` (the same with at most ``budget`` tokens, for files that compute no padding). The first three if it is
+            None.
+        budget: the most positions or tokens of one run, for ``budget`` and ``tokens``. If it is None, it is measured on the
+            first model.
+        longest: the number of tokens at which texts are cut: 512 if it is None, and never more than a model takes.
         batches: numbers of texts: 1, 8 and 32 if it is None.
         lengths: numbers of tokens: 16, 64 and 256 if it is None. More than a model takes becomes as many as it takes.
         threads: the threads of every session. 0 lets ONNX Runtime choose.
@@ -112,7 +114,7 @@ def _check_used(has_texts: bool, for_texts: Mapping[str, object], for_shapes: Ma
 
 
 def _check_numbers(numbers: Mapping[str, tuple[float | None, int]]) -> None:
-    """Raise RequestError for an option whose number is too small, given each number and the least."""
+    """Raise RequestError for an option below its minimum. The options are given with their numbers and minima."""
     for option, (number, least) in numbers.items():
         if number is not None and not number >= least:
             raise RequestError(f"{option} must be {least} or more, got {number}", "give another number")

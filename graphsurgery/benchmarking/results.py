@@ -18,7 +18,7 @@ FASTER, SLOWER, EQUAL = "faster", "slower", "no clear difference"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one model took for its work."""
+    """The time and the memory that one model took for its work."""
 
     model: str
     strategy: str | None
@@ -32,11 +32,11 @@ class Measurement:
     tokens: int
     """The tokens of all texts, without padding."""
     memory: Memory | None
-    """None where the system does not tell."""
+    """The memory it took. None if the system does not tell."""
 
     @cached_property
     def latency(self) -> tuple[float, float]:
-        """Milliseconds of the run that a text was in: of half of the texts at most (p50), and of 95 % of them (p95)."""
+        """Milliseconds from the start to the end of the run that a text was in: median and 95th percentile over all texts."""
         each = np.concatenate([np.repeat(one, self.texts) for one in self.seconds])
         p50, p95 = np.percentile(each, (50, 95)) * 1000
         return float(p50), float(p95)

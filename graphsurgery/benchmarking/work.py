@@ -78,7 +78,7 @@ def _find_fixed(what: str, sizes: Sequence[int | None]) -> int | None:
 
 
 def draw_work(generator: FeedGenerator, texts: int, tokens: int) -> Work:
-    """Return one feed of so many texts of so many tokens, without padding."""
+    """Return one feed of ``texts`` texts with ``tokens`` tokens each, without padding."""
     feed = generator.generate(np.ones((texts, tokens), dtype=np.bool_), seed=0)
     return Work((feed,), (texts,), texts * tokens)
 

@@ -1,4 +1,4 @@
-"""What the files of a deployment are written from: the interface of an ONNX file, its sizes and its names."""
+"""The facts from which the files of a deployment are written: the interface of an ONNX file, its sizes and its names."""
 
 from __future__ import annotations
 

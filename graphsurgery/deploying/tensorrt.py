@@ -52,7 +52,7 @@ def make_script(facts: Facts, place: str, max_batch: int) -> str:
 
 
 def _join_sizes(value: Value, facts: Facts, rows: int, tokens: int | None) -> str:
-    """Return the dims of an input for so many rows and tokens, as trtexec takes them: ``8x128``."""
+    """Return the dims of an input as trtexec takes them, such as ``8x128`` for 8 rows of 128 tokens."""
     return "x".join(str(_choose_size(value, axis, facts, rows, tokens)) for axis in range(len(value.dims or ())))
 
 

@@ -27,9 +27,9 @@ from graphsurgery.model.model import Model
 class AddActivation(OutputEdit[Value]):
     """Append an activation to an output: ``y = activation(x)``, float32. It turns a cross-encoder's logits into scores.
 
-    As ``activation_fn`` of sentence-transformers' CrossEncoder. That one is sigmoid for one label and identity for several,
-    unless the model's config names another. The activation is torch.nn's, with its defaults. Softmax, softmin and log-softmax
-    are computed over the last dim of ``[batch, dim]``.
+    It does what ``activation_fn`` does in sentence-transformers' CrossEncoder: by default sigmoid for one label and identity
+    for several, unless the model's config names another. The activation is torch.nn's, with its defaults. Softmax, softmin and
+    log-softmax are computed over the last dim of ``[batch, dim]``.
     """
 
     activation: str = parameter("The activation, as torch.nn names it: sigmoid, softmax, tanh, ...", "", "NAME", required=True)

@@ -60,9 +60,9 @@ class AddCnn(OutputEdit[Convolutions]):
 
     Each kernel gives ``y[t] = b + sum over j of W[:, :, j] x[t + j - (size - 1) / 2]``, where x is 0 before the first position
     and after the last. The results of the kernels are concatenated. W ``[out, in, size]`` and b ``[out]`` are
-    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. As sentence-transformers' CNN module, which also
-    convolves over the values at padded positions, so a token near padding depends on them. Kernels of even size are refused
-    because they shorten the sequence.
+    ``convs.<i>.weight`` and ``convs.<i>.bias`` of a model folder's CNN module. The result equals that of sentence-transformers'
+    CNN module, which also convolves over the values at padded positions, so a token near padding depends on them. Kernels of
+    even size are refused because they shorten the sequence.
     """
 
     weights: str = parameter(

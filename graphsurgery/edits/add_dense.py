@@ -81,9 +81,9 @@ class AddDense(OutputEdit[Layer]):
     """Append a linear layer with an activation: ``y = activation(x Wt + b)``, ``[..., in]`` -> ``[..., out]`` float32.
 
     W ``[out, in]`` and b ``[out]`` are ``linear.weight`` and ``linear.bias`` of a model folder's Dense module, read without
-    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. As sentence-transformers' Dense
-    module. With a residual, as PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if the file has R ``[out, in]``,
-    ``residual.weight``.
+    PyTorch; with a layer they are its ``weight`` and ``bias`` in the weights of a whole model. The result equals that of
+    sentence-transformers' Dense module; with a residual, that of PyLate's: ``y = activation(x Wt + b) + x``, or ``+ x Rt`` if
+    the file has R ``[out, in]``, ``residual.weight``.
     """
 
     weights: str = parameter(

@@ -23,7 +23,7 @@ TYPES = {type_name(kind): kind for kind in MASK_TYPES - {onnx.TensorProto.BFLOAT
 class AddInput(GraphEdit[Value]):
     """Take an input and ignore it, for programs that always feed it: ``token_type_ids`` for a model that has none.
 
-    The input stands behind all others. No node reads it.
+    The input comes after all others. No node reads it.
     """
 
     input: str = parameter("The name of the new input.", "", "NAME", required=True)

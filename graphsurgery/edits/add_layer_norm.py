@@ -56,9 +56,9 @@ class Norm:
 class AddLayerNorm(OutputEdit[Norm]):
     """Append layer normalisation: ``y = (x - mean) / sqrt(var + 1e-5) * scale + shift`` over the last dim, float32.
 
-    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they
-    are its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. As sentence-transformers'
-    LayerNorm module and torch.nn.LayerNorm (arXiv 1607.06450).
+    scale and shift ``[dim]`` are ``norm.weight`` and ``norm.bias`` of a model folder's LayerNorm module. With a layer they are
+    its ``weight`` and ``bias`` in the weights of a whole model; without a bias the shift is 0. The result equals that of
+    sentence-transformers' LayerNorm module and of torch.nn.LayerNorm (arXiv 1607.06450).
     """
 
     weights: str = parameter(

@@ -34,10 +34,10 @@ MOST_DIGITS = 9
 
 
 def score(ops: Operators, x: gs.Tensor, m: gs.Tensor, tokens: tuple[int, ...]) -> gs.Variable:
-    """Build ``[batch, 1]``: the first token's logit at the last position with m = 1, less that of the second token, if any.
+    """Build ``[batch, 1]``: the first token's logit at the last position with m = 1, minus that of the second token, if any.
 
     ``x [batch, seq, vocabulary]`` float32 are the logits, ``m [batch, seq]`` bool is true at tokens. The columns of the tokens
-    are taken first, so that nothing behind is as wide as the vocabulary. A row without any token gives 0.
+    are taken first, so that no later value is as wide as the vocabulary. A row without any token gives 0.
     """
     columns = ops.node("Gather", x, ops.constant(list(tokens), np.int64, "tokens"), name="columns", axis=2)
     last = pool(ops, columns, m, len(tokens), LAST)
@@ -60,9 +60,10 @@ class Logits:
 class AddLogitScore(GraphEdit[Logits]):
     """Append the score of a reranker that answers yes or no: ``x [batch, seq, vocabulary]`` -> ``scores [batch, 1]`` float32.
 
-    The score is ``x[last, true] - x[last, false]``, the log-odds of the two tokens behind the text; without a false token it is
-    ``x[last, true]``. As sentence-transformers' LogitScore module (version 6), which reads the last position of texts that are
-    padded on the left; here it is the last token, whichever side is padded. A row without any token gives 0.
+    The score is ``x[last, true] - x[last, false]``, the log-odds of the two tokens as the continuation of the text. Without a
+    false token it is ``x[last, true]``. The result equals that of sentence-transformers' LogitScore module (version 6), except
+    for padding: that module reads the last position, and so needs padding on the left; this edit reads the last token,
+    whichever side is padded. A row without any token gives 0.
     """
 
     true_token: str = parameter("The id of the token that means yes.", "", "ID", takes=int | str, required=True)

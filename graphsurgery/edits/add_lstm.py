@@ -134,12 +134,13 @@ class Recurrence:
 class AddLstm(OutputEdit[Recurrence]):
     """Run an LSTM over the token embeddings: ``x [batch, seq, in]`` -> ``token_embeddings [batch, seq, directions * H]``.
 
-    Each position computes, from the state h and the cell c of the previous one (0 at first): ``i, f, o = sigmoid(W x + b + R h
-    + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then ``c = f c + i g`` and ``h = o tanh(c)``, in
-    float32. Each layer reads the one below. A second direction starts at a row's last token, and its h are concatenated to
-    those of the first. The weights are those of a model folder's LSTM module. As sentence-transformers' LSTM module with
-    pack_padded_sequence: a row is as long as it has tokens, at least 1, and starts at position 0, so padding has to be on the
-    right. Zeros follow after a row's length. (sentence-transformers cuts the result to the longest row; this edit does not.)
+    Each position computes, from the state h and the cell c of the previous one (0 at first):
+    ``i, f, o = sigmoid(W x + b + R h + d)`` and ``g = tanh(W x + b + R h + d)``, each with its own weights; then
+    ``c = f c + i g`` and ``h = o tanh(c)``, in float32. Each layer reads the one below. A second direction starts at a row's
+    last token, and its h are concatenated to those of the first. The weights are those of a model folder's LSTM module. The
+    result equals that of sentence-transformers' LSTM module with pack_padded_sequence: a row is as long as it has tokens, at
+    least 1, and starts at position 0, so padding has to be on the right. Zeros follow after a row's length.
+    (sentence-transformers cuts the result to the longest row; this edit does not.)
     """
 
     weights: str = parameter(

@@ -74,8 +74,8 @@ class AddNormalize(GraphEdit[Value]):
     """Append L2 normalisation to an embedding output: ``y = x / max(norm2(x), 1e-12)`` over the last dim, float32.
 
     The output keeps its name and its place. The old value gets a new name inside the graph. Token embeddings
-    ``[batch, seq, dim]`` are normalised token by token. As sentence-transformers' Normalize module and
-    ``torch.nn.functional.normalize``.
+    ``[batch, seq, dim]`` are normalised token by token. The result equals that of sentence-transformers' Normalize module and
+    of ``torch.nn.functional.normalize``.
     """
 
     target: str | None = target_parameter("The output to normalise.")

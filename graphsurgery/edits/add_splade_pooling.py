@@ -69,8 +69,8 @@ class AddSpladePooling(GraphEdit[Scores]):
     """Append SPLADE pooling: scores ``x [batch, seq, vocabulary]`` -> ``sentence_embedding [batch, vocabulary]`` float32.
 
     The result is the max over the tokens, or the sum, of ``log(1 + relu(x))``, or of ``log(1 + log(1 + relu(x)))`` with
-    ``--activation log1p_relu``. As sentence-transformers' SpladePooling module (arXiv 2109.10086, 2504.14839), except that
-    padded positions never contribute, whatever their values are. A row without any token gives zeros.
+    ``--activation log1p_relu``. The result equals that of sentence-transformers' SpladePooling module (arXiv 2109.10086,
+    2504.14839), except that padded positions never contribute, whatever their values are. A row without any token gives zeros.
     """
 
     strategy: str = parameter("How the tokens are combined: max or sum.", "max", "max|sum")

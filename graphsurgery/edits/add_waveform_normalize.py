@@ -41,7 +41,7 @@ def normalize_samples(ops: Operators, x: gs.Tensor, m: gs.Tensor) -> gs.Variable
     """Build (x - mean) / sqrt(var + 1e-7) where m is true, else 0: ``x [batch, samples]`` float64, ``m [batch, samples]`` bool.
 
     mean and var, the mean of squares of x - mean, are those of the row's samples where m is true. Where is used because padding
-    may hold NaN. Sums of so many samples in float32 would be off by more than 1e-5.
+    may hold NaN. In float32, the sums over all samples of a clip would be off by more than 1e-5.
     """
     zero = ops.constant(0.0, np.float64, "zero")
     count = ops.reduce_sum(ops.cast(m, DOUBLE, "mask_float"), 1, "count", keepdims=True)
@@ -69,8 +69,9 @@ class AddWaveformNormalize(GraphEdit[Sound]):
     """Normalise each clip inside the graph: ``y = (x - mean) / sqrt(var + 1e-7)``, ``[batch, samples]``, computed in float64.
 
     mean and var (the population's) are those of a clip's own samples: all of a row, or those that a mask or lengths in samples
-    tell. Samples of padding become 0, and so does a silent clip. As transformers' Wav2Vec2FeatureExtractor with
-    ``do_normalize`` on each clip alone. Callers then feed the sound as it is, at the model's sampling rate.
+    tell. Samples of padding become 0, and so does a silent clip. The result equals that of transformers'
+    Wav2Vec2FeatureExtractor with ``do_normalize`` on each clip alone. Callers then feed the sound as it is, at the model's
+    sampling rate.
     """
 
     repeatable: ClassVar[bool] = True

@@ -119,9 +119,9 @@ class AddWeightedLayerPooling(OutputEdit[WeightedLayers]):
     """Take a weighted mean of the hidden layers: ``x_i [batch, seq, dim]`` -> ``token_embeddings [batch, seq, dim]`` float32.
 
     ``y = sum(w_i x_i) / sum w`` over the hidden layers from ``layer_start`` on; layer 0 is the embeddings' output. w is
-    ``layer_weights`` of a model folder's WeightedLayerPooling module. As sentence-transformers' module on transformers' hidden
-    states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are found by the graph's
-    structure.
+    ``layer_weights`` of a model folder's WeightedLayerPooling module. The result equals that of sentence-transformers' module
+    on transformers' hidden states. The layers are the outputs named ``hidden_states.<n>`` if the export has them, else they are
+    found by the graph's structure.
     """
 
     weights: str = parameter(

@@ -34,7 +34,7 @@ PARAMETRIC = frozenset({
     "Pad", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
 })  # fmt: skip
-"""Operators whose inputs after the first say what to do, and are no positions of tokens."""
+"""Operators whose inputs after the first are settings, and never positions of tokens."""
 REPEATING = frozenset({"GatherElements"})
 """Operators that do not broadcast: a constant that is the same for all texts is repeated for each."""
 

@@ -52,7 +52,7 @@ OPTION = ("--padding",)
 
 @dataclass(frozen=True)
 class Cut:
-    """A value of the source in whose place nodes read another one, which leaves padding out."""
+    """A value of the source that some nodes no longer read. In its place they read another one, which leaves padding out."""
 
     kind: str
     """One of `FRAMES`, `SCORES` and `STATISTICS`."""
@@ -124,7 +124,7 @@ class Clips:
 def find_clips(model: Model, mask: MaskSpec | None, padding: str | None, hidden: HiddenState) -> Clips | None:
     """Return the clips of ``model`` if its ``mask`` counts samples, or if a new input of lengths is asked for (None).
 
-    Return None if the mask does not count samples, as that of texts.
+    Return None if the mask does not count samples, like a mask of texts.
 
     Raises RequestError for a model without a waveform, for an unknown ``padding``, and if ``input_lengths`` is taken;
     UnsupportedModelError if frames cannot be counted, or if padding cannot be left out somewhere.

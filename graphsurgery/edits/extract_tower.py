@@ -53,7 +53,8 @@ class ExtractTower(GraphEdit[Tower]):
     def resolve(self, model: Model) -> Resolved[Self, Tower]:
         """Find the tower and see whether its vectors are normalised: by the graph and by runs, which have to agree.
 
-        Raises RequestError, NameNotFoundError, and UnsupportedModelError for a file that has not both towers or cannot be run.
+        Raises RequestError, NameNotFoundError, and UnsupportedModelError for a file that does not have both towers or cannot be
+        run.
         """
         if self.tower not in KINDS:
             raise RequestError(f"{self.tower!r} is no tower", f"give --tower {' or --tower '.join(KINDS)}")

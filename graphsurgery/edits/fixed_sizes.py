@@ -1,8 +1,8 @@
 """Sizes of pictures and sound that a file declares as numbers, and runs that show whether its nodes take other sizes, too.
 
 A batch of another size has to give each row what the file gives it at its own size. For another height, width or length there
-is nothing to compare with: the model has to run at two other sizes, of sound at none that is a multiple of its own, and a row
-must not depend on the rows beside it.
+is nothing to compare with: the model has to run at two other sizes (for sound, at none that is a multiple of its own), and a
+row must not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from graphsurgery.runtime.session import Session, open_session
 BATCH, SAMPLES, HEIGHT, WIDTH, FRAMES = "batch", "samples", "height", "width", "frames"
 SIZES = (BATCH, SAMPLES, HEIGHT, WIDTH, FRAMES)
 DERIVED = {SAMPLES: "frames", HEIGHT: "rows", WIDTH: "columns", FRAMES: "positions", BATCH: "rows"}
-"""What a dim of an output is called that changes with a size and is not the same number."""
+"""The name of an output's dim that changes with an input's size without being equal to it, by the name of that size."""
 RESISTING = re.compile(r"running (\w+) node\. Name:'([^']*)'")
 Place = tuple[str, int]
 """A dim: the name of an input or output, and the axis."""
@@ -110,7 +110,8 @@ def _find_axes(found: Modality) -> dict[int, tuple[str, int]]:
 
 
 def free_dims(draft: Draft, names: Mapping[Place, str], follows: Mapping[Place, str] | None) -> None:
-    """Give dims of inputs and outputs names in place of numbers. What was declared of inner values by these numbers goes.
+    """Give dims of inputs and outputs names in place of numbers. Declarations of inner values that use these numbers are
+    removed.
 
     If ``follows``, the dims of outputs, is None, nothing is declared of the outputs' dims.
     """
@@ -223,7 +224,7 @@ class SizeTrials:
         return generator.generate(np.ones((rows, columns), dtype=np.bool_), seed=0)
 
     def _run_in_groups(self, feed: Arrays, fixed: FixedSize, rows: int) -> Arrays:
-        """Return the outputs of all rows, of which the model runs as many at a time as it declares."""
+        """Return the outputs of all rows. The model runs as many rows at a time as it declares."""
         chosen = [np.minimum(np.arange(start, start + fixed.size), rows - 1) for start in range(0, rows, fixed.size)]
         return _join([self._session.run(_take_rows(feed, rows, some)) for some in chosen], rows)
 
@@ -264,7 +265,7 @@ def _explain_difference(found: Arrays, wanted: Arrays, when: str) -> str | None:
 
 
 def _explain_lack(found: Arrays, own: Arrays, rows: int, own_rows: int, when: str) -> str | None:
-    """Say how outputs cannot be right, by what the model gives at its own size. None if they can."""
+    """Say why outputs cannot be right, compared with what the model gives at its own size. None if they can."""
     for name, array in found.items():
         if array.ndim != own[name].ndim or not array.size or not np.isfinite(array.astype(np.float64)).any():
             return f"{when}, the model gives no finite number in {name}"

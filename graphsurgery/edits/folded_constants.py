@@ -27,7 +27,7 @@ def find_first_position(values: np.ndarray) -> int | None:
 
 
 class Constants:
-    """The values of the main graph that only constants make: stored tensors of any size, and small values that are folded here.
+    """The values of the main graph that depend on constants alone: stored tensors of any size, and small folded values.
 
     A value that is computed from positions of ``length`` is left out: it follows the positions, which are replaced.
     """

@@ -1,4 +1,4 @@
-"""Sizes in which a baked-in batch or sequence is free: what a baked shape has to become so that it fits at any size.
+"""Work out what a baked-in shape has to become, so that it fits a batch or sequence of any size.
 
 A shape holds as many elements as its input. So the place of a size in a shape is not guessed from the number alone: the dims of
 the input and the entries of the shape are split into groups with equal products, and each group keeps its batch and sequence.
@@ -19,7 +19,7 @@ STAND_IN = 1 << 40
 
 
 class FreeSizes:
-    """The sizes that become free: each is a symbol, of which the baked number is known."""
+    """The sizes that become free. Each is a symbol whose baked-in number is known."""
 
     def __init__(self, symbols: Symbols, sizes: Mapping[str, int]) -> None:
         self._symbols, self.sizes = symbols, sizes

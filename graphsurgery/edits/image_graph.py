@@ -71,7 +71,7 @@ def process_images(ops: Operators, images: gs.Tensor, processor: Processor, prod
 def take(ops: Operators, vector: gs.Tensor, places: Sequence[int], name: str) -> gs.Variable:
     """Return the elements of a vector at ``places``, as a vector.
 
-    Slice would do, but where the rank of a shape is unknown, ONNX Runtime 1.32 takes a slice of it for empty.
+    Slice is avoided: where the rank of a shape is unknown, ONNX Runtime 1.32 wrongly treats a slice of it as empty.
     """
     return ops.node("Gather", vector, ops.constant(places, np.int64, f"{name}/places"), name=name, axis=0)
 

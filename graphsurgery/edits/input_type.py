@@ -20,7 +20,7 @@ from graphsurgery.model.names import Namer
 
 TYPES = {"int32": INT32, "int64": INT64, "float32": FLOAT}
 TAKEN = {"int32": (INT64,), "int64": (INT32,), "float32": (onnx.TensorProto.FLOAT16,)}
-"""The element types that inputs may have before, by the one that they get."""
+"""The element types that an input may have before the edit, by the type that it gets."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class InputType(GraphEdit[dict[str, Cast]]):
 
     A Cast inside the graph converts them to their old type.
 
-    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are no caches, or to the
+    This applies to all inputs ``[batch, seq]`` of the other integer type, to all float16 inputs that are not caches, or to the
     named ones.
     """
 

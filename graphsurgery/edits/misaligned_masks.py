@@ -28,7 +28,7 @@ from graphsurgery.runtime.session import open_session
 
 CONDITION_RANK, VALUE_RANK = 2, 3
 SHAPES = ((2, 5), (3, 7))
-"""Rows and columns of the feeds on which a suspected node is tried. No size is equal to another one."""
+"""Rows and columns of the feeds on which a suspected node is tried. All sizes are different."""
 LOG = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 

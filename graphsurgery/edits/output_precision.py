@@ -35,11 +35,11 @@ BUCKETS = 255
 BITS = 8
 TEXTS = ".txt"
 SIGN = 128
-"""An unsigned byte less this is a signed one."""
+"""Subtracted from an unsigned byte to make it a signed one."""
 
 
 def quantize_by_ranges(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed: bool) -> gs.Variable:
-    """Build clip(floor((x - min) / step), 0, 255), less 128 if ``signed``; step = (max - min) / 255, or 1 if that is 0.
+    """Build clip(floor((x - min) / step), 0, 255), minus 128 if ``signed``; step = (max - min) / 255, or 1 if that is 0.
 
     ``x [batch, dim]`` float32; ``ranges [2, dim]`` float32 holds the min and max of each dim.
     """
@@ -60,7 +60,8 @@ def quantize_by_ranges(ops: Operators, x: gs.Tensor, ranges: np.ndarray, signed:
 def pack_signs(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Variable:
     """Build bytes of eight dims each. A bit is 1 where x > 0; the first dim is the highest bit; zeros fill the last byte.
 
-    ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. As ``numpy.packbits(x > 0, axis=-1)``, less 128 if ``signed``.
+    ``x [batch, width]`` float32 -> ``[batch, ceil(width / 8)]``. Equal to ``numpy.packbits(x > 0, axis=-1)``, minus 128 if
+    ``signed``.
     """
     bits = ops.cast(ops.node("Greater", x, ops.constant(0, np.float32, "zero"), name="is_set"), FLOAT, "bits")
     if width % BITS:
@@ -71,7 +72,7 @@ def pack_signs(ops: Operators, x: gs.Tensor, width: int, signed: bool) -> gs.Var
 
 
 def cast_to_byte(ops: Operators, value: gs.Tensor, signed: bool) -> gs.Variable:
-    """Build bytes from whole numbers 0..255 in float32: uint8, or int8 (less 128) if ``signed``."""
+    """Build bytes from whole numbers 0..255 in float32: uint8, or int8 (minus 128) if ``signed``."""
     if not signed:
         return ops.cast(value, UINT8, "bytes")
     return ops.cast(ops.node("Sub", value, ops.constant(SIGN, np.float32, "sign"), name="centred"), INT8, "bytes")
@@ -90,10 +91,10 @@ class Bytes:
 class OutputPrecision(OutputEdit[Bytes]):
     """Give the embedding in fewer bits: int8 or uint8 (one byte per dim), binary or ubinary (one bit per dim, eight to a byte).
 
-    As sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0, 255)`` with ``step = (max -
-    min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the highest bit. int8 and binary are
-    these less 128. min and max are the smallest and largest value of each dim over texts of the kind to be embedded. They come
-    from ``--ranges``, a .npy or .json file of ``[2, dim]``.
+    The result equals that of sentence-transformers' ``quantize_embeddings``: ``uint8 = clip(floor((x - min) / step), 0,
+    255)`` with ``step = (max - min) / 255``, or 1 if that is 0; ``ubinary = packbits(x > 0)``, with the first dim in the
+    highest bit. int8 and binary are these minus 128. min and max are the smallest and largest value of each dim over texts of
+    the kind to be embedded. They come from ``--ranges``, a .npy or .json file of ``[2, dim]``.
     """
 
     to: str = parameter("int8, uint8, binary or ubinary.", "", "int8|uint8|binary|ubinary", required=True)

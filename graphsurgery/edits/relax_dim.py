@@ -1,4 +1,4 @@
-"""relax-dim: declare sizes of pictures and sound free that the nodes take at any size."""
+"""relax-dim: free declared sizes of pictures and sound that the nodes do not depend on."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class RelaxDim(GraphEdit[Relaxed]):
     Only declared dims change, and no node: some exports bind inputs to the sizes of the example that they were traced with,
     although nothing inside depends on them. A size is freed after runs at two other sizes. In another batch, each row must give
     what it gives at the declared size. At another length, height or width the model has to run, with rows that do not depend on
-    each other; whether a model is any good on such pictures, no run can tell. For texts, see `dynamic-dim`, which also replaces
-    sizes inside the graph.
+    each other; no run can tell whether the model gives good results on such pictures. For texts, see `dynamic-dim`, which also
+    replaces sizes inside the graph.
     """
 
     dim: tuple[str, ...] = parameter(

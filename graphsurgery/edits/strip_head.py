@@ -25,7 +25,8 @@ PADDING_FREE = Warn(
 class StripHead(Edit):
     """Undo every edit that graphsurgery recorded in the file, newest first. The result is the file before them, byte for byte.
 
-    If the weights were copied to a data file in another folder, they stay there. Then all but their location is restored.
+    If the weights were copied to a data file in another folder, they stay there. In that case everything except their location
+    is restored.
     """
 
     restores: ClassVar[bool] = True

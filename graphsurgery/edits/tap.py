@@ -55,7 +55,7 @@ def add_up(ops: Operators, terms: Sequence[gs.Tensor]) -> gs.Tensor:
 
 
 def count_what_goes(model: Model, graph: Graph, values: Sequence[ir.Value]) -> str:
-    """Say how many nodes, and how many bytes of weights, none of ``values`` is computed from."""
+    """Say how many nodes and how many bytes of weights are not needed to compute ``values``."""
     kept = {one.name for one in graph.ancestors(values)} | {one.name for one in model.interface.inputs}
     nodes = [node for node in model.proto.graph.node if kept.isdisjoint(node.output)]
     sizes = {name: compute_payload_size(one.data_type, one.dims) or 0 for name, one in model.initializers.items()}
@@ -84,9 +84,9 @@ class Tap(OutputEdit[HiddenLayer]):
     ``hidden_states``: 0 is the embeddings' output, N the output of the Nth layer, and -1 the last one. This is fairseq's
     ``output_layer`` N as well. The layers are found by the graph's structure, in plain and in fused graphs.
 
-    Pre-norm encoders normalise the last layer's output once more. transformers gives the last of the ``hidden_states`` before
-    that for pictures and for the text towers of CLIP and SigLIP, and after it for other texts and for speech. ``--norm``
-    chooses otherwise.
+    Pre-norm encoders normalise the last layer's output once more. For pictures and for the text towers of CLIP and SigLIP, the
+    last of transformers' ``hidden_states`` is the value before that normalisation. For other texts and for speech, it is the
+    value after it. ``--norm`` overrides this choice.
     """
 
     layer: str = parameter(

@@ -28,7 +28,7 @@ from graphsurgery.suggestions import suggest
 ONES, PAD = "ones", "pad"
 """Masks that no input gives: every position is a token; every id but one is a token."""
 PREFIXED = (NOT, ADDITIVE, LENGTHS)
-"""Forms of a mask input that its name is written behind; an input alone is `NONZERO`."""
+"""Forms of a mask input that are written as a prefix of its name. A name without a prefix means `NONZERO`."""
 OTHER_NAMES = {"padded": NOT}
 """Other words for these forms: fairseq's padding mask is true at padding."""
 MEANING = {
@@ -101,7 +101,7 @@ class Mask:
     spec: MaskSpec
     ids: str | None
     warnings: tuple[str, ...] = ()
-    """What to know of the encoder's own use of the mask."""
+    """Warnings about how the encoder itself uses the mask."""
 
 
 def find_mask(model: Model, asked: str | None, ids: str | None, pooled: str, *, takes_samples: bool = False) -> Mask:
@@ -221,7 +221,7 @@ def _format_spec(form: str, name: str) -> str:
 
 
 def _check_mask_input(model: Model, spec: MaskSpec, ids: str | None) -> tuple[str, ...]:
-    """Check that ``spec`` says of its input what the encoder takes it for, and return what to warn of."""
+    """Check that ``spec`` describes its input as the encoder uses it, and return warnings."""
     name = require_value(spec.name, "the mask's name")
     value = model.interface.input(name)
     if value is None:

@@ -99,7 +99,7 @@ def _choose_shapes(generator: FeedGenerator, sizes: Mapping[str, int]) -> list[t
 
 
 def _make_mask(rows: int, columns: int) -> np.ndarray:
-    """Make a mask whose rows have ever fewer tokens, first one less than positions. Every other row is padded on the left."""
+    """Make a mask in which each row has fewer tokens than the one before it. Every other row is padded on the left."""
     lengths = np.maximum(columns - 1 - np.arange(rows), 1)
     mask = np.arange(columns)[None, :] < lengths[:, None]
     mask[1::2] = mask[1::2, ::-1].copy()

@@ -68,8 +68,9 @@ class Truncate(OutputEdit[Cuts]):
     """Keep the first dims of an embedding and normalise them: ``y = x[..., :dim] / max(norm2(x[..., :dim]), 1e-12)``.
 
     For models trained to be truncated (Matryoshka Representation Learning, arXiv 2205.13147). With one ``dim`` the result
-    replaces the target. With several, they become outputs ``<target>_<dim>`` after it, from one run of the encoder. As
-    sentence-transformers' ``truncate_dim`` with ``normalize_embeddings``; ``--keep-length`` does not normalise.
+    replaces the target. With several, they become outputs ``<target>_<dim>`` after it, from one run of the encoder. The result
+    equals that of sentence-transformers' ``truncate_dim`` with ``normalize_embeddings``; with ``--keep-length``, nothing is
+    normalised.
     """
 
     dim: str = parameter(

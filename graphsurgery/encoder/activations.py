@@ -37,7 +37,7 @@ UNFINISHED = "Erf"
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """``output = kind(source)``."""
+    """An activation: ``output = kind(source)``."""
 
     kind: str
     node: ir.Node

@@ -38,14 +38,14 @@ from graphsurgery.graph.operators import (
 )
 
 FURTHEST = 14
-"""The parts of an attention behind its softmax are looked for through up to this many nodes."""
+"""The search for the parts of an attention after its softmax goes through up to this many nodes."""
 
 COUNTED = (
     "attention is told how many tokens each row has, and not where they are, so it hides the positions behind as many: texts "
     "padded in front or with holes get wrong vectors. Pad behind the tokens, or export the encoder again without fusing its "
     "attention"
 )
-"""What to know of an encoder for which `counts_tokens` is true."""
+"""The note on an encoder for which `counts_tokens` is true."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Attention:
     keys: Projection | None
     values: Projection | None
     scores: Scores | None
-    """What the softmax is taken of. None for a fused operator, and so is ``weighting``."""
+    """The scores that the softmax is applied to. None for a fused operator, as is ``weighting``."""
     weighting: Weighting | None
     terms: tuple[Term, ...]
     """The values that change the scores."""

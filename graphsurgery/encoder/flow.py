@@ -42,7 +42,7 @@ MOST_COPIES = 16
 MOST_INTEGERS = 16
 """Longer integer constants are not read. No shape has more dims than this."""
 DEEPEST = 200
-"""The last dim of a value is looked for through up to this many nodes."""
+"""The search for the last dim of a value goes through up to this many nodes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ def find_frame_convolutions(model: Model, waveform: str) -> list[ir.Node]:
 
 
 def count_frames(samples: int, steps: Sequence[tuple[int, int]]) -> int:
-    """Return the number of frames of a clip of so many samples: 0 if the clip is shorter than the receptive field."""
+    """Return the number of frames of a clip of ``samples`` samples: 0 if the clip is shorter than the receptive field."""
     frames = samples
     for kernel, stride in steps:
         frames = 0 if frames < kernel else (frames - kernel) // stride + 1

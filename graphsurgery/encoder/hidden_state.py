@@ -25,7 +25,7 @@ from graphsurgery.suggestions import suggest
 
 LOG = logging.getLogger(__name__)
 NARROW = (1, 2, 3)
-"""Widths of outputs that are scores or weights of tokens, and no hidden states unless somebody says so."""
+"""Widths of outputs that count as scores or weights of tokens, and not as hidden states unless the user names them."""
 FEW, SHARE = 64, 4
 """Unnamed outputs narrower than ``FEW``, and than the encoder's norms by this factor or more, are scores of labels as well."""
 KNOWN_NAMES = ("last_hidden_state", "token_embeddings", "hidden_states")

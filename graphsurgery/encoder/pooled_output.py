@@ -1,7 +1,8 @@
 """Read off the graph how an output ``[batch, dim]`` is made: what pools it, with or without a mask, and normalised or not.
 
 This is what a head of another program can be recognised by. The nodes are followed back from the output: normalisation, dense
-layers, and then the operator that leaves one vector of a sequence. What is made in another way is said to be not recognised.
+layers, and then the operator that leaves one vector of a sequence. An output that is made in another way is reported as not
+recognised.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SCALED = "Mul by a constant"
 ROTARY = "rotary positions"
 NORMALISED = "normalisation"
 LONGEST = 60
-"""A projection is looked for through up to this many nodes."""
+"""The search for a projection goes through up to this many nodes."""
 Shape = tuple[int | None, ...]
 """The target of a Reshape, with None for a computed dim."""
 

@@ -18,7 +18,7 @@ TASKS = {"feature-extraction": "feature-extraction", "fill-mask": "fill-mask", "
 """Optimum's name for each task of sentence-transformers' Transformer module."""
 OPSET = 18
 LARGEST = 2 << 30
-"""Weights of this many bytes go beside the file."""
+"""Weights of this many bytes or more are written to a data file beside the ONNX file."""
 FRAMES = "frames"
 """The name of an output's dim that is computed from an input's."""
 NEWER = "pip install -U transformers onnxscript 'torch>=2.11'"
@@ -28,7 +28,8 @@ OPTIMUM = f"pip install optimum-onnx; or take the exporter of newer versions: {N
 def require_exporter() -> None:
     """Raise MissingPackageError if transformers exports by itself and a package for that is missing.
 
-    It is asked before a model is loaded, which may take minutes. Whether an older version needs Optimum, the model decides.
+    Call it before loading a model, which may take minutes. Whether an older version of transformers needs Optimum depends on
+    the model.
     """
     _, transformers = import_torch()
     if has_exporter(transformers):

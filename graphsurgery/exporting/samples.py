@@ -44,8 +44,8 @@ class Sample:
 
 
 def make_texts(folder: Path, compute: Callable[..., Any]) -> tuple[Sample, ...]:
-    """Return a few sentences as the folder's tokenizer encodes them: int64 ``[batch, seq]``, and of its outputs those that
-    ``compute`` takes."""
+    """Return a few sentences as the folder's tokenizer encodes them: those of its outputs that ``compute`` takes as arguments,
+    int64 ``[batch, seq]``."""
     _, transformers = import_torch()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -96,8 +96,9 @@ def _read_size(size: Any, folder: Path) -> tuple[int, int]:
 
 
 def make_sounds(config: Any, folder: Path) -> tuple[Sample, ...]:
-    """Return noise, ``input_values [batch, samples]`` float32, and the mask ``[batch, samples]`` int64 where the model is
-    meant to get one: its processor says so, or else the kind of its norms (a group norm runs over the padding as well)."""
+    """Return noise, ``input_values [batch, samples]`` float32, and the mask ``[batch, samples]`` int64 if the model expects
+    one. Its processor says so, or else the kind of its norms: a model with a group norm expects none, because that norm
+    includes the padding anyway."""
     processor = read_json(folder / PROCESSOR) if is_there(folder / PROCESSOR) else {}
     masked = processor.get("return_attention_mask", getattr(config, "feat_extract_norm", "layer") == "layer")
     step = math.prod(getattr(config, "conv_stride", (320,)))

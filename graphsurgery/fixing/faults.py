@@ -78,7 +78,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What one search found: faults, edits, and the model behind them."""
+    """What one search found: faults, the edits that mend them, and the model after these edits."""
 
     model: Model
     faults: tuple[Fault, ...] = ()

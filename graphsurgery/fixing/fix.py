@@ -35,7 +35,7 @@ class Fixed(Shown):
 
     @property
     def mended(self) -> tuple[Fault, ...]:
-        """The faults that the file has no longer."""
+        """The faults that the file no longer has."""
         return tuple(one for one in self.faults if one.mended_by is not None)
 
     @property
@@ -73,8 +73,8 @@ def fix(
     - A mask of frames that hides channels: `align_mask`.
     - Sizes that are declared as numbers although the nodes take others: `relax_dim` for pictures and sound, `dynamic_dim` for
       texts.
-    - Sizes that nodes hold: `dynamic_dim` for texts. For pictures and sound the node that resists is named.
-    - Inputs of half precision: `input_type`. Sound that overflows is named.
+    - Sizes that are baked into nodes: `dynamic_dim` for texts. For pictures and sound the node that resists is named. - Inputs
+    of half precision: `input_type`. Sound that overflows is named.
 
     Each edit is recorded and proven like any other: against the source wherever that is right, and in numpy where it is wrong.
 

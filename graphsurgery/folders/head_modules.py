@@ -59,7 +59,7 @@ def warn_of_missing_modules(model: Model) -> tuple[str, ...]:
 
 
 def renew_module_warning(model: Model) -> Model:
-    """Return ``model`` with the warning about missing modules that it deserves now."""
+    """Return ``model`` with its warning about missing modules brought up to date."""
     others = (one for one in model.remarks if not isinstance(one, MissingModules))
     remarks = (*others, *warn_of_missing_modules(model))
     return model if remarks == model.remarks else replace(model, remarks=remarks)  # what was read of the model stays with it

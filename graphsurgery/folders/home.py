@@ -1,4 +1,4 @@
-"""The model folder of an ONNX file that lies elsewhere, as where an exporter wrote it."""
+"""The model folder of an ONNX file that lies elsewhere, for example where an exporter wrote it."""
 
 from __future__ import annotations
 

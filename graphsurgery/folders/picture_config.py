@@ -17,7 +17,7 @@ from graphsurgery.folders.files import find_model_folder, read_json
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 TOWER, PIXELS, CROP, SIZE = "vision_config", "image_size", "crop_size", "size"
 LARGEST = 1 << 13
-"""Larger numbers are no sizes of pictures."""
+"""Larger numbers are not accepted as sizes of pictures."""
 SMALLEST, FARTHEST = 1e-3, 1e3
 """A deviation of pixels is above the first, and means and deviations are below the second."""
 

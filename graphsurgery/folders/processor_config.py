@@ -28,7 +28,7 @@ SHORTEST, SQUARE = "shortest_edge", "square"
 
 @dataclass(frozen=True)
 class Rules:
-    """What a class of processors makes of its settings."""
+    """How a class of processors reads its settings."""
 
     number: str | None
     """What a ``size`` of one number means: `SHORTEST`, `SQUARE`, or nothing."""
@@ -76,7 +76,7 @@ class Processor:
     crop: tuple[int, ...]
     """Height and width of the crop around the centre. Zeros fill what the picture does not reach."""
     scale: float | None
-    """What levels of 0 to 255 are multiplied by."""
+    """The factor by which levels of 0 to 255 are multiplied."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Mean and standard deviation of each channel, after scaling."""

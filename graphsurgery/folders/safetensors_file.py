@@ -17,7 +17,7 @@ from graphsurgery.model.parsing import shorten
 from graphsurgery.model.sources import FileBytes
 
 LARGEST_HEADER = 16 << 20
-"""Bytes. Each tensor takes some 100 and its name."""
+"""Upper limit on the bytes of the header. Each tensor takes about 100 and its name."""
 DAMAGED = "the file is damaged: download it again"
 
 

@@ -22,7 +22,7 @@ from graphsurgery.model.sources import FileBytes
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 LARGEST_PICKLE = 16 << 20
-"""Bytes. Each tensor takes some 150 and its name."""
+"""Upper limit on the bytes of the pickles. Each tensor takes about 150 and its name."""
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 MOST_REUSE = 16
 """Upper limit on the memory of all tensors together, tied and repeated ones included, as a multiple of the file's size."""

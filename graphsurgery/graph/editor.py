@@ -168,7 +168,8 @@ class Editor(Graph):
         self._values[name or ""] = value
 
     def replace_value(self, old: ir.Value, new: ir.Value) -> None:
-        """Let ``new`` be what ``old`` was, with its name. ``old`` gets another name, and nobody reads it."""
+        """Put ``new`` in the place of ``old``, under the name of ``old``. ``old`` gets another name, and nothing reads it any
+        more."""
         name = old.name
         self.replace_uses(old, new)
         if name:
@@ -176,7 +177,7 @@ class Editor(Graph):
             self.rename(new, name)
 
     def swap_output(self, value: ir.Value, other: ir.Value) -> None:
-        """Let ``other`` be the graph output that ``value`` is, with its name. ``value`` gets the name of ``other``."""
+        """Make ``other`` the graph output in place of ``value``, under the same name. ``value`` gets the name of ``other``."""
         for place, output in enumerate(self.main.outputs):
             if output is value:
                 self.main.outputs[place] = other
@@ -200,7 +201,7 @@ class Editor(Graph):
         return value
 
     def replace_with_constant(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
-        """Let ``value``, the only output of its node, be a constant with the elements of ``tensor``.
+        """Turn ``value``, the only output of its node, into a constant with the elements of ``tensor``.
 
         It becomes an initializer if the IR version allows that and ``value`` is no graph output, else a Constant node.
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 Path = tuple[str, ...]
-"""Operators one behind the other: a way through a graph. It stands where it is looked for, unlike a set of operators."""
+"""Operators one after the other: a path through a graph. A path is defined in the module that searches for it, not here."""
 STANDARD = ("", "ai.onnx")
 """The two spellings of the domain of the standard operators."""
 VENDOR = "com.microsoft"
@@ -234,7 +234,7 @@ REDUCING = {
 PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 """Operators that take vectors by their places."""
 PICKING_BY_AXIS = frozenset({"Gather", "Slice"})
-"""Those of them that take places along one axis."""
+"""The operators of `PICKING` that take places along one axis."""
 TURNING = COPYING | {"Transpose"}
 """Operators that give every element of their first input once, in the same or another order of axes."""
 BEHIND_POOLING = PRODUCTS | UNARY | NORMS | {"Add", "Mul", "Sub"}
@@ -367,6 +367,6 @@ INSIDE_ATTENTION = EACH_ELEMENT | NORMALISING | MOVING | PRODUCTS | REDUCTIONS |
 POSITION_INPUTS = {"RotaryEmbedding": 3, f"{VENDOR}.RotaryEmbedding": 1}
 """The index of the input that tells a rotation the positions of its tokens, or of the first of them."""
 NOT_BY_ROW = (ATTENTIONS - {"Attention", f"{VENDOR}.MultiHeadAttention"}) | {"GatherND", "Pad", "ScatterND", "Tile"}
-"""Those of them that take whole rows, padding included."""
+"""Attentions that take whole rows, padding included."""
 REPEATING = COPYING | {"Expand", "Tile", "Transpose"}
 """Operators that repeat their input for each row, as DeBERTa does for each head of each text, or turn what was repeated."""

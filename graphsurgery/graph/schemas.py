@@ -1,4 +1,4 @@
-"""What operators are by their schemas: the types of their inputs and outputs, and whether the ONNX standard has them.
+"""The schemas of operators: the types of their inputs and outputs, and whether the ONNX standard has them.
 
 onnx has the schemas of the standard operators, ONNX Runtime those of the domain com.microsoft.
 """

@@ -1,7 +1,7 @@
 """The dims of every value for a given number of texts and tokens, and how each dim grows with these two numbers.
 
-Shape inference is asked twice, with two numbers of texts and two of tokens, in which nothing is known by a name alone: a dim
-that is 3 with three texts and 2 with two is the batch. Nothing is run.
+Shape inference runs twice, with two different numbers of texts and of tokens. A dim is recognised by how it changes, and not by
+its name: a dim that is 3 with three texts and 2 with two is the batch. The model is not run.
 """
 
 from __future__ import annotations

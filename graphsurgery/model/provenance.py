@@ -41,7 +41,7 @@ HOUSEKEEPING = (MOVE, EXTERNALIZE, GOLDEN, CERTIFICATE, OPTIMIZED)
 """Steps that do not change what a file computes: they move weights or record facts about the file."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
 LONGEST_NUMBER = 9
-"""Digits of an entry's number at most. We never write longer ones, and Python refuses to parse thousands of digits."""
+"""The most digits of an entry's number. We never write longer ones, and Python refuses to parse thousands of digits."""
 
 
 @dataclass(frozen=True)

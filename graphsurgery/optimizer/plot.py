@@ -9,7 +9,7 @@ from graphsurgery.compare.figures import COLOURS, import_figure, save_figure
 from graphsurgery.compare.timing import describe_batch
 
 WIDTH = 0.8
-"""Of the bars of one candidate together; the distance between two candidates is 1."""
+"""The width of all bars of one candidate together; the distance between two candidates is 1."""
 LEAST_ERROR = 1e-8
 """The least 1 - cosine that is drawn."""
 

@@ -27,7 +27,7 @@ from graphsurgery.runtime.texts import JUDGE, bundled_texts, read_texts
 BUDGET = 0.99
 """The least cosine, if no other is asked for."""
 SENSITIVE = 32
-"""So many calibration texts, or a few more, tell how sensitive groups are."""
+"""The number of calibration texts, or a few more, on which the sensitivity of groups is measured."""
 
 
 @check_argument_types()

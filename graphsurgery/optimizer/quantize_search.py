@@ -3,8 +3,8 @@
 Every group of products (those of one value) has one of three levels: integers with one calibrated range for all texts, integers
 with one scale a row, float32. Each level is slower and more exact than the one before. How much each group costs in quality is
 measured on calibration texts, one group at a time; how much it costs in time follows from the times of the whole file at each
-level. From the fastest file on, one group after the other is raised, first those that give the most quality for their time.
-Of the files on this way, the first that keeps the budget on the texts to judge by is taken.
+level. Starting from the fastest file, the search raises one group after the other to a more exact level, first those that gain
+the most quality for their time. It takes the first file on this way that keeps the budget on the texts to judge by.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ STATIC, BY_ROW, FLOAT = LEVELS = ("static", "by row", "float32")
 BATCH = 32
 """The texts that are timed together."""
 SECONDS = 2.0
-"""The files are timed for so long."""
+"""How long the files are timed, in seconds."""
 TABLES = "embedding tables"
 """The tables are a group of their own: rows of integers, or float32."""
 COST_OF_TABLES = 0.02
-"""Tables in float32 take no time, but most of a small model's bytes. So much of the file's time is what their size is worth."""
+"""Tables in float32 take no more time, but they are most of a small model's bytes. Their size is counted as this share of the
+file's time."""
 LEAST_COST = 1e-9
 """The least seconds that a step costs, so that gains can be divided by it."""
 Levels = Mapping[str, str]
@@ -137,8 +138,8 @@ class QuantizeSearch:
     def _estimate_costs(self) -> dict[str, dict[str, float]]:
         """Return the seconds that each group takes more than static, by level.
 
-        Measured are the source and the files with all groups at one level. A product in float32 costs by its operations, scales
-        of rows by the numbers that are read and written.
+        The source and the files with all groups at one level are measured. The difference is divided among the groups: for
+        float32 by the operations of their products, for scales of rows by the numbers that they read and write.
         """
         names = [one.name for one in self.groups]
         self.search.progress("timing the levels")

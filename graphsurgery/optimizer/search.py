@@ -2,8 +2,8 @@
 
 The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
 until the rewritten file gives the source's outputs. A lossy rewrite comes after all others, and only once their result is
-proven. If it loses too much, the others are not at fault, so nothing else is tried. Rewrites may be asked for that come after
-the others and are left out where they make the file wrong or, on this CPU, slower: together, then one by one.
+proven. If it loses too much, the others are not at fault, so nothing else is tried. Further rewrites may follow at the end.
+They are tried together, then one by one, and left out if they make the file wrong or, on this CPU, slower.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class Search:
         """Return the outcome of the first candidate that is right.
 
         Args:
-            finish: by a kind of parts that should fuse, the rewrite to apply behind the exact ones, in their boldest form, if
-                these missed such a part. If the result is wrong, or slower than without them, each is tried alone.
+            finish: rewrites to apply at the end, by the kind of part that they fuse. Each is applied if the exact rewrites, in
+                their boldest form, missed a part of its kind. If the result is wrong, or slower than without them, each is
+                tried alone.
 
         Raises VerificationFailed if none is, or if with ``strict`` not everything fused or there is a warning;
         NothingToOptimizeError if the first candidate changes nothing; UnsupportedModelError if no candidate can be made.
@@ -124,7 +125,7 @@ class Search:
                 yield str(one), chain, None
 
     def _label(self, chain: Chain, longest: Chain | None, others: Iterator[Chain]) -> Iterator[tuple[str, Chain, Chain]]:
-        """Yield ``longest`` and ``others``, which go on where ``chain`` ends, as candidates that must not be slower than it."""
+        """Yield ``longest`` and ``others``, which continue ``chain``, as candidates that must not be slower than ``chain``."""
         for longer in concatenate([] if longest is None else [longest], others):
             if self._is_new(_select_changes(longer)):
                 yield " + ".join(str(one.rewrite) for one in longer[len(chain) - 1 :]), longer, chain

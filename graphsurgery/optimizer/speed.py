@@ -27,7 +27,7 @@ from graphsurgery.runtime.session import open_session
 MOST_BYTES = 2 << 30
 """The weights of the files that are loaded at once."""
 SECONDS = 2.0
-"""One batch is timed for so long, or five rounds if they take longer."""
+"""How long one batch is timed, in seconds; five rounds at least."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ BATCHES = {
 }
 """By workload: texts, tokens of the longest, and the share of positions that hold tokens."""
 LONGEST = 512
-"""The texts of a file are cut at so many tokens."""
+"""The texts of a file are cut at this many tokens."""
 MOST_BATCHES = 4
 """The batches of a text file that are timed."""
 
@@ -34,7 +34,7 @@ class Batch:
 
     texts: int
     tokens: int
-    """Of the longest text."""
+    """The number of tokens of the longest text."""
     fill: float
     """The share of positions that hold tokens."""
     feed: dict[str, Array]

@@ -73,8 +73,9 @@ def verify_outputs(
 ) -> Report:
     """Compare the outputs of two files on the inputs that both have.
 
-    By float32's tolerances or ``limits`` on drawn feeds and real text. With a ``budget``, by that on real text alone. If a user
-    has not ``asked`` for it, the report says why. Raises what `verify_quality` and `find_texts` raise.
+    They are judged by float32's tolerances or ``limits``, on drawn feeds and real text; with a ``budget``, by the budget, on
+    real text alone. If a user has not ``asked`` for it, the report says why. Raises what `verify_quality` and `find_texts`
+    raise.
     """
     progress("matching inputs and outputs")
     try:

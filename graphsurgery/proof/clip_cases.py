@@ -74,7 +74,7 @@ class ClipFeeds:
         return [(kind, feeds) for kind, feeds in cases.items() if feeds]
 
     def measure(self, frames: int) -> int:
-        """Return the least number of samples that have so many frames."""
+        """Return the least number of samples that make this many ``frames``."""
         for kernel, stride in reversed(self.steps):
             frames = (frames - 1) * stride + kernel
         return frames

@@ -1,4 +1,4 @@
-"""How golden values are made: a few texts, and what the float64 reference makes for them of the source's own run."""
+"""How golden values are made: for a few texts, the float64 reference computes them from the source's own run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from graphsurgery.runtime.masks import EMPTY_ROW, RIGHT
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer, tokenize
 
 ROWS, LONGEST = 4, 24
-"""The number of texts, and the tokens of each at most."""
+"""The number of texts, and the most tokens of each."""
 LARGEST = 1 << 18
-"""The bytes of golden values of one output at most. If rows are wide, fewer are recorded."""
+"""The most bytes of golden values of one output. If rows are wide, fewer are recorded."""
 PRECISION, BITS = "output-precision", ("binary", "ubinary")
 BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 QUANTISED = {

@@ -39,10 +39,10 @@ class GoldenOutput:
     values: np.ndarray
     """float32, int8 or uint8."""
     open: np.ndarray | None = None
-    """Of bytes: by how many buckets each may be off; if they are ``packed``, which of its bits may be either."""
+    """For bytes: by how many buckets each may be off. For ``packed`` bits: which of them may be either."""
     packed: bool = False
     rounding: np.ndarray | None = None
-    """Of floats: how far off float32 may be in each row, ``[rows, 1, ...]``."""
+    """For floats: how far off float32 may be in each row, ``[rows, 1, ...]``."""
 
     @property
     def share_open(self) -> float:

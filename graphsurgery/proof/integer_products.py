@@ -37,7 +37,8 @@ BY_ROW, AT_ONCE, NOT = "by row", "at once", "not"
 """How the input of a product is quantised."""
 STEPS = 127
 MOST_TIMES = 1.7
-"""A product's error may be so many times what rounding explains. Off by one in the zero point makes it 2.6 times or more."""
+"""The most that a product's error may be, as a multiple of the error that rounding explains. A zero point that is off by one
+makes it 2.6 times or more."""
 Mask = Callable[[Mapping[str, np.ndarray]], np.ndarray | None]
 
 
@@ -62,9 +63,9 @@ class _Product:
     energy: float = 0.0
     """The sum of all squares of ``y``."""
     most: float = field(default=0.0)
-    """The largest ``|x|``."""
+    """The largest step of any row, ``max |x| / STEPS``."""
     pending: list[tuple[float, int]] = field(default_factory=list)
-    """What steps that are the same for all rows explain, for a step of one, and the number of these rows."""
+    """For rows that share one step: the squared error that a step of one explains, and the number of these rows."""
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Add rows ``x [n, inner]`` and ``y [n, outer]``."""

@@ -33,7 +33,7 @@ def list_mended_cases(generator: FeedGenerator, chain: Chain) -> list[tuple[str,
 
 
 def _list_mask_cases(generator: FeedGenerator, chain: Chain) -> Iterator[tuple[str, list[Values]]]:
-    """Yield feeds whose inputs of marks are ones in front, behind, and anywhere: which of them means padding, nobody says."""
+    """Yield feeds whose marks are ones in front, behind, and anywhere, because nothing says which of them means padding."""
     if not any(link.reference.substitutes(link.parameters) for link in chain):
         return
     marks = _list_marks(generator)

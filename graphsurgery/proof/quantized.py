@@ -26,9 +26,9 @@ from graphsurgery.runtime.texts import JUDGE, Encoded, bundled_texts, read_texts
 
 REAL_TEXT, BATCH = "real text", "independence of the batch"
 LONGEST = 256
-"""Texts are cut at so many tokens."""
+"""Texts are cut at this many tokens."""
 MANY = 128
-"""About so many texts are judged by where no budget was asked for."""
+"""About this many texts are used to judge a file if no budget was asked for."""
 FEW = 48
 """The texts on which products and the dependence on the batch are checked."""
 ROUNDS = 2

@@ -28,7 +28,7 @@ AT_ONCE = 32
 ROUNDS = 5
 """The number of random batches in which each text is tried."""
 MOST_PADDING = 16
-"""A random batch is padded by up to so many positions beyond its longest text."""
+"""A random batch is padded by up to this many positions beyond its longest text."""
 Values = dict[str, np.ndarray]
 
 
@@ -166,7 +166,7 @@ def _width(generator: FeedGenerator) -> int:
 
 
 def _list_pairs(generator: FeedGenerator) -> Iterator[Pair]:
-    """Yield each text in a batch beside itself alone, and with padding behind it beside itself without."""
+    """Yield pairs of feeds for each text: in a batch and alone, and with and without padding behind it."""
     width = _width(generator)
     lengths = [max(width - 3, 1), width, max(width // 3, 1)] if generator.has_mask else [width] * 3
     batch = generator.generate(make_mask(lengths, width), seed=0)

@@ -96,7 +96,7 @@ def _find_names(source: Model, chain: Chain, own: Chain) -> tuple[str | None, st
 
 @dataclass(frozen=True)
 class TriedInputs:
-    """Whether a run of the source bears out what recorded edits take its inputs for."""
+    """Whether a run of the source confirms what recorded edits take its inputs for."""
 
     wrong: str = ""
     """What the run contradicts; empty if it contradicts nothing."""

@@ -28,7 +28,7 @@ from graphsurgery.runtime.texts import JUDGE, Encoded, bundled_texts, read_texts
 
 NAME = "real text"
 LONGEST = 512
-"""Texts are cut at so many tokens, unless the longest that the model takes are asked for."""
+"""Texts are cut at this many tokens, unless the longest that the model takes are asked for."""
 WITHOUT_LIMIT = 1 << 20
 """More tokens than any text has."""
 FEW_TEXTS, FEW_ROUNDS = 64, 2

@@ -38,7 +38,7 @@ EXACT, TRANSFORMERS = "exact", "transformers"
 OVER_TIME = ("InstanceNormalization", "GroupNormalization", "GroupNorm")
 """Norms that take their mean over the frames of a clip. transformers gives encoders with one of them no mask."""
 LOUDER = 1 + 2.0**-20
-"""By this factor, a clip is the same sound in other numbers, so that the source rounds otherwise."""
+"""A clip multiplied by this factor is the same sound in other numbers, which the source rounds differently."""
 OF_CLIPS = ("lengths", "padding", "waveform", "batch", "frame_steps", "rewired")
 """The parameters that a file records of clips alone."""
 

@@ -1,4 +1,4 @@
-"""extract-tower: one embedding of a joint model, of the inputs that it depends on, before it is scaled to length one."""
+"""extract-tower: one embedding of a joint model, before it is scaled to length one, from the inputs that it depends on."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ class Fields:
     infos: Callable[[Mapping[str, Any], onnx.GraphProto], ChangeInfo] = lambda _p, _graph: lambda _kind, info: info
     """Returns a function that changes an ``input``, ``output`` or ``value_info``, and returns None if it is dropped."""
     inputs: Callable[[Mapping[str, Any]], list[Info]] = lambda _: []
-    """Returns new inputs, which stand behind all others."""
+    """Returns new inputs, which come after all others."""
     outputs: Callable[[Mapping[str, Any]], list[str]] | None = None
     """Returns the names of the outputs that stay, in their new order. None: all stay as they are."""
     initializers: Callable[[Mapping[str, Any], onnx.GraphProto], list[onnx.TensorProto]] = lambda _p, _graph: []
-    """Returns new initializers, which stand behind all others."""
+    """Returns new initializers, which come after all others."""
     node: Callable[[Mapping[str, Any], onnx.NodeProto], None] = lambda _p, _node: None
     """Changes a node, except for its names."""
     keeps: Callable[[Mapping[str, Any]], list[str] | None] = lambda _: None

@@ -1,9 +1,9 @@
 """The hidden layers of an encoder, counted forwards from its embeddings, on plain protobuf. The edits count backwards.
 
-All that the last hidden state knows of the tokens, the pixels or the samples flows through the embeddings first. Between two
-layers it flows through one node alone, because a residual adds everything that a layer computes to what it got. Such a node is
-a *gate*: every way from the embeddings to the last hidden state leads through it. A node is a gate if the number of ways that
-lead to it, times the number of ways that lead on from it, is the number of all ways.
+All information about the tokens, the pixels or the samples flows through the embeddings first. Between two layers it flows
+through one node alone, because a residual adds everything that a layer computes to what it got. Such a node is a *gate*: every
+way from the embeddings to the last hidden state leads through it. A node is a gate if the number of ways that lead to it, times
+the number of ways that lead on from it, is the number of all ways.
 
 Layer N begins at the last gate before the (N + 1)th stretch between two gates that contains an attention.
 """

@@ -1,7 +1,7 @@
 """input-type: inputs take numbers of another type, which nodes cast back.
 
-Where the numbers are floats, ONNX Runtime may leave the rounding to float16 out, because its CPU computes in float32 behind it.
-So the values may be off by as much as they change when each number is rounded the other way, for `NOISE` times.
+Where the numbers are floats, ONNX Runtime may leave out the rounding to float16, because on the CPU it computes the nodes that
+follow in float32. So the values may be off by `NOISE` times as much as they change when each number is rounded the other way.
 """
 
 from __future__ import annotations

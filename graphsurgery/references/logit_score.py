@@ -33,7 +33,7 @@ def find_last_logits(x: Array, m: Array, tokens: list[int]) -> Array:
 
 
 def subtract(logits: Array) -> Array:
-    """Return the first column less the second one, if there is one: ``[batch, 1]``."""
+    """Return the first column minus the second one, if there is one: ``[batch, 1]``."""
     return logits[:, :1] if logits.shape[1] == 1 else logits[:, :1] - logits[:, 1:]
 
 

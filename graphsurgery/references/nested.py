@@ -34,8 +34,8 @@ def list_all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def find_dependents(graph: onnx.GraphProto, name: str) -> set[str]:
     """Return the values of the main graph that are computed from ``name``, directly or through other nodes.
 
-    ONNX demands that a node stands behind those that make its inputs, so one pass in the graph's order finds them all. Some
-    files of ONNX Runtime's optimizer are out of order, so passes are made until one finds nothing new.
+    ONNX demands that a node comes after those that make its inputs, so one pass in the graph's order finds them all. Some files
+    of ONNX Runtime's optimizer are out of order, so passes are made until one finds nothing new.
     """
     pairs = [(list_read_values(node), {*filter(None, node.output)}) for node in graph.node]
     found, before = {name}, 0

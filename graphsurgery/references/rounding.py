@@ -24,8 +24,8 @@ spread evenly up to a bound exceed it once in 10^10 times (Hoeffding's inequalit
 def estimate_mean_error(terms: int, sums: int = 16) -> float:
     """Return how many `EPSILON` of the mean size of its terms a float32 mean may be off.
 
-    The errors of partial sums, each at most half an `EPSILON`, add up as a random walk, in so many ``sums`` at a time. ONNX
-    Runtime's ReduceSum is like 16 of them. Its MatMul has at most twice the error, at 64 to 128 terms, which is like 4.
+    The errors of partial sums, each at most half an `EPSILON`, add up as a random walk, in ``sums`` partial sums side by side.
+    ONNX Runtime's ReduceSum is like 16 of them. Its MatMul has at most twice the error, at 64 to 128 terms, which is like 4.
     """
     return max(1.0, float(np.sqrt(terms / sums)) / 2)
 

@@ -34,7 +34,7 @@ class Context:
     progress: Progress = ignore_progress
     """Called with what is about to be done."""
     whole: Model | None = None
-    """The model with its head, for rewrites that need to know what the head reads.."""
+    """The model with its head, for rewrites that need to know what the head reads."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rewritten:
     head: tuple[Edit, ...] = ()
     """Edits to apply to the rewritten encoder. They replace a head that the rewrite took off."""
     unchanged: NothingToOptimizeError | None = None
-    """The error to raise if nobody can use an unchanged encoder; None if the encoder was changed."""
+    """The error to raise if an unchanged encoder is of no use to the caller; None if the encoder was changed."""
     keeps_goldens: bool = True
     """Whether the CPU can check the new model against the golden values of the old one."""
     golden_limits: tuple[float, float] | None = None
@@ -90,7 +90,7 @@ class Rewrite(ABC):
         """
 
     def list_fallbacks(self) -> Iterator[Self]:
-        """Yield what to try if the result of this resolved rewrite is wrong, the likeliest cure first."""
+        """Yield the rewrites to try if the result of this resolved one is wrong, the likeliest remedy first."""
         yield from ()
 
     def list_checks(self, before: Model) -> Sequence[Callable[[Model], Iterable[Check]]]:

@@ -2,7 +2,7 @@
 
     scores = scale q k^T + bias             [batch, heads, queries, keys]
 
-A score that a Where hides becomes a bias of its number: if that is -1e18 or less, a score beside it changes nothing.
+Where a Where hides a score by a number, that number becomes the bias. If it is -1e18 or less, adding the score changes nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def spread_bias(draft: Draft, bias: Bias, dims: Sizes, queries: ir.Value, keys: 
 
 
 def _add_step(draft: Draft, facts: Facts, step: Step, bias: Bias | None) -> Bias:
-    """Add a step that adds, subtracts or hides."""
+    """Add the nodes for a step that adds to scores, subtracts from them or hides them."""
     if step.value is None:
         raise NotConvertibleError("something that is added to its scores is missing")
     dims = facts[step.value].dims

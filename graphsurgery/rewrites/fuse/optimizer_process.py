@@ -21,7 +21,7 @@ MOST_RUNS = 4
 LARGE = 1 << 20
 """Weights with more bytes than this are stored in a file beside the model, which protobuf limits to 2 GiB."""
 FEW_NUMBERS = 4096
-"""Shapes may be computed from a weight with at most so many floats. Of a larger one only the dims count."""
+"""Shapes may be computed from the numbers of a weight with at most this many floats. Of a larger one only the dims count."""
 
 
 def store(model: onnx.ModelProto, path: Path) -> None:

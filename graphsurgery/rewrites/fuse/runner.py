@@ -55,7 +55,7 @@ SWITCHES = {
 SECONDS = 1800
 """How long the optimizer may take. It takes some 20 s for a model of 1.3 GB."""
 PRODUCER_WARNING = "Model producer not matched"
-"""The optimizer warns so of a file that it has written itself, on its second run."""
+"""The start of the warning that the optimizer gives, on its second run, about a file that it has written itself."""
 NEEDED = "the transformer optimizer of ONNX Runtime (onnxruntime.transformers) and sympy"
 
 

@@ -1,8 +1,8 @@
 """Find what has to be computed at one position only: one sweep over the nodes, from the outputs back.
 
-Every output of the graph is needed whole. An operator that takes one position of a value needs that one alone. A node of whose
-outputs one position is needed asks for that position of its inputs by its operator's rule, or for its inputs whole if its
-operator has none. A value that is needed both ways is computed whole, and the position is taken from it.
+Every output of the graph is needed whole. An operator that takes one position of a value needs that one alone. If one position
+of a node's outputs is needed, the rule of its operator says which position of its inputs is needed. Without such a rule, its
+inputs are needed whole. A value that is needed both ways is computed whole, and the position is taken from it.
 """
 
 from __future__ import annotations

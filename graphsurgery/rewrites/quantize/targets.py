@@ -1,7 +1,7 @@
 """Processors that a quantised file is made for, and what their products of uint8 with int8 get wrong.
 
-Without VNNI, x86 processors add two products in 16 bits, which can be too few (`vpmaddubsw`): 255 * 127 * 2 > 32767. Weights of
-7 bits cannot exceed them: 255 * 63 * 2 = 32130.
+Without VNNI, x86 processors add two products in 16 bits (`vpmaddubsw`), which can overflow: 255 * 127 * 2 > 32767. With weights
+of 7 bits the sum always fits: 255 * 63 * 2 = 32130.
 """
 
 from __future__ import annotations

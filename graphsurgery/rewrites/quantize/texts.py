@@ -14,7 +14,7 @@ from graphsurgery.runtime.texts import CALIBRATE, bundled_texts, read_texts
 
 BUNDLED = "bundled"
 LONGEST = 256
-"""Calibration texts are cut at so many tokens."""
+"""Calibration texts are cut at this many tokens."""
 _SAMPLES: Store[dict[str, Sample]] = WeakKeyDictionary()
 
 

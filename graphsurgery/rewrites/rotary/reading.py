@@ -24,7 +24,7 @@ from graphsurgery.rewrites.rotary.lanes import Factor, Table, Term, Tracer
 LONGEST = 40
 """A rotation has no more nodes."""
 BEHIND = 3
-"""A Concat with the numbers that are not rotated, and nodes that join pairs, come up to so many nodes behind the last sum."""
+"""A Concat with the numbers that are not rotated, and nodes that join pairs, come up to this many nodes after the last sum."""
 OTHER_TABLE = "its cosines, or its sines, are not all in one table"
 
 
