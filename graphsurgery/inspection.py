@@ -52,16 +52,24 @@ class Inspection(Shown):
     """The result of `inspect`. ``hidden`` is None if nothing can be pooled; ``why_not`` then says why."""
 
     path: str | None
+    """The path of the file. None for a model from memory."""
     interface: Interface
+    """The inputs and outputs, with their element types and dims."""
     inputs: tuple[InputFacts, ...]
     """What the inputs of token ids, pictures and sound expect."""
     file_bytes: int
+    """The size of the ONNX file in bytes, without its data files."""
     weight_bytes: int
+    """The size of all weights in bytes, in the file and in its data files."""
     data_files: tuple[str, ...]
+    """The locations of the data files that hold external data."""
     ir_version: int
     opsets: dict[str, int]
+    """The version of each imported operator set, by its domain."""
     producer: str
+    """The program that wrote the file, with its version, as the file says."""
     nodes: int
+    """The number of nodes of the main graph."""
     operators: tuple[OperatorCount, ...]
     """The operators of the graph and of its subgraphs, the commonest first."""
     layers: int
@@ -69,26 +77,37 @@ class Inspection(Shown):
     hidden_layers: tuple[str, ...]
     """The values of the hidden layers, the embeddings' output first, as tap counts them. Empty if they are not recognised."""
     hidden: HiddenState | None
+    """The hidden state that `add_pooling` would pool. None if there is none, or no single one."""
     why_not: str | None
+    """Why there is no hidden state to pool. None if there is one."""
     candidates: tuple[str, ...]
+    """The values that could be pooled if they were named. Empty if ``hidden`` was found."""
     tables: Tables
+    """The numbers of rows of the embedding tables, and so the longest text."""
     head: tuple[dict[str, Any], ...]
+    """The edits that graphsurgery recorded in the file, oldest first."""
     goldens: bool
     """Whether the file records golden inputs and vectors, by which it can be verified alone."""
     certificate: Certificate | None
+    """The recorded source files, package versions and proof. None if the file has no valid certificate."""
     optimized: dict[str, Any] | None
     """The recorded parameters of all rewrites of the file."""
     pools: str | None
+    """How it is known that the file already pools. None if nothing shows it."""
     pooled: tuple[PooledOutput, ...]
     """The outputs that another program pooled, as far as their graph is recognised."""
     precision: dict[str, int]
     """Bytes of initializers by element type."""
     pooling_config: str | None
+    """The pooling that the model folder's config asks for. None without such a config."""
     modules: tuple[ListedModule, ...]
     """The modules that the folder's modules.json lists, none without one."""
     warnings: tuple[str, ...]
+    """Everything that may be wrong with the file or its folder."""
     consumers: tuple[Compatibility, ...]
+    """For every known program whether it can read the file."""
     fingerprint: str
+    """The sha256 (hex) of the file without its weights: see `Model.fingerprint`."""
 
     @property
     def weights_are(self) -> str | None:
@@ -130,10 +149,16 @@ class Inspection(Shown):
 
 @check_argument_types()
 def inspect(source: Loadable) -> Inspection:
-    """Look at a model without reading its weights. Raises what `load` raises.
+    """Describe a model without reading its weights: its interface, its encoder, its head, and the programs that read it.
 
-    The model is run only if its graph suggests that it takes one batch or sequence size alone, although it declares both free,
-    and if only a run tells how large its pictures or how long its clips are.
+    The model is run in two cases only: if its graph suggests that it takes a single batch or sequence size although it declares
+    both free, and if only a run tells how large its pictures or how long its clips are.
+
+    Args:
+        source: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model.
+
+    Raises:
+        What `load` raises. A graph that cannot be analysed is not an error: `Inspection.why_not` says why.
     """
     model = load(source)
     proto = model.proto

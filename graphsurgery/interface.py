@@ -45,6 +45,7 @@ class Interface:
     inputs: tuple[Value, ...]
     """The inputs that callers have to feed."""
     outputs: tuple[Value, ...]
+    """The outputs, in the file's order."""
     optional: tuple[Value, ...] = field(default=(), compare=False)
     """The inputs that callers may leave out, because the file has a default for them."""
 

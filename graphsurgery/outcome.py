@@ -46,13 +46,15 @@ class Outcome(Shown, HasRemarks):
     """
 
     source: Model
+    """The model that the edits or rewrites were applied to."""
     outputs: tuple[Output, ...]
+    """The models that were made, each with its file."""
     remarks: tuple[str, ...] = ()
     """Notes and warnings, without those of the report."""
     report: Report | None = None
-    """None if no proof was requested."""
+    """The proof. None if no proof was requested."""
     program: str | None = None
-    """A program that runs the output, instead of the usual one."""
+    """A program that runs the output, in place of the usual one. None for the usual one."""
     architecture: Architecture | None = None
     """The encoder's architecture, if a rewrite needed it."""
     fusions: FusionReport | None = None
@@ -60,7 +62,7 @@ class Outcome(Shown, HasRemarks):
     attempts: tuple[str, ...] = ()
     """The attempts that `optimize` rejected before, each with the reason."""
     timings: Timings | None = None
-    """None if nothing was timed."""
+    """The times of the source and the output. None if nothing was timed."""
     choice: Choice | None = None
     """For ``speed``: every candidate with its times. None if nothing was chosen by time."""
     loss: dict[str, Any] | None = None

@@ -52,15 +52,21 @@ class Recipe:
     """Steps on an encoder, and facts about the model that they are for."""
 
     steps: tuple[Edit | Rewrite, ...]
+    """The edits and rewrites, in the order in which they are applied."""
     name: str = ""
+    """The name of the recipe, for reports."""
     about: str = ""
+    """A few words on what the recipe is for."""
     models: tuple[str, ...] = ()
+    """The models that it is for, by their names on the Hugging Face hub."""
     architecture: str = ""
-    """transformers' model_type."""
+    """transformers' model_type of the encoder, such as ``bert``."""
     unchecked: tuple[str, ...] = ()
     """Facts that the recipe's authors remember from the model card but did not look up."""
     padding_side: str | None = None
+    """The side on which the model's tokenizer pads: right or left. None if the recipe does not say."""
     prompts: Mapping[str, str] = field(default_factory=dict)
+    """The texts that go before a text, by their names, such as ``query``. No graph can hold them."""
     checks: Limits = NO_LIMITS
     """The limits of the result, besides the proofs' own tolerances."""
     goldens: bool = False

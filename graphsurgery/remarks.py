@@ -28,7 +28,7 @@ class HasRemarks:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The remarks that are no warnings."""
+        """The remarks that are not warnings."""
         return select_notes(self.remarks)
 
 
@@ -38,7 +38,7 @@ def select_warnings(remarks: Iterable[str]) -> tuple[str, ...]:
 
 
 def select_notes(remarks: Iterable[str]) -> tuple[str, ...]:
-    """Return the remarks that are no warnings."""
+    """Return the remarks that are not warnings."""
     return tuple(one for one in remarks if not isinstance(one, Warn))
 
 

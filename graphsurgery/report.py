@@ -21,7 +21,7 @@ NOTEWORTHY = 1.5
 
 
 class Verdict(Enum):
-    """The result of a check."""
+    """The result of a check: PASSED, FAILED, or NOT CHECKED if nothing could be compared."""
 
     PASSED = "PASSED"
     FAILED = "FAILED"
@@ -178,6 +178,7 @@ class Report(Shown, HasRemarks):
     """All checks of a model, observations, and what was not checked. A report is true if it PASSED."""
 
     checks: tuple[Check, ...]
+    """The checks, in the order in which they were made."""
     remarks: tuple[str, ...] = ()
     """Observations and warnings about what the edit does not cause: a dependence on batch neighbours or on padding, and NaN of
     the encoder itself."""
@@ -186,7 +187,7 @@ class Report(Shown, HasRemarks):
 
     @property
     def observations(self) -> tuple[str, ...]:
-        """The remarks that are no warnings."""
+        """The remarks that are not warnings."""
         return self.notes
 
     @property

@@ -73,6 +73,7 @@ def run(
 
     Args:
         steps: edits and rewrites, in any order.
+        source: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model.
         output: the file to write. If None, it is beside the source, with the last step in its name.
         verify: prove the written file before it gets its final name.
         full: run the whole proof and compare every byte of the weights, at any size.
@@ -86,6 +87,7 @@ def run(
         goldens: record golden inputs and vectors for `verify --self`, and check the file against them. This runs the source
             once more. Also record a certificate: versions, the proof and ``sources``.
         sources: the sha256 (hex) of the files that the output is made from, by their paths in the model folder.
+        progress: called with a few words on what is being done, and how many of how many parts are done.
 
     Raises:
         VerificationFailed if a proof does not pass (``error.outcome`` holds the report); StrictError;

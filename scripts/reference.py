@@ -8,7 +8,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -160,7 +160,7 @@ def _describe_class(name: str) -> str:
     lines.append(f"{_format_docstring(kind)}\n")
     if "__init__" in vars(kind) and kind.__init__.__doc__ and not is_dataclass(kind) and not issubclass(kind, Exception):
         return "\n".join([*lines, *_describe_calls(kind)])
-    rows = [*_list_fields(kind), *_list_members(kind)]
+    rows = [*_list_parameters(kind), *_list_fields(kind), *_list_members(kind)]
     lines += ["\n".join(["| name | what it is |", "| --- | --- |", *rows]), ""] if rows else []
     return "\n".join(lines)
 
@@ -176,6 +176,14 @@ def _describe_calls(kind: type) -> Iterator[str]:
     rows = [_make_row(f"`{name}`", _escape(inspect.cleandoc(member.__doc__ or ""))) for name, member in public.items()
             if isinstance(member, property | cached_property)]  # fmt: skip
     yield "\n".join(["| property | what it is |", "| --- | --- |", *rows, ""])
+
+
+def _list_parameters(kind: type) -> Iterator[str]:
+    """Yield a row for each parameter of a rewrite, with the help and the default that its declaration gives."""
+    for one in fields(kind) if is_dataclass(kind) else ():
+        if one.metadata.get("help"):
+            otherwise = f" Default: {one.metadata['otherwise']}." if one.metadata["otherwise"] else ""
+            yield _make_row(f"`{one.name}`", _escape(one.metadata["help"] + otherwise))
 
 
 def _list_fields(kind: type) -> Iterator[str]:

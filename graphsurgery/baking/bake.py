@@ -62,6 +62,7 @@ class Baked(Shown):
     folder: Path
     """The folder that `bake` made, or would have made without a dry run."""
     plan: BakePlan
+    """The modules of the folder, and the edits that they became."""
     outcome: Outcome
     """The outcome of the edits: the ONNX file and its proof."""
     pictures: Outcome | None

@@ -81,14 +81,17 @@ class Benchmark(Shown):
     """The result of `bench`."""
 
     contests: tuple[Contest, ...]
+    """The measurements of all models, one contest for each kind of work."""
     threads: int
-    """Of each session; 0 if ONNX Runtime chose."""
+    """The number of threads of each session; 0 if ONNX Runtime chose."""
     processors: int
+    """The number of processors of the machine."""
     onnxruntime: str
+    """The version of ONNX Runtime."""
     budget: int | None
     """The budget of the sorted strategies, if there are any."""
     measured_budget: bool
-    """Whether it was measured."""
+    """Whether `bench` measured this budget."""
     plot: str | None
     """The path of the plot, if one was drawn."""
     warnings: tuple[str, ...] = ()
@@ -100,7 +103,7 @@ class Benchmark(Shown):
         return f"<{type(self).__name__} of {sum(len(one.measurements) for one in self.contests)} measurements: {works}>"
 
     def describe(self) -> str:
-        """Return how it was measured, in a sentence."""
+        """Return a sentence on how the benchmark was measured."""
         threads = f"{self.threads} threads" if self.threads else "as many threads as ONNX Runtime chooses"
         budget = ""
         if self.budget is not None:

@@ -39,14 +39,17 @@ class Deployment:
     """The files that `deploy` wrote."""
 
     target: str
+    """The program that the files are for, one of `TARGETS`."""
     folder: Path
     """The folder of the files."""
     files: tuple[str, ...]
     """The files, relative to it."""
     steps: tuple[str, ...]
-    """What is left to do, as commands."""
+    """The commands that are left to the user."""
     facts: Facts
+    """The name, the interface and the sizes of the model, as the files state them."""
     warnings: tuple[str, ...] = ()
+    """What may be wrong with the folder or its file."""
 
     def to_json(self) -> dict[str, Any]:
         return {

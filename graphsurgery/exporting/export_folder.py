@@ -45,12 +45,15 @@ class Exported(Shown):
     """The file that `export` made."""
 
     path: Path
+    """The path of the ONNX file."""
     task: str
+    """The task that the model was loaded for: feature-extraction, fill-mask or sequence-classification."""
     worst: float
     """The largest |ONNX Runtime - PyTorch| on inputs of several sizes: texts padded on the right and on the left, one alone."""
     program: str = "another program"
     """The program that wrote the file, with its version."""
     warnings: tuple[str, ...] = ()
+    """Warnings about the file that was exported."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""

@@ -70,15 +70,20 @@ def fix(
 ) -> Fixed:
     """Mend the known faults of an export of text, pictures or sound, and name those that cannot be mended.
 
-    - A mask of frames that hides channels: `align_mask`.
-    - Sizes that are declared as numbers although the nodes take others: `relax_dim` for pictures and sound, `dynamic_dim` for
-      texts.
-    - Sizes that are baked into nodes: `dynamic_dim` for texts. For pictures and sound the node that resists is named. - Inputs
-    of half precision: `input_type`. Sound that overflows is named.
+    - A mask of frames that hides channels in place of frames is mended by `align_mask`.
 
-    Each edit is recorded and proven like any other: against the source wherever that is right, and in numpy where it is wrong.
+    - Sizes that are declared as numbers although the nodes take others are freed, by `relax_dim` for pictures and sound, and by
+      `dynamic_dim` for texts.
+
+    - Sizes that are baked into nodes are freed by `dynamic_dim` for texts. For pictures and sound, the node is only named.
+
+    - Inputs of half precision become float32 by `input_type`. Sound that overflows is only named.
+
+    Each edit is recorded and proven like any other: against the source where the source is right, and against numpy where it is
+    wrong.
 
     Args:
+        model: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model.
         output: the file to write. If None, it is beside the source: ``model.mended.onnx``.
         verify, full, force, dry_run, keep_failed, hash_weights: as in `run`.
         strict: also fail if a fault can only be named.

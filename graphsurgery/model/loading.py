@@ -56,12 +56,12 @@ def load(source: Loadable, *, folder: str | os.PathLike[str] | None = None) -> M
     """Load a model without reading its weights.
 
     Args:
-        source: a path, a ModelProto, an onnx_graphsurgeon.Graph, or a Model (given back as it is).
+        source: a path, a ModelProto, an onnx_graphsurgeon.Graph, or a Model, which is returned as it is.
         folder: where external data lie, for models from memory; a path's own folder otherwise.
 
     Raises:
         MalformedModelError, TensorDataError, UnsafeLocationError, ExternalDataError: the file is broken or hostile; the message
-            names the tensor. External data that are absent are no error here: see `Model.missing_data`.
+            names the tensor. Missing external data are not an error here: see `Model.missing_data`.
         SurroundingsError: the file cannot be opened.
     """
     if isinstance(source, Model):

@@ -35,6 +35,7 @@ class Model(Shown, HasRemarks):
     """
 
     document: Document
+    """The content of the file as records: exact bytes, with the weights left in the file."""
     path: Path | None = None
     """The file that the model was loaded from, or None for a model from memory."""
     folder: Path | None = None

@@ -39,6 +39,15 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False, pro
     External data in the output's folder stay where they are. From another folder, or from behind links of the Hugging Face
     cache, they are copied once, into ``<path>.data``. Above 2 GiB the weights inside the file move there too.
 
+    Args:
+        model: what `load` or an edit returned.
+        path: the file to write, in a folder that exists.
+        force: replace an existing file, but none of the model's own.
+        progress: called with the number of bytes just written.
+
+    Returns:
+        The paths and the number of bytes that were written.
+
     Raises:
         OutputExistsError: ``path`` exists and ``force`` is not set, or it is one of the model's own files.
         MissingDataError: external data would have to be copied and are not there.

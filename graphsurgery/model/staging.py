@@ -105,9 +105,13 @@ class Saved(HasRemarks):
     """A written output: ``bytes_written`` includes its data file."""
 
     path: Path
+    """The path of the ONNX file."""
     data: Path | None
+    """The path of its data file. None if no data file was written."""
     bytes_written: int
+    """The number of bytes written, those of the data file included."""
     remarks: tuple[str, ...]
+    """Notes and warnings about what was written."""
 
 
 @dataclass

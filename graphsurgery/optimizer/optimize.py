@@ -72,20 +72,22 @@ def optimize(
     """Fuse an encoder for ONNX Runtime, with its head as it was, prove the result against ``source`` and save it.
 
     Args:
-        output: the path to write. By default it stands beside the source, with ``optimized`` in its name.
-        target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided. Attentions that the optimizer leaves
-            become one operator as well (`FuseAttention`), and so do rotary positions (`FuseRotary`); for ``cpu`` they stay as
-            they are if that is measured to be slower.
+        source: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model.
+        output: the path to write. By default it is beside the source, with ``optimized`` in its name.
+        target: ``cpu`` or ``cuda``. Operators that have no kernel there are avoided. Attentions that the optimizer does not
+            fuse are fused by `FuseAttention`, and rotary positions by `FuseRotary`; for ``cpu`` they stay as they are if these
+            operators are measured to be slower.
         model_type, heads, hidden_size: the optimizer's parameters. By default they are found in the graph.
         fp16, bf16: compute the encoder in half precision, except nodes that overflow or contribute most to the rounding error.
             The head, inputs and outputs stay float32.
         half_io: give the float inputs and outputs half precision, too. Only for an encoder without a head.
         portable: fuse nothing, and only simplify the graph with standard operators.
-        speed: time many combinations of rewrites on this machine, beside the source, and take the fastest that is right.
+        speed: time many combinations of rewrites on this machine, beside the source, and write the fastest one whose proof
+            passes.
         workload: what ``speed`` times: ``online`` (one text, or a few), ``offline`` (full batches), both if None, or a text
             file.
         plot: a .png or .svg file to draw the candidates of ``speed`` in. Needs matplotlib (the extra ``plot``).
-        rehead: put our head in place of the one in a pooled export of another program.
+        rehead: replace the pooling head of another program's export by graphsurgery's own.
         strict: fail if a part that should fuse did not, or if there is any warning.
         texts, atol, min_cosine: as in `verify`.
         time: whether to time both files on the CPU.

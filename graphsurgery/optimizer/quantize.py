@@ -57,13 +57,14 @@ def quantize(
     `QuantizeSearch`. With another ``scheme``, one file is made and held to the budget.
 
     Args:
-        output: the path to write. By default it stands beside the source, with ``int8`` in its name.
+        source: a pooled file with a tokenizer.json beside it, or a Model loaded from one.
+        output: the path to write. By default it is beside the source, with ``int8`` in its name.
         min_cosine: the budget: the least cosine between a vector and the float32 file's, over all texts.
         calibrate: a UTF-8 file with one text per line on which ranges, divisors and the rounding of weights are calibrated. By
             default, 350 texts of the package in many languages.
         texts: a UTF-8 file with one text per line to judge by. By default, about 1,000 other texts of the package.
         target: the processors and runtimes that the file is for: ``avx512_vnni``, ``avx2``, ``arm64`` or ``portable`` (standard
-            operators alone). By default, what ONNX Runtime's products are right for on this machine.
+            operators alone). By default, the target for which ONNX Runtime's products are right on this machine.
         scheme: ``int8``; or ``dynamic`` (one range for the whole batch), ``qdq`` (calibrated ranges, standard operators),
             ``weights-8bit``, ``weights-4bit`` and ``weights-fp16`` (smaller weights, computed in float32).
         batch_invariant: whether a text's vector must not depend on its batch. If not, ``int8`` means ``dynamic``.

@@ -96,7 +96,8 @@ def _parse(golden: Step) -> Goldens:
 def verify_itself(model: Loadable) -> Report:
     """Compare a file with what it records: its golden vectors, its fingerprint and the sha256 of its weights.
 
-    The verdict is NOT CHECKED if it records no golden vectors that can be read, or if it was edited since.
+    The verdict is NOT CHECKED if it records no golden vectors that can be read, or if it was edited since. Raises what `load`
+    raises.
     """
     loaded = load(model)
     recorded = read_steps(loaded.proto)

@@ -95,20 +95,22 @@ def verify(
     shape. This is the default if the two graphs share nothing and nothing else can be proven.
 
     Args:
+        model: the file to prove: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model.
+        against: the file that it was made from, in any of these forms.
         texts: a UTF-8 file, one text a line, to compare on besides the drawn feeds. Needs a tokenizer.json beside either model.
             A lossy file is judged on it alone; without it, on texts of the package.
         atol: the allowed absolute difference, in place of the proofs' own tolerances. When outputs are compared with outputs,
             the default is 1e-5 * max(1, max|x|).
         min_cosine: the smallest allowed cosine, besides those tolerances. Between the outputs of two files that record no
-            rewrite it takes their place, unless ``atol`` is given; lengths may then be off by sqrt(2 (1 - cosine)). Of a lossy
-            file, the least cosine over all texts.
+            rewrite it takes their place, unless ``atol`` is given; lengths may then be off by sqrt(2 (1 - cosine)). For a lossy
+            file, the smallest allowed cosine of any text.
         top_k: the number of nearest neighbours of each text, 10 by default.
         min_overlap: the least share of these that both files have in common, on average.
         rank: the least rank correlation of the similarities.
         outputs: compare outputs alone, whatever the files record.
         full: run the whole proof and compare every byte of the weights however large they are, and compare on texts as long as
             the model takes, however long the proof then runs.
-        head_only: leave the whole proof out.
+        head_only: prove the head alone, and leave the whole proof out.
 
     Returns:
         A Report, truthy if it PASSED.

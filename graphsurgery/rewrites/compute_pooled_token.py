@@ -32,7 +32,7 @@ COUNTED_AT = (128, 32)
 
 @dataclass(frozen=True)
 class PooledToken(Rewrite):
-    """Compute in the last layer the one token of each text that the head takes, and no other."""
+    """In the last layer, compute only the token of each text that the head takes."""
 
     name: ClassVar[str] = "pooled-token"
     summary: ClassVar[str] = "compute no more of the last layer than the one token of each text that the head takes"

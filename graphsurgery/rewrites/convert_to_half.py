@@ -70,7 +70,8 @@ class Half(Rewrite):
             )
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """Raises as `to_half` and `find_float32_nodes`, and NothingToOptimizeError if no node can be converted."""
+        """Convert ``encoder``. Raises as `to_half` and `find_float32_nodes`; NothingToOptimizeError if no node can be
+        converted."""
         source, name = fill_weights(encoder.proto, encoder), NAMES[self.kind]
         kept = find_float32_nodes(source, context.feeds(encoder), self.kind)
         if not kept.others:

@@ -80,9 +80,9 @@ class Fuse(Rewrite):
     hidden_size: int | None = parameter("Width of the hidden state; found in the graph if left out.", None, "N")
     off: tuple[str, ...] = parameter(f"Fusions to leave out, from {', '.join(SWITCHES)}.", (), "NAME")
     architecture: Architecture | None = field(default=None, repr=False, compare=False)
-    """Found by `resolve`. It is no parameter."""
+    """The encoder's architecture, found by `resolve`. It is not a parameter."""
     parts: tuple[Fusable, ...] | None = field(default=None, repr=False, compare=False)
-    """The parts that should fuse. Also found by `resolve`."""
+    """The parts that should fuse, also found by `resolve`."""
 
     def __post_init__(self) -> None:
         """Raise RequestError for parameters that contradict each other, or for an unknown target or fusion."""
@@ -128,7 +128,10 @@ class Fuse(Rewrite):
         return replace(self, model_type=model_type, heads=numbers[0], hidden_size=numbers[1], architecture=found, parts=parts)
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """Raises UnsupportedModelError if the optimizer fails, or makes operators without a kernel that must stay."""
+        """Run the optimizer on ``encoder``.
+
+        Raises UnsupportedModelError if it fails, or if no switch of it avoids an operator that the target has no kernel for.
+        """
         parts = require_value(self.parts, "the parts that should fuse")
         given = load_for_rewrite(encoder, LARGEST_INLINE)
         made = fuse_graph(given, self.fusing, self.target)

@@ -30,7 +30,7 @@ from graphsurgery.rewrites.unchangeable import require_open_encoder
 
 @dataclass(frozen=True)
 class FuseRotary(Rewrite):
-    """Replace rotary positions that consist of many nodes by one operator for each queries and keys.
+    """Replace rotary positions that consist of many nodes by one operator for queries and one for keys.
 
     They are found by what their nodes compute. Cosines and sines are computed as before, in every run. Each rotation is
     converted on its own; one that cannot be converted stays as it is, and a note says why. The graph is simplified first.

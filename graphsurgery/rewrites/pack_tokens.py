@@ -76,7 +76,8 @@ class PaddingFree(Rewrite):
         _find_mask(model)
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """Raises UnsupportedModelError if the graph mixes tokens outside of attention, or if the form does not do for it."""
+        """Take the padding out of ``encoder``. Raises UnsupportedModelError if its graph mixes tokens outside of attention, or
+        in a way that ``form`` cannot express."""
         require_open_encoder(encoder)
         ids, mask = _find_mask(require_value(context.whole, "the whole model"))
         editor = Editor(encoder.proto)

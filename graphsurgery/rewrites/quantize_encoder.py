@@ -127,7 +127,8 @@ class Quantize(Rewrite):
         return self if self.target else replace(self, target=detect_target())
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """Raises NothingToOptimizeError if there is no product to quantise, RequestError if it cannot be calibrated."""
+        """Quantise ``encoder``. Raises NothingToOptimizeError without a product to quantise, RequestError if calibration
+        fails."""
         given = _unfuse_once(encoder)
         editor = Editor(given.proto)
         flow = Flow.of(given, editor)

@@ -79,7 +79,7 @@ class ReattachHead(Rewrite):
             )
 
     def apply(self, encoder: Model, context: Context) -> Rewritten:
-        """The other outputs stay, behind the embedding.
+        """Replace the head of ``encoder``. The other outputs stay, after the embedding.
 
         Raises NothingToPoolError if no head of ours gives the same vectors, RequestError if an output is computed from the
         embedding.

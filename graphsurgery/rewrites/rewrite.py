@@ -73,7 +73,7 @@ class Rewrite(ABC):
     exactness: ClassVar[str]
     """How far the outputs may be off: `FLOAT32` or `LOSSY`."""
     doing: ClassVar[str]
-    """What the progress display says meanwhile."""
+    """What the progress display says while the rewrite runs."""
 
     def check(self, model: Model) -> None:  # noqa: B027 (most rewrites take every model)
         """Raise the error that says why this cannot be done with ``model``, and what to do instead. Called before `resolve`."""
@@ -103,7 +103,7 @@ class Rewrite(ABC):
 
     @property
     def label(self) -> str:
-        """Its name among the candidates of a search, which may have it with several parameters."""
+        """Its name among the candidates of a search. It tells versions of one rewrite with different parameters apart."""
         return self.name
 
     @property
@@ -113,7 +113,7 @@ class Rewrite(ABC):
 
     @property
     def is_for_gpus(self) -> bool:
-        """Whether the rewritten model is made for another device than the CPU."""
+        """Whether the rewritten model is meant for a device other than the CPU."""
         return False
 
     @classmethod
