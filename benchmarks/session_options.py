@@ -51,6 +51,7 @@ def skip_prepacking(options: Any) -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
 
 
+IN_TURN = "batches in turn, each on both threads"
 OTHERS: Mapping[str, Callable[[Any], None]] = {
     "threads that spin while they wait": spin,
     "an arena that keeps memory, with a memory pattern": keep_memory,
@@ -64,11 +65,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put it into docs/embedding.md")
     arguments = parser.parse_args()
     few = 8 if arguments.quick else 1
-    texts = read_sentences(160 // few) + read_passages(16 // few)
+    texts = read_sentences(320 // few) + read_passages(32 // few)
     random.Random(SEED).shuffle(texts)
     with tempfile.TemporaryDirectory() as name:
         pooled = prepare(Path(name), quick=False).baked
         contenders = {"own": open_with(pooled, None), **{name: open_with(pooled, change) for name, change in OTHERS.items()}}
+        contenders[IN_TURN] = open_with(pooled, None)
+        contenders[IN_TURN]._session.most = 1
         alone = measure(contenders, texts, ROUNDS // few)
         with busy_processor():
             beside = measure(contenders, texts, ROUNDS // few)
@@ -89,7 +92,9 @@ def open_with(path: Path, change: Callable[[Any], None] | None) -> Embedder:
 
     sessions.Session._open = open_changed  # type: ignore[method-assign]
     try:
-        return Embedder(path, threads=2, providers="cpu", max_batch_tokens=BUDGET)
+        made = Embedder(path, threads=2, providers="cpu", max_batch_tokens=BUDGET)
+        made.prepare_for_many()
+        return made
     finally:
         sessions.Session._open = open_session  # type: ignore[method-assign]
 
@@ -124,7 +129,7 @@ def busy_processor() -> Iterator[None]:
 def render(alone: Mapping[str, list[float]], beside: Mapping[str, list[float]]) -> str:
     header = ("the other choice", "alone", "one processor busy with other work")
     lines = [f"{describe_machine()}.", "", f"| {' | '.join(header)} |", "| --- | ---: | ---: |"]
-    for name in OTHERS:
+    for name in (IN_TURN, *OTHERS):
         cells = (describe_ratios(times[name], times["own"]) for times in (alone, beside))
         lines.append(f"| {' | '.join((name, *cells))} |")
     return "\n".join(lines)

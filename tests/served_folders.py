@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 import graphsurgery
 from graphsurgery import Embedder
-from graphsurgery.serving.app import make_app
+from graphsurgery.serving.app import ShortWay, make_app
 from graphsurgery.serving.guards import guard
 from graphsurgery.serving.service import Service
 from graphsurgery.serving.settings import ServeSettings
@@ -46,6 +46,7 @@ class MadeTower:
     facts: Facts
     budget: int = BUDGET
     is_padded: bool = False
+    most_at_once: int = 1
 
     @property
     def width(self) -> int:
@@ -74,7 +75,7 @@ def serve(*towers: Tower, **settings: Any) -> Iterator[TestClient]:
     """Serve towers to a client that sees what a socket would carry."""
     chosen = ServeSettings(**settings)
     service = Service({one.kind: one for one in towers}, chosen)
-    with TestClient(make_app(service, chosen), raise_server_exceptions=False) as client:
+    with TestClient(ShortWay(make_app(service, chosen), chosen), raise_server_exceptions=False) as client:
         client.portal.call(service.start)
         yield client
         client.portal.call(service.stop)
@@ -85,7 +86,7 @@ def listen(*towers: Tower, **settings: Any) -> Iterator[str]:
     """Serve towers behind their guards on a free port of this machine, and yield the address."""
     chosen = ServeSettings(**settings)
     service = Service({one.kind: one for one in towers}, chosen)
-    app = guard(make_app(service, chosen), service, chosen)
+    app = guard(ShortWay(make_app(service, chosen), chosen), service, chosen)
     config = uvicorn.Config(app, port=0, http="httptools", log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
 

@@ -26,6 +26,7 @@ class FakeTower:
     """A text of n words has n tokens and the vector (n, its length, 1). It waits at a gate, if a test closes that."""
 
     kind, is_padded, width, identity = TEXT, True, WIDTH, "fake"
+    most_at_once = 1
 
     def __init__(self, budget: int = 8) -> None:
         self.budget = budget

@@ -136,7 +136,7 @@ def test_the_budget_is_the_smallest_that_none_beats(run: float, beyond: float, b
     generator = make_feed_generator(graphsurgery.load(fixture_copy("bert")))
     clock = Clock(run, beyond)
     monkeypatch.setattr("graphsurgery.compare.timing.time", SimpleNamespace(perf_counter=clock.perf_counter))
-    assert measure_budget(clock, generator) == budget  # type: ignore[arg-type]
+    assert measure_budget(lambda feeds: [clock.run(one) for one in feeds], generator) == budget
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_texts_by_each_strategy(fixture_copy, texts: Path) -> None:
 
 
 def test_a_budget_is_measured_if_none_is_given(fixture_copy, texts: Path, monkeypatch) -> None:
-    monkeypatch.setattr("graphsurgery.benchmarking.racing.measure_budget", lambda session, generator: 77)
+    monkeypatch.setattr("graphsurgery.benchmarking.racing.measure_budget", lambda run_all, generator: 77)
     result = bench(fixture_copy("bert"), texts=texts, strategies=["budget"], seconds=0)
     assert (result.budget, result.measured_budget) == (77, True) and "measured here" in result.describe()
 

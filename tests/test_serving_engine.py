@@ -320,3 +320,69 @@ def test_the_death_of_the_engine_is_told_to_all_who_wait() -> None:
             assert [type(one) for one in told] == [Death] and not service.is_healthy and not service.is_ready
 
     run(check())
+
+
+# --- several runs at once -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTower, "most_at_once", 2)
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_two_batches_run_at_once_and_what_waits_is_taken_by_whoever_is_free() -> None:
+    async def check() -> None:
+        tower = FakeTower(budget=1)
+        async with serving(tower) as service:
+            held = await tower.hold(service, "0", "1", "2", "3")
+            await tower.wait_for_run()
+            assert service.waiting == 2 and tower.runs == []
+            tower.gate.set()
+            found = [one.answers[0].vector for one in await asyncio.gather(*held)]
+            assert all(one is not None for one in found) and sorted(tower.runs) == [["0"], ["1"], ["2"], ["3"]]
+            assert await service.stop(10) and not service.is_running
+
+    run(check())
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_the_wait_is_that_of_both_runs_together() -> None:
+    """Two runs of one token each, of a second each: the engine computes two tokens a second."""
+    made = engine.Engine(lambda _: None, most_at_once=2)
+    tower = FakeTower()
+    prepared = tower.prepare(["a"], TextOptions())[0]
+    made._run(engine.Run([], 2), [engine.Ticket(b"", tower, prepared)])  # type: ignore[arg-type]
+    alone = engine.Engine(lambda _: None)
+    alone._speeds[TEXT] = made._speeds[TEXT] / 2
+    for one in (made, alone):
+        one._line.add(engine.Ticket(b"", tower, prepared))  # type: ignore[arg-type]
+    assert made.expected_wait == pytest.approx(alone.expected_wait / 2)
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_a_thread_that_dies_ends_the_engine_and_leaves_the_other_run_its_result() -> None:
+    class Death(BaseException):
+        pass
+
+    def die(texts: list[str]) -> None:
+        if texts == ["dies"]:
+            raise Death
+
+    async def check() -> None:
+        tower, told = FakeTower(budget=1), []
+        async with serving(tower) as service:
+            service.on_death, tower.spoil = told.append, die
+            held = await tower.hold(service, "dies", "lives", "waits")
+            await tower.wait_for_run()
+            tower.gate.set()
+            dead, alive, waiting = (one.answers[0] for one in await asyncio.gather(*held))
+            assert isinstance(dead.error, UnhealthyError) and isinstance(waiting.error, UnhealthyError | None)
+            assert alive.vector is not None
+            while not told:
+                await asyncio.sleep(0.001)
+            assert len(told) == 1 and not service.is_healthy
+            with pytest.raises(UnhealthyError):
+                service.require_room()
+
+    run(check())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from time import sleep
 
 import numpy as np
 import onnx
@@ -26,6 +27,10 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.model.draft import Draft
 from graphsurgery.model.records import Document
 from graphsurgery.model.sources import WINDOW, FileBytes
+from graphsurgery.runtime import parallel
+from graphsurgery.runtime.devices import CPU, Device
+from graphsurgery.runtime.parallel import MANY, ParallelSession
+from graphsurgery.runtime.session import Runner, Session
 
 THREADS = 8
 BERT = FIXTURES / "bert" / "model.onnx"
@@ -180,3 +185,121 @@ def test_eight_models_optimized_at_once(tmp_path: Path) -> None:
         watcher.join()
     assert made == wanted and len({content for content, _ in wanted}) == THREADS
     assert len(seen) > 100 and all(seen)
+
+
+# --- runs on all threads, and many runs at once -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def feeds() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    lengths = [3, 17, 5, 9] * 5
+    return [
+        {"input_ids": rng.integers(0, 50, (4, length)), "attention_mask": np.ones((4, length), np.int64),
+         "token_type_ids": np.zeros((4, length), np.int64)}
+        for length in lengths
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads of each session that a `ParallelSession` opens."""
+    noted: list[int] = []
+    open_session = parallel.open_session
+
+    def open_and_note(model: graphsurgery.Model, *, threads: int, **options: object) -> Session:
+        noted.append(threads)
+        return open_session(model, threads=threads, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parallel, "open_session", open_and_note)
+    return noted
+
+
+def test_many_runs_have_a_thread_each_and_the_bits_of_runs_on_all_threads(feeds, opened: list[int]) -> None:
+    session = ParallelSession(graphsurgery.load(BERT), 2)
+    first, running, most = session.run(feeds[0]), [0], [0]
+    used = set()
+
+    def run(one: Runner, feed: dict[str, np.ndarray]) -> np.ndarray:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        used.add(one)
+        found = one.run(feed)["last_hidden_state"]
+        running[0] -= 1
+        return found
+
+    few = list(session.run_each(run, feeds[: MANY * 2 - 1]))
+    assert (opened, most, len(used)) == ([2], [1], 1)
+    many = list(session.run_each(run, feeds))
+    assert opened == [2, 1] and most[0] <= session.most == 2 and len(used) == 2
+    assert [one.tobytes() for one in many[: len(few)]] == [one.tobytes() for one in few]
+    assert [one.shape[1] for one in many] == [one["input_ids"].shape[1] for one in feeds]
+    assert many[0].tobytes() == first["last_hidden_state"].tobytes()
+    assert [one["last_hidden_state"].tobytes() for one in session.run_all(feeds)] == [one.tobytes() for one in many]
+    assert opened == [2, 1]
+
+
+def test_a_run_beside_another_has_one_thread_once_that_is_prepared(feeds, opened: list[int], monkeypatch) -> None:
+    """Two runs at once: the second finds that the first goes on."""
+    gate, entered, used = Event(), Event(), []
+    run = Session.run
+
+    def run_slowly(one: Session, feed: dict[str, np.ndarray], outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+        used.append(one)
+        entered.set()
+        gate.wait(20)
+        return run(one, feed, outputs)
+
+    monkeypatch.setattr(Session, "run", run_slowly)
+    session = ParallelSession(graphsurgery.load(BERT), 2)
+
+    def run_two() -> list[Session]:
+        gate.clear()
+        entered.clear()
+        used.clear()
+        with ThreadPoolExecutor(2) as pool:
+            found = [pool.submit(session.run, feeds[0])]
+            entered.wait(20)
+            found.append(pool.submit(session.run, feeds[1]))
+            while len(used) < 2:
+                sleep(0.001)
+            gate.set()
+            for one in found:
+                one.result()
+        return list(used)
+
+    wide, other = run_two()
+    assert wide is other and opened == [2]
+    session.prepare_for_many()
+    assert opened == [2, 1]
+    first, second = run_two()
+    assert first is wide and second is not wide
+    session.run(feeds[0])
+    assert used[-1] is wide, "the runs before have ended"
+
+
+@pytest.mark.parametrize(("threads", "limit", "device"), [(1, 1 << 29, CPU), (2, 10, CPU), (2, 1 << 29, Device(("CUDA",)))])
+def test_a_model_is_opened_once_if_a_second_session_does_not_help(threads, limit, device, feeds, monkeypatch) -> None:
+    """With one thread there is nothing to divide, a large model would take its memory twice, and a GPU has its own threads."""
+    monkeypatch.setattr(parallel, "LARGEST_TWICE", limit)
+    monkeypatch.setattr(parallel, "open_session", lambda model, *, threads, device: Session(BERT, threads=threads))
+    session = ParallelSession(graphsurgery.load(BERT), threads, device)
+    assert session.most == 1
+    used = set(session.run_each(lambda one, _: one, feeds))
+    session.prepare_for_many()
+    assert len(used | set(session.run_each(lambda one, _: one, feeds))) == 1
+
+
+def test_a_run_of_many_that_fails_is_told_and_ends_the_others(feeds) -> None:
+    session, done = ParallelSession(graphsurgery.load(BERT), 2), []
+
+    def run(one: Runner, feed: dict[str, np.ndarray]) -> None:
+        if feed is feeds[1]:
+            raise graphsurgery.errors.UnsupportedModelError("this one")
+        sleep(0.005)
+        done.append(feed)
+
+    with pytest.raises(graphsurgery.errors.UnsupportedModelError, match="this one"):
+        list(session.run_each(run, feeds))
+    sleep(0.02)
+    assert len(done) < len(feeds) - 1

@@ -97,7 +97,7 @@ class Racing:
             self.budget, self.has_measured_budget = budget, budget is None
             if budget is None:
                 self.progress("measuring the budget of a run")
-                self.budget = measure_budget(self._open(first), first.generator)
+                self.budget = measure_budget(self._open(first).run_all, first.generator)
         works = [
             (one, describe_strategy(strategy, self.budget), split_texts(one.generator, texts, strategy, self.budget or 1))
             for one, texts in zip(self.contenders, encoded, strict=True) for strategy in strategies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from graphsurgery.compare.timing import Timing, race
 from graphsurgery.runtime.batches import plan
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
-from graphsurgery.runtime.session import Session
 
 BUDGETS = (256, 512, 1024, 2048)
 """The candidates."""
@@ -22,26 +22,23 @@ LENGTHS = tuple(int(length) for length in np.rint(np.geomspace(5, 250, 48)))
 Feeds = Sequence[dict[str, np.ndarray]]
 
 
-def measure_budget(session: Session, generator: FeedGenerator, seconds: float = SECONDS, padded: bool = True) -> int:
+def measure_budget(
+    run_all: Callable[[Feeds], object], generator: FeedGenerator, seconds: float = SECONDS, padded: bool = True
+) -> int:
     """Return the smallest of `BUDGETS` that no larger one clearly beats: it needs the least memory.
 
-    ``session`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate, by
-    tokens alone if the file computes no padding, ``padded`` false.
-    Raises UnsupportedModelError if it cannot.
+    ``run_all`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate, by
+    tokens alone if the file computes no padding, ``padded`` false. Raises what ``run_all`` raises.
     """
     lengths = [generator.limit_length(length) for length in LENGTHS]
-    runs = [_run_all(session, _draw_feeds(generator, lengths, budget, padded)) for budget in BUDGETS]
-    rounds = race(runs, seconds)
+    drawn = [_draw_feeds(generator, lengths, budget, padded) for budget in BUDGETS]
+    rounds = race([partial(run_all, feeds) for feeds in drawn], seconds)
     best = 0
     for place in range(1, len(BUDGETS)):
         pairs = tuple((one[best], one[place]) for one in rounds)
         if Timing(len(lengths), max(lengths), pairs).helped:
             best = place
     return BUDGETS[best]
-
-
-def _run_all(session: Session, feeds: Feeds) -> Callable[[], object]:
-    return lambda: [session.run(feed) for feed in feeds]
 
 
 def _draw_feeds(generator: FeedGenerator, lengths: Sequence[int], budget: int, padded: bool) -> Feeds:

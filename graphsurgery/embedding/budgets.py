@@ -21,7 +21,8 @@ from graphsurgery.runtime.batches import BUDGET
 from graphsurgery.runtime.devices import Device, choose_device
 from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
-from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.parallel import ParallelSession
+from graphsurgery.runtime.session import Runner
 
 CACHE = "GRAPHSURGERY_CACHE"
 """The environment variable that names the folder of what was measured."""
@@ -34,7 +35,13 @@ RUNS = (LEAST + 1) * len(BUDGETS) * sum(LENGTHS) / BUDGET
 
 
 def find_budget(
-    model: Model, session: Session, generator: FeedGenerator, threads: int, device: Device, padded: bool, tokens: float
+    model: Model,
+    session: ParallelSession,
+    generator: FeedGenerator,
+    threads: int,
+    device: Device,
+    padded: bool,
+    tokens: float,
 ) -> int | None:
     """Return the most positions of one run: what was measured before on this machine, or what is measured now.
 
@@ -43,7 +50,7 @@ def find_budget(
         tokens: about how many tokens are at hand. If measuring would take long beside them, as for a large model and few texts,
             nothing is measured, and None is returned.
     """
-    place = find_cache() / "budgets" / f"{_identify(model, threads, device)}.json"
+    place = find_cache() / "budgets" / f"{_identify(model, threads, session.most, device)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(place.read_text(encoding="utf-8"))["positions"]
         if isinstance(found, int) and found > 0:
@@ -52,7 +59,7 @@ def find_budget(
         seconds = _time_run(session, generator)
         if seconds * RUNS > max(PATIENCE, SHARE * seconds * tokens / BUDGET):
             return None
-        budget = measure_budget(session, generator, padded=padded)
+        budget = measure_budget(session.run_all, generator, padded=padded)
     except UnsupportedModelError:
         return None
     with suppress(OSError):  # a cache that cannot be written is done without
@@ -61,7 +68,7 @@ def find_budget(
     return budget
 
 
-def _time_run(session: Session, generator: FeedGenerator) -> float:
+def _time_run(session: Runner, generator: FeedGenerator) -> float:
     """Return the seconds of one run of about `BUDGET` positions: texts of an eighth of that, the second time."""
     length = generator.limit_length(BUDGET // 8)
     (mask, *_) = generator.sizes.split_into_batches(make_mask([length] * max(BUDGET // length, 1)))
@@ -83,7 +90,7 @@ def choose_cached_device(providers: str | Sequence[str]) -> Device:
     return choose_device(providers, find_cache() / "tensorrt")
 
 
-def _identify(model: Model, threads: int, device: Device) -> str:
+def _identify(model: Model, threads: int, most: int, device: Device) -> str:
     """Return a name for this file on this machine: a budget that was measured for one says nothing of another."""
-    facts = (model.fingerprint, threads, device.providers, onnxruntime.__version__, platform.node(), platform.processor())
+    facts = (model.fingerprint, threads, most, device.providers, onnxruntime.__version__, platform.node(), platform.processor())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,8 @@ from graphsurgery.runtime.batches import BUDGET
 from graphsurgery.runtime.devices import AUTO, count_processors
 from graphsurgery.runtime.embedding import embed_batch, list_batches
 from graphsurgery.runtime.feeds import FeedGenerator
-from graphsurgery.runtime.session import open_session
+from graphsurgery.runtime.parallel import ParallelSession
+from graphsurgery.runtime.session import Runner
 from graphsurgery.runtime.texts import SENTENCES, find_tokenizer
 from graphsurgery.suggestions import suggest
 
@@ -110,7 +111,8 @@ class Embedder:
             model: a folder with onnx/model.onnx or model.onnx, or an ONNX file with tokenizer.json beside it or above it.
             providers: ``auto`` (CUDA if this ONNX Runtime has it, else the CPU), ``cpu``, ``cuda``, ``tensorrt``, a name of
                 ONNX Runtime's own, or several in order of preference.
-            threads: the threads of one run. Default: the processors that this process may use, by its container's quota.
+            threads: the threads that compute: all of them in one run, or one run on each when there is much to embed. Default:
+                the processors that this process may use, by its container's quota.
             max_batch_tokens: the most positions of one run, padding included; tokens alone for a padding-free file. Default:
                 what is fastest on this machine, measured when many texts are first embedded, and kept in the user's cache.
             output: the output that holds the vectors. Default: ``sentence_embedding``, or the only output ``[batch, dim]``.
@@ -140,7 +142,7 @@ class Embedder:
         self.tokenizer = TextTokenizer(self.tokenization, self.max_length, self._generator.tables.vocabulary)
         self.threads = threads or count_processors()
         self._device = device
-        self._session = open_session(self.model, threads=self.threads, device=device)
+        self._session = ParallelSession(self.model, self.threads, device)
         self.providers: list[str] = self._session.providers
         self.is_padded = read_padding_free_form(self.model) is None
         self.max_batch_tokens = max_batch_tokens
@@ -148,6 +150,15 @@ class Embedder:
     def __repr__(self) -> str:
         """Return one line: the file, its output, and where it runs."""
         return f"<Embedder {self.path}: {self.output}, {self.providers[0]}, {self.threads} threads>"
+
+    @property
+    def most_at_once(self) -> int:
+        """How many runs may go on at once, each on a thread of its own."""
+        return self._session.most
+
+    def prepare_for_many(self) -> None:
+        """Make runs that go on at the same time faster, by opening the model for them once more."""
+        self._session.prepare_for_many()
 
     @property
     def is_on_cpu(self) -> bool:
@@ -288,21 +299,28 @@ class Embedder:
         found = self.tokenizer.tokenize(SENTENCES)
         return have_length_one(self._run(found.parts, self._feed_prompt(""), BUDGET), NEAR_ONE)
 
-    def _run(self, parts: Sequence[Part], given: Mapping[str, Array], budget: int, tell: Any = None) -> Array:
-        """Return the vectors of ``parts``, ``[parts, dim]``."""
+    def _run(
+        self, parts: Sequence[Part], given: Mapping[str, Array], budget: int, tell: Callable[[int], object] = lambda _: None
+    ) -> Array:
+        """Return the vectors of ``parts``, ``[parts, dim]``, and ``tell`` how many are done."""
         lengths = np.array([len(one.ids) for one in parts], dtype=np.int64)
+        batches = list(list_batches(lengths, self.mixes_lengths, budget, self.is_padded))
+
+        def run(session: Runner, rows: Sequence[int]) -> Array:
+            return self._run_once(session, [parts[row] for row in rows], given)
+
         order: list[int] = []
         done: list[Array] = []
-        for rows in list_batches(lengths, self.mixes_lengths, budget, self.is_padded):
-            if tell is not None:
-                tell(len(order))
-            done.append(self._run_once([parts[row] for row in rows], given))
+        tell(0)
+        for rows, vectors in zip(batches, self._session.run_each(run, batches), strict=True):
+            done.append(vectors)
             order += rows
+            tell(len(order))
         return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self.width), np.float32)
 
-    def _run_once(self, parts: Sequence[Part], given: Mapping[str, Array]) -> Array:
+    def _run_once(self, session: Runner, parts: Sequence[Part], given: Mapping[str, Array]) -> Array:
         batch = self.tokenizer.make_batch(parts)
-        vectors = embed_batch(self._session, self._generator, batch, [self.output], given)[self.output]
+        vectors = embed_batch(session, self._generator, batch, [self.output], given)[self.output]
         if vectors is None:
             raise UnsupportedModelError(f"{self.output} does not hold one vector for each text", "name another output")
         return vectors
@@ -313,7 +331,7 @@ class Embedder:
         `tokenizer` makes the parts. They have the same number of ``prompt_tokens`` (`count_prompt`), and the same length unless
         `mixes_lengths`. Raises UnsupportedModelError if the run fails.
         """
-        return self._run_once(parts, self._name_prompt(prompt_tokens))
+        return self._run_once(self._session, parts, self._name_prompt(prompt_tokens))
 
     @property
     def mixes_lengths(self) -> bool:

@@ -10,14 +10,14 @@ import numpy as np
 from graphsurgery.progress import Progress, ignore_progress
 from graphsurgery.runtime.batches import BUDGET, plan
 from graphsurgery.runtime.feeds import FeedGenerator, generate_text_feeds
-from graphsurgery.runtime.session import Session
+from graphsurgery.runtime.session import Runner
 from graphsurgery.runtime.texts import Encoded
 
 Array = np.ndarray
 
 
 def embed_texts(
-    session: Session,
+    session: Runner,
     generator: FeedGenerator,
     texts: Encoded,
     names: Sequence[str],
@@ -42,7 +42,7 @@ def embed_texts(
 
 
 def embed_batch(
-    session: Session,
+    session: Runner,
     generator: FeedGenerator,
     batch: Encoded,
     names: Sequence[str],

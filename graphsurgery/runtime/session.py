@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +35,12 @@ LENT = 1 << 16
 ROOM = 1 << 26
 """Bytes of a protobuf to keep free for everything but initializers."""
 LENDABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+
+
+class Runner(Protocol):
+    """What runs a model as `Session` does."""
+
+    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]: ...
 
 
 class Session:
@@ -88,6 +94,10 @@ class Session:
             return dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # as above
             raise UnsupportedModelError(f"ONNX Runtime cannot run the model: {summarize_error(error)}") from error
+
+    def run_all(self, every: Iterable[Arrays]) -> list[dict[str, np.ndarray]]:
+        """Run once for each of the feeds, one after the other, and return all outputs of each."""
+        return [self.run(feeds) for feeds in every]
 
     def _round(self, name: str, array: np.ndarray) -> np.ndarray:
         return array.astype(self._halves[name]) if name in self._halves and array.dtype == np.float32 else array

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from graphsurgery.serving.app import make_app
+from graphsurgery.serving.app import ShortWay, make_app
 from graphsurgery.serving.cache import open_cache
 from graphsurgery.serving.folder_towers import open_towers
 from graphsurgery.serving.guards import Application, guard
@@ -40,4 +40,4 @@ def make_application(folder: Path, settings: ServeSettings) -> tuple[Service, Ap
             await service.stop(settings.drain)
 
     app.router.lifespan_context = live
-    return service, guard(app, service, settings, metrics)
+    return service, guard(ShortWay(app, settings), service, settings, metrics)

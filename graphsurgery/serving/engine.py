@@ -1,4 +1,4 @@
-"""The engine: one thread that runs what waits, a batch at a time, the moment that it is free."""
+"""The engine: threads that run what waits, each of them a batch at a time, the moment that it is free."""
 
 from __future__ import annotations
 
@@ -60,10 +60,20 @@ class Batch:
     """What was computed, padding included."""
 
 
-class Engine:
-    """Runs inputs in batches, in a thread of its own. An input that makes a run fail fails alone.
+@dataclass(eq=False, slots=True)
+class Run:
+    """A batch that one of the threads has taken."""
 
-    Any thread may call it. The results come to ``settle`` in the engine's thread.
+    tickets: Sequence[Ticket]
+    at_once: int
+    """How many batches were taken at that time, this one included."""
+    start: float = field(default_factory=time.perf_counter)
+
+
+class Engine:
+    """Runs inputs in batches, in threads of its own. An input that makes a run fail fails alone.
+
+    Any thread may call it. The results come to ``settle`` in the engine's threads.
     """
 
     def __init__(
@@ -71,46 +81,52 @@ class Engine:
         settle: Callable[[Sequence[Ticket]], None],
         watch: Callable[[Batch], None] = lambda _: None,
         on_death: Callable[[BaseException], None] = lambda _: None,
+        most_at_once: int = 1,
     ) -> None:
         """Make an engine that does not run yet.
 
         Args:
             settle: gets tickets with their result: a vector, an error, or that they were dropped.
             watch: gets each run that is done, for metrics.
-            on_death: is called once if the thread ends by an error of its own. All tickets have an error then.
+            on_death: is called once if a thread ends by an error of its own. All tickets that wait have an error then.
+            most_at_once: how many batches run at once.
         """
         self._settle, self._watch, self._on_death = settle, watch, on_death
         self._line: WaitingLine[Ticket] = WaitingLine()
         self._changed = threading.Condition()
         self._speeds: dict[str, float] = {}
-        self._running: Sequence[Ticket] = ()
-        self._run_start: float | None = None
+        self._runs: list[Run] = []
         self._is_open = False
         self._death: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._threads = [threading.Thread(target=self._work, name="engine", daemon=True) for _ in range(most_at_once)]
 
     def start(self) -> None:
         self._is_open = True
-        self._thread.start()
+        for one in self._threads:
+            one.start()
 
     def stop(self, seconds: float | None = None) -> bool:
         """Take no more inputs, run those that wait, and return whether that is done within ``seconds``."""
+        end = None if seconds is None else time.monotonic() + seconds
         with self._changed:
             self._is_open = False
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+            self._changed.notify_all()
+        for one in self._threads:
+            if one.ident is not None:
+                one.join(None if end is None else max(end - time.monotonic(), 0.0))
+        return not self.is_running
 
     @property
     def is_healthy(self) -> bool:
-        """False if the thread has ended by an error of its own, or if its run hangs."""
-        start = self._run_start
-        return self._death is None and (start is None or time.perf_counter() - start < STUCK)
+        """False if a thread has ended by an error of its own, or if a run hangs."""
+        with self._changed:
+            oldest = min((one.start for one in self._runs), default=None)
+        return self._death is None and (oldest is None or time.perf_counter() - oldest < STUCK)
 
     @property
     def is_running(self) -> bool:
-        return self._thread.is_alive()
+        """Whether a thread is there."""
+        return any(one.is_alive() for one in self._threads)
 
     @property
     def waiting(self) -> int:
@@ -136,38 +152,49 @@ class Engine:
             self._changed.notify()
 
     def _work(self) -> None:
+        run = None
         try:
-            while self._run_next():
-                pass
+            while (run := self._wait_for_run()) is not None:
+                self._run(run, run.tickets)
+                self._settle(run.tickets)
+                with self._changed:
+                    self._runs.remove(run)
+                run = None
         except BaseException as error:  # whatever it is, nobody may wait for this thread any more
-            self._die(error)
+            self._die(error, [] if run is None else run.tickets)
 
-    def _run_next(self) -> bool:
-        """Run the next batch. Return False if the engine is stopped and nothing waits."""
-        with self._changed:
-            while (oldest := self._line.find_oldest()) is None:
-                if not self._is_open:
-                    return False
-                self._changed.wait()
-            dropped = self._line.drop(_is_unwanted)
-            oldest = self._line.find_oldest()
-            if oldest is not None:
-                tower = oldest.tower
-                self._running = self._line.take(oldest.group, tower.budget, padded=tower.is_padded)
-        for one in dropped:
-            one.is_dropped = True
-        if dropped:
-            self._settle(dropped)
-        if oldest is not None:
-            self._run(oldest.tower, self._running)
-            self._run_start = None
-            self._settle(self._running)
-            self._running = ()
-        return True
+    def _wait_for_run(self) -> Run | None:
+        """Return the next batch, or None if the engine is stopped and nothing waits."""
+        while True:
+            with self._changed:
+                while not len(self._line):
+                    if not self._is_open:
+                        return None
+                    self._changed.wait()
+                dropped = self._line.drop(_is_unwanted)
+                run = self._take()
+            for one in dropped:
+                one.is_dropped = True
+            if dropped:
+                self._settle(dropped)
+            if run is not None:
+                return run
 
-    def _run(self, tower: Tower, tickets: Sequence[Ticket]) -> None:
-        """Run a batch. If it fails, its halves run, so that in the end what cannot be run fails alone."""
-        start = self._run_start = time.perf_counter()
+    def _take(self) -> Run | None:
+        """Take the next batch out of the line, and wake another thread for what is left."""
+        oldest = self._line.find_oldest()
+        if oldest is None:
+            return None
+        tower = oldest.tower
+        run = Run(self._line.take(oldest.group, tower.budget, padded=tower.is_padded), len(self._runs) + 1)
+        self._runs.append(run)
+        if len(self._line):
+            self._changed.notify()
+        return run
+
+    def _run(self, run: Run, tickets: Sequence[Ticket]) -> None:
+        """Run tickets of a batch. If that fails, their halves run, so that in the end what cannot be run fails alone."""
+        start, tower = time.perf_counter(), tickets[0].tower
         try:
             vectors = tower.run([one.input for one in tickets])
             if len(vectors) != len(tickets):
@@ -175,8 +202,8 @@ class Engine:
         except Exception as error:
             if len(tickets) > 1:
                 middle = len(tickets) // 2
-                self._run(tower, tickets[:middle])
-                self._run(tower, tickets[middle:])
+                self._run(run, tickets[:middle])
+                self._run(run, tickets[middle:])
             else:
                 tickets[0].error = _describe_failure(error)
                 tickets[0].queue, tickets[0].run = start - tickets[0].arrival, time.perf_counter() - start
@@ -190,24 +217,27 @@ class Engine:
                 one.vector.flags.writeable = False  # several requests may share it
             else:
                 one.error = ServiceError("the model's numbers for this input are not finite")
-        self._note(tower, Batch(tickets, seconds, _count_positions(tower, tickets)))
+        self._note_speed(tower, sum(one.size for one in tickets) * run.at_once / max(seconds, 1e-6))
+        self._watch(Batch(tickets, seconds, _count_positions(tower, tickets)))
 
-    def _note(self, tower: Tower, batch: Batch) -> None:
-        speed = sum(one.size for one in batch.tickets) / max(batch.seconds, 1e-6)
+    def _note_speed(self, tower: Tower, speed: float) -> None:
+        """Note that the engine computes so many tokens a second, in all of its threads together."""
         known = self._speeds.get(tower.kind, speed)
         self._speeds[tower.kind] = known + LATEST * (speed - known)
-        self._watch(batch)
 
-    def _die(self, error: BaseException) -> None:
+    def _die(self, error: BaseException, taken: Sequence[Ticket]) -> None:
+        """End the engine by an error of its own. What this thread has ``taken``, and all that waits, gets an error."""
         with self._changed:
-            self._death, self._is_open = error, False
-            left = [*self._running, *self._line.drop(lambda _: True)]
+            is_first, self._death, self._is_open = self._death is None, error, False
+            left = [*taken, *self._line.drop(lambda _: True)]
+            self._changed.notify_all()
         for one in left:
             one.vector, one.error = None, UnhealthyError("the service has stopped computing", "ask again")
         try:
             self._settle(left)
         finally:
-            self._on_death(error)
+            if is_first:
+                self._on_death(error)
 
 
 def _is_unwanted(ticket: Ticket) -> bool:

@@ -21,10 +21,10 @@ from graphsurgery.model.model import Model
 from graphsurgery.runtime.batches import BUDGET
 from graphsurgery.runtime.devices import count_processors
 from graphsurgery.runtime.masks import Sizes
-from graphsurgery.runtime.session import open_session
+from graphsurgery.runtime.parallel import ParallelSession
 from graphsurgery.serving.errors import InvalidRequestError
 from graphsurgery.serving.settings import ServeSettings
-from graphsurgery.serving.towers import Facts, Prepared, TextOptions
+from graphsurgery.serving.towers import Facts, Prepared, TextOptions, run_at_once
 
 Arrays = Mapping[str, np.ndarray]
 COSINE = "cosine"
@@ -54,7 +54,8 @@ class FileTower(ABC):
         self.threads = settings.threads or count_processors()
         self.budget = settings.max_batch_tokens or BUDGET
         device = choose_cached_device(settings.providers)
-        self._session = open_session(model, threads=self.threads, device=device)
+        self._session = ParallelSession(model, self.threads, device)
+        self.most_at_once = self._session.most
         fields = [self.kind, model.fingerprint, model.weights_fingerprint(), self._session.providers, *others]
         self.identity = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
         self._samples = samples
@@ -102,11 +103,12 @@ class FileTower(ABC):
         return next((one.dims[0] for one in values if one is not None and one.dims and isinstance(one.dims[0], int)), None)
 
     def warm_up(self) -> None:
-        """Run the samples together and alone, and compare the bits."""
-        together = self.run_feed(self._samples)
-        rows = range(len(together))
+        """Run the samples together, as often at once as the engine does, and alone, and compare the bits."""
+        self._session.prepare_for_many()
+        rows = range(len(next(iter(self._samples.values()))))
         alone = [self.run_feed({name: array[row : row + 1] for name, array in self._samples.items()}) for row in rows]
-        is_invariant = together.tobytes() == np.concatenate(alone).tobytes()
+        together = run_at_once(lambda: self.run_feed(self._samples), self.most_at_once)
+        is_invariant = all(one.tobytes() == np.concatenate(alone).tobytes() for one in together)
         self.facts = replace(self.facts, is_batch_invariant=is_invariant)
 
     def _describe(self, rows: np.ndarray) -> Facts:

@@ -49,7 +49,7 @@ class Service:
         """Make a service that does not run yet.
 
         Args:
-            towers: by kind, what the folder can compute. They share one engine: it runs one batch at a time, of one of them.
+            towers: by kind, what the folder can compute. They share one engine: each batch is of one of them.
             settings: its limits.
             cache: where rows are kept; None for no cache.
             watcher: is told what happens.
@@ -62,7 +62,8 @@ class Service:
         self.on_death: Callable[[BaseException], None] = lambda _: None
         """Called in the event loop if the engine ends by an error of its own."""
         self.watcher = watcher or Watcher()
-        self._engine = Engine(self._settle_from_thread, self.watcher.see_batch, self._die_from_thread)
+        most = max(one.most_at_once for one in towers.values())
+        self._engine = Engine(self._settle_from_thread, self.watcher.see_batch, self._die_from_thread, most)
         self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(count_processors(), thread_name_prefix="prepare")
@@ -108,7 +109,7 @@ class Service:
 
     @property
     def is_running(self) -> bool:
-        """Whether the engine's thread is there."""
+        """Whether a thread of the engine is there."""
         return self._engine.is_running
 
     @property

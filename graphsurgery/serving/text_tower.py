@@ -15,7 +15,7 @@ from graphsurgery.embedding.tokenizer import CUT, Part, Token
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.runtime.texts import SENTENCES
 from graphsurgery.serving.errors import InvalidRequestError
-from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions
+from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions, run_at_once
 
 SHORTER = "send a shorter text, or let it be cut"
 
@@ -32,6 +32,7 @@ class TextTower:
         self.tokenizer = embedder.tokenizer
         self.budget = embedder.measure_budget(MEASURED_FROM)
         self.is_padded = embedder.is_padded
+        self.most_at_once = embedder.most_at_once
         self.width = embedder.width
         self.dtype = np.dtype(np.float32)
         description = describe_vectors(embedder, "", None, None, CUT, None)
@@ -69,7 +70,9 @@ class TextTower:
             raise _make_invalid(error, 0) from error
 
     def warm_up(self) -> None:
-        """Run a few sentences alone and together, which also shows whether a text's vector depends on its batch."""
+        """Run a few sentences alone, and together in several runs at once, which also shows whether a text's vector depends on
+        its batch, or on what else runs."""
+        self.embedder.prepare_for_many()
         ready = []
         for one in self.prepare(self.samples, TextOptions()):
             if isinstance(one, GraphSurgeryError):
@@ -79,8 +82,11 @@ class TextTower:
         self.width, self.dtype = alone[0].shape[0], alone[0].dtype
         together = ready if self.embedder.mixes_lengths else [ready[0]] * 3
         wanted = alone if self.embedder.mixes_lengths else [alone[0]] * 3
-        rows = self.run(together)
-        self._is_batch_invariant = all(one.tobytes() == other.tobytes() for one, other in zip(rows, wanted, strict=True))
+        self._is_batch_invariant = all(
+            one.tobytes() == other.tobytes()
+            for rows in run_at_once(lambda: self.run(together), self.most_at_once)
+            for one, other in zip(rows, wanted, strict=True)
+        )
 
     @property
     def facts(self) -> Facts:

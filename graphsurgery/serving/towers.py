@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -69,14 +70,25 @@ class Facts:
     """Whether the scores of a cross-encoder are between 0 and 1 already, because the file ends with a sigmoid or softmax."""
 
 
+Result = TypeVar("Result")
+
+
+def run_at_once(run: Callable[[], Result], count: int) -> list[Result]:
+    """Return what ``run`` gives in each of ``count`` threads at once."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda _: run(), range(count)))
+
+
 class Tower(Protocol):
-    """One model. `prepare` is called by several threads at once, `run` and `warm_up` by one."""
+    """One model. `prepare` and `run` are called by several threads at once, `warm_up` by one."""
 
     kind: str
     budget: int
     """The most positions of one run."""
     is_padded: bool
     """Whether a run computes padding, so that its positions are rows x longest."""
+    most_at_once: int
+    """How many runs may go on at once: each of them has a thread of its own then."""
     width: int
     identity: str
     """The sha256 of everything that decides a row but the input itself and the options: model, tokenizer, longest text."""
@@ -90,7 +102,8 @@ class Tower(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Run once, so that the first request does not pay for it, and try whether rows are the same bits in any batch."""
+        """Run, once and as often at once as the engine does, so that the first requests do not pay for it, and try whether rows
+        are the same bits in any batch."""
         ...
 
     @property

@@ -1,0 +1,89 @@
+"""A model for runs that come one at a time, and for many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+
+from graphsurgery.model.model import Model
+from graphsurgery.runtime.devices import CPU, Device
+from graphsurgery.runtime.session import Arrays, Runner, Session, open_session
+
+LARGEST_TWICE = 1 << 29
+"""A file with more bytes of weights than these is opened once only, because a second session holds all of them again."""
+MANY = 8
+"""The second session is opened for so many runs or more for each thread: opening it takes about as long as a few runs."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ParallelSession:
+    """A model that runs on all threads when it runs once, and once on each thread when there is much to run.
+
+    Inside a run on several threads, each of them waits for the slowest at every operator. Runs of one thread each never wait
+    for each other, so that many runs are done sooner in this way. They need a second session, which takes the memory of the
+    weights again. Any number of threads may use a `ParallelSession`.
+    """
+
+    def __init__(self, model: Model, threads: int, device: Device = CPU) -> None:
+        """Load ``model`` for runs on ``threads`` threads. Raises what `open_session` raises."""
+        self._model, self._device = model, device
+        self._wide = open_session(model, threads=threads, device=device)
+        self.most = threads if device.is_cpu and model.weight_bytes <= LARGEST_TWICE else 1
+        """How many runs may go on at once, each with a thread of its own. 1 if the model is not opened a second time."""
+        self._narrow: Session | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._running = 0
+
+    @property
+    def providers(self) -> list[str]:
+        """ONNX Runtime's names of what the model runs on, the preferred one first."""
+        return self._wide.providers
+
+    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Run once, as `Session.run` does: on all threads, or on one if others run at the same time and `prepare_for_many` was
+        called before."""
+        with self._count_run() as others:
+            session = self._wide if self._narrow is None or not others else self._narrow
+            return session.run(feeds, outputs)
+
+    def run_each(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield ``run(session, item)`` for each item, in order: `most` of them at a time if there are many."""
+        if self.most == 1 or len(items) < MANY * self.most:
+            yield from (run(self._wide, one) for one in items)
+        else:
+            yield from self._run_at_once(run, items)
+
+    def run_all(self, every: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+        """Run once for each of the feeds, `most` of them at a time, and return all outputs of each."""
+        return list(self._run_at_once(lambda session, feeds: session.run(feeds), every))
+
+    def _run_at_once(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        narrow, pool = self.prepare_for_many()
+        return pool.map(lambda one: run(narrow, one), items)
+
+    def prepare_for_many(self) -> tuple[Session, ThreadPoolExecutor]:
+        """Open the second session, once. Return it, with the threads that run it."""
+        with self._lock:
+            if self._narrow is None or self._pool is None:
+                self._narrow = open_session(self._model, threads=1, device=self._device) if self.most > 1 else self._wide
+                self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="run")
+            return self._narrow, self._pool
+
+    @contextmanager
+    def _count_run(self) -> Iterator[int]:
+        """Count a run while it goes on, and yield how many others go on."""
+        with self._lock:
+            others, self._running = self._running, self._running + 1
+        try:
+            yield others
+        finally:
+            with self._lock:
+                self._running -= 1
