@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "embedding.md"
 SHORT, LONG = 900, 100
 OWN = "Embedder: baked"
-BESIDE = ("sentence-transformers", "fastembed", "ONNX Runtime, arrival", "ONNX Runtime, one", "Embedder")
+BESIDE = ("sentence-transformers", "fastembed", "txtai", "ONNX Runtime, arrival", "ONNX Runtime, one", "Embedder")
 OTHER_FILES = (f"{OWN}, --speed", "Embedder: padding-free", "Embedder: int8", "Embedder: padding-free, int8")
 """What may be faster: the Embedder on files that compute less."""
 MOST_BEHIND = 1.05

@@ -39,7 +39,7 @@ MILLION = 1 << 20
 SEED = 7
 AGREES = 1e-5
 """Vectors have length one; another engine's float32 vectors are within this of PyTorch's."""
-PACKAGES = ("onnxruntime", "sentence-transformers", "transformers", "torch", "optimum-onnx", "fastembed", "openvino")
+PACKAGES = ("onnxruntime", "sentence-transformers", "transformers", "torch", "optimum-onnx", "fastembed", "openvino", "txtai")
 
 
 @dataclass(frozen=True)

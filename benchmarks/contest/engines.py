@@ -167,6 +167,16 @@ def open_fastembed(files: Files) -> Encode:
     return lambda texts: np.stack(list(model.embed(texts, batch_size=BATCH)))
 
 
+def open_txtai(files: Files) -> Encode:
+    """Return txtai on our pooled file: it does not pool what an ONNX file gives. It sorts by characters, and runs 32 texts."""
+    import torch
+    from txtai import Embeddings
+
+    torch.set_num_threads(THREADS)
+    model = Embeddings(path=str(files.baked), tokenizer=str(files.model), maxlength=LONGEST, encodebatch=BATCH, gpu=False)
+    return lambda texts: np.asarray(model.batchtransform(texts))
+
+
 def open_embedder(path: Path, budget: int | None = None) -> Encode:
     """Return `graphsurgery.Embedder` on a file: it tokenises, plans by a budget that it measures, and runs."""
     from graphsurgery import Embedder
@@ -180,6 +190,7 @@ ENGINES: dict[str, Callable[[Files], Encode]] = {
     "sentence-transformers, ONNX": open_st_onnx,
     "Optimum's pooled export, arrival": lambda files: make_planned(files.model, open_onnx(files.pooled), plan_arrival),
     "fastembed": open_fastembed,
+    "txtai, ONNX": open_txtai,
     "ONNX Runtime, arrival": lambda files: make_planned(files.model, open_onnx(files.baked), plan_arrival),
     "ONNX Runtime, one at a time": lambda files: make_planned(files.model, open_onnx(files.baked), plan_single),
     "ONNX Runtime, sorted": lambda files: make_planned(files.model, open_onnx(files.baked), plan_sorted),
