@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -425,6 +426,28 @@ def test_progress_counts_texts(model: Embedder, monkeypatch) -> None:
     model.encode(TEXTS, progress=lambda *one: told.append(one))
     assert told[0] == ("embedding texts", 0, len(TEXTS)) and told[-1][1] >= 4
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_an_interruption_ends_what_runs_on_other_threads(baked: Path, monkeypatch) -> None:
+    model, ran = Embedder(baked, threads=2, max_batch_tokens=1), []
+    run_once = Embedder._run_once
+
+    def run_slowly(*given) -> np.ndarray:
+        ran.append(1)
+        sleep(0.01)
+        return run_once(*given)
+
+    def stop(_: str, done: int, all: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Embedder, "_run_once", run_slowly)
+    with pytest.raises(KeyboardInterrupt):
+        model.encode(TEXTS * 10, progress=stop)
+    before = len(ran)
+    sleep(0.05)
+    assert before <= len(ran) <= before + 2 < 10 * len(TEXTS)
+    assert model.encode(TEXTS * 10).shape[0] == 10 * len(TEXTS)
 
 
 # --- files of other kinds -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -312,10 +313,11 @@ class Embedder:
         order: list[int] = []
         done: list[Array] = []
         tell(0)
-        for rows, vectors in zip(batches, self._session.run_each(run, batches), strict=True):
-            done.append(vectors)
-            order += rows
-            tell(len(order))
+        with closing(self._session.run_each(run, batches)) as found:  # if ``tell`` ends it, what waits is not run
+            for rows, vectors in zip(batches, found, strict=True):
+                done.append(vectors)
+                order += rows
+                tell(len(order))
         return np.concatenate(done)[np.argsort(order)] if done else np.zeros((0, self.width), np.float32)
 
     def _run_once(self, session: Runner, parts: Sequence[Part], given: Mapping[str, Array]) -> Array:

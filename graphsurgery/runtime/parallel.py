@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -54,8 +54,11 @@ class ParallelSession:
             session = self._wide if self._narrow is None or not others else self._narrow
             return session.run(feeds, outputs)
 
-    def run_each(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Yield ``run(session, item)`` for each item, in order: `most` of them at a time if there are many."""
+    def run_each(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+        """Yield ``run(session, item)`` for each item, in order: `most` of them at a time if there are many.
+
+        If the generator is closed, what has not begun is left out.
+        """
         if self.most == 1 or len(items) < MANY * self.most:
             yield from (run(self._wide, one) for one in items)
         else:
