@@ -673,7 +673,7 @@ def align_mask(
     ONNX aligns shapes at their ends, so such a node reads the mask as ``[1, frames, channels]``. It fails in most runs; with as
     many frames as channels it runs, and hides channels. fairseq's ``x[padding_mask] = 0`` is exported in this form. The edit
     puts an Unsqueeze before the condition: ``[batch, frames, 1]``. The nodes are found by their ranks and by runs. The proof
-    computes each of them in numpy, between the parts of the source before it and behind it.
+    computes each of them in numpy, between the parts of the source before it and after it.
 
     Args:
         model: the model to edit: a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model. It is not changed.

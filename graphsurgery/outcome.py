@@ -197,7 +197,7 @@ def list_attempts(attempts: Sequence[str]) -> str:
 
 
 def group_attempts(attempts: Sequence[str]) -> list[str]:
-    """Return each reason once, behind the first attempts that were rejected for it."""
+    """Return each reason once, after the first attempts that were rejected for it."""
     groups: dict[str, list[str]] = {}
     for attempt in attempts:
         label, _, why = attempt.partition(": ")

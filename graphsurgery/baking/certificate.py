@@ -25,7 +25,7 @@ READ_BY_STEPS = ("weights", "ranges")
 def hash_sources(plan: BakePlan) -> dict[str, str]:
     """Return the sha256 (hex) of every source file by its place in the model folder.
 
-    A file from elsewhere, such as one of ranges or an encoder that the user named, has its name behind ``elsewhere:``. An
+    A file from elsewhere, such as one of ranges or an encoder that the user named, has the key ``elsewhere:<name>``. An
     exported file has the place that it would have in the folder.
     """
     return {_locate(_find_home(path, plan), plan.folder): hash_file(path) for path in dict.fromkeys(_list_sources(plan))}

@@ -54,15 +54,15 @@ def find_copied_files(plan: BakePlan) -> dict[str, FileBytes]:
 
 
 def _is_wanted(folder: Path, name: str) -> bool:
-    """Return whether ``folder`` has something of that name. A folder named LICENSE is no licence."""
+    """Return whether ``folder`` has something of that name. A folder named LICENSE does not count as a licence."""
     return is_there(folder / name) and not (name in FOLDER_FILES and is_folder(folder / name))
 
 
 def _find_module_files(plan: BakePlan) -> dict[str, FileBytes]:
-    """Return ``modules.json``, and configs and weights of the modules behind the encoder, by their places in the folder.
+    """Return ``modules.json``, and configs and weights of the modules after the encoder, by their places in the folder.
 
     Return nothing if sentence-transformers cannot use them: its ONNX backend needs the encoder's own hidden state, which the
-    first module behind the encoder pools, as an output.
+    first module after the encoder pools, as an output.
     """
     kinds = tuple(module.kind for module in plan.modules[:2])
     is_kept = any(isinstance(step, AddPooling) and step.hidden_state in step.keep_output for step in plan.steps)

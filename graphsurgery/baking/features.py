@@ -56,7 +56,7 @@ class Features:
     def make(self, module: Module, name: str, reads: str) -> str:
         """Add the feature ``name``, which ``module`` makes from the feature ``reads``. Return its name in the graph.
 
-        FolderError if another module made it already, or if it is no valid name.
+        FolderError if another module made it already, or if it is not a valid name.
         """
         if not name or not name.isprintable():
             raise FolderError(f"{module.path}: {module.kind} writes {shorten(repr(name))}, which is not a valid name", DOWNLOAD)

@@ -43,7 +43,7 @@ Planned = tuple[Edit, Path | None]
 
 
 def plan_module(module: Module, features: Features) -> Steps:
-    """Return the edits that ``module`` amounts to. FolderError for a kind that cannot be baked behind an encoder."""
+    """Return the edits that ``module`` amounts to. FolderError for a kind that cannot be baked after an encoder."""
     handler = HANDLERS.get(module.kind)
     if handler is None:
         raise FolderError(

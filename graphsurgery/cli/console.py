@@ -79,7 +79,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 def show_progress(quiet: bool) -> Iterator[Progress]:
     """Show on stderr what is being done, the time since the start, and a bar if the number of parts is known.
 
-    Nothing is shown for work of less than `PATIENCE` seconds, if ``quiet``, or if stderr is no terminal.
+    Nothing is shown for work of less than `PATIENCE` seconds, if ``quiet``, or if stderr is not a terminal.
     """
     if quiet or not err.is_terminal:
         yield ignore_progress

@@ -10,7 +10,7 @@ from graphsurgery.suggestions import find_spelling
 
 
 class ColouredFormatter(click.HelpFormatter):
-    """Writes headings in bold green and names in cyan. click removes both if stdout is no terminal."""
+    """Writes headings in bold green and names in cyan. click removes both if stdout is not a terminal."""
 
     def write_heading(self, heading: str) -> None:
         self.write(f"{'':>{self.current_indent}}{click.style(f'{heading}:', fg='green', bold=True)}\n")

@@ -205,7 +205,7 @@ def _render_comparisons(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _render_figures(figures: Sequence[Figure]) -> Table:
-    """Return one sentence for each figure, behind its verdict if it was judged."""
+    """Return one sentence for each figure, after its verdict if it was judged."""
     table = _make_grid()
     for one in figures:
         table.add_row(Text("") if one.least is None else _render_verdict(one.verdict), Text(str(one), overflow="fold"))

@@ -34,7 +34,7 @@ Line = tuple[str, str | Text]
 
 @dataclass(frozen=True)
 class LabelledLines:
-    """Texts behind their labels. A long text continues below its start, and no line ends with blanks."""
+    """Texts to the right of their labels. A long text continues below its start, and no line ends with blanks."""
 
     lines: Sequence[Line]
     title: Text | None = None

@@ -128,7 +128,7 @@ class AddLogitScore(GraphEdit[Logits]):
 
 
 def _read_token(text: str | int | None, option: str) -> int | None:
-    """Return a token's id, or None if none is given. Raises RequestError if it is no number of 0 or more."""
+    """Return a token's id, or None if none is given. Raises RequestError if it is not a number of 0 or more."""
     if text in (None, ""):
         return None
     digits = str(text).strip()

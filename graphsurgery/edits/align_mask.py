@@ -39,7 +39,7 @@ class AlignMask(GraphEdit[Found]):
     ONNX aligns shapes at their ends, so such a node reads the mask as ``[1, frames, channels]``. It fails in most runs; with as
     many frames as channels it runs, and hides channels. fairseq's ``x[padding_mask] = 0`` is exported in this form. The edit
     puts an Unsqueeze before the condition: ``[batch, frames, 1]``. The nodes are found by their ranks and by runs. The proof
-    computes each of them in numpy, between the parts of the source before it and behind it.
+    computes each of them in numpy, between the parts of the source before it and after it.
     """
 
     where: tuple[str, ...] = resolved_parameter(())

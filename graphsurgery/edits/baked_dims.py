@@ -43,13 +43,18 @@ REPEATING = frozenset({"GatherElements"})
 class Plan:
     """What a constant becomes, and what is known of it then: its dims, or the integers in it.
 
-    By ``kind``. ``shape``: the vector of ``entries``. ``positions``: entries[0], entries[0] + 1, ..., with rank entries[1], as
-    many as entries[2] says; they go along the first axis for the batch and along the last for the sequence.
-    ``cut``: the old value up to the end of the sequence along the axes ``entries``; the entry ``batch`` keeps the first row.
-    ``tiled``: the first entries[0] rows of the old value, once for each text, cut along the axes that the other entries name.
-    ``end``: the size of the sequence. ``grid``: int64 with the dims ``entries`` and one dim more, for the coordinates: each of
-    them counts 0, 1, ... along one of the ``axes``. ``places``: the places of tokens in all texts one behind the other, int64;
-    its two ``axes`` are the batch's and the sequence's, whose sizes are the ``entries``.
+    The ``kind`` says what replaces the constant:
+
+    - ``shape``: the vector of ``entries``.
+    - ``positions``: entries[0], entries[0] + 1, ..., with rank entries[1], as many as entries[2] says. They go along the first
+      axis for the batch, and along the last one for the sequence.
+    - ``cut``: the old value up to the end of the sequence along the axes ``entries``. The entry ``batch`` keeps the first row.
+    - ``tiled``: the first entries[0] rows of the old value, once for each text, cut along the axes that the other entries name.
+    - ``end``: the size of the sequence.
+    - ``grid``: coordinates, int64 with the dims ``entries`` and one dim more. Each of them counts 0, 1, ... along one of the
+      ``axes``.
+    - ``places``: the places of tokens in all texts, one text after the other, int64. Its two ``axes`` are the batch's and the
+      sequence's, and the ``entries`` are their sizes.
     """
 
     kind: str
@@ -225,7 +230,7 @@ class _Planner(Facts):
         return Plan(GRID, entries, (*sizes, dims[-1]), axes=tuple(axes))
 
     def _plan_places(self, node: ir.Node, value: ir.Value) -> Plan | None:
-        """Plan indices into the tokens of all texts one behind the other: row * length + position."""
+        """Plan indices into the tokens of all texts, one text after the other: row * length + position."""
         ids = self._roles.ids
         sizes = self._facts[ids.name].dims if ids is not None else None
         data, dims, free = self._dims(node.inputs[0]), self._constants.dims(value), self._free

@@ -40,7 +40,7 @@ class ClipGraph:
             }
 
     def apply_cuts(self) -> None:
-        """Build every cut behind the value that it replaces, and let its readers read it."""
+        """Build every cut after the value that it replaces, and let its readers read it."""
         new = {reader: cut.made for cut in self.clips.cuts for reader in cut.readers}
 
         def rewire(node: onnx.NodeProto) -> None:

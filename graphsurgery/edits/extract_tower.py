@@ -90,7 +90,7 @@ class ExtractTower(GraphEdit[Tower]):
         require_promised(self.verb, "the inputs", kept, after.inputs)
 
     def _declare(self, output: Value) -> Value:
-        """Return the output as it is declared behind the edit: its batch dim is that of the tower's input."""
+        """Return the output as it is declared after the edit: its batch dim is that of the tower's input."""
         batch: Dim = int(self.batch) if self.batch is not None and self.batch.isdigit() else self.batch
         dims = None if output.dims is None else (batch, *output.dims[1:])
         kind = next(number for number, name in NAMES.items() if type_name(number) == self.dtype)

@@ -248,7 +248,7 @@ def _take_rows(feed: Arrays, rows: int, chosen: slice | np.ndarray) -> Arrays:
 
 
 def _join(parts: Sequence[Arrays], rows: int) -> Arrays:
-    """Return the outputs of all parts, one behind the other. An output without rows is the first part's."""
+    """Return the outputs of all parts, one after the other. An output without rows is the first part's."""
     return {
         name: np.concatenate([part[name] for part in parts])[:rows] if array.ndim else array for name, array in parts[0].items()
     }

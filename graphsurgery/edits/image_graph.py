@@ -88,8 +88,8 @@ def find_new_size(ops: Operators, size: gs.Tensor, asked: tuple[int, ...]) -> tu
 def resize_bytes(ops: Operators, picture: Picture, new: tuple[int, ...] | gs.Tensor, resample: str) -> Picture:
     """Resize levels in uint8: ONNX Runtime then rounds and clips after each pass, as Pillow does.
 
-    All four sizes are given. With those of two axes alone, ONNX Runtime 1.32 fails where it moves the Transpose before a
-    bilinear Resize behind it: it counts the sizes wrongly.
+    All four sizes are given. With those of two axes alone, ONNX Runtime 1.32 fails if it moves a Transpose from before a
+    bilinear Resize to after it: it then counts the sizes wrongly.
     """
     front = take(ops, ops.node("Shape", picture.levels, name="shape"), [0, 1], "front")
     sizes = ops.node("Concat", front, Picture(picture.levels, new).size_vector(ops), name="sizes", axis=0)

@@ -64,7 +64,7 @@ def keep_target_parameter() -> Any:
 
 
 class OutputEdit(GraphEdit[FoundT]):
-    """An edit that makes new outputs from the output ``target``, in its place or behind it. All other outputs stay."""
+    """An edit that makes new outputs from the output ``target``, in its place or after it. All other outputs stay."""
 
     target: str | None
 

@@ -33,7 +33,7 @@ OF_CLIP = ("pooler_output", "text_embeds")
 def parse_layer(text: str, last: int) -> int:
     """Return the number of a hidden layer from 0 to ``last``. Negative numbers count from the end.
 
-    Raises RequestError for a text that is no number, and for a layer that the encoder does not have.
+    Raises RequestError for a text that is not a number, and for a layer that the encoder does not have.
     """
     known = f"the encoder has the layers 0 (the embeddings) to {last}; -1 is the last one"
     if not text:

@@ -73,7 +73,7 @@ class MaskSpec:
     def parse(cls, text: str) -> MaskSpec:
         """Read ``NAME``, ``not:NAME``, ``padded:NAME``, ``additive:NAME``, ``lengths:NAME``, ``ones`` or ``pad:ID``.
 
-        Raise MaskError if ID is no token id.
+        Raise MaskError if ID is not a token id.
         """
         if not isinstance(text, str):
             raise MaskError(f"a mask is named by a text, and {text!r} is not one", "write an input's name, ones or pad:ID")
@@ -179,7 +179,7 @@ def _fill(ops: Operators, x: gs.Tensor, number: np.generic) -> gs.Variable:
 
 
 def exclude_prompt(ops: Operators, m: gs.Tensor, length: gs.Tensor) -> gs.Variable:
-    """Build m and not p - first < N: ``m [batch, seq]`` bool less the N positions from each row's first token on.
+    """Build m and not p - first < N: ``m [batch, seq]`` bool without the N positions from each row's first token on.
 
     p = 0, 1, ..., seq - 1; first ``[batch, 1]`` is the first p with m = 1; ``length`` N is int64 ``[1]``.
     """

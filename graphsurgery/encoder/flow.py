@@ -38,7 +38,7 @@ MASK_INDEX = 1
 MOST_TERMS = 64
 """A sum is followed through about this many terms."""
 MOST_COPIES = 16
-"""The consumers of a value are looked for behind up to this many copies of it."""
+"""The search for the consumers of a value follows up to this many copies of it."""
 MOST_INTEGERS = 16
 """Longer integer constants are not read. No shape has more dims than this."""
 DEEPEST = 200

@@ -74,7 +74,7 @@ class LastSum:
 def find_last_sum(graph: Graph, layers: tuple[ir.Value, ...]) -> LastSum | None:
     """Return the sum that the final normalisation of a pre-norm encoder with these `find_layers_by_structure` normalises.
 
-    None for post-norm encoders, and if the last layer is no more normalised than the others.
+    None for post-norm encoders, and if the last layer is normalised as often as the others.
     """
     step = next(_find_sums(graph, layers[-1]), None)
     if step is None or len(layers) < 2:
@@ -106,7 +106,7 @@ def _adds_weights(graph: Graph, node: ir.Node) -> bool:
 
 
 def _find_sums(graph: Graph, value: ir.Value) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
-    """Yield (sum, stream, branch) for the sums before ``value`` of which one side, the branch, is computed from the other."""
+    """Yield (sum, stream, branch) for the sums before ``value`` in which one side, the branch, is computed from the other."""
     for node in graph.upstream_nodes(value, through=BETWEEN_LAYERS):
         first, second = (*node.inputs, None, None)[:2]
         if get_operator(node) not in SUMS or first is None or second is None:

@@ -32,7 +32,7 @@ SHORTEST_POSITION_TABLE = 4
 """A table with fewer rows is for token types that are looked up by a constant index."""
 WINDOW_ATTRIBUTES = ("local_window_size", "window", "sliding_window")
 WIDEST_WINDOW = 1 << 20
-"""A larger number is no window. Masks are compared with such numbers, too."""
+"""A larger number is not taken for a window. Masks are compared with such numbers, too."""
 
 
 class Lookup(NamedTuple):
@@ -61,7 +61,7 @@ class Tables:
     end_id: int | None = None
     """The id that ends a text, if the graph looks for it to take that position's vector, as CLIP's text towers do."""
     counts: bool = False
-    """Whether positions are counted from the ids that are not padding, and so begin behind the padding id's row."""
+    """Whether positions are counted from the ids that are not padding, and so begin after the padding id's row."""
 
     @property
     def longest(self) -> int | None:

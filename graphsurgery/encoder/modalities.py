@@ -45,7 +45,7 @@ class Stem:
     channels: int
     """How many channels it reads: the colours of a picture, 1 for a waveform, or the bins of a spectrogram."""
     kernel: tuple[int, ...]
-    """The sizes of its window, one for each dim behind the channels."""
+    """The sizes of its window, one for each dim after the channels."""
     step: tuple[int, ...]
     """How far the windows are apart, in the same order."""
     before: tuple[ir.Node, ...]

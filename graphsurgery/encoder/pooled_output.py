@@ -99,7 +99,7 @@ def find_pooled_outputs(model: Model) -> tuple[PooledOutput, ...]:
 
 @dataclass
 class _Behind:
-    """What was found behind the pooling so far, from the output backwards."""
+    """What was found after the pooling so far, from the output backwards."""
 
     normalized: bool = False
     dense: bool = False

@@ -68,12 +68,12 @@ def is_cache(value: Value) -> bool:
 
 
 def strip_index(name: str) -> str:
-    """Return a name without the ``:0`` that TensorFlow puts behind the names of tensors."""
+    """Return a name without the ``:0`` that TensorFlow appends to the names of tensors."""
     return TENSOR_INDEX.sub("", name)
 
 
 def _pick(interface: Interface, names: tuple[str, ...], fits: Callable[[Value], bool] = lambda _: True) -> Value | None:
-    """Return the first input that has one of ``names``, with or without an index behind it, and fits."""
+    """Return the first input that has one of ``names``, with or without an index after it, and fits."""
     by_name = {strip_index(value.name): value for value in reversed(interface.inputs)}
     by_name |= {value.name: value for value in interface.inputs}
     return next((value for name in names if (value := by_name.get(name)) is not None and fits(value)), None)

@@ -115,7 +115,7 @@ def _find_scale(flow: Flow, node: ir.Node, others: list[ir.Value]) -> ir.Value |
 
 
 def _find_kinds(flow: Flow, value: ir.Value) -> Iterator[str]:
-    """Yield the kinds of a value that is no sum."""
+    """Yield the kinds of a value that is not a sum."""
     if value in flow.tokens:
         yield CONTENT
         return

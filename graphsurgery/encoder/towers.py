@@ -96,8 +96,8 @@ def find_tower(model: Model, kind: str, output: str | None = None) -> Tower:
 
     Without a name it is the output from which the logits are computed; without logits, the last ``[batch, dim]`` of the tower.
 
-    Raises NameNotFoundError for a name that is no output; UnsupportedModelError for a model that does not have both towers, or
-    whose embedding depends on texts and pictures; RequestError if several outputs may be meant.
+    Raises NameNotFoundError for a name that is not an output; UnsupportedModelError for a model that does not have both towers,
+    or whose embedding depends on texts and pictures; RequestError if several outputs may be meant.
     """
     if kind not in KINDS:
         raise RequestError(f"{kind!r} is no tower", f"choose from {' and '.join(KINDS)}")

@@ -165,7 +165,7 @@ def _read_task(module: Module) -> str:
 
 
 def _find_tower(module: Module) -> str | None:
-    """Return the tower that sentence-transformers takes for texts, or None if the model is no such model."""
+    """Return the tower that sentence-transformers takes for texts, or None if the model has no towers."""
     method = read_transformer_settings(module).method
     return next((tower for tower in TOWERS if method == f"get_{tower}_features"), None)
 

@@ -73,7 +73,7 @@ def is_folder(path: Path) -> bool:
 
 
 def open_file(path: Path) -> FileBytes:
-    """Open ``path`` for reading. Raise FolderError if it does not exist, may not be read, or is no regular file."""
+    """Open ``path`` for reading. Raise FolderError if it does not exist, may not be read, or is not a regular file."""
     try:
         return FileBytes(path)
     except GraphSurgeryError as error:

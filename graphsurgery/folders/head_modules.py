@@ -1,4 +1,4 @@
-"""The modules of a model's folder that its file lacks: sentence-transformers applies them behind the pooling."""
+"""The modules of a model's folder that its file lacks: sentence-transformers applies them after the pooling."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def list_folder_modules(model: Model) -> tuple[ListedModule, ...]:
 
 
 def warn_of_missing_modules(model: Model) -> tuple[str, ...]:
-    """Return a warning if the folder's modules go on behind the pooling that graphsurgery recorded in the file."""
+    """Return a warning if the folder has modules after the pooling that graphsurgery recorded in the file."""
     folder = find_modules_folder(model)
     if folder is None or not has_own_head(model):
         return ()
@@ -66,7 +66,7 @@ def renew_module_warning(model: Model) -> Model:
 
 
 def _list_missing(modules: tuple[ListedModule, ...], model: Model) -> list[str]:
-    """Return the modules behind the first that no recorded edit covers, in the modules' order.
+    """Return the modules from the first one on that no recorded edit covers, in the modules' order.
 
     Empty for a Router, whose routes are files of their own, and for a folder without pooling.
     """

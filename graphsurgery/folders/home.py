@@ -12,7 +12,7 @@ from graphsurgery.model.model import Model
 
 
 def place_in_folder(model: Model, folder: Path) -> Model:
-    """Return ``model`` as if its file lay in ``onnx/`` of its model ``folder``. Raise FolderError if that is no folder."""
+    """Return ``model`` as if its file lay in ``onnx/`` of its model ``folder``. Raise FolderError if that is not a folder."""
     if not is_folder(folder):
         raise FolderError(f"{folder} is not a folder", "give the folder of the model, the one with modules.json or config.json")
     return replace(model, home=folder / "onnx")

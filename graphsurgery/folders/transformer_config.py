@@ -102,7 +102,8 @@ def read_transformer_settings(module: Module) -> TransformerSettings:
 
 
 def _read_text_modality(module: Module, default: dict[str, Any]) -> dict[str, Any]:
-    """Return the text entry of ``modality_config``: ``default`` without that config (before 5.4), {} if text is no input."""
+    """Return the text entry of ``modality_config``: ``default`` without that config (before 5.4), {} if the model does not take
+    text."""
     modalities = read_setting(module.config, "modality_config", dict, module.path)
     if modalities is None:
         return default

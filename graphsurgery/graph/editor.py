@@ -113,7 +113,7 @@ class Editor(Graph):
         self._infos += infos
 
     def remove(self, node: ir.Node) -> None:
-        """Remove a node whose outputs nobody reads, with its subgraphs."""
+        """Remove a node whose outputs nothing reads, with its subgraphs."""
         for inner in walk_subgraphs(node):
             for one in inner:
                 self.set_inputs(one, [None] * len(one.inputs))
@@ -203,7 +203,7 @@ class Editor(Graph):
     def replace_with_constant(self, value: ir.Value, tensor: onnx.TensorProto) -> None:
         """Turn ``value``, the only output of its node, into a constant with the elements of ``tensor``.
 
-        It becomes an initializer if the IR version allows that and ``value`` is no graph output, else a Constant node.
+        It becomes an initializer if the IR version allows that and ``value`` is not a graph output, else a Constant node.
         """
         node, renamed = value.producer(), _copy_tensor(tensor, value.name)
         if node is None:
@@ -229,7 +229,7 @@ class Editor(Graph):
         self._unchanged.discard(value)
 
     def remove_unread(self) -> int:
-        """Remove nodes and initializers that nobody reads, starting at the end, and return their number."""
+        """Remove nodes and initializers that nothing reads, starting at the end, and return their number."""
         dead = 0
         for node in reversed(list(self.nodes)):
             if not any(self.is_read(value) for value in node.outputs if value.name):

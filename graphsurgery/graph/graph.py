@@ -175,7 +175,8 @@ class Graph:
     ) -> Iterator[ir.Node]:
         """Yield the nodes that compute the numbers of ``value``, nearest first, and none that computes ``until``.
 
-        The search skips nodes that only read a shape. If ``through`` is given, it stops behind other operators than these.
+        The search skips nodes that only read a shape. If ``through`` is given, it does not go beyond operators other than
+        these.
         """
         todo, seen = deque([value]), set(until)
         while todo:

@@ -224,7 +224,7 @@ FUSED_STANDARD = frozenset({"Gelu", "LayerNormalization", "RMSNormalization", "S
 LAST_STEPS = frozenset({"Add", "Mul"})
 """The last operator of a norm, a GELU or a rotation in pieces."""
 POOLER_STEPS = COPYING | {"Add", "Gemm", "MatMul", "Tanh"}
-"""Operators of a BERT pooler behind the one that takes a token: tanh(dense(token))."""
+"""Operators of a BERT pooler after the one that takes a token: tanh(dense(token))."""
 TAKING_TOKENS = frozenset({"Gather", "Slice", "Squeeze"})
 """Operators that take one position of a sequence."""
 REDUCING = {
@@ -238,7 +238,7 @@ PICKING_BY_AXIS = frozenset({"Gather", "Slice"})
 TURNING = COPYING | {"Transpose"}
 """Operators that give every element of their first input once, in the same or another order of axes."""
 BEHIND_POOLING = PRODUCTS | UNARY | NORMS | {"Add", "Mul", "Sub"}
-"""Operators of dense layers, activations and norms behind pooling."""
+"""Operators of dense layers, activations and norms after pooling."""
 SQUARE_SUMS = frozenset({"ReduceL2", "ReduceSum", "ReduceSumSquare"})
 """Operators by which the length of a vector is computed."""
 MASKING_TOKENS = COPYING | BLENDING | {"Mul", "Transpose"}
@@ -311,7 +311,7 @@ MASK_ENDS = frozenset({
     "ArgMax", "Equal", "Exp", "GlobalMaxPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual",
     "LogSoftmax", "MaxPool", "ReduceLogSumExp", "ReduceMax", "Shape", "Sign", "Size", "Softmax", "TopK",
 })  # fmt: skip
-"""Operators behind which only the order of numbers counts, or which of them stand for minus infinity."""
+"""Operators after which only the order of numbers counts, or which of them stand for minus infinity."""
 ADDED_INPUTS = {
     f"{VENDOR}.SkipLayerNormalization": (0, 1, 4), f"{VENDOR}.SkipSimplifiedLayerNormalization": (0, 1, 3),
     f"{VENDOR}.BiasGelu": (0, 1), f"{VENDOR}.FastGelu": (0, 1), EMBEDDING_NORM: (2, 3, 4),
@@ -321,7 +321,8 @@ ADDED_INPUTS = {
 # --- simplifying -----------------------------------------------------------------------------------------------------------
 
 LAID_OUT_ANEW = SAME_ORDER | {"Cast", "Identity", "Transpose"}
-"""Operators that give every element of their first input once. A weight behind them can be stored as it comes out."""
+"""Operators that give every element of their first input once. A weight that they are applied to can be stored in the form that
+they give it."""
 FOLDABLE = LAID_OUT_ANEW | {
     "Abs", "Add", "And", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum", "Div", "Equal", "Erf",
     "Exp", "Expand", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "IsNaN", "Less",
@@ -347,7 +348,7 @@ EACH_ELEMENT = BROADCASTING | (UNARY - {"Softmax"}) | {
 } | _vendor("BiasGelu")  # fmt: skip
 """Operators that compute each element of the output from the elements at its place in the inputs, which broadcast."""
 NORMALISING = frozenset({"LayerNormalization", "LogSoftmax", "RMSNormalization", "SimplifiedLayerNormalization", "Softmax"})
-"""Operators that compute each vector along an axis, or along it and all axes behind it, from that vector alone."""
+"""Operators that compute each vector along an axis, or along it and all axes after it, from that vector alone."""
 REDUCTIONS = frozenset({
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 })  # fmt: skip

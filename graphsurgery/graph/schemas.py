@@ -49,7 +49,7 @@ class OpSignature:
         return any(DTYPES.get(name) == dtype for name in self._allowed_names(variable))
 
     def is_container(self, variable: str) -> bool:
-        """Return whether ``variable`` is no tensor: a sequence, an optional or a map."""
+        """Return whether ``variable`` is a sequence, an optional or a map, and not a tensor."""
         names = self._allowed_names(variable) if variable else ()
         return bool(names) and not any(name.startswith(("tensor(", "sparse_tensor(")) for name in names)
 
@@ -80,7 +80,7 @@ def count_vendor_operators(model: onnx.ModelProto) -> dict[str, int]:
     """Count the operators that only some runtimes know, in the graph, its subgraphs and its functions.
 
     The keys are names like ``com.microsoft.Attention``, or ``SimplifiedLayerNormalization`` for an operator that claims to be
-    standard. A function that the model defines is no vendor operator, but the nodes in it may be.
+    standard. A function that the model defines is not counted, but the nodes in it may be.
     """
     local = {(to_domain(one.domain), one.name) for one in model.functions}
     counts = Counter(_find_vendor_operators(model.graph.node, _read_opsets(model.opset_import), local))

@@ -1,7 +1,7 @@
 """Symbolic sizes, and what shape inference knows of the inputs of a node.
 
 A size is an integer, or a product of *symbols*. A symbol is one unknown integer, the same wherever it occurs, so that two sizes
-can be compared without running the model. An expression of symbols that is no product is a symbol of its own, named by the
+can be compared without running the model. An expression of symbols that is not a product is a symbol of its own, named by the
 expression: two equal expressions have the same name.
 """
 
@@ -34,7 +34,7 @@ class Symbols:
         self._signed: set[str] = set()
 
     def new(self) -> str:
-        """Return a symbol for a size of 0 or more of which nothing else is known."""
+        """Return a symbol for a size that is known to be 0 or more, and nothing else."""
         return f"n{next(self._fresh)}"
 
     def name_expression(self, expression: str, signed: bool = True) -> str:

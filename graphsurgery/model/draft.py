@@ -72,7 +72,7 @@ class Draft:
         return self.add("Constant", [], name, {"value": gs.Constant(name, values)})
 
     def add_input(self, name: str, dtype: int, dims: Sequence[int | str | None]) -> gs.Variable:
-        """Append a new input behind all others."""
+        """Append a new input after all others."""
         self.changes.inputs.append(onnx.helper.make_tensor_value_info(name, dtype, dims))
         return gs.Variable(name)
 
@@ -84,7 +84,7 @@ class Draft:
 
     @contextmanager
     def behind(self, value: str) -> Iterator[None]:
-        """Put the nodes added within this context right behind the node that makes ``value``, so that all its readers can use
+        """Put the nodes added within this context right after the node that makes ``value``, so that all its readers can use
         them."""
         places = (place for place, node in enumerate(self.graph.nodes) if any(one.name == value for one in node.outputs))
         with self._inserting(next(places) + 1):

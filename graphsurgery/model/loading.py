@@ -46,9 +46,9 @@ KINDS = {
 }
 """How files of other kinds begin, what they are, and what to do."""
 SAFETENSORS_MARK, SAFETENSORS_MARK_OFFSET = b'{"', 8
-"""How a safetensors file goes on behind the length of its header."""
+"""How a safetensors file goes on after the length of its header."""
 ORT_MARK, ORT_MARK_OFFSET = b"ORTM", 4
-"""How a file in ONNX Runtime's own format begins, behind an offset of four bytes."""
+"""How a file in ONNX Runtime's own format begins, after its first four bytes."""
 
 
 @check_argument_types(source="give a path, a ModelProto, an onnx_graphsurgeon.Graph or a Model")

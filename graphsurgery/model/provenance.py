@@ -36,7 +36,7 @@ GOLDEN = "record-golden"
 CERTIFICATE = "record-certificate"
 """Holds the sha256 of the source files, package versions, and the verdict of the proof."""
 OPTIMIZED = "optimize"
-"""Records a rewrite that cannot be undone. Undoable steps start behind it."""
+"""Records a rewrite that cannot be undone. Undoable steps start after it."""
 HOUSEKEEPING = (MOVE, EXTERNALIZE, GOLDEN, CERTIFICATE, OPTIMIZED)
 """Steps that do not change what a file computes: they move weights or record facts about the file."""
 METADATA = MODEL.fields_by_name["metadata_props"].number
@@ -168,7 +168,7 @@ def record_externalization(document: Document, name: str, start: int, place: Cal
 
 
 def record_at_end(document: Document, edit: str, parameters: dict[str, Any]) -> Document:
-    """Return ``document`` with an entry of ``edit`` behind everything else, so that all bytes before it stay as they are.
+    """Return ``document`` with an entry of ``edit`` after everything else, so that all bytes before it stay as they are.
 
     If other fields must follow the metadata, the entry goes among the metadata, as protobuf would write it.
     """
@@ -209,7 +209,7 @@ def _make_entry(before: Document, after: Document, content: dict[str, Any]) -> R
 
 
 def _encode_entry(content: dict[str, Any], entries: Sequence[Record]) -> Record:
-    """Return a metadata record of ``content``, numbered behind our own among ``entries``."""
+    """Return a metadata record of ``content``, with the next number after those of our own ``entries``."""
     value = json.dumps(content, separators=(",", ":"))
     entry = onnx.StringStringEntryProto(key=f"{PREFIX}{_find_newest_number(entries) + 1}", value=value)
     return Record.literal(METADATA, entry.SerializeToString())
@@ -245,7 +245,7 @@ def _parse_number(key: str | bytes) -> int | None:
 
 
 def _parse_step(text: str) -> Step | None:
-    """Parse the JSON of an entry, or return None if it is no entry. This is the only place that reads it."""
+    """Parse the JSON of an entry, or return None if it is not an entry. This is the only place that reads it."""
     try:
         content = json.loads(text)
         fields = (content["edit"], content["parameters"], content["version"], content["source"], content["undo"])

@@ -43,8 +43,8 @@ models."""
 def scan(source: ByteSource) -> Document:
     """Return the document in ``source``. The cost depends on the graph, not on the weights.
 
-    Raises MalformedModelError if the bytes are no protobuf, hold no graph or more than one, nest deeper than `DEEPEST_MESSAGE`,
-    or hold more than `LARGEST_SKELETON` bytes beside tensor payloads.
+    Raises MalformedModelError if the bytes are not a protobuf message, hold no graph or more than one, nest deeper than
+    `DEEPEST_MESSAGE`, or hold more than `LARGEST_SKELETON` bytes beside tensor payloads.
     """
     if source.size == 0:
         raise MalformedModelError("the file is empty", "download or export it again")

@@ -151,7 +151,7 @@ def _describe_quantised(model: Model) -> tuple[str, ...]:
 
 
 def _has_rotary_positions(model: Model) -> bool:
-    """Return whether queries or keys have rotary positions that are no single operator yet."""
+    """Return whether queries or keys have rotary positions that are not a single operator yet."""
     rotations = (one for attention in walk_attentions(Flow.of(model)) for one in attention.rotations)
     return any(get_operator(one.node) not in ROTATIONS for one in rotations)
 

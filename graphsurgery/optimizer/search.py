@@ -131,7 +131,7 @@ class Search:
                 yield " + ".join(str(one.rewrite) for one in longer[len(chain) - 1 :]), longer, chain
 
     def _finish(self, chain: Chain, finish: Mapping[str, Rewrite]) -> Iterator[Chain]:
-        """Yield ``chain`` with those of ``finish`` behind it that have something to do: all of them, then each alone."""
+        """Yield ``chain`` followed by those of ``finish`` that have something to do: all of them, then each alone."""
         missed = {part.part.kind for one in chain if one.result.fusions is not None for part in one.result.fusions.missed}
         useful: list[Rewrite] = []
         longest = chain
@@ -148,7 +148,7 @@ class Search:
                 yield alone
 
     def _extend(self, chain: Chain, rewrite: Rewrite) -> Chain | None:
-        """Return ``chain`` with ``rewrite`` behind it. None if that has nothing to do, or cannot be done."""
+        """Return ``chain`` followed by ``rewrite``. None if that has nothing to do, or cannot be done."""
         try:
             rewrite.check(self.get_model(chain))
             longer = self.apply(chain, (rewrite,))

@@ -53,7 +53,7 @@ class CorrectedSource:
     """The inputs as declared, whose numbers bind ``own``."""
     parts: tuple[Part, ...]
     last: Session
-    """The source behind all parts. It takes the corrected values as inputs."""
+    """The rest of the source, after all parts. It takes the corrected values as inputs."""
 
     @property
     def outputs(self) -> list[str]:
@@ -89,7 +89,7 @@ def _computes(substitute: Substitute, read: Sequence[Array], made: Array) -> boo
 
 
 def needs_correction(chain: Chain) -> bool:
-    """Return whether an edit of ``chain`` mends the source, so that the source alone is no reference."""
+    """Return whether an edit of ``chain`` mends the source, so that the source alone cannot be the reference."""
     return any(link.reference.substitutes(link.parameters) or link.reference.lifts(link.parameters) for link in chain)
 
 

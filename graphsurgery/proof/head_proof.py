@@ -77,7 +77,7 @@ def extract_head(
 def _find_type(model: Model, name: str) -> Value:
     """Return a value that the head takes, with its type; float32 if the type is unknown.
 
-    Behind operators that onnx does not know, the dims are those that the model declares.
+    After operators that onnx does not know, the dims are those that the model declares.
     """
     value = find_typed_value(model, name) or Value(name, onnx.TensorProto.FLOAT, None)
     declared = model.interface.output(name)

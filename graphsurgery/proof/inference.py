@@ -22,7 +22,7 @@ def infer_types(model: Model) -> dict[str, Value]:
     """Return the types and dims of the main graph's values by name, inferred from the inputs and the weights only.
 
     The file's own declarations of inner values and of the dims of outputs are not used, because they may be wrong. A value
-    behind an operator that onnx does not know is absent. Inferred once for each model.
+    after an operator that onnx does not know is absent. Inferred once for each model.
     """
     values = KNOWN.get(model)
     if values is None:

@@ -200,7 +200,7 @@ class _File:
         return None
 
     def _find_largest(self, node: onnx.NodeProto) -> int | None:
-        """Return the largest integer of a product's weights. None if ``node`` is no product, or its weights are float32."""
+        """Return the largest integer of a product's weights. None if ``node`` is not a product, or its weights are float32."""
         operator = get_operator(node)
         if operator == f"{VENDOR}.MatMulNBits":
             bits = next(one.i for one in node.attribute if one.name == "bits")

@@ -26,7 +26,7 @@ HALVES = {NAMES[kind].lower(): kind for kind in (onnx.TensorProto.FLOAT16, onnx.
 QUANTIZED = "quantized"
 """The entry of a record that says that a rewrite made products in integers."""
 LEAST_COSINE_OF_INTEGERS = 0.9
-"""What is asked of products in integers on drawn feeds, whose ids are no text. On real text, a budget is asked for."""
+"""The least cosine for products in integers on drawn feeds, whose ids are not real text. On real text, a budget is checked."""
 RECORDED = "recorded edits"
 """The name of the check on what a file records."""
 

@@ -81,7 +81,7 @@ class Link:
         return self.step.edit
 
     def name_in_output(self, name: str, behind: NameInOutput) -> str:
-        """Return the output's name for a value that the step reads. ``behind`` gives the names of values right behind the step.
+        """Return the output's name for a value that the step reads. ``behind`` gives the names of values right after the step.
 
         An edit of the head may make the value anew under the same name. The value that it read keeps that name.
         """
@@ -125,7 +125,7 @@ class Chain:
         return _collect_names(self.links, _follow_names)
 
     def walk_from_output(self) -> Iterator[tuple[Link, NameInOutput]]:
-        """Yield each link, newest first, with the output's names for values right behind it.
+        """Yield each link, newest first, with the output's names for values right after it.
 
         A value that a later edit makes anew keeps the name that it had until then. Valid until the next one is yielded.
         """
@@ -243,13 +243,13 @@ def _collect_names(links: Sequence[Link], update: UpdateNames) -> dict[str, Any]
 
 
 def _follow_names(link: Link, names: dict[str, Any]) -> None:
-    """Turn ``names``, the source's names for values before ``link``, into those for values behind it."""
+    """Turn ``names``, the source's names for values before ``link``, into those for values after it."""
     names |= {new: names.get(old, old) for old, new in link.names.items()}
     names |= dict.fromkeys((*link.added, *link.makes, *link.stand_ins))
 
 
 def _trace_names_back(link: Link, names: dict[str, Any]) -> None:
-    """Turn ``names``, the output's names for values behind ``link``, into those for values before it."""
+    """Turn ``names``, the output's names for values after ``link``, into those for values before it."""
     names |= {old: names.get(new, new) for old, new in link.names.items()}
     names |= {made: made for made in link.makes}
 

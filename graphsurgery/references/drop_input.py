@@ -74,7 +74,7 @@ def _read_number(text: str, dtype: np.dtype[np.generic]) -> Array:
 
 
 def _find_range(dtype: np.dtype[np.generic]) -> tuple[int, int]:
-    """Return the smallest number of a type of integers, and the one behind its largest."""
+    """Return the smallest number of a type of integers, and its largest number plus one."""
     return (0, 2) if dtype.kind == "b" else (int(np.iinfo(dtype.name).min), int(np.iinfo(dtype.name).max) + 1)
 
 

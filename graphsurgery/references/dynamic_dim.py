@@ -1,7 +1,7 @@
 """dynamic-dim: sizes that were baked in become free.
 
 At another size the model must give what it gave at its own size. A batch is run in groups of the baked size. A shorter sequence
-is padded behind with the mask and compared at tokens.
+is padded at its end, with the mask, and compared at tokens.
 """
 
 from __future__ import annotations
@@ -125,13 +125,13 @@ def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> di
 
 
 def _pad_behind(array: Array, length: int) -> Array:
-    """Return ``[batch, seq, ...]`` with zeros behind, up to ``length``."""
+    """Return ``[batch, seq, ...]`` with zeros at the end, up to ``length``."""
     missing = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
     return np.pad(array, missing)
 
 
 def _compare_at_tokens(whole: Expected, mask: Array, length: int) -> Expected:
-    """Return the values without the padding that was put behind. Values that belong to no token may be anything."""
+    """Return the values without the padding that was put at the end. Values that belong to no token may be anything."""
     rows, columns = mask.shape
     if np.ndim(whole.values) == 0 or len(whole.values) != rows:
         return whole

@@ -85,8 +85,8 @@ def _explain_misfit(parameters: Parameters, before: Interface) -> str | None:
 def _compute_after(parameters: Parameters, feed: Values, before: RunModel) -> dict[str, Expected]:
     """Return the embedding: the source's own output, times the length of the vector that is taken in its place.
 
-    So a vector of another direction, of another tower for example, is not what is expected. Where nodes behind the tower are
-    proven alone, the feed holds a drawn vector in its place.
+    So a vector of another direction, of another tower for example, is not what is expected. If nodes after the tower are proven
+    alone, the feed holds a drawn vector in its place.
     """
     if parameters["target"] in feed:
         return before(feed)

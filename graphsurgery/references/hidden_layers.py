@@ -39,7 +39,7 @@ class Stretch:
     gates: tuple[onnx.NodeProto, ...]
     """The nodes through which every way leads, in order. The first one makes the embeddings, the last one the hidden state."""
     starts: tuple[int, ...]
-    """The indices of the gates behind which an attention comes before the next gate."""
+    """The indices of the gates that are followed by an attention before the next gate."""
     made: frozenset[str]
     """The values that are computed from the embeddings."""
     read: frozenset[str]
@@ -128,7 +128,7 @@ def _find_embeddings(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) ->
 
 
 def _count_weights(graph: onnx.GraphProto) -> dict[str, int]:
-    """Return the elements of each stored tensor with two or more dims above 1, also behind nodes that store it otherwise."""
+    """Return the elements of each stored tensor with two or more dims above 1, also after nodes that give it another form."""
     tensors = {one.name: one for one in graph.initializer}
     tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute}
     counts = {name: math.prod(one.dims) for name, one in tensors.items() if sum(size > 1 for size in one.dims) > 1}

@@ -1,4 +1,4 @@
-"""add-logit-score: the log-odds of two tokens behind a text, ``[batch, seq, vocabulary]`` -> ``[batch, 1]``.
+"""add-logit-score: the log-odds of two tokens as the continuation of a text, ``[batch, seq, vocabulary]`` -> ``[batch, 1]``.
 
 Source: sentence-transformers' LogitScore module, version 6.
 """

@@ -57,7 +57,7 @@ def run_direction(x: Array, weight_ih: Array, weight_hh: Array, bias: Array) -> 
 
 
 def run_lstm(x: Array, m: Array, tensors: Mapping[str, Array]) -> Array:
-    """Run one row: ``x [seq, in]``, ``m [seq]`` bool -> ``[seq, directions * H]``, zeros behind the row's length."""
+    """Run one row: ``x [seq, in]``, ``m [seq]`` bool -> ``[seq, directions * H]``, zeros after the row's length."""
     length = max(int(np.sum(m)), 1)
     states, layer = x[:length], 0
     while f"encoder.weight_ih_l{layer}" in tensors:

@@ -80,7 +80,8 @@ def list_read_values(node: onnx.NodeProto) -> set[str]:
 
 
 def sort_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes of a graph, each behind those that make what it reads. Raise UnsupportedModelError if it cannot be."""
+    """Return the nodes of a graph, each after those that make what it reads. Raise UnsupportedModelError if there is no such
+    order."""
     makers = {made: place for place, node in enumerate(graph.node) for made in node.output if made}
     needs = {
         place: {makers[name] for name in list_read_values(node) if name in makers} for place, node in enumerate(graph.node)

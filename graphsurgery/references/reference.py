@@ -148,7 +148,7 @@ class Reference:
 
 
 def parse_number(text: str) -> int | None:
-    """Return ``text`` as an integer of 0 or more; None if it is no such number, or has too many digits."""
+    """Return ``text`` as an integer of 0 or more; None if it is not such a number, or has too many digits."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
@@ -178,7 +178,7 @@ def compute_tolerance(*arrays: Array, share: float = RELATIVE) -> Array:
 def replace_target(parameters: Parameters, before: Sequence[Value], made: Value) -> list[Value]:
     """Return the outputs ``before`` with ``made`` in place of the target.
 
-    If the target is kept, ``made`` has another name and stands behind all of them.
+    If the target is kept, ``made`` has another name and comes after all of them.
     """
     target = parameters["target"]
     if any(value.name == made.name for value in before) and not (parameters.get("keep_target") and made.name == target):

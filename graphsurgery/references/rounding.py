@@ -36,7 +36,7 @@ def magnitude(x: Array) -> Array:
 
 
 def propagate_through_linear(errors: Array, weight: Array) -> Array:
-    """Return the errors behind a linear layer that ``errors [..., in]`` cause, ``weight [out, in]`` -> ``[..., out]``.
+    """Return the errors after a linear layer that ``errors [..., in]`` cause, ``weight [out, in]`` -> ``[..., out]``.
 
     They are the sum of all errors, or less if not all of them can point the same way.
     """

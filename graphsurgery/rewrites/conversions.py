@@ -34,7 +34,7 @@ def require_opset(model: Model, name: str) -> None:
 
 
 def finish_conversion(work: Editor, operator: str) -> onnx.ModelProto:
-    """Return the changed model, without nodes that nobody reads any more, equal ones, and turns that undo each other.
+    """Return the changed model, without nodes that nothing reads any more, duplicates, and Transposes that undo each other.
 
     Args:
         operator: "vendor" or "standard", the kind of operators that were made.

@@ -38,7 +38,7 @@ class PaddingFree(Rewrite):
 
     With ``rows``, attention runs row by row in a Loop, where nothing is padded: no time or memory goes into padding, and no
     mask is needed. Its core is com.microsoft.MultiHeadAttention. With ``gather``, attention stays as it is; queries, keys and
-    values are gathered to ``[batch, seq, ...]`` before it and back behind it, with standard operators.
+    values are gathered to ``[batch, seq, ...]`` before it and packed again after it, with standard operators.
 
     With ``keep_padded``, the file also keeps the encoder as it was, and an If (ONNX, opset 1) runs it on batches in which every
     position is a token.
@@ -123,7 +123,7 @@ def _has_positions(value: Value) -> bool:
 def _find_mask(model: Model) -> tuple[str, MaskSpec]:
     """Return the input of token ids, and the mask by which the head of ``model`` pools.
 
-    Raises UnsupportedModelError if the file records no head, and MaskError if its mask is no input.
+    Raises UnsupportedModelError if the file records no head, and MaskError if its mask is not an input.
     """
     parts = split_head(model)
     steps = [one.step.given for one in parts.head if isinstance(one.step.given.get("mask"), str)]

@@ -51,7 +51,7 @@ BITS = {WEIGHTS_8: 8, WEIGHTS_4: 4, WEIGHTS_16: 16}
 OLDEST_OPSET = 13
 """The opset since which DequantizeLinear has scales for each column."""
 FARTHER = 3
-"""On drawn feeds, whose ids are no text, 1 - cosine may be this many times as large as on real text."""
+"""On drawn feeds, whose ids are not real text, 1 - cosine may be this many times as large as on real text."""
 _UNFUSED: Store[Model] = WeakKeyDictionary()
 _PLANS: Store[Plan] = WeakKeyDictionary()
 

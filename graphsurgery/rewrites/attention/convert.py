@@ -51,7 +51,7 @@ class Parts:
 
 
 def convert_attention(work: Editor, masks: KeyMasks, attention: Attention, operator: str) -> None:
-    """Replace ``attention`` by one ``operator`` of `OPERATORS`. The old nodes stay until nobody reads them.
+    """Replace ``attention`` by one ``operator`` of `OPERATORS`. The old nodes stay until nothing reads them.
 
     Raises NotConvertibleError if it must stay as it is. Then the graph is unchanged.
     """
@@ -239,7 +239,7 @@ def _find_joining(flow: Flow, facts: Facts, end: ir.Node, split: Sizes, sizes: S
 
 
 def _find_only_reader(flow: Flow, node: ir.Node) -> ir.Node | None:
-    """Return the only node that reads the first output of ``node``, if nobody else does."""
+    """Return the node that reads the first output of ``node``, if it is the only reader."""
     value = node.outputs[0]
     readers = flow.graph.consumers(value)
     return readers[0] if len(value.uses()) == 1 and len(readers) == 1 and not value.is_graph_output() else None

@@ -35,7 +35,7 @@ class Product(NamedTuple):
 def spell_out_einsums(work: Editor, attentions: Iterable[Attention]) -> int:
     """Replace the Einsums by which ``attentions`` multiply, and return how many there were.
 
-    One stays as it is if it is no product of matrices.
+    An Einsum that is not a product of matrices stays as it is.
     """
     products = [part.product for one in attentions for part in (one.scores, one.weighting) if part is not None]
     einsums = [node for node in products if get_operator(node) == "Einsum"]

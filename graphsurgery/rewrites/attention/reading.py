@@ -74,7 +74,7 @@ class Step:
     hides_if: bool = False
     """The value of the condition that hides a score."""
     dims: Sizes | None = None
-    """The dims of the scores behind a Reshape."""
+    """The dims of the scores after a Reshape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +111,11 @@ def read_attention(flow: Flow, facts: Facts, attention: Attention) -> Reading:
 
 
 def _choose_form(dims: Sizes | None, steps: Sequence[Step], last: Sizes | None) -> tuple[Sizes, tuple[Step, ...]]:
-    """Return (the dims of the scores in the form that an operator takes, the steps to that form and those behind it).
+    """Return (the dims of the scores in the form that an operator takes, the steps to that form and those after it).
 
     That form is the last one with the dims [batch, heads, queries, keys], if the product, with ``dims``, or a Reshape gives
-    them. Behind it, a Reshape that joins batch and heads is left out. Otherwise the form is [batch x heads, queries, keys].
-    ``last`` are the dims of what the softmax is taken of.
+    them. A later Reshape that joins batch and heads is left out. Otherwise the form is [batch x heads, queries, keys]. ``last``
+    are the dims of what the softmax is taken of.
     """
     forms = [(0, dims), *((place, step.dims) for place, step in enumerate(steps, 1) if step.kind is Kind.RESHAPE)]
     place, chosen = max(forms, key=lambda form: (len(form[1] or ()) == 4, form[0]))
@@ -153,7 +153,7 @@ def _read_scores(flow: Flow, facts: Facts, attention: Attention) -> tuple[list[i
 
 
 def _join_masks(flow: Flow, steps: Sequence[Step]) -> Iterator[Step]:
-    """Yield the steps, those that keep some scores left out: what is added behind them hides the others from every query.
+    """Yield the steps without those that keep only some scores: the step after them hides the other scores from every query.
 
     scores mask + number (1 - mask)     mask is 0 or 1
     """

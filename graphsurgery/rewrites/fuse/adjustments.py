@@ -142,7 +142,7 @@ def _is_equal(tensor: onnx.TensorProto, table: np.ndarray) -> bool:
 
 
 def _copy_from(source: Graph, value: ir.Value, editor: Editor, place: ir.Node) -> ir.Value:
-    """Copy the nodes from which ``source`` computes ``value`` behind ``place``, unless they are there. Return its copy."""
+    """Copy the nodes from which ``source`` computes ``value`` to after ``place``, unless they are there. Return its copy."""
     there = [one for one in source.values if editor.value(one.name or "") is not None]
     needed = source.ancestors([value], there)
     nodes = []

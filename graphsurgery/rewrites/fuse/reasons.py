@@ -137,7 +137,7 @@ def _check_projections(attention: Attention) -> Iterator[str]:
 
 
 def _check_following_norm(blocks: Blocks, attention: Attention) -> Iterator[str]:
-    """Yield what is wrong behind an attention. The optimizer starts its search at the norm behind the attention."""
+    """Yield what is wrong after an attention. The optimizer starts its search at the norm that follows the attention."""
     norm = blocks.find_norm(attention.sum.value) if attention.sum is not None else None
     if norm is None and attention.sum is not None:
         yield "no norm follows the sum that it is added to: the optimizer starts its search at norms"

@@ -163,7 +163,7 @@ class MaskConstants:
         return hidden and all(self._is_end(node, value) or self._is_step(node, known) for node in users)
 
     def _is_end(self, node: ir.Node, value: ir.Value) -> bool:
-        """Return whether only the order of numbers, or which of them mask, counts behind ``node``."""
+        """Return whether only the order of numbers, or which of them mask, counts after ``node``."""
         if get_operator(node) == "Cast":
             return not self._types.select_float32(node.outputs) and all(self._types[output] for output in node.outputs)
         if get_operator(node) in ATTENTIONS:

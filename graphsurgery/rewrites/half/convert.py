@@ -45,9 +45,9 @@ def to_half(model: onnx.ModelProto, kind: int, keep: Collection[str] = (), outsi
         outside: the type of float32 inputs and outputs: FLOAT, or ``kind``.
 
     Raises:
-        UnsupportedModelError: ``kind`` is no half type, the model computes in half precision already, it has no float32 values,
-            or its opset has no Cast to ``kind``.
-        NameNotFoundError: ``keep`` has a name that is no node's first output.
+        UnsupportedModelError: ``kind`` is not a half type, the model computes in half precision already, it has no float32
+            values, or its opset has no Cast to ``kind``.
+        NameNotFoundError: ``keep`` has a name that is not the first output of any node.
         MissingDataError: weights are external data.
     """
     types = read_element_types(model, kind)
@@ -190,7 +190,7 @@ class _Converter:
                 self._versions[value, kind] = self._editor.add_tensor(make_tensor(clipped, kind, name), node)
 
     def _cast(self, value: ir.Value, made: int, kinds: set[int]) -> None:
-        """Put a Cast behind ``value`` for each of the types ``kinds`` in which it is not made."""
+        """Put a Cast after ``value`` for each of the types ``kinds`` in which it is not made."""
         place = value.producer()
         for kind in sorted(kinds - {made}):
             swapped = value.is_graph_output() and kind == self._plan.outside  # see `_name_outputs`

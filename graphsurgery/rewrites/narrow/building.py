@@ -34,7 +34,7 @@ class Builder:
         self._positions: dict[tuple[ir.Value, int, int], ir.Value] = {}
         self._rows: ir.Value | None = None
         self._whole_axes: dict[Dim, tuple[ir.Value, int]] = {}
-        """For a size, a value of which a position was taken along an axis of that size."""
+        """By size: a value from which a position was taken, along an axis of that size."""
 
     def add(
         self, op_type: str, inputs: Sequence[ir.Value | None], what: str, domain: str = "",
@@ -75,7 +75,7 @@ class Builder:
     def repeat(self, value: ir.Value, axis: int, rank: int, size: Dim) -> ir.Value:
         """Return ``value`` with its one position repeated ``size`` times along ``axis``: ``Expand(x, [1, size, 1])``.
 
-        The number is read from a value of which a position was taken, because inputs may have several axes of that size.
+        The number is read from a value from which a position was taken, because inputs may have several axes of that size.
         """
         whole = self._whole_axes.pop(size, None)
         if whole is not None:

@@ -1,8 +1,8 @@
 """Find what has to be computed at one position only: one sweep over the nodes, from the outputs back.
 
-Every output of the graph is needed whole. An operator that takes one position of a value needs that one alone. If one position
-of a node's outputs is needed, the rule of its operator says which position of its inputs is needed. Without such a rule, its
-inputs are needed whole. A value that is needed both ways is computed whole, and the position is taken from it.
+Every output of the graph is needed whole. An operator that takes one position of a value needs only that position. If one
+position of a node's outputs is needed, the rule of its operator says which position of its inputs is needed. Without such a
+rule, its inputs are needed whole. A value that is needed both ways is computed whole, and the position is taken from it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from graphsurgery.rewrites.narrow.positions import ONE, Position, Taking
 from graphsurgery.rewrites.narrow.rules import Axes, Step, find_axes
 
 WHOLE = -1
-"""The need of a value that is needed whole. Otherwise it is the axis of which one position is needed."""
+"""The need of a value that is needed whole. The need of any other value is the axis along which one position is needed."""
 
 
 @dataclass
 class Demand:
-    """What the outputs of a graph need of its values."""
+    """Which values of a graph its outputs need, and which of them at one position only."""
 
     graph: Graph
     layout: Layout
@@ -37,7 +37,7 @@ class Demand:
     """The names of the encoder's outputs."""
     needs: dict[ir.Value, int] = field(default_factory=dict)
     axes: dict[ir.Node, Axes] = field(default_factory=dict)
-    """The nodes that compute one position alone, and the axes of their inputs of which they need one."""
+    """The nodes that compute one position alone, and the axes along which they need one position of their inputs."""
 
     def is_narrow(self, value: ir.Value | None) -> bool:
         """Return whether ``value`` is computed at one position alone."""
@@ -48,7 +48,7 @@ class Demand:
         return value is not None and value in self.needs and not self.is_narrow(value)
 
     def find_axis(self, node: ir.Node) -> int:
-        """Return the axis of which one position of the outputs of ``node`` is computed."""
+        """Return the axis along which one position of the outputs of ``node`` is computed."""
         return next(self.needs[value] for value in node.outputs if value in self.needs)
 
     def can_read(self, dims: Sequence[Dim | None]) -> bool:

@@ -1,8 +1,8 @@
-"""Change an encoder so that it computes one position where no more is read.
+"""Change an encoder so that it computes one position of each value of which no other position is read.
 
-The nodes keep their operators. The axis of which one position is computed keeps its place, with the size one. Where a value is
-computed whole and one position of it is read, the position is taken from it. Where the one position is read by what takes it
-by itself, as heads do, it is repeated: whichever position is taken, it is the right one.
+The nodes keep their operators. The axis along which one position is computed keeps its place, and its size becomes one. If a
+value is computed whole and one position of it is read, that position is taken from it. If a reader takes the position itself,
+as heads do, the one position is repeated along the axis, so that the reader gets it whichever position it takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from graphsurgery.rewrites.narrow.demand import Demand, plan_shape, shrink
 
 ATTENTION, QUERIES_KEYS_VALUES = f"{VENDOR}.Attention", "MultiHeadAttention"
 OWN_ATTRIBUTES = ("qkv_hidden_sizes", "unidirectional", "do_rotary", "rotary_embedding_dim", "past_present_share_buffer")
-"""Attributes of an attention that projects by itself. One that is given queries, keys and values does not have them."""
+"""Attributes of an attention that computes queries, keys and values itself. An attention that gets them as inputs has no such
+attributes."""
 
 
 class Narrowing:
@@ -32,7 +33,7 @@ class Narrowing:
         """The encoder's nodes that compute one position, and the same nodes in the graph of the demand."""
 
     def run(self) -> None:
-        """Change the graph. Nodes of which nothing is needed may be left without readers."""
+        """Change the graph. Nodes that are not needed may be left without readers."""
         for node in list(self._work.nodes):
             if get_operator(node) == "Shape":
                 self._state_shape(node)

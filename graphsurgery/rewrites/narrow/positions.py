@@ -33,7 +33,7 @@ class Position:
     """The value with the positions of the rows, if they are computed."""
     column: int | None = None
     """The index along the last axis of ``index`` at which the positions stand. None if ``index`` is ``[batch]`` or has only
-    dims of one behind the batch."""
+    dims of one after the batch."""
 
 
 @dataclass(frozen=True)

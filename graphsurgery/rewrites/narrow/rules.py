@@ -1,8 +1,9 @@
 """Rules by operator: which part of its inputs a node reads to compute one position of its output.
 
-A rule gets a node and an axis of its first output, and returns the axis of each input of which that one position is enough.
-Inputs that it does not name are read whole: weights, keys, values. It returns None for an operator that mixes the positions of
-the axis, or if the sizes do not tell. A dim of one is broadcast: all positions read it.
+A rule gets a node and an axis of its first output. If one position along that axis is wanted, it returns, for each input from
+which one position is enough, the axis of that position. Inputs that it does not name are read whole: weights, keys, values. It
+returns None for an operator that mixes the positions of the axis, or if the sizes do not tell. A dim of one is broadcast: all
+positions read it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from graphsurgery.graph.sizes import Dim, Dims, Layout, multiply
 from graphsurgery.rewrites.narrow.positions import ONE
 
 Axes = dict[int, int]
-"""The index of an input, and the axis of which one position of it is enough."""
+"""By the index of an input: the axis along which one position of it is enough."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,13 @@ def _take_einsum(step: Step, axis: int) -> Axes | None:
 
 
 def _take_softmax(step: Step, axis: int) -> Axes | None:
-    """Handle a function of all numbers along one axis; before opset 13, along that axis and all behind it."""
+    """Handle a function of all numbers along one axis; before opset 13, along that axis and all axes after it."""
     normed = get_int(step.node, "axis", -1 if step.opset >= 13 else 1) % len(step.out)
     return {0: axis} if (axis != normed if step.opset >= 13 else axis < normed) else None
 
 
 def _take_norm(step: Step, axis: int) -> Axes | None:
-    """Handle a norm over an axis and all behind it. The scale and the bias have these axes alone."""
+    """Handle a norm over an axis and all axes after it. The scale and the bias have these axes alone."""
     normed = get_int(step.node, "axis", -1) % len(step.out)
     others = [step.dims(index) for index in step.present[1:]]
     fit = all(dims is not None and len(dims) <= len(step.out) - axis - 1 for dims in others)
@@ -177,7 +178,7 @@ def _take_squeezed(step: Step, axis: int) -> Axes | None:
 
 
 def _take_reshaped(step: Step, axis: int) -> Axes | None:
-    """Handle a reshape that keeps the axis, or the batch and the axis as one: as many numbers stand behind it as before."""
+    """Handle a reshape that keeps the axis, or the batch and the axis as one: as many numbers come after it as before."""
     dims = step.dims(0)
     if dims is None:
         return None

@@ -1,7 +1,8 @@
 """Compute the parts of a packed product on their own: ``x [W1 W2 W3]`` becomes ``x W1``, ``x W2`` and ``x W3``.
 
-Some exports make queries, keys and values with one product, and cut it apart behind a bias, a Reshape and a Transpose. Keys and
-values are needed at all positions, so the whole product is. As a product of their own, the queries can be computed at one.
+Some exports make queries, keys and values with one product, and cut its result apart after a bias, a Reshape and a Transpose.
+Keys and values are needed at all positions, so the whole product is. As a product of their own, the queries can be computed at
+one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Part:
 
 
 def find_parts(demand: Demand) -> list[Part]:
-    """Return the parts of all products of which one part is needed at one position, and another one whole."""
+    """Return the parts of all products that have a part needed at one position, and another one needed whole."""
     products = [node for node in demand.graph.nodes if get_operator(node) == "MatMul"]
     return [part for node in products for part in _list_useful_parts(demand, node)]
 
@@ -59,7 +60,7 @@ def unpack(work: Editor, layout: Layout, parts: list[Part]) -> None:
 
 
 def _compute_part(work: Editor, layout: Layout, part: Part) -> ir.Value:
-    """Add the nodes that compute ``part`` alone, behind the product, and return its new value.
+    """Add the nodes that compute ``part`` alone, after the product, and return its new value.
 
     Runtimes pick columns of constant weights once, when they load the model.
     """
@@ -132,7 +133,7 @@ def _list_parts(graph: Graph, layout: Layout, product: ir.Node) -> list[Part]:
 
 
 def _follow(graph: Graph, layout: Layout, node: ir.Node, columns: Columns) -> Columns | None:
-    """Return where the columns are behind a bias, a Reshape that splits them, or a Transpose; None behind other operators."""
+    """Return where the columns are after a bias, a Reshape that splits them, or a Transpose; None after other operators."""
     out = layout.dims(node.outputs[0])
     is_joined = columns.places == (*range(len(columns.rows)), None)
     if out is None:

@@ -140,7 +140,7 @@ def _let_others_read(editor: Editor, division: Division, packing: Packing, loope
 def _measure_shapes(editor: Editor, value: ir.Value, layout: Layout, packing: Packing) -> None:
     """Let each Shape of ``value`` be computed from the sizes of the batch, if the dims are known.
 
-    Then nobody needs the value for its shape alone.
+    Then no node needs the value for its shape alone.
     """
     dims = layout.dims(value)
     if dims is None or None in dims:

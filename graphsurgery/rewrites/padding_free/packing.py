@@ -3,7 +3,7 @@
     pack [tokens]      the places of the tokens in the flattened batch; rows one after the other, each in the order of its text
     rest [batch, seq]  the place of each token among the tokens; at padding, that of the last token before it, or 0
     positions, rows    pack mod seq, pack div seq: the position and the row of each token
-    starts, ends       the first token of each row that has any, and the place behind its last one
+    starts, ends       the first token of each row that has any, and the place after its last one
 
 Where an encoder has flat values, ``[batch x seq, ...]``, as GPT-2 before each Gemm, they become ``[tokens, ...]``.
 

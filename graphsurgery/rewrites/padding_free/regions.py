@@ -145,7 +145,8 @@ def _mixes(node: ir.Node, cores: Mapping[str, Attention]) -> bool:
 
 
 def _make_region(nodes: list[ir.Node], cores: Mapping[str, Attention], masks: frozenset[str], layout: Layout) -> Region:
-    """Return the region of connected ``nodes``. Raises UnsupportedModelError if they are no attention, or do more than that."""
+    """Return the region of connected ``nodes``. Raises UnsupportedModelError if they are not an attention, or do more than
+    that."""
     found = tuple(cores[name] for node in nodes if (name := node.outputs[0].name or "") in cores)
     others = [node for node in nodes if node.outputs[0].name not in cores]
     odd = [node for node in others if get_operator(node) not in INSIDE_ATTENTION or _joins_tokens(node, layout)]

@@ -229,7 +229,7 @@ class Lowering:
         self._put(builder, product, value)
 
     def _put(self, builder: Builder, product: Product, value: ir.Value) -> None:
-        """Put the nodes of ``builder``, of which ``value`` is the last, in the place of ``product``."""
+        """Put the nodes of ``builder`` in the place of ``product``. ``value`` is the output of the last one."""
         self._editor.insert(product.node, builder.nodes)
         builder.nodes.clear()
         self._editor.replace_value(product.output, value)

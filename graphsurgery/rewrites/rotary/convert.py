@@ -34,7 +34,7 @@ OPERATORS = {"vendor": FUSED_ROTATION, "standard": STANDARD_ROTATION}
 
 
 def convert_rotation(work: Editor, flow: Flow, facts: Facts, rotation: Rotation, operator: str) -> None:
-    """Replace ``rotation`` by one ``operator`` of `OPERATORS`. The old nodes stay until nobody reads them.
+    """Replace ``rotation`` by one ``operator`` of `OPERATORS`. The old nodes stay until nothing reads them.
 
     Raises NotConvertibleError if it must stay as it is. Then the graph is unchanged.
     """

@@ -66,7 +66,7 @@ class Term(NamedTuple):
 
 
 class Tracer:
-    """Follows the lanes of ``source`` through the nodes behind it."""
+    """Follows the lanes of ``source`` through the nodes after it."""
 
     def __init__(self, flow: Flow, facts: Facts, source: ir.Value) -> None:
         self._flow, self._facts = flow, facts
@@ -114,7 +114,7 @@ class Tracer:
         return found
 
     def _multiply(self, node: ir.Node) -> Lanes | None:
-        """Return the terms behind the product of a value made of x and a table."""
+        """Return the terms after the product of a value made of x and a table."""
         values = [_get(node, 0), _get(node, 1)]
         known = [one for one in values if self._is_made_of_source(one)]
         if len(known) != 1:
@@ -177,7 +177,7 @@ class Tracer:
         return self._number([(_name(node), lane) for lane in lanes])
 
     def _describe_elements(self, node: ir.Node) -> Lanes | None:
-        """Return what each lane is made of behind a node that computes element by element."""
+        """Return what each lane is made of after a node that computes element by element."""
         inputs = [one for one in node.inputs if one is not None]
         lanes = {one: found for one in inputs if (found := self._describe(one)) is not None}
         rank = max((one.ndim for one in lanes.values()), default=0)

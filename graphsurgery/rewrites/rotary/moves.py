@@ -1,4 +1,4 @@
-"""What becomes of the lanes of a value, the places in its last dims, behind nodes that only move them.
+"""What becomes of the lanes of a value, the places in its last dims, in nodes that only move them.
 
 Every row, the dims before the lanes, has to be treated alike: a node that moves rows, too, is not understood.
 """

@@ -62,7 +62,7 @@ class Reading:
 
 
 def read_rotation(flow: Flow, facts: Facts, rotation: Rotation) -> Reading:
-    """Return what the nodes of ``rotation`` compute, with a Concat behind it that adds numbers which are not rotated.
+    """Return what the nodes of ``rotation`` compute, with a Concat after it that adds numbers which are not rotated.
 
     Raises NotConvertibleError if that is not what the operators compute.
     """
@@ -76,7 +76,7 @@ def read_rotation(flow: Flow, facts: Facts, rotation: Rotation) -> Reading:
 
 
 def _list_ends(flow: Flow, node: ir.Node) -> Iterator[ir.Node]:
-    """Yield ``node`` and the nodes behind it that may belong to the rotation, as long as nobody else reads in between."""
+    """Yield ``node`` and the nodes after it that may belong to the rotation, up to a value that other nodes read as well."""
     yield node
     for _ in range(BEHIND):
         readers = flow.graph.consumers(node.outputs[0])

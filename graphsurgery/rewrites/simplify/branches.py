@@ -40,7 +40,7 @@ def _find_taken_branch(work: Editor, facts: Facts, node: ir.Node) -> ir.Graph | 
 
 
 def _move_branch(work: Editor, node: ir.Node, branch: ir.Graph, definitions: Mapping[str, int]) -> None:
-    """Move the nodes of ``branch`` behind ``node``, with its initializers as Constant nodes, and remove ``node``.
+    """Move the nodes of ``branch`` to after ``node``, with its initializers as Constant nodes, and remove ``node``.
 
     A value whose name is defined more than once gets a new name.
     """

@@ -126,7 +126,7 @@ class _Region:
         return own <= SMALL or size < own or (replaced and size == own)
 
     def _count_replaced_bytes(self, node: ir.Node) -> int:
-        """Return the number of bytes of the inputs that nobody reads any more once ``node`` is computed."""
+        """Return the number of bytes of the inputs that nothing reads any more once ``node`` is computed."""
         inputs = {value for value in node.inputs if value is not None}
         return sum(self._count_own_bytes(value) for value in inputs if self._work.is_read_once(value))
 

@@ -1,4 +1,4 @@
-"""Join two nodes, one behind the other, that do nothing together, or no more than one of them does.
+"""Join two nodes, one after the other, that together do nothing, or no more than one of them does.
 
 Transpose(Transpose(x, p), q) = Transpose(x, p[q])              or x, if p[q] = 0, 1, 2, ...
 Reshape(Reshape(x)) = Reshape(x)                                also with Squeeze, Unsqueeze or Flatten before the Reshape
@@ -31,7 +31,7 @@ WIDER: dict[int, set[int]] = {
 }
 """By type: the types that hold all of its values. A cast there and back changes nothing."""
 Join: TypeAlias = "Callable[[Editor, Facts, ir.Node, ir.Node], bool]"
-"""Joins a node with the one behind it that reads it, and returns whether it did."""
+"""Joins a node with the one after it that reads it, and returns whether it did."""
 
 
 def join_pairs(work: Editor, facts: Facts) -> int:

@@ -5,8 +5,8 @@ their names, element types and dims. A second run changes nothing. Dims of input
 size, as the standard has it, and sizes that a run decides are taken to be 1 or more.
 
 A runtime that fuses nodes may round differently if there is more to fuse. ONNX Runtime differs by up to 2e-6 of the largest
-value. For float16 on the CPU, which it computes in float32 as long as nobody else reads a value, it differs by that type's own
-rounding.
+value. For float16 on the CPU, which it computes in float32 as long as no other node reads a value, it differs by that type's
+own rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from graphsurgery.rewrites.simplify.tables import fold_tables
 
 
 def drop_dead(graph: Editor, _: Facts) -> int:
-    """Remove nodes and initializers that nobody reads, and return how many."""
+    """Remove nodes and initializers that nothing reads, and return how many."""
     return graph.remove_unread()
 
 
