@@ -92,7 +92,7 @@ def type_name(dtype: int) -> str:
 def _read_optional_inputs(graph: onnx.GraphProto) -> tuple[Value, ...]:
     """Return the inputs that callers may leave out: integers or booleans with a default of one number.
 
-    Older files list every weight as an input with a default, which is not what this is about.
+    Older files list every weight as an input with a default. Those do not count.
     """
     single = {one.name for one in graph.initializer if all(dim == 1 for dim in one.dims)}
     values = [read_value(info) for info in graph.input if info.name in single]

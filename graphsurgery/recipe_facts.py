@@ -32,8 +32,9 @@ FAMILIES = {
     "qwen3": ("Qwen3",),
     "qwen2": ("Llama",),
 }
-"""By transformers' model_type, the structures (`find_family`) that the graph of such an encoder shows. Exports fold token types
-and positions into constants, so several structures are possible. Other architectures are not held against the graph."""
+"""For each of transformers' model_types, the structures (`find_family`) that the graph of such an encoder may show. Exports
+fold token types and positions into constants, so several structures are possible. Other architectures are not held against the
+graph."""
 
 
 def check_facts(recipe: Recipe, model: Model, *, force: bool) -> tuple[str, ...]:

@@ -48,8 +48,8 @@ def bench(
 ) -> Benchmark:
     """Measure models side by side on this machine: latency, throughput, and peak memory.
 
-    Each is run on the same work, all of them in turns, round after round, with as many threads. Memory is measured in a process
-    of its own for each model and each kind of work.
+    All models do the same work with the same number of threads, in turns, round after round. Memory is measured in a process of
+    its own for each model and each kind of work.
 
     Args:
         models: one model, or several. All are compared with the first one.
@@ -65,7 +65,7 @@ def bench(
         batches: numbers of texts: 1, 8 and 32 if it is None.
         lengths: numbers of tokens: 16, 64 and 256 if it is None. More than a model takes becomes as many as it takes.
         threads: the threads of every session. 0 lets ONNX Runtime choose.
-        seconds: how long each kind of work is repeated. There are five rounds at least.
+        seconds: how long each kind of work is repeated, in seconds. It takes at least five rounds.
         plot: a .png or .svg file to draw the result in. Needs matplotlib (the extra ``plot``).
         force: replace an existing plot.
 

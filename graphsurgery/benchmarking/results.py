@@ -67,7 +67,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Contest:
-    """The contenders at one kind of work, run in turns. The first one is what the others are compared with."""
+    """The contenders at one kind of work, run in turns. The others are compared with the first one."""
 
     title: str
     measurements: tuple[Measurement, ...]

@@ -21,7 +21,8 @@ from graphsurgery.graph.attributes import get_input
 from graphsurgery.model.model import Model
 
 BERT, T5 = "bert", "t5"
-"""Model types of the optimizer. Encoders other than T5 get BERT's patterns: those of no other type fuse more of them."""
+"""Model types of the optimizer. Encoders other than T5 get BERT's patterns, because no other type's patterns fuse more of
+them."""
 CONFIG_KEYS = {
     "heads": ("num_attention_heads", "n_heads", "num_heads", "n_head", "encoder_attention_heads"),
     "hidden": ("hidden_size", "dim", "d_model", "n_embd"),

@@ -131,7 +131,7 @@ def list_similarities(model: Model) -> list[str]:
 
 
 def _find_input_kinds(model: Model) -> dict[str, str]:
-    """Return `TEXT` or `IMAGE` for each input: pictures, and what stands beside token ids, such as a mask."""
+    """Return `IMAGE` for each input of pictures, and `TEXT` for token ids and for inputs that go with them, such as a mask."""
     found = {one.value.name: one.kind for one in list_modalities(model)}
     pictures = {name: IMAGE for name, kind in found.items() if kind == PICTURE}
     has_texts = TOKEN_IDS in found.values()

@@ -20,10 +20,10 @@ class OperatorCount:
     """An operator, the number of its nodes, and the bytes of the weights that these nodes read or hold."""
 
     name: str
-    """Without the domain if it is the standard's or ONNX Runtime's own."""
+    """The operator, without its domain if that is the standard's or ONNX Runtime's own."""
     nodes: int
     weight_bytes: int
-    """A weight that several operators read counts for each of them, and once for each operator."""
+    """A weight that several operators read counts once for each of these operators."""
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "nodes": self.nodes, "weight_bytes": self.weight_bytes}

@@ -103,7 +103,7 @@ def _load_source(source: ByteSource, path: Path | None, folder: Path | None) -> 
 
 
 def _recognize_kind(start: bytes) -> tuple[str, str] | None:
-    """Return what a file is that begins so and is no ONNX model, and what to do. None if it may be a model."""
+    """Return what kind of file begins like this, and what to do with it. None if it may be an ONNX model."""
     if start.startswith(POINTER):
         return "a Git LFS pointer", "git lfs pull, or download it again"
     found = next((kind for mark, kind in KINDS.items() if start.startswith(mark)), None)

@@ -1,6 +1,6 @@
 """Search for the boldest rewrites whose result is right.
 
-The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself; they are tried in turn,
+The search knows nothing about the rewrites themselves. One of them may offer safer versions of itself, which are tried in turn
 until the rewritten file gives the source's outputs. A lossy rewrite comes after all others, and only once their result is
 proven. If it loses too much, the others are not at fault, so nothing else is tried. Further rewrites may follow at the end.
 They are tried together, then one by one, and left out if they make the file wrong or, on this CPU, slower.

@@ -55,7 +55,8 @@ class ExpectedOutputs:
     weights: RecordedWeights
 
     def __call__(self, feed: Values, outputs: Sequence[str]) -> dict[str, Expected]:
-        """Return the expected ``outputs`` that the edits make, and those that the source gives, to 1e-5 * max(1, |x|)."""
+        """Return the expected ``outputs``: those that the edits make, and those that the source gives, with a tolerance of 1e-5
+        * max(1, |x|)."""
         made, expected = self.chain.made, {}
         for name, one in self.chain.compose(self.source, self.weights)(feed).items():
             if name in outputs and one.output is not None:

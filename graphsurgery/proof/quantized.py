@@ -33,7 +33,8 @@ FEW = 48
 """The texts on which products and the dependence on the batch are checked."""
 ROUNDS = 2
 MOST_APART = 1e-6
-"""How far a number of a text's vector may be off in another batch, beside what the source's is: the vectors have length one."""
+"""How far a number of a text's vector may be off in another batch, in addition to the source's own difference. The vectors have
+length one."""
 _WANTED: Store[np.ndarray] = WeakKeyDictionary()
 
 

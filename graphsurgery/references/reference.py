@@ -20,7 +20,7 @@ from graphsurgery.references.recorded_weights import RecordedWeights
 
 RELATIVE, UNIT = tolerance.RELATIVE, tolerance.UNIT
 LITERAL = "a number"
-"""Stands for any literal size in a promised dim: the width of an output is compared with what a run gives."""
+"""In a promised dim, this means any literal size: the width of an output is compared with what a run gives."""
 MOST_DIGITS = 10
 """More digits than any size or token id has. Python refuses to read numbers of thousands of digits."""
 MOST_TOKENS = 1 << 20

@@ -46,7 +46,7 @@ class Parts:
     scale: float
     bias: Bias | None
     key_mask: KeyMask | None
-    """What the bias stands for, if it does nothing but hide padding."""
+    """The mask that the bias was made of, if the bias does nothing but hide padding."""
     reading: Reading
 
 

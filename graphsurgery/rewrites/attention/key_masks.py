@@ -29,7 +29,7 @@ TRIALS = ((3, 6), (2, 600))
 """The rows and positions of the masks that are tried. In the longer ones, a window would show."""
 MOST_NODES = 100
 MOST_ELEMENTS = 1 << 10
-"""Nodes that only turn a mask into a bias are fewer, and their constants smaller."""
+"""Upper limits on the nodes that turn a mask into a bias, and on the elements of a constant that they read."""
 
 
 @dataclass(frozen=True, eq=False)

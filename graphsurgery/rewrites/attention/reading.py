@@ -68,7 +68,8 @@ class Step:
 
     kind: Kind
     value: ir.Value | None = None
-    """What is added, the condition under which scores are hidden, what multiplies them, or the target of a Reshape."""
+    """The value that is added to scores or multiplied with them, the condition under which they are hidden, or the target of a
+    Reshape."""
     number: float = 1.0
     """The factor, or the number in place of scores."""
     hides_if: bool = False
@@ -115,7 +116,7 @@ def _choose_form(dims: Sizes | None, steps: Sequence[Step], last: Sizes | None) 
 
     That form is the last one with the dims [batch, heads, queries, keys], if the product, with ``dims``, or a Reshape gives
     them. A later Reshape that joins batch and heads is left out. Otherwise the form is [batch x heads, queries, keys]. ``last``
-    are the dims of what the softmax is taken of.
+    are the dims of the input of the softmax.
     """
     forms = [(0, dims), *((place, step.dims) for place, step in enumerate(steps, 1) if step.kind is Kind.RESHAPE)]
     place, chosen = max(forms, key=lambda form: (len(form[1] or ()) == 4, form[0]))

@@ -302,4 +302,4 @@ RULES: dict[str, Rule] = {
     "Expand": _take_expanded, "Gather": _take_gathered, "GatherElements": _take_gathered_elements, "Split": _take_split,
     "Slice": _take_sliced, "Concat": _take_concatenated, f"{VENDOR}.Attention": _take_packed_attention,
 }  # fmt: skip
-"""By operator. One that is not here mixes positions, or nothing is known of it."""
+"""The rule of each operator. An operator that is missing here mixes positions, or is unknown."""

@@ -1,4 +1,4 @@
-"""Find what of a model needs one token of each text alone.
+"""Find the values of a model that are needed at one token of each text only.
 
 The search is over the encoder with its head, because the head says which token it takes. It is made once for each file.
 """
@@ -40,11 +40,12 @@ class Target:
     encoder: Model
     """The encoder. Products are computed in parts if that lets some of the parts be computed at one position."""
     demand: Demand
-    """What of the encoder, with its head, is needed at one position alone."""
+    """The values of the encoder, with its head, that are needed at one position only."""
 
 
 def find_target(model: Model) -> Target:
-    """Return the encoder of ``model``, and what of it is needed at one position alone. The search is made once for a model.
+    """Return the encoder of ``model``, and the values in it that are needed at one position only. The search is made once for a
+    model.
 
     Raises UnsupportedModelError if no product of the encoder can do with one position.
     """
@@ -142,7 +143,7 @@ def _is_fixed(dims: Dims | None) -> bool:
 
 
 def _explain(graph: Graph, layout: Layout, takings: list[Taking], readable: Collection[Dim]) -> str:
-    """Return why nothing of the encoder can be left out."""
+    """Return why the encoder has to be computed at every position."""
     taken = []
     for one in takings:
         dims = layout.dims(one.value) or ()

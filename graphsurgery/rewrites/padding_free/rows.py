@@ -1,8 +1,8 @@
 """Attention row by row: a Loop over the rows of a batch, whose body attends within the tokens of one row.
 
-Every value of the body is what it was in the batch, for a batch of one row that has as many positions as the row has tokens. So
-nothing is left to be masked, and no time or memory goes into padding. What depends on positions is gathered at the positions of
-the tokens. Loop with sequences of tensors is in ONNX since opset 13.
+The body computes what the attention computes on a batch of this one row, cut to the row's tokens. So nothing is left to be
+masked, and no time or memory goes into padding. Values that depend on positions are gathered at the positions of the tokens.
+Loop with sequences of tensors is in ONNX since opset 13.
 """
 
 from __future__ import annotations

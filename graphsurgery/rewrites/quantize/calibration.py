@@ -1,4 +1,4 @@
-"""What the values of an encoder are on calibration texts: ranges by channel, and the moments that rounding needs.
+"""Statistics of the values of an encoder on calibration texts: ranges by channel, and the moments that rounding needs.
 
 A *channel* is one place of the last axis. Only vectors at tokens count.
 """
@@ -18,12 +18,12 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.session import open_session
 
 MOST_BYTES = 1 << 30
-"""The moments that are collected in one pass over the texts. There are as many passes as it takes."""
+"""The most bytes of moments that are collected in one pass over the texts. There are as many passes as it takes."""
 
 
 @dataclass
 class Sample:
-    """What one value ``x [rows, inner]`` is on calibration texts."""
+    """The range and the moments of one value ``x [rows, inner]`` on calibration texts."""
 
     low: np.ndarray
     """The least element of each channel, ``[inner]``."""
@@ -55,7 +55,7 @@ class Sample:
 def sample_values(
     encoder: Model, generator: FeedGenerator, feeds: Sequence[Feed], sizes: dict[str, int]
 ) -> Iterator[tuple[str, Sample]]:
-    """Run ``encoder`` on ``feeds`` and yield what each value is there. ``sizes`` are the values' names and last dims.
+    """Run ``encoder`` on ``feeds`` and yield a sample of each value. ``sizes`` are the values' names and last dims.
 
     Raises RequestError if a value has no row, or rows that are not finite.
     """

@@ -54,7 +54,7 @@ def make_plan(
     """Return the plan for matrices ``[inner, outer]`` that multiply one value, with integers up to ``largest``.
 
     Args:
-        sample: what the value is on calibration texts. Without it, weights are rounded to the nearest.
+        sample: statistics of the value on calibration texts. Without them, weights are rounded to the nearest.
         equalise: whether to make the channels alike with a centre and divisors.
     """
     if sample is None:

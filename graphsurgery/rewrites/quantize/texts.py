@@ -1,4 +1,4 @@
-"""Calibration: what the values of an encoder are on texts, once for each encoder and list of texts."""
+"""Calibration: statistics of the values of an encoder on texts, made once for each encoder and list of texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAMPLES: Store[dict[str, Sample]] = WeakKeyDictionary()
 
 
 def sample_on_texts(encoder: Model, texts: str, sizes: dict[str, int]) -> dict[str, Sample]:
-    """Return what the values ``sizes`` (names and last dims) of ``encoder`` are on ``texts``: a file, or `BUNDLED`.
+    """Return statistics of the values ``sizes`` (names and last dims) of ``encoder`` on ``texts``: a file, or `BUNDLED`.
 
     Raises RequestError if there is no tokenizer beside the model, or if the texts cannot be read or run.
     """

@@ -32,7 +32,7 @@ MOST_LANES = 1024
 MOST_STORED = 1 << 24
 """The columns of a stored table are compared up to this many elements."""
 MOST_NODES = 100
-"""What a table is made of is looked up through up to this many nodes."""
+"""The search for what a table is made of goes through up to this many nodes."""
 
 
 @dataclass(frozen=True, eq=False)
