@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-RUN_COST = 32
+RUN_COST = 8
 """A run of its own costs an input about as much as so many positions more. So an input that would bring more padding than that
 into a batch is left to a later one."""
 
