@@ -109,16 +109,22 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a run of tests share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if SIDE_BY_SIDE else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def remembered_optimizer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def remembered_optimizer(shared_folder: Path) -> Iterator[None]:
     """The optimizer runs once for each graph, for all workers: most tests are about what is done with its result."""
     import onnx
 
     from graphsurgery.rewrites import fuse_encoder
     from graphsurgery.rewrites.fuse.runner import Fused, Fusing, run_optimizer
 
-    base = tmp_path_factory.getbasetemp()
-    results = (base.parent if SIDE_BY_SIDE else base) / "optimized-once"
+    results = shared_folder / "optimized-once"
     results.mkdir(exist_ok=True)
 
     def run_once(model: onnx.ModelProto, fusing: Fusing) -> Fused:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import exports
 import numpy as np
 import pytest
 from exports import OPSETS, export_bert, export_folder, make_on_request
 from filelock import FileLock
-from installed import HAS_OPTIMUM, LEFT_OUT
+from installed import HAS_OPTIMUM, LEFT_OUT, SAMPLED, choose_pairs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
-SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "demo"))
 collect_ignore = [] if HAS_OPTIMUM else [*LEFT_OUT]
@@ -28,6 +31,22 @@ collect_ignore = [] if HAS_OPTIMUM else [*LEFT_OUT]
 @pytest.fixture(scope="session", autouse=True)
 def medium_texts() -> None:
     """Replace the fixture of the torch-free tests: the proofs of reference tests go to the full length."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of the files in `SAMPLED` the tests that repeat pairs of parameters, where there is no Optimum."""
+    if HAS_OPTIMUM:
+        return
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.path.name in SAMPLED and hasattr(item, "callspec"):
+            tests[f"{item.path}::{item.originalname}"].append(item)
+    left_out = set(itertools.chain.from_iterable(tests.values()))
+    for same in tests.values():
+        left_out -= {same[place] for place in choose_pairs([one.callspec.params for one in same])}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass
@@ -87,10 +106,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{'all-MiniLM-L6-v2, one process each':<58} {'seconds':>8} {'MiB':>6}")
     for what, seconds, mebibytes in figures:
         terminalreporter.write_line(f"{what:<58} {seconds:>8.1f} {mebibytes:>6.0f}")
-    if collect_ignore:
-        terminalreporter.section("left out where there is no Optimum")
-    for name in collect_ignore:
-        terminalreporter.write_line(f"{name:<58} {LEFT_OUT[name]}")
+    for title, told in (("left out where there is no Optimum", LEFT_OUT), ("sampled where there is no Optimum", SAMPLED)):
+        if not HAS_OPTIMUM:
+            terminalreporter.section(title)
+        for name in told if not HAS_OPTIMUM else ():
+            terminalreporter.write_line(f"{name:<58} {told[name]}")
     found = config.stash.get(WORST, Worst()).rows
     if not found:
         return
@@ -112,14 +132,12 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+def make_once(shared_folder: Path) -> Callable[[str, Callable[[Path], object]], Path]:
     """Gives a folder of some name. The first process of tests that asks for it fills it by a function, others wait."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if SIDE_BY_SIDE else base
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
-        folder, unfinished = shared / name, shared / f"{name}.unfinished"
-        with FileLock(shared / f"{name}.lock"):
+        folder, unfinished = shared_folder / name, shared_folder / f"{name}.unfinished"
+        with FileLock(shared_folder / f"{name}.lock"):
             if not folder.is_dir():
                 unfinished.mkdir()
                 fill(unfinished)
@@ -127,6 +145,24 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_exports(make_once) -> Iterator[None]:
+    """The same model is exported once for all processes of tests: many tests start from the same one."""
+
+    def export_once(source: Path, path: Path, task: str) -> None:
+        files = sorted(one for one in source.iterdir() if one.is_file() and one.suffix != ".onnx")
+        digest = hashlib.sha256(task.encode())
+        for file in files:
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        made = make_once(digest.hexdigest(), lambda folder: export(source, folder / path.name, task))
+        shutil.copytree(made, path.parent, dirs_exist_ok=True)
+
+    export = exports.export
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "export", export_once)
+        yield
 
 
 @pytest.fixture(scope="session")

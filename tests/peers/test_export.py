@@ -27,6 +27,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+pytestmark = pytest.mark.usefixtures("short_texts")
+
 RELATIVE, UNIT = 1e-5, 1e-6
 SMALL = sizes(32, 2)
 TOWERS = {"text_config": SMALL, "vision_config": sizes(32, 2, image_size=32, patch_size=8)}

@@ -68,7 +68,7 @@ def test_one_command(folder, minilm_export, encoded, tokenizer, sentences, worst
     for name in ("exported", "baked"):
         found = embed(tmp_path / name / "onnx" / "model.onnx", tokenizer, sentences, 32, True)
         assert len(found) >= 300
-        worst.within(f"all-MiniLM-L6-v2, {name}, against encode", found, encoded[32], UNIT)
+        worst.within(f"all-MiniLM-L6-v2, {name}, against encode", found, encoded(32), UNIT)
     command = [sys.executable, "-m", "graphsurgery", "verify", tmp_path / "baked" / "onnx" / "model.onnx", "--self", "--json"]
     told = run(command, "graphsurgery verify --self", measured, tmp_path)
     assert json.loads(told)["report"]["verdict"] == "PASSED"
@@ -87,4 +87,4 @@ def test_beside_optimum(folder, tokenizer, sentences, encoded, worst, measured, 
     inputs = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     assert "token_type_ids" not in inputs, "Optimum drops them"
     found = embed(path, tokenizer, sentences, 32, False)
-    worst.within("all-MiniLM-L6-v2, Optimum's pooled export, against encode", found, encoded[32], UNIT)
+    worst.within("all-MiniLM-L6-v2, Optimum's pooled export, against encode", found, encoded(32), UNIT)

@@ -84,7 +84,7 @@ def test_optimums_pooled_export(folder: Path, tokenizer, sentences, encoded, wor
     assert done.report and done.fusions is not None and done.fusions.complete
     assert any("mean pooling, normalised" in note for note in done.notes)
     found = embed(done.output, tokenizer, sentences, 32, True)
-    worst.within("all-MiniLM-L6-v2, Optimum's pooled export, --rehead", found, encoded[32], UNIT)
+    worst.within("all-MiniLM-L6-v2, Optimum's pooled export, --rehead", found, encoded(32), UNIT)
 
 
 def test_optimums_pooled_export_of_another_mode(folder: Path, tokenizer, sentences, worst, tmp_path: Path) -> None:  # noqa: F811
@@ -127,11 +127,11 @@ def test_minilm(folder, minilm_export, encoded, tokenizer, sentences, worst, mea
         found = embed(output, tokenizer, sentences, 32, True)
         assert len(found) >= 300
         if not options:
-            worst.within("all-MiniLM-L6-v2, optimize, against encode", found, encoded[32], UNIT)
+            worst.within("all-MiniLM-L6-v2, optimize, against encode", found, encoded(32), UNIT)
             continue
-        cosines = np.sum(found * encoded[32], axis=1) / np.linalg.norm(found, axis=1)
+        cosines = np.sum(found * encoded(32), axis=1) / np.linalg.norm(found, axis=1)
         worst.within("all-MiniLM-L6-v2, optimize --fp16, 1 - cosine to encode", 1 - cosines, np.zeros(len(cosines)), 1e-4)
-        worst.within("all-MiniLM-L6-v2, optimize --fp16, against encode", found, encoded[32], 5e-3)
+        worst.within("all-MiniLM-L6-v2, optimize --fp16, against encode", found, encoded(32), 5e-3)
         assert told["loss"]["min_cosine"] > 0.9999 and "second opinion" in proof
         for opinion in told["loss"]["opinions"]:
             what = f"all-MiniLM-L6-v2, optimize --fp16, the report's own figure by {opinion['engine']}"
