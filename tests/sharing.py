@@ -25,7 +25,7 @@ class Source:
         for path in self.folder.rglob("*.py"):
             parts = path.relative_to(self.folder.parent).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = _parse(path.read_text(encoding="utf-8"))
+            found[name] = parse(path.read_text(encoding="utf-8"))
         return found | {name: ast.parse(text) for name, text in self.planted.items()}
 
     @cached_property
@@ -45,8 +45,8 @@ class Source:
         return {
             (module, alias.asname or alias.name): (node.module, alias.name)
             for module, tree in self.trees.items()
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package
+            for node in _imports(tree)
+            if node.module and node.module.split(".")[0] == package
             for alias in node.names
         }
 
@@ -70,9 +70,19 @@ class Source:
             one = todo.pop()
             if one not in found:
                 found.add(one)
-                used = (self.resolved(one[0], *use) for use in _uses(self.defined[one]) if one not in doors)
-                todo += [name for name in used if name is not None]
+                todo += self._use(one) if one not in doors else ()
         return found
+
+    def _use(self, one: Name) -> list[Name]:
+        """What a name uses."""
+        if one not in self._used:
+            used = (self.resolved(one[0], *use) for use in _uses(self.defined[one]))
+            self._used[one] = [name for name in used if name is not None]
+        return self._used[one]
+
+    @cached_property
+    def _used(self) -> dict[Name, list[Name]]:
+        return {}
 
 
 def _defines(statement: ast.stmt) -> list[str]:
@@ -85,8 +95,14 @@ def _defines(statement: ast.stmt) -> list[str]:
 
 
 @cache
-def _parse(text: str) -> ast.Module:
+def parse(text: str) -> ast.Module:
+    """Parse a module once for all who ask."""
     return ast.parse(text)
+
+
+@cache
+def _imports(tree: ast.Module) -> tuple[ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
 
 
 @cache

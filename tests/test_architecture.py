@@ -8,14 +8,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 import onnx
 import pytest
 from conftest import ROOT
-from sharing import Name, Source
+from sharing import Name, Source, parse
 
 import graphsurgery
 from graphsurgery import errors
@@ -130,9 +129,10 @@ DOORS = frozenset({("graphsurgery.model.provenance", "record_edit"), ("graphsurg
 """How golden vectors get into a file and out of it: not followed, no expectation of an edit goes through them."""
 
 
-def shared(planted: Mapping[str, str] = MappingProxyType({})) -> set[Name]:
+@cache
+def shared(*planted: tuple[str, str]) -> set[Name]:
     """The names that both edits and proof reach, the package's name left out; ``planted``: with these modules added."""
-    source = Source(PACKAGE, planted)
+    source = Source(PACKAGE, dict(planted))
     proof = source.reached("graphsurgery.proof", DOORS) | source.reached("graphsurgery.references", DOORS)
     both = source.reached("graphsurgery.edits", DOORS) & proof
     return {(module.removeprefix("graphsurgery."), name) for module, name in both}
@@ -141,7 +141,7 @@ def shared(planted: Mapping[str, str] = MappingProxyType({})) -> set[Name]:
 def imported(path: Path) -> set[str]:
     """The graphsurgery modules that a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("graphsurgery."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
@@ -195,14 +195,15 @@ def test_sharing_is_noticed(line: str, name: Name) -> None:
     """A name that the edits use is found on whatever way the proof gets at it."""
     between = "from graphsurgery.encoder.hidden_state import infer_values\ndef used():\n    return infer_values"
     assert name not in shared()
-    planted = {"graphsurgery.proof.planted": f"{line}\ndef planted():\n    return used", "graphsurgery.between": between}
-    assert name in shared(planted)
+    planted = ("graphsurgery.proof.planted", f"{line}\ndef planted():\n    return used")
+    assert name in shared(planted, ("graphsurgery.between", between))
 
 
 NAMES_OPERATORS = ("encoder", "rewrites", "optimizer")
 """Packages that take their sets of operators from graph/operators.py."""
 
 
+@cache
 def known_operators() -> set[str]:
     """The names of all standard operators, and of those that graph/operators.py names, without their domains."""
     sets = [one for name, one in vars(operators).items() if name.isupper() and isinstance(one, frozenset | tuple | dict)]
@@ -216,7 +217,7 @@ def sets_of_operators(source: str) -> list[str]:
     Two kinds of literals are none of these: a `Path`, operators one behind the other, and a dict that gives a function for each
     operator.
     """
-    tree, known, found = ast.parse(source), known_operators(), []
+    tree, known, found = parse(source), known_operators(), []
     paths = [one for one in ast.walk(tree) if isinstance(one, ast.AnnAssign) and "Path" in ast.unparse(one.annotation)]
     allowed = {id(inner) for one in paths for inner in ast.walk(one)}
     for one in ast.walk(tree):
@@ -266,7 +267,7 @@ READS_BY_ITSELF = {
 def second_readings(source: str) -> list[str]:
     """Producer maps, topological sorts and searches through attributes, as text."""
     found = []
-    for one in ast.walk(ast.parse(source)):
+    for one in ast.walk(parse(source)):
         if isinstance(one, ast.DictComp) and isinstance(one.value, ast.Name):
             outputs = [ast.unparse(each.iter) for each in one.generators]
             found += [ast.unparse(one)] if {f"{one.value.id}.output", f"{one.value.id}.outputs"} & set(outputs) else []

@@ -79,10 +79,11 @@ text: str = graphsurgery.strip_head("model.onnx")
 
 
 def test_type_checkers_know_the_functions(tmp_path: Path) -> None:
-    """mypy accepts right calls and refuses every wrong one, at its line."""
+    """mypy accepts right calls and refuses every wrong one, at its line. Its settings are those of `make types`, whose
+    cache it reads."""
     program = tmp_path / "program.py"
     program.write_text(CALLS + WRONG, encoding="utf-8")
-    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary"]
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary"]
     environment = {"MYPYPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, str(program)], cwd=ROOT, env=os.environ | environment,
