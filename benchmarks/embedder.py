@@ -37,9 +37,10 @@ MOST_BEHIND = 1.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer texts and rounds, and no int8 file")
+    parser.add_argument("--rounds", type=int, help="how often each engine runs (5)")
     parser.add_argument("--write", action="store_true", help="put it into docs/embedding.md")
     arguments = parser.parse_args()
-    part = 10 if arguments.quick else 1
+    part, rounds = (10, 2) if arguments.quick else (1, 5)
     texts = read_sentences(SHORT // part) + read_passages(LONG // part)
     random.Random(SEED).shuffle(texts)
     engines = [*choose_engines(BESIDE), *(one for one in SEARCHED if "int8" not in one or not arguments.quick)]
@@ -49,9 +50,8 @@ def main() -> None:
         if not arguments.quick:
             for source, target in ((files.baked, files.int8), (files.padding_free, files.packed_int8)):
                 run_graphsurgery("quantize", source, "-o", target, "--min-cosine", "0.99")
-        rows = measure(
-            Workload("mixed texts, all at once", texts, len(texts)), files, 2 if arguments.quick else 5, folder, engines
-        )
+        work = Workload("mixed texts, all at once", texts, len(texts))
+        rows = measure(work, files, arguments.rounds or rounds, folder, engines)
     text = render({f"{len(texts)} texts": rows})
     print(text)
     if arguments.write:
