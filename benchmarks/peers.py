@@ -72,7 +72,7 @@ class Worker:
     def __init__(self, engine: str, files: Files, log: Path) -> None:
         described = json.dumps({key: str(value) for key, value in asdict(files).items()})
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "benchmarks"), str(ROOT)))}
-        environment |= {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment |= {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}  # rayon: tokenizers
         self.process = subprocess.Popen(
             [sys.executable, "-m", "contest.worker", engine, described],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=environment,
