@@ -85,6 +85,7 @@ def command(name: str, source: Path, output: Path, report: Path, limit: int) -> 
 STARTS = {
     "nothing": ("python -c pass", [sys.executable, "-c", "pass"]),
     "help": ("graphsurgery --help", [sys.executable, "-m", "graphsurgery", "--help"]),
+    "import_own": ("import graphsurgery", [sys.executable, "-c", "import graphsurgery"]),
     "import": ("from graphsurgery import *", [sys.executable, "-c", "from graphsurgery import *"]),
     "import_onnx": ("import onnx", [sys.executable, "-c", "import onnx"]),
     "import_gs": ("import onnx_graphsurgeon", [sys.executable, "-c", "import onnx_graphsurgeon"]),
