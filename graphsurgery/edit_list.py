@@ -309,7 +309,7 @@ EDIT_LIST = {
             },
         ),
         EditEntry(
-            "relax-dim", INTERFACE, "relaxed", "declare sizes of pictures and sound free that the nodes take at any size",
+            "relax-dim", INTERFACE, "relaxed", "let declared sizes of pictures or sound vary if the graph runs at any size",
             {"dim": list[str], "sizes": list[str], "follows": list[str]},
         ),
         EditEntry(

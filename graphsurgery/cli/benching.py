@@ -42,7 +42,7 @@ OPTIONS = (
         "file that computes no padding, by tokens. May be repeated. [default: the first three]",
     ),
     click.option("--budget", type=int, metavar="N", help="Positions or tokens of one run, if sorted. [default: measured]"),
-    click.option("--longest", type=int, metavar="N", help=f"Cut texts after so many tokens. [default: {LONGEST}]"),
+    click.option("--longest", type=int, metavar="N", help=f"Cut texts to at most N tokens. [default: {LONGEST}]"),
     click.option(
         "--threads", type=int, metavar="N", default=0, help="Threads of every session. [default: ONNX Runtime chooses]"
     ),

@@ -1,4 +1,4 @@
-"""The budget of a plan, measured: how many positions one run of a model should have on this machine."""
+"""Measure the budget of a batch plan: how many positions one run of a model should have on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 
 BUDGETS = (256, 512, 1024, 2048)
-"""The candidates."""
+"""The budgets that are tried, in positions of one run."""
 SECONDS = 2.0
-"""How long they are timed, in turns; or five rounds if these take longer."""
+"""How long the budgets are timed, in turns. If five rounds take longer, five rounds are timed."""
 LENGTHS = tuple(int(length) for length in np.rint(np.geomspace(5, 250, 48)))
-"""The tokens of the texts that are run: many short ones and a few long ones, as sentences have. 3073 altogether."""
+"""The lengths of the texts that are timed, in tokens: many short texts and a few long ones. Together they have 3,073 tokens."""
 
 Feeds = Sequence[dict[str, np.ndarray]]
 
@@ -25,10 +25,11 @@ Feeds = Sequence[dict[str, np.ndarray]]
 def measure_budget(
     run_all: Callable[[Feeds], object], generator: FeedGenerator, seconds: float = SECONDS, padded: bool = True
 ) -> int:
-    """Return the smallest of `BUDGETS` that no larger one clearly beats: it needs the least memory.
+    """Return the smallest of `BUDGETS` that no larger one clearly beats. A small budget needs less memory.
 
-    ``run_all`` runs texts of `LENGTHS`, cut at what the model takes, in the batches that `plan` gives for each candidate, by
-    tokens alone if the file computes no padding, ``padded`` false. Raises what ``run_all`` raises.
+    ``run_all`` runs texts of `LENGTHS`, cut to the longest that the model takes, in the batches that `plan` makes for each
+    budget. ``padded`` is false for a file that computes no padding, whose budget counts tokens alone. Raises what ``run_all``
+    raises.
     """
     lengths = [generator.limit_length(length) for length in LENGTHS]
     drawn = [_draw_feeds(generator, lengths, budget, padded) for budget in BUDGETS]

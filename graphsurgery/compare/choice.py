@@ -12,7 +12,7 @@ from graphsurgery.compare.timing import Timing, Timings
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that may be faster than the source."""
+    """A candidate: a file or a setting that may be faster than the source."""
 
     name: str
     timings: tuple[Timing, ...] = ()

@@ -1,4 +1,4 @@
-"""Figures of matplotlib, which is not required: checked before anything is measured, and written whole or not at all."""
+"""Plots, drawn with matplotlib, an optional package. They are checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from graphsurgery.model.staging import translate_system_errors
 
 FORMATS = (".png", ".svg")
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""One for each model or batch, in turn; colour-blind readers can tell them apart (Paul Tol, bright)."""
+"""The colours of models or batches, in turn. Colour-blind readers can tell them apart (Paul Tol, bright)."""
 
 
 def check_plot(path: Path, models: Sequence[Model], *, force: bool) -> None:
     """Check that a plot can be drawn at ``path``, before anything is measured.
 
-    Raises RequestError for a file that is neither .png nor .svg, OutputExistsError, SurroundingsError without its folder, and
-    MissingPackageError without matplotlib.
+    Raises:
+        RequestError: the name ends with neither .png nor .svg.
+        OutputExistsError: the path is one of the ``models`` or a folder, or it exists and ``force`` is false.
+        SurroundingsError: the folder of the path does not exist.
+        MissingPackageError: matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
         raise RequestError(f"{path} is no file that a plot can be drawn in", "give --plot a name that ends with .png or .svg")
@@ -35,7 +38,7 @@ def check_plot(path: Path, models: Sequence[Model], *, force: bool) -> None:
 
 
 def save_figure(figure: Any, path: Path, *, force: bool) -> None:
-    """Write ``figure`` to ``path``, whole or not at all. Raises SurroundingsError if it cannot be written."""
+    """Write ``figure`` to ``path``, completely or not at all. Raises SurroundingsError if it cannot be written."""
     picture = BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower(), bbox_inches="tight")
     with translate_system_errors(path):
@@ -49,7 +52,7 @@ def save_figure(figure: Any, path: Path, *, force: bool) -> None:
 
 
 def import_figure() -> Any:
-    """Return matplotlib's class for figures. Raises MissingPackageError without matplotlib."""
+    """Return matplotlib's class ``Figure``. Raises MissingPackageError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,8 +1,8 @@
 """How much a model in half precision loses against the float32 one, measured by two engines.
 
 ONNX Runtime's CPU provider computes some operators of a float16 file in float32, and has no kernels for most operators in
-bfloat16. So a second reference, onnx's reference evaluator, computes a few rows, too. It computes each operator in the type
-that the file says (see `reference_ops`).
+bfloat16. So onnx's reference evaluator computes a few rows as well, as a second reference. It computes each operator in the
+type that the file says (see `reference_ops`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Loss:
-    """How far apart vectors are, over all of them.
+    """How far the vectors of two models are apart, over all vectors.
 
     ``not_finite`` counts the candidate's numbers that are not finite although the float32 model's are. If there are any, the
     distances are infinite and the cosines -1, so that no limit lets them pass.
@@ -73,7 +73,7 @@ class EngineLoss:
     loss: Loss | None
     """None if the engine cannot measure it."""
     why: str = ""
-    """The reason for that."""
+    """Why the engine cannot measure it."""
 
     def __str__(self) -> str:
         return f"{self.engine}, {self.output}: {self.loss if self.loss is not None else f'not measured ({self.why})'}"
@@ -88,9 +88,9 @@ def measure_loss(
 ) -> Loss:
     """Measure the loss of ``found`` against ``wanted``, one array ``[..., dim]`` for each feed.
 
-    Vectors lie along the last axis. Scores, ``[..., 1]``, have no direction: all of them, less ``center`` (their mean if None),
-    count as one vector.
-    ``tokens`` holds for each feed the vectors that count, bool (``[batch, seq]``, say), or None for all.
+    Vectors lie along the last axis. A single score, ``[..., 1]``, has no direction, so all scores, less ``center`` (their mean
+    if None), count as one vector. ``tokens`` says for each feed which vectors count, as a bool array such as ``[batch, seq]``;
+    None counts all of them.
 
     Raises RequestError if shapes differ, or if there is nothing to compare.
     """
@@ -126,18 +126,18 @@ def measure_by_both_engines(
     """Measure the loss of ``candidate`` at every output of ``source``, at tokens.
 
     The candidate is compared with what ONNX Runtime computes of ``source`` in float32. ONNX Runtime runs it on all feeds, the
-    reference evaluator on the first `FEW` rows of the first feed. The evaluator measures nothing at an output at which it is as
-    far off in float32 already: it reads a few operators otherwise.
+    reference evaluator on the first `FEW` rows of the first feed. The evaluator interprets a few operators
+    differently. If it is just as far off on the float32 model at some output, it gives no loss for that output.
 
     Args:
         per_token: the outputs ``[batch, seq]``, which hold one number per token.
-        cannot_run: why ONNX Runtime is not to run the candidate.
+        cannot_run: why ONNX Runtime must not run the candidate; None if it may.
 
     Returns:
         The losses by ONNX Runtime, one for each output, and then those by the evaluator. An engine that cannot run the
-        candidate, gives other shapes, or leaves nothing to compare gives no loss: whoever judges needs one that there is.
+        candidate, gives other shapes, or leaves nothing to compare gives no loss, so the caller has to check that there is one.
 
-    Raises RequestError without feeds, UnsupportedModelError if ``source`` cannot be run or has no output.
+    Raises RequestError if there are no feeds, UnsupportedModelError if ``source`` cannot be run or has no output.
     """
     if not feeds:
         raise RequestError("there is nothing to measure a loss on", "give one feed or more")
@@ -163,7 +163,7 @@ class _Measuring:
     mask: Value | None
     per_token: frozenset[str]
     means: Outputs
-    """The mean of each output, from which scores are counted."""
+    """The mean of each output, which is subtracted from scores."""
 
     def losses(
         self, engine: str, feeds: Sequence[Feed], wanted: Sequence[Outputs], run: Run, model: onnx.ModelProto
@@ -188,7 +188,7 @@ class _Measuring:
 
 
 def _distrust(one: EngineLoss, itself: EngineLoss) -> EngineLoss:
-    """Return a loss by the evaluator without its figure if the evaluator loses as much on the float32 model ``itself``."""
+    """Drop the figure of a loss by the evaluator if the evaluator loses about as much on the float32 model ``itself``."""
     if one.loss is None or one.loss.relative <= SUSPECT:
         return one
     if itself.loss is not None and itself.loss.relative <= one.loss.relative / 2:
@@ -222,7 +222,7 @@ def _run_by_reference(model: onnx.ModelProto, feeds: Sequence[Feed], outputs: Se
         return [dict(zip(outputs, map(np.asarray, values), strict=True)) for values in every]
     except GraphSurgeryError:
         raise
-    except Exception as error:  # operators raise what they like
+    except Exception as error:  # operators may raise errors of any type
         raise UnsupportedModelError(f"onnx's reference evaluator cannot run the model: {summarize_error(error)}") from error
 
 
@@ -247,7 +247,7 @@ def _take_first_rows(feed: Feed, rows: int) -> dict[str, Array]:
 
 
 def find_tokens(feed: Feed, mask: Value | None) -> Array | None:
-    """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None if nothing says it."""
+    """Return where ``feed`` has tokens, ``[batch, seq]`` bool, as the input ``mask`` says; None if there is no such input."""
     if mask is None or mask.name not in feed or feed[mask.name].ndim != 2:
         return None
     return feed[mask.name] != 0

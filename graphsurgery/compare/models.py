@@ -1,7 +1,7 @@
 """Two models with the same inputs, compared end to end on the same feeds, output by output.
 
-The source is run once for every model that is compared with it, and the models run one after the other, because they may not
-fit into memory together. Vectors are compared at tokens only: the values that a model gives at padding may be anything.
+The source is run once, and its outputs are kept for every model that is compared with it. The models run one after the other,
+because they may not fit into memory together. Vectors are compared at tokens only: values at padding are arbitrary.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Feed:
     mask: Array | None
     """``[batch, seq]``, true at tokens; None if the model takes no mask."""
     empty_rows: bool = True
-    """Whether the vectors of rows without a token count."""
+    """Whether rows without any token are compared, too."""
     per_token: frozenset[str] = frozenset()
     """The outputs ``[batch, seq]``, which hold one number per token."""
 
@@ -79,7 +79,7 @@ class SourceOutputs:
         session: Session | None = None,
         progress: Progress = ignore_progress,
     ) -> SourceOutputs:
-        """Run the source; ``session`` if it is open already. Raise UnsupportedModelError if it cannot be run at all."""
+        """Run the source, on ``session`` if it is open already. Raises UnsupportedModelError if it runs on no feed."""
         session = session or open_model(False)
         ran: list[Feed] = []
         values: list[Values] = []
@@ -121,7 +121,7 @@ class SourceOutputs:
 
 
 def compare_models(source: SourceOutputs, open_model: OpenModel, limits: Limits, *, is_exact: bool = True) -> Check:
-    """Check that another model gives the source's outputs to float32's tolerances; not ``is_exact``: to ``limits.min_cosine``.
+    """Check that another model gives the source's outputs, within `allow_rounding` if ``is_exact``, else within `allow_loss`.
 
     A model fails if it cannot be loaded, or cannot be run on a feed on which the source can be run.
     """
@@ -158,9 +158,9 @@ def compare_models(source: SourceOutputs, open_model: OpenModel, limits: Limits,
 
 
 def _run_model(source: SourceOutputs, open_model: OpenModel) -> tuple[list[Values], str | None]:
-    """Return the model's outputs on the feeds before the first on which it fails, and how it fails.
+    """Return the model's outputs on all feeds before the first on which it fails, and why it fails; None if it does not.
 
-    There are none if an output has another last dim than the source's.
+    If an output has another last dim than the source's, no outputs are returned.
     """
     outputs: list[Values] = []
     try:
@@ -185,7 +185,7 @@ def _explain_other_width(source: SourceOutputs, outputs: Sequence[Values]) -> st
 
 
 def _is_within_promise(source: SourceOutputs, outputs: Sequence[Values]) -> bool:
-    """Return whether every vector is as near as float32 promises, whatever the source rounds."""
+    """Return whether every vector is within float32's own tolerance, without the allowance for the source's rounding."""
     pairs = ((one[name], other.get(name, ABSENT)) for one, other in zip(source.values, outputs, strict=False) for name in one)
     return all(
         one.shape == other.shape and bool(np.all(_measure_difference(one, other) <= compute_float32_tolerance(one)))

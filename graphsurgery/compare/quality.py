@@ -1,4 +1,4 @@
-"""How much of a model's meaning a lossy candidate keeps: the vectors of the same texts by both, and their neighbours.
+"""How much of a model's quality a lossy candidate keeps, by the vectors that both give to the same texts.
 
 ``r_i`` and ``c_i`` are the vectors of text ``i`` by the reference and by the candidate, ``cos(x, y) = x y / (|x| |y|)``:
 
@@ -9,9 +9,9 @@
                                (C. Spearman, "The Proof and Measurement of Association between Two Things", 1904)
 
 Similarities are rounded to `DECIMALS`, because float32 vectors are no more exact, and equal ones are ties. Tied pairs share
-their average rank. If texts tie for the last place among the neighbours, each of them is as good a neighbour to the reference;
-of the candidate's tied texts each counts by its chance of getting one of the places that are left. So a candidate that gives
-all texts one vector keeps ``top_k / (texts - 1)`` of the neighbours, as by chance.
+their average rank. If texts tie for the last place among the reference's neighbours, each of them counts as a neighbour. If the
+candidate's texts tie, each counts by its chance of getting one of the places that are left. So a candidate that gives all texts
+the same vector keeps ``top_k / (texts - 1)`` of the neighbours, as many as by chance.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Array = np.ndarray
 TOP_K = 10
 """The number of neighbours of each text, if no other is asked for."""
 MOST_PAIRED = 1500
-"""Of more texts than this, only so many are compared with each other: 1,500 texts have 1.1 million pairs."""
+"""At most this many texts are compared with each other: 1,500 texts have 1.1 million pairs."""
 DECIMALS = 6
-"""Similarities that agree to so many decimals tie."""
+"""Similarities that agree to this many decimals tie."""
 EXACT = 12
-"""Means of shares are rounded to so many decimals, so that the sum of three thirds is one."""
+"""Means of shares are rounded to this many decimals, so that the sum of three thirds is one."""
 BEYOND = 2
-"""The texts needed beyond ``top_k``: a text itself, and one that is no neighbour of it, so that neighbours can be wrong."""
+"""The texts needed beyond ``top_k``: the text itself, and one that is not a neighbour, so that neighbours can be wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Quality:
     mean: float
     """The mean cosine."""
     neighbours: float
-    """The mean share of each text's ``top_k`` nearest other texts that both have in common."""
+    """The share of a text's ``top_k`` neighbours that reference and candidate have in common, the mean over all texts."""
     rank: float
     """Spearman's rank correlation of the similarities of all pairs. 0 if the candidate gives all pairs the same similarity."""
     worst_text: int
     """The index of the text with the smallest cosine."""
     top_k: int
     paired: int
-    """The number of texts of which neighbours and ranks were compared: all, or `MOST_PAIRED` of them at equal distances."""
+    """The number of texts whose neighbours and ranks were compared: all, or `MOST_PAIRED` of them, evenly spaced."""
     not_finite: int = 0
     """The candidate's vectors that hold NaN or infinity. Their cosine counts as -1, and they resemble no other text."""
 
@@ -81,7 +81,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityBudget:
-    """The least quality that a user asked for. A figure without a bound is shown and not judged."""
+    """The lowest quality that a user accepts. A figure without a bound is shown but not judged."""
 
     min_cosine: float | None = None
     """The least `Quality.worst`."""
@@ -92,7 +92,7 @@ class QualityBudget:
     top_k: int = TOP_K
 
     def __post_init__(self) -> None:
-        """Raise RequestError for bounds that every candidate or none would keep by mistake."""
+        """Raise RequestError for bounds outside of what the figures can be: every candidate or none would meet them."""
         for option, value, lowest in (
             ("--min-cosine", self.min_cosine, -1), ("--min-overlap", self.min_overlap, 0), ("--rank", self.rank, -1),
         ):  # fmt: skip
@@ -104,14 +104,14 @@ class QualityBudget:
 
 
 def measure_quality(reference: Array, candidate: Array, top_k: int = TOP_K) -> Quality:
-    """Measure how near ``candidate`` comes to ``reference``: the vectors of the same texts, ``[texts, dim]`` numbers, each.
+    """Measure how near ``candidate`` comes to ``reference``. Both hold the vectors of the same texts, ``[texts, dim]`` numbers.
 
-    Cosines are of all texts. Neighbours and rank are of all pairs of up to `MOST_PAIRED` texts. Of more texts, that many at
-    equal distances are paired. A vector of the candidate that is zero has the cosine 0 to the reference's, and one that is not
+    The cosines cover all texts. Neighbours and rank cover all pairs of up to `MOST_PAIRED` texts; of more texts, that many,
+    evenly spaced, are paired. A vector of the candidate that is zero has the cosine 0 to the reference's, and one that is not
     finite has the cosine -1.
 
-    Raises RequestError if the shapes differ or are not ``[texts, dim]``, for vectors of one or two numbers (they have no
-    telling direction), for fewer than ``top_k + 2`` texts (all other texts would be neighbours of each), if a vector of the
+    Raises RequestError if the shapes differ or are not ``[texts, dim]``, for vectors of one or two numbers (their
+    direction says little), for fewer than ``top_k + 2`` texts (all other texts would be neighbours of each), if a vector of the
     reference is zero or not finite, and if the reference gives all pairs the same similarity.
     """
     _require_top_k(top_k)
@@ -122,7 +122,7 @@ def measure_quality(reference: Array, candidate: Array, top_k: int = TOP_K) -> Q
     sound = np.isfinite(found).all(axis=1)
     found = np.where(sound[:, None], found, 0.0)
     cosines = np.where(sound, compute_cosines(wanted, found), -1.0)
-    cosines[(wanted == found).all(axis=1)] = 1.0  # and no rounding below it, so that a file keeps every budget against itself
+    cosines[(wanted == found).all(axis=1)] = 1.0  # without rounding, so that a file meets every budget against itself
     paired = np.arange(len(wanted))
     if len(paired) > MOST_PAIRED:
         paired = np.rint(np.linspace(0, len(wanted) - 1, MOST_PAIRED)).astype(np.int64)
@@ -135,7 +135,7 @@ def measure_quality(reference: Array, candidate: Array, top_k: int = TOP_K) -> Q
 
 
 def judge_quality(quality: Quality, budget: QualityBudget, name: str, detail: str) -> Check:
-    """Return the check ``name`` that holds ``quality`` against ``budget``. It has FAILED if a vector is not finite."""
+    """Return the check ``name`` of ``quality`` against ``budget``. It has FAILED, too, if a vector is not finite."""
     texts = quality.texts
     figures = (
         Figure("worst cosine", quality.worst, texts, budget.min_cosine),
@@ -156,7 +156,7 @@ def _require_top_k(top_k: int) -> None:
 
 
 def _require_matrices(wanted: Array, found: Array, top_k: int) -> None:
-    """Raise RequestError unless both arrays are ``[texts, dim]`` alike, with directions and texts enough."""
+    """Raise RequestError unless both arrays have one shape ``[texts, dim]``, with more than two dims, and enough texts."""
     if wanted.shape != found.shape:
         raise RequestError(
             f"the reference's vectors are {list(wanted.shape)} and the candidate's {list(found.shape)}",

@@ -1,4 +1,4 @@
-"""ONNX Runtime's fused operators in numpy, for onnx's reference evaluator: a second reference for what they compute.
+"""ONNX Runtime's fused operators in numpy. onnx's reference evaluator uses them as a second reference beside ONNX Runtime.
 
 Values are rounded to the type ``T`` of the inputs (float32, float16 or bfloat16) where a kernel that is not fused further
 writes them to memory: each matrix product, attention scores, attention weights, each sum, each result. As in GPU kernels, these
@@ -95,7 +95,7 @@ def _widen_operator(name: str, version: int) -> type[OpRun]:
 
 
 class _Vendor(OpRun):
-    """An operator of com.microsoft. onnx has operators of the same names with other defaults."""
+    """An operator of com.microsoft. onnx itself has operators of some of these names, with other defaults."""
 
     op_domain = VENDOR
     op_schema = None

@@ -1,4 +1,4 @@
-"""Comparison of arrays in which nothing can pass by accident: nothing empty, missing, misshapen, unlimited or not a number."""
+"""Compare arrays so that nothing passes by accident: no empty or missing array, wrong shape, infinite tolerance or NaN."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tally:
     least_cosine: float | None = None
     """The smallest allowed cosine between two rows, besides the tolerance of each element."""
     most_stretch: float | None = None
-    """The largest allowed relative difference between the lengths of two rows, besides these."""
+    """The largest allowed relative difference between the lengths of two rows, besides the other two limits."""
     _worst: float = 0.0
     _margin: float = 0.0
     _cosines: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The times of a file before and after, on this machine: both are run in turns, on the same feeds and with as many threads.
+"""Compare the speed of a file before and after, on this machine. Both run in turns, on the same feeds, with equal threads.
 
 There is one statistic: the median time of each file, and their ratio. Each pair of runs has a ratio, too. The middle half of
 these tells whether the ratio means anything: if it scatters, the machine did other things between the runs.
@@ -25,15 +25,15 @@ SHAPES = ((1, 16), (8, 32), (32, 64))
 LEAST, MOST, SECONDS = 5, 101, 1.0
 """The pairs of runs for one shape: at least, at most, and until this time is over."""
 CHANCE = 0.05
-"""A smaller difference, up or down, is noise on a machine that does other things, too."""
+"""A smaller relative difference, faster or slower, counts as noise, because the machine does other things, too."""
 WIDE = 1.25
 """If the middle half of the pairs' ratios is wider than this, the machine did other things between the runs."""
 BUSY = "not judged: the machine was busy"
 TEXT = "text"
 COLUMNS = {TEXT: "tokens", "clip": "frames"}
-"""What the columns of a batch are, by what its rows are. Pictures and spectrograms have none."""
+"""The word for the columns of a batch, by the word for its rows. Pictures and spectrograms have no columns."""
 NOTEWORTHY = 0.1
-"""Other programs are mentioned from so many busy processors on."""
+"""Other programs are mentioned if they keep at least this many processors busy."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class Timing:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster. None if it cannot be judged, if the difference is small, or if a quarter of the pairs
-        say otherwise."""
+        """Whether the new file is faster; False if it is slower.
+
+        None if the timing `is_unjudged`, if the difference is small, or if a quarter of the pairs say otherwise.
+        """
         low, high = self.middle_half
         if self.is_unjudged:
             return None
@@ -120,7 +122,7 @@ class Timings:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the new file is faster at some shape and slower at none; False the other way round; None otherwise."""
+        """True if the new file is faster at some shape and slower at none, False the other way round, None otherwise."""
         answers = {one.helped for one in self.shapes} - {None}
         return answers.pop() if len(answers) == 1 else None
 
@@ -177,8 +179,8 @@ def _time_shape(before: Session, after: Session, feed: dict[str, np.ndarray], te
 def race(runs: Sequence[Callable[[], object]], seconds: float = SECONDS) -> list[list[float]]:
     """Call all ``runs`` in turn, round after round, and return the seconds that each took in each round.
 
-    There are `LEAST` rounds or more, until ``seconds`` are over or `MOST` rounds are done, after a first call of each that does
-    not count.
+    Each is called once first, which does not count. Then at least `LEAST` rounds follow, until ``seconds`` are over or `MOST`
+    rounds are done. The result has one list for each round.
     """
     for run in runs:
         run()  # the first call prepares memory

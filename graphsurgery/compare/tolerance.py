@@ -7,8 +7,8 @@ equal.
 
 In half precision, and wherever a smallest cosine takes the place of these limits, each vector is judged by its angle and its
 length, and each element by a share of the vector's largest one. An angle with the cosine c leaves a distance of
-sqrt(2 (1 - c)) between vectors of length one, so the length and the elements may be off by shares of that size. One or two
-numbers per vector have no telling angle, so each is compared with the spread of its column.
+sqrt(2 (1 - c)) between vectors of length one, so the length and the elements may be off by shares of that size. The
+angle of one or two numbers says little, so each is compared with the spread of its column.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLOAT32, LOSSY = "float32", "lossy"
 """How far a rewritten model may be off: by float32's rounding (`allow_rounding`), or by angle and length (`allow_loss`)."""
 RELATIVE, UNIT = 1e-5, 1e-6
 NOISE = 4
-"""The source's own rounding is allowed this many times."""
+"""The allowance for the source's own rounding, as a multiple of it."""
 ALMOST_ONE = 1e-4
 """A vector counts as one of length one if its length is off by less than this."""
 NARROW = 2
@@ -78,7 +78,7 @@ def allow_rounding(values: Array, noise: Array | None, limits: Limits) -> Tolera
 
 
 def allow_loss(values: Array, spread: Array, limits: Limits) -> Tolerance:
-    """Return the tolerance of vectors ``values [n, dim]`` that may be off by the angle which ``limits`` name.
+    """Return the tolerance of vectors ``values [n, dim]`` that may be off by the angle of ``limits.min_cosine``.
 
     ``spread [dim]`` is the standard deviation of each column over all feeds.
     """

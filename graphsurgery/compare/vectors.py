@@ -10,10 +10,10 @@ Array = np.ndarray
 
 
 def select_vectors(values: Array, mask: Array | None, *, per_token: bool = False, empty_rows: bool = True) -> Array:
-    """Return the vectors of an output that count, ``[n, dim]``.
+    """Return the vectors of an output that are compared, ``[n, dim]``.
 
-    Of ``values [batch, seq, ..., dim]`` the vectors at tokens count. Of ``[batch, ..., dim]`` all vectors count. Values of rank
-    0 or 1 are vectors of one number each.
+    If ``values`` are ``[batch, seq, ..., dim]``, these are the vectors at tokens. If they are ``[batch, ..., dim]``, all
+    vectors are. Values of rank 0 or 1 are vectors of one number each.
 
     Args:
         mask: ``[batch, seq]``, true at tokens; None if every position is a token.

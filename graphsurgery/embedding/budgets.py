@@ -25,11 +25,11 @@ from graphsurgery.runtime.parallel import ParallelSession
 from graphsurgery.runtime.session import Runner
 
 CACHE = "GRAPHSURGERY_CACHE"
-"""The environment variable that names the folder of what was measured."""
+"""The environment variable that names the folder in which measured budgets are kept."""
 PATIENCE = 4.0
-"""Measuring may take so many seconds, however little there is to embed."""
+"""Measuring may always take this many seconds, however little there is to embed."""
 SHARE = 0.1
-"""It may take this share of the time that the texts at hand take."""
+"""Measuring may also take this share of the time that embedding the texts at hand takes."""
 RUNS = (LEAST + 1) * len(BUDGETS) * sum(LENGTHS) / BUDGET
 """About how many runs of `BUDGET` positions measuring takes."""
 
@@ -43,12 +43,14 @@ def find_budget(
     padded: bool,
     tokens: float,
 ) -> int | None:
-    """Return the most positions of one run: what was measured before on this machine, or what is measured now.
+    """Return the largest number of positions of one run: as measured before on this machine, or else as measured now.
 
     Args:
         padded: false for a file that computes no padding.
-        tokens: about how many tokens are at hand. If measuring would take long beside them, as for a large model and few texts,
-            nothing is measured, and None is returned.
+        tokens: about how many tokens are to be embedded. If measuring would take long compared with embedding them, as for a
+            large model and few texts, nothing is measured, and None is returned.
+
+    Returns None, too, if a run of the model fails.
     """
     place = find_cache() / "budgets" / f"{_identify(model, threads, session.most, device)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -62,14 +64,14 @@ def find_budget(
         budget = measure_budget(session.run_all, generator, padded=padded)
     except UnsupportedModelError:
         return None
-    with suppress(OSError):  # a cache that cannot be written is done without
+    with suppress(OSError):  # the budget is used all the same if the cache cannot be written
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, json.dumps({"positions": budget}).encode())
     return budget
 
 
 def _time_run(session: Runner, generator: FeedGenerator) -> float:
-    """Return the seconds of one run of about `BUDGET` positions: texts of an eighth of that, the second time."""
+    """Return the seconds of a run of `BUDGET` positions, timed on texts of an eighth of that length, after a first run."""
     length = generator.limit_length(BUDGET // 8)
     (mask, *_) = generator.sizes.split_into_batches(make_mask([length] * max(BUDGET // length, 1)))
     feed = generator.generate(mask, seed=0)
@@ -80,17 +82,17 @@ def _time_run(session: Runner, generator: FeedGenerator) -> float:
 
 
 def find_cache() -> Path:
-    """Return the folder of what was measured: `CACHE`, or ``graphsurgery`` in the user's cache folder."""
+    """Return the folder of measured budgets: the one that `CACHE` names, or ``graphsurgery`` in the user's cache folder."""
     given = os.environ.get(CACHE)
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphsurgery"
 
 
 def choose_cached_device(providers: str | Sequence[str]) -> Device:
-    """Return the device as `choose_device` does. TensorRT keeps its engines in the cache folder."""
+    """Return the device as `choose_device` does, and raise what it raises. TensorRT keeps its engines in the cache folder."""
     return choose_device(providers, find_cache() / "tensorrt")
 
 
 def _identify(model: Model, threads: int, most: int, device: Device) -> str:
-    """Return a name for this file on this machine: a budget that was measured for one says nothing of another."""
+    """Return a name for this file on this machine. A budget that was measured for one pair says nothing about another."""
     facts = (model.fingerprint, threads, most, device.providers, onnxruntime.__version__, platform.node(), platform.processor())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""embed: a file of texts to a file of vectors, in bounded memory, which a killed run goes on with."""
+"""embed: turn a file of texts into a file of vectors, in bounded memory. A run that was killed can be resumed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EmbeddedFile:
     cut: int
     """The texts that this run cut, because they are longer than the model takes."""
     errors: Mapping[int, str] = field(default_factory=dict)
-    """By its place in the input, counted from 0, why a row has no vector."""
+    """Why rows have no vector, by the place of the row in the input, counted from 0."""
     resumed: int = 0
     """The rows that an earlier run had done."""
     seconds: float = 0.0
@@ -68,7 +68,7 @@ class EmbeddedFile:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know of texts that were cut, and of rows without a vector."""
+        """Sentences about texts that were cut, and about rows without a vector."""
         found = [f"{self.cut} texts were cut at {self.identity.get('max_length')} tokens"] if self.cut else []
         if self.errors:
             places = list_few([f"{place} ({why})" for place, why in self.errors.items()])
@@ -109,8 +109,8 @@ def embed_file(
 ) -> EmbeddedFile:
     """Embed the texts of a file, and write their vectors with all columns of the input beside them.
 
-    A run that is interrupted, or killed, leaves its parts beside the output. The same call goes on with them, and ends with the
-    same bytes as a run in one go. The Parquet metadata say how the vectors were made.
+    A run that is interrupted, or killed, leaves its finished parts beside the output. The same call resumes from them, and
+    writes the same bytes as an uninterrupted run. The Parquet metadata say how the vectors were made.
 
     Args:
         texts: a file with a text a line (.txt), JSON lines (.jsonl), CSV with a heading (.csv) or Parquet, or ``-`` for stdin.
@@ -127,10 +127,10 @@ def embed_file(
         providers, threads, max_batch_tokens: as `Embedder` takes them. With Ray, a worker has one thread unless you say
             otherwise.
         engine: ``process`` embeds in this process. ``ray`` embeds with Ray Data, on the workers of the cluster that
-            RAY_ADDRESS names, or else on this machine. Both write the same parts, so that one goes on with the other's.
+            RAY_ADDRESS names, or else on this machine. Both write the same parts, so either can resume a run of the other.
         workers: the workers of Ray, each with the model in its memory. Default: as many as the processors allow.
         force: replace an existing output, and drop parts of other texts or options.
-        progress: called with the texts and tokens of a second, and how many of how many rows are done.
+        progress: called with a text that states texts and tokens per second, the rows that are done, and all rows.
 
     Raises:
         RequestError: a row, an option or a column is wrong, or there are parts of another run.
@@ -210,7 +210,7 @@ class _Job:
         self.start = time.perf_counter()
 
     def run(self, make_parts: Callable[[NumberedRows], Iterator[tuple[int, MadePart]]]) -> None:
-        """Make all parts that are not there yet. ``make_parts`` gives the part of each number and rows that it is given."""
+        """Make all parts that do not exist yet. ``make_parts`` takes (number, rows) of each, and yields (number, part)."""
         for number, made in make_parts(self._list_missing()):
             self.parts.write_part(number, made.part)
             self.tokens += made.tokens
@@ -220,7 +220,7 @@ class _Job:
             raise RequestError(f"{self.source.path} holds no rows", "give a file with one text or more")
 
     def _list_missing(self) -> NumberedRows:
-        """Yield the rows of each part that is not there, or not as it was written."""
+        """Yield the rows of each part that is missing or damaged."""
         path, form, column, id_column = self.source
         first = self.parts.read_part(0)
         schema = None if first is None else first.table.drop_columns([EMBEDDING]).schema
@@ -243,7 +243,7 @@ class _Job:
         self.dims = part.table.schema.field(EMBEDDING).type.list_size
 
     def tell(self, underway: int = 0) -> None:
-        """Report the progress, with so many rows done of parts that are underway."""
+        """Report the progress. ``underway`` counts the finished rows of parts that are not complete yet."""
         rows = self.rows + underway
         seconds, done = time.perf_counter() - self.start, rows - self.resumed
         tokens = f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
@@ -255,7 +255,7 @@ class _Job:
         self.progress(f"embedding rows{speed}{left}", rows, self.digest.rows or 0)
 
     def merge(self, written: str, identity: Mapping[str, Any]) -> Path:
-        """Make the output of all parts, in their folder. Return its path."""
+        """Join all parts to the output, still in the folder of the parts, and return its path."""
         self.progress("joining the parts")
         made = self.parts.path / f"merged.{written}"
         made.unlink(missing_ok=True)
@@ -313,7 +313,7 @@ def _find_written(output: Path) -> str:
 
 @contextmanager
 def _open_input(texts: str) -> Iterator[Path]:
-    """Give the path of the input. What comes on stdin is put into a temporary file first, because it is read twice."""
+    """Yield the path of the input. The input is read twice, so what comes on stdin is first put into a temporary file."""
     if texts != STDIN:
         yield Path(texts)
         return

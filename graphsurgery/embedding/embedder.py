@@ -1,4 +1,4 @@
-"""`Embedder`: texts to vectors by one call, from a baked folder or a pooled file, without PyTorch."""
+"""`Embedder`: one call turns texts into vectors, with a baked folder or a pooled file, without PyTorch."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ Array = np.ndarray
 WINDOW = 4096
 """At most this many texts are tokenised and sorted at a time, so that memory stays bounded whatever is asked for."""
 CHARACTERS_OF_TOKEN = 4
-"""About so many characters make a token."""
+"""A token has about this many characters."""
 MEASURED_FROM = 8192
-"""The best budget of a run is measured when about so many tokens are first asked for at once: it takes seconds."""
+"""Measuring the best budget of a run takes seconds, so it waits for the first call with about this many tokens."""
 NEAR_ONE = 1e-4
-"""Vectors whose length is one by as much are taken for normalised."""
+"""Vectors count as normalised if their length differs from one by at most this much."""
 RAISE, SKIP = "raise", "skip"
 
 
@@ -68,7 +68,7 @@ class Embedded:
     cuts: tuple[Cut, ...] = ()
     """The texts that were cut."""
     errors: Mapping[int, GraphSurgeryError] = field(default_factory=dict)
-    """Why a text was not embedded, by its place."""
+    """Why texts were not embedded, by the place of the text."""
     budget: int | None = None
     """The most positions of one run."""
     seconds: float = 0.0
@@ -92,8 +92,8 @@ class Embedded:
 class Embedder:
     """Embeds texts with a baked folder, or with a pooled ONNX file beside its tokenizer.json.
 
-    Tokenizing, prompts, the longest text and the padding side are those of the folder. Texts are sorted by length, and as many
-    run at once as fit a budget of positions that is measured once on this machine. Any number of threads may use one Embedder.
+    The folder decides the tokenizing, the prompts, the longest text and the padding side. Texts are sorted by length and run in
+    batches, each within a budget of positions that is measured once on this machine. Any number of threads may use an Embedder.
     """
 
     @check_argument_types(model='give the folder that `graphsurgery bake` made: Embedder("my-model-baked")')
@@ -275,9 +275,10 @@ class Embedder:
         return [one.ids.tolist() for one in found.parts]
 
     def similarity(self, one: Array, other: Array) -> Array:
-        """Return how like each other the vectors of two lists are, ``[n, dims], [m, dims] -> [n, m]``.
+        """Return the similarity of each vector of one list to each of the other, ``[n, dims], [m, dims] -> [n, m]``.
 
-        The folder says by which function: cosine, unless it names another. Distances are negative, so that more is more alike.
+        The folder names the function; cosine is the default. Distances are negated, so that a larger number is more similar.
+        Raises RequestError if the vectors have different numbers of dims.
         """
         first, second = (np.atleast_2d(np.asarray(side)) for side in (one, other))
         if first.shape[1] != second.shape[1]:
@@ -285,8 +286,11 @@ class Embedder:
         return numbers.SIMILARITIES[self.config.similarity or "cosine"](first, second)
 
     def measure_budget(self, tokens: float, progress: Progress = ignore_progress) -> int:
-        """Return the budget of a run: the best one, which is measured unless it is given or known, or a usual one if measuring
-        takes long beside so many ``tokens``."""
+        """Return the largest number of positions of one run, for about ``tokens`` tokens to embed.
+
+        It is ``max_batch_tokens`` if that was given. Otherwise it is the fastest one on this machine, measured now or earlier.
+        If measuring would take long compared with embedding the tokens, it is a usual number.
+        """
         if self.max_batch_tokens is None and tokens >= MEASURED_FROM:
             progress("measuring the best budget of a run, once on this machine", 0, 0)
             self.max_batch_tokens = find_budget(
@@ -313,7 +317,7 @@ class Embedder:
         order: list[int] = []
         done: list[Array] = []
         tell(0)
-        with closing(self._session.run_each(run, batches)) as found:  # if ``tell`` ends it, what waits is not run
+        with closing(self._session.run_each(run, batches)) as found:  # if ``tell`` raises, batches that wait do not run
             for rows, vectors in zip(batches, found, strict=True):
                 done.append(vectors)
                 order += rows
@@ -328,10 +332,10 @@ class Embedder:
         return vectors
 
     def run_batch(self, parts: Sequence[Part], prompt_tokens: int | None = None) -> Array:
-        """Return the vectors of tokenised texts, ``[parts, dim]``, of one run.
+        """Run tokenised texts as one batch, and return their vectors, ``[parts, dim]``.
 
-        `tokenizer` makes the parts. They have the same number of ``prompt_tokens`` (`count_prompt`), and the same length unless
-        `mixes_lengths`. Raises UnsupportedModelError if the run fails.
+        `tokenizer` makes the parts. All of them have the same number of ``prompt_tokens`` (see `count_prompt`), and the same
+        length unless `mixes_lengths` is true. Raises UnsupportedModelError if the run fails.
         """
         return self._run_once(self._session, parts, self._name_prompt(prompt_tokens))
 
@@ -341,7 +345,7 @@ class Embedder:
         return self._generator.has_mask or self._generator.fixed_sequence is not None
 
     def count_prompt(self, prompt: str) -> int | None:
-        """Return the number of a prompt's tokens for a file that asks for it, else None."""
+        """Return the number of a prompt's tokens if the file has an input for it, else None."""
         return None if self._generator.prompt is None else self.tokenizer.count_prompt(prompt)
 
     def _join_parts(self, found: Array, parts: Sequence[Part], places: Array) -> tuple[Array, Array]:
@@ -356,7 +360,7 @@ class Embedder:
         return numbers.normalize(means) if self.is_normalized else means, texts
 
     def _convert(self, vectors: Array, dims: int | None, precision: str | None, ranges: Array | None) -> Array:
-        """Return vectors with as many dims, and in the precision, that were asked for."""
+        """Return vectors with the dims and in the precision that were asked for; None changes nothing."""
         if dims is not None:
             vectors = numbers.cut_dims(vectors, dims, self.is_normalized, self.output)
         if precision is None:
@@ -379,7 +383,7 @@ class Embedder:
         return choose_prompt(self.prompts, self.config.default_prompt_name, name)
 
     def _feed_prompt(self, prompt: str) -> dict[str, Array]:
-        """Return the number of the prompt's tokens for a file that asks for it."""
+        """Return the array for the input that takes the number of a prompt's tokens; empty if the file has no such input."""
         return self._name_prompt(self.count_prompt(prompt))
 
     def _name_prompt(self, tokens: int | None) -> dict[str, Array]:
@@ -411,7 +415,10 @@ def _find_places(path: Path) -> tuple[Path, Path]:
 
 
 def choose_output(model: Model, asked: str | None = None) -> str:
-    """Return the output that holds one vector for each input. Raises RequestError, UnsupportedModelError."""
+    """Return the name of the output that holds one vector for each input, ``[batch, dim]``.
+
+    Raises RequestError if the output ``asked`` for does not exist or several qualify, UnsupportedModelError if none qualifies.
+    """
     found = [value.name for value in model.interface.outputs if value.rank == 2]
     names = [value.name for value in model.interface.outputs]
     if asked is not None:
@@ -429,7 +436,7 @@ def choose_output(model: Model, asked: str | None = None) -> str:
 
 
 def _make_generator(model: Model, output: str) -> FeedGenerator:
-    """Return what makes inputs of token ids. Raises UnsupportedModelError if ``output`` depends on what texts do not give."""
+    """Return a generator that makes inputs of token ids. Raises UnsupportedModelError if ``output`` needs any other input."""
     generator = make_feed_generator(model)
     graph = Graph.of(model)
     value = graph.value(output)
@@ -442,7 +449,7 @@ def _make_generator(model: Model, output: str) -> FeedGenerator:
 
 
 def _takes_last_position(model: Model, generator: FeedGenerator, output: str) -> bool:
-    """Return whether the last position is pooled, padding or not: texts are then padded to the model's length, as SigLIP's."""
+    """Return whether the last position is pooled, even if it is padding. Texts are padded to full length then, as SigLIP's."""
     if generator.roles.mask is not None or has_own_head(model):
         return False
     return any((one.name, one.pooled_by) == (output, LAST_POSITION) for one in find_pooled_outputs(model))

@@ -21,7 +21,7 @@ class PairTokenizer(TextTokenizer):
         return self._prepare(given[0], prompt, place), self._prepare(given[1], "", place)
 
     def _count_tokens(self, encoding: Any) -> None:
-        """What is cut off a pair comes in overlapping pieces, whose tokens cannot be added."""
+        """Return None: the tokenizer gives the cut-off rest of a pair in overlapping pieces, so it cannot be counted."""
 
     def _make_length_error(self, cut: Cut) -> RequestError:
         what = f"text {cut.text} and its query are longer than the {self.longest} tokens that the model takes"

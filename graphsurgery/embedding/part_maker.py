@@ -1,4 +1,4 @@
-"""From rows to a part: what one process does with the rows of an input, and each of Ray's workers."""
+"""Rows to parts: embed the rows of one part. A single process does this, and so does each of Ray's workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT32 = "float32"
 
 @dataclass(frozen=True)
 class PartOptions:
-    """How the vectors of rows are made, and what becomes of a row that cannot have one."""
+    """How the vectors of rows are made, and whether a row that cannot be embedded is an error or is skipped."""
 
     prompt: str
     """The text that goes before each text, already chosen."""
@@ -36,7 +36,7 @@ class PartOptions:
 
 @dataclass(frozen=True)
 class MadePart:
-    """A part that was just made, and what it took."""
+    """A part that was just made, with its numbers of tokens and of cut texts."""
 
     part: Part
     tokens: int
@@ -51,12 +51,12 @@ class PartMaker:
         self.embedder, self.options = embedder, options
 
     def describe(self) -> dict[str, Any]:
-        """Return how its vectors are made, as `describe_vectors` says it."""
+        """Return how this maker's vectors are made, as `describe_vectors` gives it."""
         asked = self.options
         return describe_vectors(self.embedder, asked.prompt, asked.dims, asked.precision, asked.on_long, asked.ranges)
 
     def make(self, rows: Rows, progress: Progress | None = None) -> MadePart:
-        """Embed the texts of some rows. A fault of a row concerns no other row.
+        """Embed the texts of some rows. A row that cannot be embedded does not affect the others.
 
         Raises RequestError for the first row that cannot be embedded, unless such rows are skipped.
         """

@@ -1,8 +1,8 @@
-"""The parts of an output that is being made. A run that is killed at any moment goes on where the last whole part ended.
+"""The parts of an output that is being made. A run that was killed at any moment resumes after the last complete part.
 
-Beside ``OUT.parquet`` lies the folder ``OUT.parquet.parts`` until it is done: a manifest that says of what and how the vectors
-are made, a lock, and a Parquet file for each 4,096 rows. Every file gets its name when it is whole and on the disk. The output
-is made of the parts in order, so that an interrupted run gives the same bytes as one in one go.
+Until the output is done, the folder ``OUT.parquet.parts`` lies beside ``OUT.parquet``. It holds a manifest that says from what
+and how the vectors are made, a lock, and a Parquet file for each 4,096 rows. Every file gets its name only when it is complete
+and on the disk. The output is made of the parts in order, so a resumed run writes the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_DIFFERENCES = 3
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are done: all columns, with the vectors, and why rows have none."""
+    """Rows that are done: all columns, with the vectors, and the reasons why some rows have no vector."""
 
     table: pyarrow.Table
     errors: Mapping[int, str]
@@ -54,7 +54,7 @@ class PartsFolder:
 
     @contextmanager
     def open(self, manifest: Mapping[str, Any], *, force: bool) -> Iterator[None]:
-        """Make the folder or go on with it, and hold its lock. With ``force``, parts of other vectors are dropped.
+        """Create the folder or resume from it, and hold its lock. With ``force``, parts of other vectors are dropped.
 
         Raises:
             OutputExistsError: the output exists already, and is not the one that these parts made.
@@ -89,7 +89,7 @@ class PartsFolder:
         descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         try:
             try:
-                flock(descriptor, LOCK_EX | LOCK_NB)  # the system lets go of it when the process ends, whatever ends it
+                flock(descriptor, LOCK_EX | LOCK_NB)  # the system releases the lock when the process ends, whatever ends it
             except BlockingIOError:
                 raise RequestError(f"another run is making {self.output}", "wait until it ends, or stop it") from None
             yield
@@ -103,7 +103,7 @@ class PartsFolder:
         return done is not None and self.output.is_file() and hash_file(self.output) == done.get("sha256")
 
     def recall(self, name: str, make: Callable[[], int]) -> int:
-        """Return the number that an earlier run has kept under ``name``, or make it and keep it."""
+        """Return the number that an earlier run stored under ``name``, or compute it with ``make`` and store it."""
         found = (self._read(name) or {}).get("value")
         if isinstance(found, int):
             return found
@@ -112,7 +112,7 @@ class PartsFolder:
         return value
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, which gets its name when it is whole and on the disk."""
+        """Write a file. It gets its name only when it is complete and on the disk."""
         replace_file(self.path / name, content)
 
     def write_part(self, number: int, part: Part) -> None:
@@ -125,7 +125,7 @@ class PartsFolder:
         self.write(_name_part(number), content.getvalue())
 
     def read_part(self, number: int) -> Part | None:
-        """Return a part, or None if it is not there or not as it was written: then it is made again."""
+        """Return a part, or None if it is missing or damaged, so that it has to be made again."""
         arrow = import_arrow()
         try:
             table = arrow.parquet.read_table(self.path / _name_part(number), page_checksum_verification=True)

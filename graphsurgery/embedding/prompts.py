@@ -1,4 +1,4 @@
-"""Which text goes before each text."""
+"""Prompts: the text that a model expects in front of each text."""
 
 from __future__ import annotations
 

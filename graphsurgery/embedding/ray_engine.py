@@ -1,8 +1,8 @@
 """Parts made by the workers of Ray Data, on one machine or several.
 
 The unit of work is a part, the same rows that one process embeds together. So the bytes of a part depend neither on the number
-of workers nor on which of them makes it. The rows travel to the workers, and the parts back to this process, through Ray: no
-folder has to be shared but the model's, which every machine needs at the same path.
+of workers nor on which of them makes it. Ray carries the rows to the workers, and the parts back to this process. So the
+machines need no shared folder, except for the model's, which every machine needs at the same path.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from graphsurgery.errors import GraphSurgeryError, MissingPackageError, RequestE
 from graphsurgery.runtime.devices import count_processors
 
 PATIENCE = 60.0
-"""After so many seconds without a sign of life from any worker, the run ends with an error."""
+"""If no worker gives a sign of life for this many seconds, the run ends with an error."""
 INTERVAL = 0.5
-"""So many seconds pass between two looks at what the workers have done."""
+"""Seconds between two looks at what the workers have done."""
 ANSWER = 5.0
-"""What they have done is known within so many seconds, or asked for again."""
+"""Seconds to wait for the monitor to say what the workers have done, before it is asked again."""
 LEAST_BETWEEN = 1.0
-"""A worker tells how far it is at most once in so many seconds."""
+"""The least number of seconds between two reports of progress by one worker."""
 BEAT, BUSY = 5.0, 0.1
-"""Every so many seconds a worker gives a sign of life if it has used this share of a processor."""
+"""Every `BEAT` seconds a worker gives a sign of life, provided that it has used the share `BUSY` of a processor since."""
 STORE = 512 << 20
-"""The bytes of memory for rows and parts that wait. What does not fit waits on the disk."""
+"""Bytes of memory for rows and parts that wait. Those that do not fit wait on the disk."""
 RESTARTS = 3
-"""Workers that die are started again, each of them so often on average. Ray Data would do it for ever."""
+"""How often workers that die are started again, on average for each worker. Ray Data would start them again without end."""
 SPARE = 1
 """Processors that are left to Ray's own tasks. Without one they would wait for the workers, and the workers for them."""
 ADDRESS, USAGE, LOG_LEVEL = "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL"
@@ -51,7 +51,7 @@ RETRY = "run the same command again, which goes on with the parts that are done"
 
 
 def import_ray() -> Any:
-    """Return Ray, which is told to send no statistics anywhere. Raises MissingPackageError without it."""
+    """Return the module ray, set to send no usage statistics. Raises MissingPackageError if it is not installed."""
     os.environ[USAGE] = "0"
     os.environ.setdefault(LOG_LEVEL, "fatal")  # its C++ parts print warnings between our lines
     try:
@@ -67,16 +67,16 @@ def make_parts_on_ray(
     workers: int | None,
     tell: Callable[[int], None],
 ) -> Iterator[tuple[int, MadePart]]:
-    """Yield the parts of ``missing``, in their order, as workers make them.
+    """Have Ray's workers make the parts of ``missing``, and yield the parts in order.
 
     Args:
         missing: the number and the rows of each part.
-        maker: this process's own one. Workers open the same model with the same threads, provider and budget.
+        maker: the maker of this process. Workers open the same model with the same threads, provider and budget.
         workers: how many workers there are. Default: as many as the processors allow.
-        tell: called with the rows that are done of parts that are underway.
+        tell: called with the number of finished rows of parts that are not complete yet.
 
     Raises:
-        RequestError: a row cannot be embedded, or there are not enough processors for so many workers.
+        RequestError: a row cannot be embedded, or there are not enough processors for ``workers`` workers.
         SurroundingsError: workers die again and again, or none of them gives a sign of life for a minute.
     """
     first = next(missing, None)
@@ -103,7 +103,7 @@ def make_parts_on_ray(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a worker needs to know to make the same parts as any other one."""
+    """What a worker needs so that it makes the same parts as every other worker."""
 
     model: str
     provider: str
@@ -142,18 +142,18 @@ class _Plan:
 
 @dataclass
 class _Heard:
-    """What the workers have told."""
+    """What the workers have reported."""
 
     signs: int = 0
-    """How often any of them has told something."""
+    """How often any worker has reported something."""
     starts: int = 0
-    """How often one of them has started."""
+    """How often a worker has started."""
     rows: dict[int, int] = field(default_factory=dict)
     """The rows that are done, by the numbers of parts."""
 
 
 class _Monitor:
-    """Hears from all workers how far they are. It lives in a process of its own, as Ray's actors do."""
+    """Collects the progress reports of all workers. It is an actor of Ray, and so runs in a process of its own."""
 
     def __init__(self) -> None:
         self._heard = _Heard()
@@ -210,7 +210,7 @@ class _Worker:
         self._monitor.hear.remote(number, rows)
 
     def _show_life(self) -> None:
-        """Tell the monitor that this process computes, as in a single run of a large model that takes minutes."""
+        """Report signs of life while this process computes: a single run of a large model may take minutes."""
         before = time.process_time()
         while True:
             time.sleep(BEAT)
@@ -221,7 +221,7 @@ class _Worker:
 
 
 def _pack(name: str, numbers: list[int], contents: list[bytes]) -> Any:
-    """Return a table with a row for each part. What one row holds is never split, whatever the size of Ray's blocks."""
+    """Return a table with one row for each part. Ray never splits the content of a row, whatever the size of its blocks."""
     arrow = import_arrow()
     return arrow.table({NUMBER: numbers, name: arrow.array(contents, arrow.large_binary())})
 
@@ -239,7 +239,7 @@ def _open_ray(ray: Any, plan: _Plan, workers: int | None) -> Iterator[int]:
         yield _count_workers(ray, plan, workers)
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its threads go on to print after the end
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its threads still print after the end
     folder = tempfile.mkdtemp(prefix="gs-ray-")
     try:
         if os.environ.get(ADDRESS):
@@ -257,7 +257,7 @@ def _open_ray(ray: Any, plan: _Plan, workers: int | None) -> Iterator[int]:
 
 
 def _count_workers(ray: Any, plan: _Plan, asked: int | None) -> int:
-    """Return how many workers there are to be. Raises RequestError if they would leave Ray's own tasks no processor."""
+    """Return the number of workers to start. Raises RequestError if they would leave no processor for Ray's own tasks."""
     there = ray.cluster_resources()
     processors = int(there.get("CPU", 0))
     room = (processors - SPARE) // plan.threads
@@ -276,7 +276,7 @@ def _count_workers(ray: Any, plan: _Plan, asked: int | None) -> int:
 
 @contextmanager
 def _set_up_ray_data(ray: Any) -> Iterator[None]:
-    """Keep the order of parts, and print nothing. The settings are the caller's again at the end."""
+    """Make Ray Data keep the order of parts and print nothing. At the end, restore the caller's settings."""
     context = ray.data.DataContext.get_current()
     before = (context.execution_options.preserve_order, context.enable_progress_bars, context.print_on_execution_start)
     _set_context(context, True, False, False)
@@ -294,7 +294,7 @@ def _set_context(context: Any, keeps_order: bool, shows_bars: bool, tells_start:
 def _watch(
     ray: Any, blocks: Iterator[Any], monitor: Any, tell: Callable[[int], None], most_starts: int
 ) -> Iterator[tuple[int, Any]]:
-    """Yield what the workers made, from the ``blocks`` that Ray gives.
+    """Yield what the workers made, as (number, part), from the ``blocks`` that Ray gives.
 
     Raises SurroundingsError if workers start more than ``most_starts`` times, or if none gives a sign of life for `PATIENCE`
     seconds.
@@ -334,7 +334,7 @@ def _watch(
 
 
 def _ask(ray: Any, monitor: Any) -> _Heard | None:
-    """Return what the monitor has heard, or None if it does not answer."""
+    """Return what the workers have reported to the monitor, or None if the monitor does not answer."""
     with suppress(ray.exceptions.RayError):
         return ray.get(monitor.read.remote(), timeout=ANSWER)
     return None
@@ -360,7 +360,7 @@ def _pump(blocks: Iterator[Any], results: Queue[Any], stop: Event) -> None:
 
 
 def _explain(ray: Any, error: Exception) -> Exception:
-    """Return an error of Ray's own as ours, and a bug in a worker as it is."""
+    """Translate an error of Ray into SurroundingsError. Return an error that a bug in a worker raised as it is."""
     if isinstance(error, ray.exceptions.RayTaskError | ray.exceptions.UserCodeException):
         return error
     if isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray."):

@@ -1,4 +1,4 @@
-"""The rows of a file of texts: lines, JSON lines, CSV or Parquet, some thousand at a time, with all their columns."""
+"""Read the rows of a file of texts (lines, JSON lines, CSV or Parquet) in groups, with all their columns."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Rows:
     first: int
     """The place of the first one in the file."""
     texts: tuple[object, ...]
-    """The texts; what is in its place where a row holds none."""
+    """The text of each row. If a row holds something else in the column of texts, that value as it is."""
     table: pyarrow.Table
     """All columns, the texts' included."""
     broken: Mapping[int, str] = field(default_factory=dict)
-    """By its place in the file, why a row could not be read. Its columns are null."""
+    """Why rows could not be read, by the place of the row in the file. The columns of such a row are null."""
 
 
 def import_arrow() -> Any:
-    """Return pyarrow. Raises MissingPackageError without it."""
+    """Return the module pyarrow. Raises MissingPackageError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -49,7 +49,10 @@ def import_arrow() -> Any:
 
 
 def find_format(path: Path, asked: str | None) -> str:
-    """Return the format of a file: the one that is asked for, or that of its name."""
+    """Return the format of a file: ``asked`` if given, or else the one that its name ends with.
+
+    Raises RequestError if neither is a known format.
+    """
     choices = tuple(dict.fromkeys(FORMATS.values()))
     found = asked if asked is not None else FORMATS.get(path.suffix.lower())
     if found not in choices:
@@ -60,7 +63,7 @@ def find_format(path: Path, asked: str | None) -> str:
 
 @dataclass(frozen=True)
 class Digest:
-    """The sha256 (hex) of a file's bytes, and its rows as far as they can be counted without reading them."""
+    """The sha256 (hex) of a file's bytes, and its number of rows; None if it cannot be counted without reading them."""
 
     sha256: str
     rows: int | None
@@ -181,7 +184,7 @@ def _make_table(arrow: Any, records: list[dict[str, Any]], schema: Any, first: i
 
 
 def _clean(value: Any) -> Any:
-    """Return a value that Arrow can hold: halves of surrogate pairs are written as question marks. Its row is an error."""
+    """Return ``value`` so that Arrow can hold it: lone surrogates become question marks. Such a row is an error anyway."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 

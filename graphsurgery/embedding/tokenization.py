@@ -1,4 +1,4 @@
-"""How texts become inputs, as a model folder says it: the README of a baked folder tells it, and the Embedder does it."""
+"""How texts become inputs, as a model folder says. The Embedder follows it, and the README of a baked folder states it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
 """Classes of tokenizers that know only the special tokens that a config names."""
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 LONGEST = 1 << 20
-"""A limit of this many tokens or more means no limit: transformers writes 1e30 then."""
+"""A limit of this many tokens or more means no limit. transformers writes 1e30 for no limit."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Tokenization:
 def read_tokenization(folder: Path, first: Module) -> Tokenization:
     """Read how sentence-transformers tokenises texts for the model in ``folder`` with the first module ``first``.
 
-    FolderError for a tokenizer.json that cannot be read.
+    Raises FolderError for a tokenizer.json that cannot be read.
     """
     place = first.path if is_there(first.path / TOKENIZER) else folder
     if not is_there(place / TOKENIZER):
@@ -80,7 +80,7 @@ def read_folder_tokenization(folder: Path) -> Tokenization:
 
 
 def _read_baked_kind(folder: Path) -> str | None:
-    """Return the kind of the first module that a baked folder was made from, or None if it does not say it."""
+    """Return the kind of the first module that a baked folder was made from, or None if the folder does not record it."""
     modules = _read_settings(folder, BAKED).get("modules")
     first = modules[0] if isinstance(modules, list) and modules else None
     return first.get("kind") if isinstance(first, dict) else None

@@ -1,6 +1,7 @@
-"""Texts as token ids, as a model folder says: its prompt, its longest text, and what becomes of longer ones.
+"""Turn texts into token ids as a model folder says: with its prompt, and its limit on the length of a text.
 
-The folder decides, and not tokenizer.json: its own padding and truncation are those of the last program that saved it.
+The folder's configs decide about padding and truncation. tokenizer.json only holds the settings of the program that saved it
+last.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RIGHT, LEFT = "right", "left"
 SIDES = (RIGHT, LEFT)
 """From which end a text that is too long is cut."""
 CHARACTERS_PER_TOKEN = 250
-"""A text is cut to this many characters for each token that the model takes, before it is tokenised: one of a million
+"""A text is cut to this many characters for each token that the model takes, before it is tokenised: a text of a million
 characters would take a second. Text Embeddings Inference does the same."""
 
 
@@ -39,9 +40,9 @@ class Cut:
     text: int
     """Its place among the texts."""
     kept: int
-    """The tokens of it that were embedded, special ones included."""
+    """How many of its tokens were embedded, special ones included."""
     tokens: int | None
-    """The tokens that it has, special ones included; None if it was so long that it was not tokenised to its end."""
+    """How many tokens the whole text has, special ones included. None if the text was too long to be tokenised to its end."""
 
     def to_json(self) -> dict[str, int | None]:
         return {"text": self.text, "kept": self.kept, "tokens": self.tokens}
@@ -63,7 +64,7 @@ class Tokenized:
     parts: tuple[Part, ...]
     cuts: tuple[Cut, ...]
     errors: dict[int, GraphSurgeryError]
-    """By its place, why a text cannot be embedded."""
+    """Why texts cannot be embedded, by the place of the text."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Token:
 
     id: int
     text: str
-    """How the tokenizer writes it, marks of its own included."""
+    """The token as the tokenizer writes it, with its own marks, such as ``##`` or ``▁``."""
     is_special: bool
     start: int
     """Where it begins in the text, its prompt included, in characters."""
@@ -129,9 +130,10 @@ class TextTokenizer:
     def tokenize(
         self, texts: Sequence[object], prompt: str = "", on_long: str = CUT, first: int = 0, cut_from: str = RIGHT
     ) -> Tokenized:
-        """Return ``texts`` with ``prompt`` in front of each as token ids. What is wrong with a text is an error of its own.
+        """Return the token ids of ``texts``, with ``prompt`` in front of each. A wrong text gets an error of its own.
 
-        ``first`` is the place of the first of them among all texts. A text that is cut from the left loses its prompt first.
+        ``first`` is the place of the first text, if these texts are part of a longer list. A text that is cut from the left
+        loses its prompt first.
         """
         errors: dict[int, GraphSurgeryError] = {}
         places, prepared, shortened = [], [], set()
@@ -175,7 +177,7 @@ class TextTokenizer:
         return [Token(id, text, bool(special), *place) for id, text, special, place in zip(*columns, strict=True)]
 
     def count_prompt(self, prompt: str) -> int:
-        """Return the number of tokens of a prompt, as sentence-transformers counts them: without the one that closes a text."""
+        """Return the number of tokens of a prompt, as sentence-transformers counts them: without the final special token."""
         if not prompt:
             return 0
         encoding = self._tokenizer.encode(self._prepare(prompt, "", 0), add_special_tokens=self.settings.adds_special)
@@ -197,7 +199,7 @@ class TextTokenizer:
         return Encoded(ids, mask, types, pad, side)
 
     def _prepare_input(self, given: object, prompt: str, place: int) -> Input:
-        """Return an input as it is tokenised, as `_prepare` does."""
+        """Return an input ready to be tokenised. Raises what `_prepare` raises."""
         return self._prepare(given, prompt, place)
 
     def _count_tokens(self, encoding: Any) -> int | None:
@@ -205,7 +207,7 @@ class TextTokenizer:
         return len(encoding.ids) + sum(len(one.ids) - self._added for one in encoding.overflowing)
 
     def _prepare(self, text: object, prompt: str, place: int) -> str:
-        """Return a text as it is tokenised. Raises WrongTypeError, RequestError for what the tokenizer cannot read."""
+        """Return a text ready to be tokenised. Raises WrongTypeError, RequestError for what the tokenizer cannot read."""
         if not isinstance(text, str):
             kind = f"a {type(text).__name__}, which would be read as a pair" if isinstance(text, list | tuple) else repr(text)
             raise WrongTypeError(f"text {place} is {shorten(kind)}", "give one string for each text")
@@ -225,9 +227,10 @@ class TextTokenizer:
         )
 
     def accept_ids(self, ids: Sequence[object], on_long: str = CUT, place: int = 0, cut_from: str = RIGHT) -> tuple[Part, bool]:
-        """Return (token ids of another's making as a part, whether it is cut). Nothing is put around them.
+        """Return (a part of token ids that the caller made, whether it was cut). No special tokens are added.
 
-        Raises WrongTypeError, RequestError for what is no id of this model, and for too many if ``on_long`` is ``error``.
+        Raises WrongTypeError for anything but whole numbers, and RequestError for ids that this model does not have, and for
+        too many ids if ``on_long`` is ``error``.
         """
         wrong = next((one for one in ids if isinstance(one, bool) or not isinstance(one, int)), None)
         if wrong is not None or not ids:
@@ -243,7 +246,7 @@ class TextTokenizer:
         return Part(place, kept.astype(np.int64), np.zeros(len(kept), dtype=np.int64)), is_cut
 
     def _make_part(self, place: int, encoding: Any) -> Part:
-        """Return an encoding as arrays. Raises RequestError for ids beyond the table: ONNX Runtime takes -1 without a word."""
+        """Return an encoding as arrays. Raises RequestError for ids outside the table: ONNX Runtime accepts -1 silently."""
         ids = np.array(encoding.ids, dtype=np.int64)
         if self.vocabulary is not None and ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary:
             error = self._make_id_error(place, ids)

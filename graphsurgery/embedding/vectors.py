@@ -1,4 +1,4 @@
-"""What callers want of vectors: fewer dims, smaller numbers, and how like each other two texts are."""
+"""Convert vectors: fewer dims, length one, smaller numbers. Compute the similarities of vectors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ SMALLEST = 1e-12
 
 
 def normalize(vectors: Array) -> Array:
-    """Return ``vectors [n, dim]`` with length one, in their own type: ``x / max(norm2(x), 1e-12)``."""
+    """Return ``vectors [n, dim]`` scaled to length one, in their own type: ``x / max(norm2(x), 1e-12)``."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return (vectors / np.maximum(lengths, SMALLEST)).astype(vectors.dtype)
 
 
 def cut_dims(vectors: Array, dims: int, is_normalized: bool, output: str) -> Array:
-    """Return the first ``dims`` of each of ``vectors [n, dim]`` (Matryoshka), with length one again if they had it.
+    """Return the first ``dims`` of each of ``vectors [n, dim]`` (Matryoshka), ``[n, dims]``.
 
-    ``output`` names them in the message of the RequestError that is raised if they have not so many dims, or no floats.
+    If ``is_normalized``, they are scaled to length one again. Raises RequestError, which names ``output``, if ``dims`` is not
+    between 1 and ``dim``, or if the vectors are not floats.
     """
     if not 1 <= dims <= vectors.shape[1] or vectors.dtype.kind != "f":
         raise RequestError(f"{dims} dims were asked for, and {output} has {vectors.shape[1]} ({vectors.dtype})", MORE_DIMS)
@@ -43,11 +44,13 @@ def cut_dims(vectors: Array, dims: int, is_normalized: bool, output: str) -> Arr
 def convert(vectors: Array, precision: str, ranges: Array | None = None) -> Array:
     """Return ``vectors [n, dim]`` float32 in a precision of `PRECISIONS`. Bits are packed, eight dims to a byte.
 
-    ``ranges [2, dim]``, the least and the greatest value of each dim, are for int8 and uint8: ``floor((x - least) / step)``
-    with ``step = (greatest - least) / 255``, and 128 less if signed. A bit is ``x > 0``, the first dim's the highest of its
-    byte, and a signed byte is 128 less. As sentence-transformers' ``quantize_embeddings``.
+    For int8 and uint8, ``ranges [2, dim]`` are the least and the greatest value of each dim. A number becomes
+    ``floor((x - least) / step)`` with ``step = (greatest - least) / 255``, less 128 if the type is signed. For bits, a bit is
+    ``x > 0``; the first of eight dims is the highest bit of its byte; a signed byte is less by 128. This is what
+    sentence-transformers' ``quantize_embeddings`` computes.
 
-    Raises RequestError if the precision is unknown, or the ranges are missing, of another width or not wanted.
+    Raises RequestError if the precision is unknown, or if ``ranges`` are missing, have another width, or are given for a
+    precision that takes none.
     """
     if precision not in PRECISIONS:
         raise RequestError(f"there is no precision {precision!r}", f"choose from {', '.join(PRECISIONS)}")
@@ -77,23 +80,24 @@ def _find_levels(vectors: Array, ranges: Array) -> Array:
 
 
 def compute_cosine(one: Array, other: Array) -> Array:
-    """Return the cosines. They are computed in float64, so that a vector's with itself is 1."""
+    """Return the cosines, ``[n, dim], [m, dim] -> [n, m]``. Computed in float64, so that a vector's with itself is 1."""
     cosines = compute_similarities(one.astype(np.float64), other.astype(np.float64))
     return cosines.astype(np.result_type(one, other, np.float16))
 
 
 def compute_dot(one: Array, other: Array) -> Array:
+    """Return the dot products, ``[n, dim], [m, dim] -> [n, m]``."""
     return one @ other.T
 
 
 def compute_euclidean(one: Array, other: Array) -> Array:
-    """Return minus the distances, so that more is more alike."""
+    """Return the negated Euclidean distances, ``[n, dim], [m, dim] -> [n, m]``: a larger number is more similar."""
     squares = (one.astype(np.float64) ** 2).sum(1)[:, None] + (other.astype(np.float64) ** 2).sum(1)
     return -np.sqrt(np.maximum(squares - 2 * one.astype(np.float64) @ other.T.astype(np.float64), 0)).astype(one.dtype)
 
 
 def compute_manhattan(one: Array, other: Array) -> Array:
-    """Return minus the sums of absolute differences."""
+    """Return the negated sums of absolute differences, ``[n, dim], [m, dim] -> [n, m]``: a larger number is more similar."""
     return -np.stack([np.abs(row - other).sum(1) for row in one]) if len(one) else np.zeros((0, len(other)), one.dtype)
 
 

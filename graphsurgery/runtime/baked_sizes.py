@@ -1,4 +1,4 @@
-"""The only sizes at which a model runs, although it declares its dims free: the export baked them in.
+"""Find sizes that the export fixed inside a graph, although the file declares its dims free.
 
 Such a file fails at every other size, or gives numbers for other rows and tokens than it was fed. If its graph makes that
 likely (`suspected_sizes`), it is run at usual sizes, and if that fails, at the sizes that its constants hold.
@@ -29,7 +29,7 @@ from graphsurgery.runtime.second_masks import feed_second_masks
 from graphsurgery.runtime.session import Session, open_session
 
 ROWS, COLUMNS = (3, 2), (5, 6)
-"""The usual sizes to try: two of each, so that a size that happens to be baked in is not taken for any size."""
+"""The usual sizes to try: two of each. One of them may happen to be the size that the export fixed."""
 MOST_SIZES = 12
 """At most this many numbers from constants are tried as sizes."""
 BakedSizes = tuple[int | None, int | None]
@@ -39,18 +39,18 @@ _FOUND: Store[BakedSizes] = WeakKeyDictionary()
 
 
 def make_feed_generator_for(model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
-    """Return a generator of feeds with which ``model`` runs and sees its tokens. Raises as `FeedGenerator.for_model` does."""
+    """Return a generator of feeds on which ``model`` runs and sees its tokens. Raises what `FeedGenerator.for_model` raises."""
     return feed_second_masks(model, restrict_to_baked_sizes(model, FeedGenerator.for_model(model, roles, form)))
 
 
 def restrict_to_baked_sizes(model: Model, generator: FeedGenerator) -> FeedGenerator:
-    """Return ``generator``, which draws feeds for ``model``, at the only sizes at which that runs."""
+    """Return ``generator``, which draws feeds for ``model``, limited to the only sizes at which the model runs."""
     generator = replace(generator, media=find_media(model, generator))
     return replace(generator, baked=find_baked_sizes(model, generator))
 
 
 def find_baked_sizes(model: Model, generator: FeedGenerator) -> BakedSizes:
-    """Return the only batch size and the only sequence size at which ``model`` runs; None for each that may be any."""
+    """Return the only batch size and the only sequence size at which ``model`` runs; None in place of one that may vary."""
     ids = generator.roles.ids
     if ids is None or ids.rank != 2 or (generator.fixed_batch and generator.fixed_sequence):
         return FREE
@@ -59,10 +59,10 @@ def find_baked_sizes(model: Model, generator: FeedGenerator) -> BakedSizes:
 
 
 def declare_baked_sizes(model: Model, source: Model | None = None) -> tuple[Interface, list[str]]:
-    """Return the interface of ``model`` with the only sizes at which it runs in place of dims, and a sentence about them.
+    """Return (the interface of ``model`` with its only sizes in place of symbolic dims, sentences about them).
 
-    ``source`` is the model that ``model`` was made from. Edits and rewrites bake in no sizes, so if the source runs at any,
-    ``model`` is not searched.
+    ``source`` is the model that ``model`` was made from. Edits and rewrites do not fix sizes, so if the source runs at any
+    size, ``model`` is not tried.
     """
     roles, interface = find_roles(model.interface), model.interface
     if source is not None and _runs_at_any_size(source):
@@ -83,7 +83,7 @@ def declare_baked_sizes(model: Model, source: Model | None = None) -> tuple[Inte
 
 
 def _runs_at_any_size(model: Model) -> bool:
-    """Return whether a model of texts declares its batch and sequence sizes free, and runs at any."""
+    """Return whether a model of texts declares its batch and sequence sizes free, and runs at any size."""
     roles = find_roles(model.interface)
     generator = FeedGenerator(roles, find_tables(model, roles))
     is_fixed = generator.fixed_batch is not None or generator.fixed_sequence is not None
@@ -121,7 +121,7 @@ class _Trial:
         return next((found for found in chain([usual], *sizes) if self._runs(*found)), FREE)
 
     def _runs(self, batch: int | None, sequence: int | None) -> bool:
-        """Return whether the model runs at these sizes, and with None at any."""
+        """Return whether the model runs at these sizes. None stands for all usual sizes."""
         rows = self._rows if batch is None else (batch,)
         columns = self._columns if sequence is None else (sequence,)
         return self._runs_at(rows[0], columns[0]) and self._runs_at(rows[-1], columns[-1])

@@ -1,4 +1,4 @@
-"""The batches in which a CPU embeds texts fastest: texts of like length together, and few tokens in one run.
+"""The batches in which a CPU embeds texts fastest: texts of similar length together, and few tokens in one run.
 
 A batch runs at the length of its longest text, and its activations should stay in the processor's caches. So texts are sorted
 by length and cut where the positions of a run would exceed a budget, instead of after a fixed number of texts.
@@ -13,7 +13,7 @@ import numpy as np
 from graphsurgery.errors import RequestError
 
 BUDGET = 512
-"""The positions of one run, if no budget is given: the best of 256 to 2048 on two cores, or within the noise of it."""
+"""The positions of one run, if no budget is given. On two cores, none from 256 to 2,048 is faster beyond the noise."""
 
 
 def plan(lengths: Sequence[int] | np.ndarray, budget: int = BUDGET, *, padded: bool = True) -> list[list[int]]:
@@ -27,7 +27,7 @@ def plan(lengths: Sequence[int] | np.ndarray, budget: int = BUDGET, *, padded: b
         lengths: the number of tokens of each text, ``[texts]`` integers. A text without tokens counts as one token, because it
             takes a position.
         budget: the most positions of one run. 512 to 1024 are best on two cores.
-        padded: False for a file that computes no padding. Its batches are cut by the sum of their tokens.
+        padded: False for a file that computes no padding: the budget then limits the sum of the tokens in a batch.
 
     Raises:
         RequestError: ``lengths`` are not integers of 0 and more, or ``budget`` is not an integer of 1 or more.

@@ -1,4 +1,4 @@
-"""Where a session runs: ONNX Runtime's execution providers by short names, and how many processors this process may use."""
+"""Where a session runs: ONNX Runtime's execution providers, by short names, and the processors of this process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ GPU_ADVICE = (
     "provider's libraries; or leave the provider out"
 )
 QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
-"""Where Linux states how much of the processors a container may use: cgroup version 2, version 1."""
+"""The files in which Linux states how many processors a container may use: of cgroup version 2, and of version 1."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a session runs on. The default is what proofs run on: the CPU alone."""
+    """What a session runs on. The default, which proofs use, is the CPU alone."""
 
     providers: tuple[str, ...] = (CPU_PROVIDER,)
     """ONNX Runtime's names of execution providers, the preferred one first."""
@@ -47,12 +47,12 @@ CPU = Device()
 def choose_device(asked: str | Sequence[str], cache: Path | None = None) -> Device:
     """Return the device for the providers ``asked``: names of `PROVIDERS`, names of ONNX Runtime's own, or ``auto``.
 
-    ``auto`` is CUDA if this ONNX Runtime has it, and otherwise the CPU. What a provider does not compute, the CPU does.
+    ``auto`` is CUDA if this ONNX Runtime has it, and otherwise the CPU. The CPU computes what a provider cannot.
     TensorRT keeps the engines that it builds in the folder ``cache``.
 
     Raises:
         RequestError: a name is unknown, or none is given.
-        MissingPackageError: this ONNX Runtime does not have a provider. Left to itself, it would run on the CPU.
+        MissingPackageError: this ONNX Runtime lacks a provider. Without this error it would silently run on the CPU.
     """
     there = onnxruntime.get_available_providers()
     names = [asked] if isinstance(asked, str) else list(asked)

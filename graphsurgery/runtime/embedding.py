@@ -26,8 +26,8 @@ def embed_texts(
 ) -> dict[str, Array]:
     """Return the vectors of ``texts`` at those of the outputs ``names`` that have one vector per text, ``[texts, dim]``.
 
-    Texts of like length run together. If the model takes no mask, only texts of equal length do, because it would take padding
-    for tokens. Other outputs, such as one vector per token, are left out.
+    Texts of similar length run together. If the model takes no mask, only texts of equal length do, because the model would
+    take padding for tokens. Other outputs, such as one vector per token, are left out.
 
     Raises UnsupportedModelError if a run fails.
     """
@@ -48,10 +48,10 @@ def embed_batch(
     names: Sequence[str],
     given: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, Array | None]:
-    """Return the vectors of a batch of texts, run as it is, at the outputs ``names``; None for one that has no vector per text.
+    """Run one batch of texts. Return its vectors at each of the outputs ``names``, ``[texts, dim]``, by name.
 
-    A fixed batch size of the model splits it. ``given`` are arrays for inputs that do not follow from the texts. Raises
-    UnsupportedModelError if a run fails.
+    The array is None for an output that does not have one vector per text. A model with a fixed batch size runs the batch in
+    parts. ``given`` are arrays for inputs that do not follow from the texts. Raises UnsupportedModelError if a run fails.
     """
     feeds = generate_text_feeds(generator, batch)
     runs = [session.run({**feed, **given}, names) for feed in feeds]
@@ -65,7 +65,7 @@ def embed_batch(
 
 
 def _join(arrays: Sequence[Array | None]) -> Array | None:
-    """Return arrays ``[rows, dim]`` one below the other; None if one is None, or if they are not equally wide."""
+    """Concatenate arrays ``[rows, dim]`` along their rows. Return None if one is None, or if their widths differ."""
     sound = [one for one in arrays if one is not None]
     if len(sound) < len(arrays) or len({one.shape[1] for one in sound}) != 1:
         return None
@@ -73,7 +73,7 @@ def _join(arrays: Sequence[Array | None]) -> Array | None:
 
 
 def list_batches(lengths: Array, has_mask: bool, budget: int = BUDGET, padded: bool = True) -> Iterator[list[int]]:
-    """Yield the indexes of the texts of each batch, as `plan` makes them. Without a mask, its texts are equally long."""
+    """Yield the indexes of the texts of each batch, as `plan` makes them. Without a mask, a batch has texts of one length."""
     alike = [np.arange(len(lengths))] if has_mask else [np.flatnonzero(lengths == one) for one in np.unique(lengths)]
     for rows in alike:
         for batch in plan(lengths[rows], budget, padded=padded):

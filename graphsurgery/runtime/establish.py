@@ -3,7 +3,7 @@
 `attention_mask` may be additive, and the ``src_key_padding_mask`` of torch.nn.TransformerEncoder is true at padding.
 torch.nn.TransformerEncoder and fairseq put the sequence before the batch unless asked otherwise. Such a file runs on any feed
 and gives numbers that look right. The graph decides (`mask_in_graph`). If it shows nothing, a run decides (`probing`), and
-names of dims decide only if neither shows anything.
+the names of dims decide only if neither shows anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ADVICE = "export the encoder with the batch first ([batch, seq]): batch_first=Tr
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of an encoder, None if nothing shows it, and the reason."""
+    """The layout of an encoder (None if nothing shows it), and what shows it."""
 
     name: str | None
     why: str = ""
@@ -113,7 +113,7 @@ def _names_sequence_first(value: Value) -> bool:
 
 
 def _is_turned(output: Value, fed: Value) -> bool:
-    """Return whether an output's first dims are those of an input, the second one first."""
+    """Return whether an output's first two dims are those of an input in the opposite order."""
     if output.rank != 3 or fed.dims is None or output.dims is None:
         return False
     batch, sequence = fed.dims[:2]

@@ -33,7 +33,7 @@ LONGEST_TEXT = 128
 
 WITHOUT_PADDING = "without padding"
 MOST_UNREAD = 100
-"""Integers of an input that no node may read are below this."""
+"""The upper limit of the integers that are drawn for inputs that possibly no node reads."""
 UNUSED_COLUMNS = 3
 """The columns of the masks of pictures, which have no sequence: only the number of rows varies."""
 MOST_LEADING, MOST_ELEMENTS = 1 << 22, 1 << 26
@@ -49,9 +49,9 @@ class FeedGenerator:
     roles: Roles
     tables: Tables
     pad_id: int | None = None
-    """The id that means padding, if the pooling mask is read from the ids."""
+    """The id of padding, if the graph makes its pooling mask from the ids."""
     prompt: str | None = None
-    """The input that says how many tokens of each row are a prompt's."""
+    """The name of the input that says how many tokens of each row belong to the prompt."""
     with_defaults: FeedGenerator | None = None
     """The same generator, which also feeds the inputs that have a default."""
     max_length: int | None = None
@@ -59,7 +59,7 @@ class FeedGenerator:
     form: str = NONZERO
     """How the mask input says which positions are tokens: one of `mask_forms`."""
     unread: frozenset[str] = frozenset()
-    """The inputs that no node may read. They get numbers of all kinds."""
+    """The inputs that possibly no node reads. They get arbitrary numbers."""
     ones: frozenset[str] = frozenset()
     """Inputs of unknown use that get ones: while they are zeros, they hide every token."""
     reach: tuple[int, int] | None = None
@@ -72,11 +72,11 @@ class FeedGenerator:
     zeros: frozenset[str] = frozenset()
     """Inputs that get zeros, because another file that takes the same feeds has no such input."""
     without_padding: bool = False
-    """Whether every position is a token, because another file that takes the same feeds could not tell padding."""
+    """Whether every position is a token, because another file that takes the same feeds cannot recognise padding."""
 
     @classmethod
     def for_model(cls, model: Model, roles: Roles, form: str = NONZERO) -> FeedGenerator:
-        """Return a generator for the inputs of ``model``. Raise UnsupportedModelError if one is too large to be drawn."""
+        """Return a generator for the inputs of ``model``. Raises UnsupportedModelError if one is too large to be drawn."""
         require_drawable(model.interface.inputs)
         return cls(roles, find_tables(model, roles), form=form)
 
@@ -124,7 +124,7 @@ class FeedGenerator:
             shapes = dict.fromkeys(mask.shape for _, masks in chain.from_iterable(kinds) for mask in masks)
             yield WITHOUT_PADDING, [np.ones(shape, dtype=np.bool_) for shape in shapes]
             return
-        form = self.form if self.waveform is None else LENGTHS  # clips are padded behind
+        form = self.form if self.waveform is None else LENGTHS  # clips are padded at the end
         for kind, masks in chain.from_iterable(kinds):
             said = [mask for mask in masks if self.roles.mask is None or can_say(mask, form)]
             if said:
@@ -217,7 +217,7 @@ class FeedGenerator:
 
     @property
     def left_out(self) -> list[str]:
-        """A sentence about the inputs that always get the same numbers. The proof does not see a fault in what they do."""
+        """A sentence about the inputs that always get the same numbers. The proof cannot find faults that depend on them."""
         known = {self.prompt, *self.unread, *(medium.name for medium in self.media)}
         integers = [value for value in self.roles.others if value.dtype not in FLOATS and value.name not in known]
         types = [self.roles.types] if self.roles.types is not None and self.tables.types is None else []
@@ -251,7 +251,7 @@ class FeedGenerator:
         return ids if self.pad_id is None else np.where(mask, ids, self.pad_id)
 
     def _draw_other(self, rng: np.random.Generator, value: Value, mask: Mask) -> np.ndarray:
-        """Draw an input of unknown role: the names of its dims tell batch and sequence, other symbolic dims are 1."""
+        """Draw an input of unknown role. Dims named as batch and sequence get those sizes, other symbolic ones 1."""
         if value.dims is None or value.dtype in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             raise UnsupportedModelError(f"there is no way to draw a value for the input {value}", "verify it with --texts")
         shape = self.list_sizes(value, *mask.shape)
@@ -267,14 +267,14 @@ class FeedGenerator:
         return np.full(shape, value.name in self.ones, dtype=_numpy(value))
 
     def list_sizes(self, value: Value, rows: Size, columns: Size) -> list[int | Size]:
-        """Return the sizes of an input of unknown role, for ``rows`` texts of ``columns`` tokens, which the names of its dims
-        tell. A cache is empty, and other symbolic dims are 1."""
+        """Return the sizes of an input of unknown role, for ``rows`` texts of ``columns`` tokens. The names of its dims tell
+        which is which. A key-value cache is empty, and other symbolic dims are 1."""
         dims, medium = value.dims or (), self.find_medium(value)
         if medium is not None:
             length = [medium.count_samples(columns) if isinstance(columns, int) else columns] * medium.has_columns
             drawn = (rows, *medium.sizes, *length)
             return [dim if isinstance(dim, int) else size for dim, size in zip(dims, drawn, strict=True)]
-        sounds = self.waveform  # a dim that is called as that of its samples counts samples as well
+        sounds = self.waveform  # a dim with the name of the dim of samples counts samples as well
         many = columns if sounds is None or not isinstance(columns, int) else sounds.count_samples(columns)
         leading = zip(self._leading_dims(), (rows, many), strict=True)
         sizes: dict[Dim, int | Size] = {dim: size for dim, size in leading if isinstance(dim, str)}
@@ -293,7 +293,7 @@ class FeedGenerator:
         return self.roles.ids is None and value.dtype in INTEGERS and value.rank == 1 and value.name != self.prompt
 
     def find_medium(self, value: Value) -> Medium | None:
-        """Return how an input of pictures or sound is drawn, None for any other input."""
+        """Return how an input of pictures or sound is drawn; None for any other input."""
         return next((one for one in self.media if one.name == value.name), None)
 
     def _widen(self, mask: Mask) -> Mask:
@@ -363,7 +363,7 @@ def make_short_mask(generator: FeedGenerator) -> Mask:
 
 
 def list_prompt_lengths(mask: Mask) -> list[int]:
-    """Return prompt lengths to feed with ``mask``: none, a few tokens, whole rows and more."""
+    """Return the prompt lengths to feed with ``mask``: 0, a few tokens, whole rows, and more than a row has."""
     return [1, 0, 2, mask.shape[1] - 1, mask.shape[1], mask.shape[1] + 3]
 
 

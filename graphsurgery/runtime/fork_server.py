@@ -1,4 +1,4 @@
-"""The program of a small server that forks: each call gets a process of its own, without importing numpy, onnx and sympy anew.
+"""A small server that forks a process for each call, so that the process need not import numpy, onnx and sympy again.
 
 The server has one thread, and has imported no ONNX Runtime: its import alone starts a thread, and a process with threads cannot
 be forked safely. Each forked process imports ONNX Runtime for itself, which takes some 50 ms; what is imported here takes some
@@ -115,13 +115,14 @@ def serve(control: int, caller: int) -> None:
             import_module(name)
     gc.freeze()
     server.serve()
-    os._exit(0)  # at once: taking numpy and sympy down takes a moment
+    os._exit(0)  # at once: a usual exit of Python with numpy and sympy loaded takes a moment
 
 
 def _work(files: Sequence[int], server: int, inherited: Sequence[int]) -> NoReturn:
     """Answer one call in a forked process, and end the process.
 
-    ``files``: descriptors of the call, its answer and its errors; ``inherited``: those that are the server's alone.
+    ``files`` are the descriptors of the call, its answer and its errors. ``inherited`` are the server's own descriptors, which
+    this process closes.
     """
     code = 1
     try:
@@ -151,7 +152,7 @@ def _work(files: Sequence[int], server: int, inherited: Sequence[int]) -> NoRetu
 
 
 def answer_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Call the function that ``call`` names. Return its answer, or what it raised."""
+    """Call the function that ``call`` names. Return its answer, or the type and message of the exception that it raised."""
     try:
         function = getattr(import_module(call["module"]), call["function"])
         return {"answer": function(*call["arguments"])}

@@ -1,7 +1,7 @@
 """Calls that a server answers, each in a process that it forks (`fork_server`). The server is started with the first call.
 
-The server ends with this process, whatever ends it, and after half a minute without a call. It shares nothing with a process
-that is forked from this one: that has its own server. Any number of threads may call at once.
+The server ends when this process ends, for whatever reason, and after half a minute without a call. A process that is forked
+from this one does not use this server, but starts its own. Any number of threads may call at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from graphsurgery.runtime.fork_server import serve
 serve(control, caller)
 """
 ENDING_SECONDS = 5
-"""How long to wait at most until the server has ended a process."""
+"""How many seconds to wait, at most, until the server has ended a process."""
 
 
 class Ended(NamedTuple):
@@ -52,14 +52,14 @@ class Server:
 
 
 class _Shared:
-    """What all threads share: the server, and how servers were started that took no call. Those are not started again."""
+    """What all threads share: the server, and the start commands of servers that took no call and are not started again."""
 
     def __init__(self) -> None:
         self.server: Server | None = None
         self.begin()
 
     def begin(self) -> None:
-        """Have no server. In a process that was just forked, the server and the lock are the other process's."""
+        """Begin without a server. A process that was just forked calls this: the server and the lock belong to its parent."""
         if self.server:
             self.server.control.close()
         self.lock = Lock()
@@ -71,11 +71,11 @@ _shared = _Shared()
 
 
 def call_forked(call: Mapping[str, Any], seconds: float) -> Ended | None:
-    """Return what a forked process leaves behind that answers ``call``, or None if no server takes it: it has not begun then.
+    """Answer ``call`` in a forked process, and return what it leaves. None if no server took the call, so that it never began.
 
     Args:
         call: ``root``, ``path``, ``folder``, ``environment``, ``module``, ``function`` and ``arguments``, ready for JSON.
-        seconds: the process is killed after that, and when this thread is interrupted.
+        seconds: the process is killed after this time, and if this thread is interrupted.
 
     Raises:
         TimeoutError: the process did not end in time.
@@ -111,7 +111,7 @@ def _open_memory(stack: ExitStack, name: str) -> BinaryIO:
 
 
 def _send(files: Sequence[int], call: Mapping[str, Any]) -> Server | None:
-    """Send the descriptors of a call to the server, which is started if need be. Return it, or None if there is none."""
+    """Send the descriptors of a call to the server, and start it if necessary. Return the server, or None if there is none."""
     start = (sys.executable, call["root"], *call["path"])
     with _shared.lock:
         for _ in range(2):  # a server that had nothing to do may have ended
@@ -128,7 +128,7 @@ def _send(files: Sequence[int], call: Mapping[str, Any]) -> Server | None:
 
 
 def _start(start: tuple[str, ...]) -> Server | None:
-    """Start a server in place of the one that there is. Return None if it does not start, or took no call before."""
+    """Start a server in place of the current one. Return None if it does not start, or if such a server took no call before."""
     if start in _shared.useless:
         return None
     if _shared.server:
@@ -151,7 +151,7 @@ def _start(start: tuple[str, ...]) -> Server | None:
 
 
 def _drop(server: Server) -> None:
-    """Close the socket of a server, which ends it, and its processes with it."""
+    """Close the socket of a server. That ends the server and its processes."""
     server.control.close()
     if _shared.server is server:
         _shared.server = None
@@ -175,7 +175,7 @@ def _receive(ours: socket.socket, limit: float) -> bytes:
 
 
 def _end_process(ours: socket.socket) -> None:
-    """Have the server kill the process of a call, if it still runs, and wait for that."""
+    """Make the server kill the process of a call, if it still runs, and wait until that is done."""
     with suppress(OSError):
         ours.shutdown(socket.SHUT_WR)
         ours.settimeout(ENDING_SECONDS)

@@ -1,4 +1,4 @@
-"""The forms in which inputs say which positions of a batch are tokens, and arrays in these forms.
+"""The forms of masks: how an input says which positions of a batch are tokens. Encode and decode arrays in these forms.
 
 nonzero   [batch, seq]  not 0 at tokens, 0 at padding: what tokenizers give
 not       [batch, seq]  0 at tokens, not 0 at padding: ``src_key_padding_mask`` of torch.nn.TransformerEncoder
@@ -16,7 +16,7 @@ from graphsurgery.model.dtypes import FLOATS, INTEGERS, to_numpy_dtype
 
 NONZERO, NOT, ADDITIVE, LENGTHS = "nonzero", "not", "additive", "lengths"
 MINUS_INFINITY = -1e4
-"""What an additive mask holds at padding. Float16 can hold it, and no exponential of it is above 0."""
+"""The number that an additive mask holds at padding. It fits into float16, and its exponential is 0 in every float type."""
 
 
 def list_possible_forms(value: Value) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def list_possible_forms(value: Value) -> tuple[str, ...]:
 
 
 def mean_the_same(one: str, other: str) -> bool:
-    """Return whether two forms have their tokens at the same numbers: `NOT` and `ADDITIVE` both have them at 0."""
+    """Return whether two forms mark tokens by the same numbers: `NOT` and `ADDITIVE` both mark them by 0."""
     return one == other or {one, other} == {NOT, ADDITIVE}
 
 
@@ -39,7 +39,7 @@ def _is_square(value: Value) -> bool:
 
 
 def encode_mask(mask: np.ndarray, form: str, value: Value) -> np.ndarray:
-    """Return ``mask [batch, seq]`` bool, true at tokens, as the input ``value`` takes it in ``form``."""
+    """Return ``mask [batch, seq]`` bool, true at tokens, in ``form`` and in the type of the input ``value``."""
     kind = to_numpy_dtype(value.dtype)
     if form == LENGTHS:
         return mask.sum(axis=1).astype(kind)
@@ -49,12 +49,12 @@ def encode_mask(mask: np.ndarray, form: str, value: Value) -> np.ndarray:
 
 
 def decode_mask(array: np.ndarray, form: str, length: int) -> np.ndarray:
-    """Return the positions of ``length`` that are tokens, ``[batch, seq]`` bool, of what an input holds in ``form``."""
+    """Return the mask ``[batch, length]`` bool, true at tokens, of an input ``array`` in ``form``."""
     if form == LENGTHS:
         return np.arange(length)[None, :] < array[:, None]
     return array != 0 if form == NONZERO else array == 0
 
 
 def can_say(mask: np.ndarray, form: str) -> bool:
-    """Return whether ``form`` can say that just these positions are tokens: lengths know no padding in front."""
+    """Return whether ``form`` can express ``mask [batch, seq]``. Lengths cannot express padding before or between tokens."""
     return form != LENGTHS or bool(np.array_equal(mask, decode_mask(mask.sum(axis=1), LENGTHS, mask.shape[1])))

@@ -1,7 +1,8 @@
 """Read the meaning of an encoder's mask from its graph: which values of the mask mark tokens.
 
-The nodes between the mask and the scores of an attention run on a text without padding and on one with a hole. In the mask's
-own form, the hole hides its position, and without a hole nothing is hidden.
+The nodes between the mask and the scores of an attention run twice: on the mask of a text without padding, and on one with a
+hole, a position between tokens that is marked as padding. In the mask's own form, the attention then ignores the hole, and
+without a hole it ignores nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from graphsurgery.runtime.session import Session
 HIDING = 8.0
 """A score that falls by this much more than another one hides its position: exp(-8) is 3e-4."""
 OPEN = 4.0
-"""Without padding the largest of a row's terms is not below the negative of this: nothing is hidden."""
+"""Without padding nothing is hidden: the largest term that the mask adds to a row of scores is above minus this number."""
 MOST_TOKENS = 2048
-"""A mask of texts of a fixed length beyond this is not computed: it may be ``[seq, seq]`` on the way."""
+"""If the file fixes a longer text than this, its mask is not computed: the nodes may expand it to ``[seq, seq]``."""
 MOST_BYTES = 1 << 26
 """The number of bytes of weights to read at most for that computation."""
 
 
 def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning:
-    """Return the meaning that the graph shows by what reaches the scores of the first attention that the mask goes into.
+    """Return the meaning of the mask, as the first attention that it reaches shows: by what the mask adds to its scores.
 
-    Raises as `Graph` does, and UnsupportedModelError where ONNX Runtime cannot compute that.
+    Raises what `Graph` raises, and UnsupportedModelError if ONNX Runtime cannot compute these nodes.
     """
     if (generator.fixed_sequence or 0) > MOST_TOKENS:
         raise UnsupportedModelError(
@@ -61,7 +62,7 @@ def find_meaning_in_graph(model: Model, generator: FeedGenerator) -> MaskMeaning
 
 
 def _hides(part: MaskPart, generator: FeedGenerator, at_end: bool) -> bool:
-    """Return whether a mask in the generator's form hides the hole that it has, and nothing where it has none."""
+    """Return whether, in the generator's form, a mask with a hole hides just the hole, and one without a hole hides nothing."""
     whole, holed, hole = make_trial_masks(generator, at_end)
     if holed is None:
         return False
@@ -76,13 +77,13 @@ def _hides(part: MaskPart, generator: FeedGenerator, at_end: bool) -> bool:
 
 
 class MaskPart:
-    """The part of a graph that makes what a mask adds to the scores of an attention, opened once for all trials."""
+    """The nodes that compute what a mask adds to the scores of an attention, as a session. It is opened once for all trials."""
 
     def __init__(self, flow: Flow, attention: Attention, value: ir.Value) -> None:
-        """Open the nodes by which ``value`` is made, an operand of ``attention`` or of the nodes that make its scores.
+        """Open the nodes that compute ``value``, an operand of ``attention`` or of the nodes that compute its scores.
 
-        Rows that are looked up for ids are inputs of this part. Raises UnsupportedModelError if ONNX Runtime cannot load it, or
-        if too many weights would be read.
+        Rows of embedding tables become inputs, so that the tables are not read. Raises UnsupportedModelError if ONNX Runtime
+        cannot load the nodes, or if too many weights would be read.
         """
         graph, model = flow.graph, flow.model
         self.flow, self.attention, self.value = flow, attention, value

@@ -81,7 +81,7 @@ def _draw_left(rng: np.random.Generator, sizes: Sizes) -> list[Mask]:
 
 
 def _draw_mixed(rng: np.random.Generator, sizes: Sizes) -> list[Mask]:
-    """Draw rows with padding in front, behind, or both. The first is padded behind, the second in front."""
+    """Draw rows with padding before the tokens, after them, or both. The first row has it after, the second before them."""
     width = sizes.fit_width(MIDDLE + 1)
     if width < 2:
         return []
@@ -92,7 +92,7 @@ def _draw_mixed(rng: np.random.Generator, sizes: Sizes) -> list[Mask]:
 
 
 def _draw_holes(rng: np.random.Generator, sizes: Sizes) -> list[Mask]:
-    """Draw tokens at random. Every row has padding between two of them."""
+    """Draw tokens at random positions. Every row has padding between two tokens."""
     width = sizes.fit_width(MIDDLE)
     if width < 3:
         return []

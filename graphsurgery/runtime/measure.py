@@ -20,7 +20,7 @@ FEWEST = 100
 
 
 def measure_width(model: Model, hidden: HiddenState) -> int:
-    """Run the model on one short text and return the last dim of ``hidden``. UnsupportedModelError if that fails."""
+    """Run the model on one short text and return the last dim of ``hidden``. Raises UnsupportedModelError if that fails."""
     value = run_short_text(model, hidden.name, "hidden size")
     if value.ndim != 3 or not np.issubdtype(value.dtype, np.floating):
         raise UnsupportedModelError(
@@ -32,9 +32,9 @@ def measure_width(model: Model, hidden: HiddenState) -> int:
 
 
 def run_short_text(model: Model, name: str, sought: str) -> np.ndarray:
-    """Run the model on one short text and return the value ``name``, whose ``sought`` the weights do not tell.
+    """Run the model on one short text and return the value ``name``.
 
-    Raises UnsupportedModelError if that fails.
+    Raises UnsupportedModelError if that fails. Its message names ``sought``, what the caller wants to learn from the value.
     """
     try:
         generator = make_feed_generator_for(model, find_roles(model.interface))
@@ -54,7 +54,8 @@ def measure_ranges(model: Model, output: str, texts: Path) -> np.ndarray:
     The texts are tokenised with the tokenizer.json beside the model. sentence-transformers takes the ranges of its
     ``calibration_embeddings`` in the same way.
 
-    Raises RequestError without a tokenizer or with fewer than `FEWEST` texts, and what reading and running raise.
+    Raises RequestError if there is no tokenizer or there are fewer than `FEWEST` texts, and what `read_texts`, `tokenize` and
+    `embed_texts` raise.
     """
     tokenizer = find_tokenizer(model.place)
     if tokenizer is None:

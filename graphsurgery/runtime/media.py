@@ -1,7 +1,8 @@
 """Pictures and sound to feed: how large they are, and how they are drawn.
 
-Feeds begin with a mask ``m [batch, columns]``. A column of a waveform is a frame of its encoder: ``columns`` frames take
-``field + (columns - 1) hop`` samples, and a few more that make no frame. A column means nothing to pictures and spectrograms.
+Feeds begin with a mask ``m [batch, columns]``. For a waveform, a column is a frame of the encoder: ``columns`` frames take
+``field + (columns - 1) hop`` samples, and possibly a few more that do not fill a frame. For pictures and spectrograms, columns
+mean nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from graphsurgery.model.dtypes import to_numpy_dtype
 from graphsurgery.runtime.masks import Mask
 
 MIDDLE, SPREAD = 0.5, 0.5
-"""The mean and the deviation of pixels if no processor says them: pixels are fed from -1 to 1."""
+"""The mean and the deviation of pixels if the folder has no image processor. Pixels then lie between -1 and 1."""
 NOISE = 0.25
-"""The share of noise in a picture. The rest is a colour, lighter in one corner than in the opposite one."""
+"""The share of noise in a drawn picture. The rest is a colour that is lighter in one corner than in the opposite one."""
 
 
 def describe_length(columns: int, waveform: Medium | None) -> str:
-    """Return the length of a text of so many tokens, or of a clip of so many frames, in words."""
+    """Describe the length of a text of ``columns`` tokens, or of a clip of ``columns`` frames, in words."""
     count, unit = (columns, "token") if waveform is None else (waveform.count_samples(columns), "sample")
     return f"{count} {unit}{'s' * (count != 1)}"
 
@@ -44,19 +45,19 @@ class Medium:
     """How many samples the frames are apart."""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    """The processor's, for each channel of a picture. Empty if they are not known."""
+    """The mean and the deviation of each channel, from the image processor. Empty if they are not known."""
 
     @property
     def has_columns(self) -> bool:
-        """Whether it is longer in wider feeds."""
+        """Whether its length follows the columns of the mask."""
         return self.kind == WAVEFORM
 
     def count_samples(self, columns: int) -> int:
-        """Return how many samples are fed for so many frames."""
+        """Return how many samples are fed for ``columns`` frames."""
         return self.field + (columns - 1) * self.hop + columns % self.hop
 
     def count_frames(self, samples: int) -> int:
-        """Return how many frames so many samples give."""
+        """Return how many frames the encoder makes of ``samples`` samples."""
         return max((samples - self.field) // self.hop + 1, 1)
 
     def list_places(self, samples: int, columns: int) -> np.ndarray:
@@ -65,12 +66,12 @@ class Medium:
         return np.clip(behind, 0, columns - 1)
 
     def find_samples(self, columns: slice, of: int) -> slice:
-        """Return the samples of a part of ``of`` columns: those of its first frame to those of its last."""
+        """Return the slice of samples that a slice of the ``of`` columns covers, from its first to its last frame."""
         start, stop, _ = columns.indices(of)
         return slice(start * self.hop, None if stop == of else (stop - 1) * self.hop + self.field)
 
     def draw(self, rng: np.random.Generator, value: Value, shape: tuple[int, ...], mask: Mask, silent: bool) -> np.ndarray:
-        """Return an array of ``shape``. Where ``silent``, samples of padding are zeros."""
+        """Return an array of ``shape`` for the input ``value``. If ``silent``, samples at padding are zeros."""
         kind = to_numpy_dtype(value.dtype)
         if self.kind == PICTURE:
             return self._draw_pictures(rng, value, shape).astype(kind)
@@ -81,7 +82,7 @@ class Medium:
         return noise.astype(kind)
 
     def _draw_pictures(self, rng: np.random.Generator, value: Value, shape: tuple[int, ...]) -> np.ndarray:
-        """Return pixels as the processor gives them: of 0 to 255 as bytes, or shifted and scaled as floats."""
+        """Return pixels as the image processor gives them: 0 to 255 as bytes, or shifted and scaled as floats."""
         is_last = value.dtype == onnx.TensorProto.UINT8  # channels stand last in bytes, and first in floats
         rows, channels, height, width = (shape[0], shape[3], *shape[1:3]) if is_last else shape
         slope = np.linspace(-0.5, 0.5, height)[:, None] + np.linspace(-0.5, 0.5, width)[None, :]

@@ -1,8 +1,8 @@
 """The sizes of the pictures and sounds that a model takes, found in its graph, in its folder's configs, and by runs.
 
-A picture is as large as the model's position table has rows, or else as its folder says, or else 224 pixels, or else as many
-patches as it runs on. A run decides between them. A spectrogram is found in the same way. A waveform has any length from the
-receptive field of its convolutions up.
+The size of a picture follows from the rows of the model's position table. If there is none, the folder's config is tried, then
+224 pixels, then other numbers of patches. A run decides between them. The size of a spectrogram is found in the same way. A
+waveform may have any length that is at least the receptive field of its convolutions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from graphsurgery.runtime.media import Medium
 from graphsurgery.runtime.session import Session, open_session
 
 MOST_WEIGHTS = 2 << 30
-"""A model with more bytes of weights is not run to see at which sizes it does."""
+"""A model with more bytes of weights than this is not run to find its sizes."""
 USUAL_SIDE = 224
 """The height and width of pictures that most models take."""
 MOST_PATCHES = 64
@@ -50,7 +50,7 @@ _FOUND: Store[tuple[Medium, ...]] = WeakKeyDictionary()
 def find_media(model: Model, generator: FeedGenerator) -> tuple[Medium, ...]:
     """Return how to draw the pictures and sounds among the inputs of ``model``. ``generator`` draws its other inputs.
 
-    They are kept with the model. If no size is found at which it runs, the first one that may be right is taken.
+    The result is kept with the model. If the model runs at none of the sizes that are tried, the likeliest one is returned.
     """
     others = tuple(value.name for value in generator.roles.others)
     return find_once(_FOUND, model, others, lambda: _find(model, generator))
@@ -61,7 +61,7 @@ def _find(model: Model, generator: FeedGenerator) -> tuple[Medium, ...]:
     config = read_picture_config(model.place)
     stems = [(one, one.stem) for one in list_modalities(model) if one.stem is not None and one.value.name in others]
     listed = ((one, stem, list(_list_choices(model, one, stem, config))) for one, stem in stems)
-    shown = [(one, stem, choices) for one, stem, choices in listed if choices]  # none: what it declares is too large
+    shown = [(one, stem, choices) for one, stem, choices in listed if choices]  # no choices: its declared sizes are too large
     media = [choices[0] for *_, choices in shown]
     trial = _Trial(model, generator)
     for place, (one, stem, choices) in enumerate(shown):
@@ -99,7 +99,7 @@ def _fix(dim: int | str | None, size: int) -> int:
 
 
 def _list_waveforms(model: Model, medium: Medium, stem: Stem) -> Iterator[Medium]:
-    """Yield waveforms by the receptive field of the convolutions, or else by lengths of which the first is the window."""
+    """Yield waveforms by the receptive field of the convolutions, or else by lengths, the first of which is the window."""
     try:
         steps = find_frame_steps(model, medium.name)
         field, hop = compute_receptive_field(steps), math.prod(stride for _, stride in steps)
@@ -107,13 +107,13 @@ def _list_waveforms(model: Model, medium: Medium, stem: Stem) -> Iterator[Medium
         field, hop = stem.kernel[-1], stem.step[-1]
     while field <= LONGEST_FIELD:
         yield replace(medium, field=field, hop=hop)
-        field += field  # pooling or padding behind the convolutions needs more than one frame
+        field += field  # pooling or padding after the convolutions needs more than one frame
 
 
 def _list_pictures(model: Model, value: Value, stem: Stem, config: PictureConfig) -> Iterator[tuple[int, ...]]:
     """Yield ``[channels, height, width]``; bytes have their channels last.
 
-    Pictures of a single patch are left out, because that is broadcast to any number of positions.
+    Pictures of a single patch are left out: one patch is broadcast to any number of positions, so a run would show nothing.
     """
     by_table = [count for rows in list_constant_tables(model) for count in _list_sides(rows)]
     tables = [_measure(stem, count) for count in dict.fromkeys(by_table)]
@@ -130,7 +130,7 @@ def _has_channels_last(value: Value, stem: Stem) -> bool:
 
 
 def _list_sides(rows: int) -> Iterator[int]:
-    """Yield how many patches may stand in a row of a picture, if a table has so many rows of positions."""
+    """Yield how many patches a row of a picture may have, if the position table has ``rows`` rows."""
     for others in OTHER_ROWS:
         side = math.isqrt(max(rows - others, 0))
         if side > 1 and side * side == rows - others:
@@ -144,7 +144,7 @@ def _measure(stem: Stem, count: int) -> tuple[int, int]:
 
 
 def _list_spectrograms(model: Model, stem: Stem) -> Iterator[tuple[int, ...]]:
-    """Yield ``[bins, frames]``, or ``[frames, bins]`` where the first convolution has a window over both or reads them so."""
+    """Yield ``[bins, frames]``, or ``[frames, bins]`` if the first convolution has a window over both or reads them so."""
     by_table = [rows * step for rows in list_constant_tables(model) for step in (2, 1, 4)]  # of the convolutions
     for frames in (*by_table, *USUAL_FRAMES):
         if len(stem.kernel) > 1:
@@ -175,7 +175,7 @@ class _Trial:
         self._session: Session | None = None
 
     def runs(self, media: Iterable[Medium]) -> bool:
-        """Return whether the model runs on ``media`` and gives something."""
+        """Return whether the model runs on ``media``, and its outputs are not empty."""
         generator = replace(self._generator, media=tuple(media))
         if self._model.weight_bytes > MOST_WEIGHTS or any(math.prod(one.sizes) > MOST_NUMBERS for one in generator.media):
             return False

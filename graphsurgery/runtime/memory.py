@@ -1,7 +1,7 @@
 """The memory that a model needs, measured in a process of its own.
 
-The kernel keeps the high-water mark of each process (VmHWM of /proc/self/status). It starts anew once the model is loaded. The
-``ru_maxrss`` of a child process would not do: it begins with its parent's peak. Linux only.
+The kernel keeps the high-water mark of each process (VmHWM of /proc/self/status). It is reset once the model is loaded. The
+``ru_maxrss`` of a child process would not do, because it starts at its parent's peak. Linux only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphsurgery.runtime.own_process import Feed, OwnProcessError, call_in_own_
 from graphsurgery.runtime.session import open_session
 
 SECONDS = 3600
-"""How long the runs may take."""
+"""How many seconds the runs may take."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESTART_PEAK = "5"
 """Written to `CLEAR`, it makes the high-water mark start from what the process holds now (proc(5))."""
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 def measure_memory(model: Path, feeds: Sequence[Feed], threads: int) -> Memory | None:
     """Run the model at ``model`` on ``feeds``, one after the other, in a process of its own. Return the memory that it took.
 
-    None where the system does not tell. Raises UnsupportedModelError if the model cannot be run, or its process is ended.
+    None if the system does not report it. Raises UnsupportedModelError if the model cannot be run, or its process is killed.
     """
     with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
         paths = [str(store_feed(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
@@ -50,7 +50,7 @@ def measure_memory(model: Path, feeds: Sequence[Feed], threads: int) -> Memory |
 
 
 def run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int] | str | None:
-    """Run ``model`` on each of the stored feeds. Return the bytes of this process before, and at the peak, or an error."""
+    """Run ``model`` on each of the stored feeds. Return this process's bytes before and at the peak, or an error message."""
     try:
         return _run_and_measure(model, paths, threads)
     except UnsupportedModelError as error:
@@ -59,7 +59,7 @@ def run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int]
 
 def _run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int] | None:
     session = open_session(load(model), threads=threads)
-    with suppress(OSError):  # where that is not allowed, the peak may be that of loading
+    with suppress(OSError):  # if that is not allowed, the peak may be that of loading the model
         CLEAR.write_text(RESTART_PEAK, encoding="ascii")
     loaded = _read_status("VmRSS")
     for path in paths:
@@ -69,7 +69,7 @@ def _run_and_measure(model: str, paths: Sequence[str], threads: int) -> list[int
 
 
 def _read_status(field: str) -> int | None:
-    """Return a number of bytes from this process's own account, or None if the system keeps none."""
+    """Return a field of /proc/self/status in bytes, or None if the system does not have it."""
     with suppress(OSError):
         for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             name, _, rest = line.partition(":")

@@ -58,7 +58,7 @@ def observe_dims(model: Model, ids: str | None, mask: str, form: str) -> Mapping
         ids: the input of token ids.
         mask: the input that says which positions are tokens, in ``form`` (see `mask_forms`).
 
-    Raises UnsupportedModelError if the model does not run, or runs at one batch or sequence size alone.
+    Raises UnsupportedModelError if the model does not run, or runs at only one batch or sequence size.
     """
     return find_once(_OBSERVED, model, (ids, mask, form), lambda: _observe(model, ids, mask, form))
 

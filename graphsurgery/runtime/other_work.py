@@ -10,12 +10,12 @@ from pathlib import Path
 
 STATISTICS = Path("/proc/stat")
 IDLE = (3, 4, 8, 9)
-"""The places of the times in its first line that are no work: idle, waiting for a disk, and guests, which count twice."""
+"""The columns in its first line that do not count: idle, waiting for a disk, and guests, whose time other columns include."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The seconds that have passed, those that all programs worked on all processors, and those that this one worked."""
+    """Seconds up to a moment: of the clock, of work by all programs on all processors, and of work by this program."""
 
     passed: float
     all: float

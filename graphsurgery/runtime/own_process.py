@@ -1,4 +1,4 @@
-"""Call a Python function, or run a model, in a process of its own: there it can crash, hang, print and change folders.
+"""Call a Python function, or run a model, in a process of its own, where it may crash, hang, print and change folders.
 
 `multiprocessing` would run the caller's main script once more in the new process and share our terminal with it. Here the new
 process imports the function alone, from the very package and search path that this process uses. On Linux it is forked by a
@@ -25,7 +25,7 @@ from graphsurgery.runtime.forking import Ended, call_forked
 from graphsurgery.runtime.session import Session
 
 SECONDS = 600
-"""How long a run of a model may take."""
+"""How many seconds a run of a model may take."""
 
 PROGRAM = """
 import json, os, sys
@@ -40,7 +40,7 @@ json.dump(answer_call(call), answers)
 answers.close()
 """
 KILLED = frozenset({signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)})
-"""Signals that someone else sends. All others mean that the process crashed by itself."""
+"""Signals that other programs send. All others mean that the process crashed."""
 Feed = Mapping[str, np.ndarray]
 
 
@@ -57,10 +57,10 @@ def call_in_own_process(function: Callable[..., Any], *arguments: Any, folder: P
     """Call ``function(*arguments)`` in a new Python process and return its answer.
 
     Args:
-        function: a function at the top level of a module that can be imported. It may print; nobody sees it.
+        function: a function at the top level of a module that can be imported. What it prints is not shown.
         arguments: JSON-ready data. The answer must be JSON-ready, too.
         folder: the current folder of the new process.
-        seconds: how long the call may take. The process is killed after that, and when this thread is interrupted.
+        seconds: how long the call may take. The process is killed after this time, and if this thread is interrupted.
 
     Raises:
         OwnProcessError: the function raised an exception, or the process crashed, was killed, or took too long.
@@ -88,7 +88,7 @@ def call_in_own_process(function: Callable[..., Any], *arguments: Any, folder: P
 
 
 def _call_fresh(call: Mapping[str, Any], seconds: float) -> Ended:
-    """Answer ``call`` in a fresh interpreter. Raises OSError or TimeoutExpired if that does not start, or does not end."""
+    """Answer ``call`` in a fresh interpreter. Raises OSError if it does not start, TimeoutExpired if it does not end."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM],
         cwd=call["folder"], input=json.dumps(call).encode(), capture_output=True, timeout=seconds, check=False,
@@ -99,7 +99,7 @@ def _call_fresh(call: Mapping[str, Any], seconds: float) -> Ended:
 def find_crash(model: Path, feeds: Sequence[Feed]) -> str | None:
     """Run ``model`` on ``feeds`` in a process of its own. Return what went wrong, or None if nothing did.
 
-    A kernel that brings its process down must not bring down ours.
+    So a kernel that crashes its process does not crash ours.
     """
     with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
         paths = [str(store_feed(feed, Path(folder) / f"{number}.npz")) for number, feed in enumerate(feeds)]
@@ -124,7 +124,7 @@ def run_stored_feeds(model: str, paths: Sequence[str]) -> str | None:
 
 
 def store_feed(feed: Feed, path: Path) -> Path:
-    """Store a feed. Inputs may have any name, also those that `np.savez` gives to its own parameters."""
+    """Store a feed. Inputs may have any name, even one of a parameter of `np.savez`."""
     arrays = {f"array{place}": array for place, array in enumerate(feed.values())}
     np.savez(path, allow_pickle=False, names=np.array(list(feed)), **arrays)
     return path

@@ -1,4 +1,4 @@
-"""A model for runs that come one at a time, and for many at once."""
+"""A model in up to two sessions: one for single runs on all threads, one for many runs at once on one thread each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from graphsurgery.runtime.devices import CPU, Device
 from graphsurgery.runtime.session import Arrays, Runner, Session, open_session
 
 LARGEST_TWICE = 1 << 29
-"""A file with more bytes of weights than these is opened once only, because a second session holds all of them again."""
+"""A file with more bytes of weights than this is opened only once, because a second session holds all weights again."""
 MANY = 8
-"""The second session is opened for so many runs or more for each thread: opening it takes about as long as a few runs."""
+"""The second session is opened for at least this many runs for each thread, because opening it takes as long as a few runs."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class ParallelSession:
-    """A model that runs on all threads when it runs once, and once on each thread when there is much to run.
+    """A model that does a single run on all threads, and many runs at once, each on a thread of its own.
 
-    Inside a run on several threads, each of them waits for the slowest at every operator. Runs of one thread each never wait
-    for each other, so that many runs are done sooner in this way. They need a second session, which takes the memory of the
-    weights again. Any number of threads may use a `ParallelSession`.
+    Within a run on several threads, each thread waits for the slowest at every operator. Runs on one thread each never wait for
+    each other, so many runs end sooner in this way. They need a second session, which holds the weights in memory again. Any
+    number of threads may use a `ParallelSession`.
     """
 
     def __init__(self, model: Model, threads: int, device: Device = CPU) -> None:
@@ -48,8 +48,10 @@ class ParallelSession:
         return self._wide.providers
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Run once, as `Session.run` does: on all threads, or on one if others run at the same time and `prepare_for_many` was
-        called before."""
+        """Run once, as `Session.run` does, and raise what it raises.
+
+        The run uses all threads. If other runs go on and `prepare_for_many` was called before, it uses one thread.
+        """
         with self._count_run() as others:
             session = self._wide if self._narrow is None or not others else self._narrow
             return session.run(feeds, outputs)
@@ -57,7 +59,7 @@ class ParallelSession:
     def run_each(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
         """Yield ``run(session, item)`` for each item, in order: `most` of them at a time if there are many.
 
-        If the generator is closed, what has not begun is left out.
+        If the generator is closed, items that have not begun do not run.
         """
         if self.most == 1 or len(items) < MANY * self.most:
             yield from (run(self._wide, one) for one in items)
@@ -73,7 +75,7 @@ class ParallelSession:
         return pool.map(lambda one: run(narrow, one), items)
 
     def prepare_for_many(self) -> tuple[Session, ThreadPoolExecutor]:
-        """Open the second session, once. Return it, with the threads that run it."""
+        """Open the second session, if it is not open. Return it, and the pool of threads that run it."""
         with self._lock:
             if self._narrow is None or self._pool is None:
                 self._narrow = open_session(self._model, threads=1, device=self._device) if self.most > 1 else self._wide

@@ -1,7 +1,8 @@
 """Run an encoder to find the meaning of its mask, and which dim is the batch.
 
-In the mask's own form, another token at a hidden position leaves all other positions as they were. Another token changes only
-numbers of its own text. An encoder without attention between tokens shows neither.
+A run replaces one token by another one. If the mask is fed in its own form, a new token at a hidden position changes no other
+position. If the batch dim is the right one, a new token changes only numbers of its own text. An encoder without attention
+between tokens shows neither.
 """
 
 from __future__ import annotations
@@ -19,32 +20,32 @@ from graphsurgery.runtime.mask_forms import ADDITIVE, LENGTHS, NOT, list_possibl
 
 GRAPH, RUN = "graph", "run"
 ROWS, TOKENS, HOLE, SEEN = 2, 5, 1, 2
-"""Rows and positions of the trial text, the hidden position, and a position that those behind it must see."""
+"""Rows and positions of the trial text, the hidden position, and a position that the positions after it must see."""
 SAME, OTHER = 1e-5, 1e-4
-"""Shares of an output's largest number: values that differ by less are the same, by more are others."""
+"""Shares of an output's largest number. Values that differ by less than `SAME` are equal, by more than `OTHER` different."""
 BATCH_FIRST, SEQUENCE_FIRST = "batch first", "sequence first"
 LAYOUT_SHAPE, PLACE = (3, 4), (0, 1)
-"""The feed by which the layout is tried, and where another token is put into it."""
+"""The shape of the ids that are fed to find the layout, and the place at which a token is replaced."""
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """The form of a mask input, one of `mask_forms`, and what shows it; None where nothing does."""
+    """The form of a mask input, one of `mask_forms` (None if nothing shows it), and what shows it."""
 
     form: str | None
     shown_by: str = ""
     sequence_first: bool = False
     """Whether the graph shows that the mask is ``[seq, batch]``."""
     mixes: bool = True
-    """Whether tokens look at each other at all, as far as a run shows; where they do not, no mask means anything."""
+    """Whether tokens attend to each other at all, as far as a run shows. If they do not, a mask has no effect."""
     behind_alone: bool = False
-    """Whether only padding behind all tokens is hidden: the encoder reads off the mask how many tokens there are, not where."""
+    """Whether only padding after all tokens is hidden: the encoder only counts the tokens in the mask."""
 
 
 def find_meaning_by_run(run: Run, generator: FeedGenerator) -> MaskMeaning:
-    """Return the meaning in which a hidden token changes no other position, although a visible one does."""
+    """Return the meaning of the mask in which a hidden token changes no other position, although a visible one does."""
     mask = generator.roles.mask
     if mask is None:
         return MaskMeaning(None)
@@ -55,8 +56,8 @@ def find_meaning_by_run(run: Run, generator: FeedGenerator) -> MaskMeaning:
 def settle_form(shown_by: str, mask: Value, fits: Callable[[str, bool], bool]) -> MaskMeaning:
     """Return the meaning of the only form that ``fits``: with a hole between tokens, or else with one at the end alone.
 
-    A form in which the model cannot be run does not fit. Where a float mask is only asked whether it is 0, `NOT` and `ADDITIVE`
-    both fit, and say the same; it is `NOT` then.
+    A form in which the model cannot be run does not fit. If the graph only tests whether a float mask is 0, both `NOT` and
+    `ADDITIVE` fit, and mean the same. The form is `NOT` then.
     """
 
     def fits_if_run(form: str, at_end: bool) -> bool:
@@ -74,9 +75,9 @@ def settle_form(shown_by: str, mask: Value, fits: Callable[[str, bool], bool]) -
 
 
 def is_form_of_run(run: Run, generator: FeedGenerator, at_end: bool = False) -> bool:
-    """Return whether, the mask in the generator's form, a hidden token changes no other position and a visible one does.
+    """Return whether, with the mask in the generator's form, a hidden token changes no other position and a visible one does.
 
-    One output that shows both is enough: others may come from before the mask is used, or use no mask at all.
+    One output that shows both is enough: the graph may compute others before it uses the mask, or without it.
     """
     mask, hole = make_trial_masks(generator, at_end)[1:]
     if mask is None:
@@ -89,7 +90,7 @@ def is_form_of_run(run: Run, generator: FeedGenerator, at_end: bool = False) -> 
 
 
 def _mixes(run: Run, generator: FeedGenerator) -> bool:
-    """Return whether another token changes what a run gives for the tokens behind it; true for texts too short to tell."""
+    """Return whether a new token changes what a run gives for the tokens after it; true if the text is too short to tell."""
     whole = make_trial_masks(generator, False)[0]
     if whole.shape[1] <= SEEN + 1:
         return True
@@ -101,7 +102,7 @@ def _mixes(run: Run, generator: FeedGenerator) -> bool:
 def make_trial_masks(generator: FeedGenerator, at_end: bool) -> tuple[np.ndarray, np.ndarray | None, int]:
     """Return a mask without padding, one with a hole (None if the text is too short), and the position of the hole.
 
-    The hole has tokens behind it. With ``at_end``, and for lengths, it is the last position.
+    The hole has tokens after it. With ``at_end``, and for lengths, it is the last position. Masks are ``[batch, seq]`` bool.
     """
     whole = np.ones((generator.fixed_batch or ROWS, generator.fixed_sequence or TOKENS), dtype=np.bool_)
     hole = whole.shape[1] - 1 if at_end or generator.form == LENGTHS else HOLE
@@ -113,7 +114,7 @@ def make_trial_masks(generator: FeedGenerator, at_end: bool) -> tuple[np.ndarray
 
 
 def _run_outputs(run: Run, generator: FeedGenerator, mask: np.ndarray, other: int | None) -> dict[str, np.ndarray]:
-    """Return the outputs of floats that are one vector per text or per token; ``other``: with another token there."""
+    """Return the float outputs with one vector per text or per token. ``other`` is a position whose token is replaced."""
     feed = generator.generate(mask, seed=0)
     if other is not None:
         feed = feed | replace_token(generator, feed, (slice(None), other))
@@ -126,7 +127,7 @@ def _is_by_text(array: np.ndarray, mask: np.ndarray) -> bool:
 
 
 def replace_token(generator: FeedGenerator, feed: Arrays, place: tuple[int | slice, int]) -> dict[str, np.ndarray]:
-    """Return the inputs of ``feed`` that hold the token at ``place``, row and position, with another one there."""
+    """Return the inputs of ``feed`` that hold the token at ``place`` (row, position), with that token replaced."""
     size = generator.tables.vocabulary or 0
     ids = generator.roles.ids
     if ids is not None:
@@ -167,7 +168,7 @@ def _choose_layout_shape(generator: FeedGenerator) -> tuple[int, int]:
 
 
 def find_layout_by_run(run: Run, generator: FeedGenerator, names: Collection[str] = ()) -> str | None:
-    """Return the layout that a run shows by the numbers that another token changes; None where these are of its place alone.
+    """Return the layout, as the numbers that a new token changes show it; None if only those at its own place change.
 
     ``names`` are the values of the run to look at, all of them if it is empty.
     """

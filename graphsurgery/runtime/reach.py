@@ -1,9 +1,9 @@
 """The longest texts of a proof: as long as the model takes, if time and memory allow.
 
 A position table ends somewhere; local attention differs from global attention beyond its window alone; rotary and relative
-positions have no end. So the longest feed reaches the end of the position table. Without a table it reaches `UNLIMITED` tokens
-and twice the largest window. A short run predicts how long that takes. If it is more than `SECONDS`, the feed is halved until
-it fits.
+positions have no end. So the longest feed reaches the end of the position table. Without a table it reaches `UNLIMITED` tokens,
+or more than twice the largest window if that is longer. A short run predicts how long that takes. If it is more than `SECONDS`,
+the feed is halved until it fits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_CLIP = 512
 SECONDS = 15.0
 """Upper limit on the predicted time of a run of the longest feed."""
 GROWTH = 1.5
-"""The predicted time of a run grows with this power of its length: linear layers grow by 1, attention by 2."""
+"""The predicted time of a run grows with this power of its length: linear layers grow with power 1, attention with 2."""
 MOST_TOKENS, MOST_NUMBERS = 1 << 13, 1 << 24
 """Upper limits on the length of the longest feed, and on how many numbers the outputs have on it. The memory of attention grows
 with the square of the length, that of scores over a vocabulary with the number of outputs."""
@@ -49,13 +49,13 @@ class Reach:
     limit: int | None = None
     """The longest text that the model takes, or None if nothing in it sets a limit."""
     window: int | None = None
-    """If attention is local: how far a token looks to either side at most."""
+    """If attention is local, how many positions a token sees to either side, at most."""
     is_hurried: bool = False
     """Whether a longer feed would take too much time or memory."""
     failed: int | None = None
     """The shortest length on which ONNX Runtime could not run the source."""
     no_texts: str = ""
-    """Why no length was tried, if no input holds texts."""
+    """Why no length was tried, if there is no input of texts."""
     waveform: Medium | None = None
     """The waveform whose frames are counted in place of tokens, if there is one."""
 
@@ -83,7 +83,7 @@ class Reach:
 
 
 def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], Any], full: bool = False) -> Reach:
-    """Find how long the feeds of ``generator`` can be for ``source``, which ``run`` runs.
+    """Find how long the feeds of ``generator`` can be for ``source``. ``run`` runs the source on a feed.
 
     ``full`` sets no limit on time and memory. Raises what ``run`` raises if it cannot run even one token.
     """
@@ -102,7 +102,7 @@ def find_reach(source: Model, generator: FeedGenerator, run: Callable[[Values], 
         return Reach(short, None, window, failed=trial.failed, waveform=waveform)
     ends = table is not None
     if table is not None and (full or trial.limit_cost(table + 1, short) > table):
-        ends = not trial.can_run(table + 1)  # a table that does not end there is none of positions
+        ends = not trial.can_run(table + 1)  # a table that does not end there is not a position table
         trial.failed = None
     limit = min((one for one in (table if ends else None, generator.max_length) if one is not None), default=None)
     goal = limit or (max(UNLIMITED, 2 * (window or 0) + 1) if waveform is None else LONGEST_CLIP)
@@ -130,7 +130,7 @@ class _Trial:
         tokens = self.generator.longest
         while tokens > 1 and not self.can_run(tokens):
             tokens //= 2
-        self._measure(tokens)  # a first run makes things ready
+        self._measure(tokens)  # a first run prepares memory
         return tokens
 
     def can_run(self, tokens: int) -> bool:

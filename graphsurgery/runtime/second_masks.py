@@ -1,7 +1,7 @@
-"""Masks beside the mask: inputs of unknown use that hide every token while they are fed zeros.
+"""Find second masks: inputs of unknown use that hide every token if they are fed zeros.
 
-An encoder may take two masks and let a token be seen where both say so. While one of them is all zeros, no run shows what the
-other means. Then it is fed ones.
+An encoder may take two masks, and see a token only where both mark it. While one of them is all zeros, no run shows what the
+other means. So the second mask is fed ones.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ NO_KERNELS = "ONNX Runtime's CPU has no kernels for bfloat16"
 HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16)}
 SOURCE_PLACE = re.compile(r"[\w./-]+\.(?:h|cc|cpp):\d+ (?:(?:void|bool|\w+::\w+) )*(?:[\w:]+::\w+\([^)]*\) )?")
 THREADS = 0
-"""Threads of a session for which none are given. 0 lets ONNX Runtime choose; tests that run side by side take one each."""
+"""The threads of a session if the caller gives none. 0 lets ONNX Runtime choose. Tests that run in parallel set it to 1."""
 LENT = 1 << 16
 """The smallest initializer, in bytes, that a `LentSession` lends. It copies smaller ones with the graph."""
 ROOM = 1 << 26
@@ -38,7 +38,7 @@ LENDABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 class Runner(Protocol):
-    """What runs a model as `Session` does."""
+    """Anything that runs a model as `Session` does."""
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]: ...
 
@@ -57,7 +57,8 @@ class Session:
         """Load a file, or a serialised model with its external data in ``folder``.
 
         ``threads`` 0 lets ONNX Runtime choose. ``plain`` switches its graph optimisations off. Raises UnsupportedModelError
-        with ONNX Runtime's own reason if it cannot load the model, MissingPackageError if it leaves out the ``device``.
+        with ONNX Runtime's own reason if it cannot load the model, MissingPackageError if ONNX Runtime cannot use
+        the ``device``.
         """
         options = _session_options(threads, plain)
         if device.frees_memory:
@@ -80,9 +81,10 @@ class Session:
         self._halves = {value.name: HALVES[value.type] for value in self._session.get_inputs() if value.type in HALVES}
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Run once and return the outputs by name. UnsupportedModelError if ONNX Runtime fails.
+        """Run once and return the outputs by name: all of them, or those named in ``outputs``.
 
-        Arrays may be bfloat16 (ml_dtypes). Where the model takes a half type, float32 arrays are rounded to it.
+        Arrays may be bfloat16 (ml_dtypes). float32 arrays are rounded for inputs in half precision. Raises
+        UnsupportedModelError if ONNX Runtime fails.
         """
         names = list(outputs) if outputs is not None else self.outputs
         feeds = {name: self._round(name, array) for name, array in feeds.items()}
@@ -113,7 +115,7 @@ class Session:
 
 
 class LentSession(Session):
-    """A session on a graph in memory that lends its weights to ONNX Runtime, never serialised: together they may exceed 2 GiB.
+    """A session on a graph in memory. It hands the weights to ONNX Runtime unserialised, so that they may exceed 2 GiB.
 
     ONNX Runtime's graph optimisations are off, so that each node computes what the graph says.
     """
@@ -134,9 +136,10 @@ class LentSession(Session):
 def open_session(
     model: Model, extra_outputs: Sequence[str] = (), threads: int = 0, plain: bool = False, device: Device = CPU
 ) -> Session:
-    """Open a session on ``model``, from its file if that has what is needed.
+    """Open a session on ``model``. It loads the file if the model was not edited, and otherwise a copy in memory.
 
-    ``extra_outputs`` are values of the graph that become outputs. ``threads``, ``plain`` and ``device`` are those of `Session`.
+    ``extra_outputs`` are values of the graph that become outputs. ``threads``, ``plain`` and ``device`` are those of `Session`,
+    which also names the errors that are raised.
     """
     model.require_data("running the model")
     declared = {value.name for value in model.interface.outputs}
@@ -152,8 +155,8 @@ def open_session(
 def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bool = False, device: Device = CPU) -> Session:
     """Open a session on ``proto``, the complete graph of ``model`` or one made of it, with the model's external data.
 
-    ONNX Runtime follows no symlink that leads out of the folder of a model in memory, and some versions follow none for files
-    either. So data behind links of the Hugging Face cache are named by the paths that the links lead to.
+    ONNX Runtime refuses symlinks that lead out of the folder of a model in memory, and some versions also refuse them for
+    files. The Hugging Face cache consists of such links, so external data are named by the paths that the links lead to.
     """
     folder = model.folder
     if model.linked_data:
@@ -169,7 +172,7 @@ def open_proto(proto: onnx.ModelProto, model: Model, threads: int = 0, plain: bo
 
 @contextmanager
 def _explain_bfloat16(model: Model) -> Iterator[None]:
-    """Say why ONNX Runtime does not load a bfloat16 ``model``. It names the first node that it has no kernel for."""
+    """Explain why ONNX Runtime does not load a bfloat16 ``model``. Its own error only names the first node without a kernel."""
     try:
         yield
     except UnsupportedModelError as error:
@@ -180,9 +183,10 @@ def _explain_bfloat16(model: Model) -> Iterator[None]:
 
 
 def open_in_memory(model: onnx.ModelProto) -> Session:
-    """Open a session on a model in memory. UnsupportedModelError if ONNX Runtime cannot load it.
+    """Open a session on a model in memory. Raises UnsupportedModelError if ONNX Runtime cannot load it.
 
-    Its graph optimisations are on, as for a user. For a model too large to serialise they are off, and its weights are lent.
+    ONNX Runtime's graph optimisations are on, as they are for users. A model that is too large to serialise runs without them,
+    as a `LentSession`.
     """
     weights = sum(compute_payload_size(one.data_type, one.dims) or 0 for one in model.graph.initializer)
     if weights <= LARGEST_PROTOBUF - ROOM:
@@ -195,7 +199,7 @@ def open_in_memory(model: onnx.ModelProto) -> Session:
 
 
 def summarize_error(error: Exception) -> str:
-    """Return an engine's error in one line, without places in ONNX Runtime's source, which differ from version to version."""
+    """Return an engine's error in one line, without places in ONNX Runtime's source, which differ between versions."""
     lines = SOURCE_PLACE.sub("", str(error)).strip().splitlines()
     return lines[0][:400] if lines else type(error).__name__
 

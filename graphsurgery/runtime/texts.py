@@ -1,6 +1,6 @@
-"""Real text for feeds: a few built-in sentences, the texts of the package or the lines of a file.
+"""Real text for feeds: a few built-in sentences, the texts of the package, or the lines of a file.
 
-They are tokenised with the tokenizer beside a model.
+The tokenizer beside a model tokenises them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised texts: ``ids``, ``mask`` (bool) and ``types``, each ``[batch, seq]``. Padding has the id ``pad`` and is on one
-    ``side``."""
+    """Tokenised texts: ``ids``, ``mask`` (bool, true at tokens) and ``types``, each ``[batch, seq]``.
+
+    Padding has the id ``pad``, and is on the ``side`` "right" or "left".
+    """
 
     ids: np.ndarray
     mask: np.ndarray
@@ -54,7 +56,7 @@ class Encoded:
             yield self.take(slice(start, start + BATCH))
 
     def take(self, rows: slice | Sequence[int]) -> Encoded:
-        """Return some of the texts as a batch: its first and last column hold at least one token."""
+        """Return some of the texts as a batch, without the columns at both ends that hold only padding."""
         some = np.flatnonzero(self.mask[rows].any(axis=0))
         batch = self.select(rows)
         return batch.select((slice(None), slice(some[0], some[-1] + 1))) if some.size else batch
@@ -85,7 +87,10 @@ def find_tokenizer(model: Path | None) -> Path | None:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Return the non-empty lines of a UTF-8 file. RequestError if it has none, SurroundingsError if it cannot be read."""
+    """Return the non-empty lines of a UTF-8 file.
+
+    Raises RequestError if it has none or is not UTF-8, SurroundingsError if it cannot be read.
+    """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
@@ -99,10 +104,10 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def bundled_texts(use: str) -> list[str]:
-    """Return the texts of the package for one use: `JUDGE` lossy models by them, or `CALIBRATE` quantised ones on them.
+    """Return the texts of the package for one use: `JUDGE` (for judging lossy models) or `CALIBRATE` (for quantising).
 
-    They are in many languages and of many lengths. A file has one text a line, in which ``\\n`` stands for a new line.
-    Raises RequestError for another use.
+    They are in many languages and of many lengths. A file has one text per line, in which ``\\n`` stands for a new line.
+    Raises RequestError for any other use.
     """
     if use not in BUNDLED:
         raise RequestError(f"the package has no texts to {use!r}", f"its texts are for one of: {', '.join(BUNDLED)}")
@@ -113,7 +118,7 @@ def bundled_texts(use: str) -> list[str]:
 def tokenize(tokenizer: Path, texts: Sequence[str], longest: int) -> Encoded:
     """Tokenise texts, cut to ``longest`` tokens each and padded to the longest text on the side that the folder says.
 
-    MissingPackageError without the tokenizers package, RequestError for a tokenizer.json that it cannot read.
+    Raises MissingPackageError if the tokenizers package is not installed, RequestError if it cannot read the tokenizer.json.
     """
     loaded = open_tokenizer(tokenizer)
     side, pad, token = _read_padding(tokenizer, loaded)
@@ -130,7 +135,7 @@ def read_padding(tokenizer: Path) -> tuple[str, int, str]:
 
 
 def read_padding_and_end(tokenizer: Path) -> tuple[str, int, str, str | None]:
-    """Return what `read_padding` does, and the special token that is put behind a text, such as [SEP]; None if there is none.
+    """Return what `read_padding` does, and the special token at the end of a text, such as [SEP]; None if there is none.
 
     Raises the errors of `tokenize`.
     """
@@ -153,7 +158,7 @@ def open_tokenizer(tokenizer: Path) -> Any:
 
 
 def _read_padding(path: Path, loaded: Any) -> tuple[str, int, str]:
-    """Return (side, id, token) of the padding from tokenizer_config.json or tokenizer.json. The id is 0 if they name none."""
+    """Return (side, id, token) of the padding from tokenizer_config.json or tokenizer.json. If neither names an id, it is 0."""
     own = loaded.padding or {}
     config = _read_config(path.with_name("tokenizer_config.json"))
     token = config.get("pad_token") or own.get("pad_token")
@@ -165,7 +170,7 @@ def _read_padding(path: Path, loaded: Any) -> tuple[str, int, str]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Return the settings in a tokenizer_config.json, none if it cannot be read."""
+    """Return the settings in a tokenizer_config.json; an empty dict if it cannot be read."""
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (ValueError, OSError, RecursionError):

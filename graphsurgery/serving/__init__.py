@@ -1,1 +1,1 @@
-"""A model folder as a service: one queue for every route, batches by a budget of tokens, and a cache."""
+"""Serve a model folder over HTTP: all routes share one queue, batches within a budget of tokens, and a cache."""

@@ -1,4 +1,4 @@
-"""What the service gives for a request, before a route writes it in its own form."""
+"""The service's result for a request, before a route writes it in its own form."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from graphsurgery.errors import GraphSurgeryError
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one input of a request."""
+    """The result of one input of a request: a vector or an error."""
 
     vector: np.ndarray | None
-    """``[width]``, as the file gives it: dims are cut and numbers converted by the route. None if there is an error."""
+    """``[width]``, as the file gives it. The route cuts dims and converts numbers. None if there is an error."""
     tokens: int = 0
     is_cut: bool = False
     error: GraphSurgeryError | None = None
@@ -23,7 +23,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one request, in its order, and where its time went, in seconds."""
+    """The answers to the inputs of one request, in their order, and the seconds that the request spent in each step."""
 
     answers: list[Answer] = field(default_factory=list)
     tokenization: float = 0.0

@@ -23,17 +23,17 @@ from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.version import __version__
 
 GONE = 499
-"""What is logged for a client that left before its request was read."""
+"""The status that is logged for a client that left before its request was read."""
 
 
 class WrongMethodError(ServiceError):
-    """There is such a route, but not for this method."""
+    """The route exists, but not for this method."""
 
     status, kind = 405, "Validation"
 
 
 def make_app(service: Service, settings: ServeSettings) -> FastAPI:
-    """Return the application: it has every route, whatever the folder can do, and refuses what it cannot by name."""
+    """Return the application with every route. A route that the folder cannot serve answers with an error that says so."""
     app = FastAPI(
         title="graphsurgery serve", version=__version__, description="Embeddings from a model folder.",
         docs_url=None, redoc_url=None,  # these pages load their scripts from a public server
@@ -97,7 +97,7 @@ def _make_refusal(path: str, error: Exception, settings: ServeSettings) -> Respo
 
 
 def _name_http_error(request: Request, error: Exception) -> Exception:
-    """Return the errors of Starlette as ours."""
+    """Translate an error of Starlette into a `ServiceError`."""
     status = error.status_code if isinstance(error, HTTPException) else ServiceError.status
     if status == UnknownRouteError.status:
         return UnknownRouteError(f"there is no route {request.url.path}", "see the list at /docs")
@@ -107,7 +107,7 @@ def _name_http_error(request: Request, error: Exception) -> Exception:
 
 
 def _add_schemas(app: FastAPI) -> None:
-    """Add the schemas of bodies to the OpenAPI page, which FastAPI makes."""
+    """Add the schemas of request bodies to the OpenAPI page that FastAPI makes."""
     make_page = app.openapi
 
     def make_whole_page() -> dict[str, Any]:

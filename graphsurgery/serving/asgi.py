@@ -1,4 +1,4 @@
-"""The service as one ASGI application, behind its guards: for our own server, and for Ray Serve."""
+"""The service as one ASGI application, wrapped in its guards, for graphsurgery's own server and for Ray Serve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphsurgery.serving.settings import ServeSettings
 
 
 def make_application(folder: Path, settings: ServeSettings) -> tuple[Service, Application]:
-    """Return a folder's service, which does not run yet, and its application.
+    """Return (the service of a folder, not started yet; its application).
 
     A server that sends lifespan events starts and ends the service with them: it warms up before the first request, and
     answers what is in flight within ``settings.drain`` seconds.
@@ -25,7 +25,7 @@ def make_application(folder: Path, settings: ServeSettings) -> tuple[Service, Ap
     Raises what `open_cache` and `open_towers` raise.
     """
     metrics = Metrics()
-    cache = open_cache(settings)  # first: a wrong address is told before the model is read
+    cache = open_cache(settings)  # first, so that a wrong address is reported before the model is read
     service = Service(open_towers(folder, settings), settings, cache, metrics)
     metrics.watch(service)
     app = make_app(service, settings)

@@ -1,4 +1,4 @@
-"""A circuit breaker: after several failures in a row, nothing is asked for a while."""
+"""A circuit breaker: after several failures in a row, a server is not called for a while."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class Breaker:
-    """Says whether a server that may be down should be asked.
+    """Says whether to call a server that may be down.
 
-    After ``limit`` failures one behind the other it answers no for ``pause`` seconds. Then a single caller may try: a success
-    ends the pause, and anything else starts the next one, a caller included that never says what became of its try.
+    After ``limit`` failures in a row, `allows` returns False for ``pause`` seconds. Then one caller may try. If it reports a
+    success, calls are allowed again. If it reports a failure, or nothing at all, the next pause follows.
     """
 
     def __init__(self, limit: int = 3, pause: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,11 +20,11 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether there have been so many failures that calls are left out."""
+        """Whether there have been ``limit`` failures in a row, so that no calls are made."""
         return self._failures >= self.limit
 
     def allows(self) -> bool:
-        """Whether to ask now. A yes after a pause is given once; others wait until the result of this try is known."""
+        """Return whether to call now. After a pause, one caller gets True; the others get False until its result is known."""
         if not self.is_open:
             return True
         now = self.clock()

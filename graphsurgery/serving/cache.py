@@ -1,4 +1,4 @@
-"""The cache of a service: rows by the keys of their inputs, in this process or in Redis."""
+"""The cache of a service: the rows (vectors or scores) of inputs by their keys, in this process or in Redis."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 @dataclass
 class CacheStats:
-    """What became of the inputs that were looked for, counted since the start."""
+    """Counts of what became of the lookups in the cache, since the start."""
 
     hits: int = 0
     misses: int = 0
-    """All that were not found, for whatever reason."""
+    """Inputs that were not found, for whatever reason."""
     wrong: int = 0
-    """Misses whose entry was there and did not pass its checks. It is written again."""
+    """Misses whose entry existed but failed its checks. It is written again."""
     failures: int = 0
     """Calls to Redis that failed or took too long."""
     skipped: int = 0
-    """Misses that were not looked for, because Redis had failed shortly before."""
+    """Misses for which Redis was not asked, because it had failed shortly before."""
     dropped: int = 0
     """Entries that were not written, because Redis was too slow or had failed."""
     entries: int = 0
     """How many entries this process holds."""
     bytes: int = 0
-    """How much memory they take."""
+    """How many bytes of memory the entries take."""
     is_paused: bool = False
-    """Whether Redis is left alone at the moment, because it has failed."""
+    """Whether Redis is not asked at the moment, because it has failed."""
 
 
 class Cache(Protocol):
-    """Rows by key. No method raises an error because the cache is slow, gone or wrong: what is not found is computed.
+    """Rows by key. No method raises an error if the cache is slow, unreachable or corrupt: the service then computes the row.
 
     All methods are called from the event loop of the service.
     """
@@ -48,7 +48,7 @@ class Cache(Protocol):
     def stats(self) -> CacheStats: ...
 
     async def get_many(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
-        """Return the entry of each key, or None. Entries with another ``width`` are none; 0 stands for any width."""
+        """Return the entry of each key, or None. An entry with another ``width`` counts as missing; 0 stands for any width."""
         ...
 
     async def put_many(self, entries: Mapping[bytes, Entry]) -> None:
@@ -56,7 +56,7 @@ class Cache(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write what waits to be written, for a second at most, and close connections."""
+        """Write the entries that wait to be written, for a second at most, and close connections."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Connections that are not held for ever: uvicorn limits neither the time nor the size of a request's head."""
+"""Limit the time and the size of a request's head, because uvicorn limits neither."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD = 65_536
-"""The most bytes of a request's head, its address and its headers."""
+"""The largest number of bytes of a request's head: its address and its headers."""
 LINGER = 1.0
-"""A connection that is refused is closed after so many seconds, unless its client closes it before."""
+"""Seconds after which a refused connection is closed, unless its client closes it before."""
 LATE, TOO_LARGE = (408, b"Request Timeout"), (431, b"Request Header Fields Too Large")
 
 
@@ -22,9 +22,9 @@ class BoundedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = _is_refused = False
     _arrived = 0
-    """The bytes of a head that is not complete."""
+    """The bytes of a head that has not arrived completely."""
     _size = 0
-    """The bytes of the head as far as it is parsed."""
+    """The bytes of the head that are parsed so far."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -86,8 +86,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, reason: bytes) -> None:
-        """Say why the connection is closed, unless an answer is on its way, and close it a little later: a sender whose bytes
-        are not read any more would lose the answer."""
+        """Send the reason, unless an answer is on its way, and close the connection a little later.
+
+        If it were closed at once, a client that still sends would lose the answer.
+        """
         self._is_refused = True
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (status, reason))
@@ -97,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def make_protocol(seconds: float) -> type[BoundedProtocol]:
-    """Return the protocol with this limit in seconds."""
+    """Return a protocol class whose heads have to arrive within ``seconds``."""
     return type("Protocol", (BoundedProtocol,), {"seconds": seconds})
 
 

@@ -1,4 +1,4 @@
-"""What every route does: choose how texts are tokenised, ask the service, and bring its vectors into the form asked for."""
+"""The steps of every route: choose how texts are tokenised, ask the service, and convert its vectors to the requested form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AS_IT_IS = Form()
 
 @dataclass(frozen=True)
 class Context:
-    """A service, as routes use it."""
+    """A service with its settings, and the steps that routes share."""
 
     service: Service
     settings: ServeSettings
@@ -41,26 +41,26 @@ class Context:
 
     @property
     def facts(self) -> Facts:
-        """The facts of the tower of texts, or of the first one."""
+        """The facts of the text tower, or of the first tower if there is none."""
         found = self.service.facts
         return found.get(TEXT) or next(iter(found.values()))
 
     @cached_property
     def name(self) -> str:
-        """The name of the model: that of its folder."""
+        """The name of the model, which is the name of its folder."""
         folder = Path(self.facts.model).absolute().parent
         return folder.parent.name if folder.name == FOLDER_OF_FILE else folder.name
 
     def choose_options(
         self, truncate: bool | None = None, direction: Direction | None = None, prompt_name: str | None = None
     ) -> TextOptions:
-        """Return how the texts of a request are tokenised. Raises RequestError for a prompt that the folder does not have."""
+        """Return how to tokenise the texts of a request. Raises RequestError for a prompt that the folder does not have."""
         prompt = choose_prompt(self.facts.prompts, self.facts.default_prompt, prompt_name)
         is_cut = self.settings.cut_long if truncate is None else truncate
         return TextOptions(prompt, CUT if is_cut else ERROR, (direction or "right").lower())
 
     async def answer(self, items: Sequence[Item], options: TextOptions, form: Form = AS_IT_IS) -> Answers:
-        """Return an answer for each input, in their order, whatever their kinds are. Each may hold an error of its own.
+        """Return an answer for each input, in their order. Inputs may be of several kinds. Each answer may hold its own error.
 
         Raises what `shape_vectors` raises for a ``form`` that the model cannot give, before anything is computed.
         """
@@ -95,7 +95,7 @@ class Context:
         return set()
 
     def shape(self, items: Sequence[Item], answers: Answers, form: Form = AS_IT_IS) -> list[np.ndarray]:
-        """Return the vectors of a request. Raises the first error of an input, which tells its place."""
+        """Return the vectors of a request. Raises the first error of an input, whose message names the place of the input."""
         for error in find_errors(answers.answers, [one.place for one in items]).values():
             raise error
         return self.shape_answered(items, answers.answers, form)
@@ -111,9 +111,9 @@ class Context:
 
 
 def find_errors(answers: Sequence[Answer], names: Sequence[str]) -> dict[int, GraphSurgeryError]:
-    """Return what is wrong with inputs, by their number, with their ``names`` in the messages.
+    """Return the errors of inputs, by the number of the input. The messages contain the ``names`` of the inputs.
 
-    Raises UnhealthyError, OverloadedError, which concern the whole request.
+    Raises UnhealthyError and OverloadedError, because they concern the whole request.
     """
     found: dict[int, GraphSurgeryError] = {}
     for place, one in enumerate(answers):

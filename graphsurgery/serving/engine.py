@@ -1,4 +1,4 @@
-"""The engine: threads that run what waits, each of them a batch at a time, the moment that it is free."""
+"""The engine: threads that run the waiting inputs. As soon as a thread is free, it takes the next batch."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from graphsurgery.serving.scheduling import WaitingLine
 from graphsurgery.serving.towers import Prepared, Tower
 
 STUCK = 120.0
-"""A run that takes so many seconds hangs, and the service is not healthy."""
+"""A run that takes more seconds than this counts as hanging, and the service as unhealthy."""
 LATEST = 0.2
-"""The weight of the latest run in the speed of a tower."""
+"""The weight of the latest run in the moving average of a tower's speed."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """An input in the engine. Its result is in it when the engine hands it back."""
+    """An input in the engine. The engine writes the result into it."""
 
     key: bytes
     tower: Tower
     input: Prepared
     waiters: int = 1
-    """How many requests wait for it. The engine leaves it out if none does when its turn comes."""
+    """How many requests wait for the result. If none does any more, the engine does not run the input."""
     arrival: float = field(default_factory=time.perf_counter)
     preparation: float = 0.0
-    """The seconds that it took to make it ready."""
+    """The seconds that preparing the input took."""
     queue: float = 0.0
-    """The seconds that it waited."""
+    """The seconds that the input waited in the queue."""
     run: float = 0.0
     """The seconds of its run."""
     vector: np.ndarray | None = None
@@ -57,7 +57,7 @@ class Batch:
     tickets: Sequence[Ticket]
     seconds: float
     positions: int
-    """What was computed, padding included."""
+    """The positions that were computed, padding included."""
 
 
 @dataclass(eq=False, slots=True)
@@ -66,14 +66,14 @@ class Run:
 
     tickets: Sequence[Ticket]
     at_once: int
-    """How many batches were taken at that time, this one included."""
+    """How many batches were running at that time, this one included."""
     start: float = field(default_factory=time.perf_counter)
 
 
 class Engine:
-    """Runs inputs in batches, in threads of its own. An input that makes a run fail fails alone.
+    """Runs inputs in batches, in threads of its own. If an input makes a run fail, only that input gets an error.
 
-    Any thread may call it. The results come to ``settle`` in the engine's threads.
+    Any thread may call the engine. It calls ``settle`` with the results, in its own threads.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Engine:
         """Make an engine that does not run yet.
 
         Args:
-            settle: gets tickets with their result: a vector, an error, or that they were dropped.
-            watch: gets each run that is done, for metrics.
-            on_death: is called once if a thread ends by an error of its own. All tickets that wait have an error then.
+            settle: called with tickets that have a result: a vector, an error, or the mark that they were dropped.
+            watch: called with each run that is done, for metrics.
+            on_death: called once if a bug ends a thread. All tickets that wait have an error by then.
             most_at_once: how many batches run at once.
         """
         self._settle, self._watch, self._on_death = settle, watch, on_death
@@ -106,7 +106,7 @@ class Engine:
             one.start()
 
     def stop(self, seconds: float | None = None) -> bool:
-        """Take no more inputs, run those that wait, and return whether that is done within ``seconds``."""
+        """Take no more inputs and run those that wait. Return whether that ended within ``seconds``."""
         end = None if seconds is None else time.monotonic() + seconds
         with self._changed:
             self._is_open = False
@@ -118,14 +118,14 @@ class Engine:
 
     @property
     def is_healthy(self) -> bool:
-        """False if a thread has ended by an error of its own, or if a run hangs."""
+        """False if a bug has ended a thread, or if a run hangs."""
         with self._changed:
             oldest = min((one.start for one in self._runs), default=None)
         return self._death is None and (oldest is None or time.perf_counter() - oldest < STUCK)
 
     @property
     def is_running(self) -> bool:
-        """Whether a thread is there."""
+        """Whether a thread of the engine is alive."""
         return any(one.is_alive() for one in self._threads)
 
     @property
@@ -135,7 +135,7 @@ class Engine:
 
     @property
     def expected_wait(self) -> float:
-        """The seconds that what waits will take, by the speed of the last runs. 0 until a run of each tower is done."""
+        """The seconds that the waiting inputs will take, by the speed of recent runs. A tower without a run yet counts as 0."""
         with self._changed:
             sizes: Counter[str] = Counter()
             for group, size in self._line.sizes.items():
@@ -160,7 +160,7 @@ class Engine:
                 with self._changed:
                     self._runs.remove(run)
                 run = None
-        except BaseException as error:  # whatever it is, nobody may wait for this thread any more
+        except BaseException as error:  # whatever the error is, nothing may wait for this thread any more
             self._die(error, [] if run is None else run.tickets)
 
     def _wait_for_run(self) -> Run | None:
@@ -181,7 +181,7 @@ class Engine:
                 return run
 
     def _take(self) -> Run | None:
-        """Take the next batch out of the line, and wake another thread for what is left."""
+        """Take the next batch out of the line. If inputs are left, wake another thread."""
         oldest = self._line.find_oldest()
         if oldest is None:
             return None
@@ -193,7 +193,7 @@ class Engine:
         return run
 
     def _run(self, run: Run, tickets: Sequence[Ticket]) -> None:
-        """Run tickets of a batch. If that fails, their halves run, so that in the end what cannot be run fails alone."""
+        """Run tickets of a batch. If that fails, run each half, and so on, until only those that cannot run have an error."""
         start, tower = time.perf_counter(), tickets[0].tower
         try:
             vectors = tower.run([one.input for one in tickets])
@@ -221,12 +221,12 @@ class Engine:
         self._watch(Batch(tickets, seconds, _count_positions(tower, tickets)))
 
     def _note_speed(self, tower: Tower, speed: float) -> None:
-        """Note that the engine computes so many tokens a second, in all of its threads together."""
+        """Update the speed of a tower: tokens per second, in all threads together."""
         known = self._speeds.get(tower.kind, speed)
         self._speeds[tower.kind] = known + LATEST * (speed - known)
 
     def _die(self, error: BaseException, taken: Sequence[Ticket]) -> None:
-        """End the engine by an error of its own. What this thread has ``taken``, and all that waits, gets an error."""
+        """End the engine because of a bug. The tickets that this thread has ``taken``, and all that wait, get an error."""
         with self._changed:
             is_first, self._death, self._is_open = self._death is None, error, False
             left = [*taken, *self._line.drop(lambda _: True)]
@@ -250,7 +250,7 @@ def _count_positions(tower: Tower, tickets: Sequence[Ticket]) -> int:
 
 
 def _describe_failure(error: Exception) -> GraphSurgeryError:
-    """Return why an input could not be run. What is no error of ours is named by its type alone: it may hold anything."""
+    """Return why an input could not be run. For an error of another library, name its type alone: its text may be private."""
     if isinstance(error, ServiceError):
         return error
     what = error.message if isinstance(error, UnsupportedModelError) else f"the run failed ({type(error).__name__})"

@@ -1,9 +1,9 @@
-"""What the cache keeps for an input, and the bytes of it that a server such as Redis holds.
+"""The cache's entry for an input, and its encoding as bytes for a server such as Redis.
 
     magic 4 | key 32 | dtype 2 | flags 2 | dims 4 | tokens 4 | checksum 4 | dims numbers, little-endian
 
-The checksum is the CRC-32 of everything else. Bytes that do not hold together (a wrong length, a flipped bit, the entry of
-another key) are read as no entry.
+The checksum is the CRC-32 of everything else. Bytes that are inconsistent (a wrong length, a flipped bit, the entry of
+another key) count as a missing entry.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ CUT = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """The row of one input, and what is told about the input in every answer."""
+    """The row of one input, and the facts about the input that every answer states."""
 
     vector: np.ndarray
-    """``[width]``, as the model's file gives it. Nobody may write to it."""
+    """``[width]``, as the model's file gives it. Read-only."""
     tokens: int = 0
     is_cut: bool = False
 
     def __post_init__(self) -> None:
-        """Keep a copy that cannot be written to: a row would keep the whole batch in memory that it is a part of."""
+        """Keep a read-only copy of the row: a view would keep its whole batch in memory."""
         if self.vector.flags.writeable or self.vector.base is not None:
             kept = np.array(self.vector)
             kept.flags.writeable = False
@@ -53,7 +53,7 @@ def encode(key: bytes, entry: Entry) -> bytes | None:
 
 
 def decode(key: bytes, found: object, width: int) -> Entry | None:
-    """Return the entry of ``key`` that ``found`` holds, or None if it is not one.
+    """Return the entry of ``key`` that ``found`` holds, or None if ``found`` is not a valid entry of this key.
 
     Args:
         key: the sha256 that was asked for.

@@ -1,4 +1,4 @@
-"""What a request is refused for, with its HTTP status. Routes write it in the form that their clients expect."""
+"""The errors for which requests are refused, with their HTTP status. Each route writes them in the form of its clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ServiceError(GraphSurgeryError):
 
 
 class InvalidRequestError(ServiceError):
-    """What was sent cannot be embedded: a wrong type, too many items, a text that is too long where cutting is off."""
+    """An input cannot be embedded: a wrong type, too many items, or a text that is too long although cutting is off."""
 
     status, kind = 422, "Validation"
 
@@ -68,6 +68,6 @@ class OverloadedError(ServiceError):
 
 
 class UnhealthyError(ServiceError):
-    """The service starts, ends, or has lost its engine."""
+    """The service is starting or ending, or its engine has failed."""
 
     status, kind = 503, "Unhealthy"

@@ -1,4 +1,4 @@
-"""What towers of pictures and of speech share: an ONNX file that gives one row for each input, and what is told of it."""
+"""The base class of the towers of pictures and of speech: an ONNX file that gives one row for each input."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class FileTower(ABC):
     is_padded = False
 
     def __init__(self, model: Model, settings: ServeSettings, samples: Arrays, *others: str | int) -> None:
-        """Open a session, and run ``samples``, so that a file that cannot run is refused at the start.
+        """Open a session and run ``samples``. So a file that cannot run is refused at the start.
 
         Args:
             model: the file as it was loaded, or with edits.
-            settings: where it runs, and the budget of a run.
+            settings: the provider, the threads, and the budget of a run.
             samples: a feed of a few rows.
-            others: what else decides a row, besides the model and the input.
+            others: facts besides the model and the input on which a row depends. They become part of the cache keys.
 
         Raises:
             UnsupportedModelError: the file has no output ``[batch, width]``, or cannot be run.
@@ -62,10 +62,10 @@ class FileTower(ABC):
         rows = self.run_feed(samples)
         self.width = int(rows.shape[1])
         self.facts = self._describe(rows)
-        """What is known of the model. Complete after `warm_up`."""
+        """The facts about the model. Complete after `warm_up`."""
 
     def prepare(self, inputs: Sequence[Any], options: TextOptions) -> list[Prepared | GraphSurgeryError]:
-        """Return each input decoded, or why it cannot be. ``options`` are for texts."""
+        """Decode each input. Return an error in place of one that cannot be decoded. ``options`` concern texts alone."""
         return [self._try_to_decode(one) for one in inputs]
 
     def _try_to_decode(self, data: object) -> Prepared | GraphSurgeryError:
@@ -76,7 +76,7 @@ class FileTower(ABC):
 
     @abstractmethod
     def decode(self, data: object) -> Prepared:
-        """Return an input ready to run. Raises InvalidRequestError."""
+        """Return an input ready to run. Raises InvalidRequestError if it cannot be decoded."""
 
     @abstractmethod
     def run(self, inputs: Sequence[Prepared]) -> np.ndarray:
@@ -103,7 +103,7 @@ class FileTower(ABC):
         return next((one.dims[0] for one in values if one is not None and one.dims and isinstance(one.dims[0], int)), None)
 
     def warm_up(self) -> None:
-        """Run the samples together, as often at once as the engine does, and alone, and compare the bits."""
+        """Run the samples together, in as many threads as the engine has, and each alone. Compare the bits of the rows."""
         self._session.prepare_for_many()
         rows = range(len(next(iter(self._samples.values()))))
         alone = [self.run_feed({name: array[row : row + 1] for name, array in self._samples.items()}) for row in rows]

@@ -1,4 +1,4 @@
-"""Inputs in flight: whatever number of requests ask for the same one meanwhile, it is looked for and computed once."""
+"""Inputs in flight: if several requests ask for the same input at a time, it is looked up and computed only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphsurgery.serving.engine import Ticket
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """The result of a flight, and the seconds that it took."""
+    """The result of a flight, and the seconds that its steps took."""
 
     answer: Answer
     tokenization: float = 0.0
@@ -22,15 +22,15 @@ class Landed:
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """One input on its way."""
+    """One input that is being looked up or computed."""
 
     waiters: int = 0
     """The requests that wait for it."""
     ticket: Ticket | None = None
-    """Its place in the engine."""
+    """The input in the engine; None before it is handed over."""
     landed: Landed | None = None
     requests: list[Waiting] = field(default_factory=list)
-    """Who is told when it lands, those that have left among them."""
+    """The requests that are told when it lands. Some of them may have been cancelled."""
 
     def add_waiters(self, count: int) -> None:
         self.waiters += count
@@ -51,7 +51,7 @@ class Waiting:
             one.add_waiters(1)
 
     async def wait(self) -> Answers:
-        """Return the answers, in the order of the keys, when all are there. A request that is cancelled leaves the flights."""
+        """Wait for all answers, and return them in the order of the keys. A cancelled request no longer counts as a waiter."""
         try:
             if self.left:
                 await self.done
@@ -65,20 +65,20 @@ class Waiting:
         )  # fmt: skip
 
     def note(self) -> None:
-        """One more input has landed."""
+        """Note that one more input has landed."""
         self.left -= 1
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
 
 class Flights:
-    """The inputs of all requests that are on their way, by their keys. Used in the event loop alone."""
+    """The inputs in flight of all requests, by their keys. Only the event loop uses them."""
 
     def __init__(self) -> None:
         self._flights: dict[bytes, Flight] = {}
 
     def join(self, keys: Sequence[bytes]) -> tuple[Waiting, dict[bytes, Flight]]:
-        """Return (a request that waits for ``keys``, the flights that begin with it and are its to look after)."""
+        """Return (a request that waits for ``keys``, the flights that begin with it, which the caller has to complete)."""
         flights, new = {}, {}
         for key in keys:
             if key not in flights:
@@ -92,7 +92,7 @@ class Flights:
         return self._flights.get(key)
 
     def land(self, key: bytes, landed: Landed) -> None:
-        """Give the result to all who wait for it. The same input is a new flight from now on, so that no error is kept."""
+        """Give the result to all requests that wait for it. A later request starts a new flight, so no error is kept."""
         flight = self._flights.pop(key, None)
         if flight is not None:
             flight.landed = landed
@@ -100,7 +100,7 @@ class Flights:
                 one.note()
 
     def land_all(self, flights: Iterable[tuple[bytes, Flight]], landed: Landed) -> None:
-        """Give one result to those of ``flights`` that have not landed."""
+        """Give the same result to all of ``flights`` that have not landed."""
         for key, flight in list(flights):
             if self._flights.get(key) is flight:
                 self.land(key, landed)

@@ -1,4 +1,4 @@
-"""The towers of a model folder. What its files take and give decides what it holds, whatever their names say."""
+"""Open the towers of a model folder. The inputs and outputs of its files decide which towers it has."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CROSS_ENCODER = "CrossEncoder"
 
 
 def open_towers(folder: str | os.PathLike[str], settings: ServeSettings) -> dict[str, Tower]:
-    """Open the towers of a folder, or of one ONNX file, by their kinds.
+    """Open the towers of a folder, or of one ONNX file, and return them by their kinds.
 
-    - Token ids in: texts. If the output is the one score of a cross-encoder, pairs of texts.
-    - Pictures in: pictures. A file ``image.onnx`` beside the one of texts is a second tower.
-    - Waveforms in: clips of speech.
+    - A file that takes token ids embeds texts. If its output is the score of a cross-encoder, it scores pairs of texts.
+    - A file that takes pictures embeds pictures. ``image.onnx`` beside a file of texts is a second tower.
+    - A file that takes waveforms embeds clips of speech.
 
     Raises:
         UnsupportedModelError: a file takes something else, or both texts and pictures, or the towers give vectors of different

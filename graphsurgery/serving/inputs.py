@@ -1,4 +1,4 @@
-"""What a request asks to embed: texts, token ids, pictures and clips, each checked before anything is computed."""
+"""Read the inputs of a request: texts, token ids, pictures and clips. Each is checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Item:
     kind: str
     content: str | list[int] | bytes
     place: str
-    """Where it stands in the body, for messages."""
+    """Its place in the body, for messages."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ItemReader:
         return items
 
     def read_each(self, value: Any, field: str, kind: str | None = None) -> Iterator[Item | ServiceError]:
-        """Yield what `read` returns, but an error in place of an input that is wrong."""
+        """Yield the same inputs as `read`, with an error in place of an input that is wrong."""
         is_list = isinstance(value, list) and not _are_ids(value)
         if is_list:
             self.check_count(len(value))
@@ -76,7 +76,7 @@ class ItemReader:
             raise InvalidRequestError(what, "send several requests")
 
     def read_texts(self, texts: Sequence[str], field: str) -> list[str]:
-        """Return ``texts``, which have to be texts: a data URL is one, too."""
+        """Check each of ``texts`` as `check_text` does, and return them. Here a data URL counts as a text, too."""
         self.check_count(len(texts))
         return [check_text(one, f"{field}[{place}]") for place, one in enumerate(texts)]
 
@@ -144,7 +144,7 @@ def count_characters(items: Iterable[Item]) -> int:
 
 
 def check_text(value: str, place: str) -> str:
-    """Return a text. Raises InvalidRequestError if it is empty, or holds what no tokenizer takes as it is."""
+    """Return ``value``. Raises InvalidRequestError if it is empty, or holds a NUL, which tokenizers drop."""
     if not value:
         raise InvalidRequestError(f"`{place}` cannot be empty", "leave it out")
     if NUL in value:

@@ -1,7 +1,7 @@
 """The key of an input in the cache: the sha256 of everything that its row depends on.
 
-Every field goes in with its length before it, so that "ab" and "c" are not "a" and "bc". Models, kinds of input and options
-never share a key.
+The length of every field goes before it, so that "ab" and "c" differ from "a" and "bc". Different models, kinds of input or
+options never share a key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def make_keys(kind: str, identity: str, options: TextOptions, inputs: Sequence[A
     """Return the key of each input, 32 bytes.
 
     Args:
-        kind: which tower is asked, as `Tower.kind`.
+        kind: the kind of the tower: `Tower.kind`.
         identity: `Tower.identity`.
         options: how the texts of this request are tokenised.
         inputs: texts, bytes, token ids, or pairs of these.
@@ -44,7 +44,7 @@ def make_keys(kind: str, identity: str, options: TextOptions, inputs: Sequence[A
 
 @functools.lru_cache(maxsize=64)
 def _start(kind: str, identity: str, options: TextOptions) -> Any:
-    """Return the sha256 of what all inputs of a request share. Most requests share it, too."""
+    """Return the sha256 of what all inputs of a request share. It is cached, because most requests share it, too."""
     common = hashlib.sha256()
     for field in (VERSION, kind.encode(), identity.encode(), *_list_options(options)):
         common.update(_frame(b"f", field))

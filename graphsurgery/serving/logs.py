@@ -1,4 +1,4 @@
-"""What a service writes on stderr: lines for people, or with `--json-logs` one JSON object a line."""
+"""The log of a service on stderr: lines for people, or with `--json-logs` one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(NAME)
 FACTS = "facts"
 """The attribute of a log record that holds more fields."""
 LIBRARIES = ("uvicorn", "asyncio")
-"""Their errors alone are logged: uvicorn warns of each request that is no HTTP, so that a client could fill the log."""
+"""Only errors of these libraries are logged: uvicorn warns of each request that is not HTTP, so a client could fill the log."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,7 +31,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(is_json: bool, *, is_quiet: bool = False) -> None:
-    """Send the service's log, and errors of the libraries below it, to stderr."""
+    """Send the service's log, and the errors of `LIBRARIES`, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     levels = {NAME: logging.WARNING if is_quiet else logging.INFO, **dict.fromkeys(LIBRARIES, logging.ERROR)}
@@ -42,5 +42,5 @@ def set_up_logs(is_json: bool, *, is_quiet: bool = False) -> None:
 
 
 def log_request(**facts: object) -> None:
-    """Log a request that was answered or refused. Only JSON logs hold these lines: see `Guards`."""
+    """Log a request that was answered or refused. Only JSON logs have these lines (see `Guards`)."""
     logger.info("request", extra={FACTS: facts})

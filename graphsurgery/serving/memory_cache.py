@@ -10,11 +10,11 @@ from graphsurgery.serving.cache import CacheStats
 from graphsurgery.serving.entries import Entry
 
 OVERHEAD = 600
-"""About how many bytes an entry takes beside its numbers: Python's objects and its place in the table."""
+"""About how many bytes an entry takes besides its numbers, for Python's objects and its place in the table."""
 
 
 class MemoryCache:
-    """Keeps the entries that were used last, as far as they fit. Every method is called from one thread."""
+    """Keeps the most recently used entries, as many as fit. All methods are called from one thread."""
 
     def __init__(self, most_bytes: int, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Make an empty cache.
@@ -22,14 +22,14 @@ class MemoryCache:
         Args:
             most_bytes: how much memory entries may take together.
             seconds: how long an entry is kept after it was written. None for as long as there is room.
-            clock: what tells the time.
+            clock: returns the time in seconds.
         """
         self.most_bytes, self.seconds, self.clock = most_bytes, seconds, clock
         self.stats = CacheStats()
         self._kept: OrderedDict[bytes, tuple[Entry, float]] = OrderedDict()
 
     def find(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
-        """Return the entry of each key, or None. As `get_many`, for callers that save the price of a coroutine."""
+        """Return the entry of each key, or None, as `get_many` does, but without the cost of a coroutine."""
         now = self.clock()
         found = [self._get(key, width, now) for key in keys]
         hits = sum(one is not None for one in found)
@@ -42,7 +42,7 @@ class MemoryCache:
         return self.find(keys, width)
 
     def keep(self, entries: Mapping[bytes, Entry]) -> None:
-        """Keep these entries, and drop those that were not used for the longest time."""
+        """Keep these entries. To make room, drop those that were not used for the longest time."""
         now = self.clock()
         for key, entry in entries.items():
             self._drop(key)

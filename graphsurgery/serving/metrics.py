@@ -1,4 +1,4 @@
-"""What Prometheus can read about a service: the names of Text Embeddings Inference, and those that it has no name for."""
+"""The metrics of a service for Prometheus, under the names of Text Embeddings Inference where it has one."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ FAILURES = {
     OverloadedError: "overloaded", InvalidRequestError: "validation", EmptyRequestError: "missing_values",
     UnknownRouteError: "model_type", asyncio.CancelledError: "dropped",
 }  # fmt: skip
-"""The label of a failure, by its error."""
+"""The label of a failure, by the type of its error."""
 INFERENCE = "inference"
 METHODS = SINGLE, BATCH = "single", "batch"
-"""The label of requests of one input, and of several."""
+"""The labels of requests with one input, and with several."""
 OWN = "graphsurgery"
 
 
@@ -94,11 +94,11 @@ class Metrics(Watcher):
         self._http = Counter(f"{OWN}_http_requests", "Requests by route and status", ["route", "status"], registry=registry)
 
     def watch(self, service: Service) -> None:
-        """Read the queue and the cache of ``service`` whenever somebody asks for the metrics."""
+        """Read the queue and the cache of ``service`` whenever the metrics are requested."""
         self.registry.register(_State(service))
 
     def render(self) -> bytes:
-        """Return the metrics as Prometheus reads them."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
     def see_batch(self, batch: Batch) -> None:
@@ -137,7 +137,7 @@ class Metrics(Watcher):
         self._failures.labels(_name_failure(error)).inc()
 
     def see_response(self, route: str, status: int) -> None:
-        """A response was sent, whatever it is."""
+        """Count a response that was sent, whatever its status."""
         self._http.labels(route, status).inc()
 
 
@@ -158,7 +158,7 @@ def _name_failure(error: BaseException) -> str:
 
 
 class _State(Collector):
-    """What a service holds at the moment."""
+    """The current state of a service: its queue and its cache."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

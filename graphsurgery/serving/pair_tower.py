@@ -1,4 +1,4 @@
-"""A tower of pairs: a query and a text in, and the score that a cross-encoder gives them out."""
+"""A tower of pairs: it takes a query and a text, and gives the score of a cross-encoder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A tower of pictures: the bytes of a picture file in, an embedding out.
+"""A tower of pictures: it takes the bytes of a picture file, and gives an embedding.
 
-The bytes are decoded by Pillow, as transformers' `load_image` does: turned as their EXIF data say, then red, green and blue.
-Resizing, cropping and normalising happen in the graph (`add-image-input`). A file that takes pixels gets these steps when it is
-opened.
+Pillow decodes the bytes as in transformers' `load_image`: it turns the picture as its EXIF data say, and converts it to RGB.
+Resizing, cropping and normalising happen in the graph (`add-image-input`). A file that takes pixels gets these steps added when
+it is opened.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """The formats that are opened. Pillow knows others: PostScript runs a further program, and broken TIFF files fill the log."""
 DEEP = ("I", "F")
-"""How the names of Pillow's modes of more than 8 bits begin: converted to RGB, they would be cut at 255."""
+"""The first letters of Pillow's modes with more than 8 bits. Converting them to RGB would clip them at 255."""
 MOST_ELONGATED = 200
-"""The long edge of a picture has at most as many times the pixels of the short one. A processor that makes the short edge 224
-pixels long would make pictures of gigabytes of others."""
+"""The largest ratio of a picture's long edge to its short one. A processor that scales the short edge to 224 pixels would turn
+more elongated pictures into gigabytes."""
 EDGE_OF_POSITION = 64
 """A square with this edge in pixels counts as one position, so that the usual budget holds two million pixels in one run."""
 FEWEST_POSITIONS = 49
-"""The positions of a small picture. CLIP's usual model makes as many tokens of each, whatever its size."""
+"""The positions of a small picture. CLIP's usual model makes this many tokens of every picture, whatever its size."""
 MOST_HELD = 1 << 20
-"""A picture of more pixels waits as the bytes that were sent, and is decoded again when it runs: a file of 100 kB can hold 25
-million pixels, so that a queue of decoded pictures could fill the memory."""
+"""A picture with more pixels than this waits in its encoded form, and is decoded again for its run. A file of 100 kB can hold
+25 million pixels, so a queue of decoded pictures could fill the memory."""
 SAMPLES, SAMPLE_EDGE = 3, 64
 """How many pictures a file is tried with, and their edge in pixels."""
 SEND = f"send the bytes of one file of {', '.join(FORMATS)}"
@@ -52,8 +52,8 @@ SEND = f"send the bytes of one file of {', '.join(FORMATS)}"
 def decode_picture(data: object, most_pixels: int) -> np.ndarray:
     """Return a picture file as uint8 ``[height, width, 3]``: red, green and blue, turned as its EXIF data say.
 
-    A transparent background is dropped as transformers does, and of several frames the first one is taken. Raises
-    InvalidRequestError for anything but a whole picture of at most ``most_pixels``.
+    Transparency is dropped, as transformers drops it. If there are several frames, the first one is taken. Raises
+    InvalidRequestError for anything but a complete picture of at most ``most_pixels``.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InvalidRequestError(f"a picture is {type(data).__name__}, not bytes", SEND)
@@ -65,13 +65,13 @@ def decode_picture(data: object, most_pixels: int) -> np.ndarray:
             return _read(image)
     except GraphSurgeryError:
         raise
-    except Exception as error:  # Pillow's decoders raise errors of many kinds for bytes that are no picture
+    except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
         said = shorten(str(error)) or type(error).__name__
         raise InvalidRequestError(f"a picture cannot be decoded: {said}", SEND) from error
 
 
 def _import_pillow() -> ModuleType:
-    """Return Pillow's module ``Image``. Raises MissingPackageError."""
+    """Return Pillow's module ``Image``. Raises MissingPackageError if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -91,7 +91,7 @@ def _open(data: bytes | bytearray | memoryview) -> Image:
 
 
 def _check_header(image: Image, most_pixels: int) -> None:
-    """Raise InvalidRequestError for a picture that is not worth decoding, by what its header says."""
+    """Raise InvalidRequestError if the header shows that the picture is too large, too elongated or of too many bits."""
     width, height = image.size
     if width * height > most_pixels:
         what = f"a picture has {width} x {height} pixels, and at most {most_pixels} are allowed"
@@ -111,15 +111,16 @@ def _read(image: Image) -> np.ndarray:
 
 
 class PictureTower(FileTower):
-    """Embeds pictures. Pictures of one size run together."""
+    """Embeds pictures. Only pictures of the same size share a batch."""
 
     kind = IMAGE
 
     def __init__(self, model: Model, settings: ServeSettings) -> None:
-        """Open a file. If it takes pixels, the processor of its folder is put into the graph first.
+        """Open a file. If it takes pixels, first add the steps of the folder's image processor to the graph.
 
-        Raises UnsupportedModelError for a file with further inputs or with pictures of one size alone; FolderError if it takes
-        pixels and its folder does not say how to make them; MissingPackageError without Pillow; what `FileTower` raises.
+        Raises UnsupportedModelError for a file with further inputs, or that takes pictures of one size only; FolderError if it
+        takes pixels and its folder does not say how to make them; MissingPackageError if Pillow is not installed; and what
+        `FileTower` raises.
         """
         taking_bytes = _add_processor(model, settings)
         self._input = _find_pictures(taking_bytes).name
@@ -142,7 +143,7 @@ class PictureTower(FileTower):
 
 
 def _add_processor(model: Model, settings: ServeSettings) -> Model:
-    """Return ``model`` as it takes pictures as bytes."""
+    """Return ``model``, changed to take uint8 pictures if it takes pixels as floats."""
     held = find_input(model, PICTURE)
     if held is None or held.value.dtype == UINT8:
         return model
@@ -157,7 +158,7 @@ def _add_processor(model: Model, settings: ServeSettings) -> Model:
 
 
 def _find_pictures(model: Model) -> Value:
-    """Return the input that takes pictures of any size, which is the only one."""
+    """Return the only input of ``model``. Raises UnsupportedModelError unless it takes pictures of any size."""
     held = find_input(model, PICTURE)
     dims = None if held is None else held.value.dims
     is_free = dims is not None and len(dims) == 4 and dims[3] == 3 and not any(isinstance(one, int) for one in dims[1:3])

@@ -16,7 +16,7 @@ NAME = "graphsurgery"
 
 
 class Replica:
-    """What Ray Serve makes one of for each replica. Its application starts and ends the service."""
+    """One replica of the service: Ray Serve makes an instance for each. Its application starts and ends the service."""
 
     def __init__(self, folder: str, settings: ServeSettings) -> None:
         self.service, self._application = make_application(Path(folder), settings)
@@ -25,7 +25,7 @@ class Replica:
         return self._application
 
     def check_health(self) -> None:
-        """Raise if the engine has failed, so that Ray Serve replaces this replica."""
+        """Raise UnhealthyError if the engine has failed, so that Ray Serve replaces this replica."""
         if not self.service.is_healthy:
             raise UnhealthyError("the engine has failed")
 
@@ -44,10 +44,10 @@ def make_deployment(
         folder: the folder, at the same path on each machine of the cluster.
         name: the name of the deployment.
         replicas: how many services there are, each with the model in its memory.
-        processors: the processors of each, and the threads of its runs unless ``settings`` name others.
-        settings: the limits of each. Host and port are Ray's own.
+        processors: the processors of each service, and the threads of its runs unless ``settings`` name others.
+        settings: the limits of each service. Host and port are set in Ray Serve instead.
 
-    Raises MissingPackageError without Ray Serve.
+    Raises MissingPackageError if Ray Serve is not installed.
     """
     try:
         from ray import serve

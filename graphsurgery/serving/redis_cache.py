@@ -1,8 +1,8 @@
 """The cache in a Redis server, which several services may share.
 
-Redis may be slow, gone or wrong: a request waits for it once, for at most `PATIENCE`, and computes what it does not get. The
-client repeats nothing by itself, and after a few failures a `Breaker` leaves Redis alone for some seconds. Entries are written
-in the background.
+Redis may be slow, unreachable or corrupt. A request waits for it once, for at most `PATIENCE`, and the service computes what it
+does not get. The client never retries, and after a few failures a `Breaker` stops calls to Redis for some seconds. Entries are
+written in the background.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 PREFIX = "gs1:"
 PATIENCE = 0.03
-"""A request waits so many seconds for all of its entries."""
+"""The seconds that a request waits for all of its entries."""
 SLICES = 4
 WRITE_PATIENCE = 1.0
-"""One write, which no request waits for, may take so many seconds."""
+"""The seconds that one write may take. No request waits for it."""
 WRITTEN_AT_ONCE = 256
-"""The entries of one write."""
+"""The largest number of entries in one write."""
 MOST_WAITING = 16_000_000
 """How many bytes may wait to be written. More are dropped, the oldest first."""
 CONNECTIONS = 64
@@ -44,8 +44,8 @@ class RedisCache:
 
         Args:
             url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
-            seconds: how long Redis keeps an entry. None for as long as it likes.
-            reading: says when Redis is asked for entries.
+            seconds: how long Redis keeps an entry. None if Redis decides.
+            reading: decides when Redis may be asked for entries.
 
         Raises:
             MissingPackageError: the redis package is not installed.
@@ -65,7 +65,7 @@ class RedisCache:
         return self._stats
 
     async def get_many(self, keys: Sequence[bytes], width: int) -> list[Entry | None]:
-        """Return the entry of each key, or None, after `PATIENCE` at the latest."""
+        """Return the entry of each key, or None. It takes at most `PATIENCE` seconds."""
         values = await self._read(keys) if keys else []
         found = [None if value is None else decode(key, value, width) for key, value in zip(keys, values, strict=True)]
         hits = sum(one is not None for one in found)
@@ -75,7 +75,7 @@ class RedisCache:
         return found
 
     async def put_many(self, entries: Mapping[bytes, Entry]) -> None:
-        """Leave entries to be written in the background."""
+        """Queue entries to be written in the background."""
         for key, entry in entries.items():
             content = encode(key, entry)
             if content is not None:
@@ -88,7 +88,7 @@ class RedisCache:
             self._writer = asyncio.create_task(self._write_all())
 
     async def close(self) -> None:
-        """Write what waits, for `CLOSING` seconds at most, and close the connections."""
+        """Write the entries that wait, for `CLOSING` seconds at most, and close the connections."""
         if self._writer is not None:
             await _finish(self._writer, CLOSING)
         closing = asyncio.ensure_future(self._client.aclose())
@@ -96,7 +96,7 @@ class RedisCache:
             LOG.warning("the connections to Redis could not be closed in time")
 
     async def _read(self, keys: Sequence[bytes]) -> Sequence[object]:
-        """Return what Redis holds under each key; None for all of them if it does not answer, or is not asked."""
+        """Return what Redis holds under each key. If it does not answer, or is not asked, return None for all keys."""
         nothing = [None] * len(keys)
         if not self._reading.allows():
             self._stats.skipped += len(keys)
@@ -123,7 +123,7 @@ class RedisCache:
         return taken
 
     async def _ask(self, call: Awaitable[Any], patience: float, breaker: Breaker) -> Any:
-        """Return what Redis answers, or None if it fails or does not answer in time, which the breaker is told."""
+        """Return what Redis answers, or None if it fails or does not answer in time. Report the outcome to the breaker."""
         asked = asyncio.ensure_future(call)
         try:
             done = await _finish(asked, patience)
@@ -164,10 +164,10 @@ def _connect(url: str) -> Redis:
 
 
 async def _finish(task: asyncio.Future[Any], seconds: float) -> bool:
-    """Wait for a task. Return whether it ended in time; otherwise, and if this wait is cancelled, it is cancelled.
+    """Wait for a task, and return whether it ended in time. If it did not, or if this wait is cancelled, cancel the task.
 
-    The time is waited in slices. If the event loop is busy with other things, each slice ends late, and that time does not
-    count: it is no fault of who is waited for.
+    The wait is made of slices. If the event loop is busy with other things, a slice ends late, and that extra time does not
+    count, because the task is not the cause of it.
     """
     try:
         for _ in range(SLICES):

@@ -1,4 +1,4 @@
-"""How a refused request is answered: the status, the headers, and a body in the form that the clients of its route read."""
+"""The response to a refused request: its status, its headers, and a body in the form that the clients of its route expect."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from graphsurgery.serving.errors import ServiceError
 JSON = "application/json"
 FAILED = "the model failed on this request"
 NATIVE, OPENAI, COHERE = "native", "openai", "cohere"
-"""The forms of error bodies: that of Text Embeddings Inference, which our own routes share, OpenAI's, and Cohere's."""
+"""The forms of error bodies: that of Text Embeddings Inference, which our own routes use as well, OpenAI's, and Cohere's."""
 OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 MOST_SHOWN = 500
-"""A message of more characters is cut: it shows what a client sent."""
+"""A longer message is cut to this many characters, because it may repeat what a client sent."""
 TEI_BACKEND = 424
-"""The status that Text Embeddings Inference gives to a run that failed."""
+"""The status with which Text Embeddings Inference answers if a run failed."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def find_form(path: str) -> str:
 
 
 def refuse(path: str, error: Exception, is_flat: bool = False) -> Refusal:
-    """Return how the request for ``path`` is refused.
+    """Return the response that refuses a request for ``path``.
 
     Args:
         path: the route, which decides the form of the body.
-        error: why the request is refused. What is no error of ours is not shown to the client.
+        error: why the request is refused. The client does not see the text of an error that is not graphsurgery's own.
         is_flat: whether OpenAI's routes write errors as Text Embeddings Inference does: ``{"message", "code", "type"}``.
     """
     status, kind, message = _describe(error)

@@ -1,4 +1,4 @@
-"""The page `/docs`: every route with its fields. It loads nothing, so it works wherever the service does, and tells nobody."""
+"""The page `/docs`: every route with its fields. It loads nothing from elsewhere, so it works offline and reveals nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STYLE = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 
 
 
 def render_route_list(page: Mapping[str, Any]) -> str:
-    """Return the OpenAPI description ``page`` as HTML: the routes by their clients, and below them the fields of bodies."""
+    """Return the OpenAPI description ``page`` as HTML: the routes, grouped by client, and then the fields of request bodies."""
     title = escape(page["info"]["title"])
     return "".join(
         (

@@ -1,4 +1,4 @@
-"""Which inputs run next: the one that waited longest, and beside it those that are nearest to it in length."""
+"""Choose which inputs run next: the one that has waited longest, and those whose length is nearest to it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 RUN_COST = 8
-"""A run of its own costs an input about as much as so many positions more. So an input that would bring more padding than that
-into a batch is left to a later one."""
+"""The fixed cost of a run, in positions. If an input would add more padding than this to a batch, it runs in a later batch."""
 
 
 class Schedulable(Protocol):
@@ -28,10 +27,10 @@ Item = TypeVar("Item", bound=Schedulable)
 
 
 def choose_batch(sizes: Sequence[int], budget: int, *, padded: bool = True) -> list[int]:
-    """Return the indexes of the inputs that run next, ``sizes`` being their lengths in the order in which they came.
+    """Return the indexes of the inputs that run next. ``sizes`` are the lengths of all that wait, in the order of arrival.
 
-    The first of them is always index 0, the oldest, so that no input waits for ever. The others are taken in the order of their
-    distance to its length, the older first, while
+    Index 0, the oldest input, always runs, so that no input waits for ever. The others follow by how near their length is to
+    that of the oldest (of equally near ones, the older first), while
 
         rows x longest <= budget                                   (padded; otherwise the sum of the lengths)
         (longest - length) <= RUN_COST                             for an input that is shorter than the longest one
@@ -58,12 +57,12 @@ def choose_batch(sizes: Sequence[int], budget: int, *, padded: bool = True) -> l
 
 
 class WaitingLine(Generic[Item]):
-    """Inputs in the order in which they came, by their groups: only inputs of one group share a run."""
+    """The waiting inputs, in the order of arrival, by group. Only inputs of the same group share a run."""
 
     def __init__(self) -> None:
         self._groups: dict[Hashable, list[Item]] = {}
         self.sizes: Counter[Hashable] = Counter()
-        """The sum of the lengths that wait, by group."""
+        """The sum of the lengths of waiting inputs, by group."""
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -73,7 +72,7 @@ class WaitingLine(Generic[Item]):
         self.sizes[item.group] += item.size
 
     def find_oldest(self) -> Item | None:
-        """Return the input that waits longest, or None if none waits."""
+        """Return the input that has waited longest, or None if none waits."""
         return min((items[0] for items in self._groups.values()), key=lambda one: one.arrival, default=None)
 
     def take(self, group: Hashable, budget: int, *, padded: bool = True) -> list[Item]:
@@ -83,7 +82,7 @@ class WaitingLine(Generic[Item]):
         return self._remove(group, set(chosen))
 
     def drop(self, is_unwanted: Callable[[Item], bool]) -> list[Item]:
-        """Take out of the line, and return, all inputs that nobody waits for."""
+        """Remove all inputs for which ``is_unwanted`` is true, and return them."""
         found = []
         for group, items in list(self._groups.items()):
             places = {place for place, one in enumerate(items) if is_unwanted(one)}

@@ -1,6 +1,6 @@
-"""The bodies that routes take, as pydantic checks them and the OpenAPI page shows them.
+"""The request bodies of all routes. pydantic checks them, and the OpenAPI page shows them.
 
-Unknown fields are ignored, as the services whose forms these are do it, but not those that would change the answer.
+Unknown fields are ignored, as in the services whose forms these are. Fields that would change the answer are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ITEM_SCHEMA: dict[str, Any] = {
 }
 INPUTS_SCHEMA: dict[str, Any] = {"anyOf": [ITEM_SCHEMA, {"type": "array", "items": ITEM_SCHEMA}]}
 Inputs = Annotated[Any, WithJsonSchema(INPUTS_SCHEMA)]
-"""What is embedded. `ItemReader.read` reads it, because pydantic's messages for a list of unions are hard to read."""
+"""The inputs to embed. `ItemReader.read` checks them, because pydantic's messages for a list of unions are hard to read."""
 Direction = Literal["Right", "right", "Left", "left"]
 Side = Annotated[Direction | None, Field(description="The end of long texts that is cut off.")]
 Dimensions = Annotated[int | None, Field(description="Keep the first dimensions of each vector.")]
@@ -41,7 +41,7 @@ Truncate = Annotated[bool | None, Field(description="Whether texts that are too 
 
 
 def _take_all(*kinds: type) -> BeforeValidator:
-    """Return a check that stops at the first item of a wrong type: to list the errors of a million items takes seconds."""
+    """Return a check that stops at the first item of a wrong type: listing the errors of a million items takes seconds."""
 
     def check(value: Any) -> Any:
         items = value if isinstance(value, list) else ()
@@ -169,7 +169,7 @@ BODIES: tuple[type[Body], ...] = (
 
 
 async def read_json(request: Request) -> Any:
-    """Return the body of a request. Raises MalformedRequestError if it is not JSON: NaN and lone surrogates are none."""
+    """Return the body of a request. Raises MalformedRequestError if it is not JSON, or holds NaN or lone surrogates."""
     try:
         return orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
@@ -177,7 +177,7 @@ async def read_json(request: Request) -> Any:
 
 
 def read_body(kind: type[B], content: Any) -> B:
-    """Return ``content`` as a body. Raises InvalidRequestError that names the fields that are missing or wrong."""
+    """Return ``content`` as a body. Raises InvalidRequestError, which names the fields that are missing or wrong."""
     if not isinstance(content, dict):
         raise InvalidRequestError("the body is not a JSON object", f"send an object with the fields of {kind.__name__}")
     try:

@@ -1,4 +1,4 @@
-"""`serve`: a model folder as a service, until the process is told to end."""
+"""`serve`: run a model folder as a service until the process is told to end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphsurgery.errors import MissingPackageError, SurroundingsError
 from graphsurgery.serving.settings import ServeSettings
 
 OTHER_FILES = 256
-"""Room for the files of the model and of libraries beside those of connections."""
+"""How many files the model and the libraries may open besides the connections."""
 PACKAGES = ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn")
 
 
@@ -32,7 +32,7 @@ class Served:
     requests: int
     """The requests that were answered."""
     unanswered: int
-    """The inputs that were in flight when the time to end was over."""
+    """The inputs that were still in flight when ``settings.drain`` was over."""
     seconds: float
 
     @property
@@ -49,17 +49,18 @@ class Served:
 def serve(folder: str | os.PathLike[str], settings: ServeSettings, *, is_quiet: bool = False) -> Served:
     """Serve a model folder until the process gets SIGTERM or SIGINT.
 
-    The port is taken before the model is read. `/ready` answers 503 until the towers are warm, and again as soon as a signal
-    came; what is in flight then is answered within ``settings.drain`` seconds. A second signal ends the process at once.
+    The port is taken before the model is read. `/ready` answers 503 until the towers are warm, and again after the first
+    signal. The requests in flight are then answered within ``settings.drain`` seconds. A second signal ends the process
+    at once.
 
     Args:
         folder: a folder that `bake` made, or a pooled ONNX file.
         settings: the address, the limits and the cache.
-        is_quiet: log warnings and errors alone.
+        is_quiet: log only warnings and errors.
 
     Raises:
         MissingPackageError: a package of the extra `serve`, or the provider, is not installed.
-        RequestError: the address of the cache is none.
+        RequestError: the address of the cache is not valid.
         SurroundingsError: the port is taken.
         FolderError, ModelError, UnsupportedModelError: as `open_towers` raises them.
     """
@@ -85,7 +86,7 @@ def _require_packages() -> None:
 
 
 def _allow_connections(most: int) -> None:
-    """Let the process open so many connections, as far as the system lets it: many systems allow 1,024 files unless asked."""
+    """Raise the process's limit of open files for ``most`` connections, as far as the system allows. Many begin at 1,024."""
     with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 

@@ -1,4 +1,4 @@
-"""The service behind every route: it looks into the cache, runs what is not there, and computes nothing twice at once."""
+"""The service that all routes use. It looks inputs up in the cache and computes the others, none of them twice at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from graphsurgery.serving.towers import TEXT, Facts, Prepared, TextOptions, Towe
 from graphsurgery.serving.watcher import Watcher
 
 INLINE = 2000
-"""Texts of so few characters are tokenised at once: handing them to a thread takes longer."""
+"""Texts of up to this many characters are tokenised in the event loop: handing them to a thread takes longer."""
 LEAST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """The limits of Retry-After, in seconds."""
 USUAL = TextOptions()
@@ -49,10 +49,10 @@ class Service:
         """Make a service that does not run yet.
 
         Args:
-            towers: by kind, what the folder can compute. They share one engine: each batch is of one of them.
+            towers: the towers of the folder by their kinds. They share one engine; a batch holds inputs of one tower only.
             settings: its limits.
             cache: where rows are kept; None for no cache.
-            watcher: is told what happens.
+            watcher: is told about runs, answers and refusals.
         """
         self.towers, self.settings, self.cache = dict(towers), settings, cache
         self._near = cache if isinstance(cache, MemoryCache) else None
@@ -60,7 +60,7 @@ class Service:
         self._far = cache if self._near is None else None
         """The cache, if it has to be waited for."""
         self.on_death: Callable[[BaseException], None] = lambda _: None
-        """Called in the event loop if the engine ends by an error of its own."""
+        """Called in the event loop if a bug ends the engine."""
         self.watcher = watcher or Watcher()
         most = max(one.most_at_once for one in towers.values())
         self._engine = Engine(self._settle_from_thread, self.watcher.see_batch, self._die_from_thread, most)
@@ -75,7 +75,7 @@ class Service:
         self._is_warm = self._is_draining = False
 
     async def start(self) -> None:
-        """Warm the towers up and start the engine. Raises what a tower raises if it cannot run."""
+        """Warm up the towers and start the engine. Raises what a tower raises if it cannot run."""
         self._loop = asyncio.get_running_loop()
         for tower in self.towers.values():
             await self._loop.run_in_executor(self._pool, tower.warm_up)
@@ -84,7 +84,7 @@ class Service:
         self._is_warm = True
 
     def drain(self) -> None:
-        """Answer new requests with 503 from now on. Those that are in flight go on."""
+        """From now on, answer new requests with 503. Requests in flight continue."""
         self._is_draining = True
 
     async def stop(self, seconds: float | None = None) -> bool:
@@ -104,17 +104,17 @@ class Service:
 
     @property
     def is_healthy(self) -> bool:
-        """False once the engine has ended by an error, and while a run hangs."""
+        """False once an error has ended the engine, and while a run hangs."""
         return self._engine.is_healthy
 
     @property
     def is_running(self) -> bool:
-        """Whether a thread of the engine is there."""
+        """Whether a thread of the engine is alive."""
         return self._engine.is_running
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are answered: the towers are warm, the engine runs, and the service does not end."""
+        """Whether requests are answered: the towers are warm, the engine runs, and the service is not ending."""
         return self._is_warm and not self._is_draining and self.is_healthy
 
     @property
@@ -129,19 +129,19 @@ class Service:
 
     @property
     def expected_wait(self) -> float:
-        """The seconds that what waits for the engine will take."""
+        """The seconds that the inputs that wait for the engine will take."""
         return self._engine.expected_wait
 
     @property
     def facts(self) -> dict[str, Facts]:
-        """By kind, what the towers tell of themselves."""
+        """The facts about each tower, by its kind."""
         return self._facts or {kind: tower.facts for kind, tower in self.towers.items()}
 
     def require_room(self) -> None:
-        """Raise UnhealthyError if no request is answered, OverloadedError if the queue is full.
+        """Raise UnhealthyError if no requests are answered at the moment, OverloadedError if the queue is full.
 
-        The guards ask this before they read a body. A request that is let in brings all of its inputs, so that a large one gets
-        its turn, too: the queue holds fewer than ``max_queue + max_items`` inputs.
+        The guards call this before they read a body. A request that is admitted adds all of its inputs, so that large requests
+        get their turn, too. The queue therefore holds fewer than ``max_queue + max_items`` inputs.
         """
         if not self.is_ready:
             raise UnhealthyError("the service is starting, ending or broken", "ask again later")
@@ -160,13 +160,13 @@ class Service:
     # --- requests ---------------------------------------------------------------------------------------------------------
 
     async def answer(self, kind: str, inputs: Sequence[Any], options: TextOptions = USUAL) -> Answers:
-        """Return an answer for each input, in their order. What is wrong with an input is in its own answer.
+        """Return an answer for each input, in their order. If an input is wrong, its own answer holds the error.
 
         Raises:
             UnknownRouteError: the folder has no tower of this kind.
             EmptyRequestError, InvalidRequestError: there are no inputs, or more than ``max_items``.
             OverloadedError: the queue is full.
-            UnhealthyError: the service starts, ends, or has lost its engine.
+            UnhealthyError: the service is starting or ending, or its engine has failed.
         """
         start = time.perf_counter()
         try:
@@ -182,9 +182,10 @@ class Service:
 
     @contextmanager
     def _admit(self, inputs: Sequence[Any]) -> Iterator[None]:
-        """Count inputs as inside. Raises EmptyRequestError, InvalidRequestError, OverloadedError, UnhealthyError.
+        """Count the inputs as inside while they are answered. Raises EmptyRequestError, InvalidRequestError, OverloadedError
+        and UnhealthyError, as `answer` does.
 
-        A request that came before the service was told to end is let in.
+        A request that came before the service was told to end is admitted.
         """
         self._check_inputs(inputs)
         self._require_queue()
@@ -231,8 +232,11 @@ class Service:
         return await waiting.wait()
 
     def _begin(self, job: _Job) -> None:
-        """Look for inputs in the cache, and hand the others to the engine: at once where nothing has to be waited for, or in a
-        task of its own. If the client of this request leaves, others may wait for the same inputs."""
+        """Look inputs up in the cache, and hand the others to the engine.
+
+        If nothing has to be waited for, this happens at once. Otherwise it happens in a separate task, which continues if the
+        client of this request leaves, because other requests may wait for the same inputs.
+        """
         if self._far is None:
             try:
                 if self._near is not None:
@@ -260,7 +264,7 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     def _take_hits(self, job: _Job, found: Sequence[Entry | None]) -> None:
-        """Answer what the cache holds, and take it out of the job."""
+        """Answer the inputs that the cache holds, and remove them from the job."""
         for key, entry in zip(list(job.inputs), found, strict=True):
             if entry is not None:
                 del job.inputs[key]
@@ -281,7 +285,7 @@ class Service:
     def _fail(self, job: _Job, error: Exception) -> None:
         if isinstance(error, GraphSurgeryError):
             told = error
-        else:  # a bug; what it says may hold anything
+        else:  # a bug; its text may be private, so the client does not see it
             logger.error("inputs could not be made ready", exc_info=error)
             told = ServiceError("the service failed on this request")
         self._flights.land_all(job.flights.items(), Landed(Answer(None, error=told)))
@@ -325,18 +329,18 @@ class Service:
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """The inputs of a request that are its own to look for."""
+    """The inputs of a request that no earlier request is computing already."""
 
     tower: Tower
     options: TextOptions
     inputs: dict[bytes, Any]
     flights: Mapping[bytes, Flight]
     seconds: float = 0.0
-    """How long it took to make them ready."""
+    """The seconds that preparing the inputs took."""
 
     @property
     def is_short(self) -> bool:
-        """Whether the inputs are made ready faster than they are handed to a thread."""
+        """Whether preparing the inputs takes less time than handing them to a thread."""
         return (
             self.tower.kind == TEXT
             and sum(len(one) if isinstance(one, str) else INLINE for one in self.inputs.values()) < INLINE

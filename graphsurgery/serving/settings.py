@@ -1,4 +1,4 @@
-"""The limits and options of a service: one value, made by the command line, read by every part."""
+"""The limits and options of a service, in one value that all parts of the service read."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class ServeSettings:
     providers: str = AUTO
     threads: int | None = None
     max_batch_tokens: int | None = None
-    """The most positions of one run; measured on this machine if None."""
+    """The largest number of positions of one run. If None, the best number is measured on this machine."""
     max_queue: int = 512
-    """While so many inputs wait or run, further requests are answered with 429."""
+    """If this many inputs wait or run, further requests are answered with 429."""
     max_queue_seconds: float = 30.0
-    """A request is refused with 429 if what waits before it would take longer."""
+    """If the waiting inputs would take longer than this, further requests are answered with 429."""
     max_items: int = 2048
-    """Inputs of one request."""
+    """The largest number of inputs of one request."""
     max_body: int = 2_000_000
     max_pixels: int = 25_000_000
-    """Pixels of one picture."""
+    """The largest number of pixels of one picture."""
     max_clip_seconds: float = 60.0
-    """The longest clip of speech. The memory of a run grows with the square of it: 0.5 GB for a minute of HuBERT base."""
+    """The longest clip of speech. The memory of a run grows with its square: 0.5 GB for a minute of HuBERT base."""
     read_timeout: float = 10.0
     """The body of a request has to arrive within this time."""
     max_connections: int = 2048
     drain: float = 30.0
-    """After SIGTERM, requests in flight have this long to end."""
+    """After SIGTERM, requests in flight are answered within this time."""
     api_key: str | None = None
     cors: tuple[str, ...] = ()
-    """Origins that browsers may ask from."""
+    """Origins of web pages from which browsers may call the service."""
     cache: str = "memory"
     """``memory``, ``none``, or the redis:// URL of a server."""
     cache_bytes: int = 256_000_000
@@ -51,7 +51,7 @@ class ServeSettings:
     json_logs: bool = False
 
     def __post_init__(self) -> None:
-        """Raise RequestError for a number that cannot be."""
+        """Raise RequestError for a number or an API key that is not valid."""
         for name in ("max_queue", "max_items", "max_body", "max_connections", "read_timeout", "max_queue_seconds"):
             if not getattr(self, name) > 0:
                 raise RequestError(f"{name} is {getattr(self, name)}", "give a number above 0")

@@ -1,6 +1,6 @@
-"""A tower of speech: the bytes of a WAV file in, the vector of the clip out.
+"""A tower of speech: it takes the bytes of a WAV file, and gives the vector of the clip.
 
-The standard library's `wave` reads the samples: it is pure Python, so that hostile bytes meet no decoder written in C.
+The standard library's `wave` reads the samples. It is pure Python, so hostile bytes cannot exploit a decoder written in C.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from graphsurgery.serving.settings import ServeSettings
 from graphsurgery.serving.towers import AUDIO, Prepared
 
 SAMPLES_OF_POSITION = 320
-"""So many samples count as one position of a run: these models make a frame of them."""
+"""This many samples count as one position of a run, because the usual models turn them into one frame."""
 UNKNOWN_SIZE = 0xFFFFFFFF
-"""The bytes of samples that a program declares which writes to a pipe, and so does not know yet how many there will be."""
+"""The size that programs declare in a WAV file that they write to a pipe, when they do not know yet how long it will be."""
 SAMPLES = 3
 """How many clips a file is tried with."""
 SIGNED = {2: "<i2", 4: "<i4"}
-"""numpy's dtypes by the bytes of a sample. Three bytes have none, and a single one is unsigned."""
+"""numpy's dtypes by the bytes of a sample. There is none for three bytes, and samples of one byte are unsigned."""
 SEND = "send the bytes of a WAV file of whole numbers (PCM): ffmpeg -i clip -ar {rate} -ac 1 -c:a pcm_s16le clip.wav"
 
 
 def decode_clip(data: object, rate: int, most_seconds: float) -> np.ndarray:
-    """Return the samples of a WAV file, ``[samples]`` float32 from -1 to 1. Several channels give their mean.
+    """Return the samples of a WAV file, ``[samples]`` float32 from -1 to 1. Several channels are averaged.
 
-    Raises InvalidRequestError for anything but a whole WAV file of whole numbers with ``rate`` samples a second, which lasts at
-    most ``most_seconds``.
+    Raises InvalidRequestError for anything but a complete WAV file of integer samples, with ``rate`` samples a second, that
+    lasts at most ``most_seconds``.
     """
     advice = SEND.format(rate=rate)
     if not isinstance(data, bytes | bytearray | memoryview):
@@ -55,7 +55,7 @@ def decode_clip(data: object, rate: int, most_seconds: float) -> np.ndarray:
     try:
         with wave.open(io.BytesIO(data)) as file:
             form, content = file.getparams(), file.readframes(len(data))
-    except Exception as error:  # the module has no list of what it raises for bytes that are no WAV file
+    except Exception as error:  # the module does not document which errors it raises for other bytes
         said = shorten(str(error)) or type(error).__name__
         raise InvalidRequestError(f"a clip cannot be read as a WAV file: {said}", advice) from error
     frame = form.nchannels * form.sampwidth
@@ -86,18 +86,18 @@ def _read_samples(content: bytes, width: int, advice: str) -> np.ndarray:
 
 
 class SpeechTower(FileTower):
-    """Embeds clips. Clips of different lengths run together only if the file leaves padding out of everything that it computes.
+    """Embeds clips. Clips of different lengths share a run only if padding does not change a clip's vector.
 
-    Otherwise clips of one length do.
+    Otherwise only clips of the same length share a run.
     """
 
     kind = AUDIO
 
     def __init__(self, model: Model, settings: ServeSettings) -> None:
-        """Open a file. If its folder says that sound is normalised, the graph does it.
+        """Open a file. If its folder says that sound is normalised, add that step to the graph.
 
         Raises UnsupportedModelError for a file with further inputs; FolderError if its folder does not say how many samples a
-        second it takes; what `FileTower` raises.
+        second it takes; and what `FileTower` raises.
         """
         self.rate, normalizes = _read_processor(model)
         self._shortest = _find_shortest(model)
@@ -124,7 +124,7 @@ class SpeechTower(FileTower):
         return self.run_feed(self._make_feed([one.content for one in inputs]))
 
     def _make_feed(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return clips as the inputs of the file, with zeros behind each that is shorter than the longest."""
+        """Return clips as the inputs of the file. Clips shorter than the longest are padded with zeros at the end."""
         own = make_mask([len(one) for one in clips])
         sound = np.zeros(own.shape, np.float32)
         sound[own] = np.concatenate(clips)
@@ -133,7 +133,7 @@ class SpeechTower(FileTower):
 
 
 def _read_processor(model: Model) -> tuple[int, bool]:
-    """Return (samples a second, whether each clip is normalised), as the config of the feature extractor says it."""
+    """Return (samples a second, whether each clip is normalised), as the config of the feature extractor says."""
     folder = find_model_folder(model.place, PROCESSOR)
     path = Path(PROCESSOR) if folder is None else folder / PROCESSOR
     config = {} if folder is None else read_json(path)
@@ -164,6 +164,6 @@ def _check_inputs(model: Model, waveform: Value, mask: Value | None) -> None:
 
 
 def _leaves_padding_out(model: Model, spec: MaskSpec) -> bool:
-    """Return whether the vector of a clip is that of the clip alone, whatever lies behind it."""
+    """Return whether padding after a clip leaves the vector of the clip unchanged."""
     poolings = [edit for edit in list_recorded_edits(model) if edit["edit"] == POOLING]
     return spec.kind != ONES and any(edit.get("padding") == EXACT for edit in poolings)

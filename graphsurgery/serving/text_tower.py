@@ -1,4 +1,4 @@
-"""A folder that embeds texts as a tower: the `Embedder`, its tokenising and its runs apart."""
+"""A tower of texts: an `Embedder` whose tokenising and runs are separate steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextTower:
 
     kind = TEXT
     samples: Sequence[Any] = SENTENCES
-    """What it is warmed up with."""
+    """The inputs with which it is warmed up."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
@@ -70,8 +70,11 @@ class TextTower:
             raise _make_invalid(error, 0) from error
 
     def warm_up(self) -> None:
-        """Run a few sentences alone, and together in several runs at once, which also shows whether a text's vector depends on
-        its batch, or on what else runs."""
+        """Run a few sentences one by one, and then together in several threads at once.
+
+        This shows whether a text's vector depends on its batch or on other runs. Raises the error of a sentence that cannot be
+        tokenised, and UnsupportedModelError if a run fails.
+        """
         self.embedder.prepare_for_many()
         ready = []
         for one in self.prepare(self.samples, TextOptions()):
@@ -113,6 +116,6 @@ class TextTower:
 
 
 def _make_invalid(error: GraphSurgeryError, place: int) -> InvalidRequestError:
-    """Return what is wrong with a text, without its place: the same text may be at another place of another request."""
+    """Return the error of a text without the place of the text, which differs between the requests that share the error."""
     message = error.message.replace(f"text {place} ", "the text ").replace(f"token ids {place} ", "token ids ")
     return InvalidRequestError(message, SHORTER if "the model takes" in message else error.advice)

@@ -1,4 +1,4 @@
-"""Who is told what a service does: nobody, or its metrics."""
+"""The interface through which a service reports what it does. Its metrics implement it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from graphsurgery.serving.engine import Batch
 
 
 class Watcher:
-    """Is told what happens, and does nothing with it. `Metrics` counts it."""
+    """Receives the events of a service and ignores them. The subclass `Metrics` counts them."""
 
     def see_batch(self, batch: Batch) -> None:
-        """A run is done. Called in the engine's thread."""
+        """Called in the engine's thread after each run."""
 
     def see_answers(self, kind: str, answers: Answers, seconds: float) -> None:
-        """A request is answered, after so many ``seconds``. Some of its answers may be errors."""
+        """Called when a request is answered, after ``seconds``. Some of its answers may be errors."""
 
     def see_refusal(self, error: BaseException) -> None:
-        """A request is not answered: it was refused, or, with CancelledError, its client has left."""
+        """Called when a request is not answered: it was refused, or its client has left (CancelledError)."""

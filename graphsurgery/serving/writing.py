@@ -1,4 +1,4 @@
-"""Vectors as a request wants them: dims, length, precision, and JSON or base64."""
+"""Convert vectors to the form that a request asks for (dims, length, precision), and write JSON or base64."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CUT = "x-truncated-inputs"
 
 @dataclass(frozen=True)
 class Form:
-    """The vectors that a request asks for."""
+    """The form of vectors that a request asks for."""
 
     dims: int | None = None
     normalize: bool | None = None
-    """Whether vectors have length one. None for vectors as the file gives them."""
+    """Whether vectors must have length one. None for vectors as the file gives them."""
     precision: str | None = None
 
 
@@ -55,12 +55,12 @@ def shape_vectors(vectors: Sequence[Array], form: Form, facts: Facts) -> Array:
 
 
 def write_base64(row: Array) -> str:
-    """Return a vector as base64 of little-endian float32, which is what OpenAI's clients decode, whatever the file gives."""
+    """Return a vector as base64 of little-endian float32, whatever its type: this is what OpenAI's clients decode."""
     return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
 
 
 def answer_json(content: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a response. Arrays are written as lists."""
+    """Return a JSON response. Arrays are written as lists."""
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), 200, headers, JSON)
 
 
@@ -88,6 +88,6 @@ def count_usage(answers: Answers) -> dict[str, Any]:
 
 
 def make_meta(answers: Answers, units: Mapping[str, int]) -> dict[str, Any]:
-    """Return what Cohere's answers tell beside their results. ``units`` are those that Cohere would bill."""
+    """Return the ``meta`` object of Cohere's answers. ``units`` are those that Cohere would bill."""
     warnings = {"warnings": [f"inputs that were cut: {answers.cut}"]} if answers.cut else {}
     return {"api_version": {"version": "2"}, "billed_units": dict(units), **warnings}

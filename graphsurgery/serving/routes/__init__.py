@@ -1,1 +1,1 @@
-"""The routes of the service, a module for each family: each has the shapes, and the errors, of the clients that use it."""
+"""The routes of the service, one module for each family of clients, with the bodies and errors that these clients expect."""

@@ -26,11 +26,11 @@ PROMPTS: Mapping[str, tuple[str, ...]] = {
     "search_query": ("search_query", "query"), "search_document": ("search_document", "document", "passage"),
     "classification": ("classification",), "clustering": ("clustering",),
 }  # fmt: skip
-"""The folder's prompts that the ``input_type`` of a request stands for: the first one that there is."""
+"""Names of prompts by the ``input_type`` of a request. The first one that the folder has is used."""
 SIDES: Mapping[str | None, tuple[bool | None, Direction | None]] = {
     None: (None, None), "NONE": (False, None), "START": (True, "left"), "END": (True, "right"),
 }  # fmt: skip
-"""Whether long texts are cut, and which end is cut off, by the field ``truncate``."""
+"""Whether long texts are cut, and which end is cut off, by the value of the field ``truncate``."""
 EXAMPLE = {
     "id": "...", "embeddings": {"float": [[0.1, 0.2]]}, "texts": ["a text"], "response_type": "embeddings_by_type",
     "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 3}},
@@ -74,7 +74,7 @@ async def _embed(context: Context, body: CohereBody) -> Response:
 
 
 def _find_prompt(context: Context, input_type: str | None) -> str | None:
-    """Return the name of the folder's prompt for an ``input_type``; None, which is the default prompt, if it has none."""
+    """Return the name of the folder's prompt for an ``input_type``, or None, for the default prompt, if there is none."""
     return next((one for one in PROMPTS.get(input_type or "", ()) if one in context.facts.prompts), None)
 
 
@@ -93,7 +93,7 @@ def _read_items(context: Context, body: CohereBody) -> tuple[list[Item], str]:
 
 
 def _read_part(value: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """Return an input ``{"content": [part]}`` as our own form of it."""
+    """Convert Cohere's input ``{"content": [part]}`` to the object that `ItemReader` reads."""
     parts = value.get("content")
     part = parts[0] if isinstance(parts, Sequence) and len(parts) == 1 else None
     if isinstance(part, Mapping) and part.get("type") == "text":

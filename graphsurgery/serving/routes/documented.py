@@ -1,4 +1,4 @@
-"""How routes are told in the OpenAPI page. Bodies are read by `read_body`, so FastAPI does not know them by itself."""
+"""Describe routes for the OpenAPI page. `read_body` reads the bodies, so FastAPI does not know them by itself."""
 
 from __future__ import annotations
 

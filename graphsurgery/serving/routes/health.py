@@ -1,4 +1,4 @@
-"""Whether the service runs, and what it serves."""
+"""The routes that say whether the service runs, and what it serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts in the order in which they answer a query, by the scores of a cross-encoder."""
+"""The routes that sort texts by how well they answer a query, by the scores of a cross-encoder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
 
 
 async def rerank(context: Context, content: Any) -> Response:
-    """Answer a request for an order. ``texts`` asks for the form of Text Embeddings Inference, ``documents`` for Cohere's."""
+    """Answer a request to sort texts. ``texts`` selects the form of Text Embeddings Inference, ``documents`` that of Cohere."""
     start = time.perf_counter()
     body = read_body(RerankBody, content)
     if PAIR not in context.service.towers:

@@ -1,4 +1,4 @@
-"""The routes of Text Embeddings Inference, which huggingface_hub and LlamaIndex ask."""
+"""The routes of Text Embeddings Inference, which the clients of huggingface_hub and LlamaIndex use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = {"id": 1037, "text": "a", "special": False, "start": 0, "stop": 1}
 
 
 def add_routes(app: FastAPI, context: Context) -> None:
-    """Add `/embed`, `/similarity` and `/tokenize`, and what decides between them by the body: POST `/`, `/invocations`."""
+    """Add `/embed`, `/similarity` and `/tokenize`, and POST `/` and `/invocations`, which choose between them by the body."""
 
     async def post_embed(request: Request) -> Response:
         return await _embed_request(context, request)
@@ -57,7 +57,7 @@ async def _embed_request(context: Context, request: Request) -> Response:
 
 
 async def _answer_any(context: Context, request: Request) -> Response:
-    """Answer a request without a route, by what its body holds."""
+    """Answer a request to POST `/` or `/invocations`, by the fields of its body."""
     if find_media(request.headers.get("content-type", "")) is not None:
         return await _embed_request(context, request)
     content = await read_json(request)
@@ -75,7 +75,7 @@ async def _embed(context: Context, content: Any) -> Response:
 
 
 async def _embed_media(context: Context, request: Request, kind: str) -> Response:
-    """Embed the body itself. The options stand in the query of the address."""
+    """Embed the body itself. The options are in the query string of the URL."""
     given = {name: _read_parameter(value) for name, value in request.query_params.items()}
     body = read_body(TeiBody, given | {"inputs": ""})
     item = context.reader.read_media(await request.body(), kind)
