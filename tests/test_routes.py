@@ -353,5 +353,5 @@ def test_the_openapi_page_knows_every_route(client: TestClient) -> None:
 
 def test_a_service_that_is_not_ready() -> None:
     with serve(make_tower(TEXT, lambda _: [1.0], 1)) as client:
-        client.app.state.context.service.drain()
+        client.app.app.state.context.service.drain()
         assert client.get("/ready").status_code == 503 and client.get("/health").status_code == 200

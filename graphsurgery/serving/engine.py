@@ -156,9 +156,9 @@ class Engine:
         try:
             while (run := self._wait_for_run()) is not None:
                 self._run(run, run.tickets)
-                self._settle(run.tickets)
                 with self._changed:
-                    self._runs.remove(run)
+                    self._runs.remove(run)  # before anybody has the results: a run that is done does not hang
+                self._settle(run.tickets)
                 run = None
         except BaseException as error:  # whatever the error is, nothing may wait for this thread any more
             self._die(error, [] if run is None else run.tickets)
