@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -346,18 +347,16 @@ def test_two_batches_run_at_once_and_what_waits_is_taken_by_whoever_is_free() ->
     run(check())
 
 
-@pytest.mark.usefixtures("two_at_once")
-def test_the_wait_is_that_of_both_runs_together() -> None:
-    """Two runs of one token each, of a second each: the engine computes two tokens a second."""
-    made = engine.Engine(lambda _: None, most_at_once=2)
-    tower = FakeTower()
+@pytest.mark.parametrize(("at_once", "wait"), [(1, 1.0), (2, 0.5)])
+def test_the_wait_is_that_of_all_runs_together(at_once: int, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one token takes a second. If two go on at once, the engine computes two tokens a second."""
+    seconds = itertools.count()
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    made, tower = engine.Engine(lambda _: None), FakeTower()
     prepared = tower.prepare(["a"], TextOptions())[0]
-    made._run(engine.Run([], 2), [engine.Ticket(b"", tower, prepared)])  # type: ignore[arg-type]
-    alone = engine.Engine(lambda _: None)
-    alone._speeds[TEXT] = made._speeds[TEXT] / 2
-    for one in (made, alone):
-        one._line.add(engine.Ticket(b"", tower, prepared))  # type: ignore[arg-type]
-    assert made.expected_wait == pytest.approx(alone.expected_wait / 2)
+    made._run(engine.Run([], at_once), [engine.Ticket(b"", tower, prepared)])  # type: ignore[arg-type]
+    made._line.add(engine.Ticket(b"", tower, prepared))  # type: ignore[arg-type]
+    assert made.expected_wait == wait
 
 
 @pytest.mark.usefixtures("two_at_once")

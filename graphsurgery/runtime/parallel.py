@@ -37,8 +37,8 @@ class ParallelSession:
         self._wide = open_session(model, threads=threads, device=device)
         self.most = threads if device.is_cpu and model.weight_bytes <= LARGEST_TWICE else 1
         """How many runs may go on at once, each with a thread of its own. 1 if the model is not opened a second time."""
-        self._narrow: Session | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._many: tuple[Session, ThreadPoolExecutor] | None = None
+        """The session of one thread, and the threads that run it."""
         self._lock = threading.Lock()
         self._running = 0
 
@@ -53,7 +53,7 @@ class ParallelSession:
         The run uses all threads. If other runs go on and `prepare_for_many` was called before, it uses one thread.
         """
         with self._count_run() as others:
-            session = self._wide if self._narrow is None or not others else self._narrow
+            session = self._many[0] if self._many is not None and others else self._wide
             return session.run(feeds, outputs)
 
     def run_each(self, run: Callable[[Runner, Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
@@ -77,10 +77,10 @@ class ParallelSession:
     def prepare_for_many(self) -> tuple[Session, ThreadPoolExecutor]:
         """Open the second session, if it is not open. Return it, and the pool of threads that run it."""
         with self._lock:
-            if self._narrow is None or self._pool is None:
-                self._narrow = open_session(self._model, threads=1, device=self._device) if self.most > 1 else self._wide
-                self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="run")
-            return self._narrow, self._pool
+            if self._many is None:
+                narrow = open_session(self._model, threads=1, device=self._device) if self.most > 1 else self._wide
+                self._many = narrow, ThreadPoolExecutor(self.most, thread_name_prefix="run")
+            return self._many
 
     @contextmanager
     def _count_run(self) -> Iterator[int]:

@@ -106,9 +106,10 @@ class FileTower(ABC):
         """Run the samples together, in as many threads as the engine has, and each alone. Compare the bits of the rows."""
         self._session.prepare_for_many()
         rows = range(len(next(iter(self._samples.values()))))
-        alone = [self.run_feed({name: array[row : row + 1] for name, array in self._samples.items()}) for row in rows]
+        each = [self.run_feed({name: array[row : row + 1] for name, array in self._samples.items()}) for row in rows]
+        alone = np.concatenate(each).tobytes()
         together = run_at_once(lambda: self.run_feed(self._samples), self.most_at_once)
-        is_invariant = all(one.tobytes() == np.concatenate(alone).tobytes() for one in together)
+        is_invariant = all(one.tobytes() == alone for one in together)
         self.facts = replace(self.facts, is_batch_invariant=is_invariant)
 
     def _describe(self, rows: np.ndarray) -> Facts:

@@ -106,11 +106,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{'all-MiniLM-L6-v2, one process each':<58} {'seconds':>8} {'MiB':>6}")
     for what, seconds, mebibytes in figures:
         terminalreporter.write_line(f"{what:<58} {seconds:>8.1f} {mebibytes:>6.0f}")
-    for title, told in (("left out where there is no Optimum", LEFT_OUT), ("sampled where there is no Optimum", SAMPLED)):
-        if not HAS_OPTIMUM:
-            terminalreporter.section(title)
-        for name in told if not HAS_OPTIMUM else ():
-            terminalreporter.write_line(f"{name:<58} {told[name]}")
+    for title, told in () if HAS_OPTIMUM else (("left out", LEFT_OUT), ("sampled", SAMPLED)):
+        terminalreporter.section(f"{title} where there is no Optimum")
+        for name, why in told.items():
+            terminalreporter.write_line(f"{name:<58} {why}")
     found = config.stash.get(WORST, Worst()).rows
     if not found:
         return
