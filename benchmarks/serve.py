@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from contest.texts import read_passages, read_sentences
 from load.client import Load, Request, make_request, run_load
-from load.reports import Measured, describe_misses, list_wrong, render
+from load.reports import OURS, TUTORIAL, Measured, describe_misses, list_wrong, render
 from load.servers import ROOT, Server, start_naive, start_redis, start_service
 from load.shape import run_locust
 from page import put
@@ -52,6 +53,7 @@ class Plan:
     """How long each load lasts, how often, and the folder and texts that are served."""
 
     folder: Path
+    padding_free: Path
     seconds: float
     rounds: int
     soak: float
@@ -117,7 +119,8 @@ def make_plan(arguments: argparse.Namespace, scratch: Path) -> Plan:
     short = [f"How do I reset the password of account {number}?" for number in range(2000 // few)]
     mixed = read_sentences(900 // few) + read_passages(100 // few)
     random.Random(SEED).shuffle(mixed)
-    return Plan(arguments.folder, seconds, rounds, soak, Embedder(arguments.folder), short, mixed, scratch)
+    padding_free = make_padding_free(arguments.folder, scratch)
+    return Plan(arguments.folder, padding_free, seconds, rounds, soak, Embedder(arguments.folder), short, mixed, scratch)
 
 
 def bake_minilm(folder: Path) -> None:
@@ -128,6 +131,17 @@ def bake_minilm(folder: Path) -> None:
     if not exported.exists():
         sys.exit(f"there is no {exported.relative_to(ROOT)}: run `make demo-minilm` first")
     run_graphsurgery("bake", model_folder(), "--onnx", exported, "-o", folder)
+
+
+def make_padding_free(folder: Path, scratch: Path) -> Path:
+    """Return a copy of the folder whose file computes on tokens alone."""
+    copy = scratch / "padding-free"
+    shutil.copytree(folder, copy)
+    recipe = scratch / "padding-free.toml"
+    recipe.write_text('[[steps]]\nrewrite = "padding-free"\n', encoding="utf-8")
+    name = Path("onnx") / "model.onnx"
+    run_graphsurgery("run", recipe, folder / name, "-o", copy / name, "--force")
+    return copy
 
 
 def hold(
@@ -148,15 +162,14 @@ def hold(
 def compare(
     plan: Plan,
     block: str,
-    contenders: dict[str, Callable[[], AbstractContextManager[Server]]],
-    requests: list[Request],
-    connections: int = BUSY,
+    contenders: Mapping[str, tuple[Callable[[], AbstractContextManager[Server]], Sequence[Request]]],
 ) -> Iterator[Measured]:
-    """Hold several services under the same load, in each round in the other order."""
+    """Hold several services under load, each with its requests, in each round in the other order."""
     found: dict[str, list[tuple[Load, float]]] = {name: [] for name in contenders}
     for number in range(plan.rounds):
         for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
-            found[name].append(hold(plan, contenders[name], requests, connections))
+            start, requests = contenders[name]
+            found[name].append(hold(plan, start, requests, BUSY))
     for name, results in found.items():
         yield Measured.of(block, name, [load for load, _ in results], cpu=median(cpu for _, cpu in results))
 
@@ -166,22 +179,31 @@ def own(plan: Plan, *options: str) -> Callable[[], AbstractContextManager[Server
 
 
 def block_tutorial(plan: Plan) -> Iterator[Measured]:
-    """Short texts, one a request, 64 connections; and one text over and over, which is in the cache."""
-    naive = {"tutorial's service": lambda: start_naive(plan.folder)}
-    requests = plan.ask(plan.short)
-    yield from compare(plan, "short texts", naive | {"graphsurgery serve": own(plan, *NO_CACHE)}, requests)
-    yield from compare(plan, "short texts", {"graphsurgery serve, all in its cache": own(plan)}, requests[:100])
+    """Short texts, one a request, 64 connections; and some of them over and over, which are in the cache."""
+    yield from compare_with_tutorial(plan, "short texts", plan.short)
+    cached = {f"{OURS}, all in its cache": (own(plan), plan.ask(plan.short[:100]))}
+    yield from compare(plan, "short texts", cached)
 
 
 def block_mixed(plan: Plan) -> Iterator[Measured]:
-    contenders = {"tutorial's service": lambda: start_naive(plan.folder), "graphsurgery serve": own(plan, *NO_CACHE)}
-    yield from compare(plan, "mixed texts", contenders, plan.ask(plan.mixed, longest=CUT))
+    yield from compare_with_tutorial(plan, "mixed texts", plan.mixed)
+
+
+def compare_with_tutorial(plan: Plan, block: str, texts: Sequence[str]) -> Iterator[Measured]:
+    """Hold the tutorial's service and ours under load with the same file, and ours with the padding-free file made from it."""
+    requests = plan.ask(texts, longest=CUT)
+    other = replace(plan, folder=plan.padding_free, embedder=Embedder(plan.padding_free))
+    contenders = {
+        TUTORIAL: (lambda: start_naive(plan.folder), requests), OURS: (own(plan, *NO_CACHE), requests),
+        f"{OURS}, padding-free file": (own(other, *NO_CACHE), other.ask(texts, longest=CUT)),
+    }  # fmt: skip
+    yield from compare(plan, block, contenders)
 
 
 def block_locust(plan: Plan) -> Iterator[Measured]:
     """100 users who wait: latency."""
     starts = {
-        "tutorial's service": lambda: start_naive(plan.folder), "graphsurgery serve": own(plan, *NO_CACHE),
+        TUTORIAL: lambda: start_naive(plan.folder), OURS: own(plan, *NO_CACHE),
     }  # fmt: skip
     for name, start in starts.items():
         with start() as server:
