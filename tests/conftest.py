@@ -9,7 +9,8 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ gc.set_threshold(100_000, 10, 10)  # graphs are many small objects: the usual 70
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 CORPUS = ROOT.parent / "shared" / "corpus"
+LARGEST_KEPT, MOST_KEPT = 4 << 20, 64
+"""Models of up to so many bytes, and so many of them, are kept by `loaded_once`."""
 NO_CORPUS = "the third-party models (../shared/corpus) are not on this machine"
 
 
@@ -56,10 +59,10 @@ def one_thread_each() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def medium_texts() -> Iterator[None]:
-    """Proofs go to 512 tokens where the model sets no limit. `full_length` and tests/peers go further."""
+def usual_texts() -> Iterator[None]:
+    """Proofs go to 128 tokens where the model sets no limit and has no window. tests/peers go as far as a user's proof."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
+        patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
         yield
 
 
@@ -71,42 +74,83 @@ def no_wait_for_the_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def loaded_models() -> dict[Path, Any]:
-    """Models that `loaded_once` keeps, by path."""
-    return {}
+@pytest.fixture(scope="session", autouse=True)
+def loaded_once() -> Iterator[Callable[..., Any]]:
+    """A small model is loaded once in each process, and what is found of it is kept with it.
+
+    A file counts as the same as long as the system says so. Of models with data files, only committed and third-party ones are
+    kept: the system does not say whether such a file has changed.
+    """
+    from graphsurgery.model import loading
+    from graphsurgery.model.sources import FileBytes
+
+    load_source, kept = loading._load_source, OrderedDict[Any, Any]()
+
+    def load_once(source: Any, path: Path | None, folder: Path | None) -> Any:
+        if source.size > LARGEST_KEPT:
+            return load_source(source, path, folder)
+        content = source.identity if isinstance(source, FileBytes) else source.read(0, source.size)
+        key = (path, folder, content)
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        model = load_source(source, path, folder)
+        if not model.files or (path is not None and (path.is_relative_to(FIXTURES) or path.is_relative_to(CORPUS))):
+            kept[key] = model
+        while len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_load_source", load_once)
+        yield load_source
 
 
 @pytest.fixture
-def loaded_once(loaded_models: dict[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of tests loads each committed and third-party model once, and what is found of a model is kept with it.
-
-    For tests that put nothing in the place of a function that finds something.
-    """
+def loaded_anew(loaded_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are loaded whenever they are asked for: for tests about loading, about how much is done, and about finding."""
     from graphsurgery.model import loading
 
-    load_source = loading._load_source
+    monkeypatch.setattr(loading, "_load_source", loaded_once)
 
-    def load_once(source: Any, path: Path | None, folder: Path | None) -> Any:
-        if path is None or not (path.is_relative_to(FIXTURES) or path.is_relative_to(CORPUS)):
-            return load_source(source, path, folder)
-        if path not in loaded_models:
-            loaded_models[path] = load_source(source, path, folder)
-        return loaded_models[path]
 
-    monkeypatch.setattr(loading, "_load_source", load_once)
+FEW = {"SEEDS": 1, "MANY": 32}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_feeds() -> Iterator[dict[str, int]]:
+    """Heads are proven on fewer feeds than a user's. `all_feeds` is for tests of what these find. Gives the user's numbers."""
+    from graphsurgery.proof import head_cases
+
+    usual = {name: getattr(head_cases, name) for name in FEW}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in FEW.items():
+            patch.setattr(head_cases, name, number)
+        yield usual
+
+
+@pytest.fixture(scope="module")
+def all_feeds(few_feeds: dict[str, int]) -> Iterator[None]:
+    """For a module about what proofs find: every feed of a user's proof of a head, and texts of up to 512 tokens."""
+    from graphsurgery.proof import head_cases
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
+        for name, number in few_feeds.items():
+            patch.setattr(head_cases, name, number)
+        yield
+
+
+@pytest.fixture
+def medium_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs go to 512 tokens where the model sets no limit."""
+    monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 512)
 
 
 @pytest.fixture
 def full_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are as long as in a user's proof, unlike those of the other tests."""
+    """Texts are as long as in a user's proof."""
     monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 2048)
-
-
-@pytest.fixture
-def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proofs go to 128 tokens where the model sets no limit and has no window, for tests that are not about long texts."""
-    monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
 
 
 @pytest.fixture(scope="session")

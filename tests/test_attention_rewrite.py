@@ -29,8 +29,6 @@ from graphsurgery.rewrites.attention.reading import Kind, Step
 from graphsurgery.rewrites.fuse.position_sizes import spell_out_position_sizes
 from graphsurgery.runtime.session import Session
 
-pytestmark = pytest.mark.usefixtures("short_texts")
-
 HEADS, SIZE, WIDTH = 2, 4, 8
 LOWEST = np.finfo(np.float32).min
 SCALE = np.float32(0.5)

@@ -19,7 +19,6 @@ from graphsurgery.baking.targets import TARGETS
 from graphsurgery.cli.main import OK, WRONG
 from graphsurgery.consumers import CONSUMERS
 
-pytestmark = pytest.mark.usefixtures("short_texts")
 WITH_TOKENS = {"sentence-transformers", "transformers.js"}
 """The programs that pool by themselves."""
 

@@ -63,7 +63,7 @@ BAKED = {
 
 
 @pytest.mark.parametrize(("make", "sizes", "words"), BAKED.values(), ids=BAKED)
-def test_a_file_is_proven_at_the_only_sizes_at_which_it_runs(make, sizes, words: str, tmp_path: Path, short_texts) -> None:
+def test_a_file_is_proven_at_the_only_sizes_at_which_it_runs(make, sizes, words: str, tmp_path: Path) -> None:
     """`inspect` and the proof say so; no program that feeds any size is said to read the file; and it runs at those sizes."""
     source = graphsurgery.load(make())
     assert make_feed_generator_for(source, find_roles(source.interface)).baked == sizes
@@ -81,7 +81,7 @@ def test_a_file_is_proven_at_the_only_sizes_at_which_it_runs(make, sizes, words:
 
 
 @pytest.mark.parametrize("name", ["sequence", "both"])
-def test_the_printed_program_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_texts) -> None:
+def test_the_printed_program_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It feeds the only size that there is."""
     monkeypatch.chdir(tmp_path)
     done = graphsurgery.run([AddPooling("mean")], BAKED[name][0](), output=tmp_path / "out.onnx")
@@ -90,7 +90,7 @@ def test_the_printed_program_runs(name: str, tmp_path: Path, monkeypatch: pytest
     assert made["sentence_embedding"].shape[-1] == 8
 
 
-def test_a_fault_at_the_only_size_is_found(short_texts) -> None:
+def test_a_fault_at_the_only_size_is_found() -> None:
     source = graphsurgery.load(baked_encoder(-1, 7))
     proto = graphsurgery.add_pooling(source, mode="mean").to_proto()
     last = next(node for node in proto.graph.node if "sentence_embedding" in node.output)
@@ -140,7 +140,7 @@ rotated (int64[batch, seq] input_ids, int64[batch, seq] attention_mask) => (floa
 """
 
 
-def test_rotary_tables_of_one_text(tmp_path: Path, short_texts) -> None:
+def test_rotary_tables_of_one_text(tmp_path: Path) -> None:
     """ai.onnx RotaryEmbedding does not broadcast its tables ``[1, seq, dim]``: transformers' exporter makes such files."""
     model = onnx.parser.parse_model(ROTATED)
     rng = np.random.default_rng(0)
@@ -197,7 +197,7 @@ def test_pictures_of_any_size(tmp_path: Path) -> None:
     ]
 
 
-def test_dynamic_dim_says_what_to_do_first(short_texts) -> None:
+def test_dynamic_dim_says_what_to_do_first() -> None:
     """A size that is baked in although it is declared free: fix-dim declares it, and dynamic-dim then frees it."""
     source = graphsurgery.load(baked_encoder(2, 7))
     with pytest.raises(RequestError, match="runs only in batches of 2 texts of 7 tokens") as raised:

@@ -180,7 +180,6 @@ def test_main_exits_with_the_code() -> None:
 
 @pytest.mark.parametrize("verb", ["add-pooling", "add-normalize", "optimize", "verify"])
 @pytest.mark.parametrize("path", corpus_params())
-@pytest.mark.usefixtures("short_texts", "loaded_once")
 def test_proofs_on_the_corpus(path: Path, verb: str, tmp_path: Path, capsys) -> None:
     """On whatever third-party file: a verdict or a typed error, and nothing left behind by an error.
 

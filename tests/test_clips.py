@@ -19,6 +19,7 @@ from graphsurgery.errors import GraphSurgeryError, MaskError, RequestError, Unsu
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Session
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 LENGTHS = np.array([900, 90, 52, 30, 29, 1, 0, 899])
 EMBEDDING = "sentence_embedding"
 

@@ -52,7 +52,7 @@ def test_every_verb_is_tried() -> None:
 
 
 @pytest.mark.parametrize("path", corpus_params())
-@pytest.mark.usefixtures("short_texts", "loaded_once", "short_services")
+@pytest.mark.usefixtures("short_services")
 def test_no_verb_ends_in_a_traceback(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text('[[steps]]\nedit = "add-pooling"\nmode = "mean"\n', encoding="utf-8")

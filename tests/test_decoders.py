@@ -23,7 +23,6 @@ from graphsurgery.snippet import make_snippet
 PLAIN = [DropInput("past_key_values.*"), DropInput(TASK, value="3"), DropInput(FLAG, value="false")]
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_a_decoder_becomes_an_encoder(tmp_path: Path) -> None:
     """The file gives what the decoder gives for empty caches; nothing of the cache is left in the interface."""
     done = graphsurgery.run([*PLAIN, KeepOutputs((HIDDEN,))], tiny_decoder(), output=tmp_path / "out.onnx")
@@ -41,7 +40,6 @@ def test_a_decoder_becomes_an_encoder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, source.run([HIDDEN], feed)[0])
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("flag", ["true", "0"])
 def test_a_flag_chooses_a_branch(tmp_path: Path, flag: str) -> None:
     edits = [*PLAIN[:2], DropInput(FLAG, value=flag), AddPooling("mean")]

@@ -14,6 +14,7 @@ from vector_faults import BENT, BYTES, DENSE, NORMS, TRUNCATED, UNREADABLE, VECT
 import graphsurgery
 from graphsurgery.report import Verdict
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
 FAULTS = (*TOKEN_FAULTS, *VECTOR_FAULTS)
 EQUIVALENT = (*token_faults.EQUIVALENT, *vector_faults.EQUIVALENT)

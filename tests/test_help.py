@@ -117,7 +117,7 @@ def examples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("short_texts", "short_services")
+@pytest.mark.usefixtures("short_services")
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_run(verb: str, examples_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Both examples that a verb's help ends with, as they stand there, apart from proofs, which other tests are about."""

@@ -25,7 +25,6 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.model.checksums import compute_checksum
 from graphsurgery.model.provenance import CERTIFICATE, GOLDEN, HOUSEKEEPING, PREFIX, Step, read_steps
 from graphsurgery.model.step_parameters import RECORDED, is_of_type
-from graphsurgery.proof import head_cases
 from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.references.chain import REFERENCES
 
@@ -132,14 +131,6 @@ def test_what_can_be_read_is_typed(edit: str) -> None:
             assert not step.given and len(step.unreadable) < 300, place
 
 
-@pytest.fixture
-def few_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads are proven on fewer and shorter texts: a lie that these find out is found out by all of them, too."""
-    for name, number in (("SEEDS", 1), ("MANY", 16), ("VERY_LONG", 65), ("SHORTER", 33)):
-        monkeypatch.setattr(head_cases, name, number)
-
-
-@pytest.mark.usefixtures("few_feeds")
 @pytest.mark.parametrize("edit", FILES)
 def test_lies_of_the_right_type(edit: str) -> None:
     """Texts that say nonsense: none is an untyped error, none is proven unless nothing could tell."""

@@ -23,7 +23,6 @@ from graphsurgery.runtime.session import open_session
 
 FEED = {"input_ids": np.array([[4, 5, 6], [7, 8, 0]]), "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
 RECIPE = '[[steps]]\nedit = "add-pooling"\nmode = "mean"\n'
-pytestmark = pytest.mark.usefixtures("short_texts")
 
 
 def cached(folder: Path, layout: str = "since huggingface_hub 1.32", dtype: int = FLOAT, **more: Any) -> Path:

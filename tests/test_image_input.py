@@ -28,6 +28,7 @@ from graphsurgery.references.image_input import REFERENCE, find_size, process
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Session
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 PASSED, FAILED = Verdict.PASSED, Verdict.FAILED
 SETTINGS: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 48}, "resample": 3,

@@ -23,7 +23,6 @@ from graphsurgery.recipe import read_recorded_recipe
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import Arrays, Session
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
 TYPES, MASK, POSITIONS = "token_type_ids", "attention_mask", "position_ids"
 RENAMED = Rename(("input_ids=ids", f"{MASK}=valid", "last_hidden_state=states"), ("batch_size=N",))
 CHAINS: dict[str, Sequence[Edit]] = {
@@ -98,16 +97,16 @@ OTHER_FORMS = ("-dynamo", "-external")
     [(one, name) for one in CHAINS for name in fixture_names() if one in LONG or not name.endswith(OTHER_FORMS)],
 )
 def test_chains(chain: str, name: str, request: pytest.FixtureRequest) -> None:
-    if chain not in LONG:
-        request.getfixturevalue("short_texts")
+    if chain in LONG:
+        request.getfixturevalue("medium_texts")
     prove(fixture(name), CHAINS[chain])
 
 
 @pytest.mark.parametrize("name", [name for name in fixture_names() if name.startswith("bert")])
 @pytest.mark.parametrize("chain", OF_TYPES)
 def test_token_types(name: str, chain: str, request: pytest.FixtureRequest) -> None:
-    if name != "bert":  # BERT itself is proven on long texts
-        request.getfixturevalue("short_texts")
+    if name == "bert":
+        request.getfixturevalue("medium_texts")
     prove(fixture(name), OF_TYPES[chain])
 
 
@@ -116,7 +115,6 @@ def test_positions_and_what_they_are_given_as() -> None:
     assert POSITIONS not in [value.name for value in model.interface.inputs]
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", ["bert", "xlmr", "t5", "modernbert", "qwen3", "modernbert-dynamo", "qwen3-dynamo"])
 def test_a_mask_may_be_left_out(name: str) -> None:
     """Where the graph reads its shape, as local attention and decoders do, or where pooling counts it, it is expanded."""
@@ -198,8 +196,8 @@ def test_sizes_are_free_again(
     name: str, batch: int, sequence: int, which: tuple[str, ...], baked, request: pytest.FixtureRequest
 ) -> None:
     """Alone, and pooled before and after; what is declared then is free in inputs and outputs alike."""
-    if which != ("batch", "sequence"):  # these are proven on long texts
-        request.getfixturevalue("short_texts")
+    if which == ("batch", "sequence"):
+        request.getfixturevalue("medium_texts")
     source = baked(name, batch, sequence)
     model = prove(source, [DynamicDim(which)])
     free = tuple(size if axis not in which else axis for axis, size in (("batch", batch), ("sequence", sequence)))

@@ -9,6 +9,7 @@ from interface_faults import INTERFACE_FAULTS
 import graphsurgery
 from graphsurgery.report import Verdict
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 CASES = list(dict.fromkeys(fault.case for fault in INTERFACE_FAULTS))
 UNREADABLE = {
     "drop-input: forgotten", "rename: forgotten", "fix-dim: forgotten", "dynamic-dim: claimed of the batch alone",

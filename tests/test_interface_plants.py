@@ -13,6 +13,7 @@ import graphsurgery
 from graphsurgery.proof import verify as verify_module
 from graphsurgery.report import Report, Verdict
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 CELLS = [
     (fault, interface, place)
     for fault, kind in FAULTS.items()

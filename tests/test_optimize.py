@@ -95,7 +95,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], graphsurge
 # --- what it makes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", EXACT)
 def test_a_head_changes_nothing_about_the_fusions(name: str, tmp_path: Path, bare) -> None:
     """As many as in the encoder alone; proven on every kind of padding; taken off, it leaves the optimized encoder."""
@@ -160,7 +159,6 @@ def test_weights_that_only_a_branch_reads(large: bool, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["bert", "xlmr", "bert-external", "t5"])
 @pytest.mark.parametrize("table", [256 << 20, 0])
-@pytest.mark.usefixtures("short_texts")
 def test_large_models_give_the_optimizer_what_it_reads_alone(name: str, table: int, tmp_path: Path, monkeypatch, bare) -> None:
     """Matrices of queries, keys and values, small tensors, and embedding tables up to a size. The same fuses, but for the norm
     of embeddings whose table is larger."""
@@ -302,7 +300,6 @@ def test_the_position_bias_of_t5(tmp_path: Path) -> None:
     assert len(attentions) == 3 and all(node.input[2] for node in attentions)
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_layer_norms_without_a_bias(tmp_path: Path) -> None:
     """PyTorch writes ModernBERT's norms with two inputs. The bare optimizer fails on them."""
     source = onnx.load(fixture("bert"))
@@ -367,8 +364,8 @@ def test_what_stays_wrong_is_not_written(tmp_path: Path, monkeypatch, capsys) ->
 @pytest.mark.parametrize("name", EXACT)
 def test_float16(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The body computes in float16, the head and what goes in and out in float32; two engines say what is lost."""
-    if name != "t5":  # long texts in half precision
-        request.getfixturevalue("short_texts")
+    if name == "t5":
+        request.getfixturevalue("medium_texts")
     source = with_head(fixture(name), tmp_path, "mean", normalize=True)
     done = optimized(source, tmp_path / "half.onnx", fp16=True)
     assert done.report and done.loss is not None and done.loss["min_cosine"] > 0.999
@@ -467,8 +464,8 @@ def test_an_encoder_in_half_precision(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXACT)
 def test_portable(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """No vendor's operators, fewer nodes, the same vectors; the second time there is nothing left to do."""
-    if name != "modernbert":  # long texts after simplification
-        request.getfixturevalue("short_texts")
+    if name == "modernbert":
+        request.getfixturevalue("medium_texts")
     source = with_head(fixture(name), tmp_path, EVERY_MODE, normalize=True)
     done = optimized(source, tmp_path / "portable.onnx", portable=True)
     assert done.report and done.fusions is None

@@ -24,7 +24,6 @@ from graphsurgery.edits.edit import Edit
 from graphsurgery.edits.pooling_graph import count_widths
 
 require_optimizer()
-pytestmark = pytest.mark.usefixtures("loaded_once")
 
 CONVERTED = (("bert", 17), ("bert", 19), ("bert", 21), ("t5", 15), ("t5", 17), ("t5", 21))
 """Fixtures (opset 18) that onnx's version converter brings to another opset. Below these LayerNormalization, Shape and Split

@@ -117,6 +117,7 @@ def _swap_heads(columns: unpacking.Columns) -> unpacking.Columns:
     return replace(columns, numbers=np.flip(columns.numbers, columns.places.index(None)))
 
 
+@pytest.mark.usefixtures("loaded_anew")
 @pytest.mark.parametrize("fault", [_take_next, _take_no_bias, _swap_heads])
 def test_wrong_columns_are_found(fault: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_part = unpacking._compute_part

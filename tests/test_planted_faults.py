@@ -32,6 +32,7 @@ from graphsurgery.proof.judging import judge
 from graphsurgery.references.reference import Expected
 from graphsurgery.report import Check, Comparison, Report, Verdict, combine_verdicts
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 PASSED, FAILED, NOT_CHECKED = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_CHECKED
 HEAD_FAULTS = [*POOLING_FAULTS, *PROMPT_FAULTS]
 CASES = list(dict.fromkeys(fault.case for fault in (*HEAD_FAULTS, *EQUIVALENT, *FILE_FAULTS)))

@@ -60,7 +60,6 @@ def saveable(name: str, tokens: int) -> int:
 # --- the same vectors, and what is saved ----------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", FORMS)
 def test_the_last_layer_computes_one_token(name: str, tmp_path: Path) -> None:
     mode = "lasttoken" if name.startswith(("qwen3", "xlmr", "modernbert-")) else "cls"
@@ -75,7 +74,6 @@ def _pool(path: Path, mode: str) -> Model:
     return graphsurgery.add_pooling(path, mode=mode)
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize(
     "steps",
     [
@@ -94,13 +92,11 @@ def test_it_is_combined_with_other_steps(steps: list[Any], tmp_path: Path, capsy
     assert again.output.read_bytes() == made.output.read_bytes()
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_other_rewrites_follow_it(tmp_path: Path) -> None:
     steps = [AddPooling("lasttoken"), Simplify(), AddNormalize(), PooledToken(), Fuse(), Half()]
     assert graphsurgery.run(steps, source("xlmr"), output=tmp_path / "made.onnx").report
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_a_mask_of_ones_has_the_shape_of_the_hidden_state(tmp_path: Path) -> None:
     """The position is computed from the shape of the value that is narrowed."""
     made = narrowed(source("bert"), tmp_path, [AddPooling("lasttoken", mask="ones")])
@@ -238,6 +234,7 @@ def test_it_refuses_what_needs_more_than_one_position(name: str) -> None:
         apply(model)
 
 
+@pytest.mark.usefixtures("loaded_anew")
 def test_an_operator_that_mixes_positions_is_computed_whole(monkeypatch) -> None:
     """A running sum before the head: everything below it is needed whole, and taking it for a token-wise operator is caught."""
     model = layer([node("Gather", "h one", "y", axis=1)], before="CumSum")

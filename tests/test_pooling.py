@@ -42,7 +42,6 @@ from graphsurgery.proof.difference import find_difference
 from graphsurgery.proof.head_proof import extract_head
 from graphsurgery.runtime.session import Session
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
 EMBEDDING = "sentence_embedding"
 MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "statistics")
 SEVERAL = ("cls,mean", "lasttoken,max,mean_sqrt_len_tokens", "mean,mean", ",".join(MODES))

@@ -6,7 +6,6 @@ import io
 import time
 from pathlib import Path
 
-import pytest
 from conftest import FIXTURES
 from rich.console import Console
 
@@ -29,7 +28,6 @@ def require_counted(told: Told, doing: str) -> None:
     assert counts == [(done, total) for done in range(total)]
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_the_whole_proof_counts_its_feeds(tmp_path: Path) -> None:
     told: Told = []
     graphsurgery.run([graphsurgery.AddPooling("mean")], BERT, output=tmp_path / "o.onnx", progress=record(told))
@@ -37,7 +35,6 @@ def test_the_whole_proof_counts_its_feeds(tmp_path: Path) -> None:
     assert ("head proof", 0, 0) in told
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_the_proof_of_a_rewrite_counts_its_feeds(tmp_path: Path) -> None:
     told: Told = []
     graphsurgery.optimize(BERT, output=tmp_path / "o.onnx", time=False, portable=True, progress=record(told))

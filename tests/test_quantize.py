@@ -49,8 +49,6 @@ from graphsurgery.rewrites.rewrite import Context
 from graphsurgery.runtime.session import open_in_memory
 from graphsurgery.runtime.texts import CALIBRATE, JUDGE, bundled_texts
 
-pytestmark = pytest.mark.usefixtures("short_texts")
-
 FEW, LONGEST = 14, 60
 """The texts of a list, and their characters at most."""
 OPERATORS = {

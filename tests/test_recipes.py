@@ -32,7 +32,6 @@ from graphsurgery.recipe import (
 )
 from graphsurgery.recipe_facts import check_facts
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
 RECIPES = list(list_recipes().values())
 POOLING = {"edit": "add-pooling", "mode": "mean"}
 

@@ -114,7 +114,6 @@ def test_steps_in_any_order_and_their_recipe(name: str, tmp_path: Path, capsys) 
     assert again.output.read_bytes() == made.output.read_bytes()
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", ["xlmr", "bert-external", "modernbert"])
 def test_a_recipe_with_rewrites(name: str, tmp_path: Path, capsys) -> None:
     source = FIXTURES / name / "model.onnx"

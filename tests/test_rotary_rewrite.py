@@ -21,8 +21,6 @@ from graphsurgery.errors import NothingToOptimizeError, RequestError, Unsupporte
 from graphsurgery.rewrites.attention.bias import Draft
 from graphsurgery.runtime.session import Session
 
-pytestmark = pytest.mark.usefixtures("short_texts")
-
 HEADS, SIZE = 2, 8
 WIDTH = HEADS * SIZE
 MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]], np.int64)

@@ -44,6 +44,8 @@ from graphsurgery.proof.interface_check import count_embedding_rows
 from graphsurgery.references.nested import find_dependents, list_all_nodes
 from graphsurgery.report import Verdict
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
+
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:

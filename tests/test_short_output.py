@@ -47,7 +47,6 @@ def list_commands(lines: list[str]) -> list[str]:
     return [line[12:] for line in lines if line[12:].startswith("graphsurgery ")]
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("job", JOBS)
 def test_a_few_lines_and_commands_that_run(job: str, folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = show(JOBS[job], 160, capsys, monkeypatch)
@@ -66,7 +65,6 @@ def test_a_few_lines_and_commands_that_run(job: str, folder: Path, capsys, monke
         assert verb == "quantize" or run([*shlex.split(command)[1:], *more]) == OK, command
 
 
-@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_lines_fit_the_terminal_and_commands_can_be_copied(width: int, folder: Path, capsys, monkeypatch) -> None:
     lines = show(JOBS["add-pooling"], width, capsys, monkeypatch)
@@ -77,7 +75,6 @@ def test_lines_fit_the_terminal_and_commands_can_be_copied(width: int, folder: P
     assert all(line == line.rstrip() for line in lines), "a copied line has no trailing blanks"
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_optimize_says_what_fused_and_how_many_operators_there_were(folder: Path, capsys, monkeypatch) -> None:
     lines = show(JOBS["optimize"], 160, capsys, monkeypatch)
     done = next(line for line in lines if line.startswith("done:"))

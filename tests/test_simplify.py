@@ -1108,7 +1108,6 @@ def test_other_lookups_stay(types: str, tied: bool) -> None:
     assert not done.counts["tables"] and [node.op_type for node in done.model.graph.node].count("Gather") == 2 + tied
 
 
-@pytest.mark.usefixtures("short_texts")
 def test_token_types_that_no_caller_gives(tmp_path: Path) -> None:
     """Of the fixture whose token types were made to be zero; the optimizer still finds the embedding norm."""
     steps = [graphsurgery.DropInput("token_type_ids", value="0"), graphsurgery.Simplify(), graphsurgery.Fuse()]

@@ -134,6 +134,7 @@ def test_the_logger_of_onnx_graphsurgeon_is_as_before() -> None:
     assert G_LOGGER.severity == before
 
 
+@pytest.mark.usefixtures("loaded_anew")
 def test_a_read_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails while a model is read is a known error, with the file's name."""
 
@@ -151,7 +152,7 @@ def surroundings() -> tuple[object, ...]:
     return Path.cwd(), sys.stdout, sys.stderr, sys.path[:], root.handlers[:], root.level
 
 
-@pytest.mark.usefixtures("short_texts", "optimizer_each_time")
+@pytest.mark.usefixtures("optimizer_each_time")
 def test_eight_models_optimized_at_once(tmp_path: Path) -> None:
     """The files are those that are made one after the other, and nobody else in the process notices."""
     pytest.importorskip("sympy", reason=WITHOUT_SYMPY)

@@ -22,7 +22,6 @@ from graphsurgery.runtime.feeds import FeedGenerator
 from graphsurgery.runtime.masks import make_mask
 from graphsurgery.runtime.session import open_session
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
 LAYERS = {
     "bert": 3, "bert-dynamo": 2, "bert-external": 2, "bert-fp16": 2, "modernbert": 3, "modernbert-dynamo": 3, "qwen3": 2,
     "qwen3-dynamo": 2, "t5": 3, "xlmr": 2,
@@ -69,8 +68,8 @@ def edits(name: str) -> dict[str, Edit]:
 @pytest.mark.parametrize("kind", ["cnn", "lstm", "words", "layers"])
 @pytest.mark.parametrize("name", fixture_names())
 def test_every_fixture_is_proven(name: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if kind != "layers":  # long texts
-        request.getfixturevalue("short_texts")
+    if kind == "layers":
+        request.getfixturevalue("medium_texts")
     steps = [edits(name)[kind], graphsurgery.AddPooling("mean", normalize=True)]
     outcome = graphsurgery.run(steps, fixture(name), output=tmp_path / "model.onnx")
     assert outcome.report and {check.name for check in outcome.report.checks} >= {"head proof", "whole proof"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import module_folders
 import onnx
+import pytest
 from encoders import FLOAT, FLOAT16, HIDDEN, tiny_encoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from graphsurgery.edits.activation_graph import ACTIVATIONS, OVER_LAST_DIM
 from graphsurgery.edits.edit import Edit
 from graphsurgery.errors import AlreadyAppliedError
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 WIDEST = 9
 BENDING = sorted(set(ACTIVATIONS) - OVER_LAST_DIM)
 

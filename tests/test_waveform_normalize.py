@@ -17,6 +17,7 @@ from graphsurgery.errors import RequestError
 from graphsurgery.report import Verdict
 from graphsurgery.runtime.session import open_session
 
+pytestmark = pytest.mark.usefixtures("all_feeds")
 CASES = list(dict.fromkeys(fault.case for fault in SOUND_FAULTS))
 SAMPLES = (16000, 4000, 1, 0, 401)
 

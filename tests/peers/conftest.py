@@ -29,8 +29,14 @@ collect_ignore = [] if HAS_OPTIMUM else [*LEFT_OUT]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def medium_texts() -> None:
+def usual_texts() -> None:
     """Replace the fixture of the torch-free tests: the proofs of reference tests go to the full length."""
+
+
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs go to 128 tokens where the model sets no limit and has no window, for tests that are not about long texts."""
+    monkeypatch.setattr("graphsurgery.runtime.reach.UNLIMITED", 128)
 
 
 @pytest.hookimpl(trylast=True)
