@@ -189,13 +189,27 @@ def remembered_optimizer(shared_folder: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def first_runs_here() -> Iterator[None]:
+    """A new file first runs in this process, where a user's runs in a process of its own, in case it crashes."""
+    from graphsurgery.proof import rewrite_proof
+    from graphsurgery.runtime.own_process import run_feeds
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewrite_proof, "find_crash", lambda model, feeds: run_feeds(str(model), feeds))
+        yield
+
+
 @pytest.fixture
 def optimizer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer runs whenever it is asked to, for tests that are about its runs."""
+    """The optimizer runs whenever it is asked to, and a new file in a process of its own, for tests that are about this."""
+    from graphsurgery.proof import rewrite_proof
     from graphsurgery.rewrites import fuse_encoder
     from graphsurgery.rewrites.fuse.runner import run_optimizer
+    from graphsurgery.runtime.own_process import find_crash
 
     monkeypatch.setattr(fuse_encoder, "run_optimizer", run_optimizer)
+    monkeypatch.setattr(rewrite_proof, "find_crash", find_crash)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_lies_of_the_right_type(edit: str) -> None:
         with contextlib.suppress(GraphSurgeryError):
             read_recorded_recipe(model)
         assert graphsurgery.inspect(model).to_json()
-        if number % 4 == 0 and edit not in HOUSEKEEPING:
+        if number % 7 == 0 and edit not in HOUSEKEEPING:
             verdict = graphsurgery.verify(model, against=source).verdict
             could_not_tell = {place[:1], (edit, *place)} & EXCUSED or list_parameters(proto) == right
             assert verdict.value != "PASSED" or could_not_tell, place

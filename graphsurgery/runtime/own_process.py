@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,15 @@ def find_crash(model: Path, feeds: Sequence[Feed]) -> str | None:
 
 def run_stored_feeds(model: str, paths: Sequence[str]) -> str | None:
     """Run ``model`` on each of the stored feeds. Return ONNX Runtime's error, or None if there was none."""
+    return run_feeds(model, map(read_feed, paths))
+
+
+def run_feeds(model: str, feeds: Iterable[Feed]) -> str | None:
+    """Run ``model`` on each feed in this process. Return ONNX Runtime's error, or None if there was none."""
     try:
         session = Session(model)
-        for path in paths:
-            session.run(read_feed(path))
+        for feed in feeds:
+            session.run(feed)
     except UnsupportedModelError as error:
         return str(error)
     return None
