@@ -83,7 +83,7 @@ def chains(draw: st.DrawFn, width: int) -> list[Edit]:
     return chain + draw(last_edits(at))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(), opset=st.sampled_from([11, 13, 17, 18, 21]), dtype=st.sampled_from([FLOAT, FLOAT16]),
     hidden=st.integers(1, WIDEST), mode=st.sampled_from(["cls", "mean", "max", "lasttoken"]),
