@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,15 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out of the files in `SAMPLED` the tests that repeat pairs of parameters, where there is no Optimum."""
-    if HAS_OPTIMUM:
-        return
+    """Leave out what repeats pairs of parameters, and put the tests that take longest first."""
+    if not HAS_OPTIMUM:
+        leave_out_repeated_pairs(config, items)
+    long = [item for item in items if "sentences" in getattr(item, "fixturenames", ())]
+    items[:] = put_first(long, [item for item in items if item not in long])
+
+
+def leave_out_repeated_pairs(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of the files in `SAMPLED` the tests that repeat pairs of parameters."""
     tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.path.name in SAMPLED and hasattr(item, "callspec"):
@@ -53,6 +59,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out -= {same[place] for place in choose_pairs([one.callspec.params for one in same])}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def put_first(long: Sequence[pytest.Item], others: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return all tests, with the ``long`` ones where two workers begin: at the start of either half of the list.
+
+    A worker that meets a long one at the end lets the other wait.
+    """
+    files = [list(tests) for _, tests in itertools.groupby(long, key=lambda item: item.path)]
+    first, second = (list(itertools.chain.from_iterable(files[start::2])) for start in (0, 1))
+    split = max((len(long) + len(others)) // 2 - len(first), 0)
+    return [*first, *others[:split], *second, *others[split:]]
 
 
 @dataclass
