@@ -106,15 +106,18 @@ def loaded_once() -> Iterator[Callable[..., Any]]:
         yield load_source
 
 
-@pytest.fixture
-def loaded_anew(loaded_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are loaded whenever they are asked for: for tests about loading, about how much is done, and about finding."""
+@pytest.fixture(scope="module")
+def loaded_anew(loaded_once: Callable[..., Any]) -> Iterator[None]:
+    """Models are loaded whenever they are asked for: for a module about loading, finding, or how much is done."""
     from graphsurgery.model import loading
 
-    monkeypatch.setattr(loading, "_load_source", loaded_once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_load_source", loaded_once)
+        yield
 
 
 FEW = {"SEEDS": 1, "MANY": 32}
+"""Numbers of feeds in graphsurgery/proof/head_cases.py, smaller than there."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from graphsurgery.encoder.blocks import Blocks, find_blocks
 from graphsurgery.graph.editor import Editor
 from graphsurgery.rewrites.detect_architecture import detect_architecture
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 PADDING, CAUSAL, WINDOW, BIAS = "padding mask", "causal mask", "local window", "position bias"
 ATTENTIONS = {
     "bert": [(4, 8, 4, (PADDING,))] * 3,

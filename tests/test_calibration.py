@@ -22,6 +22,7 @@ from graphsurgery.errors import RecipeError, RequestError, SurroundingsError
 from graphsurgery.recipe import parse_recipe
 from graphsurgery.runtime.measure import measure_ranges
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 TEXTS = Path(__file__).parent / "data" / "sentences.txt"
 
 

@@ -23,6 +23,7 @@ from graphsurgery.references import chain as chains
 from graphsurgery.references.chain import Chain, Link
 from graphsurgery.references.recorded_mask import RecordedMask
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 NAMES = ("a", "b", "c", "d", "ids", "mask", "hidden")
 
 

@@ -34,6 +34,7 @@ from graphsurgery.model.dtypes import count_elements
 from graphsurgery.model.loading import load
 from graphsurgery.model.model import Model
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 MOST_MIB = 256
 LONGEST_MESSAGE = 1000
 

@@ -20,6 +20,7 @@ from graphsurgery.graph.graph import Graph
 from graphsurgery.rewrites.narrow import building, unpacking
 from graphsurgery.runtime.session import Session
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 BATCH, TOKENS, WIDTH, HEADS, SIZE = 3, 7, 4, 2, 2
 BY_HEADS = "{0} = Transpose<perm = [0, 2, 1, 3]>({0}4)"
 TURNED = " ".join(BY_HEADS.format(one) for one in "qkv")
@@ -117,7 +118,6 @@ def _swap_heads(columns: unpacking.Columns) -> unpacking.Columns:
     return replace(columns, numbers=np.flip(columns.numbers, columns.places.index(None)))
 
 
-@pytest.mark.usefixtures("loaded_anew")
 @pytest.mark.parametrize("fault", [_take_next, _take_no_bias, _swap_heads])
 def test_wrong_columns_are_found(fault: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_part = unpacking._compute_part

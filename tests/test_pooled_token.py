@@ -30,6 +30,7 @@ from graphsurgery.rewrites.narrow.positions import Position, find_takings
 from graphsurgery.rewrites.narrow.rules import Step, find_axes
 from graphsurgery.runtime.session import Session
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 require_optimizer()
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -234,7 +235,6 @@ def test_it_refuses_what_needs_more_than_one_position(name: str) -> None:
         apply(model)
 
 
-@pytest.mark.usefixtures("loaded_anew")
 def test_an_operator_that_mixes_positions_is_computed_whole(monkeypatch) -> None:
     """A running sum before the head: everything below it is needed whole, and taking it for a token-wise operator is caught."""
     model = layer([node("Gather", "h one", "y", axis=1)], before="CumSum")

@@ -32,6 +32,7 @@ from graphsurgery.runtime.devices import CPU, Device
 from graphsurgery.runtime.parallel import MANY, ParallelSession
 from graphsurgery.runtime.session import Runner, Session
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 THREADS = 8
 BERT = FIXTURES / "bert" / "model.onnx"
 
@@ -134,7 +135,6 @@ def test_the_logger_of_onnx_graphsurgeon_is_as_before() -> None:
     assert G_LOGGER.severity == before
 
 
-@pytest.mark.usefixtures("loaded_anew")
 def test_a_read_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails while a model is read is a known error, with the file's name."""
 

@@ -34,6 +34,7 @@ from graphsurgery.model.model import Model
 from graphsurgery.model.provenance import MOVE, PREFIX, read_steps, record_edit
 from graphsurgery.model.saving import save
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 Files = dict[str, tuple[int, ...]]
 ARRANGEMENTS: dict[str, tuple[Files, dict[str, bool]]] = {
     "one file": ({"weights.bin": (400, 3, 500)}, {}),

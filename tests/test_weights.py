@@ -27,6 +27,7 @@ from graphsurgery.folders.torch_pickle import MOST_OPERATIONS
 from graphsurgery.folders.weights import read_weights, require_tensor
 from graphsurgery.model.sources import FileBytes
 
+pytestmark = pytest.mark.usefixtures("loaded_anew")
 ONES = whole("0", np.ones(4, np.float32))
 LONGEST_MESSAGE = 1000
 
