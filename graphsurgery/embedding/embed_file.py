@@ -8,8 +8,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,13 +209,14 @@ class _Job:
         self.errors: dict[int, str] = {}
         self.start = time.perf_counter()
 
-    def run(self, make_parts: Callable[[NumberedRows], Iterator[tuple[int, MadePart]]]) -> None:
+    def run(self, make_parts: Callable[[NumberedRows], Generator[tuple[int, MadePart], None, None]]) -> None:
         """Make all parts that do not exist yet. ``make_parts`` takes (number, rows) of each, and yields (number, part)."""
-        for number, made in make_parts(self._list_missing()):
-            self.parts.write_part(number, made.part)
-            self.tokens += made.tokens
-            self.cut += made.cut
-            self._count(made.part)
+        with closing(make_parts(self._list_missing())) as parts:
+            for number, made in parts:
+                self.parts.write_part(number, made.part)
+                self.tokens += made.tokens
+                self.cut += made.cut
+                self._count(made.part)
         if not self.count:
             raise RequestError(f"{self.source.path} holds no rows", "give a file with one text or more")
 

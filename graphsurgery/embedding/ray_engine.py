@@ -14,8 +14,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from queue import Empty, Full, Queue
@@ -32,6 +32,8 @@ PATIENCE = 60.0
 """If no worker gives a sign of life for this many seconds, the run ends with an error."""
 INTERVAL = 0.5
 """Seconds between two looks at what the workers have done."""
+CLOSING = 3.0
+"""Seconds to wait for Ray Data to end its threads."""
 ANSWER = 5.0
 """Seconds to wait for the monitor to say what the workers have done, before it is asked again."""
 LEAST_BETWEEN = 1.0
@@ -45,6 +47,8 @@ RESTARTS = 3
 SPARE = 1
 """Processors that are left to Ray's own tasks. Without one they would wait for the workers, and the workers for them."""
 ADDRESS, USAGE, LOG_LEVEL = "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL"
+READER = "reader of parts"
+"""The name of the thread that waits for what the workers make."""
 NUMBER, ROWS, MADE = "number", "rows", "made"
 LACKS_MEMORY = "if workers die for lack of memory, give fewer --workers; "
 RETRY = "run the same command again, which goes on with the parts that are done"
@@ -66,8 +70,8 @@ def make_parts_on_ray(
     maker: PartMaker,
     workers: int | None,
     tell: Callable[[int], None],
-) -> Iterator[tuple[int, MadePart]]:
-    """Have Ray's workers make the parts of ``missing``, and yield the parts in order.
+) -> Generator[tuple[int, MadePart], None, None]:
+    """Have Ray's workers make the parts of ``missing``, and yield the parts in order. Ray ends when the generator is closed.
 
     Args:
         missing: the number and the rows of each part.
@@ -88,17 +92,18 @@ def make_parts_on_ray(
         monitor = ray.remote(num_cpus=0)(_Monitor).remote()
         blocks = [ray.put(_pack(ROWS, [number], [pickle.dumps(rows)])) for number, rows in chain([first], missing)]
 
-        def make_blocks() -> Iterator[Any]:
+        def make_blocks() -> Generator[Any, None, None]:
             dataset = ray.data.from_arrow_refs(blocks).map_batches(
                 _Worker, batch_size=None, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=count),
                 fn_constructor_args=(plan, monitor), num_cpus=plan.threads, num_gpus=plan.gpus,
             )  # fmt: skip
             yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
-        for number, made in _watch(ray, make_blocks(), monitor, tell, count * (1 + RESTARTS)):
-            if isinstance(made, GraphSurgeryError):
-                raise made
-            yield number, made
+        with closing(_watch(ray, make_blocks(), monitor, tell, count * (1 + RESTARTS))) as parts:
+            for number, made in parts:
+                if isinstance(made, GraphSurgeryError):
+                    raise made
+                yield number, made
 
 
 @dataclass(frozen=True)
@@ -292,16 +297,20 @@ def _set_context(context: Any, keeps_order: bool, shows_bars: bool, tells_start:
 
 
 def _watch(
-    ray: Any, blocks: Iterator[Any], monitor: Any, tell: Callable[[int], None], most_starts: int
-) -> Iterator[tuple[int, Any]]:
+    ray: Any, blocks: Generator[Any, None, None], monitor: Any, tell: Callable[[int], None], most_starts: int
+) -> Generator[tuple[int, Any], None, None]:
     """Yield what the workers made, as (number, part), from the ``blocks`` that Ray gives.
+
+    Whoever reads this generator has to close it before Ray ends: threads of Ray Data that ask for something later start a new
+    Ray.
 
     Raises SurroundingsError if workers start more than ``most_starts`` times, or if none gives a sign of life for `PATIENCE`
     seconds.
     """
     results: Queue[Any] = Queue(maxsize=1)  # parts wait in Ray, and not here
     stop = Event()
-    Thread(target=_pump, args=(blocks, results, stop), daemon=True).start()
+    reader = Thread(target=_pump, args=(blocks, results, stop), name=READER, daemon=True)
+    reader.start()
     done: set[int] = set()
     signs, since = -1, time.monotonic()
     try:
@@ -331,6 +340,7 @@ def _watch(
             since = time.monotonic()
     finally:
         stop.set()
+        reader.join(CLOSING)
 
 
 def _ask(ray: Any, monitor: Any) -> _Heard | None:
@@ -340,8 +350,11 @@ def _ask(ray: Any, monitor: Any) -> _Heard | None:
     return None
 
 
-def _pump(blocks: Iterator[Any], results: Queue[Any], stop: Event) -> None:
-    """Put what the workers made into ``results``, then None or an error. It runs in a thread, because Ray may wait for ever."""
+def _pump(blocks: Generator[Any, None, None], results: Queue[Any], stop: Event) -> None:
+    """Put what the workers made into ``results``, then None or an error. Close ``blocks``, which ends Ray Data's threads.
+
+    It runs in a thread, because Ray may wait for ever.
+    """
 
     def put(one: Any) -> bool:
         while not stop.is_set():
@@ -351,9 +364,10 @@ def _pump(blocks: Iterator[Any], results: Queue[Any], stop: Event) -> None:
         return False
 
     try:
-        for block in blocks:
-            if not all(map(put, _unpack(MADE, block))):
-                return
+        with closing(blocks):
+            for block in blocks:
+                if not all(map(put, _unpack(MADE, block))):
+                    return
         put(None)
     except Exception as error:
         put(error)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,20 @@ def texts(tmp_path: Path) -> Path:
 
 def embed(texts: Path, baked: Path, name: str, **given: Any) -> Any:
     return embed_file(texts, baked, output=texts.with_name(name), **{"on_error": "skip", "id_column": "id"} | given)
+
+
+def test_nothing_goes_on_after_an_error(baked: Path, texts: Path) -> None:
+    """Ray Data's threads would start a new Ray as soon as they ask for something, if they outlived the one of the run.
+
+    It comes first: the other tests share a Ray that is not the run's own.
+    """
+    assert not ray.is_initialized()
+    with pytest.raises(RequestError, match=f"row {BAD}"):
+        embed(texts, baked, "out.parquet", engine="ray", workers=1, on_error="raise")
+    for _ in range(30):
+        assert not ray.is_initialized()
+        time.sleep(0.1)
+    assert not [one for one in threading.enumerate() if one.name == ray_engine.READER]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
