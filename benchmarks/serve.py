@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 
@@ -34,7 +35,8 @@ from load.shape import run_locust
 from page import put
 from peers import describe_machine, run_graphsurgery
 
-from graphsurgery import Embedder
+import graphsurgery
+from graphsurgery import Embedder, PaddingFree
 
 PAGE = ROOT / "docs" / "serving.md"
 SEED = 7
@@ -53,7 +55,6 @@ class Plan:
     """How long each load lasts, how often, and the folder and texts that are served."""
 
     folder: Path
-    padding_free: Path
     seconds: float
     rounds: int
     soak: float
@@ -61,6 +62,14 @@ class Plan:
     short: list[str]
     mixed: list[str]
     scratch: Path
+
+    @cached_property
+    def padding_free(self) -> Plan:
+        """The same with a copy of the folder whose file computes on tokens alone."""
+        folder, name = self.scratch / "padding-free", Path("onnx") / "model.onnx"
+        shutil.copytree(self.folder, folder)
+        graphsurgery.run([PaddingFree()], self.folder / name, output=folder / name, force=True)
+        return replace(self, folder=folder, embedder=Embedder(folder))
 
     def ask(self, texts: Sequence[str], at_once: int = 1, longest: int | None = None) -> list[Request]:
         """Return requests of so many texts each, with the vectors that have to come back."""
@@ -119,8 +128,7 @@ def make_plan(arguments: argparse.Namespace, scratch: Path) -> Plan:
     short = [f"How do I reset the password of account {number}?" for number in range(2000 // few)]
     mixed = read_sentences(900 // few) + read_passages(100 // few)
     random.Random(SEED).shuffle(mixed)
-    padding_free = make_padding_free(arguments.folder, scratch)
-    return Plan(arguments.folder, padding_free, seconds, rounds, soak, Embedder(arguments.folder), short, mixed, scratch)
+    return Plan(arguments.folder, seconds, rounds, soak, Embedder(arguments.folder), short, mixed, scratch)
 
 
 def bake_minilm(folder: Path) -> None:
@@ -131,17 +139,6 @@ def bake_minilm(folder: Path) -> None:
     if not exported.exists():
         sys.exit(f"there is no {exported.relative_to(ROOT)}: run `make demo-minilm` first")
     run_graphsurgery("bake", model_folder(), "--onnx", exported, "-o", folder)
-
-
-def make_padding_free(folder: Path, scratch: Path) -> Path:
-    """Return a copy of the folder whose file computes on tokens alone."""
-    copy = scratch / "padding-free"
-    shutil.copytree(folder, copy)
-    recipe = scratch / "padding-free.toml"
-    recipe.write_text('[[steps]]\nrewrite = "padding-free"\n', encoding="utf-8")
-    name = Path("onnx") / "model.onnx"
-    run_graphsurgery("run", recipe, folder / name, "-o", copy / name, "--force")
-    return copy
 
 
 def hold(
@@ -191,8 +188,7 @@ def block_mixed(plan: Plan) -> Iterator[Measured]:
 
 def compare_with_tutorial(plan: Plan, block: str, texts: Sequence[str]) -> Iterator[Measured]:
     """Hold the tutorial's service and ours under load with the same file, and ours with the padding-free file made from it."""
-    requests = plan.ask(texts, longest=CUT)
-    other = replace(plan, folder=plan.padding_free, embedder=Embedder(plan.padding_free))
+    requests, other = plan.ask(texts, longest=CUT), plan.padding_free
     contenders = {
         TUTORIAL: (lambda: start_naive(plan.folder), requests), OURS: (own(plan, *NO_CACHE), requests),
         f"{OURS}, padding-free file": (own(other, *NO_CACHE), other.ask(texts, longest=CUT)),
@@ -202,9 +198,7 @@ def compare_with_tutorial(plan: Plan, block: str, texts: Sequence[str]) -> Itera
 
 def block_locust(plan: Plan) -> Iterator[Measured]:
     """100 users who wait: latency."""
-    starts = {
-        TUTORIAL: lambda: start_naive(plan.folder), OURS: own(plan, *NO_CACHE),
-    }  # fmt: skip
+    starts = {TUTORIAL: lambda: start_naive(plan.folder), OURS: own(plan, *NO_CACHE)}
     for name, start in starts.items():
         with start() as server:
             before, clock = server.seconds, time.perf_counter()
